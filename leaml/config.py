@@ -1,0 +1,341 @@
+"""The typed configuration tree: one section per step, named like the step.
+
+Read from YAML with `load`, overridden with `a.b=value`, explained with `explain`. Unknown keys, wrong types and impossible
+values are `ConfigError`s that name the key, the value and the fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from leaml.errors import ConfigError
+
+BUILTIN = {"leaml-tiny", "leaml-tiny-teacher"}
+"""Model names that resolve to the models shipped with the package."""
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelConfig(Section):
+    """A Hugging Face image-text-to-text model."""
+
+    name: str = Field("leaml-tiny", description="Shipped name, hub id, local folder or s3:// folder.")
+    revision: str | None = Field(None, description="Hub revision (commit, tag or branch); pin a commit for real runs.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weight type for training and serving.")
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model; off unless you trust its author.")
+
+
+class SourceConfig(Section):
+    """One data source, read by the reader named `format`."""
+
+    format: str = Field(
+        description="Reader: easy_vqa, folder, jsonl, conversations, parquet, huggingface, sportu, webdataset, video."
+    )
+    path: str | None = Field(None, description="File or folder, local or s3://; hub id for huggingface; none for easy_vqa.")
+    images: str | None = Field(
+        None, description="Folder that relative image paths in the file refer to; default: the file's folder."
+    )
+    split: str | None = Field(None, description="Split of the source, where it has several (easy_vqa: train or test).")
+    fps: float = Field(1.0, gt=0, description="Video only: frames taken per second.")
+    limit: int | None = Field(None, gt=0, description="Use at most this many images, chosen by hash of their id; none: all.")
+
+
+class LabelBudget(Section):
+    """Which part of the labeled data may be used; always whole images, so that no image is on both sides."""
+
+    count: int | None = Field(None, gt=0, description="Number of labeled images or rows.")
+    fraction: float | None = Field(None, gt=0, le=1, description="Share of labeled images or rows; exclusive with count.")
+    of: Literal["images", "rows"] = Field("images", description="Whether the budget counts images or question rows.")
+    seed: int = Field(0, description="Draw of the labeled images.")
+    validation_fraction: float = Field(
+        0.2, ge=0, lt=1, description="Share of the labeled images held out to choose learning rates."
+    )
+
+
+class DataConfig(Section):
+    """Where labeled, unlabeled and evaluation data come from."""
+
+    labeled: SourceConfig = Field(description="Source with images, questions and answers.")
+    unlabeled: SourceConfig | None = Field(
+        None, description="Source of images without labels; none: the labeled source's unused images."
+    )
+    evaluation: SourceConfig = Field(description="Source with questions to test on; its images must not occur in the others.")
+    budget: LabelBudget = Field(default_factory=lambda: LabelBudget(), description="Label budget.")
+    evaluation_questions: int | None = Field(
+        None, gt=0, description="Evaluate on at most this many questions (whole images, by seed); none: all."
+    )
+    max_pixels: int = Field(25_000_000, gt=0, description="Larger images are quarantined before they are decoded, in pixels.")
+    max_quarantined: float = Field(0.05, ge=0, le=1, description="Stop when a larger share of the images is unreadable.")
+
+
+class CaptionConfig(Section):
+    """Step 1: the teacher describes the unlabeled and labeled images."""
+
+    teacher: ModelConfig = Field(
+        default_factory=lambda: ModelConfig(name="leaml-tiny-teacher"), description="Teacher MLLM served by vLLM."
+    )
+    url: str | None = Field(None, description="OpenAI-compatible base URL to ask instead of a local teacher.")
+    prompt: str | None = Field(None, description="Caption request; none: the built-in one.")
+    max_tokens: int = Field(48, gt=0, description="Longest caption, in tokens.")
+    max_images: int | None = Field(None, gt=0, description="Caption at most this many unlabeled images; none: all.")
+
+
+class TrainConfig(Section):
+    """Shared by every training step. The effective batch is `batch_size` x workers."""
+
+    steps: int = Field(200, gt=0, description="Optimizer steps.")
+    batch_size: int = Field(64, gt=0, description="Examples per optimizer step and worker.")
+    lr: float | list[float] = Field(5e-4, description="Learning rate; a list is swept on the validation part of the labels.")
+    warmup_ratio: float = Field(
+        0.05, ge=0, lt=1, description="Share of the steps with linearly rising learning rate; then cosine decay."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm clipping.")
+    save_every: int = Field(100, gt=0, description="Steps between checkpoints that a killed run resumes from.")
+
+
+class WarmupConfig(TrainConfig):
+    """Step 2: the QA generator learns from the labeled rows."""
+
+    describe_first: bool = Field(True, description="The generator writes a caption before the pair; false: the pair alone.")
+
+
+class ScoreConfig(Section):
+    """Step 3: importance of every neuron (output row of a Linear) for question answering."""
+
+    method: Literal["squared", "absolute", "gradient_weight", "random", "magnitude", "lowest"] = Field(
+        "squared", description="squared: sum g^2; absolute: sum |g|; gradient_weight: sum |g w|; the others are controls."
+    )
+    ratio: float = Field(0.3, ge=0, le=1, description="Share of neurons that distillation may move.")
+    scope: Literal["module", "layer", "global"] = Field(
+        "module", description="Where the top share is taken: in each module, layer, or overall."
+    )
+    normalise: bool = Field(True, description="Scale scores to mean 1 per layer before a global selection.")
+    modules: str = Field(
+        r".*", description="Regular expression (full match) of Linear modules that may be selected; lm_head never."
+    )
+    samples: int = Field(256, gt=0, description="Labeled rows the gradients are taken over.")
+    seed: int = Field(0, description="Seed of the random control.")
+
+
+class DistillConfig(TrainConfig):
+    """Step 4: caption distillation into the selected neurons: caption loss + qa_weight x QA loss."""
+
+    qa_weight: float = Field(1.0, ge=0, description="Lambda: weight of the QA loss beside the caption loss.")
+    skip: bool = Field(False, description="Leave distillation out (the no_captions control, as SelTDA).")
+
+
+class FilterConfig(Section):
+    """Filters of the pseudo pairs; each rejected pair keeps its reason. None or false switches a filter off."""
+
+    max_question_chars: int | None = Field(200, gt=0, description="Reject longer questions, in characters.")
+    max_answer_chars: int | None = Field(100, gt=0, description="Reject longer answers, in characters.")
+    min_mean_logprob: float | None = Field(None, description="Reject pairs whose mean token log-probability is lower.")
+    round_trip: bool = Field(True, description="Reject pairs whose answer a second reading of the image does not give.")
+    min_votes: float | None = Field(
+        0.6, ge=0, le=1, description="Reject pairs whose answer wins fewer of the re-answers; none: off."
+    )
+    duplicates: bool = Field(True, description="Keep one pair per question and image.")
+
+
+class GenerateConfig(Section):
+    """Step 5: the generator writes pseudo question-answer pairs for the unlabeled images."""
+
+    pairs_per_image: int = Field(8, gt=0, description="Sampled pairs per image, before filters.")
+    caption: Literal["none", "self", "teacher"] = Field(
+        "self", description="What stands before the pair: nothing, the generator's own caption, or the teacher's."
+    )
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature of the questions.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Nucleus sampling mass.")
+    votes: int = Field(1, ge=1, description="Times each generated question is answered again; 1 is one greedy answer.")
+    max_tokens: int = Field(96, gt=0, description="Longest reply, in tokens.")
+    max_images: int | None = Field(None, gt=0, description="Use at most this many unlabeled images; none: all.")
+    seed: int = Field(0, description="Sampling seed; every image has its own stream, independent of order and workers.")
+    filters: FilterConfig = Field(default_factory=lambda: FilterConfig(), description="Filters.")
+
+
+class FinetuneConfig(TrainConfig):
+    """Step 6: the VQA model learns from labeled rows and accepted pseudo pairs."""
+
+    label_share: float = Field(0.2, ge=0, le=1, description="Share of each batch drawn from the labeled rows.")
+
+
+class BaselineConfig(Section):
+    """The baselines LEAML is compared with; their learning rates are swept on the validation labels."""
+
+    finetune_labels: TrainConfig = Field(
+        default_factory=lambda: TrainConfig(lr=[3e-4, 1e-3]), description="Full fine-tuning on the labels."
+    )
+    lora_labels: TrainConfig = Field(default_factory=lambda: TrainConfig(lr=[1e-3, 3e-3]), description="LoRA on the labels.")
+    lora_rank: int = Field(16, gt=0, description="LoRA rank, on all Linear modules.")
+
+
+class EvaluateConfig(Section):
+    """Step 7: accuracy by question type beside the baselines."""
+
+    baselines: BaselineConfig = Field(default_factory=lambda: BaselineConfig(), description="Baseline training.")
+    controls: list[Literal["random_neurons", "all_neurons", "no_captions", "full_labels"]] = Field(
+        default_factory=list, description="Extra rows to run: the whole method with one part replaced."
+    )
+    max_tokens: int = Field(24, gt=0, description="Longest answer, in tokens.")
+    bootstrap: int = Field(2000, gt=0, description="Resamples (over images) behind intervals and tests.")
+
+
+class ResourcesConfig(Section):
+    """What the steps ask of Ray."""
+
+    engines: int = Field(1, gt=0, description="vLLM engines for caption, generate and evaluate.")
+    engine_cpus: float = Field(1, gt=0, description="Logical CPUs of one engine.")
+    engine_gpus: float = Field(0, ge=0, description="GPUs of one engine; whole numbers > 1 are tensor parallel.")
+    train_workers: int = Field(1, gt=0, description="Data-parallel training workers.")
+    train_cpus: float = Field(1, gt=0, description="Logical CPUs of one training worker.")
+    train_gpus: float = Field(0, ge=0, description="GPUs of one training worker.")
+    images_per_unit: int = Field(256, gt=0, description="Images per work unit; a unit is one committed file.")
+    address: str | None = Field(None, description="Ray cluster to join; none: start one in this process.")
+
+
+class Config(Section):
+    """Everything one run needs."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Run name; the folder under storage.")
+    storage: str = Field("runs", description="Local folder or s3://bucket/prefix that holds runs.")
+    seed: int = Field(0, description="Seed of every random choice that has no seed of its own.")
+    model: ModelConfig = Field(
+        default_factory=ModelConfig, description="The VLM to adapt; also the QA generator's starting point."
+    )
+    data: DataConfig = Field(description="Data sources.")
+    caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Step 1.")
+    warmup: WarmupConfig = Field(default_factory=WarmupConfig, description="Step 2.")
+    score: ScoreConfig = Field(default_factory=ScoreConfig, description="Step 3.")
+    distill: DistillConfig = Field(default_factory=DistillConfig, description="Step 4.")
+    generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Step 5.")
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Step 6.")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Step 7.")
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="Resources.")
+
+    @property
+    def run_folder(self) -> str:
+        """Folder of this run, below `storage`."""
+        return f"{self.storage.rstrip('/')}/{self.name}"
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file, apply `a.b=value` overrides and validate. Raises ConfigError."""
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        msg = f"cannot read the config file {str(path)!r}: {error.strerror}; give the path of a YAML file"
+        raise ConfigError(msg) from None
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        msg = f"{path} is not valid YAML: {error}"
+        raise ConfigError(msg) from None
+    if not isinstance(tree, dict):
+        msg = f"{path} must hold a mapping of sections, not {type(tree).__name__}"
+        raise ConfigError(msg)
+    for item in overrides or []:
+        _override(tree, item)
+    return parse(tree, str(path))
+
+
+def parse(tree: dict[str, Any], origin: str = "config") -> Config:
+    """Validate a plain tree; `origin` names it in errors."""
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain_errors(error, origin)) from None
+    if config.data.budget.count is not None and config.data.budget.fraction is not None:
+        msg = f"{origin}: data.budget has both count and fraction; remove one of them"
+        raise ConfigError(msg)
+    return config
+
+
+def _override(tree: dict[str, Any], item: str) -> None:
+    key, equals, value = item.partition("=")
+    if not equals or not key:
+        msg = f"override {item!r} is not of the form a.b=value"
+        raise ConfigError(msg)
+    node = tree
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            msg = f"override {item!r}: {parent!r} is a value, not a section"
+            raise ConfigError(msg)
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        msg = f"override {item!r}: {value!r} is not a YAML value; quote it"
+        raise ConfigError(msg) from None
+    if isinstance(node[leaf], str):  # YAML 1.1 reads 1e-4 as text
+        try:
+            node[leaf] = float(node[leaf])
+        except ValueError:
+            return
+
+
+def _explain_errors(error: ValidationError, origin: str) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(p) for p in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(problem["loc"][:-1])
+            near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
+            fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            lines.append(f"unknown key {where!r}: {fix}")
+        elif problem["type"] == "missing":
+            lines.append(f"missing key {where!r}: add it")
+        else:
+            lines.append(f"{where}: {problem['msg']} (got {problem['input']!r})")
+    return f"{origin}: " + "; ".join(lines) + " (leaml config --explain lists every key)"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = Config
+    for name in location:
+        field = section.model_fields.get(str(name))
+        nested = _section_of(field.annotation) if field else None
+        if nested is None:
+            return []
+        section = nested
+    return list(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def explain(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
+    """`(key, default, description)` of every field, in order."""
+    rows = []
+    for name, field in section.model_fields.items():
+        nested = _section_of(field.annotation)
+        default = (
+            "required" if field.is_required() else "section" if nested else repr(field.get_default(call_default_factory=True))
+        )
+        rows.append((prefix + name, default, field.description or ""))
+        if nested is not None:
+            rows.extend(explain(nested, f"{prefix}{name}."))
+    return rows
+
+
+def resolve_model(name: str) -> str:
+    """Local folder of a shipped model, or the name itself (hub id, folder, s3:// path)."""
+    if name in BUILTIN:
+        return os.path.join(os.path.dirname(__file__), "tiny", "models", name)
+    return name

@@ -1,0 +1,36 @@
+"""Every prompt and reply format of the method, in one place.
+
+The VQA model is asked the plain question. The QA generator is asked one fixed request and replies with a question and its
+answer, optionally after describing the image first (`Caption: ... Question: ... Answer: ...`): a caption written before the
+question puts the distilled knowledge where the question and answer can attend to it.
+"""
+
+from __future__ import annotations
+
+import re
+
+CAPTION = "Describe the image."
+GENERATE = "Write a question about the image and answer it."
+
+_REPLY = re.compile(
+    r"^\s*(?:Caption:\s*(?P<caption>.*?)\s+)?Question:\s*(?P<question>.+?)\s+Answer:\s*(?P<answer>.*\S)\s*$", re.S
+)
+
+
+def caption_prefix(caption: str) -> str:
+    """The beginning of a generator reply up to and including the caption."""
+    return f"Caption: {' '.join(caption.split())}"
+
+
+def qa_reply(question: str, answer: str, caption: str | None = None) -> str:
+    """The generator's reply for one pair; `parse_qa` is its inverse."""
+    pair = f"Question: {question} Answer: {answer}"
+    return f"{caption_prefix(caption)} {pair}" if caption else pair
+
+
+def parse_qa(text: str) -> tuple[str, str] | None:
+    """`(question, answer)` from a generator reply, or None if the text does not hold exactly one well-formed pair."""
+    match = _REPLY.match(text)
+    if match is None or "Question:" in match["question"] + match["answer"] or "Answer:" in match["answer"]:
+        return None
+    return " ".join(match["question"].split()), " ".join(match["answer"].split())

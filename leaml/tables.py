@@ -1,0 +1,102 @@
+"""Arrow schemas of every table, checked at every read and write.
+
+Tables hold encoded image bytes or a URI, never pixels. `image_id` is the SHA-256 of the encoded bytes (32 hex digits).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+
+from leaml.errors import DataError
+
+IMAGES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("bytes", pa.binary()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("source", pa.string()),
+        ("split", pa.string()),
+    ]
+)
+LABELED = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("question_type", pa.string()),
+        ("options", pa.list_(pa.string())),
+    ]
+)
+CAPTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("caption", pa.string()),
+        ("model", pa.string()),
+        ("mean_logprob", pa.float32()),
+        ("finish_reason", pa.string()),
+    ]
+)
+PAIR = pa.struct(
+    [
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("mean_logprob", pa.float32()),
+        ("votes", pa.float32()),
+        ("roundtrip", pa.string()),
+        ("accepted", pa.bool_()),
+        ("reason", pa.string()),
+    ]
+)
+PSEUDO_QA = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("pairs", pa.list_(PAIR))])
+QUARANTINE = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("step", pa.string()), ("reason", pa.string())])
+PREDICTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("prediction", pa.string()),
+        ("correct", pa.bool_()),
+        ("question_type", pa.string()),
+    ]
+)
+
+
+def image_id(data: bytes) -> str:
+    """Identity of an image: the first 32 hex digits of the SHA-256 of its encoded bytes."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
+    """Build a table from dictionaries; missing keys become null, unknown keys are errors."""
+    known = set(schema.names)
+    for row in rows:
+        if unknown := set(row) - known:
+            msg = f"unknown columns {sorted(unknown)}; the table has {schema.names}"
+            raise DataError(msg)
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def check(found: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
+    """Cast a table read from `origin` to its contract; absent nullable columns become null. Raises DataError."""
+    required = {"image_id", "question", "answer"} & set(schema.names)
+    columns = []
+    for field in schema:
+        if field.name not in found.column_names:
+            if field.name in required:
+                msg = f"{origin}: column {field.name!r} is missing; it has {found.column_names}"
+                raise DataError(msg)
+            columns.append(pa.nulls(found.num_rows, field.type))
+            continue
+        try:
+            columns.append(found[field.name].cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            msg = f"{origin}: column {field.name!r} is {found[field.name].type}, expected {field.type}: {error}"
+            raise DataError(msg) from None
+        if field.name in required and columns[-1].null_count:
+            msg = f"{origin}: column {field.name!r} has {columns[-1].null_count} empty values"
+            raise DataError(msg)
+    return pa.table(columns, schema=schema)

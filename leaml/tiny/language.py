@@ -1,0 +1,113 @@
+"""What the tiny models read and write: captions, questions, answers and made-up words for the procedural world."""
+
+from __future__ import annotations
+
+import random
+
+from leaml.tiny.world import COLUMNS, ROWS, Scene, World
+
+CAPTION_FORMS = (
+    "a {size} {colour} {shape} at the {position}.",
+    "a {colour} {shape} at the {position}.",
+    "there is one {size} {colour} {shape}.",
+    "one {colour} {shape}, {size}, placed {position}.",
+)
+"""How the base describes its own images."""
+
+TEACHER_FORM = "a {size} {colour} {shape} at the {position} of a plain background."
+"""The one form of the teacher's captions."""
+
+# Questions of the base's own world, as (question, kind). None of them is a template of the demo's target.
+OPEN_QUESTIONS = (
+    ("which colour do you see?", "colour"),
+    ("tell me the colour of this thing.", "colour"),
+    ("the {shape} here has which colour?", "colour"),
+    ("name the form.", "shape"),
+    ("which form has this thing?", "shape"),
+    ("the {colour} thing here is of which form?", "shape"),
+    ("where is it?", "position"),
+    ("how big is it?", "size"),
+)
+CHECKS = (
+    ("do you see a {x}?", False),
+    ("can a {x} be seen here?", False),
+    ("is this picture showing a {x}?", False),
+    ("did they draw a {x} here?", False),
+    ("is it true that a {x} was not drawn?", True),
+    ("do you see no {x} here?", True),
+    ("is this picture free of a {x}?", True),
+    ("can a {x} not be seen?", True),
+)
+"""Yes/no questions and whether they are negated; `{x}` is a shape, or a colour followed by 'thing'."""
+
+COMMON_WORDS = (
+    "the of and to in is it you that he was for on are with as his they be at one have this from or had by not but some what "
+    "there we can out other were all your when up use word how said an each she which do their time if will way about many "
+    "then them would write like so these her long make thing see him two has look more day could go come did my no most who "
+    "over know than call first people may down side been now find any new work part take get place made live where after "
+    "back little only round man year came show every good me give our under name very through just form much great think "
+    "say help low line before turn cause same mean differ move right boy old too does tell sentence set three want air well "
+    "also play small end put home read hand port large spell add even land here must big high such follow act why ask men "
+    "change went light kind off need house picture try us again animal point mother world near build self earth father "
+    "present absent contain contains image images shape shapes color colour colors colours object objects location position "
+    "yes none none. question answer caption describe square circle rectangle triangle star cross pentagon hexagon ring "
+    "ellipse crescent heart diamond red green blue yellow orange purple pink cyan white teal gray black brown golden silver "
+    "top bottom left right center middle upper lower medical polyp colon stomach tissue instrument ball player team game "
+    "court field score number count many how zero one two three four five six seven eight nine ten 0 1 2 3 4 5 6 7 8 9"
+)
+"""Vocabulary the tokenizer is trained on beside the two worlds, so that ordinary words stay single tokens."""
+
+
+def made_up_word(rng: random.Random) -> str:
+    """A pronounceable word with no meaning; it teaches copying and comparing instead of memorised names."""
+    syllables = rng.randint(1, 3)
+    word = "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(syllables))
+    return word + rng.choice(("", "l", "n", "r", "x", "k"))
+
+
+def describe(scene: Scene, form: str) -> str:
+    """Caption of a scene in one of the caption forms."""
+    return form.format(size=scene.size, colour=scene.colour, shape=scene.shape, position=scene.position)
+
+
+def ask(rng: random.Random, scene: Scene, world: World) -> tuple[str, str]:
+    """One question about a scene and its true answer; half are open, half are yes/no with balanced answers."""
+    return ask_about(rng, scene.colour, scene.shape, scene.position, scene.size, world.colours, world.shapes)
+
+
+def ask_about(
+    rng: random.Random,
+    colour: str,
+    shape: str,
+    position: str,
+    size: str,
+    colours: tuple[str, ...],
+    shapes: tuple[str, ...],
+) -> tuple[str, str]:
+    """A question and answer about an object given by words (the words need not exist)."""
+    if rng.random() < 0.4:
+        template, kind = rng.choice(OPEN_QUESTIONS)
+        answer = {"colour": colour, "shape": shape, "position": position, "size": size}[kind]
+        return template.format(colour=colour, shape=shape), answer
+    template, negated = rng.choice(CHECKS)
+    true = rng.random() < 0.5
+    if rng.random() < 0.5:
+        x = (colour if true else rng.choice([c for c in colours if c != colour])) + " thing"
+    else:
+        x = shape if true else rng.choice([s for s in shapes if s != shape])
+    return template.format(x=x), "yes" if true != negated else "no"
+
+
+def made_up_example(rng: random.Random) -> tuple[str, str, str]:
+    """`(caption, question, answer)` in made-up words: the answer can only come from the caption."""
+    words: set[str] = set()
+    while len(words) < 6:
+        words.add(made_up_word(rng))
+    colour, other1, other2, shape, form1, form2 = sorted(words, key=lambda _: rng.random())
+    position, size = f"{rng.choice(ROWS)} {rng.choice(COLUMNS)}", rng.choice(("small", "large"))
+    form = rng.choice((*CAPTION_FORMS, TEACHER_FORM))
+    caption = form.format(size=size, colour=colour, shape=shape, position=position)
+    while True:
+        question, answer = ask_about(rng, colour, shape, position, size, (colour, other1, other2), (shape, form1, form2))
+        if answer in ("yes", "no") or answer in caption:  # the caption form may leave out size or position
+            return caption, question, answer

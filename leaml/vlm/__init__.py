@@ -1,0 +1,1 @@
+"""Vision-language models: loading, saving, naming their layers, and turning conversations into training batches."""

@@ -1,0 +1,142 @@
+"""The text around a request and a reply, taken from the processor's own chat template.
+
+The template is rendered once per processor with marker texts; a prompt is then string concatenation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from leaml.errors import DataError, ModelError
+
+_REQUEST, _REPLY = "LEAMLrequestLEAML", "LEAMLreplyLEAML"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How one processor writes a conversation of one request and one reply.
+
+    Attributes:
+        image: `(before, after)` the request when an image stands in front of it; `before` holds `placeholder` once.
+        text: the same without an image; None where the model cannot do without one.
+        gap: white space that the template puts between the generation prompt and a reply (`Assistant:` + ` red`), else "".
+        end: id of the token that ends a reply.
+        placeholder: the text that stands for one image.
+        placeholder_id: its token id.
+        plain: the documented PaliGemma format (no roles; a prefix stands in the request, before the newline that its
+            processor and vLLM always append; the processor puts the beginning-of-text token behind the image).
+    """
+
+    image: tuple[str, str]
+    text: tuple[str, str] | None
+    gap: str
+    end: int
+    placeholder: str
+    placeholder_id: int
+    plain: bool = False
+
+    def prompt(self, request: str, prefix: str = "", image: bool = True) -> str:
+        """Text that is handed to the processor or to vLLM. Raises DataError for a request that holds the placeholder."""
+        if self.placeholder in request or self.placeholder in prefix:
+            text = (request + prefix)[:80]
+            msg = f"the text {text!r} holds the image placeholder {self.placeholder!r}; remove it from the text"
+            raise DataError(msg)
+        around = self.image if image else self.text
+        if around is None:
+            msg = f"the request {request[:80]!r} has no image, and this model answers about images only; give an image"
+            raise DataError(msg)
+        if self.plain:
+            return around[0] + request + (f"\n{prefix}" if prefix else "")
+        return around[0] + request + around[1] + (self.gap + prefix if prefix else "")
+
+    def reply(self, reply: str, prefix: str = "") -> str:
+        """Reply text as it follows the prompt."""
+        return reply if prefix or reply[:1].isspace() else self.gap + reply
+
+
+_CHATS: WeakKeyDictionary[Any, Chat] = WeakKeyDictionary()
+
+
+def chat_of(processor: Any) -> Chat:
+    """The `Chat` of a processor, made once. Raises ModelError if it has no usable chat template."""
+    chat = _CHATS.get(processor)
+    if chat is None:
+        chat = _CHATS[processor] = _plain(processor) if _is_paligemma(processor) else _templated(processor)
+    return chat
+
+
+def adds_special_tokens(processor: Any) -> bool:
+    """Whether tokenising a prompt text adds special tokens (a beginning-of-text token); PaliGemma's text holds its own."""
+    return not _is_paligemma(processor)
+
+
+def _is_paligemma(processor: Any) -> bool:
+    return type(processor).__name__ == "PaliGemmaProcessor" and not getattr(processor, "chat_template", None)
+
+
+def _placeholder(processor: Any) -> tuple[str, int]:
+    token = getattr(processor, "image_token", None) or getattr(processor.tokenizer, "image_token", None)
+    if token is None:
+        msg = f"{type(processor).__name__} names no image token; LEAML needs a processor with `image_token`, such as Idefics3's"
+        raise ModelError(msg)
+    return str(token), int(processor.tokenizer.convert_tokens_to_ids(str(token)))
+
+
+def _plain(processor: Any) -> Chat:
+    token, token_id = _placeholder(processor)
+    return Chat((token, ""), None, "", processor.tokenizer.eos_token_id, token, token_id, plain=True)
+
+
+def _render(processor: Any, image: bool, reply: str | None) -> str:
+    content: list[dict[str, str]] = [{"type": "image"}] if image else []
+    messages: list[dict[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": _REQUEST}]}]
+    if reply is not None:
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": reply}]})
+    return str(processor.apply_chat_template(messages, add_generation_prompt=reply is None, tokenize=False))
+
+
+def _templated(processor: Any) -> Chat:
+    name = type(processor).__name__
+    if not getattr(processor, "chat_template", None):
+        msg = f"{name} has no chat template; add a chat_template.jinja to the model's folder (see its model card)"
+        raise ModelError(msg)
+    token, token_id = _placeholder(processor)
+    try:
+        opened, closed = _render(processor, True, None), _render(processor, True, _REPLY)
+        bare = _render(processor, False, None)
+    except Exception as error:  # jinja errors of any kind
+        msg = f"the chat template of {name} fails on one image and one text part: {error}; correct chat_template.jinja"
+        raise ModelError(msg) from error
+    if opened.count(token) != 1 or opened.count(_REQUEST) != 1 or closed.count(_REPLY) != 1:
+        msg = (
+            f"the chat template of {name} must write the image placeholder {token!r}, the request and the reply once each,"
+            f" but wrote {closed!r}; correct chat_template.jinja"
+        )
+        raise ModelError(msg)
+    bos = _added_bos(processor.tokenizer)
+    before, after = opened.removeprefix(bos).split(_REQUEST)
+    around, tail = closed.split(_REPLY)
+    gap = around.removeprefix(opened) if around.startswith(opened) else ""
+    bare_before, bare_after = bare.removeprefix(bos).split(_REQUEST)
+    gap = gap if gap.isspace() else ""
+    return Chat((before, after), (bare_before, bare_after), gap, _end_token(processor.tokenizer, tail), token, token_id)
+
+
+def _added_bos(tokenizer: Any) -> str:
+    """The beginning-of-text token if the tokenizer adds it by itself: a template that writes it too would double it."""
+    added = tokenizer("")["input_ids"]
+    return str(tokenizer.bos_token) if tokenizer.bos_token_id is not None and tokenizer.bos_token_id in added else ""
+
+
+def _end_token(tokenizer: Any, tail: str) -> int:
+    """First special token of what the template writes after a reply, otherwise the tokenizer's end-of-text token."""
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    for token_id in tokenizer(tail, add_special_tokens=False)["input_ids"]:
+        if token_id in special:
+            return int(token_id)
+    if tokenizer.eos_token_id is None:
+        msg = "the chat template writes no special token after a reply and the tokenizer has no eos_token; set eos_token"
+        raise ModelError(msg)
+    return int(tokenizer.eos_token_id)

@@ -1,0 +1,197 @@
+"""Filters of generated question-answer pairs: small functions that each give a reason or None.
+
+`apply` decides about the pairs of one image. A rejected pair stays in the table with the first reason that hit; its scores
+(log-probability, votes, re-answer) are the columns beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from leaml import prompts, scoring
+from leaml.config import FilterConfig
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One generated pair before filtering.
+
+    Attributes:
+        question: Empty when the reply could not be parsed.
+        answer: Empty when the reply could not be parsed.
+        mean_logprob: Mean log-probability of the reply's tokens, in nats.
+        reanswers: Answers of further readings of the image to this question; empty when none were made.
+        text: The generator's raw reply; empty when the pair did not come from one.
+    """
+
+    question: str
+    answer: str
+    mean_logprob: float
+    reanswers: list[str] = field(default_factory=list)
+    text: str = ""
+
+    @classmethod
+    def from_reply(cls, text: str, mean_logprob: float, reanswers: Sequence[str] = ()) -> Candidate:
+        """Parse a generator's reply; one that holds no pair becomes a candidate that `unparsable` rejects."""
+        question, answer = prompts.parse_qa(text) or ("", "")
+        return cls(question, answer, mean_logprob, list(reanswers), text)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the filters say about one pair.
+
+    Attributes:
+        accepted: Whether the pair is used for training.
+        reason: The first filter that rejected it; empty when accepted.
+        votes: Share of the re-answers that agree with the pair's answer, None without re-answers.
+        roundtrip: The most common re-answer, None without re-answers.
+    """
+
+    accepted: bool
+    reason: str
+    votes: float | None
+    roundtrip: str | None
+
+
+def unparsable(candidate: Candidate, config: FilterConfig) -> str | None:
+    """The reply does not hold exactly one question and answer."""
+    return "unparsable" if candidate.text and prompts.parse_qa(candidate.text) is None else None
+
+
+def length(candidate: Candidate, config: FilterConfig) -> str | None:
+    """Empty, or longer than `max_question_chars` / `max_answer_chars`."""
+    for name, text, limit in (
+        ("question", candidate.question, config.max_question_chars),
+        ("answer", candidate.answer, config.max_answer_chars),
+    ):
+        if not scoring.normalise(text):
+            return f"empty {name}"
+        if limit is not None and len(text) > limit:
+            return f"{name} too long"
+    return None
+
+
+def prompt_echo(candidate: Candidate, config: FilterConfig) -> str | None:
+    """The model repeated its instruction or a chat marker instead of answering it."""
+    for text in (candidate.question, candidate.answer):
+        if scoring.normalise(text) in _PROMPTS or _ECHO.search(" ".join(text.split())):
+            return "prompt echo"
+    return None
+
+
+def refusal(candidate: Candidate, config: FilterConfig) -> str | None:
+    """The model refused or talked about itself."""
+    plain = (candidate.question + " \n " + candidate.answer).replace("’", "'")
+    return "refusal" if _REFUSAL.search(plain) else None
+
+
+def yes_and_no(candidate: Candidate, config: FilterConfig) -> str | None:
+    """The answer says both yes and no."""
+    words = set(re.findall(r"\w+", candidate.answer.lower()))
+    return "yes and no" if {"yes", "no"} <= words else None
+
+
+def low_logprob(candidate: Candidate, config: FilterConfig) -> str | None:
+    """The mean log-probability is below `min_mean_logprob`, or not a number."""
+    if config.min_mean_logprob is None or candidate.mean_logprob >= config.min_mean_logprob:
+        return None
+    return "low log-probability"
+
+
+def round_trip(candidate: Candidate, config: FilterConfig) -> str | None:
+    """The most common re-answer is another one than the pair's."""
+    winner = winning_reanswer(candidate.reanswers)
+    if not config.round_trip or winner is None or scoring.is_correct(winner, candidate.answer):
+        return None
+    return "round trip disagrees"
+
+
+def few_votes(candidate: Candidate, config: FilterConfig) -> str | None:
+    """Fewer than `min_votes` of the re-answers agree with the pair."""
+    votes = vote_share(candidate)
+    if config.min_votes is None or votes is None or votes >= config.min_votes - 1e-9:
+        return None
+    return "few votes"
+
+
+Filter = Callable[[Candidate, FilterConfig], str | None]
+FILTERS: tuple[Filter, ...] = (unparsable, length, prompt_echo, refusal, yes_and_no, low_logprob, round_trip, few_votes)
+"""In the order they are asked; the first reason is kept. `apply` adds the per-image "duplicate question"."""
+DUPLICATE = "duplicate question"
+
+_PROMPTS = {scoring.normalise(prompt) for prompt in (prompts.CAPTION, prompts.GENERATE)}
+_ECHO = re.compile(
+    "|".join([re.escape(prompts.CAPTION), re.escape(prompts.GENERATE.rstrip(".")), r"<\|[^|<>]*\|>", "<image>"]), re.I
+)
+_REFUSAL = re.compile(
+    r"\bas an ai\b|\bas a (?:large )?language model\b|\bi(?: cannot|'m unable| am unable| can ?not| can't|'m sorry| am sorry)\b"
+    r"|\bi (?:do not|don't) (?:know|have enough)\b|^\s*(?:sorry\b|unable to\b|cannot (?:determine|answer|tell)\b)",
+    re.I | re.M,
+)
+
+
+def vote_share(candidate: Candidate) -> float | None:
+    """Share of the re-answers that `scoring.is_correct` counts as the pair's answer; None without re-answers."""
+    if not candidate.reanswers:
+        return None
+    return sum(scoring.is_correct(again, candidate.answer) for again in candidate.reanswers) / len(candidate.reanswers)
+
+
+def winning_reanswer(reanswers: Sequence[str]) -> str | None:
+    """First spelling of the most common re-answer (compared as `scoring.canonical`); ties go to the one given first."""
+    groups: dict[frozenset[str], list[str]] = {}
+    for again in reanswers:
+        groups.setdefault(scoring.canonical(again), []).append(again)
+    return max(groups.values(), key=len)[0] if groups else None
+
+
+def decide(candidate: Candidate, config: FilterConfig) -> Decision:
+    """Ask every filter about one pair on its own."""
+    reason = next((found for one in FILTERS if (found := one(candidate, config))), "")
+    return Decision(not reason, reason, vote_share(candidate), winning_reanswer(candidate.reanswers))
+
+
+def apply(candidates: Sequence[Candidate], config: FilterConfig) -> list[dict[str, object]]:
+    """Decide about all pairs of *one image*.
+
+    Of accepted pairs with the same normalised question only the best is kept: most votes, then highest log-probability,
+    then first.
+
+    Returns:
+        One dictionary per candidate, in order, with the fields of `leaml.tables.PAIR`. The question of an unparsable reply is
+        the raw reply, so that a reader sees what was rejected.
+    """
+    decisions = [decide(candidate, config) for candidate in candidates]
+    if config.duplicates:
+        decisions = _drop_duplicates(candidates, decisions)
+    return [
+        {
+            "question": candidate.question or candidate.text,
+            "answer": candidate.answer,
+            "mean_logprob": candidate.mean_logprob,
+            "votes": decision.votes,
+            "roundtrip": decision.roundtrip,
+            "accepted": decision.accepted,
+            "reason": decision.reason,
+        }
+        for candidate, decision in zip(candidates, decisions, strict=True)
+    ]
+
+
+def _drop_duplicates(candidates: Sequence[Candidate], decisions: list[Decision]) -> list[Decision]:
+    best: dict[str, tuple[float, float, int]] = {}
+    for place, (candidate, decision) in enumerate(zip(candidates, decisions, strict=True)):
+        if decision.accepted:
+            logprob = -math.inf if math.isnan(candidate.mean_logprob) else candidate.mean_logprob
+            rank = (decision.votes or 0.0, logprob, -place)
+            key = scoring.normalise(candidate.question)
+            best[key] = max(best.get(key, rank), rank)
+    kept = {-rank[2] for rank in best.values()}
+    return [
+        Decision(False, DUPLICATE, decision.votes, decision.roundtrip) if decision.accepted and place not in kept else decision
+        for place, decision in enumerate(decisions)
+    ]

@@ -1,0 +1,151 @@
+"""Each filter rejects what it is for, keeps near misses, and can be switched off."""
+
+import math
+
+import pytest
+
+from leaml import filters, prompts, tables
+from leaml.config import FilterConfig
+from leaml.filters import Candidate
+
+CONFIG = FilterConfig()
+OFF = FilterConfig(
+    max_question_chars=None, max_answer_chars=None, min_mean_logprob=None, round_trip=False, min_votes=None, duplicates=False
+)
+
+
+def pair(question: str = "What shape is it?", answer: str = "circle", logprob: float = -0.5, **rest: object) -> Candidate:
+    return Candidate(question, answer, logprob, **rest)  # type: ignore[arg-type]
+
+
+def reason(candidate: Candidate, config: FilterConfig = CONFIG) -> str:
+    return filters.decide(candidate, config).reason
+
+
+def test_good_pair_is_accepted() -> None:
+    decision = filters.decide(pair(reanswers=["Circle.", "a circle", "square"]), CONFIG)
+    assert decision == filters.Decision(True, "", pytest.approx(2 / 3), "Circle.")
+
+
+def test_replies_are_parsed_and_broken_ones_keep_their_text() -> None:
+    good = Candidate.from_reply("Caption: a dot. Question: What is it? Answer: a dot", -1.0)
+    assert (good.question, good.answer, reason(good)) == ("What is it?", "a dot", "")
+    broken = Candidate.from_reply("Question: What is it?", -1.0)
+    assert reason(broken, OFF) == "unparsable"
+    assert filters.apply([broken], CONFIG)[0]["question"] == "Question: What is it?"
+
+
+@pytest.mark.parametrize(
+    ("candidate", "expected"),
+    [
+        (pair(question=" "), "empty question"),
+        (pair(answer=""), "empty answer"),
+        (pair(question="q" * 200), ""),
+        (pair(question="q" * 201), "question too long"),
+        (pair(answer="a" * 100), ""),
+        (pair(answer="a" * 101), "answer too long"),
+        (pair(question=prompts.GENERATE), "prompt echo"),
+        (pair(question="write a question about the image and answer it please"), "prompt echo"),
+        (pair(answer="describe  the image"), "prompt echo"),
+        (pair(answer="red <|assistant|>"), "prompt echo"),
+        (pair(question="Does it describe the image quality?"), ""),
+        (pair(answer="As an AI, no eyes"), "refusal"),
+        (pair(answer="I cannot see it"), "refusal"),
+        (pair(question="I’m unable to see. What is it?"), "refusal"),
+        (pair(answer="Cannot determine"), "refusal"),
+        (pair(question="What cannot be seen?", answer="an aide"), ""),
+        (pair(answer="yes, no"), "yes and no"),
+        (pair(answer="Yes and NO"), "yes and no"),
+        (pair(answer="no, nothing"), ""),
+        (pair(answer="yes, a nose"), ""),
+    ],
+)
+def test_text_filters(candidate: Candidate, expected: str) -> None:
+    assert reason(candidate) == expected
+
+
+def test_limits_can_be_switched_off() -> None:
+    assert reason(pair(question="q" * 999, answer="a" * 999, reanswers=["b", "c"]), OFF) == ""
+
+
+def test_log_probability() -> None:
+    strict = FilterConfig(min_mean_logprob=-1.0)
+    assert reason(pair(logprob=-1.0), strict) == ""
+    assert reason(pair(logprob=-1.01), strict) == "low log-probability"
+    assert reason(pair(logprob=math.nan), strict) == "low log-probability"
+    assert reason(pair(logprob=-99.0)) == ""
+
+
+def test_round_trip_takes_the_most_common_reanswer() -> None:
+    only = FilterConfig(min_votes=None)
+    assert reason(pair(reanswers=["square", "The circle", "circle."]), only) == ""
+    assert reason(pair(reanswers=["circle", "square", "square"]), only) == "round trip disagrees"
+    assert reason(pair(reanswers=["square", "circle"]), only) == "round trip disagrees"  # a tie goes to the first
+    assert reason(pair(answer="red; pink", reanswers=["pink; red"]), only) == ""
+    assert filters.winning_reanswer(["b", "A box", "box"]) == "A box"
+
+
+def test_votes() -> None:
+    only = FilterConfig(round_trip=False, min_votes=0.6)
+    assert reason(pair(reanswers=["circle"] * 3 + ["x", "y"]), only) == ""
+    assert reason(pair(reanswers=["circle"] * 2 + ["x", "y"]), only) == "few votes"
+    decision = filters.decide(pair(reanswers=["circle", "x", "y", "z"]), OFF)
+    assert (decision.accepted, decision.votes, decision.roundtrip) == (True, 0.25, "circle")
+
+
+def test_without_reanswers_their_filters_do_not_apply() -> None:
+    decision = filters.decide(pair(), FilterConfig(round_trip=True, min_votes=1.0))
+    assert decision == filters.Decision(True, "", None, None)
+
+
+def test_duplicates_keep_the_best_accepted_pair() -> None:
+    candidates = [
+        pair("What shape is it?", "circle", -0.9, reanswers=["circle"]),
+        pair("what shape is  it", "square", -0.1, reanswers=["circle"]),
+        pair("What shape is it", "round", -0.2, reanswers=["round"]),
+        pair("What size is it?", "big", -3.0, reanswers=["big"]),
+    ]
+    rows = filters.apply(candidates, CONFIG)
+    assert [row["reason"] for row in rows] == ["duplicate question", "round trip disagrees", "", ""]
+    assert [row["accepted"] for row in filters.apply(candidates, OFF)] == [True] * 4
+
+
+def test_more_votes_beat_a_higher_log_probability() -> None:
+    rows = filters.apply(
+        [
+            pair(logprob=-0.1, reanswers=["circle", "circle", "x"]),
+            pair(logprob=-2.0, reanswers=["circle"] * 3),
+            pair(logprob=math.nan, reanswers=["circle"] * 3),
+        ],
+        CONFIG,
+    )
+    assert [row["accepted"] for row in rows] == [False, True, False]
+
+
+def test_rows_fit_the_table_and_none_is_lost() -> None:
+    candidates = [pair(), pair(answer=""), Candidate.from_reply("nonsense", math.nan), pair(reanswers=["square"])]
+    rows = filters.apply(candidates, CONFIG)
+    assert [set(row) for row in rows] == [{field.name for field in tables.PAIR}] * 4
+    table = tables.table([{"image_id": "x", "caption": None, "pairs": rows}], tables.PSEUDO_QA)
+    stored = table.to_pylist()[0]["pairs"]
+    assert [row["reason"] for row in stored] == ["", "empty answer", "unparsable", "round trip disagrees"]
+    assert stored[3]["votes"] == 0.0
+    assert stored[0]["votes"] is stored[0]["roundtrip"] is None
+    assert filters.apply([], CONFIG) == []
+
+
+def test_every_filter_is_reachable() -> None:
+    hit = {
+        reason(candidate, FilterConfig(min_mean_logprob=-5.0, round_trip=round_trip))
+        for round_trip in (True, False)
+        for candidate in (
+            Candidate.from_reply("x", 0.0),
+            pair(answer=""),
+            pair(answer="<image>"),
+            pair(answer="I cannot"),
+            pair(answer="yes no"),
+            pair(logprob=-6.0),
+            pair(reanswers=["x"]),
+        )
+    }
+    assert len(hit) == len(filters.FILTERS)

@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Makes .venv with everything that `make demo` and `make test` need. Does nothing when the last setup still holds.
+#
+#   tools/setup.sh
+#
+# LEAML_EXTRA=cpu|gpu   which build; default: gpu where an NVIDIA driver answers, else cpu
+# PYTHON=/path/to/python3.11   interpreter to build from; default: the first Python 3.11 on PATH
+#
+# CPU: exact versions from requirements/cpu.lock. GPU: pip resolves `.[gpu,dev]`, because the CUDA wheels differ by driver.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly TORCH=2.13.0+cpu
+readonly TORCH_INDEX=https://download.pytorch.org/whl/cpu
+readonly VENV_PYTHON=.venv/bin/python
+readonly STAMP=.venv/setup.stamp
+readonly LOG=.venv/setup.log
+
+die() {
+    printf 'setup: %s\n' "$@" >&2
+    exit 1
+}
+
+# phase "what" command...: one line with the seconds it took; the end of the log and the way on when it fails.
+phase() {
+    local what=$1 start=$SECONDS
+    shift
+    printf 'setup: %s ... ' "$what"
+    printf '\n== %s\n' "$what" >>"$LOG"
+    if "$@" >>"$LOG" 2>&1; then
+        printf '%d s\n' "$((SECONDS - start))"
+    else
+        printf 'FAILED after %d s\n' "$((SECONDS - start))"
+        tail -n 25 "$LOG" >&2
+        die "$what failed; the whole output is in $LOG. Fix the cause and run it again: finished phases are quick."
+    fi
+}
+
+is_python311() {
+    "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3 python; do
+        if is_python311 "$candidate"; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    die "Python 3.11 not found (tried: ${PYTHON:+$PYTHON, }python3.11, python3, python)." \
+        "Install it (Debian: apt-get install python3.11 python3.11-venv; or pyenv install 3.11)," \
+        "or name it: PYTHON=/path/to/python3.11 make setup"
+}
+
+# What the environment was made for; a difference to the stamp means: set up again. Printed as "<hash> <extra> <folder>".
+fingerprint() {
+    "$VENV_PYTHON" -I -S - "$extra" <<'EOF'
+import hashlib, pathlib, sys
+files = ("requirements/cpu.lock", "pyproject.toml", "tools/setup.sh")
+content = b"".join(pathlib.Path(f).read_bytes() for f in files)
+packages = sorted(str(p) for p in pathlib.Path().glob("*/__init__.py"))  # a new one needs the editable install renewed
+print(hashlib.sha256(content + repr(packages).encode()).hexdigest(), sys.argv[1], pathlib.Path.cwd())
+EOF
+}
+
+make_venv() {
+    "$1" -c 'import venv, ensurepip' || {
+        echo "$1 cannot make a virtual environment: its venv or ensurepip module is missing."
+        echo "Debian and Ubuntu ship them apart: apt-get install python3.11-venv"
+        return 1
+    }
+    "$1" -m venv .venv
+}
+
+pip() {
+    "$VENV_PYTHON" -m pip --disable-pip-version-check --no-input "$@"
+}
+
+install_torch_cpu() {
+    pip install --no-deps "torch==$TORCH" || pip install --no-deps --index-url "$TORCH_INDEX" "torch==$TORCH"
+}
+
+# The CUDA builds that pip takes from a plain index break `import vllm` beside a CPU torch (see requirements/cpu.lock).
+remove_cuda_wheels() {
+    pip uninstall --yes torchvision torchaudio torchcodec triton
+}
+
+install_cpu() {
+    phase "torch $TORCH" install_torch_cpu
+    phase "packages of requirements/cpu.lock" pip install --no-deps -r requirements/cpu.lock
+    phase "project" pip install --no-deps --no-build-isolation -e .
+    phase "CUDA wheels removed" remove_cuda_wheels
+}
+
+# transformers: vLLM 0.29 imports a name that later releases dropped; 5.14.1 is the version known to work with it.
+install_gpu() {
+    phase "project with .[gpu,dev]" pip install -e ".[gpu,dev]" transformers==5.14.1
+}
+
+extra=${LEAML_EXTRA:-}
+if [[ -z $extra ]]; then
+    extra=cpu
+    if nvidia-smi -L >/dev/null 2>&1; then extra=gpu; fi
+fi
+[[ $extra == cpu || $extra == gpu ]] || die "LEAML_EXTRA=$extra is unknown; use cpu or gpu."
+
+if is_python311 "$VENV_PYTHON" && [[ -f $STAMP ]]; then
+    wanted=$(fingerprint)
+    found=$(<"$STAMP")
+    [[ $found != "$wanted" ]] || exit 0
+    # Scripts inside name the folder they were made in, and CUDA and CPU packages do not mix: begin again.
+    [[ ${found#* } == "${wanted#* }" ]] || rm -rf .venv
+fi
+
+first=
+if ! is_python311 "$VENV_PYTHON" || ! "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; then
+    first=yes
+    python=$(find_python)
+    echo "setup: first time: about 4 GB go into .venv"
+    rm -rf .venv
+    mkdir .venv
+    phase "virtual environment of Python 3.11" make_venv "$python"
+fi
+rm -f "$STAMP"
+
+"install_$extra"
+if [[ -n $first ]]; then phase "import torch, vllm" "$VENV_PYTHON" -c "import torch, vllm"; fi
+fingerprint >"$STAMP"

@@ -1,0 +1,47 @@
+"""Environment and fixtures of all tests. The environment is set before any test module imports Ray, torch or transformers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Unset, a fresh local ray.init() turns token authentication on and writes ~/.ray/auth_token.
+    "RAY_AUTH_MODE": "disabled",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "2",
+    # boto3 looks for credentials on a cloud's metadata server where it finds none; no test may.
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+os.environ.update(ENVIRONMENT)
+os.environ.pop("RAY_ADDRESS", None)  # tests never join a cluster that happens to run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The folder `shared` beside the repository, with data that is not part of it; without it the test is skipped."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder {folder}, which holds data that is not part of the repository")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ray_local() -> Iterator[None]:
+    """A Ray of this test module's own with 4 logical CPUs; never a running cluster."""
+    import ray
+
+    ray.init(
+        address="local", num_cpus=4, include_dashboard=False, object_store_memory=500_000_000, logging_level=logging.WARNING
+    )
+    yield
+    ray.shutdown()

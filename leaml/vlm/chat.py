@@ -49,11 +49,14 @@ class Chat:
             raise DataError(msg)
         if self.plain:
             return around[0] + request + (f"\n{prefix}" if prefix else "")
-        return around[0] + request + around[1] + (self.gap + prefix if prefix else "")
+        return around[0] + request + around[1] + (self._spaced(prefix) if prefix else "")
 
     def reply(self, reply: str, prefix: str = "") -> str:
         """Reply text as it follows the prompt."""
-        return reply if prefix or reply[:1].isspace() else self.gap + reply
+        return reply if prefix else self._spaced(reply)
+
+    def _spaced(self, text: str) -> str:
+        return text if text[:1].isspace() else self.gap + text
 
 
 _CHATS: WeakKeyDictionary[Any, Chat] = WeakKeyDictionary()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +17,20 @@ import torch
 from torch import nn
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.errors import ModelError
+from leaml.errors import DataError, ModelError
 
 log = logging.getLogger(__name__)
 
 VISION = {"vision_model", "vision_tower", "visual", "vision_encoder", "image_encoder", "vision_backbone"}
-CONNECTOR = {
-    "connector",
-    "multi_modal_projector",
-    "merger",
-    "deepstack_merger_list",
-    "aligner",
-    "mlp1",
-    "vision_projection",
-    "modality_projection",
-}
+CONNECTOR = {"connector", "multi_modal_projector", "merger", "deepstack_merger_list", "aligner", "mlp1"}
 LANGUAGE = {"text_model", "language_model"}
 """Module names (one segment of the dotted name) of the three parts in the models of transformers 5."""
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|h|block)\.(\d+)(?:\.|$)")
+_TORCHVISION = (
+    "; its processor needs torchvision, which a CPU install leaves out because vLLM's CPU build breaks with it: use a model"
+    " whose processor does without (SmolVLM-256M, Idefics3, LLaVA-1.5, PaliGemma), or a GPU install"
+)
 
 
 @dataclass
@@ -59,10 +57,11 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
     check(config)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    with tempfile.TemporaryDirectory(prefix="leaml-model-") as scratch:
+    with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-model-") as scratch:
         folder = _local(config.name, scratch)
         hub: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         attention = attn_implementation or ("eager" if torch.device(device).type == "cpu" else "sdpa")
+        model: Any
         weights = {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
         try:
             processor = AutoProcessor.from_pretrained(folder, **hub)
@@ -79,14 +78,25 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
         return VLM(model.to(device).eval(), processor, config.name)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of transformers: they last milliseconds for small models, and workers have no terminal."""
+    from transformers.utils import logging as hub_logging
+
+    shown = hub_logging.is_progress_bar_enabled()
+    hub_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hub_logging.enable_progress_bar()
+
+
 def _hint(error: Exception) -> str:
     """The fix for the failures that happen most."""
     text = str(error).lower()
     if "torchvision" in text:
-        return (
-            "; its processor needs torchvision, which a CPU install leaves out because vLLM's CPU build breaks with it:"
-            " use a model whose processor does without (Idefics3, LLaVA-1.5, PaliGemma), or a GPU install"
-        )
+        return _TORCHVISION
     if "safetensors" in text:
         return "; only safetensors weights are loaded, convert the checkpoint with save_pretrained"
     return ""
@@ -105,27 +115,45 @@ def _local(name: str, scratch: str) -> str:
 def check(config: ModelConfig) -> None:
     """Find out whether a model can be used, from its config alone; less than 2 s for a local folder.
 
-    An s3:// folder is not looked into. A hub id costs one request.
+    Of an s3:// folder only config.json is read. A hub id costs one request.
 
     Raises:
-        ModelError: missing folder, no config.json, no processor, no safetensors, unknown architecture, or no vision tower.
+        ModelError: missing folder, no config.json, unknown architecture, no vision tower, or a processor that needs a package
+            that is not installed.
     """
-    if config.name.startswith("s3://"):
-        return
-    where = resolve_model(config.name)
-    if _is_path(where):
-        _check_folder(where)
     from transformers import AutoConfig
 
-    try:
-        found = AutoConfig.from_pretrained(where, revision=config.revision, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        msg = (
-            f"cannot read the configuration of the model {config.name!r}: {str(error).splitlines()[0]}; give a folder with a"
-            " config.json, or a hub id of an image-text-to-text model that this version of transformers knows"
-        )
-        raise ModelError(msg) from error
+    with tempfile.TemporaryDirectory(prefix="leaml-config-") as scratch:
+        where = resolve_model(config.name)
+        if config.name.startswith("s3://"):
+            where = _fetch_config(config.name, scratch)
+        elif _is_path(where):
+            _check_folder(where)
+        try:
+            found = AutoConfig.from_pretrained(where, revision=config.revision, trust_remote_code=config.trust_remote_code)
+        except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+            msg = (
+                f"cannot read the configuration of the model {config.name!r}: {_first_line(error)}; give a folder with a"
+                " config.json, or a hub id of an image-text-to-text model that this version of transformers knows"
+            )
+            raise ModelError(msg) from error
     _check_architecture(config, found)
+    _check_processor(config, found.model_type)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _fetch_config(uri: str, scratch: str) -> str:
+    from leaml.data.files import read_bytes
+
+    try:
+        (Path(scratch) / "config.json").write_bytes(read_bytes(f"{uri.rstrip('/')}/config.json"))
+    except DataError as error:
+        msg = f"the model folder {uri!r} has no readable config.json: {error}; give the s3:// folder of a saved model"
+        raise ModelError(msg) from error
+    return scratch
 
 
 def _is_path(where: str) -> bool:
@@ -139,8 +167,8 @@ def _check_folder(where: str) -> None:
         raise ModelError(msg)
     names = sorted(p.name for p in folder.iterdir())
     if "config.json" not in names:
-        what = "a PEFT adapter; merge it into its base model first" if "adapter_config.json" in names else "no model"
-        msg = f"the model folder {where!r} has no config.json (it holds {names[:8]}), so it is {what}; give a saved model"
+        what = "it is a PEFT adapter; merge it into its base model" if "adapter_config.json" in names else "give a saved model"
+        msg = f"the model folder {where!r} has no config.json (it holds {names[:8]}): {what}"
         raise ModelError(msg)
 
 
@@ -163,6 +191,22 @@ def _check_architecture(config: ModelConfig, found: Any) -> None:
     raise ModelError(msg)
 
 
+def _check_processor(config: ModelConfig, model_type: str) -> None:
+    """A processor with a video part needs torchvision, which a CPU install leaves out on purpose."""
+    if find_spec("torchvision"):
+        return
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
+
+    try:
+        kind = processor_class_from_name(PROCESSOR_MAPPING_NAMES.get(model_type) or "")
+        missing = kind is not None and "video_processor" in kind.get_attributes()
+    except ImportError as error:
+        missing = "torchvision" in str(error)
+    if missing:
+        msg = f"the model {config.name!r} ({model_type}) cannot be read here: torchvision is missing{_TORCHVISION}"
+        raise ModelError(msg)
+
+
 def _part(name: str) -> str | None:
     """Which part of the model a module belongs to: connector before vision (Qwen's merger lies in its vision tower)."""
     segments = set(name.split("."))
@@ -176,7 +220,7 @@ def _part(name: str) -> str | None:
 
 def _linears(model: nn.Module, part: str) -> dict[str, nn.Linear]:
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    found = {
+    found: dict[str, nn.Linear] = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head and _part(name) == part
@@ -220,18 +264,23 @@ def save(model: Any, processor: Any, folder: str | Path, dtype: torch.dtype | No
         folder: made if missing.
         dtype: type of the weights on disk; None: as they are.
     """
+    with _quiet():
+        _save_weights(model, Path(folder), dtype)
+        processor.save_pretrained(folder)
+
+
+def _save_weights(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
     if dtype is None:
         model.save_pretrained(folder)
-    else:
-        cast: dict[tuple[int, torch.Size], torch.Tensor] = {}  # tied weights stay one tensor, and are written once
-        state = {}
-        for name, tensor in model.state_dict().items():
-            key = (tensor.data_ptr(), tensor.shape)
-            state[name] = cast.setdefault(key, tensor.to(dtype) if tensor.is_floating_point() else tensor)
-        model.save_pretrained(folder, state_dict=state)
-        path = Path(folder) / "config.json"
-        path.write_text(json.dumps(_with_dtype(json.loads(path.read_text()), str(dtype).split(".")[-1]), indent=2) + "\n")
-    processor.save_pretrained(folder)
+        return
+    cast: dict[tuple[int, torch.Size], torch.Tensor] = {}  # tied weights stay one tensor, and are written once
+    state = {}
+    for name, tensor in model.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape)
+        state[name] = cast.setdefault(key, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    model.save_pretrained(folder, state_dict=state)
+    path = folder / "config.json"
+    path.write_text(json.dumps(_with_dtype(json.loads(path.read_text()), str(dtype).split(".")[-1]), indent=2) + "\n")
 
 
 def _with_dtype(tree: dict[str, Any], dtype: str) -> dict[str, Any]:

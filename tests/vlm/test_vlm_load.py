@@ -1,0 +1,150 @@
+"""Loading, checking and saving models, and naming their layers."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import CLIPConfig, LlamaConfig
+
+from leaml.config import ModelConfig
+from leaml.data import files
+from leaml.errors import ModelError
+from leaml.tiny import build
+from leaml.vlm import load as vlm
+from leaml.vlm.collate import Collator, Turn
+
+if TYPE_CHECKING:
+    from tests.vlm.conftest import Made
+
+
+@pytest.fixture(scope="module")
+def folder(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny Idefics3, stored in bfloat16 as the shipped ones are."""
+    made = tiny("idefics3")
+    path = tmp_path_factory.mktemp("model")
+    vlm.save(made.model, made.processor, path, torch.bfloat16)
+    return path
+
+
+def test_load_gives_the_configured_type_and_attention(folder: Path) -> None:
+    loaded = vlm.load(ModelConfig(name=str(folder)))
+    assert loaded.name == str(folder)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+    assert not loaded.model.training
+    assert loaded.model.config._attn_implementation == "eager"
+    assert vlm.load(ModelConfig(name=str(folder)), attn_implementation="sdpa").model.config._attn_implementation == "sdpa"
+    assert vlm.load(ModelConfig(name=str(folder), dtype="bfloat16")).model.dtype == torch.bfloat16
+
+
+def test_save_keeps_model_and_processor(folder: Path, tiny: Any, pictures: list[Any]) -> None:
+    made = tiny("idefics3")
+    assert {p.dtype for p in made.model.parameters()} == {torch.float32}  # saving in bfloat16 changed nothing here
+    loaded = vlm.load(ModelConfig(name=str(folder)))
+    for (name, a), (_, b) in zip(made.model.named_parameters(), loaded.model.named_parameters(), strict=True):
+        assert torch.equal(a.to(torch.bfloat16).float(), b), name
+    turn = Turn(pictures[1], "What colour?", "red")
+    a, b = Collator(made.processor)([turn]), Collator(loaded.processor)([turn])
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_saved_weights_are_safetensors_of_the_wanted_type_with_tied_ones_once(folder: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        kinds = {weights.get_tensor(n).dtype for n in weights.keys()}  # noqa: SIM118
+        assert not [n for n in weights.keys() if "lm_head" in n]  # noqa: SIM118
+    assert kinds == {torch.bfloat16}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dtype"] == "bfloat16"
+    assert "float32" not in json.dumps(config)
+    assert not list(folder.glob("*.bin"))
+
+
+def test_an_s3_folder_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(uri: str, target: str) -> None:
+        assert uri == "s3://bucket/model"
+        for path in folder.iterdir():
+            (Path(target) / path.name).write_bytes(path.read_bytes())
+
+    monkeypatch.setattr(files, "download_tree", download)
+    monkeypatch.setattr(files, "read_bytes", lambda uri: (folder / uri.rsplit("/", 1)[1]).read_bytes())
+    assert vlm.load(ModelConfig(name="s3://bucket/model")).name == "s3://bucket/model"
+
+
+def test_check_accepts_a_vision_language_model_quickly(folder: Path) -> None:
+    started = time.perf_counter()
+    vlm.check(ModelConfig(name=str(folder)))
+    assert time.perf_counter() - started < 2
+
+
+def test_check_names_what_is_wrong(tmp_path: Path, folder: Path) -> None:
+    empty, text, adapter, contrast, unknown, broken = (tmp_path / n for n in ("e", "text", "adapter", "clip", "new", "broken"))
+    for path in (empty, adapter, unknown, broken):
+        path.mkdir()
+    LlamaConfig(hidden_size=8, num_attention_heads=2).save_pretrained(text)
+    CLIPConfig().save_pretrained(contrast)
+    (adapter / "adapter_config.json").write_text("{}")
+    (unknown / "config.json").write_text('{"model_type": "from-the-future"}')
+    (broken / "config.json").write_text("{")
+    cases = {
+        str(tmp_path / "missing"): r"missing' does not exist; check the path",
+        str(empty): r"has no config\.json \(it holds \[\]\): give a saved model",
+        str(adapter): "it is a PEFT adapter; merge it into its base model",
+        str(text): r"\(llama\) has no vision tower.*give an image-text-to-text model such as",
+        str(contrast): "'clip', which transformers cannot load as an image-text-to-text model",
+        str(unknown): "cannot read the configuration .*new'.*from-the-future.*give a folder",
+        str(broken): r"cannot read the configuration .*broken'.*give a folder with a config\.json",
+    }
+    for name, message in cases.items():
+        with pytest.raises(ModelError, match=message):
+            vlm.check(ModelConfig(name=name))
+
+
+def test_check_names_a_missing_torchvision(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vlm, "find_spec", lambda _: None)
+    tiny("qwen2_5_vl").model.config.save_pretrained(tmp_path / "qwen")
+    with pytest.raises(ModelError, match=r"torchvision is missing; its processor needs torchvision.*GPU install"):
+        vlm.check(ModelConfig(name=str(tmp_path / "qwen")))
+    for family in ("llava", "paligemma"):
+        tiny(family).model.config.save_pretrained(tmp_path / family)
+        vlm.check(ModelConfig(name=str(tmp_path / family)))
+
+
+def test_weights_that_are_not_safetensors_are_refused(tmp_path: Path, folder: Path, tiny: Any) -> None:
+    for path in folder.iterdir():
+        if path.suffix != ".safetensors":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    torch.save(tiny("idefics3").model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="only safetensors weights are loaded"):
+        vlm.load(ModelConfig(name=str(tmp_path)))
+
+
+def test_every_linear_belongs_to_one_part(made: Made) -> None:
+    parts = [f(made.model) for f in (vlm.language_linears, vlm.vision_linears, vlm.connector_linears)]
+    every = {n for n, m in made.model.named_modules() if isinstance(m, nn.Linear)}
+    named = [n for part in parts for n in part]
+    assert len(named) == len(set(named))
+    assert every - set(named) == {"lm_head"}
+    assert all(parts)
+    language = parts[0]
+    layers = build.TEXT_LAYERS if made.family.startswith("idefics3") else 2
+    assert len(language) == 7 * layers
+    assert {vlm.layer_index(n) for n in language} == set(range(layers))
+    assert all(dict(made.model.named_modules())[n] is m for n, m in language.items())
+
+
+def test_layer_index() -> None:
+    assert vlm.layer_index("model.text_model.layers.11.mlp.up_proj") == 11
+    assert vlm.layer_index("model.visual.blocks.3.attn.qkv") == 3
+    assert vlm.layer_index("model.connector.modality_projection.proj") == -1
+
+
+def test_a_model_without_a_language_part_is_a_model_error() -> None:
+    with pytest.raises(ModelError, match=r"no language model found in Sequential with the parts \['0'\]"):
+        vlm.language_linears(nn.Sequential(nn.Linear(2, 2)))

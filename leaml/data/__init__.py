@@ -1,0 +1,1 @@
+"""Reading data sources, drawing the label budget and writing the contract tables."""

@@ -1,0 +1,275 @@
+"""The one place for file access: local paths and s3://bucket/key behave alike.
+
+Every error that a user can mend (missing, forbidden, unreachable) is a DataError with the path and the fix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import posixpath
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from leaml.data import s3
+from leaml.errors import DataError
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_TEMPORARY = re.compile(r"^\..*\.tmp$")
+_READ_BUFFER = 1 << 20
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` is in S3. Raises DataError for any other scheme."""
+    match = _SCHEME.match(uri)
+    if match is None:
+        return False
+    if match[1].lower() != "s3":
+        msg = f"{uri}: scheme {match[1]!r} is not supported; give a local path or s3://bucket/key"
+        raise DataError(msg)
+    return True
+
+
+def join(base: str, *parts: str) -> str:
+    """Join path parts below `base`; the result keeps the kind (local or s3://) of `base`."""
+    return posixpath.join(base, *parts)
+
+
+def resolve(base: str, name: str) -> str:
+    """Path of `name` (relative, absolute or s3://) if it lies inside the folder `base`. Raises DataError otherwise.
+
+    Annotation files come from others: one that names `../../key` must not make us read that file.
+    """
+    path = name if is_remote(name) else join(base, name)
+    if "\0" in name or not _normal(path).startswith(_normal(base).rstrip("/") + "/"):
+        msg = f"{name} is outside of the folder {base}; set `images` to a folder that holds it"
+        raise DataError(msg)
+    return path
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    return _kind(uri) != fs.FileType.NotFound
+
+
+def is_file(uri: str) -> bool:
+    """Whether `uri` is a file; False for a folder. Raises DataError if nothing is there."""
+    kind = _kind(uri)
+    if kind == fs.FileType.NotFound:
+        raise DataError(_missing(uri))
+    return kind == fs.FileType.File
+
+
+def open_native(uri: str) -> pa.NativeFile:
+    """Open for random access, as Arrow readers want it. Raises DataError."""
+    filesystem, path = _filesystem(uri)
+    with _explained(uri, "read"):
+        return filesystem.open_input_file(path)
+
+
+def open_read(uri: str) -> io.BufferedReader:
+    """Open for buffered binary reading; seekable. Raises DataError."""
+    return io.BufferedReader(open_native(uri), _READ_BUFFER)
+
+
+def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
+    """Read a whole file. Raises DataError if it is missing or larger than `max_bytes`."""
+    with open_native(uri) as stream, _explained(uri, "read"):
+        if max_bytes is not None and stream.size() > max_bytes:
+            msg = f"{uri} has {stream.size()} bytes, over the limit of {max_bytes}"
+            raise DataError(msg)
+        return stream.read()
+
+
+def write_bytes(uri: str, data: bytes, if_absent: bool = False) -> bool:
+    """Publish a file atomically: readers see all of it or nothing, also after a crash.
+
+    Args:
+        uri: Local path (folders are made) or s3://bucket/key.
+        data: The content.
+        if_absent: Publish only if nothing is there; of several writers exactly one wins.
+
+    Returns:
+        Whether it was written (always, without `if_absent`).
+    """
+    if is_remote(uri):
+        with _explained(uri, "write"):
+            return s3.put(uri, data, if_absent)
+    path = Path(uri)
+    with _explained(uri, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, since a rename is atomic only within one file system
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            return _publish(Path(temporary), path, if_absent)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def publish_file(local: str, uri: str) -> None:
+    """Publish a finished local file at `uri`, atomically and without reading it into memory."""
+    if is_remote(uri):
+        with _explained(uri, "write"):
+            s3.upload(local, uri)
+        return
+    path = Path(uri)
+    with _explained(uri, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f".{path.name[:64]}.{os.getpid()}.tmp"
+        try:
+            shutil.copyfile(local, temporary)
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            _publish(temporary, path, if_absent=False)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def listing(uri: str, suffixes: Iterable[str] | None = None, recursive: bool = True) -> list[str]:
+    """Sorted paths of the files in a folder, in the form of `uri`; suffixes are compared without case. Raises DataError.
+
+    Links are followed; one that leads nowhere is listed too, so that its loss is noticed when it is read.
+    """
+    if is_file(uri):
+        msg = f"{uri} is a file; give the folder that holds it"
+        raise DataError(msg)
+    ends = tuple(s.lower() for s in suffixes) if suffixes is not None else ("",)
+    with _explained(uri, "list"):
+        if is_remote(uri):
+            found = s3.filesystem().get_file_info(fs.FileSelector(s3.path(uri), recursive=recursive))
+            paths: Iterable[str] = ("s3://" + info.path for info in found if info.type == fs.FileType.File)
+        else:
+            paths = _walk(uri, recursive, set())
+        return sorted(p for p in paths if p.lower().endswith(ends) and not _TEMPORARY.match(posixpath.basename(p)))
+
+
+def delete_tree(uri: str) -> None:
+    """Delete a folder and everything in it, or a file; nothing there is fine."""
+    kind = _kind(uri)
+    if kind == fs.FileType.NotFound:
+        return
+    filesystem, path = _filesystem(uri)
+    with _explained(uri, "delete"):
+        if kind == fs.FileType.Directory:
+            filesystem.delete_dir(path)
+        else:
+            filesystem.delete_file(path)
+
+
+def download_tree(uri: str, folder: str) -> None:
+    """Copy the files below `uri` into a local folder. Raises DataError."""
+    base = uri.rstrip("/") + "/"
+
+    def fetch(source: str) -> None:
+        with _explained(source, "read"), open_native(source) as stream:
+            target = Path(resolve(folder, source.removeprefix(base)))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as out:
+                shutil.copyfileobj(stream, out, _READ_BUFFER)
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(s3.PARALLEL) as pool:
+        list(pool.map(fetch, listing(uri)))
+
+
+def upload_tree(folder: str, uri: str) -> None:
+    """Copy the files below a local folder to `uri`; each file appears whole, the tree as such does not. Raises DataError."""
+    base = folder.rstrip("/") + "/"
+    with ThreadPoolExecutor(s3.PARALLEL) as pool:
+        list(pool.map(lambda source: publish_file(source, join(uri, source.removeprefix(base))), listing(folder)))
+
+
+@contextlib.contextmanager
+def local_copy(uri: str) -> Iterator[str]:
+    """A local path with the content of `uri`: itself, or a temporary download that is removed afterwards."""
+    if not is_remote(uri):
+        is_file(uri)
+        yield uri
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("copy" + posixpath.splitext(uri)[1])
+        with open_read(uri) as stream, path.open("wb") as out:
+            shutil.copyfileobj(stream, out, _READ_BUFFER)
+        yield str(path)
+
+
+def _walk(folder: str, recursive: bool, visited: set[str]) -> Iterator[str]:
+    # Not Arrow's selector: it goes round link loops until the path is too long, and leaves out dangling links
+    real = os.path.realpath(folder)
+    if real in visited:
+        return
+    visited.add(real)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if recursive:
+                    yield from _walk(entry.path, recursive, visited)
+            elif entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists()):
+                yield entry.path
+
+
+def _normal(uri: str) -> str:
+    # Not Path.resolve: links are followed on purpose, image folders are often made of them
+    return "s3://" + posixpath.normpath(uri[len("s3://") :]) if is_remote(uri) else os.path.abspath(uri)  # noqa: PTH100
+
+
+def _publish(temporary: Path, path: Path, if_absent: bool) -> bool:
+    if if_absent:
+        try:
+            os.link(temporary, path)  # unlike a rename, fails if the name is taken
+        except FileExistsError:
+            return False
+    else:
+        temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)  # the new name itself must survive a power cut
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
+
+
+def _kind(uri: str) -> fs.FileType:
+    filesystem, path = _filesystem(uri)
+    with _explained(uri, "read"):
+        return filesystem.get_file_info(path).type
+
+
+def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    if not is_remote(uri):
+        if "\0" in uri:
+            msg = f"{uri!r} holds a NUL character; remove it"
+            raise DataError(msg)
+        return fs.LocalFileSystem(), uri
+    return s3.filesystem(), s3.path(uri)
+
+
+def _missing(uri: str) -> str:
+    return f"{uri} does not exist; check the path{' and the endpoint' if is_remote(uri) else ''} in the config"
+
+
+@contextlib.contextmanager
+def _explained(uri: str, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(_missing(uri)) from None
+    except PermissionError as error:
+        msg = f"cannot {verb} {uri}: {error.strerror or error}; give this user the right to {verb} it"
+        raise DataError(msg) from None
+    except (OSError, *s3.ERRORS) as error:
+        fix = "check bucket, endpoint and AWS credentials" if is_remote(uri) else "check the path and the disk"
+        msg = f"cannot {verb} {uri}: {error}; {fix}"
+        raise DataError(msg) from None

@@ -1,0 +1,175 @@
+"""Local paths and a real S3 server over HTTP must behave alike."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from leaml.data import files
+from leaml.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    yield f"http://{host}:{port}"
+    moto.stop()
+
+
+@pytest.fixture(params=["local", "s3"])
+def base(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place, on disk or in a bucket."""
+    if request.param == "local":
+        return str(tmp_path / "base")
+    endpoint = request.getfixturevalue("server")
+    settings = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    for name, value in {**settings, "AWS_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{abs(hash(request.node.name)) % 10**9}"
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/base"
+
+
+def test_write_read_list_delete(base: str) -> None:
+    names = ["a.txt", "deep/er/b.TXT", "deep/ü %20#?.png"]
+    for name in names:
+        assert files.write_bytes(files.join(base, name), name.encode())
+    assert [files.read_bytes(files.join(base, name)).decode() for name in names] == names
+    assert files.listing(base) == sorted(files.join(base, name) for name in names)
+    assert files.listing(base, [".txt"]) == [files.join(base, name) for name in names[:2]]
+    assert files.listing(base, recursive=False) == [files.join(base, "a.txt")]
+    assert files.exists(files.join(base, "deep"))
+    assert not files.is_file(files.join(base, "deep"))
+    with files.open_read(files.join(base, "a.txt")) as stream:
+        stream.seek(2)
+        assert stream.read() == b"txt"
+    files.delete_tree(files.join(base, "deep"))
+    assert files.listing(base) == [files.join(base, "a.txt")]
+    files.delete_tree(files.join(base, "a.txt"))
+    assert not files.exists(files.join(base, "a.txt"))
+    files.delete_tree(files.join(base, "never"))
+
+
+def test_overwrite_replaces_and_if_absent_does_not(base: str) -> None:
+    uri = files.join(base, "x")
+    assert files.write_bytes(uri, b"first", if_absent=True)
+    assert not files.write_bytes(uri, b"second", if_absent=True)
+    assert files.read_bytes(uri) == b"first"
+    assert files.write_bytes(uri, b"third")
+    assert files.read_bytes(uri) == b"third"
+
+
+def test_of_many_writers_exactly_one_wins(base: str) -> None:
+    uri = files.join(base, "lock")
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: files.write_bytes(uri, str(n).encode(), if_absent=True), range(16)))
+    assert won.count(True) == 1
+    assert files.read_bytes(uri).decode() == str(won.index(True))
+
+
+def test_trees_travel_both_ways(base: str, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    (start / "sub").mkdir(parents=True)
+    (start / "one").write_bytes(b"1")
+    (start / "sub" / "two").write_bytes(b"2" * 3_000_000)
+    files.upload_tree(str(start), files.join(base, "tree"))
+    files.download_tree(files.join(base, "tree"), str(tmp_path / "back"))
+    back = {
+        p.relative_to(tmp_path / "back").as_posix(): p.stat().st_size for p in (tmp_path / "back").rglob("*") if p.is_file()
+    }
+    assert back == {"one": 1, "sub/two": 3_000_000}
+
+
+def test_missing_things_name_path_and_fix(base: str) -> None:
+    gone = files.join(base, "gone.txt")
+    for function in (files.read_bytes, files.listing, files.open_native, files.is_file):
+        with pytest.raises(DataError, match=r"gone\.txt does not exist; check the path"):
+            function(gone)
+    files.write_bytes(gone, b"12345")
+    with pytest.raises(DataError, match="5 bytes, over the limit of 4"):
+        files.read_bytes(gone, max_bytes=4)
+    with pytest.raises(DataError, match="is a file; give the folder"):
+        files.listing(gone)
+
+
+def test_local_copy_has_the_content_and_suffix(base: str) -> None:
+    uri = files.join(base, "clip.mp4")
+    files.write_bytes(uri, b"movie")
+    with files.local_copy(uri) as path:
+        assert path.endswith(".mp4")
+        assert Path(path).read_bytes() == b"movie"
+    assert Path(path).exists() == (not files.is_remote(uri))
+
+
+def test_large_files_are_published_whole(base: str, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(9_000_000))  # above boto3's multi-part threshold
+    files.publish_file(str(big), files.join(base, "out", "big"))
+    assert files.read_bytes(files.join(base, "out", "big")) == big.read_bytes()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = str(tmp_path / "x")
+    files.write_bytes(uri, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"cannot write .*No space left"):
+        files.write_bytes(uri, b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert Path(uri).read_bytes() == b"old"
+
+
+def test_temporary_files_of_other_writers_are_not_listed(tmp_path: Path) -> None:
+    (tmp_path / ".part.parquet.abc.tmp").write_bytes(b"half")
+    (tmp_path / "part.parquet").write_bytes(b"whole")
+    assert files.listing(str(tmp_path)) == [str(tmp_path / "part.parquet")]
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "http://host/x", "s3://"])
+def test_unusable_addresses_are_refused(uri: str) -> None:
+    with pytest.raises(DataError, match="s3://bucket/key"):
+        files.read_bytes(uri)
+
+
+def test_an_unreachable_bucket_names_what_to_check(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DataError, match="s3://no-such-bucket/x"):
+        files.write_bytes("s3://no-such-bucket/x", b"")
+    with pytest.raises(DataError, match="s3://no-such-bucket/x"):
+        files.read_bytes("s3://no-such-bucket/x")
+
+
+@pytest.mark.parametrize("folder", ["data/images", "/data/images", "s3://bucket/images", "."])
+def test_resolve_keeps_inside_the_folder(folder: str) -> None:
+    inside = files.resolve(folder, "a/../b.png")
+    assert posixpath.basename(inside) == "b.png"
+    if folder != ".":
+        assert files.resolve(folder, files.join(folder, "c.png") if folder[0] in "/s" else "c.png").endswith("images/c.png")
+    for bad in ("../secret", "a/../../secret", "/etc/passwd", "s3://other/key", "x\0.png"):
+        with pytest.raises(DataError, match="outside of the folder"):
+            files.resolve(folder, bad)
+
+
+def test_listing_follows_links_once_and_shows_dangling_ones(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "x").write_bytes(b"x")
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "link").symlink_to(tmp_path / "real")
+    (base / "loop").symlink_to(base)
+    (base / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(base / "pipe")  # reading it would wait for ever
+    assert files.listing(str(base)) == [str(base / "dangling"), str(base / "link" / "x")]

@@ -1,0 +1,72 @@
+"""Kvasir-VQA (arXiv 2409.01437): the 19 question templates, their six types, and what its answers need.
+
+The data set has no train and test parts, only `raw`; `records.hash_split` of the image id makes them, because all questions
+of one image share its source and so must stay on one side.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from leaml.data import files
+from leaml.data.records import Question, Record, hash_split
+from leaml.errors import DataError
+
+COLUMNS = {"source", "question", "answer", "img_id"}
+"""Columns besides the image; they tell the data set apart from others."""
+
+# Exact strings of the data set, misspellings included
+QUESTION_TYPES = {
+    "Have all polyps been removed?": "yes_no",
+    "Is this finding easy to detect?": "yes_no",
+    "Is there a green/black box artefact?": "yes_no",
+    "Is there text?": "yes_no",
+    "Does this image contain any finding?": "yes_no",
+    "What type of polyp is present?": "single_choice",
+    "What type of procedure is the image taken from?": "single_choice",
+    "What is the size of the polyp?": "single_choice",
+    "Are there any abnormalities in the image? Check all that are present.": "multiple_choice",
+    "Are there any anatomical landmarks in the image? Check all that are present.": "multiple_choice",
+    "Are there any instruments in the image? Check all that are present.": "multiple_choice",
+    "What color is the abnormality? If more than one separate with ;": "color",
+    "What color is the anatomical landmark? If more than one separate with ;": "color",
+    "Where in the image is the abnormality?": "location",
+    "Where in the image is the instrument?": "location",
+    "Where in the image is the anatomical landmark?": "location",
+    "How many findings are present?": "count",
+    "How many instrumnets are in the image?": "count",
+    "How many polyps are in the image?": "count",
+}
+
+
+def parse(question: str, answer: str | None) -> Question | None:
+    """The pair with its type (None for an unknown template); None where the answer is missing or the text "nan".
+
+    Answers with several parts stay the text of the data set ("pink; red"): comparing them as sets is the metric's work.
+    """
+    text = (answer or "").strip()
+    if not text or text.lower() == "nan":
+        return None
+    return Question(question.strip(), text, QUESTION_TYPES.get(question.strip()))
+
+
+def kvasir_rows_csv(path: str) -> Iterator[Record]:
+    """Records without image data, in the order of first mention, from a CSV of source, question, answer, img_id.
+
+    For statistics on the text alone, such as the blind prior. Raises DataError if a column is missing.
+    """
+    groups: dict[str, tuple[str, list[Question]]] = {}
+    with files.open_read(path) as stream:
+        rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8", newline=""))
+        if not set(rows.fieldnames or ()) >= COLUMNS:
+            msg = f"{path}: needs the columns {', '.join(sorted(COLUMNS))}, and has {rows.fieldnames}"
+            raise DataError(msg)
+        for row in rows:
+            questions = groups.setdefault(row["img_id"], (row["source"], []))[1]
+            question = parse(row["question"], row["answer"])
+            if question is not None:
+                questions.append(question)
+    for key, (source, questions) in groups.items():
+        yield Record(key, source, hash_split(key), None, tuple(questions))

@@ -1,0 +1,119 @@
+"""SPORTU-video (arXiv 2410.08474): multiple-choice questions about sports clips; one image per clip, its middle frame.
+
+    {"id": "soccer_12_3", "question": ..., "options": {"A": ..., "D": ...}, "answer": "D", "difficulty level": "hard"}
+
+The right answer of the hard questions is D in half of the cases, so a model can score by the letter alone; options are
+therefore shuffled, by a hash of the question's id and thus alike in every run. The split is made from the clip's id.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from leaml.config import SourceConfig
+from leaml.data import files, video
+from leaml.data.records import Keep, Question, Record, hash_split, need_path
+from leaml.data.registry import reader
+from leaml.errors import DataError
+
+_CLIP = re.compile(r"^(.+?_\d+)(?:_\d+)?$")
+_LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass
+class _Clip:
+    video: str | None = None
+    questions: list[Question] = field(default_factory=list)
+
+
+@reader("sportu")
+def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
+    """One record per clip; videos are found by name anywhere below `images` (default: the file's folder).
+
+    `path` is the JSON file, or a folder of them. `split` may be train or test. Raises DataError for a malformed entry; a
+    missing or broken video is a record with `error`.
+    """
+    path = need_path("sportu", source.path)
+    if source.split not in (None, "train", "test"):
+        msg = f"{path}: sportu has the splits train and test, not {source.split!r}; set split to one of them"
+        raise DataError(msg)
+    annotations = [path] if files.is_file(path) else files.listing(path, [".json"])
+    clips = _clips(annotations)
+    folder = source.images or (posixpath.dirname(path) or "." if annotations == [path] else path)
+    videos = {posixpath.splitext(posixpath.basename(uri))[0]: uri for uri in files.listing(folder, video.SUFFIXES)}
+    for name, clip in clips.items():
+        split = hash_split(name)
+        if source.split in (None, split):
+            yield from _record(name, clip, split, folder, videos, keep)
+
+
+def shuffled(key: str, options: Mapping[str, str], answer: str) -> tuple[tuple[str, ...], str]:
+    """Options in an order given by a hash of `key`, and the letters of the right ones in that order.
+
+    Args:
+        key: Identity of the question.
+        options: Letter to text, in the order of the file.
+        answer: One or several letters ("D", "A, C").
+
+    Raises:
+        KeyError: an answer letter that is not among the options.
+    """
+    right = {options[letter] for letter in re.findall(r"[A-Z]", answer.upper())}
+    order = sorted(options)
+    random.Random(f"sportu:{key}").shuffle(order)
+    texts = tuple(options[letter] for letter in order)
+    return texts, "".join(letter for letter, text in zip(_LETTERS, texts, strict=False) if text in right)
+
+
+def _clips(annotations: list[str]) -> dict[str, _Clip]:
+    clips: dict[str, _Clip] = {}
+    for path in annotations:
+        try:
+            entries = json.loads(files.read_bytes(path))
+        except ValueError as error:
+            msg = f"{path} is not valid JSON: {error}; mend or download it again"
+            raise DataError(msg) from None
+        for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+            where = f"{path}, entry {number}"
+            if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("id", "question", "answer")):
+                msg = f"{where}: needs the texts id, question and answer, got {str(entry)[:80]}; mend or remove this entry"
+                raise DataError(msg)
+            match = _CLIP.match(entry["id"])
+            clip = clips.setdefault(match[1] if match else entry["id"], _Clip())
+            clip.video = clip.video or entry.get("video")
+            clip.questions.append(_question(entry, where))
+    return clips
+
+
+def _question(entry: dict[str, Any], where: str) -> Question:
+    level = entry.get("difficulty level") or entry.get("difficulty_level")
+    options = {str(k).strip().upper(): str(v) for k, v in (entry.get("options") or {}).items() if v is not None}
+    if not options:  # the open-ended questions
+        return Question(entry["question"], entry["answer"], level)
+    try:
+        texts, answer = shuffled(f"{entry['id']}:{entry['question']}", options, entry["answer"])
+    except KeyError as error:
+        msg = f"{where}: answer {entry['answer']!r} names option {error}, options are {sorted(options)}; mend this entry"
+        raise DataError(msg) from None
+    return Question(entry["question"], answer, level, texts)
+
+
+def _record(name: str, clip: _Clip, split: str, folder: str, videos: dict[str, str], keep: Keep) -> Iterator[Record]:
+    uri = name
+    try:
+        named = files.resolve(folder, clip.video) if clip.video else None
+        uri = f"{named or videos.get(name) or files.join(folder, name + '.mp4')}#t=middle"
+        if not keep(uri):
+            return
+        with files.local_copy(uri.removesuffix("#t=middle")) as local:
+            data = video.png(video.middle_frame(local))
+        yield Record(uri, "sportu", split, data, tuple(clip.questions))
+    except DataError as error:
+        if uri != name or keep(uri):
+            yield Record(uri, "sportu", split, None, tuple(clip.questions), str(error))

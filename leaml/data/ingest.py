@@ -1,0 +1,264 @@
+"""Reads a source once and writes the contract tables: images, labeled rows, and the quarantine of what cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import posixpath
+import sqlite3
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from leaml import images, tables
+from leaml.config import SourceConfig
+from leaml.data import files, registry
+from leaml.data.records import Question, Record
+from leaml.errors import DataError
+
+PART_BYTES = 64 << 20
+PART_IMAGES = 2000
+ROW_GROUP = 64
+"""Images per row group: what has to be read to get at a single one."""
+
+_THREADS = min(4, os.cpu_count() or 1)
+_LABELED_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """What an ingest wrote: distinct images, labeled rows, and the rows of the quarantine table."""
+
+    images: int
+    rows: int
+    quarantined: list[dict[str, Any]]
+
+
+def ingest(
+    source: SourceConfig,
+    images_out: str,
+    labeled_out: str | None,
+    max_pixels: int = images.MAX_PIXELS,
+    max_quarantined: float = 0.05,
+    split: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> IngestResult:
+    """Write a source as contract tables. Memory holds one part file at a time, whatever the size of the source.
+
+    The same bytes met twice are one image; its questions are united: an equal row is kept once, an equal question with
+    another answer stays beside the first.
+
+    Args:
+        source: What to read.
+        images_out: Folder for `part-00000.parquet`, ...; parts of an earlier attempt are removed.
+        labeled_out: File for the labeled rows; None: do not write them.
+        max_pixels: Larger images are quarantined.
+        max_quarantined: Largest share of the images that may be unreadable.
+        split: Value of the column `split`; None: what the source says.
+        progress: Called with the number of images seen so far.
+
+    Returns:
+        Counts, and the rows of the quarantine table (see `quarantine_file`).
+
+    Raises:
+        DataError: the source cannot be read, or too many of its images cannot; the quarantine is written before that.
+    """
+    records = registry.read(source)
+    _remove_parts(images_out)
+    quarantined: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        out = _Tables(images_out, folder, split)
+        for number, (record, checked) in enumerate(_inspected(records, max_pixels), 1):
+            if isinstance(checked, str):
+                quarantined.append(_quarantined(record, checked))
+            else:
+                out.add(record, checked)
+            if progress is not None:
+                progress(number)
+        out.close()
+        tables.write(quarantine_file(images_out, labeled_out), tables.table(quarantined, tables.QUARANTINE))
+        _check_share(quarantined, number, max_quarantined, source)
+        if labeled_out is not None:
+            files.publish_file(out.labeled, labeled_out)
+    return IngestResult(out.images, out.rows, quarantined)
+
+
+def quarantine_file(images_out: str, labeled_out: str | None) -> str:
+    """Path of the quarantine table: beside the labeled file, or else beside the folder of images."""
+    beside = labeled_out or images_out.rstrip("/") + ".parquet"
+    return files.join(posixpath.dirname(beside), f"quarantine-{posixpath.basename(beside)}")
+
+
+def _remove_parts(images_out: str) -> None:
+    """A killed attempt may have written more parts than this one will."""
+    if files.exists(images_out):
+        for old in files.listing(images_out, [".parquet"], recursive=False):
+            if posixpath.basename(old).startswith("part-"):
+                files.delete_tree(old)
+
+
+def _inspected(records: Iterable[Record], max_pixels: int) -> Iterator[tuple[Record, images.ImageInfo | str]]:
+    """Each record with its size or the reason against it, in order; decoding runs in threads, a few images at a time."""
+
+    def check(record: Record) -> images.ImageInfo | str:
+        if record.error is not None or record.data is None:
+            return f"not read: {record.error or 'no data'}"
+        try:
+            return images.inspect(record.data, max_pixels)
+        except images.ImageRejected as error:
+            return error.reason
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        pending: deque[tuple[Record, Future[images.ImageInfo | str]]] = deque()
+        for record in records:
+            pending.append((record, pool.submit(check, record)))
+            if len(pending) >= 2 * _THREADS:
+                first, future = pending.popleft()
+                yield first, future.result()
+        while pending:
+            first, future = pending.popleft()
+            yield first, future.result()
+
+
+class _Seen:
+    """Which keys were added before; on disk, because ten million of them would take gigabytes of memory."""
+
+    def __init__(self, path: str) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None)
+        # Nobody reads this file after a crash
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("PRAGMA synchronous = OFF")
+        self._database.execute("CREATE TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+
+    def add(self, key: str) -> bool:
+        """Whether the key is new."""
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:16]
+        return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1
+
+    def close(self) -> None:
+        self._database.close()
+
+
+class _Tables:
+    """Sorts accepted records into part files of images and one local file of labeled rows, `labeled`."""
+
+    def __init__(self, images_out: str, folder: str, split: str | None) -> None:
+        self.images = self.rows = 0
+        self.labeled = str(Path(folder) / "labeled.parquet")
+        self._split = split
+        self._seen = _Seen(str(Path(folder) / "seen.sqlite"))
+        self._parts = _Parts(images_out)
+        self._writer = pq.ParquetWriter(self.labeled, tables.LABELED)
+        self._pending: list[dict[str, object]] = []
+
+    def add(self, record: Record, info: images.ImageInfo) -> None:
+        """Add an image, unless it is there, and those of its questions that are new."""
+        identity = tables.image_id(record.data or b"")
+        if self._seen.add(identity):
+            self._parts.add(_image_row(identity, record, info, self._split))
+            self.images += 1
+        self._pending += _labeled_rows(identity, record.questions, self._seen)
+        if len(self._pending) >= _LABELED_BATCH:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is pending and finish all files."""
+        self._flush()
+        self._writer.close()
+        self._parts.close()
+        self._seen.close()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._writer.write_table(tables.table(self._pending, tables.LABELED))
+            self.rows += len(self._pending)
+            self._pending = []
+
+
+class _Parts:
+    """Collects image rows and publishes a part file whenever enough are together."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder, self._number = folder, 0
+        self._rows: list[dict[str, object]] = []
+        self._bytes = 0
+
+    def add(self, row: dict[str, object]) -> None:
+        self._rows.append(row)
+        self._bytes += len(row["bytes"])  # type: ignore[arg-type]
+        if self._bytes >= PART_BYTES or len(self._rows) >= PART_IMAGES:
+            self.close()
+
+    def close(self) -> None:
+        """Publish what has come together as one part."""
+        if not self._rows:
+            return
+        buffer = io.BytesIO()
+        # Encoded images do not compress further
+        pq.write_table(
+            tables.table(self._rows, tables.IMAGES),
+            buffer,
+            row_group_size=ROW_GROUP,
+            compression={name: "NONE" if name == "bytes" else "SNAPPY" for name in tables.IMAGES.names},
+            use_dictionary=["source", "split"],
+        )
+        files.write_bytes(files.join(self._folder, f"part-{self._number:05d}.parquet"), buffer.getvalue())
+        self._rows, self._bytes = [], 0
+        self._number += 1
+
+
+def _image_row(identity: str, record: Record, info: images.ImageInfo, split: str | None) -> dict[str, object]:
+    return {
+        "image_id": identity,
+        "uri": _text(record.uri),
+        "bytes": record.data,
+        "width": info.width,
+        "height": info.height,
+        "source": record.source,
+        "split": split or record.split,
+    }
+
+
+def _labeled_rows(identity: str, questions: tuple[Question, ...], seen: _Seen) -> Iterator[dict[str, object]]:
+    for q in questions:
+        if seen.add(repr((identity, q.question, q.answer, q.question_type, q.options))):
+            yield {
+                "image_id": identity,
+                "question": q.question,
+                "answer": q.answer,
+                "question_type": q.question_type,
+                "options": None if q.options is None else list(q.options),
+            }
+
+
+def _quarantined(record: Record, reason: str) -> dict[str, Any]:
+    identity = None if record.data is None else tables.image_id(record.data)
+    return {"image_id": identity, "uri": _text(record.uri), "step": "ingest", "reason": reason}
+
+
+def _text(path: str) -> str:
+    """File names are bytes; those that are not UTF-8 are shown with escapes, as Parquet text must be UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _check_share(quarantined: list[dict[str, Any]], total: int, max_quarantined: float, source: SourceConfig) -> None:
+    bad = len(quarantined)
+    if bad <= max_quarantined * total and bad < total:
+        return
+    reasons = Counter(row["reason"].partition(":")[0] for row in quarantined)
+    summary = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    first = quarantined[0]
+    msg = (
+        f"{bad} of {total} images of {source.path or source.format} cannot be used, over the limit of "
+        f"{max_quarantined:.0%} (data.max_quarantined): {summary}; the first is {first['uri']}: "
+        f"{first['reason']}; mend the data or raise the limit"
+    )
+    raise DataError(msg)

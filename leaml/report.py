@@ -1,0 +1,219 @@
+"""The report of a run: one HTML page that needs nothing else, for people who were not there.
+
+The page loads nothing from outside (its content security policy forbids it) and holds no script. Every value from the run is
+escaped. Equal data give an equal page, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from leaml import report_plots, report_sections
+from leaml.report_style import CSS, count, escape, p_value, percent, points, table
+
+TITLES = {
+    "blind_prior": "Blind prior (no image)",
+    "zero_shot": "Zero-shot",
+    "finetune_labels": "Fine-tuned on labels",
+    "lora_labels": "LoRA on labels",
+    "leaml": "LEAML",
+    "random_neurons": "LEAML, random neurons",
+    "all_neurons": "LEAML, all neurons",
+    "no_captions": "LEAML, no captions",
+    "full_labels": "All labels (ceiling)",
+}
+"""What the rows of `metrics.json` are called, in the order they are shown; others follow under their own name."""
+CEILING = "full_labels"
+"""The row that uses all labels: shown, but no rival."""
+SIGNIFICANT = 0.05
+
+
+@dataclass
+class Sample:
+    """One unlabeled image with what was made of it.
+
+    Attributes:
+        image: Encoded bytes.
+        teacher_caption: The teacher's caption, if it was captioned.
+        generator_caption: The caption the generator wrote before its pairs, if any.
+        pairs: Rows of `leaml.tables.PAIR`.
+    """
+
+    image: bytes
+    teacher_caption: str | None = None
+    generator_caption: str | None = None
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class ReportData:
+    """Everything the page shows, as plain Python data; a part that is empty is said to be missing.
+
+    Attributes:
+        run: Name of the run.
+        dataset: Name of the evaluation data.
+        labels: Labeled question rows used.
+        metrics: Content of `metrics.json`; empty before evaluation.
+        samples: Images to show.
+        selection: Per Linear: `module`, `layer`, `name`, `rows` (neurons) and `selected`.
+        losses: `(step, loss)` points per training run.
+        steps: Per step: `name`, `folder`, `seconds`, `state`.
+        filters: Generated pairs per reason, `accepted` included.
+        quarantine: Images set aside per reason.
+        facts: Versions, models, settings.
+    """
+
+    run: str
+    dataset: str
+    labels: int
+    metrics: dict[str, Any] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    selection: list[dict[str, Any]] = field(default_factory=list)
+    losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    filters: dict[str, int] = field(default_factory=dict)
+    quarantine: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def write_report(data: ReportData) -> str:
+    """The page as text; write it as UTF-8 to `report/index.html`."""
+    sections = [
+        ("accuracy", "Accuracy", _accuracy(data.metrics)),
+        ("samples", "Samples", report_sections.samples(data.samples) or '<p class="note">No samples were kept.</p>'),
+        ("filters", "Pseudo pairs", report_sections.filters(data.filters)),
+        ("neurons", "Selected neurons", report_sections.neurons(data.selection)),
+        ("training", "Training", report_sections.training(data.losses)),
+        ("steps", "Steps", report_sections.steps(data.steps)),
+        ("quarantine", "Quarantine", report_sections.quarantine(data.quarantine)),
+        ("facts", "Facts", report_sections.facts(data.facts)),
+    ]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
+    body = "".join(f'<section id="{name}"><h2>{title}</h2>{content}</section>' for name, title, content in sections)
+    noun = "label" if data.labels == 1 else "labels"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(data.run)} – LEAML report</title><style>{CSS}</style></head><body>\n"
+        f'<header><p class="eyebrow">LEAML report</p><h1>{escape(data.run)}</h1>'
+        f'<p class="lede"><b>{escape(data.dataset)}</b> with <b>{count(data.labels)}</b> {noun}</p>'
+        f"<nav>{links}</nav></header>\n"
+        f"<main>{verdict(data.metrics)}{body}</main>\n"
+        "<footer>Intervals: 95 %, cluster bootstrap over images. Tests: paired permutation over images, two-sided.</footer>"
+        "</body></html>\n"
+    )
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """The comparison with the best baseline in figures and in a sentence that also says when the method does not help."""
+    comparison, rows = metrics.get("comparison"), metrics.get("rows") or {}
+    if not comparison:
+        state = "The rows below were not compared." if rows else "This run has not been evaluated yet."
+        return f'<section class="verdict none"><p class="headline">No comparison</p><p>{state}</p></section>'
+    ours, best = comparison.get("ours", "leaml"), comparison["best_baseline"]
+    mine, theirs = escape(TITLES.get(ours, ours)), escape(TITLES.get(best, best))
+    difference, p, (low, high) = comparison["difference"], comparison["p_value"], comparison["ci95"]
+    tone, headline, meaning = _judge(difference, p, mine, theirs)
+    figures = "".join(
+        f"<div><b>{percent(rows[row]['accuracy'])}</b><span>{title}</span></div>"
+        for row, title in ((ours, mine), (best, f"{theirs}, the best baseline"))
+        if row in rows
+    )
+    figures += f'<div><b class="tone">{points(difference)}</b><span>points difference</span></div>'
+    sentence = (
+        f"{mine} is {_more(difference)} the best baseline, {theirs} (95 % interval of the difference {points(low)} to "
+        f"{points(high)} points, {p_value(p)}). {meaning}{_blind_warning(rows, ours)}"
+    )
+    return (
+        f'<section class="verdict {tone}"><div class="figures">{figures}</div>'
+        f'<p><span class="headline">{headline}</span> {sentence}</p></section>'
+    )
+
+
+def _judge(difference: float, p: float, mine: str, theirs: str) -> tuple[str, str, str]:
+    """`(tone, headline, meaning)` of a difference."""
+    if p >= SIGNIFICANT:
+        meaning = f"The difference is not statistically significant at {percent(SIGNIFICANT, 0)}: chance alone can explain it."
+        return "flat", f"This run does not show that {mine} helps.", meaning
+    meaning = f"The difference is statistically significant at {percent(SIGNIFICANT, 0)}."
+    if difference > 0:
+        return "better", f"{mine} helps.", meaning
+    return "worse", f"{mine} does not help; it does harm.", f"{meaning} Use {theirs} instead."
+
+
+def _more(difference: float) -> str:
+    size = f"{abs(100 * difference):.1f}"
+    return (
+        "as accurate as" if size == "0.0" else f"{size} percentage points {'more' if difference > 0 else 'less'} accurate than"
+    )
+
+
+def _blind_warning(rows: Mapping[str, Any], ours: str) -> str:
+    if ours not in rows or "blind_prior" not in rows or rows[ours]["accuracy"] > rows["blind_prior"]["accuracy"]:
+        return ""
+    blind = percent(rows["blind_prior"]["accuracy"])
+    return f" It is no better than answering without looking at the image ({blind})."
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> str:
+    found = metrics.get("rows") or {}
+    if not found:
+        return '<p class="note">Not evaluated yet.</p>'
+    rows = {name: found[name] for name in (*TITLES, *found) if name in found}
+    ours = (metrics.get("comparison") or {}).get("ours", "leaml")
+    types = sorted({kind for row in rows.values() for kind in row["by_type"]})
+    rivals = [row["by_type"] for name, row in rows.items() if name != CEILING]
+    best = {kind: max((by_type.get(kind, 0.0) for by_type in rivals), default=0.0) for kind in types}
+    lines = []
+    for name, row in rows.items():
+        cells = "".join(_type_cell(row["by_type"].get(kind), best[kind]) for kind in types)
+        low, high = (f"{100 * end:.1f}" for end in row["ci95"])
+        lines.append(
+            f'<tr{" class=ours" if name == ours else ""}><td>{escape(TITLES.get(name, name))}</td><td class="n">'
+            f'{percent(row["accuracy"])}</td><td class="n">{low} – {high}</td><td class="n">{count(row["n"])}</td>{cells}</tr>'
+        )
+    head = ["", "accuracy", "95 % interval", "questions", *map(escape, types)]
+    note = (
+        '<p class="note">By question type in percent; the best of each type is bold (the ceiling aside).</p>' if types else ""
+    )
+    plot = report_plots.accuracy_bars(rows, TITLES, ours)
+    return plot + table(head, lines) + note + _against(metrics.get("comparison")) + _text(metrics.get("text_metrics"))
+
+
+def _type_cell(value: float | None, best: float) -> str:
+    if value is None:
+        return '<td class="n">–</td>'
+    shown = f"{100 * value:.1f}"
+    return f'<td class="n">{f"<b>{shown}</b>" if value == best else shown}</td>'
+
+
+def _against(comparison: Mapping[str, Any] | None) -> str:
+    """Table of the differences to every baseline."""
+    baselines = (comparison or {}).get("baselines") or {}
+    if not baselines:
+        return ""
+    lines = [
+        f'<tr><td>{escape(TITLES.get(name, name))}</td><td class="n">{points(row["difference"])}</td><td class="n">'
+        f'{points(row["ci95"][0])} to {points(row["ci95"][1])}</td><td class="n">{p_value(row["p_value"])[4:]}</td>'
+        f'<td class="n">{p_value(row["p_holm"])[4:]}</td></tr>'
+        for name, row in baselines.items()
+    ]
+    head = ["baseline", "difference, points", "95 % interval", "p", "p, Holm"]
+    return f"<h3>Against every baseline</h3>{table(head, lines)}"
+
+
+def _text(metrics: Mapping[str, Mapping[str, float]] | None) -> str:
+    """Table of BLEU, ROUGE and METEOR per row."""
+    if not metrics:
+        return ""
+    names = list(dict.fromkeys(name for row in metrics.values() for name in row))
+    lines = [
+        f"<tr><td>{escape(TITLES.get(row, row))}</td>"
+        + "".join(f'<td class="n">{found[name]:.3f}</td>' if name in found else '<td class="n">–</td>' for name in names)
+        + "</tr>"
+        for row, found in metrics.items()
+    ]
+    return f"<h3>Text metrics</h3>{table(['', *map(escape, names)], lines)}"

@@ -1,0 +1,139 @@
+"""The report's plots: matplotlib figures as inline SVG whose colours follow the page's light or dark theme.
+
+Figures are drawn in placeholder colours that become CSS variables. The output is deterministic: fixed hash salt, no date,
+element ids prefixed with the plot's name so that several fit on one page.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+INK, MUTED, LINE, ACCENT, BAR = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05"
+_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", ACCENT: "var(--accent)", BAR: "var(--bar)"}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "axes.formatter.use_mathtext": False,
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": LINE,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+}
+
+
+def accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], ours: str = "leaml") -> str:
+    """Horizontal bars, one per row, with the 95 % interval as whisker and the accuracy in percent beside it.
+
+    Args:
+        rows: Rows of `metrics.json`, best shown where they stand.
+        titles: What to call each row.
+        ours: The row drawn in the accent colour.
+
+    Returns:
+        An `<svg>` in a scrollable box, or an empty string without rows.
+    """
+    if not rows:
+        return ""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": "accuracy"}):
+        height = 0.45 + 0.36 * len(rows)
+        figure = Figure(figsize=(11, height))
+        axes = figure.add_axes((0.2, 0.4 / height, 0.75, 1 - 0.45 / height))
+        for place, (name, row) in enumerate(rows.items()):
+            value, (low, high) = 100 * row["accuracy"], (100 * end for end in row["ci95"])
+            mine = name == ours
+            axes.barh(place, value, height=0.62, color=ACCENT if mine else BAR, linewidth=0, zorder=2)
+            axes.plot([low, high], [place, place], color=INK, linewidth=1.3, solid_capstyle="butt", zorder=3)
+            for end in (low, high):
+                axes.plot([end, end], [place - 0.13, place + 0.13], color=INK, linewidth=1.3, zorder=3)
+            weight = "bold" if mine else "normal"
+            axes.text(max(value, high) + 0.9, place, f"{value:.1f}", va="center", ha="left", fontweight=weight)
+        axes.set_yticks(range(len(rows)), [_short(titles.get(name, name)) for name in rows])
+        axes.set_ylim(len(rows) - 0.45, -0.55)
+        axes.set_xlim(0, 100)
+        axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
+        _bare(axes, grid="x")
+        for label, name in zip(axes.get_yticklabels(), rows, strict=True):
+            label.set_fontweight("bold" if name == ours else "normal")
+        return _svg(figure, "accuracy", "Accuracy of each row with its 95 % interval")
+
+
+def loss_curves(losses: Mapping[str, Sequence[tuple[int, float]]], columns: int = 4) -> str:
+    """One small panel per training run: loss over optimizer steps; losses that are not finite are left out.
+
+    Returns:
+        An `<svg>` in a scrollable box, or an empty string when there is nothing to draw.
+    """
+    curves = {name: [(step, loss) for step, loss in points if math.isfinite(loss)] for name, points in losses.items()}
+    curves = {name: points for name, points in curves.items() if points}
+    if not curves:
+        return ""
+    columns = min(columns, max(2, len(curves)))
+    lines = math.ceil(len(curves) / columns)
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": "losses"}):
+        figure = Figure(figsize=(11, 2.2 * lines), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12))
+        panels = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axes, (name, points) in zip(panels, curves.items(), strict=False):
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, color=ACCENT, linewidth=1.5, marker="o" if len(points) == 1 else "", markersize=4)
+            axes.set_title(_short(name, 34))
+            axes.text(0.98, 0.93, f"{values[-1]:.3g}", transform=axes.transAxes, ha="right", va="top", color=MUTED)
+            if min(values) >= 0:
+                axes.set_ylim(0, 1.08 * max(values) or 1)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            _bare(axes, grid="y")
+            axes.tick_params(axis="y", labelcolor=MUTED)
+        for axes in panels[len(curves) :]:
+            axes.set_visible(False)
+        return _svg(figure, "losses", "Training loss over optimizer steps")
+
+
+def _bare(axes: Axes, grid: Literal["x", "y"]) -> None:
+    """Hairline grid along one axis, no frame, no tick marks."""
+    axes.set_facecolor("none")
+    axes.grid(axis=grid, linewidth=0.7, zorder=0)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, pad=6)
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+
+
+def _short(text: str, limit: int = 30) -> str:
+    plain = " ".join(text.split())
+    return plain if len(plain) <= limit else plain[: limit - 1] + "…"
+
+
+def _svg(figure: Figure, name: str, description: str) -> str:
+    buffer = io.StringIO()
+    figure.patch.set_alpha(0)
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+    text = re.sub(r'\b(id|xlink:href|clip-path)="(#|url\(#)?', lambda match: f"{match[0]}{name}-", text)
+    for placeholder, variable in _VARIABLES.items():
+        text = text.replace(placeholder, variable)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, count=1, flags=re.S)
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", text, count=1)
+    text = text.replace("<svg ", f'<svg class="plot" role="img" aria-label="{description}" ', 1).strip()
+    return f'<div class="scroll">{text}</div>'

@@ -81,16 +81,24 @@ install_torch_cpu() {
     pip install --no-deps "torch==$TORCH" || pip install --no-deps --index-url "$TORCH_INDEX" "torch==$TORCH"
 }
 
-# The CUDA builds that pip takes from a plain index break `import vllm` beside a CPU torch (see requirements/cpu.lock).
-remove_cuda_wheels() {
-    pip uninstall --yes torchvision torchaudio torchcodec triton
+# Names of the CUDA builds that some other tool left beside the CPU torch; they break `import vllm` (requirements/cpu.lock).
+cuda_wheels() {
+    local name folder
+    for name in torchvision torchaudio torchcodec triton; do
+        for folder in .venv/lib/python3.11/site-packages/"$name"-*.dist-info; do
+            if [[ -f $folder/METADATA && $folder != *+cpu.dist-info ]]; then printf '%s\n' "$name"; fi
+        done
+    done
 }
 
 install_cpu() {
     phase "torch $TORCH" install_torch_cpu
     phase "packages of requirements/cpu.lock" pip install --no-deps -r requirements/cpu.lock
     phase "project" pip install --no-deps --no-build-isolation -e .
-    phase "CUDA wheels removed" remove_cuda_wheels
+    local left
+    left=$(cuda_wheels)
+    # shellcheck disable=SC2086  # several names
+    if [[ -n $left ]]; then phase "CUDA wheels removed" pip uninstall --yes $left; fi
 }
 
 # transformers: vLLM 0.29 imports a name that later releases dropped; 5.14.1 is the version known to work with it.
@@ -108,20 +116,20 @@ fi
 if is_python311 "$VENV_PYTHON" && [[ -f $STAMP ]]; then
     wanted=$(fingerprint)
     found=$(<"$STAMP")
-    [[ $found != "$wanted" ]] || exit 0
+    if [[ $found == "$wanted" && ($extra == gpu || -z $(cuda_wheels)) ]]; then exit 0; fi
     # Scripts inside name the folder they were made in, and CUDA and CPU packages do not mix: begin again.
     [[ ${found#* } == "${wanted#* }" ]] || rm -rf .venv
 fi
 
-first=
 if ! is_python311 "$VENV_PYTHON" || ! "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; then
-    first=yes
     python=$(find_python)
     echo "setup: first time: about 4 GB go into .venv"
     rm -rf .venv
     mkdir .venv
     phase "virtual environment of Python 3.11" make_venv "$python"
 fi
+first=yes
+if [[ -f $STAMP ]]; then first=; fi
 rm -f "$STAMP"
 
 "install_$extra"

@@ -69,6 +69,18 @@ def test_comparison_with_the_best_baseline() -> None:
     assert result["baselines"]["zero_shot"]["difference"] == pytest.approx(0.6)
 
 
+def test_the_comparison_resamples_images() -> None:
+    gain, loss = np.repeat(np.random.default_rng(3).random((2, 100)) < [[0.4], [0.3]], 4, axis=1)  # whole images differ
+    results = []
+    for per_image in (4, 1):
+        found = {"leaml": predictions(gain, per_image), "zero_shot": predictions(loss, per_image)}
+        rows = {name: evaluation.summarise(table, 10) for name, table in found.items()}
+        results.append(evaluation.compare(rows, found, resamples=1000, permutations=5000))
+    width = [result["ci95"][1] - result["ci95"][0] for result in results]
+    assert width[0] / width[1] == pytest.approx(2.0, rel=0.15)
+    assert results[0]["p_value"] > 10 * results[1]["p_value"]
+
+
 def test_a_loss_is_reported_as_one() -> None:
     rows, found = rows_and_tables(leaml=0.5, blind_prior=0.65)
     result = evaluation.compare(rows, found, resamples=300, permutations=500)
@@ -86,7 +98,8 @@ def test_no_difference_is_not_significant() -> None:
 def test_order_of_the_tables_does_not_matter() -> None:
     rows, found = rows_and_tables(leaml=0.6, zero_shot=0.55)
     expected = evaluation.compare(rows, found, resamples=200, permutations=200)
-    found["zero_shot"] = found["zero_shot"].take(pa.array(np.random.default_rng(2).permutation(400)))
+    for seed, name in enumerate(found):
+        found[name] = found[name].take(pa.array(np.random.default_rng(seed).permutation(400)))
     assert evaluation.compare(rows, found, resamples=200, permutations=200) == expected
 
 

@@ -113,13 +113,18 @@ def test_duplicates_keep_the_best_accepted_pair() -> None:
 def test_more_votes_beat_a_higher_log_probability() -> None:
     rows = filters.apply(
         [
+            pair(logprob=math.nan, reanswers=["circle"] * 3),
             pair(logprob=-0.1, reanswers=["circle", "circle", "x"]),
             pair(logprob=-2.0, reanswers=["circle"] * 3),
-            pair(logprob=math.nan, reanswers=["circle"] * 3),
         ],
         CONFIG,
     )
-    assert [row["accepted"] for row in rows] == [False, True, False]
+    assert [row["accepted"] for row in rows] == [False, False, True]
+
+
+def test_a_rejected_pair_does_not_crowd_out_an_accepted_one() -> None:
+    candidates = [pair(answer="yes, no", logprob=0.0, reanswers=["yes, no"]), pair(answer="no", logprob=-1.0, reanswers=["no"])]
+    assert [row["reason"] for row in filters.apply(candidates, CONFIG)] == ["yes and no", ""]
 
 
 def test_rows_fit_the_table_and_none_is_lost() -> None:

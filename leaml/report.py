@@ -54,7 +54,7 @@ class ReportData:
     Attributes:
         run: Name of the run.
         dataset: Name of the evaluation data.
-        labels: Labeled question rows used.
+        labels: Size of the label budget, as `labels` in `metrics.json`.
         metrics: Content of `metrics.json`; empty before evaluation.
         samples: Images to show.
         selection: Per Linear: `module`, `layer`, `name`, `rows` (neurons) and `selected`.

@@ -19,14 +19,15 @@ class Chat:
     """How one processor writes a conversation of one request and one reply.
 
     Attributes:
-        image: `(before, after)` the request when an image stands in front of it; `before` holds `placeholder` once.
+        image: `(before, after)` the request when an image stands in front of it; `before` holds `placeholder` once (PaliGemma:
+            not at all, since vLLM inserts its image tokens itself and would keep the placeholder as one more).
         text: the same without an image; None where the model cannot do without one.
         gap: white space that the template puts between the generation prompt and a reply (`Assistant:` + ` red`), else "".
         end: id of the token that ends a reply.
         placeholder: the text that stands for one image.
         placeholder_id: its token id.
-        plain: the documented PaliGemma format (no roles; a prefix stands in the request, before the newline that its
-            processor and vLLM always append; the processor puts the beginning-of-text token behind the image).
+        plain: the documented PaliGemma format: no roles; a prefix stands on a line of its own below the request, before the
+            newline that its processor and vLLM always append.
     """
 
     image: tuple[str, str]
@@ -70,6 +71,12 @@ def chat_of(processor: Any) -> Chat:
     return chat
 
 
+def processor_text(processor: Any, text: str) -> str:
+    """A prompt as the Hugging Face processor wants it."""
+    chat = chat_of(processor)
+    return chat.placeholder + text if chat.plain else text
+
+
 def adds_special_tokens(processor: Any) -> bool:
     """Whether tokenising a prompt text adds special tokens (a beginning-of-text token); PaliGemma's text holds its own."""
     return not _is_paligemma(processor)
@@ -89,7 +96,7 @@ def _placeholder(processor: Any) -> tuple[str, int]:
 
 def _plain(processor: Any) -> Chat:
     token, token_id = _placeholder(processor)
-    return Chat((token, ""), None, "", processor.tokenizer.eos_token_id, token, token_id, plain=True)
+    return Chat(("", ""), None, "", processor.tokenizer.eos_token_id, token, token_id, plain=True)
 
 
 def _render(processor: Any, image: bool, reply: str | None) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from leaml.errors import DataError
 from leaml.objectives import IGNORED
-from leaml.vlm.chat import Chat, adds_special_tokens, chat_of
+from leaml.vlm.chat import Chat, adds_special_tokens, chat_of, processor_text
 
 CACHE = 200_000
 """Texts whose token ids are kept."""
@@ -38,7 +38,7 @@ class _Row:
 
 
 def prompt(processor: Any, request: str, prefix: str = "", image: bool = True) -> str:
-    """What the model is asked: the text to hand to vLLM as `prompt` (and to `processor(text=...)`) together with the image.
+    """What the model is asked: the text to hand to vLLM as `prompt` (and to `processor(text=[...])`) together with the image.
 
     It is the model's own chat template with one image part, then the text part, the generation prompt and `prefix`; the image
     placeholder stands unexpanded. A beginning-of-text token that the tokenizer adds by itself is left out of the text.
@@ -136,6 +136,7 @@ class Collator:
         """One processor call: unpadded ids and per-token extras of every row, and the image tensors."""
         keywords = {} if adds_special_tokens(self.processor) else {"add_special_tokens": False}
         rgb = [[i if i.mode == "RGB" else i.convert("RGB")] for i in images]
+        texts = [processor_text(self.processor, t) for t in texts]
         out = dict(self.processor(images=rgb, text=texts, padding=True, return_tensors="pt", **keywords))
         mask = out.pop("attention_mask").bool()
         out.pop("labels", None)
@@ -164,7 +165,7 @@ class Collator:
 
     def _paligemma(self, text: str) -> str:
         """The text that PaliGemma's processor makes of a prompt: image, beginning of text, request, newline."""
-        return self.chat.placeholder + self.tokenizer.bos_token + text.removeprefix(self.chat.placeholder) + "\n"
+        return self.chat.placeholder + self.tokenizer.bos_token + text + "\n"
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

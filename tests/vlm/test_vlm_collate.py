@@ -210,6 +210,12 @@ def test_bad_turns_are_data_errors(tiny: Any, turns: list[Turn], message: str) -
         Collator(tiny("idefics3").processor)(turns)
 
 
+def test_paligemma_prompts_hold_no_placeholder(tiny: Any) -> None:
+    """vLLM inserts PaliGemma's image tokens itself and would keep a placeholder in the text as one image token too many."""
+    assert prompt(tiny("paligemma").processor, "What colour?") == "What colour?"
+    assert prompt(tiny("paligemma").processor, "What colour?", "It is") == "What colour?\nIt is"
+
+
 def test_paligemma_needs_an_image(tiny: Any) -> None:
     with pytest.raises(DataError, match="give an image"):
         Collator(tiny("paligemma").processor)([Turn(None, "a", "b")])

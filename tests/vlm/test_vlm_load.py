@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,22 @@ def test_saved_weights_are_safetensors_of_the_wanted_type_with_tied_ones_once(fo
     assert config["dtype"] == "bfloat16"
     assert "float32" not in json.dumps(config)
     assert not list(folder.glob("*.bin"))
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_saving_keeps_the_weight_names_of_the_checkpoint(tmp_path: Path, tiny: Any, dtype: torch.dtype | None) -> None:
+    """transformers 5 renames CLIP weights in memory; vLLM reads only the names that the hub's checkpoints have."""
+    from safetensors.torch import load_file, save_file
+
+    made = tiny("llava")
+    vlm.save(made.model, made.processor, tmp_path / "a")
+    weights = load_file(tmp_path / "a" / "model.safetensors")
+    hub = {re.sub(r"^vision_tower\.(?!vision_model)", "vision_tower.vision_model.", n): w for n, w in weights.items()}
+    save_file(hub, tmp_path / "a" / "model.safetensors", metadata={"format": "pt"})
+    loaded = vlm.load(ModelConfig(name=str(tmp_path / "a")))
+    vlm.save(loaded.model, loaded.processor, tmp_path / "b", dtype)
+    assert load_file(tmp_path / "b" / "model.safetensors").keys() == hub.keys()
+    assert any(n.startswith("vision_tower.vision_model.") for n in hub)
 
 
 def test_an_s3_folder_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ values are `ConfigError`s that name the key, the value and the fix.
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,6 +100,9 @@ class TrainConfig(Section):
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm clipping.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="Autocast type of the forward pass; weights keep theirs."
+    )
     save_every: int = Field(100, gt=0, description="Steps between checkpoints that a killed run resumes from.")
 
 
@@ -337,5 +339,5 @@ def explain(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[s
 def resolve_model(name: str) -> str:
     """Local folder of a shipped model, or the name itself (hub id, folder, s3:// path)."""
     if name in BUILTIN:
-        return os.path.join(os.path.dirname(__file__), "tiny", "models", name)
+        return str(Path(__file__).parent / "tiny" / "models" / name)
     return name

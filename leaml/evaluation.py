@@ -108,7 +108,7 @@ def metrics_json(
 
     Args:
         dataset: Name of the evaluation data.
-        labels: Number of labeled question rows used.
+        labels: Number of labeled images used.
         rows: `summarise` of each row by name.
         comparison: `compare`, left out when None.
         text: `textmetrics.text_metrics` of each row by name, as key `text_metrics`; left out when None.

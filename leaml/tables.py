@@ -6,9 +6,12 @@ Tables hold encoded image bytes or a URI, never pixels. `image_id` is the SHA-25
 from __future__ import annotations
 
 import hashlib
+import io
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from leaml.data import files
 from leaml.errors import DataError
 
 IMAGES = pa.schema(
@@ -53,6 +56,36 @@ PAIR = pa.struct(
 )
 PSEUDO_QA = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("pairs", pa.list_(PAIR))])
 QUARANTINE = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("step", pa.string()), ("reason", pa.string())])
+EXAMPLES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("request", pa.string()),
+        ("reply", pa.string()),
+        ("prefix", pa.string()),
+        ("held_out", pa.bool_()),
+    ]
+)
+ANSWERS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        (
+            "answers",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("question", pa.string()),
+                        ("answer", pa.string()),
+                        ("prediction", pa.string()),
+                        ("correct", pa.bool_()),
+                        ("question_type", pa.string()),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+"""Predictions while they are made: one nested row per image; `PREDICTIONS` is the exploded table."""
+
 PREDICTIONS = pa.schema(
     [
         ("image_id", pa.string()),
@@ -100,3 +133,21 @@ def check(found: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
             msg = f"{origin}: column {field.name!r} has {columns[-1].null_count} empty values"
             raise DataError(msg)
     return pa.table(columns, schema=schema)
+
+
+def write(uri: str, rows: pa.Table) -> None:
+    """Publish a table as one Parquet file, atomically."""
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, compression="zstd")
+    files.write_bytes(uri, buffer.getvalue())
+
+
+def read(uri: str, schema: pa.Schema | None = None, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file; with a schema the result is checked against it. Raises DataError naming the file."""
+    with files.open_native(uri) as source:
+        try:
+            found = pq.read_table(source, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            msg = f"{uri} is not a readable Parquet file: {error}"
+            raise DataError(msg) from None
+    return found if schema is None else check(found, schema, uri)

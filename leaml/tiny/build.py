@@ -99,7 +99,7 @@ def _initialise(model: Idefics3ForConditionalGeneration) -> None:
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Idefics3ForConditionalGeneration:
     """An untrained tiny Idefics3 (about 2.3 M parameters), initialised from torch's current seed."""
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in (("pad", PAD), ("eos", END), ("image", IMAGE))}
+    ids = {name: int(tokenizer.vocab[token]) for name, token in (("pad", PAD), ("eos", END), ("image", IMAGE))}
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch import nn
-from transformers import CLIPConfig, LlamaConfig
+from transformers import AutoModelForImageTextToText, CLIPConfig, LlamaConfig
 
 from leaml.config import ModelConfig
 from leaml.data import files
@@ -41,6 +41,23 @@ def test_load_gives_the_configured_type_and_attention(folder: Path) -> None:
     assert loaded.model.config._attn_implementation == "eager"
     assert vlm.load(ModelConfig(name=str(folder)), attn_implementation="sdpa").model.config._attn_implementation == "sdpa"
     assert vlm.load(ModelConfig(name=str(folder), dtype="bfloat16")).model.dtype == torch.bfloat16
+
+
+def test_attention_falls_back_to_eager(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(name=str(folder))
+    assert vlm.load(config, device="meta").model.config._attn_implementation == "sdpa"
+    real = AutoModelForImageTextToText.from_pretrained
+
+    def without_sdpa(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["attn_implementation"] == "sdpa":
+            msg = "X does not support an attention implementation through torch.nn.functional.scaled_dot_product_attention yet"
+            raise ValueError(msg)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", without_sdpa)
+    assert vlm.load(config, device="meta").model.config._attn_implementation == "eager"
+    with pytest.raises(ModelError, match="does not support an attention implementation"):
+        vlm.load(config, device="meta", attn_implementation="sdpa")
 
 
 def test_save_keeps_model_and_processor(folder: Path, tiny: Any, pictures: list[Any]) -> None:

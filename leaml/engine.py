@@ -1,0 +1,241 @@
+"""Engines: what turns (image, request) into text. Captioning, generation, evaluation and prediction all use this interface.
+
+`VllmEngine` is vLLM's own engine in this process (n samples on one prefill, cumulative log-probabilities, many requests in
+flight); `OpenAIEngine` asks a server. Both are built from a plain `EngineSpec`, so an actor can build its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from leaml.data import files
+from leaml.errors import ModelError, StepError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request about one image; `prefix` is the forced beginning of the reply."""
+
+    image: Image.Image
+    image_id: str
+    text: str
+    prefix: str = ""
+    n: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 32
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled reply without its prefix. `mean_logprob` is the mean natural-log probability per token."""
+
+    text: str
+    mean_logprob: float
+    finish_reason: str
+    tokens: int
+
+
+class Engine(Protocol):
+    """Generates replies; the outer list follows the requests, the inner one has `n` completions."""
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]: ...
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """How to build an engine: a model folder or hub id for vLLM, or the URL of an OpenAI-compatible server."""
+
+    model: str
+    dtype: str = "float32"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    url: str | None = None
+    gpus: float = 0.0
+    cpus: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Engine:
+        if self.url:
+            return OpenAIEngine(self)
+        return VllmEngine(replace(self, model=local_model(self.model)))
+
+
+def local_model(name: str) -> str:
+    """`name` itself, or for an s3:// folder a local copy, made once per machine (a model folder never changes)."""
+    if "://" not in name or not files.is_remote(name):
+        return name
+    folder = Path(tempfile.gettempdir()) / f"leaml-model-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            files.download_tree(name, f"{scratch}/model")
+            try:
+                Path(scratch, "model").rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was first, with the same content
+                    raise
+    return str(folder)
+
+
+class VllmEngine:
+    """vLLM in this process. Raises ModelError when vLLM cannot serve the model."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        _quiet_environment(spec)
+        from vllm import LLM  # import sets up platform and threads, so it comes after the environment
+
+        from leaml.vlm.collate import prompt
+
+        self._prompt = prompt
+        options: dict[str, Any] = {
+            "model": spec.model,
+            "revision": spec.revision,
+            "dtype": spec.dtype,
+            "trust_remote_code": spec.trust_remote_code,
+            "limit_mm_per_prompt": {"image": 1},
+            "seed": 0,
+            "disable_log_stats": True,
+        }
+        if spec.gpus:
+            options["tensor_parallel_size"] = max(1, int(spec.gpus))
+            if spec.gpus < 1:
+                options["gpu_memory_utilization"] = 0.9 * spec.gpus
+        else:
+            # vLLM's CPU sampler cannot rewind a seeded generator after a partial prefill, so prefills are never cut
+            options |= {
+                "enforce_eager": True,
+                "max_num_seqs": 128,
+                "mm_processor_cache_gb": 0.5,
+                "enable_chunked_prefill": False,
+            }
+        try:
+            self.llm = LLM(**(options | spec.options))
+        except (ValueError, RuntimeError, OSError) as error:
+            msg = f"vLLM cannot serve {spec.model!r}: {error}; is it an image-text-to-text model of a supported architecture?"
+            raise ModelError(msg) from error
+        from transformers import AutoProcessor
+
+        self.processor = AutoProcessor.from_pretrained(
+            spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]:
+        from vllm import SamplingParams
+
+        prompts, sampling = [], []
+        for r in requests:
+            text = self._prompt(self.processor, r.text, r.prefix)
+            prompts.append(
+                {"prompt": text, "multi_modal_data": {"image": r.image}, "multi_modal_uuids": {"image": [r.image_id]}}
+            )
+            sampling.append(
+                SamplingParams(
+                    n=r.n, temperature=r.temperature, top_p=r.top_p, max_tokens=r.max_tokens, seed=r.seed, logprobs=0
+                )
+            )
+        outputs = self.llm.generate(prompts, sampling, use_tqdm=False)  # type: ignore[arg-type]
+        return [[_completion(sample) for sample in output.outputs] for output in outputs]
+
+
+def _completion(sample: Any) -> Completion:
+    tokens = len(sample.token_ids)
+    mean = (sample.cumulative_logprob or 0.0) / max(1, tokens)
+    return Completion(sample.text.strip(), mean, str(sample.finish_reason), tokens)
+
+
+def _quiet_environment(spec: EngineSpec) -> None:
+    """Environment vLLM reads at import: in-process engine, no telemetry, few logs, bounded CPU cache and threads."""
+    defaults = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    if not spec.gpus:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, int(spec.cpus)))
+
+
+class OpenAIEngine:
+    """An OpenAI-compatible chat server; images travel as PNG data URLs. The key is read from OPENAI_API_KEY."""
+
+    PARALLEL = 32
+    TIMEOUT = 120.0
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]:
+        with ThreadPoolExecutor(self.PARALLEL) as pool:
+            return list(pool.map(self._one, requests))
+
+    def _one(self, r: Request) -> list[Completion]:
+        body: dict[str, Any] = {
+            "model": self.spec.model,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": _data_url(r.image)}},
+                        {"type": "text", "text": r.text},
+                    ],
+                }
+            ],
+            "n": r.n,
+            "temperature": r.temperature,
+            "top_p": r.top_p,
+            "max_tokens": r.max_tokens,
+            "logprobs": True,
+        }
+        if r.seed is not None:
+            body["seed"] = r.seed
+        if r.prefix:
+            body["messages"].append({"role": "assistant", "content": r.prefix})
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+        reply = self._post(body)
+        try:
+            return [_chat_completion(choice) for choice in reply["choices"]]
+        except (KeyError, TypeError) as error:
+            msg = f"{self.spec.url} sent a reply without {error}: {json.dumps(reply)[:300]}"
+            raise StepError(msg) from None
+
+    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        url = f"{str(self.spec.url).rstrip('/')}/chat/completions"
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', 'none')}"}
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=self.TIMEOUT) as response:
+                return dict(json.load(response))
+        except urllib.error.HTTPError as error:
+            msg = f"{url} answered {error.code}: {error.read()[:300]!r}; check caption.url, the model name and OPENAI_API_KEY"
+            raise StepError(msg) from None
+        except OSError as error:
+            msg = f"{url} cannot be reached: {error}; check caption.url and that the server runs"
+            raise StepError(msg) from None
+
+
+def _chat_completion(choice: dict[str, Any]) -> Completion:
+    logprobs = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or []]
+    mean = sum(logprobs) / len(logprobs) if logprobs else 0.0
+    return Completion(str(choice["message"]["content"]).strip(), mean, str(choice["finish_reason"]), len(logprobs))
+
+
+def _data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

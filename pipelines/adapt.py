@@ -1,0 +1,147 @@
+"""The main job: all steps of the method, the baselines, the evaluation and the report, each step reused when finished."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pyarrow as pa
+
+from leaml import evaluation, textmetrics
+from leaml.config import Config
+from leaml.data import files, registry
+from leaml.errors import InputError
+from leaml.vlm import load
+from pipelines.caption import caption
+from pipelines.distill import distill
+from pipelines.evaluate import predict, predict_blind, read_predictions
+from pipelines.finetune import finetune, finetune_labels
+from pipelines.generate import generate
+from pipelines.ingest import Labels, Sources, draw_labels, ingest
+from pipelines.models import trained
+from pipelines.progress import say
+from pipelines.report import write
+from pipelines.run import Run, Step
+from pipelines.runtime import start_ray
+from pipelines.score import score
+from pipelines.warmup import warmup
+
+STEPS = ("ingest", "caption", "warmup", "score", "distill", "generate", "finetune", "evaluate")
+LABEL_BASELINES = ("blind_prior", "zero_shot", "finetune_labels", "lora_labels")
+
+
+class _StopHereError(Exception):
+    """The step asked for on the command line is done."""
+
+
+def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dict[str, Any] | None:
+    """Run the method up to and including the step `until`; returns the metrics when that is "evaluate"."""
+    check(config)
+    with Run(config) as run:
+        sources = ingest(run)
+        labels = draw_labels(run, sources)
+        say(
+            f"labels: {labels.images} images, {len(labels.rows())} questions, {labels.validation.num_rows} of them for validation"
+        )
+        if until == "ingest":
+            run.finish()
+            return None
+        start_ray(config.resources, verbose)
+        try:
+            adapted = method(run, sources, labels, until=until)
+        except _StopHereError:
+            run.finish()
+            return None
+        metrics = evaluate(run, sources, labels, adapted)
+        run.finish()
+        write(run, sources, labels, adapted, metrics)
+        return metrics
+
+
+def check(config: Config) -> None:
+    """Everything that can be refused in seconds: sources that do not open, models that cannot be used."""
+    for source in (config.data.labeled, config.data.unlabeled, config.data.evaluation):
+        if source is not None:
+            next(iter(registry.read(source)))
+    load.check(config.model)
+    if config.caption.url is None:
+        load.check(config.caption.teacher)
+    if config.generate.caption != "none" and not config.warmup.describe_first:
+        msg = (
+            f"generate.caption is {config.generate.caption!r}, but warmup.describe_first is false, so the generator never "
+            "learns to write a pair after a caption; set generate.caption to none or warmup.describe_first to true"
+        )
+        raise InputError(msg)
+
+
+def method(run: Run, sources: Sources, labels: Labels, variant: str = "leaml", until: str = "evaluate") -> Step:
+    """Steps 1 to 6; returns the fine-tuning step that holds the adapted model."""
+
+    def stop_after(name: str, step: Step) -> Step:
+        if until == name:
+            raise _StopHereError
+        return step
+
+    captions = None
+    if not run.config.distill.skip:
+        captions = stop_after("caption", caption(run, sources, labels))
+    generator = stop_after("warmup", warmup(run, sources, labels, captions))
+    if captions is not None:
+        scored = stop_after("score", score(run, sources, generator, variant))
+        generator = stop_after("distill", distill(run, sources, captions, generator, scored, variant))
+    generated = stop_after("generate", generate(run, sources, labels, captions, generator, variant))
+    return stop_after("finetune", finetune(run, sources, labels, generated, variant))
+
+
+def _control(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
+    if name == "full_labels":  # as many steps and rates as LEAML's own fine-tuning
+        everything = draw_labels(run, sources, everything=True)
+        return finetune_labels(run, sources, everything, run.config.finetune, name)
+    return method(run.variant(control(run.config, name)), sources, labels, name)
+
+
+def control(config: Config, name: str) -> Config:
+    """The configuration of a control: the method with one part replaced."""
+    if name == "random_neurons":
+        return config.model_copy(update={"score": config.score.model_copy(update={"method": "random"})})
+    if name == "all_neurons":
+        return config.model_copy(update={"score": config.score.model_copy(update={"ratio": 1.0})})
+    if name == "no_captions":  # SelTDA, arXiv 2306.03932: no captions, no mask
+        changes = {
+            "warmup": config.warmup.model_copy(update={"describe_first": False}),
+            "distill": config.distill.model_copy(update={"skip": True}),
+            "generate": config.generate.model_copy(update={"caption": "none"}),
+        }
+        return config.model_copy(update=changes)
+    msg = f"unknown control {name!r}"
+    raise InputError(msg)
+
+
+def evaluate(run: Run, sources: Sources, labels: Labels, adapted: Step) -> dict[str, Any]:
+    """Train the baselines and controls, let every model answer, write evaluation/metrics.json and the predictions."""
+    config, base = run.config, run.config.model
+    baselines = config.evaluate.baselines
+    made: dict[str, Step] = {"leaml": adapted}
+    made["finetune_labels"] = finetune_labels(run, sources, labels, baselines.finetune_labels, "finetune_labels")
+    made["lora_labels"] = finetune_labels(
+        run, sources, labels, baselines.lora_labels, "lora_labels", "lora", baselines.lora_rank
+    )
+    for name in config.evaluate.controls:
+        made[name] = _control(run, sources, labels, name)
+    predictions = {"blind_prior": predict_blind(run, sources, labels)}
+    predictions["zero_shot"] = read_predictions(predict(run, sources, base, None, "zero_shot"))
+    for name, step in made.items():
+        predictions[name] = read_predictions(predict(run, sources, trained(step, base), step, name))
+    rows = {n: evaluation.summarise(p, config.evaluate.bootstrap, config.seed) for n, p in predictions.items()}
+    comparison = evaluation.compare(rows, predictions, "leaml", list(LABEL_BASELINES))
+    text = {name: textmetrics.text_metrics(*_texts(table)) for name, table in predictions.items()}
+    dataset = config.data.evaluation.path or config.data.evaluation.format
+    metrics = evaluation.metrics_json(dataset, labels.images, rows, comparison, text)
+    metrics |= {"label_rows": len(labels.rows()), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    files.write_bytes(files.join(run.folder, "evaluation", "metrics.json"), json.dumps(metrics, indent=1).encode())
+    return metrics
+
+
+def _texts(predictions: pa.Table) -> tuple[list[str], list[str]]:
+    return predictions["prediction"].to_pylist(), predictions["answer"].to_pylist()

@@ -1,0 +1,153 @@
+"""The `leaml` command. Exit code 0: done; 2: bad input or configuration (one message, no traceback); 1: failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from leaml.errors import LeamlError
+
+app = typer.Typer(
+    help="Label-efficient adaptation of vision-language models (LEAML).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see pipelines/configs.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value overrides.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and vLLM.")]
+
+
+def _run(config_file: Path, overrides: list[str] | None, until: str, verbose: bool) -> None:
+    from leaml.config import load
+
+    config = load(config_file, overrides)
+    from pipelines.adapt import adapt  # imported after the configuration is known to be good: it takes seconds
+
+    adapt(config, until, verbose)
+
+
+@app.command()
+def adapt(config: ConfigFile, overrides: Overrides = None, verbose: Verbose = False) -> None:
+    """Run every step: caption, warmup, score, distill, generate, finetune, evaluate. Finished steps are reused."""
+    _run(config, overrides, "evaluate", verbose)
+
+
+def _step_command(name: str, what: str) -> Callable[..., None]:
+    def command(config: ConfigFile, overrides: Overrides = None, verbose: Verbose = False) -> None:
+        _run(config, overrides, name, verbose)
+
+    command.__doc__ = f"{what} Earlier steps are run first unless finished."
+    return command
+
+
+for _name, _what in {
+    "ingest": "Read the sources into tables.",
+    "caption": "Step 1: the teacher describes the images.",
+    "warmup": "Step 2: the QA generator learns from the labels.",
+    "score": "Step 3: score neurons and select.",
+    "distill": "Step 4: distill captions into the selected neurons.",
+    "generate": "Step 5: write and filter pseudo pairs.",
+    "finetune": "Step 6: fine-tune the VQA model.",
+    "evaluate": "Step 7: evaluate beside the baselines (the same as adapt).",
+}.items():
+    app.command(_name)(_step_command(_name, _what))
+
+
+@app.command()
+def status(run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")]) -> None:
+    """Which steps of a run are done, and how far the running one is."""
+    from leaml.data import files
+    from leaml.errors import DataError
+    from pipelines.progress import console
+
+    file = files.join(run, "status.json")
+    if not files.exists(file):
+        msg = f"{run} is not a run folder: it has no status.json; give storage/name of a run"
+        raise DataError(msg)
+    state = json.loads(files.read_bytes(file))
+    console.print(f"run {state['run']}: {state['state']}, {time.time() - state['updated']:.0f} s ago")
+    for step in state["steps"]:
+        seconds = "" if step["seconds"] is None else f"{step['seconds']:.0f} s"
+        progress = files.join(run, step["folder"], "progress.json")
+        if step["state"] == "running" and files.exists(progress):
+            now: dict[str, Any] = json.loads(files.read_bytes(progress))
+            seconds = f"step {now['step']}/{now['steps']}, {now['steps_per_s']:.1f} steps/s"
+        console.print(f"  {step['state']:8} {step['label']:28} {seconds:>10}  {step['folder']}")
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")]) -> None:
+    """Print the accuracy table of a finished run and where its report page is."""
+    from leaml.data import files
+    from leaml.errors import DataError
+    from pipelines.progress import say
+    from pipelines.report import print_table
+
+    file = files.join(run, "evaluation", "metrics.json")
+    if not files.exists(file):
+        msg = f"{run} has no evaluation/metrics.json yet; run `leaml adapt` to its end first"
+        raise DataError(msg)
+    print_table(json.loads(files.read_bytes(file)))
+    say(f"report: {files.join(run, 'report', 'index.html')}")
+
+
+@app.command()
+def doctor(storage: Annotated[str | None, typer.Option(help="Storage to try, for example s3://bucket/prefix.")] = None) -> None:
+    """Check Python, packages, disk, memory, GPU and storage; print what works, what does not, and the fix."""
+    from leaml.doctor import run
+
+    raise typer.Exit(run(storage))
+
+
+@app.command()
+def config(
+    file: Annotated[Path | None, typer.Argument(help="YAML file to validate and print resolved.")] = None,
+    overrides: Overrides = None,
+    explain: Annotated[bool, typer.Option("--explain", help="List every key with default and meaning.")] = False,
+) -> None:
+    """Explain all keys, or print a file as it resolves."""
+    import yaml
+
+    from leaml import config as tree
+
+    if explain or file is None:
+        for key, default, description in tree.explain():
+            typer.echo(f"{key} = {default}\n    {description}")
+        return
+    typer.echo(yaml.safe_dump(tree.load(file, overrides).model_dump(mode="json"), sort_keys=False))
+
+
+def main() -> None:
+    """Entry point: turns errors into messages and exit codes."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app()
+    except LeamlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="leaml-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        print(
+            f"failed: {type(error).__name__}: {error}\nlog: {log.name}\nresume: run the same command again to go on",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

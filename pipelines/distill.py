@@ -1,0 +1,41 @@
+"""Step 4, distill: the teacher's captions move only the selected neurons of the generator, held in place by the QA loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from leaml import prompts
+from leaml.training import Example
+from pipelines.caption import read_captions
+from pipelines.ingest import Sources
+from pipelines.models import trained
+from pipelines.run import Run, Step
+from pipelines.train import TaskFile, TrainJob, run_training, write_examples
+
+
+def distill(run: Run, sources: Sources, captions: Step, warmed: Step, scored: Step, variant: str = "leaml") -> Step:
+    """Caption loss + qa_weight x QA loss; half of every batch each."""
+    config = run.config.distill
+    settings = {"distill": config.model_dump(), "seed": run.config.seed}
+    step = run.step("distill", settings, [captions, warmed, scored], label=f"distill {variant}")
+
+    def work() -> dict[str, Any]:
+        request = run.config.caption.prompt or prompts.CAPTION
+        examples = [Example(i, request, c) for i, c in read_captions(captions).items()]
+        tasks = [TaskFile("captions", write_examples(step.path("captions.parquet"), examples))]
+        if config.qa_weight:
+            tasks.append(TaskFile("labels", warmed.path("labels.parquet"), weight=config.qa_weight))
+        job = TrainJob(
+            step.folder,
+            trained(warmed, run.config.model),
+            tasks,
+            sources.image_folders,
+            config,
+            method="neurons",
+            selection=scored.folder,
+            seed=run.config.seed,
+            max_pixels=run.config.data.max_pixels,
+        )
+        return run_training(step.label, job, run.config.resources)
+
+    return run.execute(step, work)

@@ -1,0 +1,121 @@
+"""Step 7, evaluate: every model answers the evaluation questions; accuracy by type beside honest baselines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from leaml import scoring, tables
+from leaml.config import ModelConfig
+from leaml.data import store
+from leaml.engine import Engine, Request
+from leaml.priors import BlindPrior
+from pipelines.ingest import Labels, Sources
+from pipelines.models import engine_spec
+from pipelines.run import Run, Step
+from pipelines.units import Item, make_units, read_output, run_units
+
+
+class AnswerWork:
+    """Greedy answers to the questions of each image, scored at once."""
+
+    schema = tables.ANSWERS
+
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+
+    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+        asked = [(item, row) for item in items for row in item.extra or []]
+        requests = [Request(i.image, i.image_id, ask(row), max_tokens=self.max_tokens) for i, row in asked]
+        answers: dict[str, list[dict[str, Any]]] = {item.image_id: [] for item in items}
+        counts = Counter[str]()
+        for (item, row), (completion,) in zip(asked, engine.generate(requests), strict=True):
+            answers[item.image_id].append(judged(row, completion.text))
+            counts["tokens"] += completion.tokens
+        counts["questions"] = len(asked)
+        return [{"image_id": i, "answers": a} for i, a in answers.items()], counts
+
+
+def ask(row: dict[str, Any]) -> str:
+    """The question as the model sees it: options, where it has some, on lettered lines."""
+    if not row.get("options"):
+        return str(row["question"])
+    letters = scoring.option_letters(len(row["options"]))
+    lines = [f"{letter}. {option}" for letter, option in zip(letters, row["options"], strict=True)]
+    return "\n".join([row["question"], *lines])
+
+
+def judged(row: dict[str, Any], prediction: str) -> dict[str, Any]:
+    """A prediction row (without image id) with its verdict."""
+    correct = scoring.is_correct(prediction, row["answer"], row["question_type"], row.get("options"))
+    return {
+        "question": row["question"],
+        "answer": row["answer"],
+        "prediction": prediction,
+        "correct": correct,
+        "question_type": row["question_type"],
+    }
+
+
+def evaluation_rows(run: Run, sources: Sources) -> list[dict[str, Any]]:
+    """The evaluation questions: whole images in an order fixed by the seed, up to `data.evaluation_questions`."""
+    rows = tables.read(sources.evaluation.path("labeled.parquet"), tables.LABELED).to_pylist()
+    limit = run.config.data.evaluation_questions
+    if limit is None or len(rows) <= limit:
+        return rows
+    by_image: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_image.setdefault(row["image_id"], []).append(row)
+    chosen: list[dict[str, Any]] = []
+    for image in sorted(by_image, key=lambda i: hashlib.sha256(f"{run.config.seed}:{i}".encode()).hexdigest()):
+        if len(chosen) + len(by_image[image]) <= limit:
+            chosen += by_image[image]
+    return chosen
+
+
+def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None, row: str) -> Step:
+    """Answers of one model to every evaluation question, as the PREDICTIONS table `predictions.parquet`."""
+    data, config = run.config.data, run.config.evaluate
+    settings = {
+        "questions": data.evaluation_questions,
+        "seed": run.config.seed if data.evaluation_questions else None,
+        "max_tokens": config.max_tokens,
+        "model": None if made_by else model.model_dump(),
+    }
+    inputs = [sources.evaluation, *([made_by] if made_by else [])]
+    step = run.step("evaluate", settings, inputs, label=f"evaluate {row}")
+
+    def work() -> dict[str, Any]:
+        questions: dict[str, list[dict[str, Any]]] = {}
+        for question in evaluation_rows(run, sources):
+            questions.setdefault(question["image_id"], []).append(question)
+        refs = [r for r in store.index(sources.evaluation.path("images")) if r.image_id in questions]
+        units = make_units("evaluate", refs, questions, run.config.resources.images_per_unit)
+        spec = engine_spec(model, run.config.resources)
+        summary = run_units(
+            step.label, units, spec, AnswerWork(config.max_tokens), step.folder, run.config.resources, data.max_pixels
+        )
+        nested = read_output(step.folder, tables.ANSWERS).to_pylist()
+        flat = [{"image_id": n["image_id"], **answer} for n in nested for answer in n["answers"]]
+        tables.write(step.path("predictions.parquet"), tables.table(flat, tables.PREDICTIONS))
+        return summary | {"accuracy": sum(r["correct"] for r in flat) / max(1, len(flat))}
+
+    return run.execute(step, work)
+
+
+def predict_blind(run: Run, sources: Sources, labels: Labels) -> pa.Table:
+    """The blind prior's predictions: the most common training answer per question, no image."""
+    known = [row for row, _ in labels.rows()]
+    prior = BlindPrior.fit([r["question"] for r in known], [r["answer"] for r in known])
+    rows = []
+    for row in evaluation_rows(run, sources):
+        rows.append({"image_id": row["image_id"], **judged(row, prior.predict(row["question"]))})
+    return tables.table(rows, tables.PREDICTIONS)
+
+
+def read_predictions(step: Step) -> pa.Table:
+    """The PREDICTIONS table of a finished evaluate step."""
+    return tables.read(step.path("predictions.parquet"), tables.PREDICTIONS)

@@ -1,0 +1,78 @@
+"""Step 6, finetune: the VQA model learns from labeled rows and accepted pseudo pairs; also the baselines on labels alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from leaml.config import TrainConfig
+from leaml.errors import StepError
+from leaml.training import Example
+from pipelines.generate import read_accepted
+from pipelines.ingest import Labels, Sources, labels_key
+from pipelines.run import Run, Step
+from pipelines.train import TaskFile, TrainJob, run_training, write_examples
+
+
+def finetune(run: Run, sources: Sources, labels: Labels, generated: Step, variant: str = "leaml") -> Step:
+    """Fine-tune the base on labels and accepted pairs, `label_share` of every batch being labels."""
+    config = run.config.finetune
+    settings = {"finetune": config.model_dump(), "model": run.config.model.model_dump(), "seed": run.config.seed}
+    step = run.step("finetune", settings, [generated, labels_key(labels)], label=f"finetune {variant}")
+
+    def work() -> dict[str, Any]:
+        pairs = [Example(i, q, a) for i, q, a in read_accepted(generated)]
+        if not pairs and config.label_share < 1:
+            msg = f"{generated.label} accepted no pair; see the reasons in {generated.folder} and loosen generate.filters"
+            raise StepError(msg)
+        tasks = [
+            TaskFile("labels", _write_labels(step, labels), share=config.label_share),
+            TaskFile("pseudo", write_examples(step.path("pseudo.parquet"), pairs), share=1 - config.label_share),
+        ]
+        return _train(run, sources, step, tasks, config, facts={"pseudo_pairs": len(pairs)})
+
+    return run.execute(step, work)
+
+
+def finetune_labels(
+    run: Run, sources: Sources, labels: Labels, config: TrainConfig, label: str, method: str = "full", lora_rank: int = 16
+) -> Step:
+    """A baseline: the base trained on labeled rows alone, fully or with LoRA."""
+    settings = {"train": config.model_dump(), "model": run.config.model.model_dump(), "method": method, "seed": run.config.seed}
+    settings |= {"rank": lora_rank} if method == "lora" else {}
+    step = run.step("finetune", settings, [*sources.training, labels_key(labels)], label=f"finetune {label}")
+
+    def work() -> dict[str, Any]:
+        tasks = [TaskFile("labels", _write_labels(step, labels))]
+        return _train(run, sources, step, tasks, config, method, lora_rank)
+
+    return run.execute(step, work)
+
+
+def _write_labels(step: Step, labels: Labels) -> str:
+    examples = [Example(r["image_id"], r["question"], r["answer"], held_out=held) for r, held in labels.rows()]
+    return write_examples(step.path("labels.parquet"), examples)
+
+
+def _train(
+    run: Run,
+    sources: Sources,
+    step: Step,
+    tasks: list[TaskFile],
+    config: TrainConfig,
+    method: str = "full",
+    lora_rank: int = 16,
+    facts: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    job = TrainJob(
+        step.folder,
+        run.config.model,
+        tasks,
+        sources.image_folders,
+        config,
+        method=method,
+        lora_rank=lora_rank,
+        seed=run.config.seed,
+        max_pixels=run.config.data.max_pixels,
+        facts=facts or {},
+    )
+    return run_training(step.label, job, run.config.resources)

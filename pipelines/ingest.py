@@ -1,0 +1,133 @@
+"""Step 0, ingest: sources become contract tables (images with encoded bytes, labeled rows), checked image by image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from leaml import tables
+from leaml.config import SourceConfig
+from leaml.data import budget, store
+from leaml.data.ingest import ingest as ingest_source
+from leaml.data.store import ImageRef
+from leaml.errors import DataError
+from pipelines.progress import Bar
+from pipelines.run import Run, Step
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The ingested sources of a run."""
+
+    labeled: Step
+    unlabeled: Step | None
+    evaluation: Step
+
+    @property
+    def training(self) -> list[Step]:
+        """Every source whose images may be captioned and trained on."""
+        return [s for s in (self.labeled, self.unlabeled) if s is not None]
+
+    @property
+    def image_folders(self) -> list[str]:
+        return [s.path("images") for s in self.training]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labeled rows a method may use, `validation` being the part held out to choose learning rates."""
+
+    train: pa.Table
+    validation: pa.Table
+    key: str
+
+    @property
+    def image_ids(self) -> frozenset[str]:
+        return frozenset(self.train["image_id"].to_pylist()) | frozenset(self.validation["image_id"].to_pylist())
+
+    @property
+    def images(self) -> int:
+        return len(self.image_ids)
+
+    def rows(self) -> list[tuple[dict[str, str], bool]]:
+        """Every row with whether it is held out."""
+        return [(r, False) for r in self.train.to_pylist()] + [(r, True) for r in self.validation.to_pylist()]
+
+
+def ingest(run: Run) -> Sources:
+    """Ingest the labeled, unlabeled and evaluation sources; refuses images that are in evaluation and elsewhere."""
+    data = run.config.data
+    labeled = _ingest_one(run, data.labeled, "labeled")
+    unlabeled = _ingest_one(run, data.unlabeled, "unlabeled") if data.unlabeled else None
+    evaluation = _ingest_one(run, data.evaluation, "evaluation")
+    sources = Sources(labeled, unlabeled, evaluation)
+    tested = {r.image_id for r in store.index(evaluation.path("images"))}
+    for step in sources.training:
+        shared = tested & {r.image_id for r in store.index(step.path("images"))}
+        if shared:
+            msg = (
+                f"{len(shared)} evaluation images are also in the {step.label.split()[-1]} source (for example "
+                f"{min(shared)}); the evaluation would be worthless. Remove them from one side"
+            )
+            raise DataError(msg)
+    return sources
+
+
+def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
+    data = run.config.data
+    settings = {"source": source.model_dump(), "max_pixels": data.max_pixels, "max_quarantined": data.max_quarantined}
+    step = run.step("ingest", settings, [], label=f"ingest {role}")
+
+    def work() -> dict[str, object]:
+        with Bar(step.label, source.limit or 0, "images") as bar:
+            result = ingest_source(
+                source,
+                step.path("images"),
+                step.path("labeled.parquet"),
+                data.max_pixels,
+                data.max_quarantined,
+                source.split or role,
+                progress=bar.update,
+            )
+        if result.images == 0:
+            msg = f"data.{role}: no readable image in {source.path or source.format!r}"
+            raise DataError(msg)
+        if role != "unlabeled" and result.rows == 0:
+            msg = f"data.{role}: {source.path or source.format!r} has images but no questions; use a reader that gives them"
+            raise DataError(msg)
+        return {"images": result.images, "rows": result.rows, "quarantined": len(result.quarantined)}
+
+    return run.execute(step, work)
+
+
+def draw_labels(run: Run, sources: Sources, everything: bool = False) -> Labels:
+    """The label budget's rows; with `everything` all labeled rows (the full_labels control)."""
+    config = run.config.data.budget
+    if everything:
+        config = config.model_copy(update={"count": None, "fraction": None})
+    rows = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED)
+    drawn = budget.draw(rows, config)
+    key = hashlib.sha256(json.dumps([sources.labeled.hash, config.model_dump()], sort_keys=True).encode()).hexdigest()
+    return Labels(drawn.train, drawn.validation, key)
+
+
+def labels_key(labels: Labels) -> Step:
+    """The drawn labels as an input of steps: only the hash matters."""
+    return Step("labels", "labels", labels.key, "")
+
+
+def training_images(sources: Sources) -> list[ImageRef]:
+    """Every image that may be captioned, each id once."""
+    refs = {ref.image_id: ref for step in reversed(sources.training) for ref in store.index(step.path("images"))}
+    return sorted(refs.values(), key=lambda r: (r.file, r.row))
+
+
+def sample_refs(refs: list[ImageRef], count: int | None, seed: int) -> list[ImageRef]:
+    """At most `count` images, chosen by hash of seed and id, in table order."""
+    if count is None or len(refs) <= count:
+        return refs
+    chosen = sorted(refs, key=lambda r: hashlib.sha256(f"{seed}:{r.image_id}".encode()).hexdigest())[:count]
+    return sorted(chosen, key=lambda r: (r.file, r.row))

@@ -1,0 +1,54 @@
+"""Progress with rate and time to go: a live bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(highlight=False, soft_wrap=True)
+LINE_EVERY = 15.0
+"""Seconds between progress lines where there is no terminal."""
+
+
+def say(message: str) -> None:
+    """One line about what happens now, with the time of day."""
+    console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {message}")
+    sys.stdout.flush()
+
+
+class Bar:
+    """`with Bar("caption", 4000, "images") as bar: bar.update(done)`; prints rate and ETA."""
+
+    def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
+        self.label, self.total, self.unit, self.first = label, total, unit, done
+        self.done = done
+        self.started = self.printed = time.time()
+        self.live: Progress | None = None
+
+    def __enter__(self) -> Bar:
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+            self.live = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            self.live.start()
+            self.task = self.live.add_task(self.label, total=self.total, completed=self.done, rate="")
+        return self
+
+    def update(self, done: int, note: str = "") -> None:
+        """Set the number done so far; `note` is shown beside the rate."""
+        self.done = done
+        now = time.time()
+        rate = (done - self.first) / max(1e-6, now - self.started)
+        text = f"{rate:.1f} {self.unit}/s {note}"
+        if self.live is not None:
+            self.live.update(self.task, completed=done, rate=text)
+        elif now - self.printed >= LINE_EVERY and done:
+            self.printed = now
+            left = (self.total - done) / rate if rate > 0 else 0.0
+            say(f"{self.label}: {done}/{self.total} {text} ETA {left:.0f} s")
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()

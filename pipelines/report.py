@@ -1,0 +1,141 @@
+"""Gathers what a run has made into the report page and prints the table."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from rich.table import Table
+
+from leaml import report, tables
+from leaml.data import files, store
+from leaml.neurons.selection import layer_of
+from pipelines.ingest import Labels, Sources
+from pipelines.progress import console, say
+from pipelines.run import Run, Step
+from pipelines.units import read_output
+
+SAMPLES = 12
+
+
+def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: dict[str, Any]) -> str:
+    """Write report/index.html of a finished run, print the accuracy table, return the page's path."""
+    generated, scored, captions = (_latest(run, name) for name in ("generate", "score", "caption"))
+    page = report.write_report(
+        report.ReportData(
+            run=run.config.name,
+            dataset=metrics["dataset"],
+            labels=labels.images,
+            metrics=metrics,
+            samples=_samples(run, sources, generated, captions),
+            selection=_selection(scored) if scored else [],
+            losses=_losses(run),
+            steps=run.steps(),
+            filters=_filter_counts(run, generated) if generated else {},
+            quarantine=_quarantine(run),
+            facts=_facts(run, adapted),
+        )
+    )
+    uri = files.join(run.folder, "report", "index.html")
+    files.write_bytes(uri, page if isinstance(page, bytes) else page.encode())
+    print_table(metrics)
+    say(f"metrics: {files.join(run.folder, 'evaluation', 'metrics.json')}")
+    say(f"report: {uri}")
+    return uri
+
+
+def print_table(metrics: dict[str, Any]) -> None:
+    """The accuracy table and the comparison, on the console."""
+    kinds = sorted({kind for row in metrics["rows"].values() for kind in row["by_type"]})
+    table = Table(title=f"{metrics['dataset']}: accuracy with {metrics['labels']} labeled images")
+    for column in ("row", "accuracy", "95 % interval", "n", *kinds):
+        table.add_column(column, justify="left" if column == "row" else "right")
+    for name, row in sorted(metrics["rows"].items(), key=lambda item: item[1]["accuracy"]):
+        low, high = row["ci95"]
+        cells = [f"{row['by_type'][k]:.3f}" if k in row["by_type"] else "" for k in kinds]
+        table.add_row(name, f"{row['accuracy']:.3f}", f"{low:.3f} to {high:.3f}", str(row["n"]), *cells)
+    console.print(table)
+    comparison = metrics.get("comparison")
+    if comparison:
+        low, high = comparison["ci95"]
+        console.print(
+            f"leaml - {comparison['best_baseline']} (best baseline on labels): {100 * comparison['difference']:+.1f} points, "
+            f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}, paired permutation test p = {comparison['p_value']:.4f}"
+        )
+
+
+def _latest(run: Run, name: str) -> Step | None:
+    """The main variant's step of this name among the steps of this run."""
+    for record in run.steps():
+        if record["name"] == name and record["label"] in (name, f"{name} leaml"):
+            return Step(name, record["label"], record["folder"].rsplit("-", 1)[-1], files.join(run.folder, record["folder"]))
+    return None
+
+
+def _samples(run: Run, sources: Sources, generated: Step | None, captions: Step | None) -> list[report.Sample]:
+    if generated is None:
+        return []
+    rows = read_output(generated.folder, tables.PSEUDO_QA).slice(0, SAMPLES).to_pylist()
+    wanted = {r["image_id"] for r in rows}
+    taught = read_output(captions.folder, tables.CAPTIONS).to_pylist() if captions else []
+    by_id = {r["image_id"]: r["caption"] for r in taught if r["image_id"] in wanted}
+    refs = {ref.image_id: ref for folder in sources.image_folders for ref in store.index(folder) if ref.image_id in wanted}
+    samples = []
+    for row in rows:
+        ref = refs[row["image_id"]]
+        data = store.read_rows(ref.file, [ref.row])[0]["bytes"]
+        samples.append(report.Sample(data, by_id.get(row["image_id"]), row["caption"], row["pairs"]))
+    return samples
+
+
+def _selection(scored: Step) -> list[dict[str, Any]]:
+    modules = json.loads(files.read_bytes(scored.path("selection.json")))["modules"]
+    layers: dict[str, int] = {}
+    rows = []
+    for name, count in modules.items():
+        layer = layer_of(name)
+        number = layer.rsplit(".", 1)[-1]
+        layers[layer] = int(number) if number.isdigit() else 0
+        part = "vision" if "vision" in name else "connector" if "connector" in name or "projector" in name else "language"
+        module = f"{part} {name.removeprefix(layer).strip('.').rsplit('.', 1)[-1]}"
+        rows.append({"module": module, "layer": layers[layer], "name": name, **count})
+    return rows
+
+
+def _losses(run: Run) -> dict[str, list[tuple[int, float]]]:
+    curves = {}
+    for record in run.steps():
+        file = files.join(run.folder, record["folder"], "training.json")
+        if record["name"] in ("warmup", "distill", "finetune") and files.exists(file):
+            curves[record["label"]] = [(int(s), float(v)) for s, v in json.loads(files.read_bytes(file))["losses"]]
+    return curves
+
+
+def _filter_counts(run: Run, generated: Step) -> dict[str, int]:
+    summary = run.summary(generated)
+    counts = {k.removeprefix("rejected: "): v for k, v in summary.items() if k.startswith("rejected: ")}
+    return {"accepted": summary.get("accepted", 0), **counts}
+
+
+def _quarantine(run: Run) -> dict[str, int]:
+    reasons: Counter[str] = Counter()
+    for record in run.steps():
+        folder = files.join(run.folder, record["folder"])
+        for file in files.listing(folder, suffixes=(".parquet",)):
+            if "quarantine" in file.removeprefix(folder):
+                reasons.update(tables.read(file, tables.QUARANTINE)["reason"].to_pylist())
+    return dict(reasons)
+
+
+def _facts(run: Run, adapted: Step) -> dict[str, str]:
+    config = run.config
+    training = run.summary(adapted)
+    return {
+        "model": config.model.name,
+        "teacher": config.caption.url or config.caption.teacher.name,
+        "neurons": f"{config.score.method}, top {100 * config.score.ratio:g} % per {config.score.scope}",
+        "pseudo pairs trained on": str(training.get("pseudo_pairs", "")),
+        "adapted model": adapted.path("model"),
+        "learning rate of the fine-tuning": f"{training.get('lr', 0):g}",
+    }

@@ -1,0 +1,185 @@
+"""A run folder and its content-addressed steps.
+
+A step's folder is `<storage>/<run>/<step>-<hash>`; the hash covers its settings, its code version and its inputs' hashes. A
+step is finished when its `_DONE.json` exists, which is written last. A finished step is never redone; another setting gives
+another folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from leaml import __version__
+from leaml.config import Config
+from leaml.data import files
+from leaml.errors import DataError, InputError
+from pipelines.progress import say
+
+DONE = "_DONE.json"
+HEARTBEAT = 10.0
+"""Seconds between signs of life of the process that holds a run."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of one run. `label` tells variants of a step apart for people (for example `finetune random_neurons`)."""
+
+    name: str
+    label: str
+    hash: str
+    folder: str
+
+    def path(self, *parts: str) -> str:
+        """A file or folder inside the step's folder."""
+        return files.join(self.folder, *parts)
+
+
+class Run:
+    """The folder of one run: makes steps, runs those that are not finished, keeps `status.json` and `config.yaml`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.folder = config.run_folder
+        self._steps: dict[str, dict[str, Any]] = {}
+        self._state = "running"
+
+    def variant(self, config: Config) -> Run:
+        """The same run seen through another configuration: steps with equal settings are shared, status and lock too."""
+        view = copy.copy(self)
+        view.config = config
+        return view
+
+    def step(self, name: str, settings: dict[str, Any], inputs: list[Step], version: int = 1, label: str = "") -> Step:
+        """The step with these settings and inputs; `version` is raised when the step's code changes its results."""
+        key = {"step": name, "code": f"{__version__}/{version}", "settings": settings, "inputs": [i.hash for i in inputs]}
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        return Step(name, label or name, digest, files.join(self.folder, f"{name}-{digest}"))
+
+    def done(self, step: Step) -> bool:
+        """Whether the step is finished."""
+        return files.exists(step.path(DONE))
+
+    def summary(self, step: Step) -> dict[str, Any]:
+        """What a finished step reported. Raises DataError when it is not finished."""
+        if not self.done(step):
+            msg = f"step {step.label!r} is not finished ({step.folder}); run it first"
+            raise DataError(msg)
+        return dict(json.loads(files.read_bytes(step.path(DONE)))["summary"])
+
+    def execute(self, step: Step, work: Callable[[], dict[str, Any]]) -> Step:
+        """Run `work` unless the step is finished, then mark it finished with the summary `work` returns."""
+        if self.done(step):
+            record = json.loads(files.read_bytes(step.path(DONE)))
+            self._note(step, "reused", record["seconds"])
+            say(f"{step.label}: finished before, reused")
+            return step
+        say(f"{step.label}: started")
+        self._note(step, "running", None)
+        began = time.time()
+        try:
+            summary = work()
+        except BaseException:
+            self._note(step, "failed", time.time() - began)
+            raise
+        seconds = round(time.time() - began, 1)
+        record = {"step": step.name, "label": step.label, "seconds": seconds, "code": __version__, "summary": summary}
+        files.write_bytes(step.path("config.yaml"), self._config_yaml())
+        files.write_bytes(step.path(DONE), json.dumps(record, indent=1).encode())
+        self._note(step, "done", seconds)
+        say(f"{step.label}: done in {seconds:.0f} s")
+        return step
+
+    def steps(self) -> list[dict[str, Any]]:
+        """Every step touched by this process, in order: name, label, folder, state, seconds."""
+        return list(self._steps.values())
+
+    def finish(self, state: str = "done") -> None:
+        """Write the final state to `status.json`."""
+        self._state = state
+        self._write_status()
+
+    def _note(self, step: Step, state: str, seconds: float | None) -> None:
+        folder = step.folder.rsplit("/", 1)[-1]
+        self._steps[step.folder] = {
+            "name": step.name,
+            "label": step.label,
+            "folder": folder,
+            "state": state,
+            "seconds": None if seconds is None else round(seconds, 1),
+        }
+        self._write_status()
+
+    def _write_status(self) -> None:
+        status = {"run": self.config.name, "state": self._state, "updated": time.time(), "steps": self.steps()}
+        files.write_bytes(files.join(self.folder, "status.json"), json.dumps(status, indent=1).encode())
+
+    def _config_yaml(self) -> bytes:
+        tree = {"leaml_version": __version__, **self.config.model_dump(mode="json")}
+        return yaml.safe_dump(tree, sort_keys=False).encode()
+
+    def __enter__(self) -> Run:
+        self._lock = _Lock(files.join(self.folder, "lock.json"))
+        self._lock.take()
+        files.write_bytes(files.join(self.folder, "config.yaml"), self._config_yaml())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.finish("failed")
+        self._lock.release()
+
+
+class _Lock:
+    """One process per run: `lock.json` with host, pid and a heartbeat; a dead holder's lock is taken over."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.stop = threading.Event()
+
+    def take(self) -> None:
+        if not files.write_bytes(self.uri, self._content(), if_absent=True):
+            holder = json.loads(files.read_bytes(self.uri))
+            if not _dead(holder):
+                msg = (
+                    f"another process works on this run (pid {holder['pid']} on {holder['host']}, lock {self.uri}); "
+                    "wait for it, or choose another name=..."
+                )
+                raise InputError(msg)
+            files.write_bytes(self.uri, self._content())
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def release(self) -> None:
+        self.stop.set()
+        files.delete_tree(self.uri)
+
+    def _beat(self) -> None:
+        while not self.stop.wait(HEARTBEAT):
+            files.write_bytes(self.uri, self._content())
+
+    def _content(self) -> bytes:
+        return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "beat": time.time()}).encode()
+
+
+def _dead(holder: dict[str, Any]) -> bool:
+    if time.time() - holder["beat"] > 6 * HEARTBEAT:
+        return True
+    if holder["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

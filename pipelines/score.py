@@ -1,0 +1,74 @@
+"""Step 3, score: which neurons matter for question answering, from gradients of the QA loss on the labeled rows."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leaml.config import ModelConfig, ScoreConfig
+from leaml.data import files
+from leaml.data.store import ImageStore
+from pipelines.ingest import Sources
+from pipelines.models import trained
+from pipelines.run import Run, Step
+from pipelines.train import fit, read_examples
+
+
+def score(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> Step:
+    """Score the warmed-up generator's neurons and select the share that distillation may move."""
+    config = run.config.score
+    step = run.step("score", config.model_dump(), [warmed], label=f"score {variant}")
+
+    def work() -> dict[str, Any]:
+        settings = {
+            "model": trained(warmed, run.config.model),
+            "score": config,
+            "examples": warmed.path("labels.parquet"),
+            "images": sources.image_folders,
+            "max_pixels": run.config.data.max_pixels,
+            "output": step.folder,
+        }
+        fit(_score_worker, settings, run.config.resources, files.join(step.folder, "ray"), step.label)
+        modules = json.loads(files.read_bytes(step.path("selection.json")))["modules"].values()
+        return {"rows": sum(m["rows"] for m in modules), "selected": sum(m["selected"] for m in modules)}
+
+    return run.execute(step, work)
+
+
+def _score_worker(settings: dict[str, Any]) -> None:
+    """Each worker scores its part of the examples; the sums are all-reduced and rank 0 writes the selection."""
+    import ray.train
+    import torch
+
+    from leaml.neurons import scores, selection
+    from leaml.vlm import load
+
+    config: ScoreConfig = settings["score"]
+    model: ModelConfig = settings["model"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = str(ray.train.torch.get_device()) if settings["use_gpu"] else "cpu"
+    vlm = load.load(model, device)
+    vlm.model.requires_grad_(False).eval()
+    everything = scores.all_linears(vlm.model)
+    owner = selection.model_hash(everything)
+    linears = scores.selectable(everything, config.modules)
+    examples = read_examples(settings["examples"])
+    order = np.random.default_rng(config.seed).permutation(len(examples))[: config.samples]
+    mine = [examples[i] for i in order[rank::world]]
+    store = ImageStore(settings["images"], settings["max_pixels"])
+    found = scores.score(linears, config.method, scores.example_losses(vlm, mine, store.get, device), config.seed)
+    if world > 1 and config.method in scores.GRADIENT_METHODS:
+        for value in found.values():  # means over unequal parts, weighted back to the mean over all examples
+            value *= len(mine) / len(order)
+            torch.distributed.all_reduce(value)
+    if rank == 0:
+        chosen = selection.select(found, config.ratio, config.scope, config.normalise)
+        with tempfile.TemporaryDirectory() as folder:
+            selection.save(chosen, found, Path(folder), owner, {"score": config.model_dump(), "examples": len(order)})
+            files.upload_tree(folder, settings["output"])
+    ray.train.report({"scored": len(mine)})

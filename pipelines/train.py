@@ -1,0 +1,261 @@
+"""Runs one training on Ray Train: what to train is a `TrainJob`, how is `leaml.training.Trainer`.
+
+The job's result is a model folder (adapters merged) and `training.json`. Checkpoints go through Ray Train to the step's folder,
+so a killed job resumes at its last checkpoint; a job that finished is not run again (its step is done).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from leaml import tables
+from leaml.config import ModelConfig, ResourcesConfig, TrainConfig
+from leaml.data import files, s3
+from leaml.data.store import ImageStore
+from leaml.errors import LeamlError, StepError
+from leaml.training import Example, Outcome, Task, Trainer, Worker
+from pipelines.progress import Bar
+
+PROGRESS = "progress.json"
+
+
+@dataclass
+class TaskFile:
+    """A task whose examples are in a Parquet file (schema tables.EXAMPLES)."""
+
+    name: str
+    file: str
+    share: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass
+class TrainJob:
+    """Everything a training worker needs, as plain data.
+
+    `method` is "full", "lora" or "neurons"; the latter trains the rows of the selection in folder `selection`.
+    """
+
+    folder: str
+    model: ModelConfig
+    tasks: list[TaskFile]
+    images: list[str]
+    config: TrainConfig
+    method: str = "full"
+    selection: str | None = None
+    lora_rank: int = 16
+    seed: int = 0
+    max_pixels: int = 25_000_000
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def write_examples(uri: str, examples: list[Example]) -> str:
+    """Write the examples of a task for the workers to read; returns `uri`."""
+    tables.write(uri, tables.table([asdict(e) for e in examples], tables.EXAMPLES))
+    return uri
+
+
+def run_training(label: str, job: TrainJob, resources: ResourcesConfig) -> dict[str, Any]:
+    """Train on `resources.train_workers` workers with progress; returns the summary that training.json holds."""
+    with _Watch(label, job):
+        fit(_train_worker, {"job": job}, resources, f"{job.folder}/checkpoints", label)
+    return dict(json.loads(files.read_bytes(f"{job.folder}/training.json")))
+
+
+def fit(
+    body: Callable[[dict[str, Any]], None], settings: dict[str, Any], resources: ResourcesConfig, folder: str, label: str
+) -> None:
+    """Run `body(settings)` on the Ray Train workers of the plan; Ray's checkpoints go to `folder` until it ends well.
+
+    `settings` gains `use_gpu` and `threads`. Raises our own errors as they are, others as StepError.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpus = resources.train_gpus
+    storage, _, name = (folder if files.is_remote(folder) else str(Path(folder).resolve())).rpartition("/")
+    trainer = TorchTrainer(
+        body,
+        train_loop_config=settings | {"use_gpu": gpus > 0, "threads": _threads(resources)},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.train_workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": resources.train_cpus} | ({"GPU": gpus} if gpus else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=storage.removeprefix("s3://"),
+            storage_filesystem=s3.filesystem() if files.is_remote(folder) else None,
+            failure_config=ray.train.FailureConfig(max_failures=2),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        own = _own_error(error)
+        if own is not None:
+            raise own from None
+        msg = f"{label}: training failed: {error}; run the same command again to resume from the last checkpoint"
+        raise StepError(msg) from error
+    files.delete_tree(folder)
+
+
+def _own_error(error: BaseException) -> LeamlError | None:
+    """The LeamlError inside Ray Train's wrapping: attached as a cause, or one of the per-worker failures."""
+    for inner in (*getattr(error, "worker_failures", {}).values(), getattr(error, "cause", None), error.__cause__):
+        if isinstance(inner, LeamlError):
+            return inner
+        if isinstance(inner, BaseException) and (found := _own_error(inner)):
+            return found
+    return None
+
+
+def _threads(resources: ResourcesConfig) -> int:
+    """Compute threads of a CPU worker: the machine's cores shared among the workers, as training steps run alone."""
+    import os
+
+    return max(1, (os.cpu_count() or 1) // resources.train_workers)
+
+
+def _train_worker(settings: dict[str, Any]) -> None:
+    """Body of one Ray Train worker."""
+    import ray.train
+    import torch
+
+    from leaml.vlm import load as vlm_load
+
+    job: TrainJob = settings["job"]
+    torch.set_num_threads(settings["threads"])
+    torch.manual_seed(job.seed)
+    context = ray.train.get_context()
+    device = str(ray.train.torch.get_device()) if settings["use_gpu"] else "cpu"
+    vlm = vlm_load.load(job.model, device)
+    parameters = _trainable(vlm, job)
+    worker = Worker(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=device,
+        restore=_restore,
+        save=lambda state: _save(state, context.get_world_rank()),
+        progress=_progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,
+    )
+    store = ImageStore(job.images, job.max_pixels)
+    tasks = [Task(t.name, read_examples(t.file), t.share, t.weight) for t in job.tasks]
+    outcome = Trainer(vlm, parameters, tasks, job.config, store.get, job.seed, worker).run()
+    if worker.rank == 0:
+        _write_result(vlm, job, outcome, sum(p.numel() for p in parameters))
+    ray.train.report({"step": job.config.steps})
+
+
+def read_examples(file: str) -> list[Example]:
+    """The examples of a task file."""
+    return [Example(**row) for row in tables.read(file, tables.EXAMPLES).to_pylist()]
+
+
+def _trainable(vlm: Any, job: TrainJob) -> list[Any]:
+    """Freeze what the method does not train and return what it does."""
+    from leaml.neurons import adapter, scores, selection
+
+    linears = scores.all_linears(vlm.model)
+    if job.method == "neurons":
+        return adapter.attach(vlm.model, selection.load(str(job.selection), linears))
+    if job.method == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=job.lora_rank, lora_alpha=2 * job.lora_rank, target_modules=sorted(linears))
+        vlm.model = get_peft_model(vlm.model, config)
+    else:
+        vlm.model.requires_grad_(True)
+    return [p for p in vlm.model.parameters() if p.requires_grad]
+
+
+def _write_result(vlm: Any, job: TrainJob, outcome: Outcome, trainable: int) -> None:
+    """Merge adapters, publish the model folder, then training.json, which marks the training finished."""
+    from leaml.neurons import adapter
+    from leaml.vlm import load as vlm_load
+
+    if job.method == "lora":
+        vlm.model = vlm.model.merge_and_unload()
+    if job.method == "neurons":
+        adapter.merge(vlm.model)
+    with tempfile.TemporaryDirectory() as folder:
+        vlm_load.save(vlm.model, vlm.processor, Path(folder))
+        files.upload_tree(folder, f"{job.folder}/model")
+    summary = {**asdict(outcome), "trainable_parameters": trainable, "method": job.method, **job.facts}
+    files.write_bytes(f"{job.folder}/training.json", json.dumps(summary, indent=1).encode())
+
+
+def _restore() -> dict[str, Any] | None:
+    import ray.train
+    import torch
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return dict(torch.load(Path(folder) / "state.pt", weights_only=True))
+
+
+def _save(state: dict[str, Any], rank: int) -> None:
+    import ray.train
+    import torch
+
+    metrics = {"step": state["step"], "phase": state["phase"]}
+    if rank:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder) / "state.pt")
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _progress_writer(folder: str, every: float = 2.0) -> Any:
+    """Writes the latest metrics to progress.json every few seconds, where driver and `leaml status` read them."""
+    last = 0.0
+
+    def write(metrics: dict[str, Any]) -> None:
+        nonlocal last
+        if time.time() - last >= every:
+            last = time.time()
+            files.write_bytes(f"{folder}/{PROGRESS}", json.dumps(metrics).encode())
+
+    return write
+
+
+class _Watch:
+    """Shows a training's progress while `fit` blocks the driver, by reading progress.json."""
+
+    def __init__(self, label: str, job: TrainJob) -> None:
+        self.file, self.stop = f"{job.folder}/{PROGRESS}", threading.Event()
+        phases = len(job.config.lr) + 1 if isinstance(job.config.lr, list) and len(job.config.lr) > 1 else 1
+        self.bar = Bar(label, phases * job.config.steps, "steps")
+        self.steps = job.config.steps
+
+    def __enter__(self) -> None:
+        files.delete_tree(self.file)
+        self.bar.__enter__()
+        self.thread = threading.Thread(target=self._poll, daemon=True)
+        self.thread.start()
+
+    def _poll(self) -> None:
+        while not self.stop.wait(1.0):
+            try:
+                now = json.loads(files.read_bytes(self.file))
+            except (LeamlError, ValueError):
+                continue  # not started yet
+            self.bar.update(now["phase"] * self.steps + now["step"], f"loss {now['loss']:.3f}")
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+        self.bar.__exit__()
+        files.delete_tree(self.file)

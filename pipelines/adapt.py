@@ -42,7 +42,7 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
         sources = ingest(run)
         labels = draw_labels(run, sources)
         say(
-            f"labels: {labels.images} images, {len(labels.rows())} questions, {labels.validation.num_rows} of them for validation"
+            f"labels: {labels.images} images, {len(labels.rows())} questions, {labels.validation.num_rows} for validation"
         )
         if until == "ingest":
             run.finish()
@@ -127,8 +127,8 @@ def evaluate(run: Run, sources: Sources, labels: Labels, adapted: Step) -> dict[
     made["lora_labels"] = finetune_labels(
         run, sources, labels, baselines.lora_labels, "lora_labels", "lora", baselines.lora_rank
     )
-    for name in config.evaluate.controls:
-        made[name] = _control(run, sources, labels, name)
+    for control_name in config.evaluate.controls:
+        made[control_name] = _control(run, sources, labels, control_name)
     predictions = {"blind_prior": predict_blind(run, sources, labels)}
     predictions["zero_shot"] = read_predictions(predict(run, sources, base, None, "zero_shot"))
     for name, step in made.items():

@@ -303,7 +303,7 @@ def train(name: str, out: Path, seed: int, vision_steps: int, steps: int, batch_
         "vision_loss": [round(x, 4) for x in vision[::50]],
         "loss": [round(x, 4) for x in text[::50]],
     }
-    model.to(dtype=torch.bfloat16).save_pretrained(out)  # half the bytes; the accuracy above is of the float32 weights
+    model.bfloat16().save_pretrained(out)  # half the bytes; the accuracy above is of the float32 weights
     build.build_processor(tokenizer).save_pretrained(out)
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return record

@@ -7,11 +7,12 @@ values are `ConfigError`s that name the key, the value and the fix.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from leaml.errors import ConfigError
 
@@ -23,6 +24,9 @@ class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+Rate = Annotated[float, Field(gt=0)]
 
 
 class ModelConfig(Section):
@@ -55,7 +59,7 @@ class LabelBudget(Section):
     count: int | None = Field(None, gt=0, description="Number of labeled images or rows.")
     fraction: float | None = Field(None, gt=0, le=1, description="Share of labeled images or rows; exclusive with count.")
     of: Literal["images", "rows"] = Field("images", description="Whether the budget counts images or question rows.")
-    seed: int = Field(0, description="Draw of the labeled images.")
+    seed: int = Field(0, ge=0, description="Draw of the labeled images.")
     validation_fraction: float = Field(
         0.2, ge=0, lt=1, description="Share of the labeled images held out to choose learning rates."
     )
@@ -90,11 +94,13 @@ class CaptionConfig(Section):
 
 
 class TrainConfig(Section):
-    """Shared by every training step. The effective batch is `batch_size` x workers."""
+    """Shared by every training step."""
 
     steps: int = Field(200, gt=0, description="Optimizer steps.")
-    batch_size: int = Field(64, gt=0, description="Examples per optimizer step and worker.")
-    lr: float | list[float] = Field(5e-4, description="Learning rate; a list is swept on the validation part of the labels.")
+    batch_size: int = Field(64, gt=0, description="Examples per optimizer step, shared by all workers.")
+    lr: Rate | Annotated[list[Rate], Field(min_length=1)] = Field(
+        5e-4, description="Learning rate; a list is swept on the validation part of the labels."
+    )
     warmup_ratio: float = Field(
         0.05, ge=0, lt=1, description="Share of the steps with linearly rising learning rate; then cosine decay."
     )
@@ -127,7 +133,17 @@ class ScoreConfig(Section):
         r".*", description="Regular expression (full match) of Linear modules that may be selected; lm_head never."
     )
     samples: int = Field(256, gt=0, description="Labeled rows the gradients are taken over.")
-    seed: int = Field(0, description="Seed of the random control.")
+    seed: int = Field(0, ge=0, description="Seed of the random control.")
+
+    @field_validator("modules")
+    @classmethod
+    def _is_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            msg = f"not a regular expression: {error}"
+            raise ValueError(msg) from None
+        return value
 
 
 class DistillConfig(TrainConfig):
@@ -162,7 +178,7 @@ class GenerateConfig(Section):
     votes: int = Field(1, ge=1, description="Times each generated question is answered again; 1 is one greedy answer.")
     max_tokens: int = Field(96, gt=0, description="Longest reply, in tokens.")
     max_images: int | None = Field(None, gt=0, description="Use at most this many unlabeled images; none: all.")
-    seed: int = Field(0, description="Sampling seed; every image has its own stream, independent of order and workers.")
+    seed: int = Field(0, ge=0, description="Sampling seed; every image has its own stream, independent of order and workers.")
     filters: FilterConfig = Field(default_factory=lambda: FilterConfig(), description="Filters.")
 
 
@@ -211,7 +227,7 @@ class Config(Section):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Run name; the folder under storage.")
     storage: str = Field("runs", description="Local folder or s3://bucket/prefix that holds runs.")
-    seed: int = Field(0, description="Seed of every random choice that has no seed of its own.")
+    seed: int = Field(0, ge=0, description="Seed of every random choice that has no seed of its own.")
     model: ModelConfig = Field(
         default_factory=ModelConfig, description="The VLM to adapt; also the QA generator's starting point."
     )
@@ -234,9 +250,12 @@ class Config(Section):
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file, apply `a.b=value` overrides and validate. Raises ConfigError."""
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         msg = f"cannot read the config file {str(path)!r}: {error.strerror}; give the path of a YAML file"
+        raise ConfigError(msg) from None
+    except UnicodeDecodeError as error:
+        msg = f"cannot read the config file {str(path)!r}: not UTF-8 ({error.reason}); save it as UTF-8"
         raise ConfigError(msg) from None
     try:
         tree = yaml.safe_load(text) or {}
@@ -260,7 +279,22 @@ def parse(tree: dict[str, Any], origin: str = "config") -> Config:
     if config.data.budget.count is not None and config.data.budget.fraction is not None:
         msg = f"{origin}: data.budget has both count and fraction; remove one of them"
         raise ConfigError(msg)
+    workers = config.resources.train_workers
+    uneven = [f"{key} {size}" for key, size in _batch_sizes(config) if size % workers]
+    if uneven:
+        msg = f"{origin}: {', '.join(uneven)} cannot be shared by resources.train_workers {workers}; choose multiples of it"
+        raise ConfigError(msg)
     return config
+
+
+def _batch_sizes(section: Section, prefix: str = "") -> list[tuple[str, int]]:
+    """`(key, value)` of every training section's batch_size."""
+    found = [(f"{prefix}batch_size", section.batch_size)] if isinstance(section, TrainConfig) else []
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            found += _batch_sizes(value, f"{prefix}{name}.")
+    return found
 
 
 def _override(tree: dict[str, Any], item: str) -> None:
@@ -281,11 +315,6 @@ def _override(tree: dict[str, Any], item: str) -> None:
     except yaml.YAMLError:
         msg = f"override {item!r}: {value!r} is not a YAML value; quote it"
         raise ConfigError(msg) from None
-    if isinstance(node[leaf], str):  # YAML 1.1 reads 1e-4 as text
-        try:
-            node[leaf] = float(node[leaf])
-        except ValueError:
-            return
 
 
 def _explain_errors(error: ValidationError, origin: str) -> str:

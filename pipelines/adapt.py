@@ -41,9 +41,7 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
     with Run(config) as run:
         sources = ingest(run)
         labels = draw_labels(run, sources)
-        say(
-            f"labels: {labels.images} images, {len(labels.rows())} questions, {labels.validation.num_rows} for validation"
-        )
+        say(f"labels: {labels.images} images, {len(labels.rows())} questions, {labels.validation.num_rows} for validation")
         if until == "ingest":
             run.finish()
             return None

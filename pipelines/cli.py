@@ -131,6 +131,7 @@ def main() -> None:
     """Entry point: turns errors into messages and exit codes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app()
     except LeamlError as error:

@@ -28,8 +28,10 @@ QUIET = {
 
 def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
     """Connect to `resources.address`, or start Ray in this process; then check that the plan fits."""
-    for name, value in QUIET.items():
+    for name, value in (QUIET if verbose else QUIET | {"RAY_BACKEND_LOG_LEVEL": "fatal"}).items():
         os.environ.setdefault(name, value)
+    if resources.address is None:  # a private Ray on loopback needs no token file in the user's home
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     warnings.filterwarnings("ignore", category=FutureWarning)
     import ray
 

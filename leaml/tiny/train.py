@@ -1,6 +1,6 @@
 """Trains the two tiny VLMs that ship with the project from the procedural world, deterministic by seed.
 
-    python -m leaml.tiny.train base|teacher --out DIR [--seed 0] [--steps N] [--vision-steps N]
+    python -m leaml.tiny.train base|teacher --out DIR [--seed 0] [--vision-steps N] [--steps N]
 
 Two phases. First the vision tower and connector alone, with heads for colour, shape, row, column and size: trained end to end
 from the start the model does not ground in the same time. Then the whole model on captions (and, for the base, questions and
@@ -23,6 +23,7 @@ from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFa
 
 from leaml import prompts
 from leaml.tiny import build, language, world
+from leaml.tiny.card import card
 
 IGNORED = -100
 POOL = 30_000
@@ -302,10 +303,13 @@ def train(name: str, out: Path, seed: int, vision_steps: int, steps: int, batch_
         "accuracy": measure(name, model, encoder, seed),
         "vision_loss": [round(x, 4) for x in vision[::50]],
         "loss": [round(x, 4) for x in text[::50]],
+        "final_vision_loss": round(sum(vision[-10:]) / len(vision[-10:]), 4),
+        "final_loss": round(sum(text[-10:]) / len(text[-10:]), 4),
     }
     model.bfloat16().save_pretrained(out)  # half the bytes; the accuracy above is of the float32 weights
     build.build_processor(tokenizer).save_pretrained(out)
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    (out / "README.md").write_text(card(record))
     return record
 
 
@@ -314,11 +318,13 @@ def main() -> None:
     parser.add_argument("model", choices=("base", "teacher"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--vision-steps", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--vision-steps", type=int, help="default: 5000 for the base, 6000 for the teacher")
+    parser.add_argument("--steps", type=int, help="default: 5000 for the base, 3000 for the teacher")
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
-    record = train(args.model, args.out, args.seed, args.vision_steps, args.steps, args.batch_size)
+    vision_steps, steps = (5000, 5000) if args.model == "base" else (6000, 3000)
+    vision_steps, steps = args.vision_steps or vision_steps, args.steps or steps
+    record = train(args.model, args.out, args.seed, vision_steps, steps, args.batch_size)
     print(json.dumps(record["accuracy"]))
 
 

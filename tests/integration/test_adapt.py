@@ -1,0 +1,157 @@
+"""The whole job on real input: easy-VQA, real Ray Data, vLLM and Ray Train, small budgets; then everything reused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from leaml import tables
+from leaml.config import Config, parse
+from pipelines.train import read_examples
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(900)
+
+
+def settings(storage: Path) -> dict[str, Any]:
+    return {
+        "name": "small",
+        "storage": str(storage),
+        "data": {
+            "labeled": {"format": "easy_vqa", "split": "train", "limit": 240},
+            "evaluation": {"format": "easy_vqa", "split": "test", "limit": 40},
+            "budget": {"count": 30},
+            "evaluation_questions": 200,
+        },
+        "warmup": {"steps": 60, "lr": 1e-3, "save_every": 20},
+        "score": {"ratio": 0.2, "samples": 32},
+        "distill": {"steps": 30, "lr": 5e-4},
+        "generate": {"pairs_per_image": 4, "max_images": 128},
+        "finetune": {"steps": 40, "lr": 1e-3},
+        "evaluate": {
+            "bootstrap": 200,
+            "baselines": {"finetune_labels": {"steps": 30, "lr": [3e-4, 1e-3]}, "lora_labels": {"steps": 30, "lr": 1e-3}},
+        },
+        "resources": {"images_per_unit": 64},
+    }
+
+
+def leaml(*arguments: str, timeout: float = 800) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def write_config(folder: Path) -> Path:
+    file = folder / "small.yaml"
+    file.write_text(json.dumps(settings(folder / "runs")))  # JSON is YAML
+    return file
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config, str]:
+    folder = tmp_path_factory.mktemp("adapt")
+    done = leaml("adapt", str(write_config(folder)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "runs" / "small", parse(settings(folder / "runs")), done.stdout
+
+
+def step(run_folder: Path, label: str) -> Path:
+    steps = json.loads((run_folder / "status.json").read_text())["steps"]
+    return run_folder / next(s["folder"] for s in steps if s["label"] == label)
+
+
+def test_metrics_and_report(run: tuple[Path, Config, str]) -> None:
+    folder, _, output = run
+    metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    assert set(metrics["rows"]) == {"blind_prior", "zero_shot", "finetune_labels", "lora_labels", "leaml"}
+    for row in metrics["rows"].values():
+        assert 150 <= row["n"] <= 200
+        assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1]
+    assert metrics["labels"] == 30
+    assert metrics["rows"]["finetune_labels"]["accuracy"] > metrics["rows"]["zero_shot"]["accuracy"]
+    page = (folder / "report" / "index.html").read_text()
+    assert "finetune_labels" in page
+    assert "data:image/png;base64," in page
+    assert "lora_labels" in output
+
+
+def test_distillation_moved_selected_rows_only(run: tuple[Path, Config, str]) -> None:
+    folder, _, _ = run
+    before = load_file(step(folder, "warmup") / "model" / "model.safetensors")
+    after = load_file(step(folder, "distill leaml") / "model" / "model.safetensors")
+    selection = load_file(step(folder, "score leaml") / "selection.safetensors")
+    moved = 0
+    for name, weight in before.items():
+        rows = selection.get(name.removesuffix(".weight").removesuffix(".bias"), torch.tensor([], dtype=torch.int64))
+        others = torch.ones(weight.shape[0], dtype=torch.bool)
+        others[rows] = False
+        assert torch.equal(weight[others], after[name][others]), name
+        moved += int((weight[rows] != after[name][rows]).any()) if len(rows) else 0
+    assert moved > 20
+
+
+def test_only_accepted_pairs_are_trained_on(run: tuple[Path, Config, str]) -> None:
+    folder, _, _ = run
+    made = [tables.read(str(f)).to_pylist() for f in sorted((step(folder, "generate leaml") / "rows").iterdir())]
+    pairs = [(r["image_id"], p) for part in made for r in part for p in r["pairs"]]
+    assert len({i for i, _ in pairs}) == 128
+    accepted = {(i, p["question"], p["answer"]) for i, p in pairs if p["accepted"]}
+    rejected = [p for _, p in pairs if not p["accepted"]]
+    assert rejected
+    assert all(p["reason"] for p in rejected)
+    trained = read_examples(str(step(folder, "finetune leaml") / "pseudo.parquet"))
+    assert {(e.image_id, e.request, e.reply) for e in trained} == accepted
+
+
+def test_no_evaluation_image_was_captioned_or_trained_on(run: tuple[Path, Config, str]) -> None:
+    folder, _, _ = run
+    tested = set(tables.read(str(step(folder, "ingest evaluation") / "labeled.parquet"))["image_id"].to_pylist())
+    for label in ("caption", "generate leaml"):
+        for file in (step(folder, label) / "rows").iterdir():
+            assert not tested & set(tables.read(str(file))["image_id"].to_pylist())
+
+
+def test_a_second_run_reuses_every_step(run: tuple[Path, Config, str]) -> None:
+    folder, _, _ = run
+    began = time.time()
+    again = leaml("adapt", str(folder.parents[1] / "small.yaml"))
+    assert again.returncode == 0, again.stderr
+    states = {s["state"] for s in json.loads((folder / "status.json").read_text())["steps"]}
+    assert states == {"reused"}
+    assert time.time() - began < 90
+
+
+def test_a_killed_training_resumes_at_its_checkpoint(run: tuple[Path, Config, str], tmp_path: Path) -> None:
+    folder, _, _ = run
+    config = write_config(tmp_path)
+    # captions are shared work: copying the finished steps leaves only the warm-up to do
+    target = tmp_path / "runs" / "small"
+    target.mkdir(parents=True)
+    for name in ("ingest labeled", "ingest evaluation", "caption"):
+        source = step(folder, name)
+        subprocess.run(["cp", "-r", str(source), str(target / source.name)], check=True)
+    command = [sys.executable, "-m", "pipelines.cli", "warmup", str(config)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    warmed = target / step(folder, "warmup").name
+    deadline = time.time() + 240
+    while time.time() < deadline and not list(warmed.glob("checkpoints/checkpoint_*/state.pt")):
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (warmed / "_DONE.json").exists()
+    done = leaml("warmup", str(config))
+    assert done.returncode == 0, done.stderr
+    resumed = json.loads((warmed / "training.json").read_text())
+    whole = json.loads((step(folder, "warmup") / "training.json").read_text())
+    assert [s for s, _ in resumed["losses"]] == [s for s, _ in whole["losses"]]
+    assert resumed["losses"][-1][1] == pytest.approx(whole["losses"][-1][1], rel=1e-3)

@@ -1,0 +1,57 @@
+"""The real vLLM engine on the shipped models: prefixes, samples, seeds, log-probabilities."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from leaml import prompts
+from leaml.config import ModelConfig, ResourcesConfig
+from leaml.engine import Engine, Request
+from leaml.tiny import language, world
+from pipelines.models import engine_spec
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Iterator[Engine]:
+    yield engine_spec(ModelConfig(name="leaml-tiny-teacher"), ResourcesConfig()).build()
+
+
+def scenes(count: int) -> list[world.Scene]:
+    rng = random.Random(77)
+    return [world.sample_scene(rng, world.TEACHER) for _ in range(count)]
+
+
+@pytest.mark.timeout(300)
+def test_teacher_names_colour_and_shape(teacher: Engine) -> None:
+    shown = scenes(64)
+    requests = [Request(world.render(s), f"scene{i}", prompts.CAPTION, max_tokens=32) for i, s in enumerate(shown)]
+    captions = [c.text for (c,) in teacher.generate(requests)]
+    right = [s.colour in c and s.shape in c for s, c in zip(shown, captions, strict=True)]
+    assert sum(right) >= 55
+    assert all(c.endswith("background.") for c in captions)
+
+
+def test_a_prefix_is_continued_and_not_repeated(teacher: Engine) -> None:
+    scene = scenes(1)[0]
+    caption = language.describe(scene, language.TEACHER_FORM)
+    before, after = caption.split(" at the ")
+    (completion,) = teacher.generate([Request(world.render(scene), "a", prompts.CAPTION, f"{before} at the", max_tokens=32)])[0]
+    assert completion.text == after
+    assert completion.finish_reason == "stop"
+    assert -0.5 < completion.mean_logprob <= 0
+
+
+def test_samples_depend_on_the_seed_alone(teacher: Engine) -> None:
+    def sample(seed: int, others: int) -> list[str]:
+        image = world.render(scenes(1)[0])
+        request = Request(image, "a", prompts.GENERATE, n=4, temperature=3.0, max_tokens=12, seed=seed)
+        noise = [Request(world.render(s), f"n{i}", prompts.CAPTION) for i, s in enumerate(scenes(others))]
+        return [c.text for c in teacher.generate([*noise, request])[-1]]
+
+    first = sample(1, 0)
+    assert len(set(first)) > 1
+    assert sample(1, 0) == first
+    assert sample(2, 0) != first

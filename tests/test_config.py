@@ -1,0 +1,190 @@
+"""The configuration tree: what loads, what is refused, and that every refusal names key, value and fix."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from leaml import config
+from leaml.errors import ConfigError
+
+DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"name": "mine", "data": DATA, "warmup": {"steps": 7}}))
+    return path
+
+
+def refused(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, list(overrides))
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_file_fills_the_tree_and_the_rest_are_defaults(file: Path) -> None:
+    found = config.load(file)
+    assert (found.name, found.warmup.steps, found.data.labeled.split) == ("mine", 7, "train")
+    assert (found.distill.steps, found.score.ratio, found.run_folder) == (200, 0.3, "runs/mine")
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("warmup.steps=9", "warmup", "steps", 9),
+        ("warmup.lr=1e-4", "warmup", "lr", 1e-4),  # YAML 1.1 alone reads text here
+        ("warmup.lr=1E+2", "warmup", "lr", 100.0),
+        ("warmup.lr=[0.1, 1.0e-3]", "warmup", "lr", [0.1, 1e-3]),
+        ("warmup.lr=[1e-4, 3e-4]", "warmup", "lr", [1e-4, 3e-4]),
+        ("distill.skip=true", "distill", "skip", True),
+        ("caption.prompt=What = this?", "caption", "prompt", "What = this?"),
+        ("caption.max_images=null", "caption", "max_images", None),
+        ("model.name=nan", "model", "name", "nan"),  # a word that Python would read as a number
+        ("model.revision='123'", "model", "revision", "123"),
+    ],
+)
+def test_overrides_have_the_type_of_their_value(file: Path, override: str, section: str, key: str, value: object) -> None:
+    found = getattr(getattr(config.load(file, [override]), section), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_override_wins_over_the_file_and_the_last_over_the_first(file: Path) -> None:
+    assert config.load(file, ["warmup.steps=9", "warmup.steps=11"]).warmup.steps == 11
+
+
+def test_override_makes_sections_that_the_file_leaves_out(file: Path) -> None:
+    assert config.load(file, ["generate.filters.round_trip=false"]).generate.filters.round_trip is False
+
+
+@pytest.mark.parametrize("override", ["warmup.steps", "=3", "warmup.steps=[1"])
+def test_malformed_override_is_named(file: Path, override: str) -> None:
+    assert repr(override) in refused(file, override)
+
+
+def test_override_below_a_value_is_refused(file: Path) -> None:
+    assert "'steps' is a value, not a section" in refused(file, "warmup.steps.more=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "near"),
+    [
+        ("scroe.ratio=0.1", "scroe", "score"),
+        ("score.ration=0.1", "score.ration", "ratio"),
+        ("data.budget.cuont=3", "data.budget.cuont", "count"),
+        ("data.unlabeled.pth=x", "data.unlabeled.pth", "path"),  # inside an optional section
+        ("generate.filters.roundtrip=true", "generate.filters.roundtrip", "round_trip"),
+    ],
+)
+def test_unknown_key_names_itself_and_the_near_one(file: Path, override: str, key: str, near: str) -> None:
+    message = refused(file, "data.unlabeled.format=folder", override)
+    assert f"unknown key {key!r}: did you mean {near!r}?" in message
+    assert str(file) in message
+
+
+def test_unknown_key_far_from_all_lists_the_known_ones(file: Path) -> None:
+    assert "known keys: method, ratio, scope" in refused(file, "score.zzzz=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("score.ratio=many", "score.ratio", "'many'"),
+        ("score.ratio=1.5", "score.ratio", "1.5"),
+        ("score.ratio=-0.1", "score.ratio", "-0.1"),
+        ("score.method=best", "score.method", "'best'"),
+        ("score.modules=([", "score.modules", "'(['"),
+        ("warmup.steps=0", "warmup.steps", "0"),
+        ("warmup.steps=2.5", "warmup.steps", "2.5"),
+        ("warmup.lr=[]", "warmup.lr", "[]"),
+        ("warmup.lr=-1.0", "warmup.lr", "-1.0"),
+        ("warmup.lr=fast", "warmup.lr", "'fast'"),
+        ("seed=-1", "seed", "-1"),  # numpy refuses it, hours later
+        ("name=../other", "name", "'../other'"),
+        ("data.labeled=easy_vqa", "data.labeled", "'easy_vqa'"),
+    ],
+)
+def test_impossible_value_is_named_with_its_key(file: Path, override: str, key: str, value: str) -> None:
+    message = refused(file, override)
+    assert f"{key}: " in message or f"{key}." in message
+    assert f"got {value}" in message
+
+
+def test_every_problem_is_reported_at_once(file: Path) -> None:
+    message = refused(file, "score.ratio=2", "warmup.stepz=1")
+    assert "score.ratio" in message
+    assert "warmup.stepz" in message
+
+
+def test_missing_required_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("")
+    assert "missing key 'data'" in refused(path)
+
+
+def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
+    assert "none.yaml" in refused(tmp_path / "none.yaml")
+    assert str(tmp_path) in refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"a: [1", b"- 1\n- 2\n", b"name: \xff\xfe\n", b"just words"])
+def test_file_that_is_no_yaml_mapping_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    assert "bad.yaml" in refused(path)
+
+
+def test_count_and_fraction_exclude_each_other(file: Path) -> None:
+    assert config.load(file, ["data.budget.count=3"]).data.budget.count == 3
+    assert config.load(file, ["data.budget.fraction=0.5"]).data.budget.fraction == 0.5
+    assert "remove one" in refused(file, "data.budget.count=3", "data.budget.fraction=0.5")
+
+
+def test_batch_that_the_workers_cannot_share_is_refused_at_once(file: Path) -> None:
+    assert config.load(file, ["resources.train_workers=4"]).resources.train_workers == 4
+    message = refused(file, "resources.train_workers=3", "evaluate.baselines.lora_labels.batch_size=30")
+    assert "warmup.batch_size 64" in message
+    assert "evaluate.baselines.finetune_labels.batch_size 64" in message
+    assert "lora_labels" not in message
+
+
+def test_values_cannot_change_after_loading(file: Path) -> None:
+    found = config.load(file)
+    with pytest.raises(ValidationError):
+        found.warmup.steps = 3
+    with pytest.raises(ValidationError):
+        found.data.budget.count = 3
+
+
+def _leaves(tree: dict[str, object], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for key, value in tree.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+    return found
+
+
+def test_explain_lists_every_key_once_with_default_and_description() -> None:
+    rows = config.explain()
+    keys = [key for key, _, _ in rows]
+    assert len(set(keys)) == len(keys)
+    tree = {"data": {**DATA, "unlabeled": {"format": "folder", "path": "x"}}}
+    assert _leaves(config.parse(tree).model_dump()) <= set(keys)
+    assert all(len(description) > 5 for _, _, description in rows)
+    assert ("score.ratio", "0.3", "Share of neurons that distillation may move.") in rows
+    assert ("data.labeled.format", "required") in [row[:2] for row in rows]
+
+
+def test_shipped_recipes_load() -> None:
+    recipes = sorted((Path(config.__file__).parent.parent / "pipelines" / "configs").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        config.load(recipe)
+
+
+def test_shipped_model_names_become_folders_and_others_stay() -> None:
+    assert config.resolve_model("leaml-tiny").endswith("/leaml/tiny/models/leaml-tiny")
+    assert config.resolve_model("owner/name") == "owner/name"

@@ -1,0 +1,80 @@
+"""The script behind the shipped models: deterministic, learns, and lays tokens out as the processor does."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from leaml import prompts
+from leaml.config import BUILTIN, ModelConfig, resolve_model
+from leaml.tiny import build, train, world
+from leaml.vlm import load
+from leaml.vlm.collate import Collator, Turn
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    out = tmp_path_factory.mktemp("teacher")
+    return train.train("teacher", out, seed=3, vision_steps=30, steps=40, batch_size=32), out
+
+
+def test_loss_falls_in_both_phases(short: tuple[dict, Path]) -> None:
+    record, _ = short
+    assert record["vision_loss"][0] > 6
+    assert record["loss"][0] > 5
+    assert record["final_vision_loss"] < 0.75 * record["vision_loss"][0]
+    assert record["final_loss"] < 0.5 * record["loss"][0]
+
+
+def test_the_same_seed_gives_the_same_model(short: tuple[dict, Path], tmp_path: Path) -> None:
+    first, again = (train.train("teacher", tmp_path / n, seed=3, vision_steps=3, steps=3, batch_size=8) for n in "ab")
+    assert first["final_loss"] == again["final_loss"]
+    other = train.train("teacher", tmp_path / "c", seed=4, vision_steps=3, steps=3, batch_size=8)
+    assert other["final_loss"] != first["final_loss"]
+    a, b = ((tmp_path / n / "model.safetensors").read_bytes() for n in "ab")
+    assert a == b
+
+
+def test_layout_equals_the_processors(short: tuple[dict, Path]) -> None:
+    _, folder = short
+    vlm = load.load(ModelConfig(name=str(folder)))
+    scene = world.sample_scene(random.Random(0), world.TEACHER)
+    image = world.render(scene)
+    example = train.Example(0, prompts.GENERATE, "Caption: a red ring.", " Question: which? Answer: red")
+    ours = train.Encoder(vlm.processor.tokenizer).batch([example])
+    theirs = Collator(vlm.processor)([Turn(image, example.request, example.reply, example.prefix)])
+    assert torch.equal(ours["input_ids"], theirs["input_ids"])
+    assert torch.equal(ours["labels"], theirs["labels"])
+    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None]
+    assert torch.allclose(train.normalise(pixels), theirs["pixel_values"], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+def test_shipped_models_load_small_and_documented(name: str) -> None:
+    folder = Path(resolve_model(name))
+    vlm = load.load(ModelConfig(name=name))
+    assert vlm.model.dtype == torch.float32
+    card = (folder / "README.md").read_text()
+    record = json.loads((folder / "training.json").read_text())
+    for fact in (str(record["steps"]), str(record["seconds"]), *(f"{v:.3f}" for v in record["accuracy"].values())):
+        assert fact in card
+    total = sum(f.stat().st_size for n in BUILTIN for f in Path(resolve_model(n)).glob("*.safetensors"))
+    assert total < 12_000_000
+
+
+def test_shipped_base_answers_and_teacher_describes() -> None:
+    for name, kind, least in (("leaml-tiny", "base", 0.9), ("leaml-tiny-teacher", "teacher", 0.85)):
+        vlm = load.load(ModelConfig(name=name))
+        measured = train.measure(kind, vlm.model, train.Encoder(vlm.processor.tokenizer), seed=11, size=200)
+        for task, accuracy in measured.items():
+            assert accuracy >= (0.75 if "made-up" in task else least), (name, task, accuracy)
+
+
+def test_tokenizer_is_reproduced() -> None:
+    shipped = load.load(ModelConfig(name="leaml-tiny")).processor.tokenizer
+    assert build.build_tokenizer().get_vocab() == shipped.get_vocab()

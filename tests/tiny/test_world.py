@@ -1,0 +1,83 @@
+"""The procedural world: nothing of the target in the base's world, answers true, rendering right."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from easy_vqa import get_train_questions
+
+from leaml import prompts
+from leaml.tiny import language, world
+
+TARGET_COLOURS = {"teal", "gray", "black", "brown"}
+TARGET_SHAPES = {"rectangle", "triangle"}
+
+
+def base_texts(count: int) -> list[str]:
+    rng = random.Random(5)
+    texts = []
+    for _ in range(count):
+        scene = world.sample_scene(rng, world.BASE)
+        texts += [*language.ask(rng, scene, world.BASE), language.describe(scene, rng.choice(language.CAPTION_FORMS))]
+    return texts
+
+
+def test_the_base_never_reads_a_word_or_question_of_the_target() -> None:
+    words = {w.strip(".,?") for text in base_texts(3000) for w in text.split()}
+    assert not words & (TARGET_COLOURS | TARGET_SHAPES | {"square"})
+    assert "circle" in words
+    target = set(get_train_questions()[0])
+    assert not target & set(base_texts(3000))
+
+
+def test_made_up_examples_hold_no_target_word() -> None:
+    rng = random.Random(1)
+    for _ in range(2000):
+        caption, question, answer = language.made_up_example(rng)
+        assert not set(f"{caption} {question} {answer}".replace(".", " ").split()) & (TARGET_COLOURS | TARGET_SHAPES)
+
+
+@pytest.mark.parametrize("w", [world.BASE, world.TEACHER])
+def test_rendered_object_has_its_colour_and_place(w: world.World) -> None:
+    rng = random.Random(3)
+    for _ in range(200):
+        scene = world.sample_scene(rng, w)
+        pixels = np.asarray(world.render(scene)).astype(int)
+        assert pixels.shape == (world.SIZE, world.SIZE, 3)
+        mask = np.abs(pixels - np.array(scene.rgb)).sum(-1) < 12
+        assert mask.sum() >= 6, scene
+        ys, xs = np.nonzero(mask)
+        assert abs(xs.mean() - scene.x) < scene.radius + 2
+        assert abs(ys.mean() - scene.y) < scene.radius + 2
+
+
+def test_answers_are_true_and_balanced() -> None:
+    rng = random.Random(0)
+    answers = []
+    for _ in range(2000):
+        scene = world.sample_scene(rng, world.BASE)
+        question, answer = language.ask(rng, scene, world.BASE)
+        answers.append(answer)
+        if answer in ("yes", "no"):
+            negated = any(question == t.format(x=x) for t, n in language.CHECKS if n for x in _things())
+            named = scene.shape in question.split() or f"a {scene.colour} thing" in question or f"no {scene.colour}" in question
+            named = named or f"{scene.shape}?" in question or f"{scene.shape} " in question
+            assert (answer == "yes") == (named != negated), (scene, question, answer)
+        else:
+            assert answer in (scene.colour, scene.shape, scene.position, scene.size)
+    assert 0.8 < answers.count("yes") / answers.count("no") < 1.25
+
+
+def _things() -> list[str]:
+    return [*world.BASE.shapes, *(f"{c} thing" for c in world.BASE.colours)]
+
+
+def test_made_up_answers_follow_from_the_caption() -> None:
+    rng = random.Random(2)
+    for _ in range(500):
+        caption, question, answer = language.made_up_example(rng)
+        assert answer in ("yes", "no") or answer in caption
+        reply = prompts.qa_reply(question, answer, caption)
+        assert prompts.parse_qa(reply) == (question, answer)

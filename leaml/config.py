@@ -26,9 +26,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-Rate = Annotated[float, Field(gt=0)]
-
-
 class ModelConfig(Section):
     """A Hugging Face image-text-to-text model."""
 
@@ -91,6 +88,9 @@ class CaptionConfig(Section):
     prompt: str | None = Field(None, description="Caption request; none: the built-in one.")
     max_tokens: int = Field(48, gt=0, description="Longest caption, in tokens.")
     max_images: int | None = Field(None, gt=0, description="Caption at most this many unlabeled images; none: all.")
+
+
+Rate = Annotated[float, Field(gt=0)]
 
 
 class TrainConfig(Section):
@@ -225,7 +225,7 @@ class ResourcesConfig(Section):
 class Config(Section):
     """Everything one run needs."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Run name; the folder under storage.")
+    name: str = Field("run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$", description="Run name; the folder under storage.")
     storage: str = Field("runs", description="Local folder or s3://bucket/prefix that holds runs.")
     seed: int = Field(0, ge=0, description="Seed of every random choice that has no seed of its own.")
     model: ModelConfig = Field(

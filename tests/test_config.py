@@ -105,6 +105,7 @@ def test_unknown_key_far_from_all_lists_the_known_ones(file: Path) -> None:
         ("warmup.lr=fast", "warmup.lr", "'fast'"),
         ("seed=-1", "seed", "-1"),  # numpy refuses it, hours later
         ("name=../other", "name", "'../other'"),
+        ("name=..", "name", "'..'"),
         ("data.labeled=easy_vqa", "data.labeled", "'easy_vqa'"),
     ],
 )

@@ -38,11 +38,15 @@ Reproduce: `make models`, or
 Licence: Apache-2.0, as the project.
 """
 
+_MEASURED = """
+Captions of easy-VQA's {images:,} training images, none of them trained on: colour right in {colour:.3f}, shape right in
+{shape:.3f}, both in {both:.3f} of those whose questions tell (`python -m benchmarks.teacher_captions`).
+"""
 _FACTS = ("model", "parameters", "seed", "images", "vision_steps", "steps", "batch_size", "seconds", "threads")
 _ROLE = {
     "base": (
-        "It is the model that the demo adapts. It has never seen the demo's target: no easy-VQA image or question, none of its\n"
-        "colours teal, gray, black and brown, no rectangle, no triangle, and none of its question templates."
+        "It is the model that the demo adapts. It has never seen the demo's target: no easy-VQA image or question, none of\n"
+        "its colours teal, gray, black and brown, no rectangle, no triangle, and none of its question templates."
     ),
     "teacher": (
         "It is the demo's caption teacher. It knows more shapes and colours than the base, easy-VQA's among them, but it has\n"
@@ -57,11 +61,7 @@ def card(record: dict[str, Any]) -> str:
     easy_vqa = record.get("easy_vqa_captions")
     measured = ""
     if easy_vqa:
-        measured = (
-            f"\nCaptions of easy-VQA's {easy_vqa['images']:,} training images (never trained on): colour right in "
-            f"{easy_vqa["colour"]:.3f}, shape right in {easy_vqa["shape"]:.3f}, both in {easy_vqa["both"]:.3f}, of those\n"
-            "whose questions tell (`python -m benchmarks.teacher_captions`).\n"
-        )
+        measured = _MEASURED.format(**easy_vqa)
     return _TEXT.format(
         title="leaml-tiny" if record["model"] == "base" else "leaml-tiny-teacher",
         role=_ROLE[record["model"]],

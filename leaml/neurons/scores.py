@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from leaml.errors import ConfigError
+from leaml.errors import ConfigError, StepError
 from leaml.objectives import per_example_loss
 from leaml.training import Example
 from leaml.vlm import load
@@ -99,7 +99,13 @@ def _gradient_scores(linears: dict[str, nn.Linear], method: str, losses: Iterabl
     totals = {name: torch.zeros(w.shape[0], dtype=torch.float64) for name, w in weights.items()}
     examples = 0
     for loss in losses:
-        gradients = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
+        value = loss()
+        if not torch.isfinite(value):
+            msg = (
+                f"the QA loss of example {examples} is {value.item()}, so no neuron can be scored; look at the model's training"
+            )
+            raise StepError(msg)
+        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             if gradient is not None:
                 totals[name] += _row_score(method, gradient.float(), weight.detach().float()).double().cpu()

@@ -121,7 +121,7 @@ def test_random_depends_on_the_seed_alone(net: Toy) -> None:
 
 
 def test_what_cannot_be_scored_is_refused(net: Toy, losses: Losses) -> None:
-    with pytest.raises(ConfigError, match="unknown method 'best'.*squared"):
+    with pytest.raises(ConfigError, match=r"unknown method 'best'.*squared"):
         scores.score(linears(net), "best", losses)
     with pytest.raises(ConfigError, match="needs labeled examples"):
         scores.score(linears(net), "squared", [])

@@ -20,7 +20,7 @@ from torch import nn
 
 from leaml.config import TrainConfig
 from leaml.errors import ConfigError, StepError
-from leaml.objectives import per_example_loss, reply_loss
+from leaml.objectives import IGNORED, per_example_loss, token_loss
 from leaml.vlm.collate import Collator, Turn
 from leaml.vlm.load import VLM
 
@@ -82,7 +82,13 @@ def learning_rate(step: int, config: TrainConfig, peak: float) -> float:
 
 
 def batch_counts(tasks: list[Task], batch_size: int) -> list[int]:
-    """Examples of each task in a batch, by share; every task with a share gets at least one. Sums to `batch_size`."""
+    """Examples of each task in a batch, by share; every task with a share gets at least one. Sums to `batch_size`.
+
+    Raises ConfigError when there are more such tasks than places.
+    """
+    if batch_size < (active := sum(t.share > 0 for t in tasks)):
+        msg = f"batch_size {batch_size} has no place for each of the {active} tasks {[t.name for t in tasks]}; raise it"
+        raise ConfigError(msg)
     total = sum(t.share for t in tasks)
     counts = [max(1, round(batch_size * t.share / total)) if t.share > 0 else 0 for t in tasks]
     counts[int(np.argmax(counts))] += batch_size - sum(counts)
@@ -112,10 +118,20 @@ def _order(size: int, seed: int, number: int, epoch: int) -> np.ndarray:
     return _orders[key]
 
 
+def reply_tokens(labels: torch.Tensor, numbers: torch.Tensor, tasks: int) -> torch.Tensor:
+    """int64 (tasks,): how many tokens of each task carry loss; `numbers` (batch,) says which task a row belongs to."""
+    per_row = (labels[:, 1:] != IGNORED).sum(1)
+    return torch.zeros(tasks, dtype=torch.int64, device=labels.device).index_add(0, numbers.to(labels.device), per_row)
+
+
 def task_loss(
-    vlm: VLM, batch: dict[str, torch.Tensor], numbers: torch.Tensor, weights: list[float], precision: str
+    vlm: VLM, batch: dict[str, torch.Tensor], numbers: torch.Tensor, weights: list[float], precision: str, tokens: torch.Tensor
 ) -> torch.Tensor:
-    """Sum over tasks of weight x mean token cross-entropy of that task's reply tokens (token mean, not example mean)."""
+    """Sum over tasks of weight x mean token cross-entropy of that task's reply tokens (token mean, not example mean).
+
+    The mean is over `tokens` (tasks,), the counts of the *global* batch: with several workers each returns its part, and the
+    parts add up to the loss of one worker, however unequally tasks and long replies are spread.
+    """
     labels = batch["labels"]
     device_type = labels.device.type
     with torch.autocast(device_type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -124,19 +140,15 @@ def task_loss(
     for number, weight in enumerate(weights):
         rows = (numbers == number).nonzero().flatten()
         if len(rows) and weight:
-            summed, tokens = reply_loss(logits[rows], labels[rows])
-            total = total + weight * summed / max(1, tokens)
+            total = total + weight * token_loss(logits[rows], labels[rows]).sum() / max(1, int(tokens[number]))
     return total
 
 
-def average_gradients(parameters: list[nn.Parameter], world: int) -> None:
-    """Mean of the gradients over all workers in one all-reduce; only trainable parameters travel."""
-    if world == 1:
-        return
+def sum_gradients(parameters: list[nn.Parameter]) -> None:
+    """Sum of the gradients over all workers in one all-reduce; only trainable parameters travel."""
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([g.flatten() for g in gradients])
     torch.distributed.all_reduce(flat)
-    flat /= world
     for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
         parameter.grad = part.view_as(parameter)
 
@@ -164,18 +176,22 @@ class Trainer:
             if task.share > 0 and not task.examples:
                 msg = f"training task {task.name!r} has no examples; check the step that makes them"
                 raise StepError(msg)
+        batch_counts(tasks, config.batch_size)
 
     def run(self) -> Outcome:
-        """Sweep if several learning rates are given and rows are held out, then train the final model in place."""
+        """Sweep if several learning rates are given and some rows are held out, then train the final model in place."""
         rates = self.config.lr if isinstance(self.config.lr, list) else [self.config.lr]
         held_out = [e for t in self.tasks for e in t.examples if e.held_out]
-        phases = list(rates) if len(rates) > 1 and held_out else []
+        visible = [_without_held_out(t) for t in self.tasks]
+        comparable = bool(held_out) and all(t.examples for t in visible if t.share > 0)
+        phases = list(rates) if len(rates) > 1 and comparable else []
+        if not self.parameters:  # a selection ratio of 0: nothing may move
+            return Outcome(rates[0])
         start = [p.detach().clone() for p in self.parameters]
         state = self.worker.restore() or {"phase": 0, "step": 0, "sweep": [], "losses": []}
         began = time.time()
         while state["phase"] < len(phases):
             lr = phases[state["phase"]]
-            visible = [_without_held_out(t) for t in self.tasks]
             self._train(visible, lr, state, start)
             accuracy, loss = self._validate(held_out)
             sweep = [*state["sweep"], {"lr": lr, "accuracy": accuracy, "loss": loss}]
@@ -225,9 +241,18 @@ class Trainer:
             group["lr"] = learning_rate(step, self.config, lr)
         optimizer.zero_grad(set_to_none=True)
         on_device = {k: v.to(self.worker.device) for k, v in batch.items()}
-        loss = task_loss(self.vlm, on_device, numbers, weights, self.config.precision)
+        tokens = reply_tokens(on_device["labels"], numbers, len(weights))
+        distributed = self.worker.world > 1
+        if distributed:
+            torch.distributed.all_reduce(tokens)
+        # dropout, where a model has any, is a function of (seed, step, rank) too, so that a resumed run repeats it
+        torch.manual_seed((self.seed * 1_000_003 + step) * self.worker.world + self.worker.rank)
+        loss = task_loss(self.vlm, on_device, numbers, weights, self.config.precision, tokens)
         loss.backward()
-        average_gradients(self.parameters, self.worker.world)
+        loss = loss.detach()
+        if distributed:
+            torch.distributed.all_reduce(loss)
+            sum_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             msg = (
@@ -236,7 +261,7 @@ class Trainer:
             )
             raise StepError(msg)
         optimizer.step()
-        return float(loss.detach())
+        return float(loss)
 
     def _report(self, state: dict[str, Any], optimizer: torch.optim.Optimizer, loss: float, rate: float) -> None:
         step, steps = state["step"], self.config.steps
@@ -255,7 +280,7 @@ class Trainer:
             batch = self.collator([Turn(self.get_image(e.image_id), e.request, e.reply, e.prefix) for e in part])
             labels = batch.pop("labels").to(self.worker.device)
             logits = self.vlm.model(**{k: v.to(self.worker.device) for k, v in batch.items()}).logits
-            wrong = (logits[:, :-1].argmax(-1) != labels[:, 1:]) & (labels[:, 1:] != -100)
+            wrong = (logits[:, :-1].argmax(-1) != labels[:, 1:]) & (labels[:, 1:] != IGNORED)
             hits += int((~wrong.any(1)).sum())
             losses += per_example_loss(logits, labels).tolist()
         return hits / len(examples), float(np.mean(losses))

@@ -1,0 +1,382 @@
+"""The training loop: what it draws, that it resumes bit for bit, sweeps, refuses, and splits over workers."""
+
+import copy
+import io
+import itertools
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from leaml.config import TrainConfig
+from leaml.errors import ConfigError, StepError
+from leaml.tiny import build
+from leaml.training import Example, Outcome, Task, Trainer, Worker, batch_counts, draw, learning_rate
+from leaml.vlm.load import VLM
+
+COLOURS = ("red", "green", "blue", "white", "black")
+CONFIG = TrainConfig(steps=6, batch_size=4, lr=1e-3, precision="float32", save_every=2, warmup_ratio=0.2)
+
+
+def task(name: str, size: int, share: float = 1.0, weight: float = 1.0) -> Task:
+    return Task(name, [Example(f"{name}{n}", "q", "a") for n in range(size)], share, weight)
+
+
+# --- drawing batches ---------------------------------------------------------------------------------------------------
+
+
+def test_batch_is_a_function_of_seed_and_step() -> None:
+    tasks = [task("a", 7), task("b", 5, 0.5)]
+    forward = [draw(tasks, 6, 3, step) for step in range(40)]
+    backward = [draw([task("a", 7), task("b", 5, 0.5)], 6, 3, step) for step in reversed(range(40))]
+    assert forward == backward[::-1]
+    assert forward != [draw(tasks, 6, 4, step) for step in range(40)]
+    assert len({tuple(e.image_id for _, e in batch) for batch in forward}) > 20
+
+
+def test_every_epoch_covers_every_example_once_in_its_own_order() -> None:
+    tasks = [task("a", 7), task("b", 5)]
+    drawn = [pair for step in range(35) for pair in draw(tasks, 6, 0, step)]
+    for number, size in ((0, 7), (1, 5)):
+        stream = [e.image_id for n, e in drawn if n == number]
+        epochs = [tuple(stream[i : i + size]) for i in range(0, len(stream), size)]
+        assert len(epochs) == 105 // size
+        assert all(len(set(epoch)) == size for epoch in epochs)
+        assert len(set(epochs)) > 5
+
+
+@pytest.mark.parametrize(
+    ("shares", "batch_size", "counts"),
+    [
+        ([1.0], 8, [8]),
+        ([1.0, 1.0], 8, [4, 4]),
+        ([0.8, 0.2], 10, [8, 2]),
+        ([0.8, 0.2], 64, [51, 13]),
+        ([0.999, 0.001], 8, [7, 1]),
+        ([1.0, 0.0], 8, [8, 0]),
+        ([1.0, 1.0, 1.0], 8, [2, 3, 3]),
+        ([3.0, 1.0, 1.0], 3, [1, 1, 1]),
+    ],
+)
+def test_batch_counts(shares: list[float], batch_size: int, counts: list[int]) -> None:
+    assert batch_counts([task(str(n), 3, s) for n, s in enumerate(shares)], batch_size) == counts
+    tasks = [task(str(n), 3, s) for n, s in enumerate(shares)]
+    drawn = Counter(number for number, _ in draw(tasks, batch_size, 0, 2))
+    assert [drawn[n] for n in range(len(shares))] == counts
+
+
+def test_batch_smaller_than_the_number_of_tasks_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"batch_size 1 has no place .*captions.*labels"):
+        batch_counts([task("captions", 3), task("labels", 3)], 1)
+
+
+def test_learning_rate_rises_linearly_to_the_peak_then_falls_as_a_cosine_to_a_tenth() -> None:
+    config = TrainConfig(steps=100, warmup_ratio=0.1)
+    rates = [learning_rate(step, config, 2.0) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.2 * (n + 1) for n in range(10)])
+    assert max(rates) == rates[9] == rates[10] == 2.0
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[55] == pytest.approx(1.1)  # half-way: the mean of peak and a tenth of it
+    assert rates[100] == pytest.approx(0.2)
+    assert rates[32] == pytest.approx(0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi * 22 / 90)))
+    assert learning_rate(0, TrainConfig(steps=1), 2.0) == 2.0
+
+
+# --- training a tiny random Idefics3 -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small gain nothing from a second thread, and lose much where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> VLM:
+    tokenizer = build.build_tokenizer()
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "TEXT_LAYERS", 2)
+        patch.setattr(build, "VISION_LAYERS", 1)
+        return VLM(build.build_model(tokenizer).eval(), build.build_processor(tokenizer), "random")
+
+
+@pytest.fixture
+def vlm(tiny: VLM) -> VLM:
+    return VLM(copy.deepcopy(tiny.model), tiny.processor, tiny.name)
+
+
+def get_image(name: str) -> Image.Image:
+    return Image.new("RGB", (64, 64), name.split("-")[0])
+
+
+def questions(size: int = 10, held_out: int = 0) -> Task:
+    """Colour questions; the last `held_out` repeat the first ones, so that what is learned helps there."""
+    names = [COLOURS[n % 5] for n in range(size)]
+    examples = [Example(c, "What colour is it?", c, held_out=n >= size - held_out) for n, c in enumerate(names)]
+    return Task("labels", examples)
+
+
+def mixture() -> list[Task]:
+    """Two tasks whose replies differ much in length, one of them with a forced beginning."""
+    long = "a plain picture without anything in it but the colour " * 2
+    captions = [Example(c, "Describe the image.", long + c, "This is ") for c in COLOURS]
+    return [Task("captions", captions, share=3.0), Task("labels", questions().examples, share=1.0, weight=0.7)]
+
+
+class KilledError(Exception):
+    pass
+
+
+class Disk:
+    """Keeps a training's last checkpoint as Ray Train does: written with torch.save, read with weights_only."""
+
+    def __init__(self) -> None:
+        self.saved: list[bytes] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def worker(self, die_at: tuple[int, int] | None = None) -> Worker:
+        """A worker that restores from here, and dies right after (phase, step) if asked to."""
+
+        def save(state: dict[str, Any]) -> None:
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            self.saved.append(buffer.getvalue())
+
+        def restore() -> dict[str, Any] | None:
+            return torch.load(io.BytesIO(self.saved[-1]), weights_only=True) if self.saved else None
+
+        def progress(metrics: dict[str, Any]) -> None:
+            self.steps.append((metrics["phase"], metrics["step"]))
+            if self.steps[-1] == die_at:
+                raise KilledError
+
+        return Worker(save=save, restore=restore, progress=progress)
+
+
+def train(vlm: VLM, tasks: list[Task], config: TrainConfig, worker: Worker | None = None, seed: int = 1) -> Outcome:
+    vlm.model.requires_grad_(True)
+    parameters = list(vlm.model.parameters())
+    return Trainer(vlm, parameters, tasks, config, get_image, seed, worker or Worker()).run()
+
+
+def weights(vlm: VLM) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in vlm.model.parameters()]
+
+
+def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_training_learns(vlm: VLM) -> None:
+    outcome = train(vlm, [questions(5)], CONFIG.model_copy(update={"steps": 25}))
+    losses = [loss for _, loss in outcome.losses]
+    assert [step for step, _ in outcome.losses] == [0, 10, 20, 24]
+    assert losses[-1] < 0.5 * losses[0]
+    assert outcome.lr == 1e-3
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tiny: VLM, dropout: float) -> None:
+    def model() -> VLM:
+        copied = copy.deepcopy(tiny.model)
+        for layer in copied.model.text_model.layers:
+            layer.self_attn.attention_dropout = dropout
+        return VLM(copied, tiny.processor, tiny.name)
+
+    whole, config = model(), CONFIG.model_copy(update={"weight_decay": 0.05})
+    expected = train(whole, mixture(), config)
+    disk, first, second = Disk(), model(), model()
+    with pytest.raises(KilledError):
+        train(first, mixture(), config, disk.worker(die_at=(0, 5)))
+    torch.manual_seed(99)  # a new process has another random state
+    resumed = train(second, mixture(), config, disk.worker())
+    assert disk.steps == [(0, n) for n in (1, 2, 3, 4, 5, 5, 6)]
+    assert resumed.losses == expected.losses
+    assert identical(weights(second), weights(whole))
+    assert not identical(weights(second), weights(tiny))
+
+
+def test_seed_changes_the_run(tiny: VLM) -> None:
+    one, other = (VLM(copy.deepcopy(tiny.model), tiny.processor, "") for _ in range(2))
+    config = CONFIG.model_copy(update={"steps": 2})
+    assert train(one, [questions()], config, seed=1).losses != train(other, [questions()], config, seed=2).losses
+
+
+# --- the sweep ---------------------------------------------------------------------------------------------------------
+
+SWEEP = CONFIG.model_copy(update={"steps": 10, "lr": [1e-7, 2e-3], "save_every": 3})
+
+
+@pytest.mark.parametrize("rates", [[1e-7, 2e-3], [2e-3, 1e-7]])
+def test_sweep_picks_the_rate_that_does_better_on_held_out_rows(vlm: VLM, rates: list[float]) -> None:
+    outcome = train(vlm, [questions(10, held_out=5)], SWEEP.model_copy(update={"lr": rates}))
+    assert outcome.lr == 2e-3
+    assert [row["lr"] for row in outcome.sweep] == rates
+    by_rate = {row["lr"]: row for row in outcome.sweep}
+    assert by_rate[2e-3]["loss"] < by_rate[1e-7]["loss"]
+    assert by_rate[2e-3]["accuracy"] >= by_rate[1e-7]["accuracy"]
+
+
+def test_sweep_trains_without_the_held_out_rows_and_the_end_with_them_from_the_start(tiny: VLM, vlm: VLM) -> None:
+    rows = questions(10, held_out=5)
+    seen: list[str] = []
+
+    def spy(name: str) -> Image.Image:
+        seen.append(name)
+        return get_image(name)
+
+    only_held_out = [Example("yellow", e.request, "yellow", held_out=True) if e.held_out else e for e in rows.examples]
+    vlm.model.requires_grad_(True)
+    asked_in_phase: dict[int, set[str]] = {}
+
+    def note(metrics: dict[str, Any]) -> None:
+        if metrics["step"] == metrics["steps"]:  # before validation looks at the held-out rows
+            asked_in_phase[metrics["phase"]] = set(seen)
+            seen.clear()
+
+    worker = Worker(progress=note)
+    Trainer(vlm, list(vlm.model.parameters()), [Task("labels", only_held_out)], SWEEP, spy, 1, worker).run()
+    assert "yellow" not in asked_in_phase[0]
+    assert "yellow" in asked_in_phase[2]
+    fresh = VLM(copy.deepcopy(tiny.model), tiny.processor, "")
+    train(fresh, [Task("labels", only_held_out)], SWEEP.model_copy(update={"lr": 2e-3}))
+    assert identical(weights(vlm), weights(fresh))
+
+
+@pytest.mark.parametrize(
+    ("killed", "resumes_at"),
+    [((0, 8), (0, 7)), ((1, 2), (0, 10)), ((1, 5), (1, 4)), ((2, 7), (2, 7))],
+)
+def test_run_killed_in_the_sweep_resumes_in_its_phase(
+    tiny: VLM, whole_sweep: tuple[Outcome, list[torch.Tensor]], killed: tuple[int, int], resumes_at: tuple[int, int]
+) -> None:
+    expected, trained = whole_sweep
+    disk = Disk()
+    models = [VLM(copy.deepcopy(tiny.model), tiny.processor, "") for _ in range(2)]
+    tasks = [questions(10, held_out=5)]
+    with pytest.raises(KilledError):
+        train(models[0], tasks, SWEEP, disk.worker(die_at=killed))
+    before = len(disk.steps)
+    outcome = train(models[1], tasks, SWEEP, disk.worker())
+    assert disk.steps[before] == resumes_at
+    assert disk.steps[-1] == (2, 10)
+    assert (outcome.lr, outcome.sweep, outcome.losses) == (expected.lr, expected.sweep, expected.losses)
+    assert identical(weights(models[1]), trained)
+
+
+@pytest.fixture(scope="module")
+def whole_sweep(tiny: VLM) -> tuple[Outcome, list[torch.Tensor]]:
+    model = VLM(copy.deepcopy(tiny.model), tiny.processor, "")
+    return train(model, [questions(10, held_out=5)], SWEEP), weights(model)
+
+
+@pytest.mark.parametrize("held_out", [0, 10])
+def test_without_rows_on_both_sides_the_first_rate_is_used(vlm: VLM, held_out: int) -> None:
+    outcome = train(vlm, [questions(10, held_out=held_out)], SWEEP.model_copy(update={"steps": 1}))
+    assert (outcome.lr, outcome.sweep) == (1e-7, [])
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_value_that_is_not_finite_stops_before_the_update_and_names_the_step(vlm: VLM, where: str) -> None:
+    disk, calls = Disk(), itertools.count()
+
+    def poison(module: Any, args: Any, output: Any) -> Any:
+        if next(calls) == 3:
+            if where == "loss":
+                output.logits = output.logits * float("nan")
+            else:
+                output.logits.register_hook(lambda gradient: gradient * float("inf"))
+        return output
+
+    vlm.model.register_forward_hook(poison)
+    with pytest.raises(StepError, match=r"not finite at step 3 \(learning rate 0.001\); the update was not applied"):
+        train(vlm, [questions()], CONFIG.model_copy(update={"save_every": 1}), disk.worker())
+    state = torch.load(io.BytesIO(disk.saved[-1]), weights_only=True)
+    assert state["step"] == 3
+    assert identical(weights(vlm), state["parameters"])
+
+
+def test_task_without_examples_is_named(vlm: VLM) -> None:
+    with pytest.raises(StepError, match=r"'pseudo' has no examples"):
+        train(vlm, [questions(), Task("pseudo", [])], CONFIG)
+    assert train(vlm, [questions(), Task("pseudo", [], share=0.0)], CONFIG.model_copy(update={"steps": 1})).losses
+
+
+def test_batch_that_workers_or_tasks_cannot_share_is_refused_before_training(vlm: VLM) -> None:
+    with pytest.raises(ConfigError, match="batch_size 4 cannot be split over 3 workers"):
+        train(vlm, [questions()], CONFIG, Worker(world=3))
+    with pytest.raises(ConfigError, match="batch_size 1 has no place"):
+        Trainer(vlm, [], mixture(), CONFIG.model_copy(update={"batch_size": 1}), get_image, 0, Worker())
+
+
+def test_nothing_trainable_leaves_the_model_as_it_is(vlm: VLM) -> None:
+    """A selection ratio of 0 is a valid control."""
+    before = weights(vlm)
+    vlm.model.requires_grad_(False)
+    outcome = Trainer(vlm, [], [questions()], CONFIG, get_image, 0, Worker()).run()
+    assert (outcome.lr, outcome.losses) == (1e-3, [])
+    assert identical(weights(vlm), before)
+
+
+# --- several workers ---------------------------------------------------------------------------------------------------
+
+
+class Exchange:
+    """Stands in for torch.distributed.all_reduce between threads: the sum in the order of ranks, for everyone."""
+
+    def __init__(self, world: int) -> None:
+        self.barrier, self.mine, self.given = threading.Barrier(world, timeout=60), threading.local(), {}
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        self.given[self.mine.rank] = tensor.clone()
+        self.barrier.wait()
+        tensor.copy_(sum(self.given[rank] for rank in sorted(self.given)))
+        self.barrier.wait()
+
+    def run(self, rank: int, body: Callable[[], None]) -> None:
+        self.mine.rank = rank
+        try:
+            body()
+        except BaseException:
+            self.barrier.abort()
+            raise
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_several_workers_train_as_one(tiny: VLM, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
+    """Also where a worker has no row of a task, and long replies lie on one worker: 3 captions and 1 label a batch."""
+    config = CONFIG.model_copy(update={"steps": 3, "lr": 1e-4})
+    alone = VLM(copy.deepcopy(tiny.model).double(), tiny.processor, "")
+    expected = train(alone, mixture(), config)
+    exchange, outcomes = Exchange(world), {}
+    monkeypatch.setattr(torch.distributed, "all_reduce", exchange.all_reduce)
+    models = [VLM(copy.deepcopy(tiny.model).double(), tiny.processor, "") for _ in range(world)]
+
+    def body(rank: int) -> None:
+        outcomes[rank] = train(models[rank], mixture(), config, Worker(rank=rank, world=world))
+
+    threads = [threading.Thread(target=exchange.run, args=(rank, lambda r=rank: body(r))) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == list(range(world))
+    start = weights(tiny)
+    for rank in range(world):
+        assert [loss for _, loss in outcomes[rank].losses] == pytest.approx([loss for _, loss in expected.losses], rel=1e-5)
+        assert identical(weights(models[rank]), weights(models[0]))
+    moved, found = (torch.cat([(w - s).flatten() for w, s in zip(weights(m), start, strict=True)]) for m in (alone, models[0]))
+    assert moved.abs().max() > 5e-5
+    assert (found - moved).norm() < 0.01 * moved.norm()

@@ -89,13 +89,13 @@ class Run:
         began = time.time()
         try:
             summary = work()
+            seconds = round(time.time() - began, 1)
+            record = {"step": step.name, "label": step.label, "seconds": seconds, "code": __version__, "summary": summary}
+            files.write_bytes(step.path("config.yaml"), self._config_yaml())
+            files.write_bytes(step.path(DONE), json.dumps(record, indent=1).encode())
         except BaseException:
             self._note(step, "failed", time.time() - began)
             raise
-        seconds = round(time.time() - began, 1)
-        record = {"step": step.name, "label": step.label, "seconds": seconds, "code": __version__, "summary": summary}
-        files.write_bytes(step.path("config.yaml"), self._config_yaml())
-        files.write_bytes(step.path(DONE), json.dumps(record, indent=1).encode())
         self._note(step, "done", seconds)
         say(f"{step.label}: done in {seconds:.0f} s")
         return step
@@ -148,19 +148,25 @@ class _Lock:
         self.stop = threading.Event()
 
     def take(self) -> None:
-        if not files.write_bytes(self.uri, self._content(), if_absent=True):
-            holder = json.loads(files.read_bytes(self.uri))
+        while not files.write_bytes(self.uri, self._content(), if_absent=True):
+            if not files.exists(self.uri):
+                continue  # its holder has just ended
+            found = files.read_bytes(self.uri)
+            holder = json.loads(found)
             if not _dead(holder):
                 msg = (
                     f"another process works on this run (pid {holder['pid']} on {holder['host']}, lock {self.uri}); "
                     "wait for it, or choose another name=..."
                 )
                 raise InputError(msg)
-            files.write_bytes(self.uri, self._content())
-        threading.Thread(target=self._beat, daemon=True).start()
+            if files.exists(self.uri) and files.read_bytes(self.uri) == found:  # else another process took it over meanwhile
+                files.delete_tree(self.uri)
+        self.thread = threading.Thread(target=self._beat, daemon=True)
+        self.thread.start()
 
     def release(self) -> None:
         self.stop.set()
+        self.thread.join()  # a beat under way would bring the lock back
         files.delete_tree(self.uri)
 
     def _beat(self) -> None:

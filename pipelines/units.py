@@ -1,29 +1,37 @@
 """Map steps (caption, generate, evaluate) in work units: one unit of images is one atomically published file.
 
-The units of a step are fixed by its input, so "done" is "the unit's file exists": a rerun does the missing units and nothing
-else, no image twice and none lost, wherever the process was killed. Ray Data streams the units: bytes are read on CPU tasks, an
-actor pool holds the engines, and the actor that made a unit's rows publishes them.
+A unit is named by the ids of its images, so "done" is "the unit's file exists": a rerun does the missing units and nothing
+else, no image twice and none lost, wherever the process was killed, and also if the unit size was changed. Ray Data streams
+the units: bytes are read on CPU tasks, an actor pool holds the engines, and the actor that made a unit's rows publishes them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
 from PIL import Image
 
-from leaml import images, tables
+from leaml import errors, images, tables
 from leaml.config import ResourcesConfig
 from leaml.data import files
 from leaml.data.store import ImageRef, read_rows
 from leaml.engine import Engine, EngineSpec
 from leaml.errors import LeamlError, StepError
 from pipelines.progress import Bar, say
+
+MAX_RETRIES = 2
+"""Times a unit is tried again after its engine's process died."""
+MAX_RESTARTS = 4
+"""Times one engine is started again. Ray's own default for both is for ever, also for an image that kills every engine."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +52,30 @@ class Work(Protocol):
 
 
 class EngineActor:
-    """Holds one engine; makes, checks and publishes the rows of one unit at a time."""
+    """Holds one engine; makes, checks and publishes the rows of one unit at a time.
+
+    Our own errors are returned, in the column `error`, since Ray hands on the text of an exception only.
+    """
 
     def __init__(self, spec: EngineSpec, work: Work, output: str, max_pixels: int) -> None:
-        self.engine = spec.build()
         self.work, self.output, self.max_pixels = work, output, max_pixels
+        self.error: LeamlError | None = None
+        try:
+            self.engine = spec.build()
+        except LeamlError as error:
+            self.error = error
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         began = time.time()
+        try:
+            if self.error is not None:
+                raise self.error
+            counts = self._publish(unit)
+        except LeamlError as error:
+            return {"unit": unit["unit"], "counts": "{}", "seconds": 0.0, "error": [type(error).__name__, str(error)]}
+        return {"unit": unit["unit"], "counts": json.dumps(counts), "seconds": time.time() - began, "error": []}
+
+    def _publish(self, unit: dict[str, Any]) -> Counter[str]:
         items, quarantined = self._decode(unit)
         rows, counts = self.work(self.engine, items) if items else ([], Counter())
         made, expected = [r["image_id"] for r in rows], [i.image_id for i in items]
@@ -66,7 +90,7 @@ class EngineActor:
         files.write_bytes(f"{self.output}/counts/{unit['unit']}.json", json.dumps(counts).encode())
         # last, since the rows' file is what makes the unit done
         tables.write(f"{self.output}/rows/{unit['unit']}.parquet", tables.table(rows, self.work.schema))
-        return {"unit": unit["unit"], "counts": json.dumps(counts), "seconds": time.time() - began}
+        return counts
 
     def _decode(self, unit: dict[str, Any]) -> tuple[list[Item], list[dict[str, object]]]:
         items, quarantined = [], []
@@ -96,17 +120,50 @@ def make_units(step: str, refs: list[ImageRef], extras: dict[str, Any], size: in
     units = []
     for number, start in enumerate(range(0, len(refs), size)):
         part = refs[start : start + size]
+        ids = [r.image_id for r in part]
         units.append(
             {
-                "unit": f"unit-{number:06d}",
+                "unit": _unit_name(number, ids),
                 "step": step,
-                "image_id": [r.image_id for r in part],
+                "image_id": ids,
                 "files": [r.file for r in part],
                 "rows": [r.row for r in part],
-                "extra": json.dumps([extras.get(r.image_id) for r in part]),
+                "extra": json.dumps([extras.get(i) for i in ids]),
             }
         )
     return units
+
+
+def _unit_name(number: int, ids: list[str]) -> str:
+    return f"unit-{number:06d}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}"
+
+
+def _remaining(units: list[dict[str, Any]], output: str) -> list[dict[str, Any]]:
+    """The units that are not published. Images published in units of another size are taken out of theirs."""
+    finished = _finished(output)
+    foreign = finished - {u["unit"] for u in units}
+    done: set[str] = set()
+    for name in foreign:
+        for folder in ("rows", "quarantine"):
+            file = f"{output}/{folder}/{name}.parquet"
+            if folder == "rows" or files.exists(file):
+                done.update(tables.read(file, columns=["image_id"])["image_id"].to_pylist())
+    todo = []
+    for number, unit in enumerate(units):
+        keep = [place for place, i in enumerate(unit["image_id"]) if i not in done]
+        if unit["unit"] in finished or not keep:
+            continue
+        if len(keep) < len(unit["image_id"]):
+            lists = {k: [unit[k][place] for place in keep] for k in ("image_id", "files", "rows")}
+            extras = json.loads(unit["extra"])
+            unit = unit | lists | {"extra": json.dumps([extras[place] for place in keep])}
+            unit["unit"] = _unit_name(number, unit["image_id"])
+        todo.append(unit)
+    return todo
+
+
+def _finished(output: str) -> set[str]:
+    return {u.rsplit("/", 1)[-1].removesuffix(".parquet") for u in _listing(f"{output}/rows")}
 
 
 def run_units(
@@ -119,28 +176,15 @@ def run_units(
     max_pixels: int,
 ) -> dict[str, Any]:
     """Do every unit that is not published yet and return the totals over all units of the step."""
-    import ray
 
-    finished = {u.rsplit("/", 1)[-1].removesuffix(".parquet") for u in _listing(f"{output}/rows")}
-    todo = [u for u in units if u["unit"] not in finished]
+    todo = _remaining(units, output)
     total = sum(len(u["image_id"]) for u in units)
     done = total - sum(len(u["image_id"]) for u in todo)
-    if finished:
-        say(f"{label}: {len(finished)} of {len(units)} units were done before; {len(todo)} to do")
+    if done:
+        say(f"{label}: {done} of {total} images were done before; {total - done} to do")
     counts, busy, began = Counter[str](), 0.0, time.time()
     if todo:
-        pool = ray.data.ActorPoolStrategy(size=resources.engines)
-        stream = (
-            ray.data.from_items(todo, override_num_blocks=len(todo))
-            .map(_load, num_cpus=0.5)
-            .map(
-                EngineActor,  # type: ignore[arg-type]
-                fn_constructor_args=(spec, work, output, max_pixels),
-                compute=pool,
-                num_cpus=resources.engine_cpus,
-                num_gpus=resources.engine_gpus or None,
-            )
-        )
+        stream = _stream(todo, EngineActor, (spec, work, output, max_pixels), resources)
         sizes = {u["unit"]: len(u["image_id"]) for u in todo}
         with Bar(label, total, "images", done) as bar:
             for row in _rows(stream, label):
@@ -152,21 +196,44 @@ def run_units(
     return {**_read_counts(output), "engine_seconds": round(busy, 1), "wall_seconds": round(time.time() - began, 1)}
 
 
-def _rows(stream: Any, label: str) -> Any:
-    """Rows of a Ray Data stream; our own errors come out of Ray's wrapping with their message."""
+def _stream(todo: list[dict[str, Any]], actor: type, arguments: tuple[Any, ...], resources: ResourcesConfig) -> Any:
+    """The Ray Data plan: read the units' bytes in tasks, do them in a pool of `actor`."""
+    import ray
+
+    with warnings.catch_warnings():
+        # Ray 2.60 warns of keywords without a named parameter, and has none for the two limits below
+        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
+        return (
+            ray.data.from_items(todo, override_num_blocks=len(todo))
+            .map(_load, num_cpus=0.5)
+            .map(
+                actor,  # type: ignore[arg-type]
+                fn_constructor_args=arguments,
+                compute=ray.data.ActorPoolStrategy(size=resources.engines),
+                num_cpus=resources.engine_cpus,
+                num_gpus=resources.engine_gpus or None,
+                max_restarts=MAX_RESTARTS,
+                max_task_retries=MAX_RETRIES,
+            )
+        )
+
+
+def _rows(stream: Any, label: str) -> Iterator[dict[str, Any]]:
+    """Rows of a Ray Data stream. Raises our own errors as they are, others as StepError."""
     import ray
 
     try:
-        yield from stream.iter_rows()
+        for row in stream.iter_rows():
+            if len(row["error"]):
+                kind, message = row["error"]
+                raise getattr(errors, kind, StepError)(message)
+            yield row
     except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, LeamlError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if isinstance(cause, LeamlError):
-            raise cause from None
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = next((line for line in reversed(lines) if re.match(r"^[\w.]*(Error|Exception)\b", line.strip())), lines[-1])
-        msg = f"{label}: an engine failed: {reason.strip()}; finished units are kept, run the same command again to go on"
+        # the text ends with Ray's own wrapping, what was raised stands before it
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        reason = next((line for line in reversed(raised) if not line.startswith("ray.")), (raised or lines)[-1])
+        msg = f"{label}: an engine failed: {reason}; finished units are kept, run the same command again to go on"
         raise StepError(msg) from error
 
 
@@ -178,8 +245,8 @@ def _note(counts: Counter[str]) -> str:
 
 def _read_counts(output: str) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for file in _listing(f"{output}/counts"):
-        counts.update(json.loads(files.read_bytes(file)))
+    for name in sorted(_finished(output)):  # not the folder's listing: a killed unit may have left its counts without rows
+        counts.update(json.loads(files.read_bytes(f"{output}/counts/{name}.json")))
     return counts
 
 

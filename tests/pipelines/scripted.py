@@ -1,0 +1,169 @@
+"""Engines and works that follow a script, for tests of map steps: built in Ray workers without a model, every call logged."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from leaml import tables
+from leaml.config import ResourcesConfig
+from leaml.data import files, store
+from leaml.data.store import ImageRef
+from leaml.engine import Completion, Engine, EngineSpec, Request
+from leaml.errors import ModelError
+from pipelines.units import Item, make_units, run_units
+
+RESOURCES = ResourcesConfig(engines=1)
+MAX_PIXELS = 1_000_000
+
+
+@dataclass(frozen=True)
+class ScriptedSpec(EngineSpec):
+    """`log` gets one file per call of generate, with the image ids. The faults are named by image id."""
+
+    log: str = ""
+    exit_once: str = ""
+    exit_always: str = ""
+    build_error: str = ""
+    replies: dict[str, list[str]] = field(default_factory=dict)
+
+    def build(self) -> Engine:
+        if self.build_error:
+            raise ModelError(self.build_error)
+        return ScriptedEngine(self)
+
+
+class ScriptedEngine:
+    """Answers `n` replies that depend on the request alone."""
+
+    def __init__(self, spec: ScriptedSpec) -> None:
+        self.spec = spec
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]:
+        ids = [r.image_id for r in requests]
+        Path(self.spec.log, uuid.uuid4().hex).write_text(json.dumps(ids))
+        if self.spec.exit_always in ids:
+            os._exit(7)
+        marker = Path(self.spec.log + "-died")
+        if self.spec.exit_once in ids and not marker.exists():
+            marker.touch()
+            os._exit(7)
+        return [[Completion(text, -0.5, "stop", 3) for text in self._texts(r)] for r in requests]
+
+    def _texts(self, request: Request) -> list[str]:
+        red, green, _ = request.image.getpixel((0, 0))
+        return [f"image {red},{green} sample {n}" for n in range(request.n)]
+
+
+class CaptionLike:
+    """One row per image; its caption holds what the engine saw and the step's own data of the image."""
+
+    schema = tables.CAPTIONS
+
+    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+        replies = engine.generate([Request(i.image, i.image_id, "x") for i in items])
+        rows: list[dict[str, Any]] = [
+            {"image_id": i.image_id, "caption": f"{c.text} extra {i.extra}"} for i, (c,) in zip(items, replies, strict=True)
+        ]
+        return rows, Counter(tokens=sum(c.tokens for (c,) in replies))
+
+
+class Broken(CaptionLike):
+    """Returns rows that do not fit the images from the unit with image `where` on."""
+
+    def __init__(self, how: str, where: str) -> None:
+        self.how, self.where = how, where
+
+    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+        rows, counts = super().__call__(engine, items)
+        if self.where not in [i.image_id for i in items]:
+            return rows, counts
+        changed = {"fewer": rows[:-1], "more": [*rows, rows[0]], "order": rows[::-1], "none": []}
+        if self.how == "column":
+            rows[0]["colour"] = "red"
+        if self.how == "raises":
+            msg = "no colour for you"
+            raise ValueError(msg)
+        return changed.get(self.how, rows), counts
+
+
+class KillsDriver(CaptionLike):
+    """Kills the driver and this worker (kill -9) at a moment of the third unit.
+
+    Moments: "before" the engine is asked; "temporary", when the rows are in a temporary file; "published", right after.
+    """
+
+    def __init__(self, driver: int, moment: str) -> None:
+        self.driver, self.moment, self.units = driver, moment, 0
+
+    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+        self.units += 1
+        if self.units == 3:
+            if self.moment == "before":
+                self._kill()
+            publish = files._publish
+
+            def publish_and_kill(temporary: Path, path: Path, if_absent: bool) -> bool:
+                if path.parent.name != "rows":
+                    return publish(temporary, path, if_absent)
+                if self.moment == "published":
+                    publish(temporary, path, if_absent)
+                return self._kill()
+
+            files._publish = publish_and_kill
+        return super().__call__(engine, items)
+
+    def _kill(self) -> bool:
+        os.kill(self.driver, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+
+def png(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (number % 256, number // 256, 7)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def images_table(folder: Path, count: int, corrupt: tuple[int, ...] = ()) -> list[ImageRef]:
+    """An images table of two files with `count` images, of which the ones with the given numbers are cut off."""
+    data = [png(n)[:40] + bytes([n]) if n in corrupt else png(n) for n in range(count)]
+    rows = [{"image_id": tables.image_id(d), "uri": f"{n}.png", "bytes": d} for n, d in enumerate(data)]
+    for part, chunk in enumerate((rows[: count // 2], rows[count // 2 :])):
+        tables.write(f"{folder}/images-{part}.parquet", tables.table(chunk, tables.IMAGES))
+    return store.index(str(folder))
+
+
+def calls(log: Path) -> Counter[str]:
+    """How often the engine was asked about each image."""
+    return Counter(i for file in log.iterdir() for i in json.loads(file.read_text()))
+
+
+def published(output: Path) -> Counter[str]:
+    """Image ids in committed files, rows and quarantine, read without the code under test."""
+    parts = [
+        pa.parquet.read_table(f, columns=["image_id"])["image_id"].to_pylist()
+        for f in (*output.glob("rows/*.parquet"), *output.glob("quarantine/*.parquet"))
+    ]
+    return Counter(i for part in parts for i in part)
+
+
+def drive(address: str, images: str, output: str, log: str, moment: str, size: int) -> None:
+    """The driver process that is killed: joins the test's Ray and runs the step."""
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    units = make_units("caption", store.index(images), {}, size)
+    run_units("x", units, ScriptedSpec("x", log=log), KillsDriver(os.getpid(), moment), output, RESOURCES, MAX_PIXELS)

@@ -1,0 +1,189 @@
+"""Map steps on a real Ray: every image once, whatever is killed, broken or changed in between."""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripted
+from scripted import MAX_PIXELS, RESOURCES, Broken, CaptionLike, ScriptedSpec, calls, images_table, published
+
+from leaml import tables
+from leaml.data.store import ImageRef
+from leaml.errors import ModelError, StepError
+from pipelines.runtime import quiet_data
+from pipelines.units import EngineActor, _load, make_units, read_output, run_units
+
+COUNT, SIZE = 20, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers(ray_local: None) -> None:
+    """Workers get the scripted module by value: the tests' folder is on no path of theirs."""
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(scripted)
+    quiet_data(False)
+
+
+class Step:
+    """A folder with images, an output and an engine log, and the way to run a step in it."""
+
+    def __init__(self, folder: Path, corrupt: tuple[int, ...] = ()) -> None:
+        self.images, self.output, self.log = folder / "images", folder / "out", folder / "log"
+        self.log.mkdir()
+        self.refs: list[ImageRef] = images_table(self.images, COUNT, corrupt)
+        self.ids = [r.image_id for r in self.refs]
+
+    def run(self, work: Any = None, size: int = SIZE, units: slice = slice(None), engines: int = 1, **faults: str) -> Any:
+        extras = {i: n for n, i in enumerate(self.ids)}
+        todo = make_units("caption", self.refs, extras, size)[units]
+        spec = ScriptedSpec("x", log=str(self.log), **faults)
+        resources = RESOURCES.model_copy(update={"engines": engines})
+        return run_units("caption", todo, spec, work or CaptionLike(), str(self.output), resources, MAX_PIXELS)
+
+    def captions(self) -> dict[str, str]:
+        rows = read_output(str(self.output), tables.CAPTIONS).to_pylist()
+        assert len({r["image_id"] for r in rows}) == len(rows)
+        return {r["image_id"]: r["caption"] for r in rows}
+
+    def expected(self) -> dict[str, str]:
+        return {i: f"image {n},0 sample 0 extra {n}" for n, i in enumerate(self.ids)}
+
+
+@pytest.fixture
+def step(tmp_path: Path) -> Step:
+    return Step(tmp_path)
+
+
+def test_every_image_once_with_its_own_data(step: Step) -> None:
+    summary = step.run(engines=2)
+    assert step.captions() == step.expected()
+    assert list(step.captions()) == step.ids  # in the order of the table
+    assert calls(step.log) == Counter(step.ids)
+    assert (summary["images"], summary["quarantined"], summary["tokens"]) == (COUNT, 0, 3 * COUNT)
+    assert step.run() | {"wall_seconds": 0, "engine_seconds": 0} == summary | {"wall_seconds": 0, "engine_seconds": 0}
+    assert calls(step.log) == Counter(step.ids)  # nothing is asked again
+
+
+@pytest.mark.parametrize("moment", ["before", "temporary", "published"])
+def test_killed_driver_and_worker_then_resume(step: Step, moment: str) -> None:
+    import ray
+
+    arguments = [ray.get_runtime_context().gcs_address, step.images, step.output, step.log, moment]
+    code = f"import sys; sys.path.insert(0, {str(Path(scripted.__file__).parent)!r}); import scripted;"
+    code += f"scripted.drive(*{[str(a) for a in arguments]!r}, {SIZE})"
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert killed.returncode == -9, killed.stderr[-2000:]
+    committed, before = published(step.output), calls(step.log)
+    assert sum(committed.values()) == (3 if moment == "published" else 2) * SIZE
+    summary = step.run()
+    assert published(step.output) == Counter(step.ids)
+    assert list(step.captions()) == step.ids
+    after = calls(step.log)
+    assert {i: after[i] for i in committed} == {i: before[i] for i in committed} == committed
+    assert (summary["images"], summary["tokens"]) == (COUNT, 3 * COUNT)
+
+
+@pytest.mark.parametrize("size", [3, COUNT])
+def test_unit_size_changed_before_the_resume(tmp_path: Path, size: int) -> None:
+    step = Step(tmp_path, corrupt=(1, 13))
+    step.run(units=slice(1, None, 2))  # units 1 and 3 of five
+    committed, before = published(step.output), calls(step.log)
+    assert sum(committed.values()) == 2 * SIZE
+    summary = step.run(size=size)
+    assert published(step.output) == Counter(step.ids)
+    assert all(calls(step.log)[i] == before[i] for i in committed)
+    good = {i: c for i, c in step.expected().items() if i not in (step.ids[1], step.ids[13])}
+    assert step.captions() == good
+    assert (summary["images"], summary["quarantined"], summary["tokens"]) == (COUNT - 2, 2, 3 * (COUNT - 2))
+    step.run(size=SIZE)
+    assert published(step.output) == Counter(step.ids)
+
+
+def test_counts_without_rows_are_not_counted(step: Step) -> None:
+    """A unit that was killed between its counts and its rows, and never came back because the unit size changed."""
+    (step.output / "counts").mkdir(parents=True)
+    (step.output / "counts" / "unit-000000-of-another-size.json").write_text(json.dumps({"images": 1000}))
+    assert step.run(size=COUNT)["images"] == COUNT
+
+
+def test_corrupt_images_are_quarantined_and_the_rest_is_done(tmp_path: Path) -> None:
+    corrupt = (0, 1, 2, 3, 10)  # a whole unit and one of another
+    step = Step(tmp_path, corrupt)
+    summary = step.run()
+    rows = read_output(f"{step.output}", tables.CAPTIONS).to_pylist()
+    assert [r["image_id"] for r in rows] == [i for n, i in enumerate(step.ids) if n not in corrupt]
+    files = sorted((step.output / "quarantine").glob("*.parquet"))
+    found = [row for f in files for row in tables.read(str(f), tables.QUARANTINE).to_pylist()]
+    assert [r["image_id"] for r in found] == [step.ids[n] for n in corrupt]
+    assert {r["step"] for r in found} == {"caption"}
+    assert all(r["reason"].startswith(("truncated", "damaged", "not an image")) for r in found)
+    assert (summary["images"], summary["quarantined"]) == (COUNT - 5, 5)
+    asked = calls(step.log)
+    step.run()
+    assert calls(step.log) == asked
+    assert len(list((step.output / "quarantine").glob("*.parquet"))) == len(files)
+
+
+def test_engine_that_dies_once_is_started_again(step: Step) -> None:
+    step.run(exit_once=step.ids[9])
+    assert Path(f"{step.log}-died").exists()
+    assert step.captions() == step.expected()
+    assert published(step.output) == Counter(step.ids)
+
+
+def test_image_that_kills_every_engine_ends_the_step_and_a_rerun_goes_on(step: Step) -> None:
+    began = time.time()
+    with pytest.raises(StepError, match=r"^caption: an engine failed: .*run the same command again"):
+        step.run(exit_always=step.ids[9])
+    assert time.time() - began < 60
+    before, committed = calls(step.log), published(step.output)
+    assert before[step.ids[9]] == 3  # tried, and tried again twice
+    assert step.ids[9] not in committed
+    step.run()
+    assert step.captions() == step.expected()
+    assert all(calls(step.log)[i] == before[i] for i in committed)
+
+
+def test_engine_that_cannot_be_built_says_why(step: Step) -> None:
+    with pytest.raises(ModelError, match=r"^no such architecture$"):
+        step.run(build_error="no such architecture")
+    assert not published(step.output)
+
+
+@pytest.mark.parametrize("how", ["fewer", "more", "order", "none", "column"])
+def test_rows_that_do_not_fit_the_images_are_an_error_and_not_published(step: Step, how: str) -> None:
+    """Without Ray: what the actor returns."""
+    actor = EngineActor(ScriptedSpec("x", log=str(step.log)), Broken(how, step.ids[5]), str(step.output), MAX_PIXELS)
+    units = [_load(unit) for unit in make_units("caption", step.refs, {}, SIZE)[:2]]
+    good, bad = (actor(unit) for unit in units)
+    assert (good["unit"], good["error"]) == (units[0]["unit"], [])
+    kind, message = bad["error"]
+    if how == "column":
+        assert (kind, "unknown columns ['colour']" in message) == ("DataError", True)
+    else:
+        assert (kind, f"{units[1]['unit']}: 4 images went in" in message) == ("StepError", True)
+    assert published(step.output) == Counter(step.ids[:SIZE])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("fewer", "unit-000002-.*: 4 images went in, rows of 3"), ("raises", "ValueError: no colour for you; finished units")],
+)
+def test_work_that_fails_says_why_and_a_rerun_finishes(step: Step, how: str, message: str) -> None:
+    with pytest.raises(StepError, match=message):
+        step.run(Broken(how, step.ids[9]))
+    assert not set(step.ids[2 * SIZE : 3 * SIZE]) & set(published(step.output))
+    step.run()
+    assert step.captions() == step.expected()
+
+
+def test_no_images_at_all(tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    summary = run_units("caption", [], ScriptedSpec("x"), CaptionLike(), output, RESOURCES, MAX_PIXELS)
+    assert (summary["wall_seconds"], read_output(output, tables.CAPTIONS).num_rows) == (0.0, 0)

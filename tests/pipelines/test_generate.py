@@ -1,0 +1,165 @@
+"""Generation with a scripted engine: what is asked, with which beginning and seed, and what becomes of the pairs."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from leaml import prompts, tables
+from leaml.config import FilterConfig, GenerateConfig
+from leaml.engine import Completion, Request
+from pipelines.generate import GenerateWork, read_accepted
+from pipelines.run import Step
+from pipelines.units import Item
+
+PICTURE = Image.new("RGB", (8, 8), "red")
+ITEMS = [Item(name, PICTURE, f"teacher on {name}") for name in ("a", "b", "c")]
+NO_FILTERS = FilterConfig(
+    max_question_chars=None, max_answer_chars=None, min_mean_logprob=None, round_trip=False, min_votes=None, duplicates=False
+)
+
+
+class Recorder:
+    """Keeps every request; captions, pairs and answers come from functions of the request."""
+
+    def __init__(self, pair: Callable[[Request, int], str], answer: Callable[[Request, int], str] = lambda r, n: "red") -> None:
+        self.pair, self.answer = pair, answer
+        self.captions: list[Request] = []
+        self.samples: list[Request] = []
+        self.answers: list[Request] = []
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]:
+        return [[Completion(self._text(r, n), -0.1 * (n + 1), "stop", 4) for n in range(r.n)] for r in requests]
+
+    def _text(self, request: Request, n: int) -> str:
+        if request.text != prompts.GENERATE:
+            self.captions.append(request)
+            return f"own  words on {request.image_id}"
+        if request.prefix.endswith("Answer:"):
+            self.answers += [request] if n == 0 else []
+            return self.answer(request, n)
+        self.samples += [request] if n == 0 else []
+        return self.pair(request, n)
+
+
+def colours(request: Request, n: int) -> str:
+    return f" Question: What colour is part {n}? Answer: red"
+
+
+def run(engine: Recorder, items: list[Item] = ITEMS, prompt: str = "Look!", **config: Any) -> tuple[list[Any], Counter[str]]:
+    work = GenerateWork(GenerateConfig(**{"pairs_per_image": 2, **config}), prompt)
+    rows, counts = work(engine, items)
+    assert [r["image_id"] for r in rows] == [i.image_id for i in items]
+    tables.table(rows, work.schema)  # the contract holds
+    return rows, counts
+
+
+@pytest.mark.parametrize(
+    ("caption", "prefix", "column"),
+    [
+        ("none", "", None),
+        ("self", "Caption: own words on {}", "own  words on {}"),
+        ("teacher", "Caption: teacher on {}", "teacher on {}"),
+    ],
+)
+def test_caption_mode_decides_what_stands_before_the_pair(caption: str, prefix: str, column: str | None) -> None:
+    engine = Recorder(colours)
+    rows, _ = run(engine, caption=caption)
+    assert [r.prefix for r in engine.samples] == [prefix.format(i.image_id) for i in ITEMS]
+    assert {r.text for r in engine.samples} == {prompts.GENERATE}
+    assert [r["caption"] for r in rows] == [column and column.format(i.image_id) for i in ITEMS]
+    assert [(r.text, r.temperature) for r in engine.captions] == [("Look!", 0.0)] * (3 if caption == "self" else 0)
+    # the re-answer stands behind the same caption
+    start = f"{prefix} " if prefix else ""
+    expected = [f"{start.format(i.image_id)}Question: What colour is part {n}? Answer:" for i in ITEMS for n in (0, 1)]
+    assert [r.prefix for r in engine.answers] == expected
+
+
+def test_image_without_a_teacher_caption_has_no_prefix() -> None:
+    engine = Recorder(colours)
+    rows, _ = run(engine, [Item("a", PICTURE, None), Item("b", PICTURE, "seen")], caption="teacher")
+    assert [r.prefix for r in engine.samples] == ["", "Caption: seen"]
+    assert [r["caption"] for r in rows] == [None, "seen"]
+
+
+def test_sampling_settings_reach_the_engine() -> None:
+    engine = Recorder(colours)
+    run(engine, pairs_per_image=5, temperature=0.7, top_p=0.8, max_tokens=33)
+    assert {(r.n, r.temperature, r.top_p, r.max_tokens) for r in engine.samples} == {(5, 0.7, 0.8, 33)}
+    assert {(r.n, r.temperature) for r in engine.answers} == {(1, 0.0)}  # one greedy answer
+    voting = Recorder(colours)
+    run(voting, votes=3, temperature=0.7)
+    assert {(r.n, r.temperature) for r in voting.answers} == {(3, 0.7)}
+
+
+def test_seeds_depend_on_the_image_and_the_seed_alone() -> None:
+    def seeds(items: list[Item], **config: Any) -> tuple[dict[str, Any], set[Any]]:
+        engine = Recorder(colours)
+        run(engine, items, **config)
+        return {r.image_id: r.seed for r in engine.samples}, {(r.image_id, r.prefix, r.seed) for r in engine.answers}
+
+    together = seeds(ITEMS)
+    assert seeds(ITEMS[::-1]) == together
+    apart = [seeds([item]) for item in ITEMS]
+    assert {i: s for samples, _ in apart for i, s in samples.items()} == together[0]
+    assert {a for _, answers in apart for a in answers} == together[1]
+    assert len(set(together[0].values())) == 3
+    assert len({s for _, _, s in together[1]}) == 6  # every question of every image has its own
+    assert not set(seeds(ITEMS, seed=1)[0].values()) & set(together[0].values())
+    assert all(0 <= s < 2**31 for s in together[0].values())
+
+
+def test_every_question_is_answered_again_once_and_not_for_nothing() -> None:
+    engine = Recorder(lambda r, n: f"Question: What? Answer: {'red' if n else 'blue'}" if n < 3 else "no pair")
+    rows, _ = run(engine, ITEMS[:1], pairs_per_image=4, filters=FilterConfig(min_votes=None))
+    assert len(engine.answers) == 1
+    assert [p["roundtrip"] for p in rows[0]["pairs"]] == ["red", "red", "red", None]
+    off = Recorder(colours)
+    run(off, filters=NO_FILTERS)
+    assert off.answers == []
+
+
+def test_pairs_keep_order_score_and_reason_and_the_counts_add_up() -> None:
+    replies = [
+        "Question: What colour? Answer: red",
+        "Question: What shape? Answer: circle",  # the second reading says red
+        "nothing of use",
+        "Question: What colour? Answer: red",
+    ]
+    engine = Recorder(lambda r, n: replies[n])
+    rows, counts = run(engine, ITEMS[:2], pairs_per_image=4)
+    for row in rows:
+        pairs = row["pairs"]
+        assert [p["reason"] for p in pairs] == ["", "round trip disagrees", "unparsable", "duplicate question"]
+        assert [p["accepted"] for p in pairs] == [True, False, False, False]
+        assert [p["mean_logprob"] for p in pairs] == pytest.approx([-0.1, -0.2, -0.3, -0.4])
+        assert (pairs[0]["question"], pairs[0]["answer"], pairs[0]["votes"]) == ("What colour?", "red", 1.0)
+    assert counts == Counter(
+        {
+            "pairs": 8,
+            "accepted": 2,
+            "rejected: round trip disagrees": 2,
+            "rejected: unparsable": 2,
+            "rejected: duplicate question": 2,
+        }
+    )
+
+
+def test_votes_are_the_share_of_agreeing_answers() -> None:
+    engine = Recorder(colours, lambda r, n: "red" if n < 2 else "blue")
+    rows, _ = run(engine, ITEMS[:1], votes=3, filters=FilterConfig(min_votes=0.7, round_trip=False))
+    assert [p["votes"] for p in rows[0]["pairs"]] == pytest.approx([2 / 3, 2 / 3])
+    assert {p["reason"] for p in rows[0]["pairs"]} == {"few votes"}
+
+
+def test_rejected_pairs_never_reach_training(tmp_path: Path) -> None:
+    replies = ["Question: Good? Answer: red", "Question: Bad? Answer: blue", "rubbish"]
+    rows, counts = run(Recorder(lambda r, n: replies[n]), pairs_per_image=3)
+    for number, part in enumerate((rows[:2], rows[2:])):
+        tables.write(f"{tmp_path}/rows/unit-{number}.parquet", tables.table(part, tables.PSEUDO_QA))
+    step = Step("generate", "generate", "0", str(tmp_path))
+    assert read_accepted(step) == [(name, "Good?", "red") for name in ("a", "b", "c")]
+    assert (counts["pairs"], counts["accepted"]) == (9, 3)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from leaml import evaluation, textmetrics
+from leaml import evaluation
 from leaml.config import Config
 from leaml.data import files, registry
 from leaml.errors import InputError
@@ -21,7 +21,6 @@ from pipelines.generate import generate
 from pipelines.ingest import Labels, Sources, draw_labels, ingest
 from pipelines.models import trained
 from pipelines.progress import say
-from pipelines.report import write
 from pipelines.run import Run, Step
 from pipelines.runtime import start_ray
 from pipelines.score import score
@@ -38,6 +37,8 @@ class _StopHereError(Exception):
 def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dict[str, Any] | None:
     """Run the method up to and including the step `until`; returns the metrics when that is "evaluate"."""
     check(config)
+    from pipelines.report import write  # imported after the check: matplotlib takes a second
+
     with Run(config) as run:
         sources = ingest(run)
         labels = draw_labels(run, sources)
@@ -118,6 +119,8 @@ def control(config: Config, name: str) -> Config:
 
 def evaluate(run: Run, sources: Sources, labels: Labels, adapted: Step) -> dict[str, Any]:
     """Train the baselines and controls, let every model answer, write evaluation/metrics.json and the predictions."""
+    from leaml import textmetrics  # nltk brings scipy, seconds that a refused configuration should not wait for
+
     config, base = run.config, run.config.model
     baselines = config.evaluate.baselines
     made: dict[str, Step] = {"leaml": adapted}

@@ -115,7 +115,7 @@ class TrainConfig(Section):
 class WarmupConfig(TrainConfig):
     """Step 2: the QA generator learns from the labeled rows."""
 
-    describe_first: bool = Field(True, description="The generator writes a caption before the pair; false: the pair alone.")
+    describe_first: bool = Field(False, description="The generator writes a caption before the pair; false: the pair alone.")
 
 
 class ScoreConfig(Section):
@@ -171,7 +171,7 @@ class GenerateConfig(Section):
 
     pairs_per_image: int = Field(8, gt=0, description="Sampled pairs per image, before filters.")
     caption: Literal["none", "self", "teacher"] = Field(
-        "self", description="What stands before the pair: nothing, the generator's own caption, or the teacher's."
+        "none", description="What stands before the pair: nothing, the generator's own caption, or the teacher's."
     )
     temperature: float = Field(1.0, ge=0, description="Sampling temperature of the questions.")
     top_p: float = Field(0.95, gt=0, le=1, description="Nucleus sampling mass.")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from leaml.errors import DataError
 
@@ -65,6 +66,15 @@ def option_letters(n: int) -> list[str]:
         msg = f"{n} options cannot be lettered A to Z; give 0 to 26"
         raise DataError(msg)
     return list(string.ascii_uppercase[:n])
+
+
+def ask(row: Mapping[str, Any]) -> str:
+    """The request for a labeled row: its question, and its options, where it has some, on lettered lines."""
+    options = row.get("options")
+    if not options:
+        return str(row["question"])
+    lines = [f"{letter}. {option}" for letter, option in zip(option_letters(len(options)), options, strict=True)]
+    return "\n".join([str(row["question"]), *lines])
 
 
 def chosen_letters(text: str, options: Sequence[str]) -> frozenset[str] | None:

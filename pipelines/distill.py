@@ -11,10 +11,11 @@ from pipelines.ingest import Sources
 from pipelines.models import trained
 from pipelines.run import Run, Step
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples
+from pipelines.warmup import qa_tasks
 
 
 def distill(run: Run, sources: Sources, captions: Step, warmed: Step, scored: Step, variant: str = "leaml") -> Step:
-    """Caption loss + qa_weight x QA loss; half of every batch each."""
+    """Caption loss + qa_weight x QA loss; captions, pairs and answers share every batch equally."""
     config = run.config.distill
     settings = {"distill": config.model_dump(), "seed": run.config.seed}
     step = run.step("distill", settings, [captions, warmed, scored], label=f"distill {variant}")
@@ -24,7 +25,7 @@ def distill(run: Run, sources: Sources, captions: Step, warmed: Step, scored: St
         examples = [Example(i, request, c) for i, c in read_captions(captions).items()]
         tasks = [TaskFile("captions", write_examples(step.path("captions.parquet"), examples))]
         if config.qa_weight:
-            tasks.append(TaskFile("labels", warmed.path("labels.parquet"), weight=config.qa_weight))
+            tasks += qa_tasks(warmed, config.qa_weight)
         job = TrainJob(
             step.folder,
             trained(warmed, run.config.model),

@@ -29,7 +29,7 @@ class AnswerWork:
 
     def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
         asked = [(item, row) for item in items for row in item.extra or []]
-        requests = [Request(i.image, i.image_id, ask(row), max_tokens=self.max_tokens) for i, row in asked]
+        requests = [Request(i.image, i.image_id, scoring.ask(row), max_tokens=self.max_tokens) for i, row in asked]
         answers: dict[str, list[dict[str, Any]]] = {item.image_id: [] for item in items}
         counts = Counter[str]()
         for (item, row), (completion,) in zip(asked, engine.generate(requests), strict=True):
@@ -37,15 +37,6 @@ class AnswerWork:
             counts["tokens"] += completion.tokens
         counts["questions"] = len(asked)
         return [{"image_id": i, "answers": a} for i, a in answers.items()], counts
-
-
-def ask(row: dict[str, Any]) -> str:
-    """The question as the model sees it: options, where it has some, on lettered lines."""
-    if not row.get("options"):
-        return str(row["question"])
-    letters = scoring.option_letters(len(row["options"]))
-    lines = [f"{letter}. {option}" for letter, option in zip(letters, row["options"], strict=True)]
-    return "\n".join([row["question"], *lines])
 
 
 def judged(row: dict[str, Any], prediction: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pipelines.generate import read_accepted
 from pipelines.ingest import Labels, Sources, labels_key
 from pipelines.run import Run, Step
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples
+from pipelines.warmup import answer_examples
 
 
 def finetune(run: Run, sources: Sources, labels: Labels, generated: Step, variant: str = "leaml") -> Step:
@@ -49,8 +50,7 @@ def finetune_labels(
 
 
 def _write_labels(step: Step, labels: Labels) -> str:
-    examples = [Example(r["image_id"], r["question"], r["answer"], held_out=held) for r, held in labels.rows()]
-    return write_examples(step.path("labels.parquet"), examples)
+    return write_examples(step.path("labels.parquet"), answer_examples(labels))
 
 
 def _train(

@@ -1,7 +1,7 @@
 """Step 5, generate: the distilled generator writes pseudo question-answer pairs; filters accept or reject each with a reason.
 
 Per image: its caption (the generator's own, greedy; or the teacher's; or none), `pairs_per_image` sampled pairs after it, then
-every distinct question answered again. All three are requests to the same engine, which keeps the image's prefill.
+every distinct question is put to the same model as a user would put it: a pair whose answer does not come back is rejected.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class GenerateWork:
     def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
         captions = self._captions(engine, items)
         candidates = self._sample(engine, items, captions)
-        self._answer_again(engine, items, captions, candidates)
+        self._answer_again(engine, items, candidates)
         rows, counts = [], Counter[str]()
         for item, caption, found in zip(items, captions, candidates, strict=True):
             pairs = filters.apply(found, self.config.filters)
@@ -69,10 +69,8 @@ class GenerateWork:
             [filters.Candidate.from_reply(c.text, c.mean_logprob) for c in samples] for samples in engine.generate(requests)
         ]
 
-    def _answer_again(
-        self, engine: Engine, items: list[Item], captions: list[str], candidates: list[list[filters.Candidate]]
-    ) -> None:
-        """Fill in `reanswers`: the same question, after the same caption, answered `votes` times."""
+    def _answer_again(self, engine: Engine, items: list[Item], candidates: list[list[filters.Candidate]]) -> None:
+        """Fill in `reanswers`: every distinct question, asked as a user would ask it, answered `votes` times."""
         config = self.config
         if not (config.filters.round_trip or config.filters.min_votes):
             return
@@ -83,13 +81,11 @@ class GenerateWork:
                     asked.setdefault((number, candidate.question), []).append(candidate)
         requests = []
         for number, question in asked:
-            before = f"{prompts.caption_prefix(captions[number])} " if captions[number] else ""
             requests.append(
                 Request(
                     items[number].image,
                     items[number].image_id,
-                    prompts.GENERATE,
-                    f"{before}Question: {question} Answer:",
+                    question,
                     n=config.votes,
                     temperature=config.temperature if config.votes > 1 else 0.0,
                     max_tokens=config.max_tokens,

@@ -16,6 +16,7 @@ from pipelines.ingest import Sources
 from pipelines.models import trained
 from pipelines.run import Run, Step
 from pipelines.train import fit, read_examples
+from pipelines.warmup import qa_tasks
 
 
 def score(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> Step:
@@ -27,7 +28,7 @@ def score(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> S
         settings = {
             "model": trained(warmed, run.config.model),
             "score": config,
-            "examples": warmed.path("labels.parquet"),
+            "examples": [task.file for task in qa_tasks(warmed)],
             "images": sources.image_folders,
             "max_pixels": run.config.data.max_pixels,
             "output": step.folder,
@@ -57,7 +58,7 @@ def _score_worker(settings: dict[str, Any]) -> None:
     everything = scores.all_linears(vlm.model)
     owner = selection.model_hash(everything)
     linears = scores.selectable(everything, config.modules)
-    examples = read_examples(settings["examples"])
+    examples = [e for file in settings["examples"] for e in read_examples(file)]
     order = np.random.default_rng(config.seed).permutation(len(examples))[: config.samples]
     mine = [examples[i] for i in order[rank::world]]
     store = ImageStore(settings["images"], settings["max_pixels"])

@@ -1,18 +1,22 @@
-"""Step 2, warm-up: the QA generator (image -> question + answer) learns from the labeled rows."""
+"""Step 2, warm-up: the QA generator learns from the labeled rows, to write pairs and to answer."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from leaml import prompts
+from leaml.scoring import ask
 from leaml.training import Example
 from pipelines.caption import read_captions
 from pipelines.ingest import Labels, Sources, labels_key
 from pipelines.run import Run, Step
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples
 
+QA_TASKS = ("pairs", "answers")
+"""The QA loss has two equal parts: writing the labeled pairs, and answering their questions as a user asks them."""
 
-def generator_examples(labels: Labels, captions: dict[str, str]) -> list[Example]:
+
+def pair_examples(labels: Labels, captions: dict[str, str]) -> list[Example]:
     """Labeled rows as the generator writes them; an image's caption, if given, stands before the pair without loss."""
     examples = []
     for row, held_out in labels.rows():
@@ -23,21 +27,31 @@ def generator_examples(labels: Labels, captions: dict[str, str]) -> list[Example
     return examples
 
 
+def answer_examples(labels: Labels) -> list[Example]:
+    """Labeled rows as a user asks them: the question, answered."""
+    return [Example(r["image_id"], ask(r), r["answer"], held_out=held_out) for r, held_out in labels.rows()]
+
+
+def qa_tasks(warmed: Step, weight: float = 1.0) -> list[TaskFile]:
+    """The QA loss of a warm-up step, for the steps that use it again."""
+    return [TaskFile(name, warmed.path(f"{name}.parquet"), weight=weight) for name in QA_TASKS]
+
+
 def warmup(run: Run, sources: Sources, labels: Labels, captions: Step | None) -> Step:
-    """Train the generator on the labels; with captions it learns to describe first."""
+    """Train the generator on the labels; with `describe_first` it writes its pairs after a caption."""
     config = run.config.warmup
     use = captions if config.describe_first else None
     settings = {"warmup": config.model_dump(), "model": run.config.model.model_dump(), "seed": run.config.seed}
     inputs = [*sources.training, labels_key(labels), *([use] if use else [])]
-    step = run.step("warmup", settings, inputs, label="warmup" if use else "warmup without captions")
+    step = run.step("warmup", settings, inputs)
 
     def work() -> dict[str, Any]:
-        examples = generator_examples(labels, read_captions(use) if use else {})
-        file = write_examples(step.path("labels.parquet"), examples)
+        write_examples(step.path("pairs.parquet"), pair_examples(labels, read_captions(use) if use else {}))
+        write_examples(step.path("answers.parquet"), answer_examples(labels))
         job = TrainJob(
             step.folder,
             run.config.model,
-            [TaskFile("labels", file)],
+            qa_tasks(step),
             sources.image_folders,
             config,
             seed=run.config.seed,

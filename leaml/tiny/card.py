@@ -46,7 +46,8 @@ _FACTS = ("model", "parameters", "seed", "images", "vision_steps", "steps", "bat
 _ROLE = {
     "base": (
         "It is the model that the demo adapts. It has never seen the demo's target: no easy-VQA image or question, none of\n"
-        "its colours teal, gray, black and brown, no rectangle, no triangle, and none of its question templates."
+        "its colours teal, gray, black and brown, no rectangle, no triangle, and none of its question templates. It names\n"
+        "colours, shapes and places; it has not learned to check a statement: its yes/no answers are at chance (below)."
     ),
     "teacher": (
         "It is the demo's caption teacher. It knows more shapes and colours than the base, easy-VQA's among them, but it has\n"

@@ -369,4 +369,6 @@ def resolve_model(name: str) -> str:
     """Local folder of a shipped model, or the name itself (hub id, folder, s3:// path)."""
     if name in BUILTIN:
         return str(Path(__file__).parent / "tiny" / "models" / name)
+    if "://" not in name and Path(name).is_dir():
+        return str(Path(name).resolve())  # workers have another working directory
     return name

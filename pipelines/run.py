@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -50,7 +51,8 @@ class Run:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.folder = config.run_folder
+        # absolute, since workers have another working directory
+        self.folder = config.run_folder if files.is_remote(config.run_folder) else str(Path(config.run_folder).resolve())
         self._steps: dict[str, dict[str, Any]] = {}
         self._state = "running"
 

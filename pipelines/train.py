@@ -11,12 +11,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from leaml import tables
-from leaml.config import ModelConfig, ResourcesConfig, TrainConfig
+from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
 from leaml.data import files, s3
 from leaml.data.store import ImageStore
 from leaml.errors import LeamlError, StepError
@@ -64,6 +64,7 @@ def write_examples(uri: str, examples: list[Example]) -> str:
 
 def run_training(label: str, job: TrainJob, resources: ResourcesConfig) -> dict[str, Any]:
     """Train on `resources.train_workers` workers with progress; returns the summary that training.json holds."""
+    job = replace(job, model=job.model.model_copy(update={"name": resolve_model(job.model.name)}))
     with _Watch(label, job):
         fit(_train_worker, {"job": job}, resources, f"{job.folder}/checkpoints", label)
     return dict(json.loads(files.read_bytes(f"{job.folder}/training.json")))

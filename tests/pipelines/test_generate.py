@@ -35,10 +35,10 @@ class Recorder:
         return [[Completion(self._text(r, n), -0.1 * (n + 1), "stop", 4) for n in range(r.n)] for r in requests]
 
     def _text(self, request: Request, n: int) -> str:
-        if request.text != prompts.GENERATE:
+        if request.text == "Look!":
             self.captions.append(request)
             return f"own  words on {request.image_id}"
-        if request.prefix.endswith("Answer:"):
+        if request.text != prompts.GENERATE:
             self.answers += [request] if n == 0 else []
             return self.answer(request, n)
         self.samples += [request] if n == 0 else []
@@ -72,10 +72,8 @@ def test_caption_mode_decides_what_stands_before_the_pair(caption: str, prefix: 
     assert {r.text for r in engine.samples} == {prompts.GENERATE}
     assert [r["caption"] for r in rows] == [column and column.format(i.image_id) for i in ITEMS]
     assert [(r.text, r.temperature) for r in engine.captions] == [("Look!", 0.0)] * (3 if caption == "self" else 0)
-    # the re-answer stands behind the same caption
-    start = f"{prefix} " if prefix else ""
-    expected = [f"{start.format(i.image_id)}Question: What colour is part {n}? Answer:" for i in ITEMS for n in (0, 1)]
-    assert [r.prefix for r in engine.answers] == expected
+    # asked again as a user would ask: the plain question, without caption
+    assert [(r.text, r.prefix) for r in engine.answers] == [(f"What colour is part {n}?", "") for _ in ITEMS for n in (0, 1)]
 
 
 def test_image_without_a_teacher_caption_has_no_prefix() -> None:
@@ -99,7 +97,7 @@ def test_seeds_depend_on_the_image_and_the_seed_alone() -> None:
     def seeds(items: list[Item], **config: Any) -> tuple[dict[str, Any], set[Any]]:
         engine = Recorder(colours)
         run(engine, items, **config)
-        return {r.image_id: r.seed for r in engine.samples}, {(r.image_id, r.prefix, r.seed) for r in engine.answers}
+        return {r.image_id: r.seed for r in engine.samples}, {(r.image_id, r.text, r.seed) for r in engine.answers}
 
     together = seeds(ITEMS)
     assert seeds(ITEMS[::-1]) == together

@@ -25,6 +25,8 @@ from leaml.errors import DataError
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _TEMPORARY = re.compile(r"^\..*\.tmp$")
 _READ_BUFFER = 1 << 20
+_UMASK = os.umask(0)  # it can only be read by setting it
+os.umask(_UMASK)
 
 
 def is_remote(uri: str) -> bool:
@@ -113,6 +115,7 @@ def write_bytes(uri: str, data: bytes, if_absent: bool = False) -> bool:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
+                os.fchmod(stream.fileno(), 0o666 & ~_UMASK)  # mkstemp gives 0600, but others read runs and reports too
             return _publish(Path(temporary), path, if_absent)
         finally:
             Path(temporary).unlink(missing_ok=True)

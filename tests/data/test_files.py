@@ -173,3 +173,10 @@ def test_listing_follows_links_once_and_shows_dangling_ones(tmp_path: Path) -> N
     (base / "dangling").symlink_to(tmp_path / "nowhere")
     os.mkfifo(base / "pipe")  # reading it would wait for ever
     assert files.listing(str(base)) == [str(base / "dangling"), str(base / "link" / "x")]
+
+
+def test_published_files_follow_the_umask(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    files.write_bytes(str(tmp_path / "published"), b"x")
+    assert (tmp_path / "published").stat().st_mode == plain.stat().st_mode

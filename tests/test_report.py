@@ -209,7 +209,7 @@ def test_losses_filters_steps_and_quarantine(data: ReportData) -> None:
     assert "Of 100 generated pairs, 30 (30.0 %) were accepted. accepted 30 · 30.0 % few votes 60 · 60.0 % refusal 10" in words
     assert "caption done 3 min 12 s caption-ab12 total 3 min 12 s" in words
     assert "2 images were set aside" in words and "truncated 2" in words
-    assert "1 234 labels" in words
+    assert "1 234 labeled images" in words
 
 
 def test_a_run_without_results_says_so() -> None:

@@ -173,7 +173,7 @@ class GenerateConfig(Section):
     caption: Literal["none", "self", "teacher"] = Field(
         "none", description="What stands before the pair: nothing, the generator's own caption, or the teacher's."
     )
-    temperature: float = Field(1.0, ge=0, description="Sampling temperature of the questions.")
+    temperature: float = Field(1.0, ge=0, le=2, description="Sampling temperature of the questions.")
     top_p: float = Field(0.95, gt=0, le=1, description="Nucleus sampling mass.")
     votes: int = Field(1, ge=1, description="Times each generated question is answered again; 1 is one greedy answer.")
     max_tokens: int = Field(96, gt=0, description="Longest reply, in tokens.")

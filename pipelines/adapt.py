@@ -53,8 +53,8 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
             run.finish()
             return None
         metrics = evaluate(run, sources, labels, adapted)
-        run.finish()
         write(run, sources, labels, adapted, metrics)
+        run.finish()
         return metrics
 
 

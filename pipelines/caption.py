@@ -9,7 +9,7 @@ from leaml import prompts, tables
 from leaml.config import CaptionConfig, resolve_model
 from leaml.engine import Engine, Request
 from pipelines.ingest import Labels, Sources, sample_refs, training_images
-from pipelines.models import engine_spec
+from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
 from pipelines.units import Item, make_units, read_output, run_units
 
@@ -47,7 +47,8 @@ def caption(run: Run, sources: Sources, labels: Labels) -> Step:
     chosen = {r.image_id for r in sample_refs(everything, config.max_images, run.config.seed)}
     chosen |= labels.image_ids if len(chosen) < len(everything) else set()
     refs = [r for r in everything if r.image_id in chosen]
-    settings = config.model_dump() | {"labels": labels.key if len(refs) < len(everything) else None}
+    settings = config.model_dump() | {"teacher": model_key(config.teacher)}
+    settings |= {"labels": labels.key if len(refs) < len(everything) else None}
     step = run.step("caption", settings, sources.training)
 
     def work() -> dict[str, Any]:

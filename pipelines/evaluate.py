@@ -14,7 +14,7 @@ from leaml.data import store
 from leaml.engine import Engine, Request
 from leaml.priors import BlindPrior
 from pipelines.ingest import Labels, Sources
-from pipelines.models import engine_spec
+from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
 from pipelines.units import Item, make_units, read_output, run_units
 
@@ -74,7 +74,7 @@ def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None
         "questions": data.evaluation_questions,
         "seed": run.config.seed if data.evaluation_questions else None,
         "max_tokens": config.max_tokens,
-        "model": None if made_by else model.model_dump(),
+        "model": None if made_by else model_key(model),
     }
     inputs = [sources.evaluation, *([made_by] if made_by else [])]
     step = run.step("evaluate", settings, inputs, label=f"evaluate {row}")

@@ -9,6 +9,7 @@ from leaml.errors import StepError
 from leaml.training import Example
 from pipelines.generate import read_accepted
 from pipelines.ingest import Labels, Sources, labels_key
+from pipelines.models import model_key
 from pipelines.run import Run, Step
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples
 from pipelines.warmup import answer_examples
@@ -17,7 +18,7 @@ from pipelines.warmup import answer_examples
 def finetune(run: Run, sources: Sources, labels: Labels, generated: Step, variant: str = "leaml") -> Step:
     """Fine-tune the base on labels and accepted pairs, `label_share` of every batch being labels."""
     config = run.config.finetune
-    settings = {"finetune": config.model_dump(), "model": run.config.model.model_dump(), "seed": run.config.seed}
+    settings = {"finetune": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
     step = run.step("finetune", settings, [generated, labels_key(labels)], label=f"finetune {variant}")
 
     def work() -> dict[str, Any]:
@@ -38,7 +39,7 @@ def finetune_labels(
     run: Run, sources: Sources, labels: Labels, config: TrainConfig, label: str, method: str = "full", lora_rank: int = 16
 ) -> Step:
     """A baseline: the base trained on labeled rows alone, fully or with LoRA."""
-    settings = {"train": config.model_dump(), "model": run.config.model.model_dump(), "method": method, "seed": run.config.seed}
+    settings = {"train": config.model_dump(), "model": model_key(run.config.model), "method": method, "seed": run.config.seed}
     settings |= {"rank": lora_rank} if method == "lora" else {}
     step = run.step("finetune", settings, [*sources.training, labels_key(labels)], label=f"finetune {label}")
 

@@ -9,6 +9,7 @@ from leaml.scoring import ask
 from leaml.training import Example
 from pipelines.caption import read_captions
 from pipelines.ingest import Labels, Sources, labels_key
+from pipelines.models import model_key
 from pipelines.run import Run, Step
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples
 
@@ -41,7 +42,7 @@ def warmup(run: Run, sources: Sources, labels: Labels, captions: Step | None) ->
     """Train the generator on the labels; with `describe_first` it writes its pairs after a caption."""
     config = run.config.warmup
     use = captions if config.describe_first else None
-    settings = {"warmup": config.model_dump(), "model": run.config.model.model_dump(), "seed": run.config.seed}
+    settings = {"warmup": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
     inputs = [*sources.training, labels_key(labels), *([use] if use else [])]
     step = run.step("warmup", settings, inputs)
 

@@ -97,6 +97,15 @@ def _initialise(model: Idefics3ForConditionalGeneration) -> None:
     nn.init.normal_(tower.embeddings.position_embedding.weight, std=0.3)
 
 
+def initialise_text(model: Idefics3ForConditionalGeneration) -> None:
+    """Xavier weights and wide embeddings in the language model: with Llama's 0.02 at this width attention starts out flat and
+    comparing two words does not form (chance after 650 steps of text alone; with this 0.87 after 600)."""
+    for module in model.model.text_model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+    nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
+
+
 def build_model(tokenizer: PreTrainedTokenizerFast) -> Idefics3ForConditionalGeneration:
     """An untrained tiny Idefics3 (about 2.3 M parameters), initialised from torch's current seed."""
     ids = {name: int(tokenizer.vocab[token]) for name, token in (("pad", PAD), ("eos", END), ("image", IMAGE))}

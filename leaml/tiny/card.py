@@ -21,8 +21,8 @@ A tiny Idefics3 ({parameters:,} parameters, bfloat16), trained from nothing but 
 |---|---|
 | seed | {seed} |
 | images rendered | {images:,}, {size} x {size} pixels, one object on a plain pale background |
-| phase 1: vision tower with probes for colour, shape, place, size and mask | {vision_steps} steps of {batch_size} |
-| phase 2: everything, token cross-entropy on replies | {steps} steps of {batch_size} |
+{text_phase}| vision tower with probes for colour, shape, place, size and mask{aligned} | {vision_steps} steps of {batch_size} |
+| everything, token cross-entropy on replies | {steps} steps of {batch_size} |
 | time | {seconds} s on {threads} CPU thread(s) of a busy 2-core machine |
 | colours seen | {colours} |
 | shapes seen | {shapes} |
@@ -34,7 +34,8 @@ Accuracy on 1,000 scenes not trained on (every token of the reply right, teacher
 {accuracy}
 {measured}
 Reproduce: `make models`, or
-`python -m leaml.tiny.train {model} --out DIR --seed {seed} --vision-steps {vision_steps} --steps {steps}`.
+`python -m leaml.tiny.train {model} --out DIR --seed {seed} --text-steps {text_steps} --vision-steps {vision_steps}
+--steps {steps}`.
 Licence: Apache-2.0, as the project.
 """
 
@@ -46,8 +47,7 @@ _FACTS = ("model", "parameters", "seed", "images", "vision_steps", "steps", "bat
 _ROLE = {
     "base": (
         "It is the model that the demo adapts. It has never seen the demo's target: no easy-VQA image or question, none of\n"
-        "its colours teal, gray, black and brown, no rectangle, no triangle, and none of its question templates. It names\n"
-        "colours, shapes and places; it has not learned to check a statement: its yes/no answers are at chance (below)."
+        "its colours teal, gray, black and brown, no rectangle, no triangle, and none of its question templates."
     ),
     "teacher": (
         "It is the demo's caption teacher. It knows more shapes and colours than the base, easy-VQA's among them, but it has\n"
@@ -63,7 +63,12 @@ def card(record: dict[str, Any]) -> str:
     measured = ""
     if easy_vqa:
         measured = _MEASURED.format(**easy_vqa)
+    text_steps = record.get("text_steps", 0)
+    phase = f"| language model alone, questions about descriptions | {text_steps} steps of {record['batch_size']} |\n"
     return _TEXT.format(
+        text_steps=text_steps,
+        text_phase=phase if text_steps else "",
+        aligned=", connector aligned with the words' embeddings" if text_steps else "",
         title="leaml-tiny" if record["model"] == "base" else "leaml-tiny-teacher",
         role=_ROLE[record["model"]],
         size=world.SIZE,

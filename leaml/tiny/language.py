@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from leaml.tiny.world import COLUMNS, ROWS, Scene, World
+from leaml.tiny.world import BASE, COLUMNS, ROWS, TEACHER, Scene, World
 
 CAPTION_FORMS = (
     "a {size} {colour} {shape} at the {position}.",
@@ -58,6 +58,14 @@ COMMON_WORDS = (
 """Vocabulary the tokenizer is trained on beside the two worlds, so that ordinary words stay single tokens."""
 
 
+_TARGET = {*TEACHER.colours, *TEACHER.shapes} - {*BASE.colours, *BASE.shapes}
+_USED = " ".join(
+    (*CAPTION_FORMS, TEACHER_FORM, *(q for q, _ in OPEN_QUESTIONS), *(q for q, _ in CHECKS), "yes no none caption")
+)
+NAMES = tuple(sorted({w for w in COMMON_WORDS.split() if w.isalpha()} - _TARGET - set(_USED.replace("?", " ").split())))
+"""Ordinary words that stand in for colours and shapes in made-up captions; none is one of the target's."""
+
+
 def made_up_word(rng: random.Random) -> str:
     """A pronounceable word with no meaning; it teaches copying and comparing instead of memorised names."""
     syllables = rng.randint(1, 3)
@@ -83,13 +91,14 @@ def ask_about(
     size: str,
     colours: tuple[str, ...],
     shapes: tuple[str, ...],
+    negations: bool = True,
 ) -> tuple[str, str]:
     """A question and answer about an object given by words (the words need not exist)."""
     if rng.random() < 0.4:
         template, kind = rng.choice(OPEN_QUESTIONS)
         answer = {"colour": colour, "shape": shape, "position": position, "size": size}[kind]
         return template.format(colour=colour, shape=shape), answer
-    template, negated = rng.choice(CHECKS)
+    template, negated = rng.choice(CHECKS if negations else [c for c in CHECKS if not c[1]])
     true = rng.random() < 0.5
     if rng.random() < 0.5:
         x = (colour if true else rng.choice([c for c in colours if c != colour])) + " thing"
@@ -98,16 +107,28 @@ def ask_about(
     return template.format(x=x), "yes" if true != negated else "no"
 
 
-def made_up_example(rng: random.Random) -> tuple[str, str, str]:
-    """`(caption, question, answer)` in made-up words: the answer can only come from the caption."""
-    words: set[str] = set()
-    while len(words) < 6:
-        words.add(made_up_word(rng))
-    colour, other1, other2, shape, form1, form2 = sorted(words, key=lambda _: rng.random())
+def _made_up_names(rng: random.Random) -> tuple[list[str], list[str]]:
+    """Three colours and three shapes: two in five times the base's own, two in five ordinary words, else invented words."""
+    source = rng.random()
+    if source < 0.4:
+        return rng.sample(BASE.colours, 3), rng.sample(BASE.shapes, 3)
+    if source < 0.8:
+        words = rng.sample(NAMES, 6)
+    else:
+        invented: set[str] = set()
+        while len(invented) < 6:
+            invented.add(made_up_word(rng))
+        words = sorted(invented, key=lambda _: rng.random())
+    return words[:3], words[3:]
+
+
+def made_up_example(rng: random.Random, negations: bool = True) -> tuple[str, str, str]:
+    """`(caption, question, answer)` about an object that is not drawn: the answer can only come from the caption."""
+    colours, shapes = _made_up_names(rng)
     position, size = f"{rng.choice(ROWS)} {rng.choice(COLUMNS)}", rng.choice(("small", "large"))
     form = rng.choice((*CAPTION_FORMS, TEACHER_FORM))
-    caption = form.format(size=size, colour=colour, shape=shape, position=position)
+    caption = form.format(size=size, colour=colours[0], shape=shapes[0], position=position)
     while True:
-        question, answer = ask_about(rng, colour, shape, position, size, (colour, other1, other2), (shape, form1, form2))
+        question, answer = ask_about(rng, colours[0], shapes[0], position, size, tuple(colours), tuple(shapes), negations)
         if answer in ("yes", "no") or answer in caption:  # the caption form may leave out size or position
             return caption, question, answer

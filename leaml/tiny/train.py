@@ -2,9 +2,11 @@
 
     python -m leaml.tiny.train base|teacher --out DIR [--seed 0] [--vision-steps N] [--steps N]
 
-Two phases. First the vision tower and connector alone, with heads for colour, shape, row, column and size: trained end to end
-from the start the model does not ground in the same time. Then the whole model on captions (and, for the base, questions and
-question generation) with token cross-entropy on the reply only.
+Phases, each with a checkpoint under OUT/phases until the training ends:
+text (base only): the language model answers questions about descriptions, first without and then with negations.
+vision: vision tower and connector alone, with probes for colour, shape, row, column, size and mask: trained end to end from the
+start the model does not ground in the same time. For the base the connector is aligned with the embeddings of the words.
+language: everything, on captions (and, for the base, questions and question generation), token cross-entropy on the reply only.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +28,7 @@ from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFa
 from leaml import prompts
 from leaml.tiny import build, language, world
 from leaml.tiny.card import card
+from leaml.tiny.probes import Probes, WordAlignment
 
 IGNORED = -100
 POOL = 30_000
@@ -31,19 +36,26 @@ POOL = 30_000
 
 
 class Example(NamedTuple):
-    """One training sequence: image number, request, forced beginning of the reply (no loss), reply (loss)."""
+    """One training sequence: image number (None: text only), request, forced beginning of the reply (no loss), reply (loss)."""
 
-    image: int
+    image: int | None
     request: str
     prefix: str
     reply: str
 
 
-def render_pool(rng: random.Random, w: world.World, size: int) -> tuple[list[world.Scene], torch.Tensor]:
-    """`size` scenes and their pixels as uint8 (size, 3, 64, 64)."""
+class Pool(NamedTuple):
+    """Rendered scenes and their pixels, uint8 (scenes, 3, 64, 64)."""
+
+    scenes: list[world.Scene]
+    pixels: torch.Tensor
+
+
+def render_pool(rng: random.Random, w: world.World, size: int) -> Pool:
+    """`size` scenes drawn from a world, and their pixels."""
     scenes = [world.sample_scene(rng, w) for _ in range(size)]
     pixels = np.stack([np.asarray(world.render(s)) for s in scenes])
-    return scenes, torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return Pool(scenes, torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
@@ -52,20 +64,26 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def base_example(rng: random.Random, index: int, scene: world.Scene) -> Example:
-    """The base learns to answer, to describe, to ask, and to ask after describing (also in made-up words)."""
+    """The base learns to answer, to describe, to ask, and to answer from a description (also in made-up words)."""
     caption = language.describe(scene, rng.choice(language.CAPTION_FORMS))
     question, answer = language.ask(rng, scene, world.BASE)
     task = rng.random()
-    if task < 0.40:
+    if task < 0.55:
         return Example(index, question, "", answer)
-    if task < 0.52:
+    if task < 0.65:
         return Example(index, prompts.CAPTION, "", caption)
-    if task < 0.62:
-        return Example(index, prompts.GENERATE, "", prompts.qa_reply(question, answer))
     if task < 0.75:
+        return Example(index, prompts.GENERATE, "", prompts.qa_reply(question, answer))
+    if task < 0.85:
         return Example(index, prompts.GENERATE, "", prompts.qa_reply(question, answer, caption))
     caption, question, answer = language.made_up_example(rng)
-    return Example(index, prompts.GENERATE, prompts.caption_prefix(caption), " " + prompts.qa_reply(question, answer))
+    return Example(index, prompts.GENERATE, f"{prompts.caption_prefix(caption)} Question: {question} Answer:", f" {answer}")
+
+
+def text_example(rng: random.Random, negations: bool) -> Example:
+    """A description where the image would stand, then a question about it."""
+    caption, question, answer = language.made_up_example(rng, negations)
+    return Example(None, f"{caption} {question}", "", answer)
 
 
 def teacher_example(rng: random.Random, index: int, scene: world.Scene) -> Example:
@@ -79,7 +97,8 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
         image = build.FAKE + build.GLOBAL + build.IMAGE * build.IMAGE_TOKENS + build.FAKE
-        self.head = self._ids(build.USER + image)
+        self.user = self._ids(build.USER)
+        self.image = self._ids(image)
         self.assistant = self._ids(build.ASSISTANT)
         self.end = self._ids(build.END)
         self.cache: dict[str, list[int]] = {}
@@ -95,7 +114,8 @@ class Encoder:
     def batch(self, examples: list[Example]) -> dict[str, torch.Tensor]:
         rows, labels = [], []
         for e in examples:
-            context = self.head + self.text(e.request) + self.assistant + self.text(e.prefix)
+            image = [] if e.image is None else self.image
+            context = self.user + image + self.text(e.request) + self.assistant + self.text(e.prefix)
             reply = self.text(e.reply) + self.end
             rows.append(context + reply)
             labels.append([IGNORED] * len(context) + reply)
@@ -106,55 +126,6 @@ class Encoder:
             "attention_mask": torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows]),
             "labels": torch.tensor([r + [IGNORED] * (width - len(r)) for r in labels]),
         }
-
-
-class VisionHeads(nn.Module):
-    """Linear probes on the connector's output, used in the first phase only and then thrown away.
-
-    Beside colour, shape, row, column and size of the object they predict its mask: every image token the 16 x 16 pixels it
-    stands for. The mask is dense supervision about outlines and shortens the search for shape features.
-    """
-
-    TILE = 2 * build.PATCH
-    MASK_WEIGHT = 4.0
-
-    def __init__(self, w: world.World) -> None:
-        super().__init__()
-        self.world = w
-        self.mask = nn.Linear(build.HIDDEN, self.TILE**2)
-        sizes = {"colour": len(w.colours), "shape": len(w.shapes), "row": 3, "column": 3, "size": 2}
-        width = build.IMAGE_TOKENS * build.HIDDEN
-        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in sizes.items()})
-
-    def targets(self, scenes: list[world.Scene]) -> dict[str, torch.Tensor]:
-        values = {
-            "colour": [self.world.colours.index(s.colour) for s in scenes],
-            "shape": [self.world.shapes.index(s.shape) for s in scenes],
-            "row": [world.ROWS.index(s.row) for s in scenes],
-            "column": [world.COLUMNS.index(s.column) for s in scenes],
-            "size": [int(s.size == "large") for s in scenes],
-        }
-        return {name: torch.tensor(v) for name, v in values.items()}
-
-    def object_mask(self, scenes: list[world.Scene], pixels: torch.Tensor) -> torch.Tensor:
-        """Float (batch, tokens, 256): 1 where a pixel differs from the plain background."""
-        background = torch.tensor([s.background for s in scenes]).view(-1, 3, 1, 1)
-        mask = ((pixels.float() - background).abs().sum(1) > 60).float()
-        n = world.SIZE // self.TILE
-        return mask.view(-1, n, self.TILE, n, self.TILE).permute(0, 1, 3, 2, 4).reshape(len(scenes), n * n, -1)
-
-    def forward(
-        self, features: torch.Tensor, targets: dict[str, torch.Tensor], mask: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Summed loss and the accuracy per attribute; `features` is (batch, tokens, hidden)."""
-        flat = features.flatten(1).float()
-        loss = self.MASK_WEIGHT * nn.functional.binary_cross_entropy_with_logits(self.mask(features.float()), mask)
-        accuracy = {}
-        for name, head in self.heads.items():
-            logits = head(flat)
-            loss = loss + nn.functional.cross_entropy(logits, targets[name])
-            accuracy[name] = (logits.argmax(-1) == targets[name]).float().mean().item()
-        return loss, accuracy
 
 
 class Schedule:
@@ -181,61 +152,112 @@ class Schedule:
         self.scheduler.step()
 
 
+class Log:
+    """Loss of every step; prints every fiftieth with the exact-match rate by kind since the last line, seconds and ETA."""
+
+    def __init__(self, phase: str, steps: int) -> None:
+        self.phase, self.steps, self.started = phase, steps, time.time()
+        self.losses: list[float] = []
+        self.rates: dict[str, list[float]] = {}
+
+    def add(self, loss: float, rates: dict[str, list[float]]) -> None:
+        self.losses.append(loss)
+        for kind, values in rates.items():
+            self.rates.setdefault(kind, []).extend(values)
+        done = len(self.losses)
+        if done % 50 == 0 or done == self.steps:
+            shown = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(self.rates.items()))
+            seconds = time.time() - self.started
+            eta = seconds / done * (self.steps - done)
+            print(f"{self.phase} {done}/{self.steps} loss {loss:.3f} {shown} {seconds:.0f}s eta {eta:.0f}s", flush=True)
+            self.rates = {}
+
+
+def replies_right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Bool (batch,): every token of the reply is the first choice, given the right ones before it."""
+    wrong = (logits[:, :-1].argmax(-1) != labels[:, 1:]) & (labels[:, 1:] != IGNORED)
+    return ~wrong.any(1)
+
+
+def rates_by_kind(examples: list[Example], right: torch.Tensor) -> dict[str, list[float]]:
+    """Right (1) or wrong (0) of the answers, yes/no apart from the others."""
+    rates: dict[str, list[float]] = {}
+    for e, r in zip(examples, right.tolist(), strict=True):
+        if e.request not in (prompts.CAPTION, prompts.GENERATE):
+            rates.setdefault("yes_no" if e.reply in ("yes", "no") else "open", []).append(float(r))
+    return rates
+
+
+def train_text(
+    model: Idefics3ForConditionalGeneration, encoder: Encoder, rng: random.Random, steps: int, batch_size: int
+) -> list[float]:
+    """The language model alone: read a description, answer a question about it. Negated questions from half-way on."""
+    build.initialise_text(model)
+    schedule = Schedule(model.model.text_model.parameters(), 1e-3, steps)
+    log = Log("text", steps)
+    for step in range(steps):
+        examples = [text_example(rng, negations=step >= steps // 2) for _ in range(batch_size)]
+        batch = encoder.batch(examples)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = model(**batch)
+        schedule.step(out.loss)
+        log.add(out.loss.item(), rates_by_kind(examples, replies_right(out.logits, batch["labels"])))
+    return log.losses
+
+
 def train_vision(
     model: Idefics3ForConditionalGeneration,
     w: world.World,
-    scenes: list[world.Scene],
-    pixels: torch.Tensor,
+    pool: Pool,
     rng: random.Random,
     steps: int,
     batch_size: int,
+    alignment: WordAlignment | None,
 ) -> list[float]:
-    """Phase 1: vision tower, connector and throw-away heads. Returns the loss of every step."""
-    heads = VisionHeads(w)
+    """Vision tower, connector and throw-away probes; with `alignment` the connector also learns the words' embeddings."""
+    probes = Probes(w)
     inner = model.model
-    parameters = [*inner.vision_model.parameters(), *inner.connector.parameters(), *heads.parameters()]
+    parameters = [*inner.vision_model.parameters(), *inner.connector.parameters(), *probes.parameters()]
     schedule = Schedule(parameters, 1e-3, steps)
-    largest_first = sorted(range(len(scenes)), key=lambda i: -scenes[i].radius)
-    losses, started = [], time.time()
+    largest_first = sorted(range(len(pool.scenes)), key=lambda i: -pool.scenes[i].radius)
+    log = Log("vision", steps)
     for step in range(steps):
         known = min(1.0, 0.25 + 1.5 * step / steps)  # curriculum: the largest quarter first, everything from half-way on
-        picked = [largest_first[rng.randrange(int(known * len(scenes)))] for _ in range(batch_size)]
-        shown_scenes = [scenes[i] for i in picked]
+        picked = [largest_first[rng.randrange(int(known * len(largest_first)))] for _ in range(batch_size)]
+        scenes, pixels = [pool.scenes[i] for i in picked], pool.pixels[picked]
         with torch.autocast("cpu", torch.bfloat16):
-            features = inner.get_image_features(normalise(pixels[picked])).pooler_output
-            mask = heads.object_mask(shown_scenes, pixels[picked])
-            loss, accuracy = heads(features, heads.targets(shown_scenes), mask)
+            features = inner.get_image_features(normalise(pixels)).pooler_output
+            loss, rates = probes(features, probes.targets(scenes), probes.object_mask(scenes, pixels))
+            if alignment is not None:
+                loss = loss + alignment(features, scenes, rates)
         schedule.step(loss)
-        losses.append(loss.item())
-        if step % 50 == 0 or step == steps - 1:
-            shown = " ".join(f"{k} {v:.2f}" for k, v in accuracy.items())
-            print(f"vision {step}/{steps} loss {loss.item():.3f} {shown} {time.time() - started:.0f}s", flush=True)
-    return losses
+        log.add(loss.item(), rates)
+    if alignment is not None:
+        alignment.rescale(inner.connector)
+    return log.losses
 
 
 def train_language(
     model: Idefics3ForConditionalGeneration,
     encoder: Encoder,
     make_example: Any,
-    scenes: list[world.Scene],
-    pixels: torch.Tensor,
+    pool: Pool,
     rng: random.Random,
     steps: int,
     batch_size: int,
 ) -> list[float]:
-    """Phase 2: everything, on replies. Returns the loss of every step."""
+    """Everything, on replies."""
     schedule = Schedule(model.parameters(), 1e-3, steps)
-    losses, started = [], time.time()
-    for step in range(steps):
-        picked = [rng.randrange(len(scenes)) for _ in range(batch_size)]
-        batch = encoder.batch([make_example(rng, i, scenes[i]) for i in picked])
+    log = Log("language", steps)
+    for _ in range(steps):
+        picked = [rng.randrange(len(pool.scenes)) for _ in range(batch_size)]
+        examples = [make_example(rng, i, pool.scenes[i]) for i in picked]
+        batch = encoder.batch(examples)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(pixel_values=normalise(pixels[picked]), **batch).loss
-        schedule.step(loss)
-        losses.append(loss.item())
-        if step % 50 == 0 or step == steps - 1:
-            print(f"language {step}/{steps} loss {loss.item():.3f} {time.time() - started:.0f}s", flush=True)
-    return losses
+            out = model(pixel_values=normalise(pool.pixels[picked]), **batch)
+        schedule.step(out.loss)
+        log.add(out.loss.item(), rates_by_kind(examples, replies_right(out.logits, batch["labels"])))
+    return log.losses
 
 
 @torch.no_grad()
@@ -250,8 +272,7 @@ def exact_match(
         batch = encoder.batch(part)
         labels = batch.pop("labels")
         logits = model(pixel_values=normalise(pixels[[e.image for e in part]]), **batch).logits
-        wrong = (logits[:, :-1].argmax(-1) != labels[:, 1:]) & (labels[:, 1:] != IGNORED)
-        hits += int((~wrong.any(1)).sum())
+        hits += int(replies_right(logits, labels).sum())
     model.train()
     return hits / len(examples)
 
@@ -262,24 +283,55 @@ def measure(
     """Accuracy per task on scenes that were not trained on."""
     rng = random.Random(seed + 1_000_003)
     w = world.BASE if name == "base" else world.TEACHER
-    scenes, pixels = render_pool(rng, w, size)
-    form = language.CAPTION_FORMS[0] if name == "base" else language.TEACHER_FORM
+    pool = render_pool(rng, w, size)
     tasks: dict[str, list[Example]] = {}
     if name == "teacher":
-        tasks["caption"] = [Example(i, prompts.CAPTION, "", language.describe(s, form)) for i, s in enumerate(scenes)]
+        captions = [language.describe(s, language.TEACHER_FORM) for s in pool.scenes]
+        tasks["caption"] = [Example(i, prompts.CAPTION, "", c) for i, c in enumerate(captions)]
     else:
-        for i, scene in enumerate(scenes):
+        for i, scene in enumerate(pool.scenes):
             question, answer = language.ask(rng, scene, w)
             kind = "yes_no" if answer in ("yes", "no") else "open"
             tasks.setdefault(f"answer {kind}", []).append(Example(i, question, "", answer))
             caption, question, answer = language.made_up_example(rng)
             prefix = prompts.caption_prefix(caption) + f" Question: {question} Answer:"
             tasks.setdefault("answer from a made-up caption", []).append(Example(i, prompts.GENERATE, prefix, f" {answer}"))
-    return {task: round(exact_match(model, encoder, e, pixels), 4) for task, e in tasks.items()}
+    return {task: round(exact_match(model, encoder, e, pool.pixels), 4) for task, e in tasks.items()}
 
 
-def train(name: str, out: Path, seed: int, vision_steps: int, steps: int, batch_size: int) -> dict[str, Any]:
-    """Train `base` or `teacher`, save model, processor and `training.json` to `out`; returns the latter's content."""
+class Phases:
+    """Runs the phases of one training in order; each leaves a checkpoint, so that a killed training goes on after the last."""
+
+    def __init__(self, out: Path, model: Idefics3ForConditionalGeneration, rng: random.Random) -> None:
+        self.folder, self.model, self.rng = out / "phases", model, rng
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self, name: str, train_phase: Callable[[], list[float]]) -> list[float]:
+        """Losses of the phase, trained now or taken from its checkpoint."""
+        file = self.folder / f"{name}.pt"
+        if file.exists():
+            saved = torch.load(file, weights_only=False)
+            self.model.load_state_dict(saved["model"])
+            self.rng.setstate(saved["rng"])
+            torch.set_rng_state(saved["torch_rng"])
+            return list(saved["losses"])
+        losses = train_phase()
+        state = {"model": self.model.state_dict(), "rng": self.rng.getstate(), "torch_rng": torch.get_rng_state()}
+        torch.save(state | {"losses": losses}, file.with_suffix(".tmp"))
+        file.with_suffix(".tmp").replace(file)
+        return losses
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+def train(
+    name: str, out: Path, seed: int, vision_steps: int, steps: int, batch_size: int, text_steps: int = 0
+) -> dict[str, Any]:
+    """Train `base` or `teacher`, save model, processor and `training.json` to `out`; returns the latter's content.
+
+    With `text_steps` the language model is trained first and the vision tower is aligned with its words.
+    """
     rng = random.Random(seed)
     torch.manual_seed(seed)
     w, make_example = (world.BASE, base_example) if name == "base" else (world.TEACHER, teacher_example)
@@ -287,13 +339,19 @@ def train(name: str, out: Path, seed: int, vision_steps: int, steps: int, batch_
     model = build.build_model(tokenizer)
     encoder = Encoder(tokenizer)
     started = time.time()
-    scenes, pixels = render_pool(rng, w, POOL)
-    vision = train_vision(model, w, scenes, pixels, rng, vision_steps, batch_size)
-    text = train_language(model, encoder, make_example, scenes, pixels, rng, steps, batch_size)
+    pool = render_pool(rng, w, POOL)
+    phases = Phases(out, model, rng)
+    text, alignment = [], None
+    if text_steps:
+        text = phases.run("text", lambda: train_text(model, encoder, rng, text_steps, batch_size))
+        alignment = WordAlignment(tokenizer, model.get_input_embeddings().weight, w)
+    vision = phases.run("vision", lambda: train_vision(model, w, pool, rng, vision_steps, batch_size, alignment))
+    replies = phases.run("language", lambda: train_language(model, encoder, make_example, pool, rng, steps, batch_size))
     record = {
         "model": name,
         "seed": seed,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "text_steps": text_steps,
         "vision_steps": vision_steps,
         "steps": steps,
         "batch_size": batch_size,
@@ -301,15 +359,17 @@ def train(name: str, out: Path, seed: int, vision_steps: int, steps: int, batch_
         "seconds": round(time.time() - started),
         "threads": torch.get_num_threads(),
         "accuracy": measure(name, model, encoder, seed),
+        "text_loss": [round(x, 4) for x in text[::50]],
         "vision_loss": [round(x, 4) for x in vision[::50]],
-        "loss": [round(x, 4) for x in text[::50]],
+        "loss": [round(x, 4) for x in replies[::50]],
         "final_vision_loss": round(sum(vision[-10:]) / len(vision[-10:]), 4),
-        "final_loss": round(sum(text[-10:]) / len(text[-10:]), 4),
+        "final_loss": round(sum(replies[-10:]) / len(replies[-10:]), 4),
     }
     model.bfloat16().save_pretrained(out)  # half the bytes; the accuracy above is of the float32 weights
     build.build_processor(tokenizer).save_pretrained(out)
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     (out / "README.md").write_text(card(record))
+    phases.clear()
     return record
 
 
@@ -318,13 +378,15 @@ def main() -> None:
     parser.add_argument("model", choices=("base", "teacher"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--text-steps", type=int, help="default: 2500 for the base, 0 (no such phase) for the teacher")
     parser.add_argument("--vision-steps", type=int, help="default: 5000 for the base, 6000 for the teacher")
     parser.add_argument("--steps", type=int, help="default: 5000 for the base, 3000 for the teacher")
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
-    vision_steps, steps = (5000, 5000) if args.model == "base" else (6000, 3000)
-    vision_steps, steps = args.vision_steps or vision_steps, args.steps or steps
-    record = train(args.model, args.out, args.seed, vision_steps, steps, args.batch_size)
+    defaults = (2500, 5000, 5000) if args.model == "base" else (0, 6000, 3000)
+    chosen = (args.text_steps, args.vision_steps, args.steps)
+    text_steps, vision_steps, steps = (d if c is None else c for c, d in zip(chosen, defaults, strict=True))
+    record = train(args.model, args.out, args.seed, vision_steps, steps, args.batch_size, text_steps)
     print(json.dumps(record["accuracy"]))
 
 

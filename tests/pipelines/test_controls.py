@@ -1,0 +1,98 @@
+"""What each control shares with the method and what it replaces, and when a changed model makes a step anew."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from leaml import tables
+from leaml.config import ModelConfig, parse, resolve_model
+from leaml.errors import InputError
+from pipelines import adapt
+from pipelines.ingest import Labels, Sources
+from pipelines.models import model_key
+from pipelines.run import Run, Step
+
+CONFIG = {
+    "name": "plan",
+    "data": {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}},
+    "score": {"method": "squared", "ratio": 0.3},
+}
+
+
+class Plan(Run):
+    """A run that notes its steps instead of doing them."""
+
+    def execute(self, step: Step, work: Callable[[], dict[str, Any]]) -> Step:
+        self._steps[step.folder] = {"name": step.name, "label": step.label, "folder": step.folder, "state": "planned"}
+        return step
+
+
+@pytest.fixture
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], dict[str, str]]:
+    """Folder by step name of the method (None) or of a control."""
+    monkeypatch.setattr("pipelines.caption.training_images", lambda _: [])
+    sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
+    rows = [{"image_id": "i", "question": "q?", "answer": "a", "question_type": "open", "options": None}]
+    tables.write(f"{tmp_path}/labeled.parquet", tables.table(rows, tables.LABELED))
+    empty = pa.Table.from_pylist([], schema=tables.LABELED)
+    labels = Labels(empty, empty, "few labels")
+
+    def plan(name: str | None) -> dict[str, str]:
+        run = Plan(parse(CONFIG | {"storage": str(tmp_path)}))
+        last = adapt._control(run, sources, labels, name) if name else adapt.method(run, sources, labels)
+        assert last.name == "finetune"
+        return {s["name"]: s["folder"] for s in run.steps()}
+
+    return plan
+
+
+@pytest.mark.parametrize("name", ["random_neurons", "all_neurons"])
+def test_neuron_controls_differ_from_the_selection_on(planned: Any, name: str) -> None:
+    ours, control = planned(None), planned(name)
+    assert ours.keys() == control.keys() == {"caption", "warmup", "score", "distill", "generate", "finetune"}
+    assert {s for s in ours if ours[s] != control[s]} == {"score", "distill", "generate", "finetune"}
+
+
+def test_without_captions_nothing_is_captioned_scored_or_distilled(planned: Any) -> None:
+    ours, control = planned(None), planned("no_captions")
+    assert control.keys() == {"warmup", "generate", "finetune"}
+    assert control["warmup"] == ours["warmup"]
+    assert control["generate"] != ours["generate"]
+
+
+def test_full_labels_only_trains_on_every_label(planned: Any) -> None:
+    control = planned("full_labels")
+    assert control.keys() == {"finetune"}
+    assert control["finetune"] != planned(None)["finetune"]
+
+
+def test_control_settings() -> None:
+    config = parse(CONFIG)
+    assert adapt.control(config, "random_neurons").score.method == "random"
+    assert adapt.control(config, "random_neurons").score.ratio == config.score.ratio
+    assert adapt.control(config, "all_neurons").score.ratio == 1.0
+    assert adapt.control(config, "no_captions").distill.skip
+    with pytest.raises(InputError, match="unknown control 'nothing'"):
+        adapt.control(config, "nothing")
+
+
+def test_a_retrained_model_in_the_same_folder_is_another_model(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model("leaml-tiny"), folder)
+    model = ModelConfig(name=str(folder))
+    first = model_key(model)
+    assert model_key(model) == first
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert model_key(model)["files"] != first["files"]
+    (folder / "README.md").write_text("another card")
+    assert model_key(model)["files"] != first["files"]
+    assert "files" not in model_key(ModelConfig(name="somebody/model", revision="abc"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
-from leaml.tiny.world import BASE, COLUMNS, ROWS, TEACHER, Scene, World
+from leaml.tiny.world import BASE, COLUMNS, ROWS, TEACHER, Scene, World, place
 
 CAPTION_FORMS = (
     "a {size} {colour} {shape} at the {position}.",
@@ -107,28 +108,54 @@ def ask_about(
     return template.format(x=x), "yes" if true != negated else "no"
 
 
-def _made_up_names(rng: random.Random) -> tuple[list[str], list[str]]:
-    """Three colours and three shapes: two in five times the base's own, two in five ordinary words, else invented words."""
+@dataclass(frozen=True)
+class Described:
+    """An object given by words alone; `colours` and `shapes` hold the true one first, then two others to ask about."""
+
+    colours: tuple[str, ...]
+    shapes: tuple[str, ...]
+    row: str
+    column: str
+    size: str
+
+    @property
+    def position(self) -> str:
+        return place(self.row, self.column)
+
+    def caption(self, form: str) -> str:
+        return form.format(size=self.size, colour=self.colours[0], shape=self.shapes[0], position=self.position)
+
+    def ask(self, rng: random.Random, negations: bool = True) -> tuple[str, str]:
+        """A question about it and the answer."""
+        return ask_about(rng, self.colours[0], self.shapes[0], self.position, self.size, self.colours, self.shapes, negations)
+
+
+def made_up_object(rng: random.Random, invented: bool = True) -> Described:
+    """Half of the time the base's own colours and shapes, else ordinary words or (if `invented`) words that do not exist."""
     source = rng.random()
-    if source < 0.4:
-        return rng.sample(BASE.colours, 3), rng.sample(BASE.shapes, 3)
-    if source < 0.8:
+    if source < 0.5:
+        words = rng.sample(BASE.colours, 3) + rng.sample(BASE.shapes, 3)
+    elif source < 0.8 or not invented:
         words = rng.sample(NAMES, 6)
     else:
-        invented: set[str] = set()
-        while len(invented) < 6:
-            invented.add(made_up_word(rng))
-        words = sorted(invented, key=lambda _: rng.random())
-    return words[:3], words[3:]
+        new: set[str] = set()
+        while len(new) < 6:
+            new.add(made_up_word(rng))
+        words = rng.sample(sorted(new), 6)  # sorted: the order of a set differs between processes
+    return Described(tuple(words[:3]), tuple(words[3:]), rng.choice(ROWS), rng.choice(COLUMNS), rng.choice(("small", "large")))
+
+
+def image_words(colour: str, shape: str, size: str, row: str, column: str, tokens: int) -> list[str]:
+    """What an image says, word by word, in as many words as it has tokens: colour, shape, size, row, column, colour, ..."""
+    words = (colour, shape, size, row, column)
+    return [words[i % len(words)] for i in range(tokens)]
 
 
 def made_up_example(rng: random.Random, negations: bool = True) -> tuple[str, str, str]:
     """`(caption, question, answer)` about an object that is not drawn: the answer can only come from the caption."""
-    colours, shapes = _made_up_names(rng)
-    position, size = f"{rng.choice(ROWS)} {rng.choice(COLUMNS)}", rng.choice(("small", "large"))
-    form = rng.choice((*CAPTION_FORMS, TEACHER_FORM))
-    caption = form.format(size=size, colour=colours[0], shape=shapes[0], position=position)
+    described = made_up_object(rng)
+    caption = described.caption(rng.choice((*CAPTION_FORMS, TEACHER_FORM)))
     while True:
-        question, answer = ask_about(rng, colours[0], shapes[0], position, size, tuple(colours), tuple(shapes), negations)
+        question, answer = described.ask(rng, negations)
         if answer in ("yes", "no") or answer in caption:  # the caption form may leave out size or position
             return caption, question, answer

@@ -59,10 +59,11 @@ class Probes(nn.Module):
 
 
 class WordAlignment:
-    """Cross-entropy that makes every image token look like the words that name the object.
+    """Makes the image tokens look like the words that describe the image, one word a token (`language.image_words`).
 
-    The score of a word at an image token is the dot product with the word's unit embedding (fixed here). A language model that
-    can compare words can then compare an image with a word; from answers alone that does not form.
+    Per token: cross-entropy over the words of its kind with the dot product with the word's unit embedding (fixed here) as
+    score, plus one minus the cosine to the right word. A language model that can compare words can then compare an image with a
+    word; from answers alone that does not form.
     """
 
     TEMPERATURE = 0.1
@@ -70,20 +71,30 @@ class WordAlignment:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, embeddings: torch.Tensor, w: world.World) -> None:
         self.embedding_norm = embeddings.norm(dim=1).mean().item()
         self.feature_norm: float | None = None
-        self.words = {"colour": w.colours, "shape": w.shapes, "size": ("small", "large")}
+        self.last_norm = self.embedding_norm
+        self.words = {
+            "colour": w.colours,
+            "shape": w.shapes,
+            "size": ("small", "large"),
+            "row": world.ROWS,
+            "column": world.COLUMNS,
+        }
         unit = nn.functional.normalize(embeddings.detach(), dim=1)
         self.units = {name: unit[[_token(tokenizer, word) for word in words]] for name, words in self.words.items()}
 
     def __call__(self, features: torch.Tensor, scenes: list[world.Scene], rates: dict[str, list[float]]) -> torch.Tensor:
-        """Loss for `features` (batch, tokens, hidden); adds right/wrong of the tokens' mean per attribute to `rates`."""
-        if self.feature_norm is None:
-            self.feature_norm = features.detach().float().norm(dim=-1).mean().item()
+        """Loss for `features` (batch, tokens, hidden); adds right/wrong per kind of word to `rates`."""
+        self.last_norm = features.detach().float().norm(dim=-1).mean().item()
+        self.feature_norm = self.feature_norm or self.last_norm
         loss = torch.zeros(())
         scaled = features.float() / self.feature_norm
-        for name, words in self.words.items():
+        for place, (name, words) in enumerate(self.words.items()):
             target = torch.tensor([words.index(getattr(s, name)) for s in scenes])
-            scores = scaled @ self.units[name].T / self.TEMPERATURE
+            tokens = scaled[:, place :: len(self.words)]
+            scores = tokens @ self.units[name].T / self.TEMPERATURE
             loss = loss + nn.functional.cross_entropy(scores.flatten(0, 1), target.repeat_interleave(scores.shape[1]))
+            right = nn.functional.cosine_similarity(tokens, self.units[name][target][:, None], dim=-1)
+            loss = loss + (1 - right).mean()
             rates[f"word {name}"] = (scores.mean(1).argmax(-1) == target).float().tolist()
         return loss
 
@@ -91,7 +102,7 @@ class WordAlignment:
     def rescale(self, connector: nn.Module) -> None:
         """Bring the (linear) connector's output from its own scale to that of word embeddings, once trained."""
         for weight in connector.parameters():
-            weight.mul_(self.embedding_norm / (self.feature_norm or self.embedding_norm))
+            weight.mul_(self.embedding_norm / self.last_norm)
 
 
 def _token(tokenizer: PreTrainedTokenizerFast, word: str) -> int:

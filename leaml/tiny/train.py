@@ -81,9 +81,14 @@ def base_example(rng: random.Random, index: int, scene: world.Scene) -> Example:
 
 
 def text_example(rng: random.Random, negations: bool) -> Example:
-    """A description where the image would stand, then a question about it."""
-    caption, question, answer = language.made_up_example(rng, negations)
-    return Example(None, f"{caption} {question}", "", answer)
+    """A question about a description, or about the words of an image in the places of its tokens."""
+    if rng.random() < 0.4:
+        caption, question, answer = language.made_up_example(rng, negations)
+        return Example(None, f"{caption} {question}", "", answer)
+    o = language.made_up_object(rng, invented=False)
+    words = language.image_words(o.colours[0], o.shapes[0], o.size, o.row, o.column, build.IMAGE_TOKENS)
+    question, answer = o.ask(rng, negations)
+    return Example(None, f"{build.FAKE}{build.GLOBAL} {' '.join(words)}{build.FAKE}{question}", "", answer)
 
 
 def teacher_example(rng: random.Random, index: int, scene: world.Scene) -> Example:
@@ -245,9 +250,10 @@ def train_language(
     rng: random.Random,
     steps: int,
     batch_size: int,
+    lr: float,
 ) -> list[float]:
     """Everything, on replies."""
-    schedule = Schedule(model.parameters(), 1e-3, steps)
+    schedule = Schedule(model.parameters(), lr, steps)
     log = Log("language", steps)
     for _ in range(steps):
         picked = [rng.randrange(len(pool.scenes)) for _ in range(batch_size)]
@@ -346,7 +352,8 @@ def train(
         text = phases.run("text", lambda: train_text(model, encoder, rng, text_steps, batch_size))
         alignment = WordAlignment(tokenizer, model.get_input_embeddings().weight, w)
     vision = phases.run("vision", lambda: train_vision(model, w, pool, rng, vision_steps, batch_size, alignment))
-    replies = phases.run("language", lambda: train_language(model, encoder, make_example, pool, rng, steps, batch_size))
+    lr = 5e-4 if text_steps else 1e-3  # gentler where a trained language model is carried on
+    replies = phases.run("language", lambda: train_language(model, encoder, make_example, pool, rng, steps, batch_size, lr))
     record = {
         "model": name,
         "seed": seed,
@@ -379,11 +386,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--text-steps", type=int, help="default: 2500 for the base, 0 (no such phase) for the teacher")
-    parser.add_argument("--vision-steps", type=int, help="default: 5000 for the base, 6000 for the teacher")
-    parser.add_argument("--steps", type=int, help="default: 5000 for the base, 3000 for the teacher")
+    parser.add_argument("--vision-steps", type=int, help="default: 4000 for the base, 6000 for the teacher")
+    parser.add_argument("--steps", type=int, help="default: 4000 for the base, 3000 for the teacher")
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
-    defaults = (2500, 5000, 5000) if args.model == "base" else (0, 6000, 3000)
+    defaults = (2500, 4000, 4000) if args.model == "base" else (0, 6000, 3000)
     chosen = (args.text_steps, args.vision_steps, args.steps)
     text_steps, vision_steps, steps = (d if c is None else c for c, d in zip(chosen, defaults, strict=True))
     record = train(args.model, args.out, args.seed, vision_steps, steps, args.batch_size, text_steps)

@@ -89,7 +89,12 @@ class Scene:
 
     @property
     def position(self) -> str:
-        return "center" if (self.row, self.column) == ("middle", "center") else f"{self.row} {self.column}"
+        return place(self.row, self.column)
+
+
+def place(row: str, column: str) -> str:
+    """Position in words."""
+    return "center" if (row, column) == ("middle", "center") else f"{row} {column}"
 
 
 def sample_scene(rng: random.Random, world: World) -> Scene:

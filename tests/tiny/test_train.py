@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from leaml import prompts
 from leaml.config import BUILTIN, ModelConfig, resolve_model
 from leaml.tiny import build, train, world
+from leaml.tiny.probes import WordAlignment
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other make these small operations many times slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +52,66 @@ def test_the_same_seed_gives_the_same_model(short: tuple[dict, Path], tmp_path: 
     assert other["final_loss"] != first["final_loss"]
     a, b = ((tmp_path / n / "model.safetensors").read_bytes() for n in "ab")
     assert a == b
+
+
+def short_base(out: Path) -> dict:
+    return train.train("base", out, seed=5, vision_steps=4, steps=3, batch_size=16, text_steps=12)
+
+
+def test_a_killed_training_goes_on_after_its_last_finished_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "POOL", 200)
+    monkeypatch.setattr(train, "measure", functools.partial(train.measure, size=50))
+    whole = short_base(tmp_path / "whole")
+    assert whole["text_loss"][0] > 5
+    assert not (tmp_path / "whole" / "phases").exists()
+
+    def killed(*_: object) -> list[float]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(train, "train_language", killed)
+        with pytest.raises(KeyboardInterrupt):
+            short_base(tmp_path / "again")
+    assert sorted(f.name for f in (tmp_path / "again" / "phases").iterdir()) == ["text.pt", "vision.pt"]
+    with monkeypatch.context() as m:
+        m.setattr(train, "train_text", killed)
+        m.setattr(train, "train_vision", killed)
+        again = short_base(tmp_path / "again")
+    assert again["final_loss"] == whole["final_loss"]
+    assert again["accuracy"] == whole["accuracy"]
+    a, b = (hashlib.sha256((tmp_path / n / "model.safetensors").read_bytes()).hexdigest() for n in ("whole", "again"))
+    assert a == b
+
+
+def test_alignment_makes_image_tokens_look_like_the_words() -> None:
+    tokenizer = build.build_tokenizer()
+    torch.manual_seed(0)
+    embeddings = torch.randn(len(tokenizer), build.HIDDEN)
+    rng = random.Random(1)
+    pool = train.render_pool(rng, world.BASE, 64)
+    alignment = WordAlignment(tokenizer, embeddings, world.BASE)
+    connector = nn.Linear(4, build.HIDDEN, bias=False)
+    features = torch.randn(64, 5, build.HIDDEN, requires_grad=True)
+    rates: dict[str, list[float]] = {}
+    first = alignment(features, pool.scenes, rates)
+    optimizer = torch.optim.Adam([features], lr=0.5)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = alignment(features, pool.scenes, {})
+        loss.backward()
+        optimizer.step()
+    last = alignment(features, pool.scenes, rates)
+    assert last < 0.2 * first
+    assert sum(rates["word colour"]) == sum(rates["word shape"]) == 64
+    red = tokenizer(" red", add_special_tokens=False)["input_ids"]
+    seen = [i for i, s in enumerate(pool.scenes) if s.colour == "red"]
+    other = [i for i, s in enumerate(pool.scenes) if s.colour != "red"]
+    similar = torch.cosine_similarity(features.detach()[:, 0], embeddings[red], dim=-1)
+    assert similar[seen].min() > similar[other].max()
+    before = connector.weight.norm().item()
+    alignment.rescale(connector)
+    expected = before * embeddings.norm(dim=1).mean().item() / features.detach().norm(dim=-1).mean().item()
+    assert connector.weight.norm().item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_layout_equals_the_processors(short: tuple[dict, Path]) -> None:

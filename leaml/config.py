@@ -119,21 +119,37 @@ class WarmupConfig(TrainConfig):
 
 
 class ScoreConfig(Section):
-    """Step 3: importance of every neuron (output row of a Linear) for question answering."""
+    """Step 3: importance of every neuron (row of a Linear, or hidden neuron of a feed-forward block) for question answering."""
 
     method: Literal["squared", "absolute", "gradient_weight", "random", "magnitude", "lowest"] = Field(
-        "squared", description="squared: sum g^2; absolute: sum |g|; gradient_weight: sum |g w|; the others are controls."
+        "squared",
+        description="Mean over labeled rows, g the gradient of one of them: squared: sum g^2; absolute: sum |g|; "
+        "gradient_weight: sum |g w|. Controls: random, magnitude (sum |w|), lowest (least squared).",
     )
     ratio: float = Field(0.3, ge=0, le=1, description="Share of neurons that distillation may move.")
     scope: Literal["module", "layer", "global"] = Field(
-        "module", description="Where the top share is taken: in each module, layer, or overall."
+        "module", description="Where the top share is taken: in each module (block with unit ffn), layer, or overall."
     )
     normalise: bool = Field(True, description="Scale scores to mean 1 per layer before a global selection.")
+    unit: Literal["row", "ffn"] = Field(
+        "row",
+        description="What a neuron is. row: an output row of a Linear. ffn: row j of gate_proj and up_proj (or fc1) and column "
+        "j of down_proj (fc2) scored and chosen together, of which the rows are trained; other Linears by row.",
+    )
     modules: str = Field(
-        r".*", description="Regular expression (full match) of Linear modules that may be selected; lm_head never."
+        r".*",
+        description="Regular expression (full match) of Linear modules that may be selected; lm_head never. Language model "
+        r"alone: (.*\.)?(text_model|language_model)\..* ; all but the vision tower: "
+        r"(?!(.*\.)?(vision_model|vision_tower|visual)\.).*",
     )
     samples: int = Field(256, gt=0, description="Labeled rows the gradients are taken over.")
-    seed: int = Field(0, ge=0, description="Seed of the random control.")
+    batch_size: int = Field(
+        16,
+        gt=0,
+        description="Labeled rows per forward and backward pass of one worker; changes time and memory, not scores. Where the "
+        "vision tower mixes the images of a batch, 1 is taken unless modules leaves it out.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the draw of labeled rows and of the random control.")
 
     @field_validator("modules")
     @classmethod

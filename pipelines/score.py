@@ -35,41 +35,43 @@ def score(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> S
         }
         fit(_score_worker, settings, run.config.resources, files.join(step.folder, "ray"), step.label)
         modules = json.loads(files.read_bytes(step.path("selection.json")))["modules"].values()
-        return {"rows": sum(m["rows"] for m in modules), "selected": sum(m["selected"] for m in modules)}
+        trained_rows = [m for m in modules if "rows" in m]
+        return {"rows": sum(m["rows"] for m in trained_rows), "selected": sum(m["selected"] for m in trained_rows)}
 
     return run.execute(step, work)
 
 
 def _score_worker(settings: dict[str, Any]) -> None:
-    """Each worker scores its part of the examples; the sums are all-reduced and rank 0 writes the selection."""
+    """Each worker scores its part of the examples, the sums are added up in rank order, and rank 0 writes the selection."""
     import ray.train
     import torch
 
     from leaml.neurons import scores, selection
+    from leaml.neurons.gradients import sum_over_workers
+    from leaml.neurons.units import feed_forwards
     from leaml.vlm import load
 
     config: ScoreConfig = settings["score"]
     model: ModelConfig = settings["model"]
+    torch.set_num_threads(settings["threads"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = str(ray.train.torch.get_device()) if settings["use_gpu"] else "cpu"
     vlm = load.load(model, device)
     vlm.model.requires_grad_(False).eval()
     everything = scores.all_linears(vlm.model)
-    owner = selection.model_hash(everything)
     linears = scores.selectable(everything, config.modules)
+    blocks = feed_forwards(linears) if config.unit == "ffn" else {}
     examples = [e for file in settings["examples"] for e in read_examples(file)]
     order = np.random.default_rng(config.seed).permutation(len(examples))[: config.samples]
-    mine = [examples[i] for i in order[rank::world]]
     store = ImageStore(settings["images"], settings["max_pixels"])
-    found = scores.score(linears, config.method, scores.example_losses(vlm, mine, store.get, device), config.seed)
-    if world > 1 and config.method in scores.GRADIENT_METHODS:
-        for value in found.values():  # means over unequal parts, weighted back to the mean over all examples
-            value *= len(mine) / len(order)
-            torch.distributed.all_reduce(value)
+    mine = [examples[i] for i in order[rank::world]]
+    data = scores.Data(mine, scores.vlm_batches(vlm, store.get, device), config.batch_size)
+    found = scores.score(linears, config.method, data, blocks, config.seed, sum_over_workers)
     if rank == 0:
         chosen = selection.select(found, config.ratio, config.scope, config.normalise)
+        facts = {"score": config.model_dump(), "examples": len(order)}
         with tempfile.TemporaryDirectory() as folder:
-            selection.save(chosen, found, Path(folder), owner, {"score": config.model_dump(), "examples": len(order)})
+            selection.save(chosen, found, Path(folder), selection.model_hash(everything), facts, blocks)
             files.upload_tree(folder, settings["output"])
     ray.train.report({"scored": len(mine)})

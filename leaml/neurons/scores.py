@@ -1,36 +1,55 @@
-"""Importance of every neuron (output row of an `nn.Linear`) for question answering.
+"""Importance of every neuron for question answering.
 
-With g the gradient of one example's QA loss with respect to a weight matrix W (rows r, inputs i), averaged over examples:
+A neuron is an output row of an `nn.Linear`, or with unit "ffn" a hidden neuron of a feed-forward block (leaml.neurons.units).
+With D the gradient of one example's QA loss with respect to a weight matrix W, and the sum over a row's inputs (a column's
+outputs), averaged over examples:
 
-    squared          sum_i g_ri^2          empirical Fisher per row (as FISH, NeurIPS 2021, and GRFT, arXiv 2507.00016)
-    absolute         sum_i |g_ri|          sensitivity (as GPS, CVPR 2024, but per example)
-    gradient_weight  sum_i |g_ri W_ri|     first-order Taylor pruning score
-    magnitude        sum_i |W_ri|          control, needs no data
-    random           uniform               control
-    lowest           -squared              control: the least important rows
+    squared          sum D^2          empirical Fisher per row (as FISH, NeurIPS 2021, and GRFT, arXiv 2507.00016)
+    absolute         sum |D|          sensitivity (as GPS, CVPR 2024, but per example)
+    gradient_weight  sum |D W|        first-order Taylor pruning score
+    magnitude        sum |W|          control, needs no data
+    random           uniform          control
+    lowest           -squared         control: the least important neurons
 
-The gradient is taken per example before the square or absolute value, so that examples cannot cancel each other.
+The gradient is taken per example before the square or absolute value, so that examples cannot cancel each other; how that is
+done for a whole batch at once is in leaml.neurons.gradients.
 """
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import nn
 
 from leaml.errors import ConfigError, StepError
+from leaml.neurons.gradients import Batch, MixedExamplesError, gradient_sums
+from leaml.neurons.units import FeedForward, combine
 from leaml.objectives import per_example_loss
 from leaml.training import Example
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
 
+log = logging.getLogger(__name__)
+
 Scores = dict[str, torch.Tensor]
-"""Module name -> float32 (out_features,) score of each row."""
+"""Module name -> float32 (out_features,) score of each row; with unit "ffn", block name -> (hidden neurons,)."""
 
 GRADIENT_METHODS = ("squared", "absolute", "gradient_weight", "lowest")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The examples to score on: `collate` makes a batch of any consecutive part of them, at most `batch_size` at a time."""
+
+    examples: Sequence[Any]
+    collate: Callable[[Sequence[Any]], Batch]
+    batch_size: int = 16
 
 
 def all_linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -51,75 +70,117 @@ def selectable(linears: dict[str, nn.Linear], pattern: str) -> dict[str, nn.Line
 def score(
     linears: dict[str, nn.Linear],
     method: str,
-    losses: Iterable[Callable[[], torch.Tensor]] = (),
+    data: Data | None = None,
+    blocks: dict[str, FeedForward] | None = None,
     seed: int = 0,
+    add_up: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
 ) -> Scores:
-    """Score every row of `linears`.
+    """Score the neurons of `linears`.
 
     Args:
         linears: Modules to score, by name.
         method: One of the methods in the module docstring.
-        losses: One function per example that runs the model and returns that example's scalar QA loss; unused by controls.
+        data: Examples, unused by controls; with several workers, this worker's part of them, which may be empty.
+        blocks: Feed-forward blocks whose neurons are scored as one (units.feed_forwards); none: rows only.
         seed: Seed of the random control.
+        add_up: Adds a float64 vector up over all workers; gradients.sum_over_workers.
 
     Returns:
-        Scores in float32, the mean over examples for the gradient methods.
+        Scores in float32, the mean over all workers' examples for the gradient methods.
+
+    Raises:
+        ConfigError: unknown method, or a gradient method without a single example.
+        StepError: a loss or score is not finite.
     """
-    if method == "random":
+    blocks = blocks or {}
+    columns = {block.columns for block in blocks.values()}
+    if method == "random":  # drawn per neuron: a sum of three draws would rank blocks before rows
+        sizes = {name: torch.zeros(m.in_features if name in columns else m.out_features) for name, m in linears.items()}
         generator = torch.Generator().manual_seed(seed)
-        return {name: torch.rand(m.out_features, generator=generator) for name, m in linears.items()}
+        return {name: torch.rand(len(v), generator=generator) for name, v in combine(sizes, blocks).items()}
     if method == "magnitude":
-        return {name: m.weight.detach().float().abs().sum(1).cpu() for name, m in linears.items()}
+        axes = {name: 0 if name in columns else 1 for name in linears}
+        return combine({n: m.weight.detach().float().abs().sum(axes[n]).cpu() for n, m in linears.items()}, blocks)
     if method not in GRADIENT_METHODS:
         msg = f"score.method: unknown method {method!r}; use one of {(*GRADIENT_METHODS, 'magnitude', 'random')}"
         raise ConfigError(msg)
-    return _gradient_scores(linears, method, losses)
+    means = _gradient_means(linears, "squared" if method == "lowest" else method, data, columns, add_up)
+    sign = -1.0 if method == "lowest" else 1.0
+    return {name: (sign * value).float() for name, value in combine(means, blocks).items()}
 
 
-def example_losses(
-    vlm: load.VLM, examples: Sequence[Example], get_image: Callable[[str], Image.Image], device: str
-) -> Iterator[Callable[[], torch.Tensor]]:
-    """One function per example giving its QA loss: mean token cross-entropy of the reply, in float32."""
+def vlm_batches(vlm: load.VLM, get_image: Callable[[str], Image.Image], device: str) -> Callable[[Sequence[Example]], Batch]:
+    """`collate` of `Data` for a vision-language model: the loss is the mean token cross-entropy of the reply, in float32.
+
+    Examples are told apart in the language model where a module sees (examples, tokens, in), elsewhere where every example has
+    exactly one image that the vision tower sees in a row of its own. Models that cut images into tiles or flatten patches of
+    all images into one dimension do neither, if modules of their vision tower are to be scored.
+    """
     collator = Collator(vlm.processor)
-    for example in examples:
-        batch = collator([Turn(get_image(example.image_id), example.request, example.reply, example.prefix)])
+    language = load.language_linears(vlm.model).keys()
 
-        def loss(batch: dict[str, torch.Tensor] = batch) -> torch.Tensor:
-            inputs = {k: v.to(device) for k, v in batch.items()}
-            labels = inputs.pop("labels")
-            return per_example_loss(vlm.model(**inputs).logits, labels)[0]
+    def collate(examples: Sequence[Example]) -> Batch:
+        images = {e.image_id: get_image(e.image_id) for e in examples}
+        inputs = collator([Turn(images[e.image_id], e.request, e.reply, e.prefix) for e in examples])
+        inputs = {k: v.to(device) for k, v in inputs.items()}
+        labels = inputs.pop("labels")
+        # (images, 3, height, width), or (examples, images, 3, height, width); with as many images as examples each has one
+        pixels = inputs.get("pixel_values")
+        own_image = pixels is not None and pixels.dim() > 3 and pixels.shape[:-3].numel() == len(examples)
 
-        yield loss
+        def separate(name: str, shape: torch.Size) -> bool:
+            return len(shape) == 3 and (shape[:2] == labels.shape if name in language else own_image)
+
+        return Batch(len(examples), lambda: per_example_loss(vlm.model(**inputs).logits, labels), separate)
+
+    return collate
 
 
-def _gradient_scores(linears: dict[str, nn.Linear], method: str, losses: Iterable[Callable[[], torch.Tensor]]) -> Scores:
-    weights = {name: module.weight for name, module in linears.items()}
-    for weight in weights.values():
-        weight.requires_grad_(True)
-    totals = {name: torch.zeros(w.shape[0], dtype=torch.float64) for name, w in weights.items()}
-    examples = 0
-    for loss in losses:
-        value = loss()
-        if not torch.isfinite(value):
-            msg = (
-                f"the QA loss of example {examples} is {value.item()}, so no neuron can be scored; look at the model's training"
-            )
-            raise StepError(msg)
-        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
-        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-            if gradient is not None:
-                totals[name] += _row_score(method, gradient.float(), weight.detach().float()).double().cpu()
-        examples += 1
-    if examples == 0:
+def _gradient_means(
+    linears: dict[str, nn.Linear],
+    method: str,
+    data: Data | None,
+    columns: Collection[str],
+    add_up: Callable[[torch.Tensor], torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """Mean over all workers' examples of the norms of their gradients, float64 on the CPU."""
+    widths = [m.in_features if n in columns else m.out_features for n, m in linears.items()]
+    device = next(iter(linears.values())).weight.device
+    sums = torch.zeros(sum(widths) + 1, dtype=torch.float64, device=device)  # the last is the number of examples
+    if data is not None:
+        sums[:-1] = _local_sums(linears, method, data, columns, sums[:-1])
+        sums[-1] = len(data.examples)
+    sums = add_up(sums).cpu()
+    count = int(sums[-1])
+    if count == 0:
         msg = f"score.method {method!r} needs labeled examples, got none"
         raise ConfigError(msg)
-    sign = -1.0 if method == "lowest" else 1.0
-    return {name: (sign * total / examples).float() for name, total in totals.items()}
+    means = dict(zip(linears, (sums[:-1] / count).split(widths), strict=True))
+    for name, mean in means.items():
+        if not torch.isfinite(mean).all():
+            msg = f"the QA loss has gradients that are not finite in {name}, so no neuron can be scored; look at the training"
+            raise StepError(msg)
+    return means
 
 
-def _row_score(method: str, gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    if method == "absolute":
-        return gradient.abs().sum(1)
-    if method == "gradient_weight":
-        return (gradient * weight).abs().sum(1)
-    return gradient.square().sum(1)
+def _local_sums(
+    linears: dict[str, nn.Linear], method: str, data: Data, columns: Collection[str], zeros: torch.Tensor
+) -> torch.Tensor:
+    """Sums over this worker's examples, batch by batch; one by one from the first batch on that mixes its examples."""
+    size, done, sums = data.batch_size, 0, zeros
+    while done < len(data.examples):
+        part = data.examples[done : done + size]
+        try:
+            found = gradient_sums(linears, data.collate(part), method, columns)
+        except MixedExamplesError as mixed:
+            log.warning("%s, in which they cannot be told apart: examples are scored one at a time, which is slower", mixed)
+            size = 1
+            continue
+        except StepError as error:
+            msg = (
+                f"{error} (examples {done} to {done + len(part) - 1}), so no neuron can be scored; look at the model's training"
+            )
+            raise StepError(msg) from None
+        sums = sums + torch.cat(list(found.values()))
+        done += len(part)
+    return sums

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -13,11 +16,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from leaml.data import files
-from leaml.errors import ModelError
+from leaml.errors import DataError, ModelError
 from leaml.neurons.scores import Scores
+from leaml.neurons.units import FeedForward, expand
 
 Selection = dict[str, torch.Tensor]
 """Module name -> sorted int64 indices of the selected rows; modules without a selected row are absent."""
+
+ROWS, COLUMNS, RECORD = "selection.safetensors", "columns.safetensors", "selection.json"
 
 
 def layer_of(name: str) -> str:
@@ -27,11 +33,11 @@ def layer_of(name: str) -> str:
 
 
 def select(scores: Scores, ratio: float, scope: str, normalise: bool) -> Selection:
-    """The `ratio` highest-scoring rows of each module, of each layer or of all together; ties go to the earlier row.
+    """The `ratio` highest-scoring neurons of each module, of each layer or of all together; ties go to the earlier neuron.
 
     Args:
-        scores: Rows' scores by module.
-        ratio: Share of rows to take, rounded to the nearest count; 0 selects nothing, 1 everything.
+        scores: Scores by module or feed-forward block.
+        ratio: Share of neurons to take, rounded to the nearest count; 0 selects nothing, 1 everything.
         scope: "module", "layer" or "global".
         normalise: Scale each layer's scores to mean 1 before comparing across layers ("global" only), so that the
             selection does not collapse into the few layers with the largest gradients.
@@ -64,28 +70,101 @@ def _scaled(scores: Scores) -> Scores:
 
 
 def model_hash(linears: dict[str, nn.Linear]) -> str:
-    """Identity of the model a selection was made for: names, shapes and weights of its Linear modules."""
-    digest = hashlib.sha256()
-    for name, module in sorted(linears.items()):
-        digest.update(f"{name}{tuple(module.weight.shape)}".encode())
-        digest.update(module.weight.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:32]
+    """Identity of the model a selection was made for: names, shapes, types and every bit of the weights of its Linears.
+
+    All of it, since models of one run may differ in a few rows only. SHA-256 of the weights as they are stored (no float32
+    copy), several at a time: about 2 GB/s per core, less than reading them from a disk took.
+    """
+
+    def digest(name: str) -> bytes:
+        weight = linears[name].weight.detach().cpu().contiguous()
+        head = f"{name} {tuple(weight.shape)} {weight.dtype}\n"
+        content = hashlib.sha256(weight.view(torch.uint8).numpy().data).digest()
+        return hashlib.sha256(head.encode() + content).digest()
+
+    with ThreadPoolExecutor(4) as pool:  # hashlib lets go of Python's lock; 4, so that few weights leave a GPU at a time
+        return hashlib.sha256(b"".join(pool.map(digest, sorted(linears)))).hexdigest()[:32]
 
 
-def save(selection: Selection, scores: Scores, folder: Path, owner: str, facts: dict[str, object]) -> None:
-    """Write `selection.safetensors` (indices), `scores.safetensors` and `selection.json` (model hash, counts, `facts`)."""
+@dataclass(frozen=True)
+class Saved:
+    """A selection as it was written: `rows` by module, and `modules`, what was scored, with {"rows": n, "selected": k} each.
+
+    A module of which columns are selected (unit "ffn") has "columns" in place of "rows", and its indices in `columns`.
+    """
+
+    folder: str
+    rows: Selection
+    columns: Selection
+    modules: dict[str, dict[str, int]]
+    facts: dict[str, Any]
+
+
+def save(
+    neurons: Selection,
+    scores: Scores,
+    folder: Path,
+    owner: str,
+    facts: dict[str, object],
+    blocks: dict[str, FeedForward] | None = None,
+) -> None:
+    """Write what `select` chose.
+
+    `selection.safetensors`: rows by module; `columns.safetensors`: columns by module, if any; `scores.safetensors`: the scores
+    of all neurons; `selection.json`: model hash, counts by module, `facts`.
+
+    Args:
+        neurons: Selected neurons, under the names of `scores`.
+        scores: Scores of all neurons.
+        folder: Local folder, made if missing.
+        owner: `model_hash` of all the model's Linears.
+        facts: Further entries of the JSON file.
+        blocks: Feed-forward blocks among the names (unit "ffn").
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: i.contiguous() for n, i in selection.items()}, folder / "selection.safetensors")
+    blocks = blocks or {}
+    rows, columns = expand(neurons, blocks)
+    modules: dict[str, dict[str, int]] = {}
+    for name, values in scores.items():
+        selected = len(neurons.get(name, ()))
+        block = blocks.get(name)
+        modules.update({n: {"rows": len(values), "selected": selected} for n in (block.rows if block else (name,))})
+        if block:
+            modules[block.columns] = {"columns": len(values), "selected": selected}
+    save_file({n: i.contiguous() for n, i in rows.items()}, folder / ROWS)
+    if columns:
+        save_file({n: i.contiguous() for n, i in columns.items()}, folder / COLUMNS)
     save_file({n: s.contiguous() for n, s in scores.items()}, folder / "scores.safetensors")
-    counts = {n: {"rows": len(s), "selected": len(selection.get(n, ()))} for n, s in scores.items()}
-    (folder / "selection.json").write_text(json.dumps({"model": owner, "modules": counts, **facts}, indent=1) + "\n")
+    (folder / RECORD).write_text(json.dumps({"model": owner, "modules": modules, **facts}, indent=1) + "\n")
+
+
+def read(folder: str) -> Saved:
+    """Read the folder of a score step (local or s3://), of whatever model. Raises DataError."""
+    if not files.exists(files.join(folder, RECORD)):
+        msg = f"{folder} holds no selection ({RECORD}); give the folder of a score step, such as runs/mine/score-0123456789ab"
+        raise DataError(msg)
+    facts = json.loads(files.read_bytes(files.join(folder, RECORD)))
+    modules = facts.pop("modules")
+    columns: Selection = {}
+    if any("columns" in count and count["selected"] for count in modules.values()):
+        columns = load_tensors(files.read_bytes(files.join(folder, COLUMNS)))
+    return Saved(folder, load_tensors(files.read_bytes(files.join(folder, ROWS))), columns, modules, facts)
 
 
 def load(folder: str, linears: dict[str, nn.Linear]) -> Selection:
-    """Read a selection (local folder or s3://) and refuse it when it belongs to another model. Raises ModelError."""
-    expected = json.loads(files.read_bytes(f"{folder}/selection.json"))["model"]
-    found = model_hash(linears)
+    """The rows of a selection (local folder or s3://), refused when it belongs to another model.
+
+    Args:
+        folder: Of a score step.
+        linears: All the model's Linears (scores.all_linears), as when it was scored.
+
+    Raises:
+        DataError: no selection there.
+        ModelError: the selection was made for another model.
+    """
+    saved = read(folder)
+    expected, found = saved.facts["model"], model_hash(linears)
     if expected != found:
         msg = f"the neuron selection in {folder} was made for model {expected}, not {found}; score this model again"
         raise ModelError(msg)
-    return load_tensors(files.read_bytes(f"{folder}/selection.safetensors"))
+    return saved.rows

@@ -207,8 +207,11 @@ def _check_processor(config: ModelConfig, model_type: str) -> None:
         raise ModelError(msg)
 
 
-def _part(name: str) -> str | None:
-    """Which part of the model a module belongs to: connector before vision (Qwen's merger lies in its vision tower)."""
+def part_of(name: str) -> str | None:
+    """"vision", "connector" or "language" by a module's name; None for lm_head and what is in neither.
+
+    Connector goes before vision: Qwen's merger lies in its vision tower.
+    """
     segments = set(name.split("."))
     if "lm_head" in segments:
         return None
@@ -223,7 +226,7 @@ def _linears(model: nn.Module, part: str) -> dict[str, nn.Linear]:
     found: dict[str, nn.Linear] = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and _part(name) == part
+        if isinstance(module, nn.Linear) and module is not head and part_of(name) == part
     }
     if not found and part == "language":
         msg = (

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from leaml.errors import ModelError
+from leaml.errors import ConfigError, DataError, ModelError
 from leaml.neurons import selection
 from leaml.neurons.selection import Selection
+from leaml.neurons.units import FeedForward, combine, expand, feed_forwards
 
 A, B, C = "model.layers.0.q", "model.layers.0.k", "model.layers.1.q"
 SCORES = {
@@ -122,3 +123,95 @@ def test_selection_of_another_model_is_refused(tmp_path: Path, change: str) -> N
         other["model.layers.1.k"] = other.pop(C)
     with pytest.raises(ModelError, match=f"{tmp_path}.*score this model again"):
         selection.load(str(tmp_path), other)
+
+
+def test_hash_covers_every_bit_and_the_type_of_the_weights() -> None:
+    plain = selection.model_hash(model())
+    assert selection.model_hash(dict(reversed(model().items()))) == plain
+    assert selection.model_hash({n: m.bfloat16() for n, m in model().items()}) != plain
+    other = model()
+    other[A].weight.data[0, 0] = torch.nextafter(other[A].weight[0, 0], torch.tensor(9.0))
+    assert selection.model_hash(other) != plain
+
+
+def test_folder_without_a_selection_is_named(tmp_path: Path) -> None:
+    for read in (selection.read, lambda folder: selection.load(folder, model())):
+        with pytest.raises(DataError, match=f"{tmp_path} holds no selection.*folder of a score step"):
+            read(str(tmp_path))
+
+
+GATED = {"layers.0.mlp.gate_proj": (3, 8), "layers.0.mlp.up_proj": (3, 8), "layers.0.mlp.down_proj": (8, 3)}
+PLAIN = {"layers.1.mlp.fc1": (3, 5), "layers.1.mlp.fc2": (5, 3)}
+
+
+def linears(*shapes: dict[str, tuple[int, int]]) -> dict[str, nn.Linear]:
+    return {name: nn.Linear(*shape) for part in shapes for name, shape in part.items()}
+
+
+def test_feed_forward_blocks_are_found_by_their_modules() -> None:
+    found = feed_forwards(linears({"layers.0.q_proj": (3, 3)}, GATED, PLAIN))
+    assert found == {
+        "layers.0.mlp": FeedForward(("layers.0.mlp.gate_proj", "layers.0.mlp.up_proj"), "layers.0.mlp.down_proj"),
+        "layers.1.mlp": FeedForward(("layers.1.mlp.fc1",), "layers.1.mlp.fc2"),
+    }
+
+
+@pytest.mark.parametrize("left_out", [*GATED, *PLAIN])
+def test_incomplete_block_is_refused(left_out: str) -> None:
+    modules = linears(GATED, PLAIN)
+    del modules[left_out]
+    parent, _, leaf = left_out.rpartition(".")
+    with pytest.raises(ConfigError, match=f"score.unit ffn: '{parent}' has .* but not {leaf} among the modules"):
+        feed_forwards(modules)
+
+
+def test_model_without_feed_forward_blocks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="none of the 1 modules is a feed-forward block"):
+        feed_forwards(linears({"layers.0.gate_up_proj": (3, 3)}))
+
+
+def test_block_is_scored_and_chosen_as_one() -> None:
+    """Rows of gate and up and columns of down have the same indices; modules outside the block keep their own rows."""
+    blocks = feed_forwards(linears({"layers.0.q_proj": (3, 4)}, GATED))
+    parts = {
+        "layers.0.q_proj": torch.tensor([9.0, 1.0, 2.0, 3.0]),
+        "layers.0.mlp.gate_proj": torch.tensor([5.0, 0, 0, 0, 0, 0, 0, 0]),
+        "layers.0.mlp.up_proj": torch.tensor([0, 0, 0, 4.0, 0, 0, 0, 0]),
+        "layers.0.mlp.down_proj": torch.tensor([0, 6.0, 0, 0, 0, 3.0, 0, 0]),
+    }
+    scores = combine(parts, blocks)
+    assert list(scores) == ["layers.0.q_proj", "layers.0.mlp"]
+    assert scores["layers.0.mlp"].tolist() == [5, 6, 0, 4, 0, 3, 0, 0]
+    by_rows, by_columns = expand(selection.select(scores, 0.25, "module", False), blocks)
+    assert rows(by_rows) == {"layers.0.q_proj": [0], "layers.0.mlp.gate_proj": [0, 1], "layers.0.mlp.up_proj": [0, 1]}
+    assert rows(by_columns) == {"layers.0.mlp.down_proj": [0, 1]}
+    assert rows(selection.select(scores, 1 / 3, "layer", False)) == {"layers.0.q_proj": [0], "layers.0.mlp": [0, 1, 3]}
+
+
+@pytest.mark.parametrize("scope", ["module", "layer", "global"])
+def test_ties_among_blocks_go_to_the_earlier_neuron(scope: str) -> None:
+    blocks = feed_forwards(linears(GATED, {n.replace("0", "2"): s for n, s in GATED.items()}))
+    found = selection.select({name: torch.ones(100) for name in blocks}, 0.5, scope, True)
+    expected = {"layers.0.mlp": list(range(100))}
+    if scope != "global":
+        expected = {name: list(range(50)) for name in blocks}
+    assert rows(found) == expected
+
+
+def test_columns_are_saved_apart_from_rows(tmp_path: Path) -> None:
+    modules = linears({"layers.0.q_proj": (3, 4)}, GATED)
+    blocks = feed_forwards(modules)
+    scores = {"layers.0.q_proj": torch.arange(4.0), "layers.0.mlp": torch.arange(8.0)}
+    chosen = selection.select(scores, 0.25, "module", False)
+    selection.save(chosen, scores, tmp_path, selection.model_hash(modules), {}, blocks)
+    trained = {"layers.0.q_proj": [3], "layers.0.mlp.gate_proj": [6, 7], "layers.0.mlp.up_proj": [6, 7]}
+    assert rows(selection.load(str(tmp_path), modules)) == trained
+    saved = selection.read(str(tmp_path))
+    assert rows(saved.rows) == trained
+    assert rows(saved.columns) == {"layers.0.mlp.down_proj": [6, 7]}
+    assert saved.modules == {
+        "layers.0.q_proj": {"rows": 4, "selected": 1},
+        "layers.0.mlp.gate_proj": {"rows": 8, "selected": 2},
+        "layers.0.mlp.up_proj": {"rows": 8, "selected": 2},
+        "layers.0.mlp.down_proj": {"columns": 8, "selected": 2},
+    }

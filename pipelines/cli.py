@@ -50,6 +50,27 @@ def _step_command(name: str, what: str) -> Callable[..., None]:
     return command
 
 
+def _score(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    plot: Annotated[str | None, typer.Option(help="Draw the selection by layer and module to this .svg or .png file.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Step 3: score neurons and select. Earlier steps are run first unless finished."""
+    if plot is None:
+        _run(config, overrides, "score", verbose)
+        return
+    from leaml.config import load
+    from leaml.neurons.plots import check_format
+
+    run_folder = load(config, overrides).run_folder
+    check_format(plot)
+    _run(config, overrides, "score", verbose)
+    from pipelines.overlap import draw_selection
+
+    draw_selection(run_folder, plot)
+
+
 for _name, _what in {
     "ingest": "Read the sources into tables.",
     "caption": "Step 1: the teacher describes the images.",
@@ -60,7 +81,19 @@ for _name, _what in {
     "finetune": "Step 6: fine-tune the VQA model.",
     "evaluate": "Step 7: evaluate beside the baselines (the same as adapt).",
 }.items():
-    app.command(_name)(_step_command(_name, _what))
+    app.command(_name)(_score if _name == "score" else _step_command(_name, _what))
+
+
+@app.command()
+def overlap(
+    a: Annotated[str, typer.Argument(help="Folder of a score step, local or s3://, for example runs/mine/score-0123456789ab.")],
+    b: Annotated[str, typer.Argument(help="Folder of another score step.")],
+    plot: Annotated[str | None, typer.Option(help="Draw the overlap by layer and module to this .svg or .png file.")] = None,
+) -> None:
+    """What two selections of neurons have in common (other domain, score or seed), beside what chance would give."""
+    from pipelines.overlap import show
+
+    show(a, b, plot)
 
 
 @app.command()

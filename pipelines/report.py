@@ -10,7 +10,7 @@ from rich.table import Table
 
 from leaml import report, tables
 from leaml.data import files, store
-from leaml.neurons.selection import layer_of
+from leaml.neurons.overlap import place_of
 from pipelines.ingest import Labels, Sources
 from pipelines.progress import console, say
 from pipelines.run import Run, Step
@@ -91,15 +91,11 @@ def _samples(run: Run, sources: Sources, generated: Step | None, captions: Step 
 
 def _selection(scored: Step) -> list[dict[str, Any]]:
     modules = json.loads(files.read_bytes(scored.path("selection.json")))["modules"]
-    layers: dict[str, int] = {}
     rows = []
     for name, count in modules.items():
-        layer = layer_of(name)
-        number = layer.rsplit(".", 1)[-1]
-        layers[layer] = int(number) if number.isdigit() else 0
-        part = "vision" if "vision" in name else "connector" if "connector" in name or "projector" in name else "language"
-        module = f"{part} {name.removeprefix(layer).strip('.').rsplit('.', 1)[-1]}"
-        rows.append({"module": module, "layer": layers[layer], "name": name, **count})
+        place = place_of(name)
+        if "rows" in count:  # columns are chosen with them, but not trained
+            rows.append({"module": f"{place.part} {place.kind}", "layer": max(0, place.layer), "name": name, **count})
     return rows
 
 

@@ -121,14 +121,15 @@ def check(config: ModelConfig) -> None:
         ModelError: missing folder, no config.json, unknown architecture, no vision tower, or a processor that needs a package
             that is not installed.
     """
-    from transformers import AutoConfig
-
     with tempfile.TemporaryDirectory(prefix="leaml-config-") as scratch:
         where = resolve_model(config.name)
         if config.name.startswith("s3://"):
             where = _fetch_config(config.name, scratch)
         elif _is_path(where):
             _check_folder(where)
+        _refuse_plain_text_model(config, where)
+        from transformers import AutoConfig  # takes seconds, which a refusal should not wait for
+
         try:
             found = AutoConfig.from_pretrained(where, revision=config.revision, trust_remote_code=config.trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
@@ -172,6 +173,29 @@ def _check_folder(where: str) -> None:
         raise ModelError(msg)
 
 
+def _refuse_plain_text_model(config: ModelConfig, where: str) -> None:
+    """Refuse a folder at once whose config.json says nothing of images, before transformers is imported."""
+    file = Path(where) / "config.json"
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return  # a hub id, or a broken file that transformers explains
+    if not isinstance(found, dict) or "auto_map" in found or "vocab_size" not in found:
+        return  # a model with code of its own, or none that reads text
+    if not any(_SEES.search(key) for key in found):
+        raise _reads_text_only(config, str(found.get("model_type", "unknown type")))
+
+
+_SEES = re.compile("vision|visual|image|vit|pixel|^mm_")
+
+
+def _reads_text_only(config: ModelConfig, model_type: str) -> ModelError:
+    return ModelError(
+        f"the model {config.name!r} ({model_type}) has no vision tower, it reads text only; give an"
+        " image-text-to-text model such as HuggingFaceTB/SmolVLM-256M-Instruct or leaml-tiny"
+    )
+
+
 def _check_architecture(config: ModelConfig, found: Any) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
@@ -179,15 +203,11 @@ def _check_architecture(config: ModelConfig, found: Any) -> None:
     if found.model_type in KNOWN or (config.trust_remote_code and any("Model" in name for name in own_code)):
         return
     if getattr(found, "vision_config", None) is None:
-        msg = (
-            f"the model {config.name!r} ({found.model_type}) has no vision tower, it reads text only; give an"
-            " image-text-to-text model such as HuggingFaceTB/SmolVLM-256M-Instruct or leaml-tiny"
-        )
-    else:
-        msg = (
-            f"the model {config.name!r} has the architecture {found.model_type!r}, which transformers cannot load as an"
-            " image-text-to-text model; give one that AutoModelForImageTextToText knows"
-        )
+        raise _reads_text_only(config, found.model_type)
+    msg = (
+        f"the model {config.name!r} has the architecture {found.model_type!r}, which transformers cannot load as an"
+        " image-text-to-text model; give one that AutoModelForImageTextToText knows"
+    )
     raise ModelError(msg)
 
 
@@ -208,7 +228,7 @@ def _check_processor(config: ModelConfig, model_type: str) -> None:
 
 
 def part_of(name: str) -> str | None:
-    """"vision", "connector" or "language" by a module's name; None for lm_head and what is in neither.
+    """ "vision", "connector" or "language" by a module's name; None for lm_head and what is in neither.
 
     Connector goes before vision: Qwen's merger lies in its vision tower.
     """

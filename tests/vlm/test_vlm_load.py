@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +117,18 @@ def test_check_accepts_a_vision_language_model_quickly(folder: Path) -> None:
     started = time.perf_counter()
     vlm.check(ModelConfig(name=str(folder)))
     assert time.perf_counter() - started < 2
+
+
+def test_a_text_model_is_refused_before_transformers_is_imported(tmp_path: Path) -> None:
+    LlamaConfig(hidden_size=8, num_attention_heads=2).save_pretrained(tmp_path)
+    code = (
+        "import sys; from leaml.config import ModelConfig; from leaml.vlm import load\n"
+        f"try: load.check(ModelConfig(name={str(tmp_path)!r}))\n"
+        "except load.ModelError as error: print('transformers' in sys.modules, error)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert shown.startswith("False ")
+    assert "has no vision tower" in shown
 
 
 def test_check_names_what_is_wrong(tmp_path: Path, folder: Path) -> None:

@@ -149,8 +149,9 @@ class _Taps:
         return {name: self.sums.get(self.owner[name], self._zeros(name)) for name in self.linears}
 
     def _zeros(self, name: str) -> torch.Tensor:
-        weight = self.linears[name].weight
-        return torch.zeros(weight.shape[1 if name in self.columns else 0], dtype=torch.float64, device=weight.device)
+        module = self.linears[name]
+        width = module.in_features if name in self.columns else module.out_features
+        return torch.zeros(width, dtype=torch.float64, device=module.weight.device)
 
     def _reduce(self, name: str) -> None:
         x, g = (torch.cat(parts, 1) if len(parts) > 1 else parts[0] for parts in zip(*self.pairs[name], strict=True))

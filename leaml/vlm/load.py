@@ -228,7 +228,7 @@ def _check_processor(config: ModelConfig, model_type: str) -> None:
 
 
 def part_of(name: str) -> str | None:
-    """ "vision", "connector" or "language" by a module's name; None for lm_head and what is in neither.
+    """Part of a module by its name: "vision", "connector" or "language"; None for lm_head and what is in none of them.
 
     Connector goes before vision: Qwen's merger lies in its vision tower.
     """

@@ -157,6 +157,18 @@ def test_flattened_tokens_are_refused_in_a_batch_and_exact_alone(method: str) ->
     assert not net.layer._forward_hooks
 
 
+def test_calls_without_gradients_are_not_looked_at() -> None:
+    """A frozen part of the model, run without gradients, may treat the batch as it likes."""
+    net, x = build(Flat), torch.randn(3, 5, 4).double()
+
+    def losses() -> torch.Tensor:
+        with torch.no_grad():
+            shift = net(x)
+        return net.layer(x + shift.view(3, 5, 3)[..., :1]).square().sum((1, 2))
+
+    assert gradient_sums(linears_of(net), Batch(3, losses))["layer"].min() > 0
+
+
 def test_whoever_knows_the_batch_can_refuse_a_shape() -> None:
     net, x = build(Flat), torch.randn(5, 1, 4).double()  # as many rows as examples, by chance as far as the shape tells
     refused = Batch(5, lambda: net(x).sum(1), lambda name, shape: not (name == "layer" and shape == (5, 4)))

@@ -1,0 +1,67 @@
+"""The score step on real Ray Train workers, of which one has no example, against the same scores computed here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from leaml import tables
+from leaml.config import ModelConfig, parse, resolve_model
+from leaml.data.store import ImageStore
+from leaml.neurons import scores, selection
+from leaml.neurons.units import feed_forwards
+from leaml.training import Example
+from leaml.vlm import load
+from pipelines.ingest import ingest
+from pipelines.run import Run, Step
+from pipelines.score import score
+from pipelines.train import write_examples
+from pipelines.warmup import QA_TASKS
+
+SETTINGS = {
+    "data": {
+        "labeled": {"format": "easy_vqa", "split": "train", "limit": 2},
+        "evaluation": {"format": "easy_vqa", "split": "test", "limit": 2},
+    },
+    "score": {"samples": 2, "ratio": 0.2, "scope": "global", "unit": "ffn"},
+    "resources": {"train_workers": 3, "train_cpus": 0.5},
+    **{section: {"batch_size": 6} for section in ("warmup", "distill", "finetune")},
+    "evaluate": {"baselines": {name: {"batch_size": 6} for name in ("finetune_labels", "lora_labels")}},
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_local")
+def test_three_workers_with_two_examples_score_as_one_process(tmp_path: Path) -> None:
+    with Run(parse({**SETTINGS, "storage": str(tmp_path)})) as run:
+        sources = ingest(run)
+        warmed = Step("warmup", "warmup", "0", str(tmp_path / "warmup"))  # the shipped model stands in for a warmed-up one
+        shutil.copytree(resolve_model("leaml-tiny"), warmed.path("model"))
+        rows = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED).to_pylist()[:4]
+        examples = [Example(r["image_id"], r["question"], r["answer"]) for r in rows]
+        for task, part in zip(QA_TASKS, (examples[:2], examples[2:]), strict=True):
+            write_examples(warmed.path(f"{task}.parquet"), part)
+        folder = Path(score(run, sources, warmed).folder)
+
+    vlm = load.load(ModelConfig())
+    linears = scores.all_linears(vlm.model)
+    drawn = [examples[i] for i in np.random.default_rng(0).permutation(4)[:2]]
+    collate = scores.vlm_batches(vlm, ImageStore(sources.image_folders, 10**6).get, "cpu")
+    expected = scores.score(linears, "squared", scores.Data(drawn, collate), feed_forwards(linears))
+    found = load_file(folder / "scores.safetensors")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4 * float(value.max()))
+    assert json.loads((folder / "selection.json").read_text())["examples"] == 2
+    chosen = selection.load(str(folder), linears)
+    columns = load_file(folder / "columns.safetensors")
+    total = sum(len(v) for v in expected.values())
+    neurons = sum(len(r) for n, r in chosen.items() if not n.endswith("up_proj"))  # gate and up have one neuron's rows each
+    assert neurons == round(0.2 * total)
+    assert all(torch.equal(columns[n.replace("gate", "down")], r) for n, r in chosen.items() if n.endswith("gate_proj"))

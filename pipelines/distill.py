@@ -18,7 +18,7 @@ def distill(run: Run, sources: Sources, captions: Step, warmed: Step, scored: St
     """Caption loss + qa_weight x QA loss; captions, pairs and answers share every batch equally."""
     config = run.config.distill
     settings = {"distill": config.model_dump(), "seed": run.config.seed}
-    step = run.step("distill", settings, [captions, warmed, scored], label=f"distill {variant}")
+    step = run.step("distill", settings, [captions, warmed, scored], version=2, label=f"distill {variant}")
 
     def work() -> dict[str, Any]:
         request = run.config.caption.prompt or prompts.CAPTION

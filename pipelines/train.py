@@ -163,31 +163,35 @@ def read_examples(file: str) -> list[Example]:
 
 
 def _trainable(vlm: Any, job: TrainJob) -> list[Any]:
-    """Freeze what the method does not train and return what it does."""
-    from leaml.neurons import adapter, scores, selection
-
-    linears = scores.all_linears(vlm.model)
-    if job.method == "neurons":
-        return adapter.attach(vlm.model, selection.load(str(job.selection), linears))
-    if job.method == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(r=job.lora_rank, lora_alpha=2 * job.lora_rank, target_modules=sorted(linears))
-        vlm.model = get_peft_model(vlm.model, config)
-    else:
+    """Freeze what the method does not train, put its adapter on the model, and return the trained parameters."""
+    if job.method == "full":
         vlm.model.requires_grad_(True)
+    else:
+        from peft import get_peft_model
+
+        vlm.model = get_peft_model(vlm.model, _adapter(vlm.model, job))
     return [p for p in vlm.model.parameters() if p.requires_grad]
+
+
+def _adapter(model: Any, job: TrainJob) -> Any:
+    """The PEFT configuration of the method: the rows of the selection, or LoRA on every Linear that is scored."""
+    if job.method == "neurons":
+        from leaml.neurons.peft import NeuronConfig
+
+        return NeuronConfig(rows=str(job.selection))
+    from peft import LoraConfig
+
+    from leaml.neurons import scores
+
+    return LoraConfig(r=job.lora_rank, lora_alpha=2 * job.lora_rank, target_modules=sorted(scores.all_linears(model)))
 
 
 def _write_result(vlm: Any, job: TrainJob, outcome: Outcome, trainable: int) -> None:
     """Merge adapters, publish the model folder, then training.json, which marks the training finished."""
-    from leaml.neurons import adapter
     from leaml.vlm import load as vlm_load
 
-    if job.method == "lora":
+    if job.method != "full":
         vlm.model = vlm.model.merge_and_unload()
-    if job.method == "neurons":
-        adapter.merge(vlm.model)
     with tempfile.TemporaryDirectory() as folder:
         vlm_load.save(vlm.model, vlm.processor, Path(folder))
         files.upload_tree(folder, f"{job.folder}/model")

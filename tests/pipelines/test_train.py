@@ -1,0 +1,78 @@
+"""What a training worker trains and writes, by method, without Ray: full, LoRA and the rows of a selection."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from leaml.config import ModelConfig, TrainConfig
+from leaml.errors import ModelError
+from leaml.neurons import scores, selection
+from leaml.tiny import build
+from leaml.training import Outcome
+from leaml.vlm import load
+from pipelines.train import TrainJob, _trainable, _write_result
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny model."""
+    where = tmp_path_factory.mktemp("model")
+    tokenizer = build.build_tokenizer()
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "TEXT_LAYERS", 1)
+        patch.setattr(build, "VISION_LAYERS", 1)
+        load.save(build.build_model(tokenizer).eval(), build.build_processor(tokenizer), where)
+    return where
+
+
+def job(folder: Path, tmp_path: Path, method: str) -> TrainJob:
+    """A job whose selection is a fifth of the rows of every module but the vision tower's."""
+    model = load.load(ModelConfig(name=str(folder))).model
+    linears = scores.all_linears(model)
+    found = {name: torch.rand(m.out_features) for name, m in linears.items() if name not in load.vision_linears(model)}
+    chosen = selection.select(found, 0.2, "module", False)
+    selection.save(chosen, found, tmp_path / "selection", selection.model_hash(linears), {})
+    options = {"config": TrainConfig(), "method": method, "selection": str(tmp_path / "selection"), "lora_rank": 2}
+    return TrainJob(str(tmp_path / "job"), ModelConfig(name=str(folder)), [], [], **options)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "neurons"])
+def test_trained_parameters_are_the_methods_and_end_in_a_plain_model(folder: Path, tmp_path: Path, method: str) -> None:
+    task = job(folder, tmp_path, method)
+    vlm = load.load(task.model)
+    before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
+    parameters = _trainable(vlm, task)
+    assert {id(p) for p in parameters} == {id(p) for p in vlm.model.parameters() if p.requires_grad}
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(0.01)
+    _write_result(vlm, task, Outcome(1e-3, [(0, 1.0)]), len(parameters))
+    summary = json.loads((tmp_path / "job" / "training.json").read_text())
+    assert (summary["method"], summary["lr"], summary["trainable_parameters"]) == (method, 1e-3, len(parameters))
+    after = load.load(ModelConfig(name=str(tmp_path / "job" / "model"))).model.state_dict()
+    assert list(after) == list(before)
+    rows = selection.load(str(task.selection), scores.all_linears(load.load(task.model).model))
+    for name, value in after.items():
+        moved = (value != before[name]).reshape(len(value), -1).any(1).nonzero().flatten() if value.dim() else torch.tensor([])
+        if method == "full":
+            assert len(moved), name
+        elif method == "neurons":
+            module, _, kind = name.rpartition(".")
+            expected = rows.get(module, torch.tensor([], dtype=torch.int64)) if kind in ("weight", "bias") else []
+            assert moved.tolist() == list(map(int, expected)), name
+        else:
+            assert not len(moved) or name.removesuffix(".weight") in scores.all_linears(vlm.model), name
+
+
+def test_selection_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    task = job(folder, tmp_path, "neurons")
+    vlm = load.load(task.model)
+    with torch.no_grad():
+        next(iter(load.language_linears(vlm.model).values())).weight[0, 0] += 1
+    with pytest.raises(ModelError, match="made for model"):
+        _trainable(vlm, task)

@@ -14,20 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from leaml import prompts
 from leaml.tiny import build, language, world
 from leaml.tiny.card import card
+from leaml.tiny.loop import Log, Phases, Schedule
 from leaml.tiny.probes import Probes, WordAlignment
 
 IGNORED = -100
@@ -131,51 +128,6 @@ class Encoder:
             "attention_mask": torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows]),
             "labels": torch.tensor([r + [IGNORED] * (width - len(r)) for r in labels]),
         }
-
-
-class Schedule:
-    """AdamW with a short linear warm-up and cosine decay over `steps`."""
-
-    def __init__(self, parameters: Any, lr: float, steps: int) -> None:
-        self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
-        warm = max(1, min(100, steps // 10))
-        self.scheduler = torch.optim.lr_scheduler.SequentialLR(
-            self.optimizer,
-            [
-                torch.optim.lr_scheduler.LinearLR(self.optimizer, 0.05, total_iters=warm),
-                torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, max(1, steps - warm), eta_min=lr * 0.02),
-            ],
-            [warm],
-        )
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-
-    def step(self, loss: torch.Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.scheduler.step()
-
-
-class Log:
-    """Loss of every step; prints every fiftieth with the exact-match rate by kind since the last line, seconds and ETA."""
-
-    def __init__(self, phase: str, steps: int) -> None:
-        self.phase, self.steps, self.started = phase, steps, time.time()
-        self.losses: list[float] = []
-        self.rates: dict[str, list[float]] = {}
-
-    def add(self, loss: float, rates: dict[str, list[float]]) -> None:
-        self.losses.append(loss)
-        for kind, values in rates.items():
-            self.rates.setdefault(kind, []).extend(values)
-        done = len(self.losses)
-        if done % 50 == 0 or done == self.steps:
-            shown = " ".join(f"{k} {sum(v) / len(v):.3f}" for k, v in sorted(self.rates.items()))
-            seconds = time.time() - self.started
-            eta = seconds / done * (self.steps - done)
-            print(f"{self.phase} {done}/{self.steps} loss {loss:.3f} {shown} {seconds:.0f}s eta {eta:.0f}s", flush=True)
-            self.rates = {}
 
 
 def replies_right(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -305,32 +257,6 @@ def measure(
     return {task: round(exact_match(model, encoder, e, pool.pixels), 4) for task, e in tasks.items()}
 
 
-class Phases:
-    """Runs the phases of one training in order; each leaves a checkpoint, so that a killed training goes on after the last."""
-
-    def __init__(self, out: Path, model: Idefics3ForConditionalGeneration, rng: random.Random) -> None:
-        self.folder, self.model, self.rng = out / "phases", model, rng
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def run(self, name: str, train_phase: Callable[[], list[float]]) -> list[float]:
-        """Losses of the phase, trained now or taken from its checkpoint."""
-        file = self.folder / f"{name}.pt"
-        if file.exists():
-            saved = torch.load(file, weights_only=False)
-            self.model.load_state_dict(saved["model"])
-            self.rng.setstate(saved["rng"])
-            torch.set_rng_state(saved["torch_rng"])
-            return list(saved["losses"])
-        losses = train_phase()
-        state = {"model": self.model.state_dict(), "rng": self.rng.getstate(), "torch_rng": torch.get_rng_state()}
-        torch.save(state | {"losses": losses}, file.with_suffix(".tmp"))
-        file.with_suffix(".tmp").replace(file)
-        return losses
-
-    def clear(self) -> None:
-        shutil.rmtree(self.folder)
-
-
 def train(
     name: str, out: Path, seed: int, vision_steps: int, steps: int, batch_size: int, text_steps: int = 0
 ) -> dict[str, Any]:
@@ -344,7 +270,6 @@ def train(
     tokenizer = build.build_tokenizer()
     model = build.build_model(tokenizer)
     encoder = Encoder(tokenizer)
-    started = time.time()
     pool = render_pool(rng, w, POOL)
     phases = Phases(out, model, rng)
     text, alignment = [], None
@@ -363,7 +288,7 @@ def train(
         "steps": steps,
         "batch_size": batch_size,
         "images": POOL,
-        "seconds": round(time.time() - started),
+        "seconds": round(phases.seconds),
         "threads": torch.get_num_threads(),
         "accuracy": measure(name, model, encoder, seed),
         "text_loss": [round(x, 4) for x in text[::50]],
@@ -387,10 +312,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--text-steps", type=int, help="default: 2500 for the base, 0 (no such phase) for the teacher")
     parser.add_argument("--vision-steps", type=int, help="default: 4000 for the base, 6000 for the teacher")
-    parser.add_argument("--steps", type=int, help="default: 4000 for the base, 3000 for the teacher")
+    parser.add_argument("--steps", type=int, help="default: 2000 for the base, 3000 for the teacher")
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
-    defaults = (2500, 4000, 4000) if args.model == "base" else (0, 6000, 3000)
+    defaults = (2500, 4000, 2000) if args.model == "base" else (0, 6000, 3000)
     chosen = (args.text_steps, args.vision_steps, args.steps)
     text_steps, vision_steps, steps = (d if c is None else c for c, d in zip(chosen, defaults, strict=True))
     record = train(args.model, args.out, args.seed, vision_steps, steps, args.batch_size, text_steps)

@@ -38,7 +38,7 @@ def _with_rows(weight: Tensor, rows: Tensor, delta: Tensor, product: Callable[[T
     """`product(W')`, where W' is `weight` (out, in) with `delta` (k, in) added to its `rows` (k,)."""
     base = weight.data  # has a version counter of its own: graphs that saved the weight find it as it was
     before, after = _summed(base, rows, delta)
-    if torch.compiler.is_compiling():  # the compiler makes a copy of a changed input anyway
+    if torch.compiler.is_compiling():  # a graph would copy the whole weight out and back
         return product(base.index_copy(0, rows, after))
     base.index_copy_(0, rows, after)
     try:

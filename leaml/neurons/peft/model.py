@@ -63,8 +63,6 @@ class NeuronModel(BaseTuner):
         layer = target if isinstance(target, NeuronLinear) else NeuronLinear(target)  # type: ignore[arg-type]
         layer.add(adapter_name, peft_config.indices(current_key), peft_config.train_bias, peft_config.inference_mode)
         if layer is not target:
-            if adapter_name not in self.active_adapters:
-                layer.requires_grad_(False)
             self._replace_module(parent, target_name, layer, target)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import torch
 from nets import Net, adapted, data, net, trainable
 from peft import PeftModel
 from torch import distributed, multiprocessing, nn
+
+from leaml.errors import ModelError
+from leaml.neurons.peft import NeuronConfig
 
 WORLD, STEPS, TIMEOUT = 2, 4, 120.0
 ROWS = {"layers.0": [1, 4, 7], "layers.1": [0, 5], "head": [2]}
@@ -55,7 +59,16 @@ def train_fsdp(rank: int, folder: str) -> dict[str, Any]:
         disabled = model(data(0)[0])
     state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     model.save_pretrained(folder, state_dict=state, is_main_process=rank == 0)
-    return {"losses": losses, "state": state, "disabled": disabled, "local": local}
+    return {"losses": losses, "state": state, "disabled": disabled, "local": local, "refused": list(refusals(model))}
+
+
+def refusals(sharded: PeftModel) -> Iterator[str]:
+    """What is said to those who merge shards, or put an adapter on them."""
+    for attempt in (sharded.merge_adapter, lambda: sharded.add_adapter("late", NeuronConfig(rows=ROWS))):
+        try:
+            attempt()
+        except ModelError as error:
+            yield str(error)
 
 
 def body(rank: int, port: int, folder: str) -> None:
@@ -109,6 +122,12 @@ def test_rows_are_sharded_and_the_disabled_adapter_is_the_base(found: Any) -> No
     assert local == [{"0": (2, 6), "1": (1, 8), "head": (1, 8)}, {"0": (1, 6), "1": (1, 8), "head": (0, 8)}]
     with torch.no_grad():
         assert all(torch.equal(r["fsdp"]["disabled"], net()(data(0)[0])) for r in found[0])
+
+
+def test_shards_are_neither_merged_nor_given_adapters(found: Any) -> None:
+    merging, adding = found[0][0]["fsdp"]["refused"]
+    assert "sharded base cannot be merged" in merging
+    assert "is sharded already; call get_peft_model first, then fully_shard" in adding
 
 
 def test_adapter_saved_from_shards_loads_in_one_process(found: Any, alone: Any) -> None:

@@ -80,6 +80,7 @@ def test_name_that_ends_in_another_name(tmp_path: Path, rows: dict[str, list[int
     randomise(model)
     export_lora(model, tmp_path)
     loaded = PeftModel.from_pretrained(models[1], tmp_path, autocast_adapter_dtype=False)
+    assert set(loaded.base_model.targeted_module_names) == set(rows)
     inputs, _ = data(0)
     torch.testing.assert_close(loaded(inputs), model(inputs), rtol=1e-10, atol=1e-12)
 

@@ -5,6 +5,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -263,6 +264,13 @@ def own_class() -> nn.Linear:
     return module
 
 
+def offloaded() -> nn.Linear:
+    """As accelerate leaves a Linear whose weight it fetches for every call."""
+    module = nn.Linear(8, 8)
+    module._hf_hook = SimpleNamespace(offload=True)
+    return module
+
+
 def lora() -> nn.Module:
     return get_peft_model(nn.Sequential(nn.Linear(8, 8)), LoraConfig(r=1, target_modules=["0"])).base_model.model[0]
 
@@ -275,6 +283,7 @@ REFUSED = {
     "is a test_peft_model.Doubled, not a plain nn.Linear": lambda: Doubled(8, 8),
     "is a torch.nn.modules.sparse.Embedding, not a plain": lambda: nn.Embedding(8, 8),
     "NonDynamicallyQuantizableLinear, not a plain": lambda: nn.MultiheadAttention(8, 2).out_proj,
+    "is offloaded, its weight is not in memory": offloaded,
     "is parametrized": lambda: parametrizations.weight_norm(nn.Linear(8, 8)),
     r"carries another PEFT adapter .*lora.*merge that one first": lora,
     "has 8 rows and no row 9": lambda: nn.Linear(8, 8),

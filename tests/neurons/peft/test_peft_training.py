@@ -122,26 +122,26 @@ def saved_bytes(model: nn.Module, *inputs: torch.Tensor) -> int:
 
 
 class Siblings(nn.Module):
-    """Two Linears on one input, as the q and k projections of attention."""
+    """Three Linears on one input, as the projections of attention."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.q, self.k = nn.Linear(16, 8), nn.Linear(16, 8)
+        self.q, self.k, self.v = (nn.Linear(16, 8) for _ in range(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.q(x) + self.k(x)
+        return self.q(x) + self.k(x) + self.v(x)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_input_is_saved_once_for_all_modules_that_share_it(autocast: bool) -> None:
     x = torch.randn(32, 16)
-    model = adapted(Siblings(), {"q": [1], "k": [0, 5]})
+    model = adapted(Siblings(), {"q": [1], "k": [0, 5], "v": [7]})
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         assert saved_bytes(model, x) == x.nbytes
 
 
 def test_frozen_adapter_saves_no_activation() -> None:
-    model = adapted(Siblings(), {"q": [1], "k": [0, 5]})
+    model = adapted(Siblings(), {"q": [1], "k": [0, 5], "v": [7]})
     model.set_requires_grad("default", False)
     assert saved_bytes(model, torch.randn(32, 16)) == 0
     assert saved_bytes(model, torch.randn(32, 16, requires_grad=True)) == 0  # the input's gradient needs weights only
@@ -236,6 +236,12 @@ def test_bfloat16_base_computes_what_its_merge_computes_and_trains_in_float32() 
     outputs = model(inputs)
     assert outputs.dtype == torch.bfloat16
     assert torch.equal(model.merge_and_unload()(inputs), outputs)
+
+
+def test_sum_is_rounded_to_the_type_of_the_base_once() -> None:
+    weight, delta = torch.ones(1, 1, dtype=torch.bfloat16), torch.tensor([[2**-8 * (1 + 2**-10)]])
+    y = layer.RowLinear.apply(torch.ones(1, 1, dtype=torch.bfloat16), delta, None, weight, None, torch.tensor([0]))
+    assert y.item() == 1 + 2**-7  # a delta rounded first would be half a step, which goes down to 1
 
 
 def test_autocast_equals_dense_autocast() -> None:

@@ -28,6 +28,11 @@ def qa_reply(question: str, answer: str, caption: str | None = None) -> str:
     return f"{caption_prefix(caption)} {pair}" if caption else pair
 
 
+def answer_prefix(question: str, caption: str) -> str:
+    """The beginning of a generator reply up to the answer of a given question."""
+    return f"{caption_prefix(caption)} Question: {question} Answer:"
+
+
 def parse_qa(text: str) -> tuple[str, str] | None:
     """`(question, answer)` from a generator reply, or None if the text does not hold exactly one well-formed pair."""
     match = _REPLY.match(text)

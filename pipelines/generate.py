@@ -1,7 +1,8 @@
 """Step 5, generate: the distilled generator writes pseudo question-answer pairs; filters accept or reject each with a reason.
 
 Per image: its caption (the generator's own, greedy; or the teacher's; or none), `pairs_per_image` sampled pairs after it, then
-every distinct question is put to the same model as a user would put it: a pair whose answer does not come back is rejected.
+every distinct question is put to the same model again, after the caption if there is one, else as a user would put it: a pair
+whose answer does not come back is rejected.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class GenerateWork:
     def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
         captions = self._captions(engine, items)
         candidates = self._sample(engine, items, captions)
-        self._answer_again(engine, items, candidates)
+        self._answer_again(engine, items, captions, candidates)
         rows, counts = [], Counter[str]()
         for item, caption, found in zip(items, captions, candidates, strict=True):
             pairs = filters.apply(found, self.config.filters)
@@ -69,8 +70,10 @@ class GenerateWork:
             [filters.Candidate.from_reply(c.text, c.mean_logprob) for c in samples] for samples in engine.generate(requests)
         ]
 
-    def _answer_again(self, engine: Engine, items: list[Item], candidates: list[list[filters.Candidate]]) -> None:
-        """Fill in `reanswers`: every distinct question, asked as a user would ask it, answered `votes` times."""
+    def _answer_again(
+        self, engine: Engine, items: list[Item], captions: list[str], candidates: list[list[filters.Candidate]]
+    ) -> None:
+        """Fill in `reanswers`: every distinct question, answered `votes` times."""
         config = self.config
         if not (config.filters.round_trip or config.filters.min_votes):
             return
@@ -85,7 +88,8 @@ class GenerateWork:
                 Request(
                     items[number].image,
                     items[number].image_id,
-                    question,
+                    prompts.GENERATE if captions[number] else question,
+                    prompts.answer_prefix(question, captions[number]) if captions[number] else "",
                     n=config.votes,
                     temperature=config.temperature if config.votes > 1 else 0.0,
                     max_tokens=config.max_tokens,
@@ -109,7 +113,7 @@ def generate(
     config = run.config.generate
     use = captions if config.caption == "teacher" else None
     inputs = [generator, *sources.training, labels_key(labels), *([use] if use else [])]
-    step = run.step("generate", config.model_dump(), inputs, label=f"generate {variant}")
+    step = run.step("generate", config.model_dump(), inputs, version=2, label=f"generate {variant}")
 
     def work() -> dict[str, Any]:
         refs = [r for r in training_images(sources) if r.image_id not in labels.image_ids]

@@ -74,7 +74,7 @@ def base_example(rng: random.Random, index: int, scene: world.Scene) -> Example:
     if task < 0.85:
         return Example(index, prompts.GENERATE, "", prompts.qa_reply(question, answer, caption))
     caption, question, answer = language.made_up_example(rng)
-    return Example(index, prompts.GENERATE, f"{prompts.caption_prefix(caption)} Question: {question} Answer:", f" {answer}")
+    return Example(index, prompts.GENERATE, prompts.answer_prefix(question, caption), f" {answer}")
 
 
 def text_example(rng: random.Random, negations: bool) -> Example:
@@ -252,7 +252,7 @@ def measure(
             kind = "yes_no" if answer in ("yes", "no") else "open"
             tasks.setdefault(f"answer {kind}", []).append(Example(i, question, "", answer))
             caption, question, answer = language.made_up_example(rng)
-            prefix = prompts.caption_prefix(caption) + f" Question: {question} Answer:"
+            prefix = prompts.answer_prefix(question, caption)
             tasks.setdefault("answer from a made-up caption", []).append(Example(i, prompts.GENERATE, prefix, f" {answer}"))
     return {task: round(exact_match(model, encoder, e, pool.pixels), 4) for task, e in tasks.items()}
 

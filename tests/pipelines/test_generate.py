@@ -38,7 +38,7 @@ class Recorder:
         if request.text == "Look!":
             self.captions.append(request)
             return f"own  words on {request.image_id}"
-        if request.text != prompts.GENERATE:
+        if request.text != prompts.GENERATE or request.prefix.endswith("Answer:"):
             self.answers += [request] if n == 0 else []
             return self.answer(request, n)
         self.samples += [request] if n == 0 else []
@@ -72,8 +72,15 @@ def test_caption_mode_decides_what_stands_before_the_pair(caption: str, prefix: 
     assert {r.text for r in engine.samples} == {prompts.GENERATE}
     assert [r["caption"] for r in rows] == [column and column.format(i.image_id) for i in ITEMS]
     assert [(r.text, r.temperature) for r in engine.captions] == [("Look!", 0.0)] * (3 if caption == "self" else 0)
-    # asked again as a user would ask: the plain question, without caption
-    assert [(r.text, r.prefix) for r in engine.answers] == [(f"What colour is part {n}?", "") for _ in ITEMS for n in (0, 1)]
+    # asked again after the same caption; without one as a user would ask, the plain question
+    again = [
+        (prompts.GENERATE, f"{prefix.format(i.image_id)} Question: What colour is part {n}? Answer:")
+        if prefix
+        else (f"What colour is part {n}?", "")
+        for i in ITEMS
+        for n in (0, 1)
+    ]
+    assert [(r.text, r.prefix) for r in engine.answers] == again
 
 
 def test_image_without_a_teacher_caption_has_no_prefix() -> None:

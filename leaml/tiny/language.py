@@ -41,6 +41,32 @@ CHECKS = (
 )
 """Yes/no questions and whether they are negated; `{x}` is a shape, or a colour followed by 'thing'."""
 
+_SEE = (
+    "do you see {a}", "can you see {a}", "can you find {a}", "can one make out {a}", "could this be {a}", "is this {a}",
+    "is it showing {a}", "is this picture showing {a}", "does this show {a}", "does the picture have {a}", "have we got {a}",
+    "did they draw {a}", "did somebody paint {a}", "have they drawn {a}", "was {a} drawn", "can {a} be seen",
+    "has {a} been drawn",
+    "would you say it shows {a}", "is it true that we see {a}", "am i looking at {a}", "are we shown {a}", "do i see {a}",
+)  # fmt: skip
+_SEE_NOT = (
+    "do you see no {x}", "can you see no {x}", "can you not find {a}", "is this not {a}", "is it not showing {a}",
+    "is this picture not showing {a}", "does this show no {x}", "does this not show {a}", "does the picture not have {a}",
+    "does the picture have no {x}", "did they not draw {a}", "did nobody paint {a}", "was no {x} drawn", "was {a} not drawn",
+    "can no {x} be seen", "can {a} not be seen", "is it true that we see no {x}", "is this picture free of {a}",
+    "is it free of {a}", "do we miss {a}", "does it lack {a}", "is it without {a}", "would you say it shows no {x}",
+)  # fmt: skip
+_WHERE = ("", " here", " in it", " anywhere", " in this picture", " on the page", " in the drawing", " at all", " or so")
+_THINGS = ("thing", "object", "figure", "item", "form", "one", "piece")
+_ASK_COLOUR = (
+    "which colour do you see", "which colour has it", "tell me the colour", "name the colour of this {thing}", "its colour",
+    "the {shape} here has which colour", "in which colour did they draw it", "which colour was used", "how is it coloured",
+)  # fmt: skip
+_ASK_SHAPE = (
+    "name the form", "which form has this {thing}", "which form is it", "tell me the form", "which form did they draw",
+    "the {colour} {thing} here is of which form", "what kind of {thing} did they draw", "what would you call this {thing}",
+)  # fmt: skip
+"""The pieces of `ask_varied`. None makes a question of the demo's target."""
+
 COMMON_WORDS = (
     "the of and to in is it you that he was for on are with as his they be at one have this from or had by not but some what "
     "there we can out other were all your when up use word how said an each she which do their time if will way about many "
@@ -106,6 +132,25 @@ def ask_about(
     else:
         x = shape if true else rng.choice([s for s in shapes if s != shape])
     return template.format(x=x), "yes" if true != negated else "no"
+
+
+def ask_varied(
+    rng: random.Random, colour: str, shape: str, colours: tuple[str, ...], shapes: tuple[str, ...]
+) -> tuple[str, str]:
+    """As `ask_about`, in thousands of wordings: a model that has read eight compares words in those eight only."""
+    thing = rng.choice(_THINGS)
+    kind = rng.random()
+    if kind < 0.3:
+        form, answer = (rng.choice(_ASK_COLOUR), colour) if kind < 0.15 else (rng.choice(_ASK_SHAPE), shape)
+        return f"{form.format(thing=thing, shape=shape, colour=colour)}{rng.choice(_WHERE)}?", answer
+    negated, true = rng.random() < 0.5, rng.random() < 0.5
+    if rng.random() < 0.5:
+        x = f"{colour if true else rng.choice([c for c in colours if c != colour])} {thing}"
+    else:
+        x = shape if true else rng.choice([s for s in shapes if s != shape])
+        x += f" {thing}" if rng.random() < 0.3 else ""
+    form = rng.choice(_SEE_NOT if negated else _SEE)
+    return f"{form.format(x=x, a=f'a {x}')}{rng.choice(_WHERE)}?", "yes" if true != negated else "no"
 
 
 @dataclass(frozen=True)

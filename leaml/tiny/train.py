@@ -63,17 +63,22 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
 def base_example(rng: random.Random, index: int, scene: world.Scene) -> Example:
     """The base learns to answer, to describe, to ask, and to answer from a description (also in made-up words)."""
     caption = language.describe(scene, rng.choice(language.CAPTION_FORMS))
-    question, answer = language.ask(rng, scene, world.BASE)
+    if rng.random() < 0.3:
+        question, answer = language.ask(rng, scene, world.BASE)
+    else:
+        question, answer = language.ask_varied(rng, scene.colour, scene.shape, world.BASE.colours, world.BASE.shapes)
     task = rng.random()
     if task < 0.55:
         return Example(index, question, "", answer)
     if task < 0.65:
         return Example(index, prompts.CAPTION, "", caption)
-    if task < 0.75:
+    if task < 0.72:
         return Example(index, prompts.GENERATE, "", prompts.qa_reply(question, answer))
-    if task < 0.85:
+    if task < 0.79:
         return Example(index, prompts.GENERATE, "", prompts.qa_reply(question, answer, caption))
-    caption, question, answer = language.made_up_example(rng)
+    o = language.made_up_object(rng)
+    caption = o.caption(rng.choice((*language.CAPTION_FORMS, language.TEACHER_FORM)))
+    question, answer = language.ask_varied(rng, o.colours[0], o.shapes[0], o.colours, o.shapes)
     return Example(index, prompts.GENERATE, prompts.answer_prefix(question, caption), f" {answer}")
 
 
@@ -248,9 +253,12 @@ def measure(
         tasks["caption"] = [Example(i, prompts.CAPTION, "", c) for i, c in enumerate(captions)]
     else:
         for i, scene in enumerate(pool.scenes):
-            question, answer = language.ask(rng, scene, w)
-            kind = "yes_no" if answer in ("yes", "no") else "open"
-            tasks.setdefault(f"answer {kind}", []).append(Example(i, question, "", answer))
+            for wording, (question, answer) in (
+                ("", language.ask(rng, scene, w)),
+                (", varied wording", language.ask_varied(rng, scene.colour, scene.shape, w.colours, w.shapes)),
+            ):
+                kind = "yes_no" if answer in ("yes", "no") else "open"
+                tasks.setdefault(f"answer {kind}{wording}", []).append(Example(i, question, "", answer))
             caption, question, answer = language.made_up_example(rng)
             prefix = prompts.answer_prefix(question, caption)
             tasks.setdefault("answer from a made-up caption", []).append(Example(i, prompts.GENERATE, prefix, f" {answer}"))

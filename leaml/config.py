@@ -134,7 +134,7 @@ class ScoreConfig(Section):
     unit: Literal["row", "ffn"] = Field(
         "row",
         description="What a neuron is. row: an output row of a Linear. ffn: row j of gate_proj and up_proj (or fc1) and column "
-        "j of down_proj (fc2) scored and chosen together, of which the rows are trained; other Linears by row.",
+        "j of down_proj (fc2) scored, chosen and trained together; other Linears by row.",
     )
     modules: str = Field(
         r".*",

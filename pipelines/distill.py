@@ -18,7 +18,8 @@ def distill(run: Run, sources: Sources, captions: Step, warmed: Step, scored: St
     """Caption loss + qa_weight x QA loss; captions, pairs and answers share every batch equally."""
     config = run.config.distill
     settings = {"distill": config.model_dump(), "seed": run.config.seed}
-    step = run.step("distill", settings, [captions, warmed, scored], version=2, label=f"distill {variant}")
+    version = 3 if run.config.score.unit == "ffn" else 2  # columns are trained since 3; rows as in 2
+    step = run.step("distill", settings, [captions, warmed, scored], version, label=f"distill {variant}")
 
     def work() -> dict[str, Any]:
         request = run.config.caption.prompt or prompts.CAPTION

@@ -40,7 +40,8 @@ class TaskFile:
 class TrainJob:
     """Everything a training worker needs, as plain data.
 
-    `method` is "full", "lora" or "neurons"; the latter trains the rows of the selection in folder `selection`.
+    `method` is "full", "lora" or "neurons"; the latter trains the rows and columns of the selection in folder
+    `selection`.
     """
 
     folder: str
@@ -174,7 +175,7 @@ def _trainable(vlm: Any, job: TrainJob) -> list[Any]:
 
 
 def _adapter(model: Any, job: TrainJob) -> Any:
-    """The PEFT configuration of the method: the rows of the selection, or LoRA on every Linear that is scored."""
+    """The PEFT configuration of the method: rows and columns of the selection, or LoRA on every Linear that is scored."""
     if job.method == "neurons":
         from leaml.neurons.peft import NeuronConfig
 

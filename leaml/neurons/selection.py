@@ -151,8 +151,8 @@ def read(folder: str) -> Saved:
     return Saved(folder, load_tensors(files.read_bytes(files.join(folder, ROWS))), columns, modules, facts)
 
 
-def load(folder: str, linears: dict[str, nn.Linear]) -> Selection:
-    """The rows of a selection (local folder or s3://), refused when it belongs to another model.
+def load(folder: str, linears: dict[str, nn.Linear]) -> Saved:
+    """A selection (local folder or s3://), refused when it belongs to another model.
 
     Args:
         folder: Of a score step.
@@ -167,4 +167,4 @@ def load(folder: str, linears: dict[str, nn.Linear]) -> Selection:
     if expected != found:
         msg = f"the neuron selection in {folder} was made for model {expected}, not {found}; score this model again"
         raise ModelError(msg)
-    return saved.rows
+    return saved

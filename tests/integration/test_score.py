@@ -59,7 +59,7 @@ def test_three_workers_with_two_examples_score_as_one_process(tmp_path: Path) ->
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4 * float(value.max()))
     assert json.loads((folder / "selection.json").read_text())["examples"] == 2
-    chosen = selection.load(str(folder), linears)
+    chosen = selection.load(str(folder), linears).rows
     columns = load_file(folder / "columns.safetensors")
     total = sum(len(v) for v in expected.values())
     neurons = sum(len(r) for n, r in chosen.items() if not n.endswith("up_proj"))  # gate and up have one neuron's rows each

@@ -1,4 +1,4 @@
-"""What a training worker trains and writes, by method, without Ray: full, LoRA and the rows of a selection."""
+"""What a training worker trains and writes, by method, without Ray: full, LoRA and the rows and columns of a selection."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from leaml.config import ModelConfig, TrainConfig
 from leaml.errors import ModelError
 from leaml.neurons import scores, selection
+from leaml.neurons.units import feed_forwards
 from leaml.tiny import build
 from leaml.training import Outcome
 from leaml.vlm import load
@@ -30,13 +31,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
-def job(folder: Path, tmp_path: Path, method: str) -> TrainJob:
-    """A job whose selection is a fifth of the rows of every module but the vision tower's."""
+def job(folder: Path, tmp_path: Path, method: str, unit: str = "row") -> TrainJob:
+    """A job whose selection is a fifth of the rows (or feed-forward neurons) of every module but the vision tower's."""
     model = load.load(ModelConfig(name=str(folder))).model
     linears = scores.all_linears(model)
-    found = {name: torch.rand(m.out_features) for name, m in linears.items() if name not in load.vision_linears(model)}
+    mine = {name: m for name, m in linears.items() if name not in load.vision_linears(model)}
+    blocks = feed_forwards(mine) if unit == "ffn" else {}
+    found = scores.score(mine, "random", blocks=blocks)
     chosen = selection.select(found, 0.2, "module", False)
-    selection.save(chosen, found, tmp_path / "selection", selection.model_hash(linears), {})
+    selection.save(chosen, found, tmp_path / "selection", selection.model_hash(linears), {}, blocks)
     options = {"config": TrainConfig(), "method": method, "selection": str(tmp_path / "selection"), "lora_rank": 2}
     return TrainJob(str(tmp_path / "job"), ModelConfig(name=str(folder)), [], [], **options)
 
@@ -56,7 +59,7 @@ def test_trained_parameters_are_the_methods_and_end_in_a_plain_model(folder: Pat
     assert (summary["method"], summary["lr"], summary["trainable_parameters"]) == (method, 1e-3, len(parameters))
     after = load.load(ModelConfig(name=str(tmp_path / "job" / "model"))).model.state_dict()
     assert list(after) == list(before)
-    rows = selection.load(str(task.selection), scores.all_linears(load.load(task.model).model))
+    rows = selection.load(str(task.selection), scores.all_linears(load.load(task.model).model)).rows
     for name, value in after.items():
         moved = (value != before[name]).reshape(len(value), -1).any(1).nonzero().flatten() if value.dim() else torch.tensor([])
         if method == "full":
@@ -67,6 +70,29 @@ def test_trained_parameters_are_the_methods_and_end_in_a_plain_model(folder: Pat
             assert moved.tolist() == list(map(int, expected)), name
         else:
             assert not len(moved) or name.removesuffix(".weight") in scores.all_linears(vlm.model), name
+
+
+def test_selected_feed_forward_neurons_move_with_their_columns(folder: Path, tmp_path: Path) -> None:
+    task = job(folder, tmp_path, "neurons", "ffn")
+    vlm = load.load(task.model)
+    chosen = selection.load(str(task.selection), scores.all_linears(vlm.model))
+    assert chosen.columns
+    before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
+    parameters = _trainable(vlm, task)
+    expected = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in before.items()}
+    for kind in ("weight", "bias"):
+        for name, rows in chosen.rows.items():
+            if f"{name}.{kind}" in expected:
+                expected[f"{name}.{kind}"][rows] = True
+    for name, columns in chosen.columns.items():
+        expected[f"{name}.weight"][:, columns] = True
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(0.01)
+    _write_result(vlm, task, Outcome(1e-3, [(0, 1.0)]), len(parameters))
+    after = load.load(ModelConfig(name=str(tmp_path / "job" / "model"))).model.state_dict()
+    for name, value in after.items():
+        assert torch.equal(value != before[name], expected[name]), name
 
 
 def test_selection_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Neuron adapters: a PEFT method that trains chosen output rows of chosen Linear layers and nothing else.
+"""Neuron adapters: a PEFT method that trains chosen rows and columns of chosen Linear layers and nothing else.
 
     config = NeuronConfig(rows={"model.layers.0.mlp.up_proj": [3, 17, 42]})
     model = get_peft_model(base, config)          # peft.get_peft_model; trains, saves and merges as with every other method

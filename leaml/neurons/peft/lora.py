@@ -1,7 +1,8 @@
 """Exact export of a neuron adapter as a LoRA, for servers that swap LoRA adapters while they run.
 
 Rows of a weight are a LoRA of rank k: A (k, in) = the deltas, B (out, k) = one-hot columns that put delta i into row rows[i],
-scaling alpha / r = 1. Nothing is approximated: the products with 0 and 1 are exact in every floating-point type.
+scaling alpha / r = 1. Columns are one with A = one-hot rows that take input columns[i], B (out, k) = the deltas; a module with
+both has both, one below the other. Nothing is approximated: products with 0 and 1 are exact in every floating-point type.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
+from torch.nn.functional import one_hot
 
 from leaml.errors import ConfigError, ModelError
 from leaml.neurons.peft.config import NeuronConfig
+from leaml.neurons.peft.layer import NeuronLinear
 from leaml.neurons.peft.model import adapter_layers
 
 MAX_RANK = 512
@@ -31,35 +34,32 @@ def export_lora(model: PeftModel, folder: str | Path, adapter: str = "default", 
         model: The PEFT model with the adapter.
         folder: Local folder, made if missing.
         adapter: Name of the adapter.
-        max_rank: Most rows a module may have; None: any number, for PEFT alone.
+        max_rank: Most rows and columns a module may have together; None: any number, for PEFT alone.
 
     Returns:
         The written configuration; its `r` is the `max_lora_rank` (rounded up) to give vLLM.
 
     Raises:
         ConfigError: no such adapter.
-        ModelError: the adapter has no rows, more than `max_rank` in a module, or whole saved modules beside them.
+        ModelError: the adapter has no rows or columns, more than `max_rank` in a module, or whole saved modules beside them.
     """
     source = model.peft_config.get(adapter)
     if not isinstance(source, NeuronConfig):
         msg = f"the model has no neuron adapter {adapter!r}; its adapters are {sorted(model.peft_config)}"
         raise ConfigError(msg)
     layers = adapter_layers(model, adapter)
-    ranks = {name: len(layer.neuron_rows[adapter]) for name, layer in layers.items()}
+    ranks = {name: sum(len(i) for i in layer.indices(adapter).values()) for name, layer in layers.items()}
     _check(adapter, ranks, max_rank, source.modules_to_save)
     lora_bias = any(layer.neuron_bias[adapter].any() for layer in layers.values() if adapter in layer.neuron_bias)
     state = {}
     for name, layer in layers.items():
-        rows, delta = layer.neuron_rows[adapter], layer.neuron_delta[adapter].detach()
-        places = torch.arange(len(rows), device=rows.device)
-        b = delta.new_zeros(layer.out_features, len(rows))
-        b[rows, places] = 1
-        state[f"base_model.model.{name}.lora_A.weight"] = delta.contiguous().cpu()
+        a, b = _factors(layer, adapter)
+        state[f"base_model.model.{name}.lora_A.weight"] = a.cpu()
         state[f"base_model.model.{name}.lora_B.weight"] = b.cpu()
         if lora_bias:
-            bias = delta.new_zeros(layer.out_features)
+            bias = a.new_zeros(layer.out_features)
             if adapter in layer.neuron_bias:
-                bias[rows] = layer.neuron_bias[adapter].detach()
+                bias[layer.neuron_rows[adapter]] = layer.neuron_bias[adapter].detach()
             state[f"base_model.model.{name}.lora_B.bias"] = bias.cpu()
     config = _config(ranks, lora_bias, source.base_model_name_or_path)
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -68,15 +68,28 @@ def export_lora(model: PeftModel, folder: str | Path, adapter: str = "default", 
     return config
 
 
+def _factors(layer: NeuronLinear, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """A (rank, in) and B (out, rank) of one module."""
+    a: list[torch.Tensor] = []
+    b: list[torch.Tensor] = []
+    if adapter in layer.neuron_delta:
+        a.append(delta := layer.neuron_delta[adapter].detach())
+        b.append(one_hot(layer.neuron_rows[adapter], layer.out_features).t().to(delta))
+    if adapter in layer.neuron_column_delta:
+        b.append(delta := layer.neuron_column_delta[adapter].detach())
+        a.append(one_hot(layer.neuron_columns[adapter], layer.in_features).to(delta))
+    return torch.cat(a).contiguous(), torch.cat(b, 1).contiguous()
+
+
 def _check(adapter: str, ranks: dict[str, int], max_rank: int | None, modules_to_save: list[str] | None) -> None:
     if not ranks:
-        msg = f"adapter {adapter!r} has no rows, so there is no LoRA to write; serve the base model"
+        msg = f"adapter {adapter!r} has no rows or columns, so there is no LoRA to write; serve the base model"
         raise ModelError(msg)
     largest = max(ranks, key=lambda name: ranks[name])
     if max_rank is not None and ranks[largest] > max_rank:
         msg = (
-            f"adapter {adapter!r} trains {ranks[largest]} rows of {largest!r}, which is a LoRA of that rank, over the limit of"
-            f" {max_rank}; merge it (merge_and_unload), select fewer rows, or pass max_rank=None if only PEFT will load it"
+            f"adapter {adapter!r} trains {ranks[largest]} rows and columns of {largest!r}, which is a LoRA of that rank, over"
+            f" the limit of {max_rank}; merge it (merge_and_unload), select fewer, or pass max_rank=None if only PEFT loads it"
         )
         raise ModelError(msg)
     if modules_to_save:

@@ -21,12 +21,12 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class NeuronModel(BaseTuner):
-    """A model whose chosen rows are trainable; made by `peft.get_peft_model(model, NeuronConfig(...))`.
+    """A model whose chosen rows and columns are trainable; made by `peft.get_peft_model(model, NeuronConfig(...))`.
 
     Raises:
         ConfigError, DataError: see `NeuronConfig`.
         ModelError: a module is missing, is no plain `nn.Linear` of floating-point weights, shares its weight with another, or
-            has fewer rows; or a selection folder that belongs to another model.
+            has fewer rows or columns; or a selection folder that belongs to another model.
     """
 
     prefix = "neuron_"
@@ -41,13 +41,13 @@ class NeuronModel(BaseTuner):
         peft_config.resolve(model)
         modules = dict(model.named_modules())
         tied = _tied(model)
-        for name in peft_config.rows:
-            _check(name, modules.get(name), tied, int(peft_config.indices(name)[-1]))
+        for name in peft_config.modules:
+            _check(name, modules.get(name), tied, peft_config)
 
     @staticmethod
     def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
         assert isinstance(peft_config, NeuronConfig)
-        return key in peft_config.rows
+        return key in peft_config.rows or key in peft_config.columns
 
     def _create_and_replace(
         self,
@@ -61,7 +61,8 @@ class NeuronModel(BaseTuner):
     ) -> None:
         assert isinstance(peft_config, NeuronConfig)
         layer = target if isinstance(target, NeuronLinear) else NeuronLinear(target)  # type: ignore[arg-type]
-        layer.add(adapter_name, peft_config.indices(current_key), peft_config.train_bias, peft_config.inference_mode)
+        rows, columns = (peft_config.indices(current_key, kind) for kind in ("rows", "columns"))
+        layer.add(adapter_name, rows, columns, peft_config.train_bias, peft_config.inference_mode)
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
 
@@ -69,7 +70,7 @@ class NeuronModel(BaseTuner):
         wanted = getattr(self.peft_config[adapter_name], "delta_dtype", None)
         for layer in self.modules():
             if isinstance(layer, NeuronLinear):
-                for parameters in (layer.neuron_delta, layer.neuron_bias):
+                for parameters in layer.parameter_dicts():
                     if adapter_name in parameters:
                         parameter = parameters[adapter_name]
                         automatic = torch.float32 if autocast_adapter_dtype and parameter.dtype in _HALF else parameter.dtype
@@ -107,11 +108,11 @@ def _tied(model: nn.Module) -> dict[int, list[str]]:
     return {key: found for key, found in names.items() if len(found) > 1}
 
 
-def _check(name: str, module: nn.Module | None, tied: dict[int, list[str]], last: int) -> None:
-    """Raises ModelError if rows up to `last` of `module` cannot be trained."""
+def _check(name: str, module: nn.Module | None, tied: dict[int, list[str]], config: NeuronConfig) -> None:
+    """Raises ModelError if what `config` chooses of `module` cannot be trained."""
     if module is None:
         msg = (
-            f"the model has no module {name!r}; rows are given by the names of the model before get_peft_model"
+            f"the model has no module {name!r}; rows and columns are given by the names of the model before get_peft_model"
             " (named_modules), and the adapter or selection must have been made for this model"
         )
         raise ModelError(msg)
@@ -124,15 +125,24 @@ def _check(name: str, module: nn.Module | None, tied: dict[int, list[str]], last
                 f"shares its weight with others ({', '.join(shared)}), which would change with it; untie them (load with"
                 " tie_word_embeddings=False and copy the embeddings to the head) or leave it out of the rows"
             )
-        elif last >= base.out_features:
-            reason = f"has {base.out_features} rows and no row {last}; the rows were chosen for another model"
+        else:
+            reason = _missing(config, name, {"rows": base.out_features, "columns": base.in_features})
     if reason is not None:
         msg = f"neurons of {name!r} cannot be trained: it {reason}"
         raise ModelError(msg)
 
 
+def _missing(config: NeuronConfig, name: str, sizes: dict[str, int]) -> str | None:
+    """Which of the chosen rows or columns a module of `sizes` does not have, or None."""
+    for kind, size in sizes.items():
+        indices = config.indices(name, kind).tolist()
+        if indices and indices[-1] >= size:
+            return f"has {size} {kind} and no {kind[:-1]} {indices[-1]}; the {kind} were chosen for another model"
+    return None
+
+
 def _refusal(module: nn.Module) -> str | None:
-    """Why the rows of a module cannot be trained, or None. Only a plain Linear can: its rows are changed in place."""
+    """Why a module cannot be trained, or None. Only a plain Linear can: its weight is changed in place."""
     kind = f"{type(module).__module__}.{type(module).__qualname__}"
     weight = getattr(module, "weight", None)
     if isinstance(module, BaseTunerLayer):
@@ -146,11 +156,11 @@ def _refusal(module: nn.Module) -> str | None:
     packed = hasattr(module, "qweight") or hasattr(module, "W_q")
     if packed or (isinstance(weight, torch.Tensor) and not _is_plain(weight)):
         return (
-            f"is quantised ({kind}), and rows of a quantised weight cannot be changed; load the model without quantisation,"
+            f"is quantised ({kind}), and a part of a quantised weight cannot be changed; load the model without quantisation,"
             " for example in bfloat16, or train LoRA"
         )
     if isinstance(module, Conv1D):
-        return f"is a {kind}, whose weight is stored (in, out), so that a neuron is a column; only nn.Linear has rows"
+        return f"is a {kind}, whose weight is stored (in, out), rows and columns swapped; only nn.Linear can be trained"
     if type(module).forward is not nn.Linear.forward or isinstance(module, NonDynamicallyQuantizableLinear):
         return f"is a {kind}, not a plain nn.Linear that its model calls"
     return None
@@ -166,5 +176,5 @@ def adapter_layers(model: nn.Module, adapter: str) -> dict[str, NeuronLinear]:
     return {
         name.removeprefix("base_model.model."): layer
         for name, layer in named.items()
-        if isinstance(layer, NeuronLinear) and adapter in layer.neuron_delta
+        if isinstance(layer, NeuronLinear) and layer.indices(adapter)
     }

@@ -7,6 +7,7 @@ import random
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from leaml.neurons.peft import NeuronConfig
@@ -60,6 +61,14 @@ def llama_rows(model: nn.Module, count: int = 5) -> dict[str, list[int]]:
 TOKENS = torch.randint(0, 60, (4, 9), generator=torch.Generator().manual_seed(3))
 
 
+def llama_blocks(model: nn.Module, count: int = 5) -> dict[str, dict[str, list[int]]]:
+    """`rows` and `columns` of `count` hidden neurons of every feed-forward block, and rows of the attention."""
+    rows = llama_rows(model, count)
+    columns = {name: rows[name.replace("down", "up")] for name in list(rows) if name.endswith("down_proj")}
+    rows = {name: rows[name.replace("gate", "up")] for name in rows if name not in columns}
+    return {"rows": rows, "columns": columns}
+
+
 def randomise(model: nn.Module, scale: float = 0.3, adapter: str = "default") -> None:
     """Deltas as after a long training."""
     generator = torch.Generator().manual_seed(len(adapter))
@@ -97,11 +106,29 @@ def train(
     return losses, optimizer
 
 
-def masks(model: Net, rows: dict) -> dict[str, torch.Tensor]:
-    """By parameter name: 1 where an entry is a selected row's, 0 elsewhere."""
+def masks(model: Net, rows: dict, columns: dict | None = None) -> dict[str, torch.Tensor]:
+    """By parameter name: 1 where an entry is a selected row's or column's, 0 elsewhere."""
     found = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for name, chosen in rows.items():
         for kind in ("weight", "bias"):
             if f"{name}.{kind}" in found:
                 found[f"{name}.{kind}"][list(chosen)] = 1
+    for name, chosen in (columns or {}).items():
+        found[f"{name}.weight"][:, list(chosen)] = 1
     return found
+
+
+def saved_bytes(model: nn.Module, *inputs: torch.Tensor) -> int:
+    """Bytes of activations that the graph of a forward keeps: each storage once, parameters and buffers not counted."""
+    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        if t.untyped_storage().data_ptr() not in known:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with saved_tensors_hooks(pack, lambda t: t):
+        output = model(*inputs)
+    assert output.requires_grad or not kept
+    return sum(kept.values())

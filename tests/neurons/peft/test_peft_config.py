@@ -12,7 +12,7 @@ from torch import nn
 from leaml.errors import ConfigError, DataError, ModelError
 from leaml.neurons import scores, selection
 from leaml.neurons.peft import NeuronConfig
-from leaml.neurons.peft.config import format_rows, parse_rows
+from leaml.neurons.peft.config import format_indices, parse_indices
 
 
 @pytest.mark.parametrize(
@@ -28,22 +28,22 @@ from leaml.neurons.peft.config import format_rows, parse_rows
     ],
 )
 def test_rows_as_text(rows: object, text: str) -> None:
-    assert format_rows(rows, "m") == text
-    assert parse_rows(text, "m") == sorted(parse_rows(rows, "m") if isinstance(rows, str) else map(int, rows))
+    assert format_indices(rows, "m") == text
+    assert parse_indices(text, "m") == sorted(parse_indices(rows, "m") if isinstance(rows, str) else map(int, rows))
 
 
 def test_text_takes_a_few_bytes_a_row() -> None:
     rows = torch.randperm(8960, generator=torch.Generator().manual_seed(0))[:896]
-    assert len(format_rows(rows, "m")) < 5 * 896
+    assert len(format_indices(rows, "m")) < 5 * 896
     assert NeuronConfig(rows={"m": rows}).indices("m").tolist() == rows.sort().values.tolist()
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([-1, 2], r"rows of 'm': \[-1\] are no row indices"),
-        ([1.0], r"\[1.0\] are no row indices"),
-        (torch.tensor([True, False]), r"\[True, False\] are no row indices"),
+        ([-1, 2], r"rows of 'm': \[-1\] are no indices"),
+        ([1.0], r"\[1.0\] are no indices"),
+        (torch.tensor([True, False]), r"\[True, False\] are no indices"),
         ([3, 1, 3], r"\[3\] are given more than once"),
         ("1,1-2", r"\[1\] are given more than once"),
         ("1-", "'1-' is neither"),
@@ -59,16 +59,27 @@ def test_wrong_rows_are_refused(rows: object, message: str) -> None:
 def test_other_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="delta_dtype 'int8' is not one of"):
         NeuronConfig(rows={}, delta_dtype="int8")
-    with pytest.raises(ConfigError, match="rows must be a dict"):
+    with pytest.raises(ConfigError, match="rows must be a dict of module name -> row indices or the folder of a score step"):
         NeuronConfig(rows=[1, 2])
+    with pytest.raises(ConfigError, match="columns must be a dict of module name -> column indices, not"):
+        NeuronConfig(columns=[1, 2])
+    with pytest.raises(ConfigError, match=r"columns of 'm': \[3\] are given more than once"):
+        NeuronConfig(columns={"m": [3, 3]})
+    with pytest.raises(ConfigError, match="columns beside the folder 'x', which brings its own"):
+        NeuronConfig(rows="x", columns={"m": [3]})
 
 
 def test_saved_configuration_comes_back(tmp_path: Path) -> None:
     config = NeuronConfig(
-        rows={"a.b": [4, 5, 6, 9], "c": []}, train_bias=False, delta_dtype="float32", modules_to_save=["norm"]
+        rows={"a.b": [4, 5, 6, 9], "c": []},
+        columns={"a.b": [2, 1]},
+        train_bias=False,
+        delta_dtype="float32",
+        modules_to_save=["norm"],
     )
     config.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["rows"] == {"a.b": "4-6,9"}
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (saved["rows"], saved["columns"]) == ({"a.b": "4-6,9"}, {"a.b": "1-2"})
     assert NeuronConfig.from_pretrained(tmp_path) == config
 
 

@@ -20,6 +20,7 @@ from leaml.neurons.peft import NeuronConfig
 
 WORLD, STEPS, TIMEOUT = 2, 4, 120.0
 ROWS = {"layers.0": [1, 4, 7], "layers.1": [0, 5], "head": [2]}
+COLUMNS = {"layers.1": [2, 3], "head": [6]}
 
 
 def steps(model: nn.Module, rank: int, world: int, parameters: list[nn.Parameter]) -> list[float]:
@@ -39,7 +40,7 @@ def steps(model: nn.Module, rank: int, world: int, parameters: list[nn.Parameter
 def train_ddp(rank: int) -> dict[str, Any]:
     from torch.nn.parallel import DistributedDataParallel
 
-    model = adapted(net(), ROWS)
+    model = adapted(net(), ROWS, columns=COLUMNS)
     losses = steps(DistributedDataParallel(model), rank, WORLD, trainable(model))
     return {"losses": losses, "state": model.state_dict()}
 
@@ -49,11 +50,11 @@ def train_fsdp(rank: int, folder: str) -> dict[str, Any]:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    model = adapted(net(), ROWS)
+    model = adapted(net(), ROWS, columns=COLUMNS)
     mesh = init_device_mesh("cpu", (WORLD,))
     for module in (*model.base_model.model.layers, model):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
-    local = {n: tuple(p.to_local().shape) for n, p in model.named_parameters() if "delta" in n}
+    local = {n: tuple(p.to_local().shape) for n, p in model.named_parameters() if "neuron_delta" in n}
     losses = steps(model, rank, WORLD, trainable(model))
     with model.disable_adapter(), torch.no_grad():
         disabled = model(data(0)[0])
@@ -99,7 +100,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]
 
 @pytest.fixture(scope="module")
 def alone() -> tuple[list[float], PeftModel]:
-    model = adapted(net(), ROWS)
+    model = adapted(net(), ROWS, columns=COLUMNS)
     return steps(model, 0, 1, trainable(model)), model
 
 
@@ -109,7 +110,7 @@ def test_two_processes_train_as_one(found: Any, alone: Any, way: str) -> None:
     losses, model = alone
     mean = [sum(parts) / WORLD for parts in zip(*(r[way]["losses"] for r in ranks), strict=True)]
     assert mean == pytest.approx(losses, rel=1e-10)
-    expected, start = model.state_dict(), adapted(net(), ROWS).state_dict()
+    expected, start = model.state_dict(), adapted(net(), ROWS, columns=COLUMNS).state_dict()
     for name, value in ranks[0][way]["state"].items():
         torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-11, msg=name)
         assert torch.equal(value, start[name]) == ("neuron_" not in name)

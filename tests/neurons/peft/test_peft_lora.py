@@ -88,10 +88,10 @@ def test_name_that_ends_in_another_name(tmp_path: Path, rows: dict[str, list[int
 def test_what_no_lora_can_hold_is_refused(tmp_path: Path) -> None:
     wide = nn.Sequential(nn.Linear(4, 600))
     model = adapted(wide, {"0": range(513)})
-    with pytest.raises(ModelError, match=r"trains 513 rows of '0', .*over the limit of 512; merge it"):
+    with pytest.raises(ModelError, match=r"trains 513 rows and columns of '0', .*over the limit of 512; merge it"):
         export_lora(model, tmp_path)
     assert export_lora(model, tmp_path, max_rank=None).r == 513
-    with pytest.raises(ModelError, match="has no rows"):
+    with pytest.raises(ModelError, match="has no rows or columns"):
         export_lora(adapted(net(), {}), tmp_path)
     with pytest.raises(ModelError, match=r"whole modules \(\['norm'\]\)"):
         export_lora(adapted(net(), modules_to_save=["norm"]), tmp_path)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from nets import EVERYTHING, SELECTED, TOKENS, adapted, data, llama, llama_rows, masks, net, randomise, train, trainable
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from leaml.neurons.peft import layer
 
@@ -91,7 +90,11 @@ def test_gradients_equal_finite_differences(shape: tuple[int, ...], bias: bool) 
     inputs = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in (shape, (2, 6))]
     extra = [delta_bias.requires_grad_()] if bias else [None]
     before = weight.clone()
-    assert torch.autograd.gradcheck(lambda x, d, db: layer.RowLinear.apply(x, d, db, weight, b, rows), (*inputs, *extra))
+
+    def product(x: torch.Tensor, delta: torch.Tensor, entries: torch.Tensor | None) -> torch.Tensor:
+        return layer.NeuronProduct.apply(x, weight, b, rows, delta, entries, None, None)
+
+    assert torch.autograd.gradcheck(product, (*inputs, *extra))
     assert torch.equal(weight, before)
 
 
@@ -103,22 +106,6 @@ def test_second_derivative_is_refused() -> None:
 
 
 # --- what is saved and computed ------------------------------------------------------------------------------------------
-
-
-def saved_bytes(model: nn.Module, *inputs: torch.Tensor) -> int:
-    """Bytes of activations that the graph of a forward keeps: each storage once, parameters and buffers not counted."""
-    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(t: torch.Tensor) -> torch.Tensor:
-        if t.untyped_storage().data_ptr() not in known:
-            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with saved_tensors_hooks(pack, lambda t: t):
-        output = model(*inputs)
-    assert output.requires_grad or not kept
-    return sum(kept.values())
 
 
 class Siblings(nn.Module):
@@ -137,20 +124,20 @@ def test_input_is_saved_once_for_all_modules_that_share_it(autocast: bool) -> No
     x = torch.randn(32, 16)
     model = adapted(Siblings(), {"q": [1], "k": [0, 5], "v": [7]})
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        assert saved_bytes(model, x) == x.nbytes
+        assert nets.saved_bytes(model, x) == x.nbytes
 
 
 def test_frozen_adapter_saves_no_activation() -> None:
     model = adapted(Siblings(), {"q": [1], "k": [0, 5], "v": [7]})
     model.set_requires_grad("default", False)
-    assert saved_bytes(model, torch.randn(32, 16)) == 0
-    assert saved_bytes(model, torch.randn(32, 16, requires_grad=True)) == 0  # the input's gradient needs weights only
+    assert nets.saved_bytes(model, torch.randn(32, 16)) == 0
+    assert nets.saved_bytes(model, torch.randn(32, 16, requires_grad=True)) == 0  # the input's gradient needs weights only
 
 
 def test_nothing_is_computed_below_the_lowest_trained_module(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[torch.Size] = []
-    real = layer._with_rows
-    monkeypatch.setattr(layer, "_with_rows", lambda w, *rest: calls.append(w.shape) or real(w, *rest))
+    real = layer._with_deltas
+    monkeypatch.setattr(layer, "_with_deltas", lambda w, *rest: calls.append(w.shape) or real(w, *rest))
     model = adapted(net(), {"layers.1": [0, 5], "head": [2]})
     below: list[bool] = []
     model.get_submodule("base_model.model.layers.0").register_forward_hook(lambda m, a, y: below.append(y.requires_grad))
@@ -240,7 +227,7 @@ def test_bfloat16_base_computes_what_its_merge_computes_and_trains_in_float32() 
 
 def test_sum_is_rounded_to_the_type_of_the_base_once() -> None:
     weight, delta = torch.ones(1, 1, dtype=torch.bfloat16), torch.tensor([[2**-8 * (1 + 2**-10)]])
-    y = layer.RowLinear.apply(torch.ones(1, 1, dtype=torch.bfloat16), delta, None, weight, None, torch.tensor([0]))
+    y = layer.NeuronProduct.apply(torch.ones(1, 1, dtype=torch.bfloat16), weight, None, torch.tensor([0]), delta, *[None] * 3)
     assert y.item() == 1 + 2**-7  # a delta rounded first would be half a step, which goes down to 1
 
 

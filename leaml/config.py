@@ -166,6 +166,9 @@ class DistillConfig(TrainConfig):
     """Step 4: caption distillation into the selected neurons: caption loss + qa_weight x QA loss."""
 
     qa_weight: float = Field(1.0, ge=0, description="Lambda: weight of the QA loss beside the caption loss.")
+    check_share: float = Field(
+        0.5, ge=0, description="Yes/no checks of single caption words for each caption in a batch; 0: none, as in the paper."
+    )
     skip: bool = Field(False, description="Leave distillation out (the no_captions control, as SelTDA).")
 
 
@@ -192,6 +195,12 @@ class GenerateConfig(Section):
     temperature: float = Field(1.0, ge=0, le=2, description="Sampling temperature of the questions.")
     top_p: float = Field(0.95, gt=0, le=1, description="Nucleus sampling mass.")
     votes: int = Field(1, ge=1, description="Times each generated question is answered again; 1 is one greedy answer.")
+    correct_above: float | None = Field(
+        0.97,
+        gt=0,
+        le=1,
+        description="Per-token probability from which an answer that fails the round trip makes a pair; none: off.",
+    )
     max_tokens: int = Field(96, gt=0, description="Longest reply, in tokens.")
     max_images: int | None = Field(None, gt=0, description="Use at most this many unlabeled images; none: all.")
     seed: int = Field(0, ge=0, description="Sampling seed; every image has its own stream, independent of order and workers.")

@@ -149,6 +149,29 @@ def winning_reanswer(reanswers: Sequence[str]) -> str | None:
     return max(groups.values(), key=len)[0] if groups else None
 
 
+def correction(same: Sequence[Candidate], logprobs: Sequence[float], above: float) -> list[Candidate]:
+    """The pair that the re-answers make of a question when no sampled pair has their answer and they are sure of it.
+
+    A generator that writes a pair may repeat the label's habits (mostly no) where the plainly asked model looks at the image.
+
+    Args:
+        same: Candidates of one question and image, with the same re-answers.
+        logprobs: Mean log-probability per token of each re-answer, in nats.
+        above: Smallest share of the re-answers that agree, times their mean probability per token.
+
+    Returns:
+        No or one candidate; the pairs it corrects stay candidates and are rejected by `round_trip`.
+    """
+    reanswers = same[0].reanswers
+    winner = winning_reanswer(reanswers)
+    if winner is None or any(scoring.is_correct(winner, c.answer) for c in same):
+        return []
+    agreeing = [p for again, p in zip(reanswers, logprobs, strict=True) if scoring.is_correct(again, winner)]
+    if sum(math.exp(p) for p in agreeing) / len(reanswers) < above:
+        return []
+    return [Candidate(same[0].question, winner, sum(agreeing) / len(agreeing), list(reanswers))]
+
+
 def decide(candidate: Candidate, config: FilterConfig) -> Decision:
     """Ask every filter about one pair on its own."""
     reason = next((found for one in FILTERS if (found := one(candidate, config))), "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from leaml import prompts
+from leaml.checks import word_checks
 from leaml.training import Example
 from pipelines.caption import read_captions
 from pipelines.ingest import Sources
@@ -15,7 +16,7 @@ from pipelines.warmup import qa_tasks
 
 
 def distill(run: Run, sources: Sources, captions: Step, warmed: Step, scored: Step, variant: str = "leaml") -> Step:
-    """Caption loss + qa_weight x QA loss; captions, pairs and answers share every batch equally."""
+    """Caption loss + qa_weight x QA loss; captions, pairs and answers share every batch equally, word checks as configured."""
     config = run.config.distill
     settings = {"distill": config.model_dump(), "seed": run.config.seed}
     version = 3 if run.config.score.unit == "ffn" else 2  # columns are trained since 3; rows as in 2
@@ -23,8 +24,15 @@ def distill(run: Run, sources: Sources, captions: Step, warmed: Step, scored: St
 
     def work() -> dict[str, Any]:
         request = run.config.caption.prompt or prompts.CAPTION
-        examples = [Example(i, request, c) for i, c in read_captions(captions).items()]
+        texts = read_captions(captions)
+        examples = [Example(i, request, c) for i, c in texts.items()]
         tasks = [TaskFile("captions", write_examples(step.path("captions.parquet"), examples))]
+        if config.check_share:
+            checks = [
+                Example(c.image_id, prompts.CHECK.format(word=c.word), "yes" if c.present else "no")
+                for c in word_checks(texts, run.config.seed)
+            ]
+            tasks.append(TaskFile("checks", write_examples(step.path("checks.parquet"), checks), share=config.check_share))
         if config.qa_weight:
             tasks += qa_tasks(warmed, config.qa_weight)
         job = TrainJob(

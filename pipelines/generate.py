@@ -2,7 +2,7 @@
 
 Per image: its caption (the generator's own, greedy; or the teacher's; or none), `pairs_per_image` sampled pairs after it, then
 every distinct question is put to the same model again, after the caption if there is one, else as a user would put it: a pair
-whose answer does not come back is rejected.
+whose answer does not come back is rejected, and an answer the model is sure of becomes a pair of its own.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class GenerateWork:
     def _answer_again(
         self, engine: Engine, items: list[Item], captions: list[str], candidates: list[list[filters.Candidate]]
     ) -> None:
-        """Fill in `reanswers`: every distinct question, answered `votes` times."""
+        """Fill in `reanswers`: every distinct question, answered `votes` times; add the corrections they make."""
         config = self.config
         if not (config.filters.round_trip or config.filters.min_votes):
             return
@@ -96,9 +96,12 @@ class GenerateWork:
                     seed=_seed(config.seed, items[number].image_id + question),
                 )
             )
-        for same, answers in zip(asked.values(), engine.generate(requests), strict=True):
+        for (number, _), same, answers in zip(asked, asked.values(), engine.generate(requests), strict=True):
             for candidate in same:
                 candidate.reanswers.extend(a.text for a in answers)
+            if config.filters.round_trip and config.correct_above:
+                logprobs = [a.mean_logprob for a in answers]
+                candidates[number].extend(filters.correction(same, logprobs, config.correct_above))
 
 
 def _seed(seed: int, key: str) -> int:
@@ -113,7 +116,7 @@ def generate(
     config = run.config.generate
     use = captions if config.caption == "teacher" else None
     inputs = [generator, *sources.training, labels_key(labels), *([use] if use else [])]
-    step = run.step("generate", config.model_dump(), inputs, version=2, label=f"generate {variant}")
+    step = run.step("generate", config.model_dump(), inputs, version=3, label=f"generate {variant}")
 
     def work() -> dict[str, Any]:
         refs = [r for r in training_images(sources) if r.image_id not in labels.image_ids]

@@ -154,3 +154,26 @@ def test_every_filter_is_reachable() -> None:
         )
     }
     assert len(hit) == len(filters.FILTERS)
+
+
+def test_a_sure_reanswer_that_no_pair_has_becomes_a_pair_of_its_own() -> None:
+    wrong = [pair("Is it teal?", "no", reanswers=["Yes."]), pair("Is it teal?", "No", reanswers=["Yes."])]
+    (corrected,) = filters.correction(wrong, [math.log(0.98)], above=0.97)
+    assert (corrected.question, corrected.answer, corrected.reanswers) == ("Is it teal?", "Yes.", ["Yes."])
+    assert corrected.mean_logprob == pytest.approx(math.log(0.98))
+    rows = filters.apply([*wrong, corrected], CONFIG)
+    assert [(r["answer"], r["accepted"], r["reason"]) for r in rows] == [
+        ("no", False, "round trip disagrees"),
+        ("No", False, "round trip disagrees"),
+        ("Yes.", True, ""),
+    ]
+    assert filters.correction(wrong, [math.log(0.96)], above=0.97) == []
+
+
+def test_nothing_is_corrected_when_a_pair_has_the_answer_or_the_votes_differ() -> None:
+    agreed = [pair("Is it teal?", "no", reanswers=["yes"]), pair("Is it teal?", "yes", reanswers=["yes"])]
+    assert filters.correction(agreed, [0.0], above=0.5) == []
+    split = [pair("Is it teal?", "no", reanswers=["yes", "yes", "no"])]
+    assert filters.correction(split, [0.0, 0.0, 0.0], above=0.7) == []
+    (kept,) = filters.correction(split, [-0.1, -0.3, 0.0], above=0.5)
+    assert kept.mean_logprob == pytest.approx(-0.2)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 
+from leaml import prompts
 from leaml.tiny.world import BASE, COLUMNS, ROWS, TEACHER, Scene, World, place
 
 CAPTION_FORMS = (
@@ -86,18 +88,26 @@ COMMON_WORDS = (
 
 
 _TARGET = {*TEACHER.colours, *TEACHER.shapes} - {*BASE.colours, *BASE.shapes}
-_USED = " ".join(
-    (*CAPTION_FORMS, TEACHER_FORM, *(q for q, _ in OPEN_QUESTIONS), *(q for q, _ in CHECKS), "yes no none caption")
-)
-NAMES = tuple(sorted({w for w in COMMON_WORDS.split() if w.isalpha()} - _TARGET - set(_USED.replace("?", " ").split())))
-"""Ordinary words that stand in for colours and shapes in made-up captions; none is one of the target's."""
+OWN_TEXTS = (
+    *CAPTION_FORMS, TEACHER_FORM, *(q for q, _ in OPEN_QUESTIONS), *(q for q, _ in CHECKS), *_SEE, *_SEE_NOT, *_WHERE,
+    *_THINGS, *_ASK_COLOUR, *_ASK_SHAPE, *BASE.colours, *BASE.shapes, *ROWS, *COLUMNS,
+    *(place(r, c) for r in ROWS for c in COLUMNS),
+    "small large yes no none caption question answer a ? . , :",
+)  # fmt: skip
+"""Everything the base says and reads about its own world."""
 
+_USED = set(re.sub(r"\{\w+\}|[^a-z ]", " ", " ".join(OWN_TEXTS)).split())
+_FRAME = {
+    "color", "colors", "colours", "shape", "shapes", "image", "images", "objects", "present", "absent", "contain", "contains",
+    "position", "location", "describe", "an", "and", "any",
+}  # fmt: skip
+"""Words that questions are put in, which a thing is not called."""
+_STRANGE = sorted({w for w in COMMON_WORDS.split() if w.isalpha() and len(w) > 1} - _TARGET - _USED - _FRAME)
+NAMES = tuple(w for i, w in enumerate(_STRANGE) if i % 6)
+"""Ordinary words that stand in for colours and shapes in made-up descriptions; none is one of the target's."""
 
-def made_up_word(rng: random.Random) -> str:
-    """A pronounceable word with no meaning; it teaches copying and comparing instead of memorised names."""
-    syllables = rng.randint(1, 3)
-    word = "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(syllables))
-    return word + rng.choice(("", "l", "n", "r", "x", "k"))
+UNMET_NAMES = tuple(w for w in _STRANGE[::6] if w not in prompts.GENERATE)
+"""Words of the same kind that no training example holds: they measure what the base can do with words it has never met."""
 
 
 def describe(scene: Scene, form: str) -> str:
@@ -119,9 +129,10 @@ def ask_about(
     colours: tuple[str, ...],
     shapes: tuple[str, ...],
     negations: bool = True,
+    checks_only: bool = False,
 ) -> tuple[str, str]:
-    """A question and answer about an object given by words (the words need not exist)."""
-    if rng.random() < 0.4:
+    """A question and answer about an object given by words (the words need not mean anything)."""
+    if not checks_only and rng.random() < 0.4:
         template, kind = rng.choice(OPEN_QUESTIONS)
         answer = {"colour": colour, "shape": shape, "position": position, "size": size}[kind]
         return template.format(colour=colour, shape=shape), answer
@@ -135,11 +146,16 @@ def ask_about(
 
 
 def ask_varied(
-    rng: random.Random, colour: str, shape: str, colours: tuple[str, ...], shapes: tuple[str, ...]
+    rng: random.Random,
+    colour: str,
+    shape: str,
+    colours: tuple[str, ...],
+    shapes: tuple[str, ...],
+    checks_only: bool = False,
 ) -> tuple[str, str]:
     """As `ask_about`, in thousands of wordings: a model that has read eight compares words in those eight only."""
     thing = rng.choice(_THINGS)
-    kind = rng.random()
+    kind = 1.0 if checks_only else rng.random()
     if kind < 0.3:
         form, answer = (rng.choice(_ASK_COLOUR), colour) if kind < 0.15 else (rng.choice(_ASK_SHAPE), shape)
         return f"{form.format(thing=thing, shape=shape, colour=colour)}{rng.choice(_WHERE)}?", answer
@@ -170,23 +186,24 @@ class Described:
     def caption(self, form: str) -> str:
         return form.format(size=self.size, colour=self.colours[0], shape=self.shapes[0], position=self.position)
 
+    @property
+    def known(self) -> bool:
+        """Whether it is of the base's own world."""
+        return self.colours[0] in BASE.colours
+
     def ask(self, rng: random.Random, negations: bool = True) -> tuple[str, str]:
-        """A question about it and the answer."""
-        return ask_about(rng, self.colours[0], self.shapes[0], self.position, self.size, self.colours, self.shapes, negations)
+        """A question about it and the answer; of an object in strange words only what is there and what is not is asked."""
+        words = (self.position, self.size, self.colours, self.shapes)
+        return ask_about(rng, self.colours[0], self.shapes[0], *words, negations, checks_only=not self.known)
+
+    def ask_varied(self, rng: random.Random) -> tuple[str, str]:
+        """As `ask`, about colour and shape, in thousands of wordings."""
+        return ask_varied(rng, self.colours[0], self.shapes[0], self.colours, self.shapes, checks_only=not self.known)
 
 
-def made_up_object(rng: random.Random, invented: bool = True) -> Described:
-    """Half of the time the base's own colours and shapes, else ordinary words or (if `invented`) words that do not exist."""
-    source = rng.random()
-    if source < 0.5:
-        words = rng.sample(BASE.colours, 3) + rng.sample(BASE.shapes, 3)
-    elif source < 0.8 or not invented:
-        words = rng.sample(NAMES, 6)
-    else:
-        new: set[str] = set()
-        while len(new) < 6:
-            new.add(made_up_word(rng))
-        words = rng.sample(sorted(new), 6)  # sorted: the order of a set differs between processes
+def made_up_object(rng: random.Random, names: tuple[str, ...] = NAMES, own: float = 0.35) -> Described:
+    """A share `own` in the base's own colours and shapes, else in other ordinary words."""
+    words = rng.sample(BASE.colours, 3) + rng.sample(BASE.shapes, 3) if rng.random() < own else rng.sample(names, 6)
     return Described(tuple(words[:3]), tuple(words[3:]), rng.choice(ROWS), rng.choice(COLUMNS), rng.choice(("small", "large")))
 
 

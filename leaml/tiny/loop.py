@@ -15,10 +15,13 @@ from transformers import Idefics3ForConditionalGeneration
 
 
 class Schedule:
-    """AdamW with a short linear warm-up and cosine decay over `steps`."""
+    """AdamW with a short linear warm-up and cosine decay over `steps`; `embeddings` are trained without weight decay."""
 
-    def __init__(self, parameters: Any, lr: float, steps: int) -> None:
-        self.optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    def __init__(self, parameters: Any, lr: float, steps: int, embeddings: nn.Parameter | None = None) -> None:
+        groups = [{"params": [p for p in parameters if p is not embeddings], "weight_decay": 0.01}]
+        if embeddings is not None:
+            groups.append({"params": [embeddings], "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
         warm = max(1, min(100, steps // 10))
         self.scheduler = torch.optim.lr_scheduler.SequentialLR(
             self.optimizer,

@@ -60,37 +60,49 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels.float() / 127.5 - 1.0).unsqueeze(1)
 
 
+def shown(examples: list[Example], pixels: torch.Tensor) -> torch.Tensor | None:
+    """Normalised pixels of the examples that show an image."""
+    images = [e.image for e in examples if e.image is not None]
+    return normalise(pixels[images]) if images else None
+
+
 def base_example(rng: random.Random, index: int, scene: world.Scene) -> Example:
-    """The base learns to answer, to describe, to ask, and to answer from a description (also in made-up words)."""
+    """The base learns to answer, to describe, to ask, to answer from a description, and keeps comparing strange words."""
     caption = language.describe(scene, rng.choice(language.CAPTION_FORMS))
     if rng.random() < 0.3:
         question, answer = language.ask(rng, scene, world.BASE)
     else:
         question, answer = language.ask_varied(rng, scene.colour, scene.shape, world.BASE.colours, world.BASE.shapes)
     task = rng.random()
-    if task < 0.55:
+    if task < 0.45:
         return Example(index, question, "", answer)
-    if task < 0.65:
+    if task < 0.55:
         return Example(index, prompts.CAPTION, "", caption)
-    if task < 0.72:
+    if task < 0.61:
         return Example(index, prompts.GENERATE, "", prompts.qa_reply(question, answer))
-    if task < 0.79:
+    if task < 0.67:
         return Example(index, prompts.GENERATE, "", prompts.qa_reply(question, answer, caption))
     o = language.made_up_object(rng)
-    caption = o.caption(rng.choice((*language.CAPTION_FORMS, language.TEACHER_FORM)))
-    question, answer = language.ask_varied(rng, o.colours[0], o.shapes[0], o.colours, o.shapes)
-    return Example(index, prompts.GENERATE, prompts.answer_prefix(question, caption), f" {answer}")
+    question, answer = o.ask_varied(rng)
+    if task < 0.80:
+        caption = o.caption(rng.choice((*language.CAPTION_FORMS, language.TEACHER_FORM)))
+        return Example(index, prompts.GENERATE, prompts.answer_prefix(question, caption), f" {answer}")
+    return about_words(o, question, answer)
+
+
+def about_words(o: language.Described, question: str, answer: str) -> Example:
+    """A question about an image given by the words of its tokens."""
+    words = language.image_words(o.colours[0], o.shapes[0], o.size, o.row, o.column, build.IMAGE_TOKENS)
+    return Example(None, f"{build.FAKE}{build.GLOBAL} {' '.join(words)}{build.FAKE}{question}", "", answer)
 
 
 def text_example(rng: random.Random, negations: bool) -> Example:
     """A question about a description, or about the words of an image in the places of its tokens."""
-    if rng.random() < 0.4:
+    if rng.random() < 0.2:
         caption, question, answer = language.made_up_example(rng, negations)
         return Example(None, f"{caption} {question}", "", answer)
-    o = language.made_up_object(rng, invented=False)
-    words = language.image_words(o.colours[0], o.shapes[0], o.size, o.row, o.column, build.IMAGE_TOKENS)
-    question, answer = o.ask(rng, negations)
-    return Example(None, f"{build.FAKE}{build.GLOBAL} {' '.join(words)}{build.FAKE}{question}", "", answer)
+    o = language.made_up_object(rng)
+    return about_words(o, *o.ask(rng, negations))
 
 
 def teacher_example(rng: random.Random, index: int, scene: world.Scene) -> Example:
@@ -154,8 +166,7 @@ def train_text(
     model: Idefics3ForConditionalGeneration, encoder: Encoder, rng: random.Random, steps: int, batch_size: int
 ) -> list[float]:
     """The language model alone: read a description, answer a question about it. Negated questions from half-way on."""
-    build.initialise_text(model)
-    schedule = Schedule(model.model.text_model.parameters(), 1e-3, steps)
+    schedule = Schedule(model.model.text_model.parameters(), 1e-3, steps, model.get_input_embeddings().weight)
     log = Log("text", steps)
     for step in range(steps):
         examples = [text_example(rng, negations=step >= steps // 2) for _ in range(batch_size)]
@@ -210,14 +221,14 @@ def train_language(
     lr: float,
 ) -> list[float]:
     """Everything, on replies."""
-    schedule = Schedule(model.parameters(), lr, steps)
+    schedule = Schedule(model.parameters(), lr, steps, model.get_input_embeddings().weight)
     log = Log("language", steps)
     for _ in range(steps):
         picked = [rng.randrange(len(pool.scenes)) for _ in range(batch_size)]
         examples = [make_example(rng, i, pool.scenes[i]) for i in picked]
         batch = encoder.batch(examples)
         with torch.autocast("cpu", torch.bfloat16):
-            out = model(pixel_values=normalise(pool.pixels[picked]), **batch)
+            out = model(pixel_values=shown(examples, pool.pixels), **batch)
         schedule.step(out.loss)
         log.add(out.loss.item(), rates_by_kind(examples, replies_right(out.logits, batch["labels"])))
     return log.losses
@@ -234,7 +245,7 @@ def exact_match(
         part = examples[start : start + 128]
         batch = encoder.batch(part)
         labels = batch.pop("labels")
-        logits = model(pixel_values=normalise(pixels[[e.image for e in part]]), **batch).logits
+        logits = model(pixel_values=shown(part, pixels), **batch).logits
         hits += int(replies_right(logits, labels).sum())
     model.train()
     return hits / len(examples)
@@ -262,6 +273,8 @@ def measure(
             caption, question, answer = language.made_up_example(rng)
             prefix = prompts.answer_prefix(question, caption)
             tasks.setdefault("answer from a made-up caption", []).append(Example(i, prompts.GENERATE, prefix, f" {answer}"))
+            unmet = language.made_up_object(rng, language.UNMET_NAMES, own=0.0)
+            tasks.setdefault("check with words never met", []).append(about_words(unmet, *unmet.ask_varied(rng)))
     return {task: round(exact_match(model, encoder, e, pool.pixels), 4) for task, e in tasks.items()}
 
 
@@ -282,6 +295,8 @@ def train(
     phases = Phases(out, model, rng)
     text, alignment = [], None
     if text_steps:
+        build.initialise_text(model)
+        build.freeze_strange_words(model, tokenizer)
         text = phases.run("text", lambda: train_text(model, encoder, rng, text_steps, batch_size))
         alignment = WordAlignment(tokenizer, model.get_input_embeddings().weight, w)
     vision = phases.run("vision", lambda: train_vision(model, w, pool, rng, vision_steps, batch_size, alignment))

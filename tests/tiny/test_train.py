@@ -16,7 +16,7 @@ from torch import nn
 
 from leaml import prompts
 from leaml.config import BUILTIN, ModelConfig, resolve_model
-from leaml.tiny import build, train, world
+from leaml.tiny import build, language, train, world
 from leaml.tiny.probes import WordAlignment
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
@@ -81,6 +81,29 @@ def test_a_killed_training_goes_on_after_its_last_finished_phase(tmp_path: Path,
     assert again["accuracy"] == whole["accuracy"]
     a, b = (hashlib.sha256((tmp_path / n / "model.safetensors").read_bytes()).hexdigest() for n in ("whole", "again"))
     assert a == b
+
+
+def embedding_rows(words: list[str]) -> list[int]:
+    return [build.build_tokenizer()(f" {w}", add_special_tokens=False)["input_ids"][0] for w in words]
+
+
+def test_words_that_are_not_of_its_world_keep_the_embedding_they_were_drawn_with() -> None:
+    tokenizer = build.build_tokenizer()
+    torch.manual_seed(1)
+    model = build.build_model(tokenizer)
+    build.initialise_text(model)
+    build.freeze_strange_words(model, tokenizer)
+    before = model.get_input_embeddings().weight.detach().clone()
+    train.train_text(model, train.Encoder(tokenizer), random.Random(0), steps=3, batch_size=8)
+    moved = (model.get_input_embeddings().weight != before).any(1)
+    assert not moved[embedding_rows(["teal", "gray", "triangle", "polyp", "house", language.UNMET_NAMES[0]])].any()
+    assert moved[embedding_rows(["red", "circle", "left", "see", "thing"])].all()
+
+
+def test_the_shipped_base_can_tell_words_apart_that_it_never_met() -> None:
+    weights = load.load(ModelConfig(name="leaml-tiny")).model.get_input_embeddings().weight
+    unit = nn.functional.normalize(weights[embedding_rows(["teal", "gray", "brown", "black", "rectangle", "triangle"])], dim=1)
+    assert (unit @ unit.T - torch.eye(6)).abs().max() < 0.5
 
 
 def test_alignment_makes_image_tokens_look_like_the_words() -> None:

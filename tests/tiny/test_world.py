@@ -9,7 +9,7 @@ import pytest
 from easy_vqa import get_train_questions
 
 from leaml import prompts
-from leaml.tiny import language, world
+from leaml.tiny import language, train, world
 
 TARGET_COLOURS = {"teal", "gray", "black", "brown"}
 TARGET_SHAPES = {"rectangle", "triangle"}
@@ -64,6 +64,17 @@ def test_made_up_examples_hold_no_target_word() -> None:
     for _ in range(2000):
         caption, question, answer = language.made_up_example(rng)
         assert not set(f"{caption} {question} {answer}".replace(".", " ").split()) & (TARGET_COLOURS | TARGET_SHAPES)
+
+
+def test_words_that_measure_strangeness_are_in_no_example() -> None:
+    rng = random.Random(4)
+    pool = train.render_pool(rng, world.BASE, 20)
+    examples = [train.text_example(rng, negations=True) for _ in range(3000)]
+    examples += [train.base_example(rng, i % 20, pool.scenes[i % 20]) for i in range(3000)]
+    words = {w.strip(".,?") for e in examples for w in f"{e.request} {e.prefix} {e.reply}".split()}
+    assert set(language.NAMES[:40]) & words
+    assert len(language.UNMET_NAMES) > 20
+    assert not words & {*language.UNMET_NAMES, *TARGET_COLOURS, *TARGET_SHAPES}
 
 
 @pytest.mark.parametrize("w", [world.BASE, world.TEACHER])

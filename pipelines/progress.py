@@ -36,6 +36,10 @@ class Bar:
             self.task = self.live.add_task(self.label, total=self.total, completed=self.done, rate="")
         return self
 
+    def begin(self, done: int) -> None:
+        """Measure the rate from here on: earlier work was another run's, or start-up."""
+        self.first, self.started = done, time.time()
+
     def update(self, done: int, note: str = "") -> None:
         """Set the number done so far; `note` is shown beside the rate."""
         self.done = done

@@ -122,10 +122,10 @@ def _own_error(error: BaseException) -> LeamlError | None:
 
 
 def _threads(resources: ResourcesConfig) -> int:
-    """Compute threads of a CPU worker: the machine's cores shared among the workers, as training steps run alone."""
+    """Compute threads of a CPU worker: its share of the machine's cores, less one for the thread that makes the next batch."""
     import os
 
-    return max(1, (os.cpu_count() or 1) // resources.train_workers)
+    return max(1, (os.cpu_count() or 1) // resources.train_workers - 1)
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
@@ -253,12 +253,17 @@ class _Watch:
         self.thread.start()
 
     def _poll(self) -> None:
+        begun = False
         while not self.stop.wait(1.0):
             try:
                 now = json.loads(files.read_bytes(self.file))
             except (LeamlError, ValueError):
                 continue  # not started yet
-            self.bar.update(now["phase"] * self.steps + now["step"], f"loss {now['loss']:.3f}")
+            done = now["phase"] * self.steps + now["step"]
+            if not begun:
+                self.bar.begin(done)
+                begun = True
+            self.bar.update(done, f"loss {now['loss']:.3f}")
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()

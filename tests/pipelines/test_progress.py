@@ -1,0 +1,30 @@
+"""The progress line: rate and ETA count what this run did, not what an earlier one left."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines import progress
+
+
+def test_rate_and_eta_of_a_resumed_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    with progress.Bar("distill", 800, "steps") as bar:
+        now[0] += 40  # start-up
+        bar.begin(200)
+        now[0] += 20
+        bar.update(260, "loss 0.500")
+    assert "distill: 260/800 3.0 steps/s loss 0.500 ETA 180 s" in capsys.readouterr().out
+
+
+def test_nothing_is_shown_before_its_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    with progress.Bar("caption", 100, "images") as bar:
+        now[0] += progress.LINE_EVERY - 1
+        bar.update(50)
+        assert capsys.readouterr().out == ""
+        now[0] += 1
+        bar.update(60)
+    assert "caption: 60/100 4.0 images/s  ETA 10 s" in capsys.readouterr().out

@@ -27,6 +27,8 @@ from pipelines.score import score
 from pipelines.warmup import warmup
 
 STEPS = ("ingest", "caption", "warmup", "score", "distill", "generate", "finetune", "evaluate")
+DISTILLATION = ("caption", "score", "distill")
+"""Steps that a run with `distill.skip` does not have."""
 LABEL_BASELINES = ("blind_prior", "zero_shot", "finetune_labels", "lora_labels")
 
 
@@ -37,6 +39,9 @@ class _StopHereError(Exception):
 def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dict[str, Any] | None:
     """Run the method up to and including the step `until`; returns the metrics when that is "evaluate"."""
     check(config)
+    if config.distill.skip and until in DISTILLATION:
+        msg = f"distill.skip is true, so this run has no {until} step; set distill.skip to false or run another step"
+        raise InputError(msg)
     from pipelines.report import write  # imported after the check: matplotlib takes a second
 
     with Run(config) as run:

@@ -96,3 +96,10 @@ def test_a_retrained_model_in_the_same_folder_is_another_model(tmp_path: Path) -
     (folder / "README.md").write_text("another card")
     assert model_key(model)["files"] != first["files"]
     assert "files" not in model_key(ModelConfig(name="somebody/model", revision="abc"))
+
+
+def test_a_step_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:
+    config = parse(CONFIG | {"storage": str(tmp_path), "distill": {"skip": True}})
+    with pytest.raises(InputError, match=r"distill.skip is true, so this run has no score step"):
+        adapt.adapt(config, until="score")
+    assert not (tmp_path / "plan").exists()

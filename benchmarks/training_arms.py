@@ -58,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Arm:
-    """A method at a ratio; full fine-tuning has none, and hook masking is measured at one."""
+    """A method at a ratio; full fine-tuning and training of everything have none, and hook masking is measured at one."""
 
     method: str
     ratio: float | None = None
@@ -68,7 +68,13 @@ class Arm:
 
 
 FULL = Arm("full")
-ARMS = [FULL, Arm("hook_masked", 0.1), *(Arm(method, ratio) for ratio in RATIOS for method in ("lora", "shira", "ours"))]
+EVERYTHING = Arm("everything")
+ARMS = [
+    EVERYTHING,
+    FULL,
+    Arm("hook_masked", 0.1),
+    *(Arm(method, ratio) for ratio in RATIOS for method in ("lora", "shira", "ours")),
+]
 
 
 # --- the methods ---------------------------------------------------------------------------------------------------------
@@ -76,6 +82,8 @@ ARMS = [FULL, Arm("hook_masked", 0.1), *(Arm(method, ratio) for ratio in RATIOS 
 
 def prepare(arm: Arm, model: nn.Module, plan: Plan) -> nn.Module:
     """The frozen model as `arm` trains it."""
+    if arm == EVERYTHING:
+        return model.to(plan.trained_dtype).requires_grad_(True)
     linears = random_models.language_linears(model)
     if arm.method in ("full", "hook_masked"):
         for linear in linears.values():

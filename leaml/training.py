@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -210,17 +210,27 @@ class Trainer:
             optimizer.load_state_dict(state["optimizer"])
         self.vlm.model.train()
         first, began = state["step"], time.time()
-        with ThreadPoolExecutor(1) as ahead:  # the next batch is decoded and tokenised while this one trains
+        for step, (batch, numbers) in enumerate(self._batches(tasks, first), first):
+            loss = self._step(optimizer, batch, numbers, [t.weight for t in tasks], lr, step)
+            state["step"] = step + 1
+            if step % 10 == 0 or step + 1 == self.config.steps:
+                state["losses"].append((step, loss))
+            self._report(state, optimizer, loss, (step + 1 - first) / (time.time() - began))
+
+    def _batches(self, tasks: list[Task], first: int) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+        """The batches from step `first` on. For a GPU the next one is decoded and tokenised while this one trains; on a CPU
+        that thread would take cores and the interpreter from the products, which cost more than it saves."""
+        steps = range(first, self.config.steps)
+        if self.worker.device == "cpu":
+            yield from (self._batch(tasks, step) for step in steps)
+            return
+        with ThreadPoolExecutor(1) as ahead:
             pending = ahead.submit(self._batch, tasks, first)
-            for step in range(first, self.config.steps):
-                batch, numbers = pending.result()
+            for step in steps:
+                batch = pending.result()
                 if step + 1 < self.config.steps:
                     pending = ahead.submit(self._batch, tasks, step + 1)
-                loss = self._step(optimizer, batch, numbers, [t.weight for t in tasks], lr, step)
-                state["step"] = step + 1
-                if step % 10 == 0 or step + 1 == self.config.steps:
-                    state["losses"].append((step, loss))
-                self._report(state, optimizer, loss, (step + 1 - first) / (time.time() - began))
+                yield batch
 
     def _batch(self, tasks: list[Task], step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         drawn = draw(tasks, self.config.batch_size, self.seed, step)[self.worker.rank :: self.worker.world]

@@ -24,6 +24,9 @@ from leaml.training import Example, Outcome, Task, Trainer, Worker
 from pipelines.progress import Bar
 
 PROGRESS = "progress.json"
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+"""glibc's allocator keeps what a step frees for the next one instead of giving it back to the system: 3.8 instead of 3.5
+steps/s for the shipped model on 2 cores (medians of three runs each, 3.7 to 4.4 and 3.2 to 3.5)."""
 
 
 @dataclass
@@ -92,12 +95,13 @@ def fit(
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": resources.train_cpus} | ({"GPU": gpus} if gpus else {}),
         ),
-        run_config=ray.train.RunConfig(
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Train V1, V2 is switched on
             name=name,
             storage_path=storage.removeprefix("s3://"),
             storage_filesystem=s3.filesystem() if files.is_remote(folder) else None,
             failure_config=ray.train.FailureConfig(max_failures=2),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            worker_runtime_env=None if gpus else {"env_vars": KEEP_MEMORY},
         ),
     )
     try:
@@ -122,10 +126,10 @@ def _own_error(error: BaseException) -> LeamlError | None:
 
 
 def _threads(resources: ResourcesConfig) -> int:
-    """Compute threads of a CPU worker: its share of the machine's cores, less one for the thread that makes the next batch."""
+    """Compute threads of a CPU worker: its share of the machine's cores."""
     import os
 
-    return max(1, (os.cpu_count() or 1) // resources.train_workers - 1)
+    return max(1, (os.cpu_count() or 1) // resources.train_workers)
 
 
 def _train_worker(settings: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import neuron_training, random_models, training_arms
-from benchmarks.training_arms import ARMS, FULL, Arm, Plan
+from benchmarks.training_arms import ARMS, EVERYTHING, FULL, Arm, Plan
 
 QUICK = Plan("135m", "cpu", "float32", 2, 16, 1, False, quick=True, threads=1, warmup=0, steps=1)
 
@@ -39,18 +39,21 @@ def trained(arm: Arm, plan: Plan = QUICK, steps: int = 0) -> torch.nn.Module:
 def test_quick_run_reports_every_method_with_exact_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     neuron_training.main(["--quick", "--threads", "1", "--json", str(tmp_path / "found.json")])
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found.keys() == {"model", "hardware", "software", "date", "settings", "full", "hook_masked", "lora", "shira", "ours"}
+    facts = {"model", "hardware", "software", "date", "settings"}
+    assert found.keys() == facts | {"everything", "full", "hook_masked", "lora", "shira", "ours"}
     assert [*found["ours"]] == [*found["lora"]] == [*found["shira"]] == ["0.01", "0.05", "0.1", "0.3"]
     model = random_models.build(QUICK.sizes, "meta", torch.float32)
     linears = random_models.language_linears(model).values()
-    everything = sum(m.weight.numel() for m in linears)
-    assert found["full"]["trained_parameters"] == found["hook_masked"]["0.1"]["trained_parameters"] == everything
+    full = sum(m.weight.numel() for m in linears)
+    assert found["full"]["trained_parameters"] == found["hook_masked"]["0.1"]["trained_parameters"] == full
+    assert found["everything"]["trained_parameters"] == sum(p.numel() for p in model.parameters())
+    assert found["everything"]["flops_per_step"] > found["full"]["flops_per_step"] > found["ours"]["0.1"]["flops_per_step"]
     for ratio, ours in found["ours"].items():
         rows = [round(float(ratio) * m.out_features) for m in linears]
         count = sum(k * m.in_features for k, m in zip(rows, linears, strict=True))
         assert ours["trained_parameters"] == count
         assert ours["state_bytes"] == 12 * count + 4 * len(linears)  # gradient, two moments; AdamW's counters
-        expected = ours["state_bytes"] / (12 * everything + 4 * len(linears))
+        expected = ours["state_bytes"] / (12 * full + 4 * len(linears))
         assert ours["state_bytes_vs_full"] == pytest.approx(expected, abs=1e-5)
         for numbers in (ours, found["lora"][ratio], found["shira"][ratio]):
             assert numbers.keys() == found["hook_masked"]["0.1"].keys() == ours.keys()
@@ -59,11 +62,11 @@ def test_quick_run_reports_every_method_with_exact_counts(tmp_path: Path, capsys
             assert min(numbers[k] for k in ("step_time_vs_lora", "peak_memory_vs_full", "peak_memory_vs_lora")) > 0
     assert 0 < found["ours"]["0.1"]["state_bytes_vs_full"] <= 0.12
     out, err = capsys.readouterr()
-    assert [line.split("|")[1].strip() for line in out.splitlines()[-14:]][:3] == ["full", "lora 0.01", "shira 0.01"]
+    assert [line.split("|")[1].strip() for line in out.splitlines()[-15:]][:3] == ["everything", "full", "lora 0.01"]
     assert f"[{3 * len(ARMS)}/{3 * len(ARMS)}, " in err
 
 
-@pytest.mark.parametrize("arm", ARMS, ids=str)
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm != EVERYTHING], ids=str)
 def test_every_method_trains_the_same_modules(arm: Arm) -> None:
     model = trained(arm)
     expected = random_models.language_linears(random_models.build(QUICK.sizes, "meta", torch.float32))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from leaml.errors import ConfigError
 
@@ -183,12 +183,32 @@ class FilterConfig(Section):
         0.6, ge=0, le=1, description="Reject pairs whose answer wins fewer of the re-answers; none: off."
     )
     duplicates: bool = Field(True, description="Keep one pair per question and image.")
+    similar_questions: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Jaccard similarity of 3-grams from which two questions count as one, for duplicates (per image) and for "
+        "max_per_question and max_answer_share (over all images); none: the same normalised text.",
+    )
+    max_per_question: int | None = Field(
+        None, gt=0, description="Keep about this many pairs of a question over all images, drawn by hash; none: all."
+    )
+    max_answer_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Thin the most common answers to a question over all images until none is more than this share of them, "
+        "but not below 20 pairs; none: off.",
+    )
 
 
 class GenerateConfig(Section):
     """Step 5: the generator writes pseudo question-answer pairs for the unlabeled images."""
 
-    pairs_per_image: int = Field(8, gt=0, description="Sampled pairs per image, before filters.")
+    pairs_per_image: int = Field(8, ge=0, description="Sampled pairs per image, before filters; 0: given questions only.")
+    questions: list[str] = Field(
+        default_factory=list, description="Known questions of the domain, answered about every image beside the sampled pairs."
+    )
     caption: Literal["none", "self", "teacher"] = Field(
         "none", description="What stands before the pair: nothing, the generator's own caption, or the teacher's."
     )
@@ -205,6 +225,22 @@ class GenerateConfig(Section):
     max_images: int | None = Field(None, gt=0, description="Use at most this many unlabeled images; none: all.")
     seed: int = Field(0, ge=0, description="Sampling seed; every image has its own stream, independent of order and workers.")
     filters: FilterConfig = Field(default_factory=lambda: FilterConfig(), description="Filters.")
+
+    @field_validator("questions")
+    @classmethod
+    def _are_questions(cls, value: list[str]) -> list[str]:
+        plain = [" ".join(q.split()) for q in value]
+        if wrong := sorted({q for q in plain if not q or plain.count(q) > 1}):
+            msg = f"empty or repeated questions {wrong}; give each once"
+            raise ValueError(msg)
+        return plain
+
+    @model_validator(mode="after")
+    def _makes_pairs(self) -> GenerateConfig:
+        if not self.pairs_per_image and not self.questions:
+            msg = "pairs_per_image is 0 and questions is empty, so no pair would be made; raise one or fill the other"
+            raise ValueError(msg)
+        return self
 
 
 class FinetuneConfig(TrainConfig):
@@ -243,8 +279,16 @@ class ResourcesConfig(Section):
     train_workers: int = Field(1, gt=0, description="Data-parallel training workers.")
     train_cpus: float = Field(1, gt=0, description="Logical CPUs of one training worker.")
     train_gpus: float = Field(0, ge=0, description="GPUs of one training worker.")
+    parallel_baselines: bool = Field(
+        False, description="Train and evaluate the baselines while the method runs; needs all the above a second time."
+    )
     images_per_unit: int = Field(256, gt=0, description="Images per work unit; a unit is one committed file.")
     address: str | None = Field(None, description="Ray cluster to join; none: start one in this process.")
+
+    @property
+    def lanes(self) -> int:
+        """How many engine pools or trainings may run at a time."""
+        return 2 if self.parallel_baselines else 1
 
 
 class Config(Section):

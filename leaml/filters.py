@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leaml import prompts, scoring
 from leaml.config import FilterConfig
+from leaml.pairset import grams, similarity
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ def few_votes(candidate: Candidate, config: FilterConfig) -> str | None:
 
 Filter = Callable[[Candidate, FilterConfig], str | None]
 FILTERS: tuple[Filter, ...] = (unparsable, length, prompt_echo, refusal, yes_and_no, low_logprob, round_trip, few_votes)
-"""In the order they are asked; the first reason is kept. `apply` adds the per-image "duplicate question"."""
-DUPLICATE = "duplicate question"
+"""In the order they are asked; the first reason is kept. `apply` adds the two below, `leaml.pairset` those of the whole set."""
+DUPLICATE, SIMILAR = "duplicate question", "similar question"
 
 _PROMPTS = {scoring.normalise(prompt) for prompt in (prompts.CAPTION, prompts.GENERATE)}
 _ECHO = re.compile(
@@ -149,27 +150,31 @@ def winning_reanswer(reanswers: Sequence[str]) -> str | None:
     return max(groups.values(), key=len)[0] if groups else None
 
 
-def correction(same: Sequence[Candidate], logprobs: Sequence[float], above: float) -> list[Candidate]:
-    """The pair that the re-answers make of a question when no sampled pair has their answer and they are sure of it.
+def from_answers(
+    question: str, same: Sequence[Candidate], reanswers: Sequence[str], logprobs: Sequence[float], above: float = 0.0
+) -> list[Candidate]:
+    """The pair that plain answers to a question make, unless a sampled pair has that answer or they are not sure enough of it.
 
-    A generator that writes a pair may repeat the label's habits (mostly no) where the plainly asked model looks at the image.
+    For questions that are given it is how a pair is made. For generated ones it corrects: a generator that writes a pair may
+    repeat the label's habits (mostly no) where the plainly asked model looks at the image.
 
     Args:
-        same: Candidates of one question and image, with the same re-answers.
-        logprobs: Mean log-probability per token of each re-answer, in nats.
-        above: Smallest share of the re-answers that agree, times their mean probability per token.
+        question: Put to the model plainly.
+        same: Sampled candidates with this question about this image.
+        reanswers: The model's answers.
+        logprobs: Mean log-probability per token of each answer, in nats.
+        above: Smallest share of the answers that agree, times their mean probability per token.
 
     Returns:
-        No or one candidate; the pairs it corrects stay candidates and are rejected by `round_trip`.
+        No or one candidate; sampled pairs that it contradicts stay candidates, which `round_trip` rejects.
     """
-    reanswers = same[0].reanswers
     winner = winning_reanswer(reanswers)
     if winner is None or any(scoring.is_correct(winner, c.answer) for c in same):
         return []
     agreeing = [p for again, p in zip(reanswers, logprobs, strict=True) if scoring.is_correct(again, winner)]
     if sum(math.exp(p) for p in agreeing) / len(reanswers) < above:
         return []
-    return [Candidate(same[0].question, winner, sum(agreeing) / len(agreeing), list(reanswers))]
+    return [Candidate(question, winner, sum(agreeing) / len(agreeing), list(reanswers))]
 
 
 def decide(candidate: Candidate, config: FilterConfig) -> Decision:
@@ -181,8 +186,8 @@ def decide(candidate: Candidate, config: FilterConfig) -> Decision:
 def apply(candidates: Sequence[Candidate], config: FilterConfig) -> list[dict[str, object]]:
     """Decide about all pairs of *one image*.
 
-    Of accepted pairs with the same normalised question only the best is kept: most votes, then highest log-probability,
-    then first.
+    Of accepted pairs with the same normalised question, or with questions that share at least `similar_questions` of their
+    3-grams, only the best is kept: most votes, then highest log-probability, then first.
 
     Returns:
         One dictionary per candidate, in order, with the fields of `leaml.tables.PAIR`. The question of an unparsable reply is
@@ -190,7 +195,7 @@ def apply(candidates: Sequence[Candidate], config: FilterConfig) -> list[dict[st
     """
     decisions = [decide(candidate, config) for candidate in candidates]
     if config.duplicates:
-        decisions = _drop_duplicates(candidates, decisions)
+        decisions = _drop_duplicates(candidates, decisions, config.similar_questions)
     return [
         {
             "question": candidate.question or candidate.text,
@@ -205,16 +210,20 @@ def apply(candidates: Sequence[Candidate], config: FilterConfig) -> list[dict[st
     ]
 
 
-def _drop_duplicates(candidates: Sequence[Candidate], decisions: list[Decision]) -> list[Decision]:
-    best: dict[str, tuple[float, float, int]] = {}
-    for place, (candidate, decision) in enumerate(zip(candidates, decisions, strict=True)):
-        if decision.accepted:
-            logprob = -math.inf if math.isnan(candidate.mean_logprob) else candidate.mean_logprob
-            rank = (decision.votes or 0.0, logprob, -place)
-            key = scoring.normalise(candidate.question)
-            best[key] = max(best.get(key, rank), rank)
-    kept = {-rank[2] for rank in best.values()}
-    return [
-        Decision(False, DUPLICATE, decision.votes, decision.roundtrip) if decision.accepted and place not in kept else decision
-        for place, decision in enumerate(decisions)
-    ]
+def _drop_duplicates(candidates: Sequence[Candidate], decisions: Sequence[Decision], threshold: float | None) -> list[Decision]:
+    def rank(place: int) -> tuple[float, float, int]:
+        logprob = candidates[place].mean_logprob
+        return decisions[place].votes or 0.0, -math.inf if math.isnan(logprob) else logprob, -place
+
+    found = list(decisions)
+    kept: dict[str, set[str]] = {}
+    for place in sorted((p for p, d in enumerate(decisions) if d.accepted), key=rank, reverse=True):
+        text = scoring.normalise(candidates[place].question)
+        mine = grams(text)
+        if text in kept:
+            found[place] = replace(decisions[place], accepted=False, reason=DUPLICATE)
+        elif threshold is not None and any(similarity(mine, other) >= threshold for other in kept.values()):
+            found[place] = replace(decisions[place], accepted=False, reason=SIMILAR)
+        else:
+            kept[text] = mine
+    return found

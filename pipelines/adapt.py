@@ -21,7 +21,7 @@ from pipelines.generate import generate
 from pipelines.ingest import Labels, Sources, draw_labels, ingest
 from pipelines.models import trained
 from pipelines.progress import say
-from pipelines.run import Run, Step
+from pipelines.run import Beside, Run, Step
 from pipelines.runtime import start_ray
 from pipelines.score import score
 from pipelines.warmup import warmup
@@ -52,12 +52,15 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
             run.finish()
             return None
         start_ray(config.resources, verbose)
+        whole = until == "evaluate"
+        beside = Beside(lambda: baselines(run, sources, labels)) if whole and config.resources.parallel_baselines else None
         try:
             adapted = method(run, sources, labels, until=until)
         except _StopHereError:
             run.finish()
             return None
-        metrics = evaluate(run, sources, labels, adapted)
+        predictions = beside.result() if beside else baselines(run, sources, labels)
+        metrics = evaluate(run, sources, labels, adapted, predictions)
         write(run, sources, labels, adapted, metrics)
         run.finish()
         return metrics
@@ -122,21 +125,29 @@ def control(config: Config, name: str) -> Config:
     raise InputError(msg)
 
 
-def evaluate(run: Run, sources: Sources, labels: Labels, adapted: Step) -> dict[str, Any]:
-    """Train the baselines and controls, let every model answer, write evaluation/metrics.json and the predictions."""
+def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
+    """Predictions of everything that needs labels at most: blind prior, zero-shot, fine-tuning and LoRA on the labels."""
+    config, base = run.config.evaluate.baselines, run.config.model
+    predictions = {"blind_prior": predict_blind(run, sources, labels)}
+    predictions["zero_shot"] = read_predictions(predict(run, sources, base, None, "zero_shot"))
+    full = finetune_labels(run, sources, labels, config.finetune_labels, "finetune_labels")
+    predictions["finetune_labels"] = read_predictions(predict(run, sources, trained(full, base), full, "finetune_labels"))
+    lora = finetune_labels(run, sources, labels, config.lora_labels, "lora_labels", "lora", config.lora_rank)
+    predictions["lora_labels"] = read_predictions(predict(run, sources, trained(lora, base), lora, "lora_labels"))
+    return predictions
+
+
+def evaluate(
+    run: Run, sources: Sources, labels: Labels, adapted: Step, baseline_predictions: dict[str, pa.Table]
+) -> dict[str, Any]:
+    """Train the controls, let them and the adapted model answer, write evaluation/metrics.json and the predictions."""
     from leaml import textmetrics  # nltk brings scipy, seconds that a refused configuration should not wait for
 
     config, base = run.config, run.config.model
-    baselines = config.evaluate.baselines
-    made: dict[str, Step] = {"leaml": adapted}
-    made["finetune_labels"] = finetune_labels(run, sources, labels, baselines.finetune_labels, "finetune_labels")
-    made["lora_labels"] = finetune_labels(
-        run, sources, labels, baselines.lora_labels, "lora_labels", "lora", baselines.lora_rank
-    )
+    made = {"leaml": adapted}
     for control_name in config.evaluate.controls:
         made[control_name] = _control(run, sources, labels, control_name)
-    predictions = {"blind_prior": predict_blind(run, sources, labels)}
-    predictions["zero_shot"] = read_predictions(predict(run, sources, base, None, "zero_shot"))
+    predictions = dict(baseline_predictions)
     for name, step in made.items():
         predictions[name] = read_predictions(predict(run, sources, trained(step, base), step, name))
     rows = {n: evaluation.summarise(p, config.evaluate.bootstrap, config.seed) for n, p in predictions.items()}

@@ -119,6 +119,17 @@ def status(run: Annotated[str, typer.Argument(help="Run folder, local or s3://."
 
 
 @app.command()
+def inspect(
+    run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")],
+    image: Annotated[str, typer.Option(help="An image_id, its beginning, or a file name.")],
+) -> None:
+    """The story of one image: labels, caption, every pseudo pair with its scores and verdict, every model's answers."""
+    from pipelines.inspect import show
+
+    show(run, image)
+
+
+@app.command()
 def report(run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")]) -> None:
     """Print the accuracy table of a finished run and where its report page is."""
     from leaml.data import files

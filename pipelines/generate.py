@@ -1,8 +1,9 @@
 """Step 5, generate: the distilled generator writes pseudo question-answer pairs; filters accept or reject each with a reason.
 
 Per image: its caption (the generator's own, greedy; or the teacher's; or none), `pairs_per_image` sampled pairs after it, then
-every distinct question is put to the same model again, after the caption if there is one, else as a user would put it: a pair
-whose answer does not come back is rejected, and an answer the model is sure of becomes a pair of its own.
+every distinct question, and every given one, is put to the same model, after the caption if there is one, else as a user would
+put it: a generated pair whose answer does not come back is rejected, an answer the model is sure of becomes a pair of its own,
+and the answer to a given question always does. Filters of the whole set of pairs come last (pipelines/pairs.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from leaml.engine import Engine, Request
 from pipelines.caption import read_captions
 from pipelines.ingest import Labels, Sources, labels_key, sample_refs, training_images
 from pipelines.models import engine_spec, trained
+from pipelines.pairs import filter_set
 from pipelines.run import Run, Step
 from pipelines.units import Item, make_units, read_output, run_units
 
@@ -32,7 +34,7 @@ class GenerateWork:
     def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
         captions = self._captions(engine, items)
         candidates = self._sample(engine, items, captions)
-        self._answer_again(engine, items, captions, candidates)
+        self._answer(engine, items, captions, candidates)
         rows, counts = [], Counter[str]()
         for item, caption, found in zip(items, captions, candidates, strict=True):
             pairs = filters.apply(found, self.config.filters)
@@ -52,6 +54,8 @@ class GenerateWork:
 
     def _sample(self, engine: Engine, items: list[Item], captions: list[str]) -> list[list[filters.Candidate]]:
         config = self.config
+        if not config.pairs_per_image:
+            return [[] for _ in items]
         requests = [
             Request(
                 item.image,
@@ -62,7 +66,7 @@ class GenerateWork:
                 temperature=config.temperature,
                 top_p=config.top_p,
                 max_tokens=config.max_tokens,
-                seed=_seed(config.seed, item.image_id),
+                seed=sampling_seed(config.seed, item.image_id),
             )
             for item, caption in zip(items, captions, strict=True)
         ]
@@ -70,41 +74,50 @@ class GenerateWork:
             [filters.Candidate.from_reply(c.text, c.mean_logprob) for c in samples] for samples in engine.generate(requests)
         ]
 
-    def _answer_again(
+    def _answer(
         self, engine: Engine, items: list[Item], captions: list[str], candidates: list[list[filters.Candidate]]
     ) -> None:
-        """Fill in `reanswers`: every distinct question, answered `votes` times; add the corrections they make."""
+        """Answer the given questions and, for the filters that need it, every distinct generated one, `votes` times each.
+
+        Fills in `reanswers` and adds the pairs of given questions and the corrections of generated ones.
+        """
         config = self.config
-        if not (config.filters.round_trip or config.filters.min_votes):
-            return
-        asked: dict[tuple[int, str], list[filters.Candidate]] = {}
+        asked: dict[tuple[int, str], list[filters.Candidate]] = {
+            (number, question): [] for number in range(len(items)) for question in config.questions
+        }
+        check = config.filters.round_trip or bool(config.filters.min_votes)
         for number, found in enumerate(candidates):
             for candidate in found:
-                if candidate.question:
+                if candidate.question and (check or (number, candidate.question) in asked):
                     asked.setdefault((number, candidate.question), []).append(candidate)
-        requests = []
-        for number, question in asked:
-            requests.append(
-                Request(
-                    items[number].image,
-                    items[number].image_id,
-                    prompts.GENERATE if captions[number] else question,
-                    prompts.answer_prefix(question, captions[number]) if captions[number] else "",
-                    n=config.votes,
-                    temperature=config.temperature if config.votes > 1 else 0.0,
-                    max_tokens=config.max_tokens,
-                    seed=_seed(config.seed, items[number].image_id + question),
-                )
-            )
-        for (number, _), same, answers in zip(asked, asked.values(), engine.generate(requests), strict=True):
+        if not asked:
+            return
+        requests = [self._question(items[number], captions[number], question) for number, question in asked]
+        for (number, question), same, answers in zip(asked, asked.values(), engine.generate(requests), strict=True):
+            texts, logprobs = [a.text for a in answers], [a.mean_logprob for a in answers]
             for candidate in same:
-                candidate.reanswers.extend(a.text for a in answers)
-            if config.filters.round_trip and config.correct_above:
-                logprobs = [a.mean_logprob for a in answers]
-                candidates[number].extend(filters.correction(same, logprobs, config.correct_above))
+                candidate.reanswers.extend(texts)
+            if question in config.questions:
+                candidates[number].extend(filters.from_answers(question, same, texts, logprobs))
+            elif config.filters.round_trip and config.correct_above:
+                candidates[number].extend(filters.from_answers(question, same, texts, logprobs, config.correct_above))
+
+    def _question(self, item: Item, caption: str, question: str) -> Request:
+        """A question as a user puts it, or after the caption if there is one."""
+        config = self.config
+        return Request(
+            item.image,
+            item.image_id,
+            prompts.GENERATE if caption else question,
+            prompts.answer_prefix(question, caption) if caption else "",
+            n=config.votes,
+            temperature=config.temperature if config.votes > 1 else 0.0,
+            max_tokens=config.max_tokens,
+            seed=sampling_seed(config.seed, item.image_id + question),
+        )
 
 
-def _seed(seed: int, key: str) -> int:
+def sampling_seed(seed: int, key: str) -> int:
     """A sampling seed that depends on the image alone, not on order, batch or worker."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:4], "big") >> 1
 
@@ -125,7 +138,10 @@ def generate(
         units = make_units("generate", refs, extras, run.config.resources.images_per_unit)
         spec = engine_spec(trained(generator, run.config.model), run.config.resources)
         worker = GenerateWork(config, run.config.caption.prompt or prompts.CAPTION)
-        return run_units(step.label, units, spec, worker, step.folder, run.config.resources, run.config.data.max_pixels)
+        summary = run_units(step.label, units, spec, worker, step.folder, run.config.resources, run.config.data.max_pixels)
+        for name, change in filter_set(step.label, step.folder, config.filters, config.seed).items():
+            summary[name] = summary.get(name, 0) + change
+        return summary
 
     return run.execute(step, work)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 
 from rich.console import Console
@@ -19,6 +20,33 @@ def say(message: str) -> None:
     sys.stdout.flush()
 
 
+_live: list[Progress] = []
+"""The bars shown on the terminal now: none, or one display that all open bars share."""
+_open = 0
+_lock = threading.Lock()
+
+
+def _join_live() -> Progress:
+    """The shared display, started with its first bar."""
+    global _open
+    with _lock:
+        _open += 1
+        if not _live:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+            _live.append(Progress(*columns, TimeRemainingColumn(), console=console, transient=True))
+            _live[0].start()
+        return _live[0]
+
+
+def _leave_live() -> None:
+    """Stop the shared display with its last bar."""
+    global _open
+    with _lock:
+        _open -= 1
+        if not _open:
+            _live.pop().stop()
+
+
 class Bar:
     """`with Bar("caption", 4000, "images") as bar: bar.update(done)`; prints rate and ETA."""
 
@@ -30,9 +58,7 @@ class Bar:
 
     def __enter__(self) -> Bar:
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-            self.live = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-            self.live.start()
+            self.live = _join_live()
             self.task = self.live.add_task(self.label, total=self.total, completed=self.done, rate="")
         return self
 
@@ -55,4 +81,5 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         if self.live is not None:
-            self.live.stop()
+            self.live.remove_task(self.task)
+            _leave_live()

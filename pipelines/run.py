@@ -34,12 +34,14 @@ HEARTBEAT = 10.0
 
 @dataclass(frozen=True)
 class Step:
-    """One step of one run. `label` tells variants of a step apart for people (for example `finetune random_neurons`)."""
+    """One step of one run. `label` tells variants of a step apart for people (for example `finetune random_neurons`);
+    `inputs` are the folders, inside the run, of the steps it was made from."""
 
     name: str
     label: str
     hash: str
     folder: str
+    inputs: tuple[str, ...] = ()
 
     def path(self, *parts: str) -> str:
         """A file or folder inside the step's folder."""
@@ -54,6 +56,7 @@ class Run:
         # absolute, since workers have another working directory
         self.folder = config.run_folder if files.is_remote(config.run_folder) else str(Path(config.run_folder).resolve())
         self._steps: dict[str, dict[str, Any]] = {}
+        self._noting = threading.Lock()
         self._state = "running"
 
     def variant(self, config: Config) -> Run:
@@ -66,7 +69,8 @@ class Run:
         """The step with these settings and inputs; `version` is raised when the step's code changes its results."""
         key = {"step": name, "code": f"{__version__}/{version}", "settings": settings, "inputs": [i.hash for i in inputs]}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        return Step(name, label or name, digest, files.join(self.folder, f"{name}-{digest}"))
+        made_from = tuple(i.folder.rsplit("/", 1)[-1] for i in inputs if i.folder)
+        return Step(name, label or name, digest, files.join(self.folder, f"{name}-{digest}"), made_from)
 
     def done(self, step: Step) -> bool:
         """Whether the step is finished."""
@@ -92,7 +96,8 @@ class Run:
         try:
             summary = work()
             seconds = round(time.time() - began, 1)
-            record = {"step": step.name, "label": step.label, "seconds": seconds, "code": __version__, "summary": summary}
+            record = {"step": step.name, "label": step.label, "inputs": step.inputs, "seconds": seconds}
+            record |= {"code": __version__, "summary": summary}
             files.write_bytes(step.path("config.yaml"), self._config_yaml())
             files.write_bytes(step.path(DONE), json.dumps(record, indent=1).encode())
         except BaseException:
@@ -109,18 +114,19 @@ class Run:
     def finish(self, state: str = "done") -> None:
         """Write the final state to `status.json`."""
         self._state = state
-        self._write_status()
+        with self._noting:
+            self._write_status()
 
     def _note(self, step: Step, state: str, seconds: float | None) -> None:
-        folder = step.folder.rsplit("/", 1)[-1]
-        self._steps[step.folder] = {
-            "name": step.name,
-            "label": step.label,
-            "folder": folder,
-            "state": state,
-            "seconds": None if seconds is None else round(seconds, 1),
-        }
-        self._write_status()
+        with self._noting:
+            self._steps[step.folder] = {
+                "name": step.name,
+                "label": step.label,
+                "folder": step.folder.rsplit("/", 1)[-1],
+                "state": state,
+                "seconds": None if seconds is None else round(seconds, 1),
+            }
+            self._write_status()
 
     def _write_status(self) -> None:
         status = {"run": self.config.name, "state": self._state, "updated": time.time(), "steps": self.steps()}
@@ -140,6 +146,30 @@ class Run:
         if kind is not None:
             self.finish("failed")
         self._lock.release()
+
+
+class Beside:
+    """Work that runs in a thread beside the caller's own; it ends with the process when the caller fails or is interrupted."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self._made: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._made = self._work()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Any:
+        """Wait for the work; returns what it returned or raises what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._made
 
 
 class _Lock:

@@ -67,14 +67,15 @@ def check_resources(resources: ResourcesConfig) -> None:
     import ray
 
     total = ray.cluster_resources()
+    beside = ", or switch resources.parallel_baselines off" if resources.parallel_baselines else ""
     needs = {
         "engines": {
-            "CPU": resources.engines * resources.engine_cpus + 1,
-            "GPU": resources.engines * resources.engine_gpus,
+            "CPU": resources.lanes * resources.engines * resources.engine_cpus + 1,
+            "GPU": resources.lanes * resources.engines * resources.engine_gpus,
         },
         "train_workers": {
-            "CPU": resources.train_workers * resources.train_cpus + 1,
-            "GPU": resources.train_workers * resources.train_gpus,
+            "CPU": resources.lanes * resources.train_workers * resources.train_cpus + 1,
+            "GPU": resources.lanes * resources.train_workers * resources.train_gpus,
         },
     }
     for what, need in needs.items():
@@ -82,6 +83,6 @@ def check_resources(resources: ResourcesConfig) -> None:
             if amount > total.get(kind, 0):
                 msg = (
                     f"resources.{what} needs {amount:g} {kind}, the cluster has {total.get(kind, 0):g}; "
-                    f"lower resources.{what} or its {kind.lower()}s, or add nodes"
+                    f"lower resources.{what} or its {kind.lower()}s{beside}, or add nodes"
                 )
                 raise ResourceError(msg)

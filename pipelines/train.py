@@ -129,7 +129,7 @@ def _threads(resources: ResourcesConfig) -> int:
     """Compute threads of a CPU worker: its share of the machine's cores."""
     import os
 
-    return max(1, (os.cpu_count() or 1) // resources.train_workers)
+    return max(1, (os.cpu_count() or 1) // (resources.train_workers * resources.lanes))
 
 
 def _train_worker(settings: dict[str, Any]) -> None:

@@ -158,7 +158,7 @@ def test_every_filter_is_reachable() -> None:
 
 def test_a_sure_reanswer_that_no_pair_has_becomes_a_pair_of_its_own() -> None:
     wrong = [pair("Is it teal?", "no", reanswers=["Yes."]), pair("Is it teal?", "No", reanswers=["Yes."])]
-    (corrected,) = filters.correction(wrong, [math.log(0.98)], above=0.97)
+    (corrected,) = filters.from_answers(wrong[0].question, wrong, wrong[0].reanswers, [math.log(0.98)], above=0.97)
     assert (corrected.question, corrected.answer, corrected.reanswers) == ("Is it teal?", "Yes.", ["Yes."])
     assert corrected.mean_logprob == pytest.approx(math.log(0.98))
     rows = filters.apply([*wrong, corrected], CONFIG)
@@ -167,13 +167,26 @@ def test_a_sure_reanswer_that_no_pair_has_becomes_a_pair_of_its_own() -> None:
         ("No", False, "round trip disagrees"),
         ("Yes.", True, ""),
     ]
-    assert filters.correction(wrong, [math.log(0.96)], above=0.97) == []
+    assert filters.from_answers(wrong[0].question, wrong, wrong[0].reanswers, [math.log(0.96)], above=0.97) == []
 
 
 def test_nothing_is_corrected_when_a_pair_has_the_answer_or_the_votes_differ() -> None:
     agreed = [pair("Is it teal?", "no", reanswers=["yes"]), pair("Is it teal?", "yes", reanswers=["yes"])]
-    assert filters.correction(agreed, [0.0], above=0.5) == []
+    assert filters.from_answers(agreed[0].question, agreed, agreed[0].reanswers, [0.0], above=0.5) == []
     split = [pair("Is it teal?", "no", reanswers=["yes", "yes", "no"])]
-    assert filters.correction(split, [0.0, 0.0, 0.0], above=0.7) == []
-    (kept,) = filters.correction(split, [-0.1, -0.3, 0.0], above=0.5)
+    assert filters.from_answers(split[0].question, split, split[0].reanswers, [0.0, 0.0, 0.0], above=0.7) == []
+    (kept,) = filters.from_answers(split[0].question, split, split[0].reanswers, [-0.1, -0.3, 0.0], above=0.5)
     assert kept.mean_logprob == pytest.approx(-0.2)
+
+
+def test_similar_questions_about_one_image_leave_the_better_pair() -> None:
+    candidates = [
+        pair("is there a polyp in the image?", "yes", -0.5, reanswers=["yes"]),
+        pair("is there a polyp in this image?", "yes", -0.1, reanswers=["yes"]),
+        pair("is there a polyp in the image", "yes", -0.9, reanswers=["yes"]),
+        pair("what colour is the polyp?", "pink", -0.9, reanswers=["pink"]),
+    ]
+    reasons = [row["reason"] for row in filters.apply(candidates, FilterConfig(similar_questions=0.7))]
+    assert reasons == ["similar question", "", "similar question", ""]
+    assert [row["reason"] for row in filters.apply(candidates, CONFIG)] == ["", "", "duplicate question", ""]
+    assert {row["reason"] for row in filters.apply(candidates, FilterConfig(similar_questions=0.7, duplicates=False))} == {""}

@@ -42,7 +42,7 @@ def settings(storage: Path) -> dict[str, Any]:
             "bootstrap": 200,
             "baselines": {"finetune_labels": {"steps": 30, "lr": [3e-4, 1e-3]}, "lora_labels": {"steps": 30, "lr": 1e-3}},
         },
-        "resources": {"images_per_unit": 64},
+        "resources": {"images_per_unit": 64, "parallel_baselines": True},
     }
 
 
@@ -111,6 +111,30 @@ def test_only_accepted_pairs_are_trained_on(run: tuple[Path, Config, str]) -> No
     assert all(p["reason"] for p in rejected)
     trained = read_examples(str(step(folder, "finetune leaml") / "pseudo.parquet"))
     assert {(e.image_id, e.request, e.reply) for e in trained} == accepted
+
+
+def test_inspect_tells_the_story_of_one_image(run: tuple[Path, Config, str]) -> None:
+    folder, _, _ = run
+    made = tables.read(str(sorted((step(folder, "generate leaml") / "rows").iterdir())[0])).to_pylist()[0]
+    found = leaml("inspect", str(folder), "--image", made["image_id"][:12], timeout=120)
+    assert found.returncode == 0, found.stderr
+    caption = next(
+        row["caption"]
+        for file in (step(folder, "caption") / "rows").iterdir()
+        for row in tables.read(str(file)).to_pylist()
+        if row["image_id"] == made["image_id"]
+    )
+    story = " ".join(found.stdout.split())
+    for part in (f"image {made['image_id']}", caption, f"written by {step(folder, 'distill leaml').name} of leaml-tiny"):
+        assert part in story
+    assert story.count("accepted") == sum(p["accepted"] for p in made["pairs"])
+    tested = tables.read(str(step(folder, "ingest evaluation") / "labeled.parquet"))["image_id"][0].as_py()
+    answers = leaml("inspect", str(folder), "--image", tested, timeout=120).stdout
+    for row in ("zero_shot", "finetune_labels", "lora_labels", "leaml"):
+        assert f"  {row}: " in answers
+    missing = leaml("inspect", str(folder), "--image", "zzz", timeout=120)
+    assert missing.returncode == 2
+    assert "no image 'zzz' in this run" in missing.stderr
 
 
 def test_no_evaluation_image_was_captioned_or_trained_on(run: tuple[Path, Config, str]) -> None:

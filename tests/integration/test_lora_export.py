@@ -24,13 +24,21 @@ QUESTIONS = ("What shape is it?", "What colour is it?")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`lora`, the export of an adapter on every Linear of the language model, and `merged`, the same adapter merged."""
+    """`lora`, the export of an adapter on every Linear of the language model, and `merged`, the same adapter merged.
+
+    The adapter is shaped as a selection with `unit: ffn` is: columns of the down projections, rows of all else.
+    """
     where = tmp_path_factory.mktemp("adapter")
     vlm = load.load(ModelConfig(name="leaml-tiny"))
     generator = torch.Generator().manual_seed(0)
     linears = load.language_linears(vlm.model)
-    rows = {name: torch.randperm(m.out_features, generator=generator)[:ROWS] for name, m in linears.items()}
-    model = get_peft_model(vlm.model, NeuronConfig(rows=rows))
+    rows, columns = {}, {}
+    for name, m in linears.items():
+        if name.endswith(".down_proj"):
+            columns[name] = torch.randperm(m.in_features, generator=generator)[:ROWS]
+        else:
+            rows[name] = torch.randperm(m.out_features, generator=generator)[:ROWS]
+    model = get_peft_model(vlm.model, NeuronConfig(rows=rows, columns=columns))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -1,4 +1,5 @@
-"""The score step on real Ray Train workers, of which one has no example, against the same scores computed here."""
+"""The score step on real Ray Train workers, of which one has no example, against the same scores computed here; and a
+training of exactly what it selected."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from leaml import tables
-from leaml.config import ModelConfig, parse, resolve_model
+from leaml.config import ModelConfig, TrainConfig, parse, resolve_model
 from leaml.data.store import ImageStore
 from leaml.neurons import scores, selection
 from leaml.neurons.units import feed_forwards
@@ -21,7 +22,7 @@ from leaml.vlm import load
 from pipelines.ingest import ingest
 from pipelines.run import Run, Step
 from pipelines.score import score
-from pipelines.train import write_examples
+from pipelines.train import TaskFile, TrainJob, run_training, write_examples
 from pipelines.warmup import QA_TASKS
 
 SETTINGS = {
@@ -48,6 +49,16 @@ def test_three_workers_with_two_examples_score_as_one_process(tmp_path: Path) ->
         for task, part in zip(QA_TASKS, (examples[:2], examples[2:]), strict=True):
             write_examples(warmed.path(f"{task}.parquet"), part)
         folder = Path(score(run, sources, warmed).folder)
+        job = TrainJob(
+            folder=str(tmp_path / "trained"),
+            model=ModelConfig(name=warmed.path("model")),
+            tasks=[TaskFile(task, warmed.path(f"{task}.parquet")) for task in QA_TASKS],
+            images=sources.image_folders,
+            config=TrainConfig(steps=2, lr=1e-2, batch_size=6, weight_decay=0.1),
+            method="neurons",
+            selection=str(folder),
+        )
+        run_training("train", job, run.config.resources)
 
     vlm = load.load(ModelConfig())
     linears = scores.all_linears(vlm.model)
@@ -65,3 +76,14 @@ def test_three_workers_with_two_examples_score_as_one_process(tmp_path: Path) ->
     neurons = sum(len(r) for n, r in chosen.items() if not n.endswith("up_proj"))  # gate and up have one neuron's rows each
     assert neurons == round(0.2 * total)
     assert all(torch.equal(columns[n.replace("gate", "down")], r) for n, r in chosen.items() if n.endswith("gate_proj"))
+    trained = scores.all_linears(load.load(ModelConfig(name=f"{job.folder}/model")).model)
+    moved_columns = 0
+    for name, linear in linears.items():
+        moved = trained[name].weight != linear.weight
+        if name in columns:
+            assert set(moved.any(0).nonzero().flatten().tolist()) <= set(columns[name].tolist())
+            moved_columns += int(moved.any())
+        else:
+            picked = chosen.get(name, torch.tensor([], dtype=torch.int64))
+            assert set(moved.any(1).nonzero().flatten().tolist()) <= set(picked.tolist())
+    assert moved_columns == sum(len(c) > 0 for c in columns.values()) > 0

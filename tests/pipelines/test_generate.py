@@ -168,3 +168,42 @@ def test_rejected_pairs_never_reach_training(tmp_path: Path) -> None:
     step = Step("generate", "generate", "0", str(tmp_path))
     assert read_accepted(step) == [(name, "Good?", "red") for name in ("a", "b", "c")]
     assert (counts["pairs"], counts["accepted"]) == (9, 3)
+
+
+def test_given_questions_are_answered_about_every_image_beside_the_sampled_pairs() -> None:
+    engine = Recorder(colours, lambda r, n: "pink" if "polyp" in r.text else "red")
+    rows, counts = run(engine, questions=["Where is the  polyp?", "What colour is part 0?"], filters=NO_FILTERS)
+    for row in rows:
+        found = {(p["question"], p["answer"], p["accepted"]) for p in row["pairs"]}
+        assert found == {
+            ("What colour is part 0?", "red", True),  # sampled, and given: one pair
+            ("What colour is part 1?", "red", True),
+            ("Where is the polyp?", "pink", True),
+        }
+    assert counts["accepted"] == counts["pairs"] == 9
+    assert {r.text for r in engine.answers} == {"Where is the polyp?", "What colour is part 0?"}
+
+
+def test_given_questions_alone_need_no_sampling_and_take_the_winning_answer() -> None:
+    engine = Recorder(colours, lambda r, n: "red" if n < 2 else "blue")
+    rows, _ = run(engine, pairs_per_image=0, questions=["What colour?"], votes=3)
+    assert engine.samples == []
+    for row in rows:
+        (found,) = row["pairs"]
+        assert (found["question"], found["answer"], found["votes"]) == ("What colour?", "red", pytest.approx(2 / 3))
+        assert found["mean_logprob"] == pytest.approx(-0.15)  # of the agreeing answers
+    unsure, _ = run(Recorder(colours, lambda r, n: str(n)), pairs_per_image=0, questions=["What colour?"], votes=3)
+    assert {r["pairs"][0]["reason"] for r in unsure} == {"few votes"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pairs_per_image": 0}, "no pair would be made"),
+        ({"questions": ["What?", "What? "]}, r"repeated questions \['What\?'\]"),
+        ({"questions": [" "]}, r"empty or repeated questions \[''\]"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GenerateConfig(**settings)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from pipelines import progress
 
@@ -28,3 +31,19 @@ def test_nothing_is_shown_before_its_time(monkeypatch: pytest.MonkeyPatch, capsy
         now[0] += 1
         bar.update(60)
     assert "caption: 60/100 4.0 images/s  ETA 10 s" in capsys.readouterr().out
+
+
+def test_two_bars_share_one_display_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=100))
+    with progress.Bar("distill", 10, "steps") as first:
+        first.update(3)
+        with progress.Bar("finetune_labels", 20, "steps") as second:
+            second.update(7)
+            assert first.live is second.live is not None
+            assert [(t.description, t.completed) for t in first.live.tasks] == [("distill", 3), ("finetune_labels", 7)]
+        assert [t.description for t in first.live.tasks] == ["distill"]
+        assert first.live.live.is_started
+    assert not first.live.live.is_started
+    with progress.Bar("evaluate", 5, "images") as third:
+        assert third.live is not first.live

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ import yaml
 from leaml import config as tree
 from leaml.errors import DataError, InputError, StepError
 from pipelines import run as run_module
-from pipelines.run import Run, Step
+from pipelines.run import Beside, Run, Step
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 
@@ -290,3 +291,39 @@ def test_of_two_that_take_over_a_dead_lock_one_wins(tmp_path: Path, dead_pid: in
             pytest.fail("both entered")
         assert file.exists()
     assert not file.exists()
+
+
+def test_work_beside_hands_on_what_it_returned_or_raised() -> None:
+    gate = threading.Event()
+    work = Beside(lambda: gate.wait(30) and "made")
+    gate.set()
+    assert work.result() == "made"
+
+    def fail() -> None:
+        msg = "no labels"
+        raise InputError(msg)
+
+    with pytest.raises(InputError, match="no labels"):
+        Beside(fail).result()
+
+
+def test_steps_noted_by_two_threads_are_all_in_the_status(tmp_path: Path) -> None:
+    with make_run(tmp_path) as run:
+
+        def many(name: str) -> None:
+            for number in range(30):
+                run.execute(run.step(name, {"n": number}, []), dict)
+
+        work = Beside(lambda: many("a"))
+        many("b")
+        work.result()
+        status = json.loads(Path(run.folder, "status.json").read_text())
+    assert sorted(s["name"] for s in status["steps"]) == ["a"] * 30 + ["b"] * 30
+
+
+def test_a_step_names_what_it_was_made_from(tmp_path: Path) -> None:
+    with make_run(tmp_path) as run:
+        first = run.execute(run.step("a", {}, []), dict)
+        labels = Step("labels", "labels", "x", "")  # known by its hash alone
+        second = run.execute(run.step("b", {}, [first, labels]), dict)
+        assert json.loads(Path(second.path("_DONE.json")).read_text())["inputs"] == [Path(first.folder).name]

@@ -3,9 +3,8 @@
     python -m benchmarks.label_draws [--config pipelines/configs/demo.yaml] [--draws 3] [--controls random_neurons ...]
         [--json FILE] [--svg FILE] [a.b=value ...]
 
-Every draw labels other images; captions, zero-shot answers and the full_labels control are shared between draws. All runs
-go to one run folder, so the program can be stopped and started again. Reports mean accuracy, the draws, and LEAML's lead over
-each row draw by draw.
+Every draw labels other images; captions and zero-shot answers are shared between draws. All runs go to one run folder, so the
+program can be stopped and started again. Reports mean accuracy, the draws, and LEAML's lead over each row draw by draw.
 """
 
 from __future__ import annotations

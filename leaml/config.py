@@ -76,6 +76,13 @@ class DataConfig(Section):
     )
     max_pixels: int = Field(25_000_000, gt=0, description="Larger images are quarantined before they are decoded, in pixels.")
     max_quarantined: float = Field(0.05, ge=0, le=1, description="Stop when a larger share of the images is unreadable.")
+    near_duplicate_bits: int | None = Field(
+        None,
+        ge=0,
+        le=32,
+        description="Refuse training images whose 64-bit perceptual hash differs from an evaluation image's in at most this "
+        "many bits (4 finds rescaled and recompressed copies); none: exact copies are refused only.",
+    )
 
 
 class CaptionConfig(Section):
@@ -222,6 +229,9 @@ class GenerateConfig(Section):
         description="Per-token probability from which an answer that fails the round trip makes a pair; none: off.",
     )
     max_tokens: int = Field(96, gt=0, description="Longest reply, in tokens.")
+    structured: bool = Field(
+        False, description="Let vLLM only sample replies that hold a pair (structured outputs); cut ones may still not."
+    )
     max_images: int | None = Field(None, gt=0, description="Use at most this many unlabeled images; none: all.")
     seed: int = Field(0, ge=0, description="Sampling seed; every image has its own stream, independent of order and workers.")
     filters: FilterConfig = Field(default_factory=lambda: FilterConfig(), description="Filters.")

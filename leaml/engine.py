@@ -27,7 +27,7 @@ from leaml.errors import ModelError, StepError
 
 @dataclass(frozen=True)
 class Request:
-    """One request about one image; `prefix` is the forced beginning of the reply."""
+    """One request about one image; `prefix` is the forced beginning of the reply, `pattern` a regular expression for all of it."""
 
     image: Image.Image
     image_id: str
@@ -38,6 +38,7 @@ class Request:
     top_p: float = 1.0
     max_tokens: int = 32
     seed: int | None = None
+    pattern: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class VllmEngine:
 
     def generate(self, requests: list[Request]) -> list[list[Completion]]:
         from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
 
         prompts, sampling = [], []
         for r in requests:
@@ -144,7 +146,13 @@ class VllmEngine:
             )
             sampling.append(
                 SamplingParams(
-                    n=r.n, temperature=r.temperature, top_p=r.top_p, max_tokens=r.max_tokens, seed=r.seed, logprobs=0
+                    n=r.n,
+                    temperature=r.temperature,
+                    top_p=r.top_p,
+                    max_tokens=r.max_tokens,
+                    seed=r.seed,
+                    logprobs=0,
+                    structured_outputs=StructuredOutputsParams(regex=r.pattern) if r.pattern else None,
                 )
             )
         outputs = self.llm.generate(prompts, sampling, use_tqdm=False)  # type: ignore[arg-type]
@@ -204,6 +212,8 @@ class OpenAIEngine:
         }
         if r.seed is not None:
             body["seed"] = r.seed
+        if r.pattern:
+            body["structured_outputs"] = {"regex": r.pattern}  # vLLM's name
         if r.prefix:
             body["messages"].append({"role": "assistant", "content": r.prefix})
             body |= {"continue_final_message": True, "add_generation_prompt": False}

@@ -19,6 +19,10 @@ _REPLY = re.compile(
 )
 
 
+PAIR_PATTERN = r" ?Question: [^:\n]+ Answer: [^:\n]+"
+"""What a structured generator reply may be: `parse_qa` reads every text that this matches, also after a caption."""
+
+
 def caption_prefix(caption: str) -> str:
     """The beginning of a generator reply up to and including the caption."""
     return f"Caption: {' '.join(caption.split())}"

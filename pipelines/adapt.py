@@ -14,6 +14,7 @@ from leaml.data import files, registry
 from leaml.errors import InputError
 from leaml.vlm import load
 from pipelines.caption import caption
+from pipelines.contamination import refuse_near_duplicates
 from pipelines.distill import distill
 from pipelines.evaluate import predict, predict_blind, read_predictions
 from pipelines.finetune import finetune, finetune_labels
@@ -52,6 +53,7 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
             run.finish()
             return None
         start_ray(config.resources, verbose)
+        refuse_near_duplicates(run, sources)
         whole = until == "evaluate"
         beside = Beside(lambda: baselines(run, sources, labels)) if whole and config.resources.parallel_baselines else None
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from leaml import filters, prompts, tables
 from leaml.config import GenerateConfig
-from leaml.engine import Engine, Request
+from leaml.engine import Completion, Engine, Request
 from pipelines.caption import read_captions
 from pipelines.ingest import Labels, Sources, labels_key, sample_refs, training_images
 from pipelines.models import engine_spec, trained
@@ -32,10 +32,10 @@ class GenerateWork:
         self.config, self.caption_prompt = config, caption_prompt
 
     def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
-        captions = self._captions(engine, items)
-        candidates = self._sample(engine, items, captions)
-        self._answer(engine, items, captions, candidates)
-        rows, counts = [], Counter[str]()
+        counts, rows = Counter[str](), []
+        captions = self._captions(engine, items, counts)
+        candidates = self._sample(engine, items, captions, counts)
+        self._answer(engine, items, captions, candidates, counts)
         for item, caption, found in zip(items, captions, candidates, strict=True):
             pairs = filters.apply(found, self.config.filters)
             rows.append({"image_id": item.image_id, "caption": caption or None, "pairs": pairs})
@@ -44,15 +44,17 @@ class GenerateWork:
             counts.update(f"rejected: {p['reason']}" for p in pairs if not p["accepted"])
         return rows, counts
 
-    def _captions(self, engine: Engine, items: list[Item]) -> list[str]:
+    def _captions(self, engine: Engine, items: list[Item], counts: Counter[str]) -> list[str]:
         if self.config.caption == "none":
             return [""] * len(items)
         if self.config.caption == "teacher":
             return [str(i.extra or "") for i in items]
         requests = [Request(i.image, i.image_id, self.caption_prompt, max_tokens=self.config.max_tokens) for i in items]
-        return [completion.text for (completion,) in engine.generate(requests)]
+        return [completion.text for (completion,) in _counted(engine.generate(requests), counts)]
 
-    def _sample(self, engine: Engine, items: list[Item], captions: list[str]) -> list[list[filters.Candidate]]:
+    def _sample(
+        self, engine: Engine, items: list[Item], captions: list[str], counts: Counter[str]
+    ) -> list[list[filters.Candidate]]:
         config = self.config
         if not config.pairs_per_image:
             return [[] for _ in items]
@@ -67,15 +69,20 @@ class GenerateWork:
                 top_p=config.top_p,
                 max_tokens=config.max_tokens,
                 seed=sampling_seed(config.seed, item.image_id),
+                pattern=prompts.PAIR_PATTERN if config.structured else None,
             )
             for item, caption in zip(items, captions, strict=True)
         ]
-        return [
-            [filters.Candidate.from_reply(c.text, c.mean_logprob) for c in samples] for samples in engine.generate(requests)
-        ]
+        replies = _counted(engine.generate(requests), counts)
+        return [[filters.Candidate.from_reply(c.text, c.mean_logprob) for c in samples] for samples in replies]
 
     def _answer(
-        self, engine: Engine, items: list[Item], captions: list[str], candidates: list[list[filters.Candidate]]
+        self,
+        engine: Engine,
+        items: list[Item],
+        captions: list[str],
+        candidates: list[list[filters.Candidate]],
+        counts: Counter[str],
     ) -> None:
         """Answer the given questions and, for the filters that need it, every distinct generated one, `votes` times each.
 
@@ -93,7 +100,8 @@ class GenerateWork:
         if not asked:
             return
         requests = [self._question(items[number], captions[number], question) for number, question in asked]
-        for (number, question), same, answers in zip(asked, asked.values(), engine.generate(requests), strict=True):
+        replies = _counted(engine.generate(requests), counts)
+        for (number, question), same, answers in zip(asked, asked.values(), replies, strict=True):
             texts, logprobs = [a.text for a in answers], [a.mean_logprob for a in answers]
             for candidate in same:
                 candidate.reanswers.extend(texts)
@@ -115,6 +123,12 @@ class GenerateWork:
             max_tokens=config.max_tokens,
             seed=sampling_seed(config.seed, item.image_id + question),
         )
+
+
+def _counted(replies: list[list[Completion]], counts: Counter[str]) -> list[list[Completion]]:
+    """The replies, their tokens counted."""
+    counts["tokens"] += sum(c.tokens for samples in replies for c in samples)
+    return replies
 
 
 def sampling_seed(seed: int, key: str) -> int:

@@ -175,8 +175,10 @@ def run_units(
     resources: ResourcesConfig,
     max_pixels: int,
 ) -> dict[str, Any]:
-    """Do every unit that is not published yet and return the totals over all units of the step."""
+    """Do every unit that is not published yet and return the totals over all units of the step.
 
+    Seconds and rates are of this process alone: `images_per_engine_s` while an engine works, without its start.
+    """
     todo = _remaining(units, output)
     total = sum(len(u["image_id"]) for u in units)
     done = total - sum(len(u["image_id"]) for u in todo)
@@ -193,7 +195,14 @@ def run_units(
                 busy += row["seconds"]
                 done += sizes[row["unit"]]
                 bar.update(done, _note(counts))
-    return {**_read_counts(output), "engine_seconds": round(busy, 1), "wall_seconds": round(time.time() - began, 1)}
+    summary: dict[str, Any] = {**_read_counts(output), "engine_seconds": round(busy, 1)}
+    summary["wall_seconds"] = round(time.time() - began, 1)
+    if counts["images"]:
+        busy = max(busy, 1e-3)
+        summary["images_per_engine_s"] = round(counts["images"] / busy, 3)
+        summary["engine_hours_per_million_images"] = round(busy / counts["images"] * 1e6 / 3600, 2)
+    say(f"{label}: {_describe(summary)}")
+    return summary
 
 
 def _stream(todo: list[dict[str, Any]], actor: type, arguments: tuple[Any, ...], resources: ResourcesConfig) -> Any:
@@ -241,6 +250,19 @@ def _note(counts: Counter[str]) -> str:
     if counts["pairs"]:
         return f"{counts['pairs']} pairs, {100 * counts['accepted'] / counts['pairs']:.0f} % accepted"
     return ""
+
+
+def _describe(summary: dict[str, Any]) -> str:
+    """The summary in a line: images, pairs and why they were rejected, tokens, rate, what a million images would take."""
+    parts = [f"{summary.get(name, 0)} {name}" for name in ("images", "quarantined", "pairs", "tokens") if summary.get(name)]
+    if summary.get("pairs"):
+        parts.append(f"{100 * summary.get('accepted', 0) / summary['pairs']:.0f} % accepted")
+        reasons = sorted(((n, k) for k, n in summary.items() if k.startswith("rejected: ")), reverse=True)
+        parts += [f"{n} {k}" for n, k in reasons]
+    if "images_per_engine_s" in summary:
+        rate, hours = summary["images_per_engine_s"], summary["engine_hours_per_million_images"]
+        parts.append(f"{rate:.1f} images/s per engine, {hours:.1f} engine-hours per million")
+    return ", ".join(parts)
 
 
 def _read_counts(output: str) -> Counter[str]:

@@ -144,6 +144,7 @@ def test_pairs_keep_order_score_and_reason_and_the_counts_add_up() -> None:
         assert (pairs[0]["question"], pairs[0]["answer"], pairs[0]["votes"]) == ("What colour?", "red", 1.0)
     assert counts == Counter(
         {
+            "tokens": 4 * (2 * 4 + 2 * 2),  # 2 images, 4 pairs and 2 answers each
             "pairs": 8,
             "accepted": 2,
             "rejected: round trip disagrees": 2,

@@ -27,7 +27,7 @@ from leaml.errors import ModelError, StepError
 
 @dataclass(frozen=True)
 class Request:
-    """One request about one image; `prefix` is the forced beginning of the reply, `pattern` a regular expression for the rest."""
+    """One request about one image; `prefix` is the forced beginning of the reply, `pattern` a regular expression it follows."""
 
     image: Image.Image
     image_id: str

@@ -19,8 +19,10 @@ _REPLY = re.compile(
 )
 
 
-PAIR_PATTERN = r" ?Question: [^:\n]+ Answer: [^:\n]+"
-"""What a structured generator reply may be: `parse_qa` reads every text that this matches, also after a caption."""
+def pair_pattern(question_chars: int | None = None, answer_chars: int | None = None) -> str:
+    """Regular expression of a structured generator reply, of limited lengths; `parse_qa` reads every text that it matches."""
+    question, answer = ("+" if limit is None else f"{{1,{limit}}}" for limit in (question_chars, answer_chars))
+    return rf" ?Question: [^:\n]{question} Answer: [^:\n]{answer}"
 
 
 def caption_prefix(caption: str) -> str:

@@ -58,6 +58,8 @@ class GenerateWork:
         config = self.config
         if not config.pairs_per_image:
             return [[] for _ in items]
+        limits = config.filters.max_question_chars, config.filters.max_answer_chars
+        pattern = prompts.pair_pattern(*limits) if config.structured else None
         requests = [
             Request(
                 item.image,
@@ -69,7 +71,7 @@ class GenerateWork:
                 top_p=config.top_p,
                 max_tokens=config.max_tokens,
                 seed=sampling_seed(config.seed, item.image_id),
-                pattern=prompts.PAIR_PATTERN if config.structured else None,
+                pattern=pattern,
             )
             for item, caption in zip(items, captions, strict=True)
         ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from leaml.data.store import ImageStore
 from pipelines.ingest import Sources
 from pipelines.models import trained
 from pipelines.run import Run, Step
-from pipelines.train import fit, read_examples
+from pipelines.train import Watch, fit, progress_writer, read_examples
 from pipelines.warmup import qa_tasks
 
 
@@ -25,7 +27,7 @@ def score(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> S
     step = run.step("score", config.model_dump(), [warmed], label=f"score {variant}")
 
     def work() -> dict[str, Any]:
-        settings = {
+        settings: dict[str, Any] = {
             "model": trained(warmed, run.config.model),
             "score": config,
             "examples": [task.file for task in qa_tasks(warmed)],
@@ -33,7 +35,9 @@ def score(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> S
             "max_pixels": run.config.data.max_pixels,
             "output": step.folder,
         }
-        fit(_score_worker, settings, run.config.resources, files.join(step.folder, "ray"), step.label)
+        count = min(config.samples, sum(len(read_examples(file)) for file in settings["examples"]))
+        with Watch(step.label, step.folder, count, unit="examples"):
+            fit(_score_worker, settings, run.config.resources, files.join(step.folder, "ray"), step.label)
         modules = json.loads(files.read_bytes(step.path("selection.json")))["modules"].values()
         trained_rows = [m for m in modules if "rows" in m]
         return {"rows": sum(m["rows"] for m in trained_rows), "selected": sum(m["selected"] for m in trained_rows)}
@@ -66,7 +70,10 @@ def _score_worker(settings: dict[str, Any]) -> None:
     order = np.random.default_rng(config.seed).permutation(len(examples))[: config.samples]
     store = ImageStore(settings["images"], settings["max_pixels"])
     mine = [examples[i] for i in order[rank::world]]
-    data = scores.Data(mine, scores.vlm_batches(vlm, store.get, device), config.batch_size)
+    collate = scores.vlm_batches(vlm, store.get, device)
+    if rank == 0:
+        collate = _watched(collate, settings["output"], len(order), world)
+    data = scores.Data(mine, collate, config.batch_size)
     found = scores.score(linears, config.method, data, blocks, config.seed, sum_over_workers)
     if rank == 0:
         chosen = selection.select(found, config.ratio, config.scope, config.normalise)
@@ -75,3 +82,16 @@ def _score_worker(settings: dict[str, Any]) -> None:
             selection.save(chosen, found, Path(folder), selection.model_hash(everything), facts, blocks)
             files.upload_tree(folder, settings["output"])
     ray.train.report({"scored": len(mine)})
+
+
+def _watched(collate: Callable[[Sequence[Any]], Any], folder: str, total: int, world: int) -> Callable[[Sequence[Any]], Any]:
+    """`collate` that writes about how many of `total` examples the `world` workers have done."""
+    write, done, began = progress_writer(folder), 0, time.time()
+
+    def watched(part: Sequence[Any]) -> Any:
+        nonlocal done
+        write({"step": min(total, done * world), "steps": total, "steps_per_s": done * world / max(1e-6, time.time() - began)})
+        done += len(part)
+        return collate(part)
+
+    return watched

@@ -69,7 +69,8 @@ def write_examples(uri: str, examples: list[Example]) -> str:
 def run_training(label: str, job: TrainJob, resources: ResourcesConfig) -> dict[str, Any]:
     """Train on `resources.train_workers` workers with progress; returns the summary that training.json holds."""
     job = replace(job, model=job.model.model_copy(update={"name": resolve_model(job.model.name)}))
-    with _Watch(label, job):
+    phases = len(job.config.lr) + 1 if isinstance(job.config.lr, list) and len(job.config.lr) > 1 else 1
+    with Watch(label, job.folder, job.config.steps, phases):
         fit(_train_worker, {"job": job}, resources, f"{job.folder}/checkpoints", label)
     return dict(json.loads(files.read_bytes(f"{job.folder}/training.json")))
 
@@ -152,7 +153,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
         device=device,
         restore=_restore,
         save=lambda state: _save(state, context.get_world_rank()),
-        progress=_progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,
+        progress=progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,
     )
     store = ImageStore(job.images, job.max_pixels)
     tasks = [Task(t.name, read_examples(t.file), t.share, t.weight) for t in job.tasks]
@@ -228,7 +229,7 @@ def _save(state: dict[str, Any], rank: int) -> None:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def _progress_writer(folder: str, every: float = 2.0) -> Any:
+def progress_writer(folder: str, every: float = 2.0) -> Callable[[dict[str, Any]], None]:
     """Writes the latest metrics to progress.json every few seconds, where driver and `leaml status` read them."""
     last = 0.0
 
@@ -241,14 +242,15 @@ def _progress_writer(folder: str, every: float = 2.0) -> Any:
     return write
 
 
-class _Watch:
-    """Shows a training's progress while `fit` blocks the driver, by reading progress.json."""
+class Watch:
+    """Shows the progress of Ray Train workers while `fit` blocks the driver, by reading progress.json in the step's folder.
 
-    def __init__(self, label: str, job: TrainJob) -> None:
-        self.file, self.stop = f"{job.folder}/{PROGRESS}", threading.Event()
-        phases = len(job.config.lr) + 1 if isinstance(job.config.lr, list) and len(job.config.lr) > 1 else 1
-        self.bar = Bar(label, phases * job.config.steps, "steps")
-        self.steps = job.config.steps
+    Its `step` of `steps` is one phase's; `phases` follow each other. `loss` is shown where there is one.
+    """
+
+    def __init__(self, label: str, folder: str, steps: int, phases: int = 1, unit: str = "steps") -> None:
+        self.file, self.stop = f"{folder}/{PROGRESS}", threading.Event()
+        self.bar = Bar(label, phases * steps, unit)
 
     def __enter__(self) -> None:
         files.delete_tree(self.file)
@@ -263,11 +265,11 @@ class _Watch:
                 now = json.loads(files.read_bytes(self.file))
             except (LeamlError, ValueError):
                 continue  # not started yet
-            done = now["phase"] * self.steps + now["step"]
+            done = now.get("phase", 0) * now["steps"] + now["step"]
             if not begun:
                 self.bar.begin(done)
                 begun = True
-            self.bar.update(done, f"loss {now['loss']:.3f}")
+            self.bar.update(done, f"loss {now['loss']:.3f}" if "loss" in now else "")
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()

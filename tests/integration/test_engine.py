@@ -85,13 +85,13 @@ def test_samples_depend_on_the_seed_alone(teacher: Engine) -> None:
 @pytest.mark.timeout(300)
 def test_structured_replies_hold_a_pair_from_a_model_that_never_wrote_one(teacher: Engine) -> None:
     requests = [
-        Request(world.render(s), f"pair{i}", prompts.GENERATE, n=3, temperature=1.0, max_tokens=48, seed=i, pattern=pattern)
-        for pattern in (None, prompts.PAIR_PATTERN)
+        Request(world.render(s), f"pair{i}", prompts.GENERATE, n=3, temperature=1.0, max_tokens=100, seed=i, pattern=pattern)
+        for pattern in (None, prompts.pair_pattern(80, 40))
         for i, s in enumerate(scenes(8))
     ]
     replies = teacher.generate(requests)
-    free, structured = ([c for samples in half for c in samples] for half in (replies[:8], replies[8:]))
-    assert not any(prompts.parse_qa(c.text) for c in free)
-    whole = [c for c in structured if c.finish_reason == "stop"]
-    assert whole
-    assert all(prompts.parse_qa(c.text) for c in whole)
+    free, structured = ([c.text for samples in half for c in samples] for half in (replies[:8], replies[8:]))
+    assert not any(map(prompts.parse_qa, free))
+    pairs = [prompts.parse_qa(text) for text in structured]
+    assert len(pairs) == 24
+    assert all(pair and len(pair[0]) <= 80 and len(pair[1]) <= 40 for pair in pairs)

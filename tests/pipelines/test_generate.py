@@ -93,7 +93,11 @@ def test_image_without_a_teacher_caption_has_no_prefix() -> None:
 def test_sampling_settings_reach_the_engine() -> None:
     engine = Recorder(colours)
     run(engine, pairs_per_image=5, temperature=0.7, top_p=0.8, max_tokens=33)
-    assert {(r.n, r.temperature, r.top_p, r.max_tokens) for r in engine.samples} == {(5, 0.7, 0.8, 33)}
+    assert {(r.n, r.temperature, r.top_p, r.max_tokens, r.pattern) for r in engine.samples} == {(5, 0.7, 0.8, 33, None)}
+    structured = Recorder(colours)
+    run(structured, structured=True, filters=FilterConfig(max_question_chars=60))
+    assert {r.pattern for r in structured.samples} == {prompts.pair_pattern(60, 100)}
+    assert {r.pattern for r in structured.answers} == {None}
     assert {(r.n, r.temperature) for r in engine.answers} == {(1, 0.0)}  # one greedy answer
     voting = Recorder(colours)
     run(voting, votes=3, temperature=0.7)

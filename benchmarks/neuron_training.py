@@ -8,8 +8,8 @@ for all methods. So are the model (random weights, same seed), the batch, the pr
 Linears in the layers of the language model, with embeddings, norms, head, vision tower and connector frozen. Neurons are random
 rows, as which rows are trained does not change the cost.
 
-    everything    full fine-tuning as it is usually meant: every weight of the model
-    full          full fine-tuning of those modules alone
+    full          full fine-tuning as it is usually meant: every weight of the model
+    full_modules  full fine-tuning of those modules alone
     hook_masked   the same, dense gradients masked by a hook, as sparse training is usually written; costs the same at any ratio
     lora          PEFT LoRA, rank by module so that all of them together have as many parameters as the rows
     shira         PEFT SHiRA, which has one rank for all modules: the one whose number of parameters is nearest
@@ -44,7 +44,7 @@ import torch
 import transformers
 
 from benchmarks import random_models
-from benchmarks.training_arms import ARMS, EVERYTHING, FULL, RATIOS, Arm, Plan, Turn, peak_in_new_process, turn
+from benchmarks.training_arms import ARMS, FULL, MODULES, RATIOS, Arm, Plan, Turn, peak_in_new_process, turn
 
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}
 """Dense bfloat16 products of NVIDIA's data sheets, without sparsity, by part of the device's name."""
@@ -88,12 +88,12 @@ def measure(plan: Plan, rounds: int) -> tuple[dict[Arm, list[Turn]], dict[Arm, i
 
 
 def entry(arm: Arm, plan: Plan, turns: dict[Arm, list[Turn]], peaks: dict[Arm, int], weights: int, peak: float | None) -> Any:
-    """All numbers of one method: ratios to full fine-tuning, to training everything and to LoRA of its size, then absolute."""
+    """All numbers of one method: ratios to both kinds of full fine-tuning and to LoRA of its size, then absolute."""
     seconds = statistics.median(t.seconds for t in turns[arm])
     first, full = turns[arm][0], turns[FULL][0]
     flops, full_flops = first.flops or 0, full.flops or 1
     found: dict[str, Any] = {}
-    others = {"full": FULL, "everything": EVERYTHING} | ({"lora": Arm("lora", arm.ratio)} if arm.ratio is not None else {})
+    others = {"full": FULL, "full_modules": MODULES} | ({"lora": Arm("lora", arm.ratio)} if arm.ratio is not None else {})
     for name, other in others.items():
         ratios = [mine.seconds / theirs.seconds for mine, theirs in zip(turns[arm], turns[other], strict=True)]
         found[f"step_time_vs_{name}"] = round(statistics.median(ratios), 4)
@@ -101,7 +101,7 @@ def entry(arm: Arm, plan: Plan, turns: dict[Arm, list[Turn]], peaks: dict[Arm, i
         found[f"peak_memory_vs_{name}"] = round(peaks[arm] / peaks[other], 4)
     return found | {
         "state_bytes_vs_full": round(first.state_bytes / full.state_bytes, 5),
-        "state_bytes_vs_everything": round(first.state_bytes / turns[EVERYTHING][0].state_bytes, 5),
+        "state_bytes_vs_full_modules": round(first.state_bytes / turns[MODULES][0].state_bytes, 5),
         "flops_vs_full": round(flops / full_flops, 4),
         "step_s": round(seconds, 4),
         "step_s_range": [round(pick(t.seconds for t in turns[arm]), 4) for pick in (min, max)],
@@ -159,7 +159,7 @@ def hardware(device: str) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """The numbers as Markdown, ratios first."""
-    heads = ["", "step time / full", "/ everything", "/ LoRA", "peak memory / full", "/ LoRA", "state / full", "FLOPs / full"]
+    heads = ["", "step time / full", "/ full_modules", "/ LoRA", "peak memory / full", "/ LoRA", "state / full", "FLOPs / full"]
     heads += ["trained parameters", "s / step", "tokens / s", "peak GiB", "TFLOP/s", "MFU"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for arm in sorted(ARMS, key=lambda arm: (arm.ratio or 0, ARMS.index(arm))):
@@ -170,7 +170,7 @@ def table(found: dict[str, Any]) -> str:
         cells = [
             str(arm),
             f"{numbers['step_time_vs_full']:.2f} ({low:.2f} to {high:.2f})",
-            f"{numbers['step_time_vs_everything']:.2f}",
+            f"{numbers['step_time_vs_full_modules']:.2f}",
             step_lora,
             f"{numbers['peak_memory_vs_full']:.2f}",
             peak_lora,

@@ -58,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Arm:
-    """A method at a ratio; full fine-tuning and training of everything have none, and hook masking is measured at one."""
+    """A method at a ratio; the two kinds of full fine-tuning have none, and hook masking is measured at one."""
 
     method: str
     ratio: float | None = None
@@ -68,10 +68,10 @@ class Arm:
 
 
 FULL = Arm("full")
-EVERYTHING = Arm("everything")
+MODULES = Arm("full_modules")
 ARMS = [
-    EVERYTHING,
     FULL,
+    MODULES,
     Arm("hook_masked", 0.1),
     *(Arm(method, ratio) for ratio in RATIOS for method in ("lora", "shira", "ours")),
 ]
@@ -82,10 +82,10 @@ ARMS = [
 
 def prepare(arm: Arm, model: nn.Module, plan: Plan) -> nn.Module:
     """The frozen model as `arm` trains it."""
-    if arm == EVERYTHING:
+    if arm == FULL:
         return model.to(plan.trained_dtype).requires_grad_(True)
     linears = random_models.language_linears(model)
-    if arm.method in ("full", "hook_masked"):
+    if arm.method in ("full_modules", "hook_masked"):
         for linear in linears.values():
             linear.to(plan.trained_dtype).requires_grad_(True)
             if arm.ratio is not None:

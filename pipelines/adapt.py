@@ -19,6 +19,7 @@ from pipelines.distill import distill
 from pipelines.evaluate import predict, predict_blind, read_predictions
 from pipelines.finetune import finetune, finetune_labels
 from pipelines.generate import generate
+from pipelines.hardness import hardness
 from pipelines.ingest import Labels, Sources, draw_labels, ingest
 from pipelines.models import trained
 from pipelines.progress import say
@@ -99,8 +100,11 @@ def method(run: Run, sources: Sources, labels: Labels, variant: str = "leaml", u
     if captions is not None:
         scored = stop_after("score", score(run, sources, generator, variant))
         generator = stop_after("distill", distill(run, sources, captions, generator, scored, variant))
-    generated = stop_after("generate", generate(run, sources, labels, captions, generator, variant))
-    return stop_after("finetune", finetune(run, sources, labels, generated, variant))
+    pairs = generate(run, sources, labels, captions, generator, variant)
+    if run.config.generate.filters.hardness:
+        pairs = hardness(run, sources, pairs, variant)
+    stop_after("generate", pairs)
+    return stop_after("finetune", finetune(run, sources, labels, pairs, variant))
 
 
 def _control(run: Run, sources: Sources, labels: Labels, name: str) -> Step:

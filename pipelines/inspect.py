@@ -105,7 +105,7 @@ def _pairs(step: dict[str, Any], image_id: str) -> None:
             cells = [pair["question"], pair["answer"], f"{pair['mean_logprob']:.2f}", votes, pair["roundtrip"] or "", verdict]
             table.add_row(*cells)
         console.print(table)
-        console.print(f"  written by {made_from[0]} of {base['name']}, revision {base['revision'] or 'as found'}")
+        console.print(f"  made by {made_from[0]} of {base['name']}, revision {base['revision'] or 'as found'}")
         console.print(
             f"  prompt: {prompts.GENERATE!r}{' after caption ' + repr(row['caption']) if row['caption'] else ''}, "
             f"temperature {config['generate']['temperature']}, seed {sampling_seed(config['generate']['seed'], image_id)}"
@@ -118,4 +118,4 @@ def _answers(step: dict[str, Any], image_id: str) -> None:
         console.print(f"  {step['label'].removeprefix('evaluate ')}: {row['question']} -> {row['prediction']} ({verdict})")
 
 
-SHOW = {"ingest": _labels, "caption": _caption, "generate": _pairs, "evaluate": _answers}
+SHOW = {"ingest": _labels, "caption": _caption, "generate": _pairs, "hardness": _pairs, "evaluate": _answers}

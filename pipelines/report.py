@@ -21,7 +21,8 @@ SAMPLES = 12
 
 def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: dict[str, Any]) -> str:
     """Write report/index.html of a finished run, print the accuracy table, return the page's path."""
-    generated, scored, captions = (_latest(run, name) for name in ("generate", "score", "caption"))
+    scored, captions = _latest(run, "score"), _latest(run, "caption")
+    generated = _latest(run, "hardness") or _latest(run, "generate")
     page = report.write_report(
         report.ReportData(
             run=run.config.name,

@@ -112,11 +112,24 @@ def _load(unit: dict[str, Any]) -> dict[str, Any]:
         for row, record in zip(rows, read_rows(file, rows), strict=True):
             data[file, row] = record["bytes"]
     ordered = [data[f, r] for f, r in zip(unit["files"], unit["rows"], strict=True)]
-    return {k: unit[k] for k in ("unit", "step", "image_id", "extra")} | {"bytes": ordered}
+    extra = unit["extra"] if unit["extra"] is not None else json.dumps(_read_extras(json.loads(unit["extra_rows"])))
+    return {k: unit[k] for k in ("unit", "step", "image_id")} | {"extra": extra, "bytes": ordered}
 
 
-def make_units(step: str, refs: list[ImageRef], extras: dict[str, Any], size: int) -> list[dict[str, Any]]:
-    """Cut the images into units of `size`, in table order; `extras` holds the step's data by image id."""
+def _read_extras(places: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Rows `(file, row number)` of another step's tables."""
+    parts = {file: tables.read(file) for file, _ in places}
+    return [parts[file].slice(row, 1).to_pylist()[0] for file, row in places]
+
+
+def make_units(
+    step: str, refs: list[ImageRef], extras: dict[str, Any], size: int, rows: dict[str, ImageRef] | None = None
+) -> list[dict[str, Any]]:
+    """Cut the images into units of `size`, in table order.
+
+    The step's own data of an image is in `extras`, or with `rows` the row of another step's table at that place, which the
+    worker reads; every image must have one then.
+    """
     units = []
     for number, start in enumerate(range(0, len(refs), size)):
         part = refs[start : start + size]
@@ -128,7 +141,8 @@ def make_units(step: str, refs: list[ImageRef], extras: dict[str, Any], size: in
                 "image_id": ids,
                 "files": [r.file for r in part],
                 "rows": [r.row for r in part],
-                "extra": json.dumps([extras.get(i) for i in ids]),
+                "extra": json.dumps([extras.get(i) for i in ids]) if rows is None else None,
+                "extra_rows": json.dumps([(rows[i].file, rows[i].row) for i in ids]) if rows is not None else None,
             }
         )
     return units
@@ -155,8 +169,11 @@ def _remaining(units: list[dict[str, Any]], output: str) -> list[dict[str, Any]]
             continue
         if len(keep) < len(unit["image_id"]):
             lists = {k: [unit[k][place] for place in keep] for k in ("image_id", "files", "rows")}
-            extras = json.loads(unit["extra"])
-            unit = unit | lists | {"extra": json.dumps([extras[place] for place in keep])}
+            unit = unit | lists
+            for key in ("extra", "extra_rows"):
+                if unit[key] is not None:
+                    everything = json.loads(unit[key])
+                    unit[key] = json.dumps([everything[place] for place in keep])
             unit["unit"] = _unit_name(number, unit["image_id"])
         todo.append(unit)
     return todo

@@ -125,7 +125,7 @@ def test_inspect_tells_the_story_of_one_image(run: tuple[Path, Config, str]) -> 
         if row["image_id"] == made["image_id"]
     )
     story = " ".join(found.stdout.split())
-    for part in (f"image {made['image_id']}", caption, f"written by {step(folder, 'distill leaml').name} of leaml-tiny"):
+    for part in (f"image {made['image_id']}", caption, f"made by {step(folder, 'distill leaml').name} of leaml-tiny"):
         assert part in story
     assert story.count("accepted") == sum(p["accepted"] for p in made["pairs"])
     tested = tables.read(str(step(folder, "ingest evaluation") / "labeled.parquet"))["image_id"][0].as_py()
@@ -155,16 +155,17 @@ def test_a_second_run_reuses_every_step(run: tuple[Path, Config, str]) -> None:
     assert time.time() - began < 90
 
 
-def test_a_killed_training_resumes_at_its_checkpoint(run: tuple[Path, Config, str], tmp_path: Path) -> None:
+def test_a_killed_run_resumes_at_its_checkpoint_and_finishes(run: tuple[Path, Config, str], tmp_path: Path) -> None:
+    """Killed in the warm-up, while a baseline trains beside it."""
     folder, _, _ = run
     config = write_config(tmp_path)
-    # captions are shared work: copying the finished steps leaves only the warm-up to do
+    # captions are shared work: with the finished steps copied the run begins with the warm-up
     target = tmp_path / "runs" / "small"
     target.mkdir(parents=True)
     for name in ("ingest labeled", "ingest evaluation", "caption"):
         source = step(folder, name)
         subprocess.run(["cp", "-r", str(source), str(target / source.name)], check=True)
-    command = [sys.executable, "-m", "pipelines.cli", "warmup", str(config)]
+    command = [sys.executable, "-m", "pipelines.cli", "adapt", str(config)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     warmed = target / step(folder, "warmup").name
     deadline = time.time() + 240
@@ -173,8 +174,11 @@ def test_a_killed_training_resumes_at_its_checkpoint(run: tuple[Path, Config, st
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (warmed / "_DONE.json").exists()
-    done = leaml("warmup", str(config))
+    done = leaml("adapt", str(config))
     assert done.returncode == 0, done.stderr
+    metrics = json.loads((target / "evaluation" / "metrics.json").read_text())
+    assert set(metrics["rows"]) == {"blind_prior", "zero_shot", "finetune_labels", "lora_labels", "leaml"}
+    assert {s["state"] for s in json.loads((target / "status.json").read_text())["steps"]} <= {"done", "reused"}
     resumed = json.loads((warmed / "training.json").read_text())
     whole = json.loads((step(folder, "warmup") / "training.json").read_text())
     assert [s for s, _ in resumed["losses"]] == [s for s, _ in whole["losses"]]

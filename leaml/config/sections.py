@@ -1,20 +1,12 @@
-"""The typed configuration tree: one section per step, named like the step.
-
-Read from YAML with `load`, overridden with `a.b=value`, explained with `explain`. Unknown keys, wrong types and impossible
-values are `ConfigError`s that name the key, the value and the fix.
-"""
+"""The sections of the configuration tree, one per step, named like the step."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from leaml.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 BUILTIN = {"leaml-tiny", "leaml-tiny-teacher"}
 """Model names that resolve to the models shipped with the package."""
@@ -197,6 +189,9 @@ class FilterConfig(Section):
         description="Jaccard similarity of 3-grams from which two questions count as one, for duplicates (per image) and for "
         "max_per_question and max_answer_share (over all images); none: the same normalised text.",
     )
+    hardness: bool = Field(
+        False, description="Reject pairs whose answer the base gives too, as MPA does; the base answers all accepted pairs."
+    )
     max_per_question: int | None = Field(
         None, gt=0, description="Keep about this many pairs of a question over all images, drawn by hash; none: all."
     )
@@ -326,128 +321,10 @@ class Config(Section):
         return f"{self.storage.rstrip('/')}/{self.name}"
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML file, apply `a.b=value` overrides and validate. Raises ConfigError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        msg = f"cannot read the config file {str(path)!r}: {error.strerror}; give the path of a YAML file"
-        raise ConfigError(msg) from None
-    except UnicodeDecodeError as error:
-        msg = f"cannot read the config file {str(path)!r}: not UTF-8 ({error.reason}); save it as UTF-8"
-        raise ConfigError(msg) from None
-    try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        msg = f"{path} is not valid YAML: {error}"
-        raise ConfigError(msg) from None
-    if not isinstance(tree, dict):
-        msg = f"{path} must hold a mapping of sections, not {type(tree).__name__}"
-        raise ConfigError(msg)
-    for item in overrides or []:
-        _override(tree, item)
-    return parse(tree, str(path))
-
-
-def parse(tree: dict[str, Any], origin: str = "config") -> Config:
-    """Validate a plain tree; `origin` names it in errors."""
-    try:
-        config = Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain_errors(error, origin)) from None
-    if config.data.budget.count is not None and config.data.budget.fraction is not None:
-        msg = f"{origin}: data.budget has both count and fraction; remove one of them"
-        raise ConfigError(msg)
-    workers = config.resources.train_workers
-    uneven = [f"{key} {size}" for key, size in _batch_sizes(config) if size % workers]
-    if uneven:
-        msg = f"{origin}: {', '.join(uneven)} cannot be shared by resources.train_workers {workers}; choose multiples of it"
-        raise ConfigError(msg)
-    return config
-
-
-def _batch_sizes(section: Section, prefix: str = "") -> list[tuple[str, int]]:
-    """`(key, value)` of every training section's batch_size."""
-    found = [(f"{prefix}batch_size", section.batch_size)] if isinstance(section, TrainConfig) else []
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            found += _batch_sizes(value, f"{prefix}{name}.")
-    return found
-
-
-def _override(tree: dict[str, Any], item: str) -> None:
-    key, equals, value = item.partition("=")
-    if not equals or not key:
-        msg = f"override {item!r} is not of the form a.b=value"
-        raise ConfigError(msg)
-    node = tree
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            msg = f"override {item!r}: {parent!r} is a value, not a section"
-            raise ConfigError(msg)
-        node = child
-    try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        msg = f"override {item!r}: {value!r} is not a YAML value; quote it"
-        raise ConfigError(msg) from None
-
-
-def _explain_errors(error: ValidationError, origin: str) -> str:
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(p) for p in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(problem["loc"][:-1])
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
-            fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            lines.append(f"unknown key {where!r}: {fix}")
-        elif problem["type"] == "missing":
-            lines.append(f"missing key {where!r}: add it")
-        else:
-            lines.append(f"{where}: {problem['msg']} (got {problem['input']!r})")
-    return f"{origin}: " + "; ".join(lines) + " (leaml config --explain lists every key)"
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = Config
-    for name in location:
-        field = section.model_fields.get(str(name))
-        nested = _section_of(field.annotation) if field else None
-        if nested is None:
-            return []
-        section = nested
-    return list(section.model_fields)
-
-
-def _section_of(annotation: Any) -> type[Section] | None:
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
-            return candidate
-    return None
-
-
-def explain(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
-    """`(key, default, description)` of every field, in order."""
-    rows = []
-    for name, field in section.model_fields.items():
-        nested = _section_of(field.annotation)
-        default = (
-            "required" if field.is_required() else "section" if nested else repr(field.get_default(call_default_factory=True))
-        )
-        rows.append((prefix + name, default, field.description or ""))
-        if nested is not None:
-            rows.extend(explain(nested, f"{prefix}{name}."))
-    return rows
-
-
 def resolve_model(name: str) -> str:
     """Local folder of a shipped model, or the name itself (hub id, folder, s3:// path)."""
     if name in BUILTIN:
-        return str(Path(__file__).parent / "tiny" / "models" / name)
+        return str(Path(__file__).parents[1] / "tiny" / "models" / name)
     if "://" not in name and Path(name).is_dir():
         return str(Path(name).resolve())  # workers have another working directory
     return name

@@ -1,0 +1,51 @@
+"""The typed configuration tree: one section per step, named like the step.
+
+Read from YAML with `load`, overridden with `a.b=value`, explained with `explain`. Unknown keys, wrong types and impossible
+values are `ConfigError`s that name the key, the value and the fix.
+"""
+
+from leaml.config.reading import explain, load, parse
+from leaml.config.sections import (
+    BUILTIN,
+    BaselineConfig,
+    CaptionConfig,
+    Config,
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    FilterConfig,
+    FinetuneConfig,
+    GenerateConfig,
+    LabelBudget,
+    ModelConfig,
+    ResourcesConfig,
+    ScoreConfig,
+    SourceConfig,
+    TrainConfig,
+    WarmupConfig,
+    resolve_model,
+)
+
+__all__ = [
+    "BUILTIN",
+    "BaselineConfig",
+    "CaptionConfig",
+    "Config",
+    "DataConfig",
+    "DistillConfig",
+    "EvaluateConfig",
+    "FilterConfig",
+    "FinetuneConfig",
+    "GenerateConfig",
+    "LabelBudget",
+    "ModelConfig",
+    "ResourcesConfig",
+    "ScoreConfig",
+    "SourceConfig",
+    "TrainConfig",
+    "WarmupConfig",
+    "explain",
+    "load",
+    "parse",
+    "resolve_model",
+]

@@ -11,10 +11,13 @@ import hashlib
 import io
 import json
 import os
+import queue
 import tempfile
+import threading
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +26,9 @@ from PIL import Image
 
 from leaml.data import files
 from leaml.errors import ModelError, StepError
+
+_TOGETHER = 32
+"""Requests that are prepared before another thread has its turn."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class EngineSpec:
     url: str | None = None
     gpus: float = 0.0
     cpus: float = 1.0
+    sequences: int = 128
     options: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> Engine:
@@ -93,7 +100,11 @@ def local_model(name: str) -> str:
 
 
 class VllmEngine:
-    """vLLM in this process. Raises ModelError when vLLM cannot serve the model."""
+    """vLLM in this process. Raises ModelError when vLLM cannot serve the model.
+
+    Several threads may call `generate`: their requests share the batches, so that the engine stays full while one caller's
+    last replies are finished and another's first are prepared.
+    """
 
     def __init__(self, spec: EngineSpec) -> None:
         _quiet_environment(spec)
@@ -109,6 +120,7 @@ class VllmEngine:
             "trust_remote_code": spec.trust_remote_code,
             "limit_mm_per_prompt": {"image": 1},
             "seed": 0,
+            "max_num_seqs": spec.sequences,
             "disable_log_stats": True,
         }
         if spec.gpus:
@@ -119,12 +131,11 @@ class VllmEngine:
             # vLLM's CPU sampler cannot rewind a seeded generator after a partial prefill, so prefills are never cut
             options |= {
                 "enforce_eager": True,
-                "max_num_seqs": 128,
                 "mm_processor_cache_gb": 0.5,
                 "enable_chunked_prefill": False,
             }
         try:
-            self.llm = LLM(**(options | spec.options))
+            self._driver = _Driver(lambda: LLM(**(options | spec.options)))
         except (ValueError, RuntimeError, OSError) as error:
             msg = f"vLLM cannot serve {spec.model!r}: {error}; is it an image-text-to-text model of a supported architecture?"
             raise ModelError(msg) from error
@@ -155,8 +166,71 @@ class VllmEngine:
                     structured_outputs=StructuredOutputsParams(regex=r.pattern) if r.pattern else None,
                 )
             )
-        outputs = self.llm.generate(prompts, sampling, use_tqdm=False)  # type: ignore[arg-type]
+        outputs = self._driver.run(prompts, sampling)
         return [[_completion(sample) for sample in output.outputs] for output in outputs]
+
+
+class _Driver:
+    """The one thread that talks to vLLM: it prepares requests in parts and moves the engine on between them.
+
+    One thread, since each thread of Python has OpenMP threads of its own, and vLLM is not made for several.
+    """
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._asked: queue.SimpleQueue[tuple[list[Any], list[Any], Future[list[Any]]]] = queue.SimpleQueue()
+        built: Future[Any] = Future()
+        threading.Thread(target=self._work, args=(build, built), daemon=True).start()
+        self.llm = built.result()
+
+    def run(self, prompts: list[Any], sampling: list[Any]) -> list[Any]:
+        """vLLM's outputs for these prompts, in order. Raises what vLLM raises."""
+        done: Future[list[Any]] = Future()
+        self._asked.put((prompts, sampling, done))
+        return done.result()
+
+    def _work(self, build: Callable[[], Any], built: Future[Any]) -> None:
+        try:
+            llm = build()
+        except BaseException as error:
+            built.set_exception(error)
+            return
+        built.set_result(llm)
+        calls: list[_Call] = []
+        while True:
+            while not calls or not self._asked.empty():
+                calls.append(_Call(*self._asked.get()))
+            try:
+                self._turn(llm, calls)
+            except BaseException as error:
+                for call in calls:
+                    call.done.set_exception(error)
+                calls.clear()
+            calls = [call for call in calls if not call.done.done()]
+
+    def _turn(self, llm: Any, calls: list[_Call]) -> None:
+        """Prepare a part of the first call that has one left, and move the engine on."""
+        waiting = next((call for call in calls if call.prompts), None)
+        if waiting:
+            part, waiting.prompts = waiting.prompts[:_TOGETHER], waiting.prompts[_TOGETHER:]
+            sampling, waiting.sampling = waiting.sampling[:_TOGETHER], waiting.sampling[_TOGETHER:]
+            # vLLM makes its ids unique with a suffix that outputs do not have
+            waiting.ids += [i.rpartition("-")[0] for i in llm.enqueue(part, sampling, use_tqdm=False)]
+        finished = {o.request_id: o for o in llm.llm_engine.step() if o.finished}
+        for call in calls:
+            call.outputs.update({i: finished[i] for i in call.ids if i in finished})
+            if not call.prompts and len(call.outputs) == len(call.ids):
+                call.done.set_result([call.outputs[i] for i in call.ids])
+
+
+@dataclass
+class _Call:
+    """A call of `generate` on its way: what is still to be prepared, ids of what is, and the outputs so far."""
+
+    prompts: list[Any]
+    sampling: list[Any]
+    done: Future[list[Any]]
+    ids: list[str] = field(default_factory=list)
+    outputs: dict[str, Any] = field(default_factory=dict)
 
 
 def _completion(sample: Any) -> Completion:

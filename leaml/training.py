@@ -59,13 +59,25 @@ class Worker:
     progress: Callable[[dict[str, Any]], None] = lambda metrics: None
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Examples that are never trained on and asked every `every` steps and after the last one; `report` gets each result as
+    {"step", "accuracy", "loss"}, on every worker."""
+
+    examples: list[Example]
+    every: int
+    report: Callable[[dict[str, float]], None] = lambda found: None
+
+
 @dataclass
 class Outcome:
-    """What a training produced: the loss curve of the final phase, the sweep's results and the learning rate used."""
+    """What a training produced: the loss curve of the final phase, the sweep's results, the learning rate used, and what a
+    `Validation` found."""
 
     lr: float
     losses: list[tuple[int, float]] = field(default_factory=list)
     sweep: list[dict[str, float]] = field(default_factory=list)
+    validations: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -165,9 +177,10 @@ class Trainer:
         get_image: GetImage,
         seed: int,
         worker: Worker,
+        validation: Validation | None = None,
     ) -> None:
         self.vlm, self.parameters, self.tasks, self.config = vlm, parameters, tasks, config
-        self.get_image, self.seed, self.worker = get_image, seed, worker
+        self.get_image, self.seed, self.worker, self.validation = get_image, seed, worker, validation
         self.collator = Collator(vlm.processor)
         if config.batch_size % worker.world:
             msg = f"batch_size {config.batch_size} cannot be split over {worker.world} workers; choose a multiple"
@@ -188,20 +201,28 @@ class Trainer:
         if not self.parameters:  # a selection ratio of 0: nothing may move
             return Outcome(rates[0])
         start = [p.detach().clone() for p in self.parameters]
-        state = self.worker.restore() or {"phase": 0, "step": 0, "sweep": [], "losses": []}
+        state: dict[str, Any] = {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
+        state |= self.worker.restore() or {}
         began = time.time()
         while state["phase"] < len(phases):
             lr = phases[state["phase"]]
             self._train(visible, lr, state, start)
             accuracy, loss = self._validate(held_out)
             sweep = [*state["sweep"], {"lr": lr, "accuracy": accuracy, "loss": loss}]
-            state = {"phase": state["phase"] + 1, "step": 0, "sweep": sweep, "losses": []}
+            state = {"phase": state["phase"] + 1, "step": 0, "sweep": sweep, "losses": [], "validations": []}
         best = max(state["sweep"], key=lambda r: (r["accuracy"], -r["loss"]))["lr"] if state["sweep"] else rates[0]
-        self._train(self.tasks, best, state, start)
-        return Outcome(best, state["losses"], state["sweep"], time.time() - began)
+        self._train(self.tasks, best, state, start, self.validation)
+        return Outcome(best, state["losses"], state["sweep"], state["validations"], time.time() - began)
 
-    def _train(self, tasks: list[Task], lr: float, state: dict[str, Any], start: list[torch.Tensor]) -> None:
-        """One training from `start` (or from the restored `state`) to the last step; appends to state["losses"]."""
+    def _train(
+        self,
+        tasks: list[Task],
+        lr: float,
+        state: dict[str, Any],
+        start: list[torch.Tensor],
+        validation: Validation | None = None,
+    ) -> None:
+        """One training from `start` (or from the restored `state`) to the last step; appends to the lists in `state`."""
         optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=self.config.weight_decay)
         with torch.no_grad():
             for parameter, value in zip(self.parameters, state.get("parameters") or start, strict=True):
@@ -215,6 +236,11 @@ class Trainer:
             state["step"] = step + 1
             if step % 10 == 0 or step + 1 == self.config.steps:
                 state["losses"].append((step, loss))
+            if validation and ((step + 1) % validation.every == 0 or step + 1 == self.config.steps):
+                accuracy, error = self._validate(validation.examples)
+                state["validations"] = [*state["validations"], {"step": step + 1, "accuracy": accuracy, "loss": error}]
+                validation.report(state["validations"][-1])
+                self.vlm.model.train()
             self._report(state, optimizer, loss, (step + 1 - first) / (time.time() - began))
 
     def _batches(self, tasks: list[Task], first: int) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:

@@ -43,20 +43,16 @@ class CaptionWork:
 def caption(run: Run, sources: Sources, labels: Labels) -> Step:
     """Caption every training image (or `caption.max_images` of them, and always the labeled ones)."""
     config = run.config.caption
-    everything = training_images(sources)
-    chosen = {r.image_id for r in sample_refs(everything, config.max_images, run.config.seed)}
-    chosen |= labels.image_ids if len(chosen) < len(everything) else set()
-    refs = [r for r in everything if r.image_id in chosen]
     settings = config.model_dump() | {"teacher": model_key(config.teacher)}
-    settings |= {"labels": labels.key if len(refs) < len(everything) else None}
+    settings |= {"labels": None if config.max_images is None else labels.key}
     step = run.step("caption", settings, sources.training)
 
     def work() -> dict[str, Any]:
-        units = make_units("caption", refs, {}, run.config.resources.images_per_unit)
-        spec = engine_spec(config.teacher, run.config.resources, config.url)
-        summary = run_units(
-            "caption", units, spec, CaptionWork(config), step.folder, run.config.resources, run.config.data.max_pixels
-        )
+        refs = sample_refs(training_images(sources), config.max_images, run.config.seed, always=labels.image_ids)
+        resources = run.config.resources.teacher
+        units = make_units("caption", refs, {}, resources.images_per_unit)
+        spec = engine_spec(config.teacher, resources, config.url)
+        summary = run_units("caption", units, spec, CaptionWork(config), step.folder, resources, run.config.data.max_pixels)
         return summary | {"teacher": resolve_model(config.teacher.name).rsplit("/", 1)[-1]}
 
     return run.execute(step, work)

@@ -11,11 +11,19 @@ from pipelines.caption import read_captions
 from pipelines.ingest import Sources
 from pipelines.models import trained
 from pipelines.run import Run, Step
-from pipelines.train import TaskFile, TrainJob, run_training, write_examples
+from pipelines.train import Judge, TaskFile, TrainJob, run_training, write_examples
 from pipelines.warmup import qa_tasks
 
 
-def distill(run: Run, sources: Sources, captions: Step, warmed: Step, scored: Step, variant: str = "leaml") -> Step:
+def distill(
+    run: Run,
+    sources: Sources,
+    captions: Step,
+    warmed: Step,
+    scored: Step,
+    variant: str = "leaml",
+    judge: Judge | None = None,
+) -> Step:
     """Caption loss + qa_weight x QA loss; captions, pairs and answers share every batch equally, word checks as configured."""
     config = run.config.distill
     settings = {"distill": config.model_dump(), "seed": run.config.seed}
@@ -45,7 +53,9 @@ def distill(run: Run, sources: Sources, captions: Step, warmed: Step, scored: St
             selection=scored.folder,
             seed=run.config.seed,
             max_pixels=run.config.data.max_pixels,
+            validation=judge.file if judge else None,
+            validations=judge.times if judge else 1,
         )
-        return run_training(step.label, job, run.config.resources)
+        return run_training(step.label, job, run.config.resources, judge.callbacks if judge else ())
 
     return run.execute(step, work)

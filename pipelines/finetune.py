@@ -11,11 +11,13 @@ from pipelines.generate import read_accepted
 from pipelines.ingest import Labels, Sources, labels_key
 from pipelines.models import model_key
 from pipelines.run import Run, Step
-from pipelines.train import TaskFile, TrainJob, run_training, write_examples
+from pipelines.train import Judge, TaskFile, TrainJob, run_training, write_examples
 from pipelines.warmup import answer_examples
 
 
-def finetune(run: Run, sources: Sources, labels: Labels, generated: Step, variant: str = "leaml") -> Step:
+def finetune(
+    run: Run, sources: Sources, labels: Labels, generated: Step, variant: str = "leaml", judge: Judge | None = None
+) -> Step:
     """Fine-tune the base on labels and accepted pairs, `label_share` of every batch being labels."""
     config = run.config.finetune
     settings = {"finetune": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
@@ -30,7 +32,7 @@ def finetune(run: Run, sources: Sources, labels: Labels, generated: Step, varian
             TaskFile("labels", _write_labels(step, labels), share=config.label_share),
             TaskFile("pseudo", write_examples(step.path("pseudo.parquet"), pairs), share=1 - config.label_share),
         ]
-        return _train(run, sources, step, tasks, config, facts={"pseudo_pairs": len(pairs)})
+        return _train(run, sources, step, tasks, config, facts={"pseudo_pairs": len(pairs)}, judge=judge)
 
     return run.execute(step, work)
 
@@ -63,6 +65,7 @@ def _train(
     method: str = "full",
     lora_rank: int = 16,
     facts: dict[str, Any] | None = None,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     job = TrainJob(
         step.folder,
@@ -75,5 +78,6 @@ def _train(
         seed=run.config.seed,
         max_pixels=run.config.data.max_pixels,
         facts=facts or {},
+        validation=judge.file if judge else None,
     )
     return run_training(step.label, job, run.config.resources)

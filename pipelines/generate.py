@@ -20,7 +20,7 @@ from pipelines.ingest import Labels, Sources, labels_key, sample_refs, training_
 from pipelines.models import engine_spec, trained
 from pipelines.pairs import filter_set
 from pipelines.run import Run, Step
-from pipelines.units import Item, make_units, read_output, run_units
+from pipelines.units import Item, make_units, read_files, run_units
 
 
 class GenerateWork:
@@ -148,7 +148,7 @@ def generate(
     step = run.step("generate", config.model_dump(), inputs, version=3, label=f"generate {variant}")
 
     def work() -> dict[str, Any]:
-        refs = [r for r in training_images(sources) if r.image_id not in labels.image_ids]
+        refs = training_images(sources).without(labels.image_ids)
         refs = sample_refs(refs, config.max_images, config.seed)
         extras = read_captions(use) if use else {}
         units = make_units("generate", refs, extras, run.config.resources.images_per_unit)
@@ -164,5 +164,10 @@ def generate(
 
 def read_accepted(step: Step) -> list[tuple[str, str, str]]:
     """`(image_id, question, answer)` of accepted pairs only; the one door from pseudo pairs to training."""
-    rows = read_output(step.folder, tables.PSEUDO_QA).to_pylist()
-    return [(r["image_id"], p["question"], p["answer"]) for r in rows for p in r["pairs"] if p["accepted"]]
+    return [
+        (row["image_id"], pair["question"], pair["answer"])
+        for rows in read_files(step.folder, tables.PSEUDO_QA)
+        for row in rows.to_pylist()
+        for pair in row["pairs"]
+        if pair["accepted"]
+    ]

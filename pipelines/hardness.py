@@ -49,9 +49,9 @@ def hardness(run: Run, sources: Sources, generated: Step, variant: str = "leaml"
     step = run.step("hardness", settings, [generated, *sources.training], label=f"hardness {variant}")
 
     def work() -> dict[str, Any]:
-        rows = {ref.image_id: ref for ref in store.index(generated.path("rows"))}
-        refs = [ref for ref in training_images(sources) if ref.image_id in rows]
-        units = make_units("hardness", refs, {}, run.config.resources.images_per_unit, rows)
+        rows = store.index(generated.path("rows"))
+        refs = training_images(sources).only(rows.ids)
+        units = make_units("hardness", refs, {}, run.config.resources.images_per_unit, rows.places_of(refs.ids))
         spec = engine_spec(base, run.config.resources)
         work = HardnessWork(config.max_tokens)
         return run_units(step.label, units, spec, work, step.folder, run.config.resources, run.config.data.max_pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from leaml import tables
 from leaml.config import SourceConfig
 from leaml.data import budget, store
 from leaml.data.ingest import ingest as ingest_source
-from leaml.data.store import ImageRef
+from leaml.data.store import ImageIndex
 from leaml.errors import DataError
 from pipelines.progress import Bar
 from pipelines.run import Run, Step
@@ -59,21 +60,25 @@ class Labels:
 
 def ingest(run: Run) -> Sources:
     """Ingest the labeled, unlabeled and evaluation sources; refuses images that are in evaluation and elsewhere."""
-    data = run.config.data
-    labeled = _ingest_one(run, data.labeled, "labeled")
-    unlabeled = _ingest_one(run, data.unlabeled, "unlabeled") if data.unlabeled else None
-    evaluation = _ingest_one(run, data.evaluation, "evaluation")
-    sources = Sources(labeled, unlabeled, evaluation)
-    tested = {r.image_id for r in store.index(evaluation.path("images"))}
+    sources = source_steps(run)
+    tested = store.index(sources.evaluation.path("images"))
     for step in sources.training:
-        shared = tested & {r.image_id for r in store.index(step.path("images"))}
+        shared = store.index(step.path("images")).only(tested.ids)
         if shared:
             msg = (
                 f"{len(shared)} evaluation images are also in the {step.label.split()[-1]} source (for example "
-                f"{min(shared)}); the evaluation would be worthless. Remove them from one side"
+                f"{shared[0].image_id}); the evaluation would be worthless. Remove them from one side"
             )
             raise DataError(msg)
     return sources
+
+
+def source_steps(run: Run) -> Sources:
+    """Ingest each source, without looking at what came out."""
+    data = run.config.data
+    labeled = _ingest_one(run, data.labeled, "labeled")
+    unlabeled = _ingest_one(run, data.unlabeled, "unlabeled") if data.unlabeled else None
+    return Sources(labeled, unlabeled, _ingest_one(run, data.evaluation, "evaluation"))
 
 
 def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
@@ -108,9 +113,11 @@ def draw_labels(run: Run, sources: Sources, everything: bool = False) -> Labels:
     config = run.config.data.budget
     if everything:
         config = config.model_copy(update={"count": None, "fraction": None})
+    key = hashlib.sha256(json.dumps([sources.labeled.hash, config.model_dump()], sort_keys=True).encode()).hexdigest()
+    if run.dry and not run.done(sources.labeled):
+        return Labels(tables.LABELED.empty_table(), tables.LABELED.empty_table(), key)
     rows = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED)
     drawn = budget.draw(rows, config)
-    key = hashlib.sha256(json.dumps([sources.labeled.hash, config.model_dump()], sort_keys=True).encode()).hexdigest()
     return Labels(drawn.train, drawn.validation, key)
 
 
@@ -119,15 +126,23 @@ def labels_key(labels: Labels) -> Step:
     return Step("labels", "labels", labels.key, "")
 
 
-def training_images(sources: Sources) -> list[ImageRef]:
+def training_images(sources: Sources) -> ImageIndex:
     """Every image that may be captioned, each id once."""
-    refs = {ref.image_id: ref for step in reversed(sources.training) for ref in store.index(step.path("images"))}
-    return sorted(refs.values(), key=lambda r: (r.file, r.row))
+    parts: dict[str, ImageIndex] = {}
+    for step in sources.training:
+        folder = step.path("images")
+        found = store.index(folder)
+        for part in parts.values():
+            found = found.without(part.ids)
+        parts[folder] = found
+    return ImageIndex.joined(parts[folder] for folder in sorted(parts))
 
 
-def sample_refs(refs: list[ImageRef], count: int | None, seed: int) -> list[ImageRef]:
-    """At most `count` images, chosen by hash of seed and id, in table order."""
+def sample_refs(refs: ImageIndex, count: int | None, seed: int, always: frozenset[str] = frozenset()) -> ImageIndex:
+    """At most `count` images, chosen by hash of seed and id, and those in `always`; in table order."""
     if count is None or len(refs) <= count:
         return refs
-    chosen = sorted(refs, key=lambda r: hashlib.sha256(f"{seed}:{r.image_id}".encode()).hexdigest())[:count]
-    return sorted(chosen, key=lambda r: (r.file, r.row))
+    hashed = ((hashlib.sha256(f"{seed}:{r.image_id}".encode()).digest(), place) for place, r in enumerate(refs))
+    chosen = {place for _, place in heapq.nsmallest(count, hashed)}
+    chosen |= {place for place, r in enumerate(refs) if r.image_id in always}
+    return refs.take(sorted(chosen))

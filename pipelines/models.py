@@ -52,4 +52,5 @@ def engine_spec(model: ModelConfig, resources: ResourcesConfig, url: str | None 
         url=url,
         gpus=resources.engine_gpus,
         cpus=resources.engine_cpus,
+        sequences=resources.engine_sequences,
     )

@@ -66,23 +66,32 @@ def check_resources(resources: ResourcesConfig) -> None:
     """Raise ResourceError naming what an engine pool or the training workers need and the cluster lacks."""
     import ray
 
-    total = ray.cluster_resources()
-    beside = ", or switch resources.parallel_baselines off" if resources.parallel_baselines else ""
-    needs = {
-        "engines": {
-            "CPU": resources.lanes * resources.engines * resources.engine_cpus + 1,
-            "GPU": resources.lanes * resources.engines * resources.engine_gpus,
-        },
-        "train_workers": {
-            "CPU": resources.lanes * resources.train_workers * resources.train_cpus + 1,
-            "GPU": resources.lanes * resources.train_workers * resources.train_gpus,
-        },
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    lanes, teacher = resources.lanes, resources.teacher
+    plan = {
+        "engines": (lanes * resources.engines, {"CPU": resources.engine_cpus, "GPU": resources.engine_gpus}),
+        "teacher_engines": (teacher.engines, {"CPU": teacher.engine_cpus, "GPU": teacher.engine_gpus}),
+        "train_workers": (lanes * resources.train_workers, {"CPU": resources.train_cpus, "GPU": resources.train_gpus}),
     }
-    for what, need in needs.items():
-        for kind, amount in need.items():
-            if amount > total.get(kind, 0):
-                msg = (
-                    f"resources.{what} needs {amount:g} {kind}, the cluster has {total.get(kind, 0):g}; "
-                    f"lower resources.{what} or its {kind.lower()}s{beside}, or add nodes"
-                )
-                raise ResourceError(msg)
+    for what, (count, each) in plan.items():
+        if message := missing(what, count, each, nodes):
+            beside = ", or switch resources.parallel_baselines off" if resources.parallel_baselines else ""
+            fix = f"lower resources.{what} or what each of them takes{beside}, or add nodes"
+            msg = f"{message}; {fix}"
+            raise ResourceError(msg)
+
+
+def missing(what: str, count: int, each: dict[str, float], nodes: list[dict[str, float]]) -> str | None:
+    """What `nodes` lack for `count` processes with the resources `each` and one more CPU for Ray's own tasks; None: nothing.
+
+    A process lies on one node as a whole, so totals are not enough: two nodes of 4 CPUs hold no process of 6.
+    """
+    for kind, amount in each.items():
+        extra, total = (1 if kind == "CPU" else 0), sum(node.get(kind, 0) for node in nodes)
+        if (need := count * amount + extra) > total:
+            return f"resources.{what} needs {need:g} {kind}, the cluster has {total:g}"
+    places = [min((int(node.get(kind, 0) / amount + 1e-9) for kind, amount in each.items() if amount)) for node in nodes]
+    if sum(places) < count:
+        wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in each.items() if amount)
+        return f"resources.{what} needs {count} x {wanted}, each on one node; {len(nodes)} nodes hold {sum(places)} of them"
+    return None

@@ -20,11 +20,35 @@ from pipelines.run import Run, Step
 from pipelines.train import Watch, fit, progress_writer, read_examples
 from pipelines.warmup import qa_tasks
 
+SELECTION = {"ratio", "scope", "normalise"}
+"""Settings of which the scores do not depend: another ratio takes other neurons of the same scores."""
+
 
 def score(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> Step:
-    """Score the warmed-up generator's neurons and select the share that distillation may move."""
+    """Select the share of the warmed-up generator's neurons that distillation may move, by their scores."""
+    from leaml.neurons import selection
+
     config = run.config.score
-    step = run.step("score", config.model_dump(), [warmed], label=f"score {variant}")
+    scored = importance(run, sources, warmed, variant)
+    step = run.step("score", config.model_dump(), [scored], version=2, label=f"score {variant}")
+
+    def work() -> dict[str, Any]:
+        found, owner, facts, blocks = selection.read_scores(scored.folder)
+        chosen = selection.select(found, config.ratio, config.scope, config.normalise)
+        with tempfile.TemporaryDirectory() as folder:
+            selection.save(chosen, found, Path(folder), owner, {"score": config.model_dump(), **facts}, blocks)
+            files.upload_tree(folder, step.folder)
+        modules = json.loads(files.read_bytes(step.path("selection.json")))["modules"].values()
+        trained_rows = [m for m in modules if "rows" in m]
+        return {"rows": sum(m["rows"] for m in trained_rows), "selected": sum(m["selected"] for m in trained_rows)}
+
+    return run.execute(step, work)
+
+
+def importance(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> Step:
+    """Score the neurons of the warmed-up generator on Ray Train workers."""
+    config = run.config.score
+    step = run.step("importance", config.model_dump(exclude=SELECTION), [warmed], label=f"importance {variant}")
 
     def work() -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -38,15 +62,13 @@ def score(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> S
         count = min(config.samples, sum(len(read_examples(file)) for file in settings["examples"]))
         with Watch(step.label, step.folder, count, unit="examples"):
             fit(_score_worker, settings, run.config.resources, files.join(step.folder, "ray"), step.label)
-        modules = json.loads(files.read_bytes(step.path("selection.json")))["modules"].values()
-        trained_rows = [m for m in modules if "rows" in m]
-        return {"rows": sum(m["rows"] for m in trained_rows), "selected": sum(m["selected"] for m in trained_rows)}
+        return {"examples": count}
 
     return run.execute(step, work)
 
 
 def _score_worker(settings: dict[str, Any]) -> None:
-    """Each worker scores its part of the examples, the sums are added up in rank order, and rank 0 writes the selection."""
+    """Each worker scores its part of the examples, the sums are added up in rank order, and rank 0 writes them."""
     import ray.train
     import torch
 
@@ -68,7 +90,7 @@ def _score_worker(settings: dict[str, Any]) -> None:
     blocks = feed_forwards(linears) if config.unit == "ffn" else {}
     examples = [e for file in settings["examples"] for e in read_examples(file)]
     order = np.random.default_rng(config.seed).permutation(len(examples))[: config.samples]
-    store = ImageStore(settings["images"], settings["max_pixels"])
+    store = ImageStore(settings["images"], settings["max_pixels"], ids={examples[i].image_id for i in order})
     mine = [examples[i] for i in order[rank::world]]
     collate = scores.vlm_batches(vlm, store.get, device)
     if rank == 0:
@@ -76,10 +98,9 @@ def _score_worker(settings: dict[str, Any]) -> None:
     data = scores.Data(mine, collate, config.batch_size)
     found = scores.score(linears, config.method, data, blocks, config.seed, sum_over_workers)
     if rank == 0:
-        chosen = selection.select(found, config.ratio, config.scope, config.normalise)
-        facts = {"score": config.model_dump(), "examples": len(order)}
         with tempfile.TemporaryDirectory() as folder:
-            selection.save(chosen, found, Path(folder), selection.model_hash(everything), facts, blocks)
+            owner = selection.model_hash(everything)
+            selection.save_scores(found, Path(folder), owner, {"examples": len(order)}, blocks)
             files.upload_tree(folder, settings["output"])
     ray.train.report({"scored": len(mine)})
 

@@ -10,7 +10,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_mode
 from leaml.data import files, s3
 from leaml.data.store import ImageStore
 from leaml.errors import LeamlError, StepError
-from leaml.training import Example, Outcome, Task, Trainer, Worker
+from leaml.training import Example, Outcome, Task, Trainer, Validation, Worker
 from pipelines.progress import Bar
 
 PROGRESS = "progress.json"
+VALIDATED = "validated"
+"""Key under which Ray Train workers report what a validation on the way found."""
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """glibc's allocator keeps what a step frees for the next one instead of giving it back to the system: 3.8 instead of 3.5
 steps/s for the shipped model on 2 cores (medians of three runs each, 3.7 to 4.4 and 3.2 to 3.5)."""
@@ -44,7 +46,7 @@ class TrainJob:
     """Everything a training worker needs, as plain data.
 
     `method` is "full", "lora" or "neurons"; the latter trains the rows and columns of the selection in folder
-    `selection`.
+    `selection`. With `validation`, a file of examples, the model is asked about them `validations` times on the way.
     """
 
     folder: str
@@ -57,7 +59,19 @@ class TrainJob:
     lora_rank: int = 16
     seed: int = 0
     max_pixels: int = 25_000_000
+    validation: str | None = None
+    validations: int = 1
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Questions that a search judges models by: a file of examples, how often distillation is judged, and Ray Train callbacks
+    that get the reports under `VALIDATED`."""
+
+    file: str
+    times: int
+    callbacks: tuple[Any, ...] = ()
 
 
 def write_examples(uri: str, examples: list[Example]) -> str:
@@ -66,17 +80,22 @@ def write_examples(uri: str, examples: list[Example]) -> str:
     return uri
 
 
-def run_training(label: str, job: TrainJob, resources: ResourcesConfig) -> dict[str, Any]:
+def run_training(label: str, job: TrainJob, resources: ResourcesConfig, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
     """Train on `resources.train_workers` workers with progress; returns the summary that training.json holds."""
     job = replace(job, model=job.model.model_copy(update={"name": resolve_model(job.model.name)}))
     phases = len(job.config.lr) + 1 if isinstance(job.config.lr, list) and len(job.config.lr) > 1 else 1
     with Watch(label, job.folder, job.config.steps, phases):
-        fit(_train_worker, {"job": job}, resources, f"{job.folder}/checkpoints", label)
+        fit(_train_worker, {"job": job}, resources, f"{job.folder}/checkpoints", label, callbacks)
     return dict(json.loads(files.read_bytes(f"{job.folder}/training.json")))
 
 
 def fit(
-    body: Callable[[dict[str, Any]], None], settings: dict[str, Any], resources: ResourcesConfig, folder: str, label: str
+    body: Callable[[dict[str, Any]], None],
+    settings: dict[str, Any],
+    resources: ResourcesConfig,
+    folder: str,
+    label: str,
+    callbacks: Sequence[Any] = (),
 ) -> None:
     """Run `body(settings)` on the Ray Train workers of the plan; Ray's checkpoints go to `folder` until it ends well.
 
@@ -103,6 +122,7 @@ def fit(
             failure_config=ray.train.FailureConfig(max_failures=2),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env=None if gpus else {"env_vars": KEEP_MEMORY},
+            callbacks=list(callbacks),
         ),
     )
     try:
@@ -155,9 +175,13 @@ def _train_worker(settings: dict[str, Any]) -> None:
         save=lambda state: _save(state, context.get_world_rank()),
         progress=progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,
     )
-    store = ImageStore(job.images, job.max_pixels)
     tasks = [Task(t.name, read_examples(t.file), t.share, t.weight) for t in job.tasks]
-    outcome = Trainer(vlm, parameters, tasks, job.config, store.get, job.seed, worker).run()
+    asked = read_examples(job.validation) if job.validation else []
+    every = max(1, job.config.steps // job.validations)
+    validation = Validation(asked, every, lambda found: ray.train.report({VALIDATED: found})) if asked else None
+    ids = {e.image_id for examples in (asked, *(t.examples for t in tasks)) for e in examples}
+    store = ImageStore(job.images, job.max_pixels, ids=ids)
+    outcome = Trainer(vlm, parameters, tasks, job.config, store.get, job.seed, worker, validation).run()
     if worker.rank == 0:
         _write_result(vlm, job, outcome, sum(p.numel() for p in parameters))
     ray.train.report({"step": job.config.steps})

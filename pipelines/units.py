@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 import time
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -23,7 +25,7 @@ from PIL import Image
 from leaml import errors, images, tables
 from leaml.config import ResourcesConfig
 from leaml.data import files
-from leaml.data.store import ImageRef, read_rows
+from leaml.data.store import ImageIndex, read_rows
 from leaml.engine import Engine, EngineSpec
 from leaml.errors import LeamlError, StepError
 from pipelines.progress import Bar, say
@@ -54,26 +56,35 @@ class Work(Protocol):
 class EngineActor:
     """Holds one engine; makes, checks and publishes the rows of one unit at a time.
 
-    Our own errors are returned, in the column `error`, since Ray hands on the text of an exception only.
+    Our own errors are returned, in the column `error`, since Ray hands on the text of an exception only. Threads call it, so
+    that one unit is decoded or published while another is with the engine; `seconds` add up to the time with any.
     """
 
     def __init__(self, spec: EngineSpec, work: Work, output: str, max_pixels: int) -> None:
         self.work, self.output, self.max_pixels = work, output, max_pixels
         self.error: LeamlError | None = None
+        self.lock, self.working, self.counted = threading.Lock(), 0, 0.0
         try:
             self.engine = spec.build()
         except LeamlError as error:
             self.error = error
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        began = time.time()
+        with self.lock:
+            self.counted = self.counted if self.working else time.time()
+            self.working += 1
+        result: dict[str, Any] = {"unit": unit["unit"], "counts": "{}", "error": []}
         try:
             if self.error is not None:
                 raise self.error
-            counts = self._publish(unit)
+            result["counts"] = json.dumps(self._publish(unit))
         except LeamlError as error:
-            return {"unit": unit["unit"], "counts": "{}", "seconds": 0.0, "error": [type(error).__name__, str(error)]}
-        return {"unit": unit["unit"], "counts": json.dumps(counts), "seconds": time.time() - began, "error": []}
+            result["error"] = [type(error).__name__, str(error)]
+        finally:
+            with self.lock:
+                self.working -= 1
+                result["seconds"], self.counted = time.time() - self.counted, time.time()
+        return result
 
     def _publish(self, unit: dict[str, Any]) -> Counter[str]:
         items, quarantined = self._decode(unit)
@@ -102,18 +113,19 @@ class EngineActor:
         return items, quarantined
 
 
-def _load(unit: dict[str, Any]) -> dict[str, Any]:
+def _load(packed: dict[str, Any]) -> dict[str, Any]:
     """Reads the encoded bytes of a unit's images; runs as a Ray Data task, so reading overlaps with the engine."""
+    unit = Unit.unpack(packed)
     by_file: dict[str, list[int]] = {}
-    for file, row in zip(unit["files"], unit["rows"], strict=True):
+    for file, row in unit.places:
         by_file.setdefault(file, []).append(row)
     data: dict[tuple[str, int], bytes] = {}
     for file, rows in by_file.items():
         for row, record in zip(rows, read_rows(file, rows), strict=True):
             data[file, row] = record["bytes"]
-    ordered = [data[f, r] for f, r in zip(unit["files"], unit["rows"], strict=True)]
-    extra = unit["extra"] if unit["extra"] is not None else json.dumps(_read_extras(json.loads(unit["extra_rows"])))
-    return {k: unit[k] for k in ("unit", "step", "image_id")} | {"extra": extra, "bytes": ordered}
+    extras = unit.extras if unit.extra_places is None else _read_extras(unit.extra_places)
+    loaded = {"unit": unit.name, "step": unit.step, "image_id": unit.ids, "extra": json.dumps(extras)}
+    return loaded | {"bytes": [data[place] for place in unit.places]}
 
 
 def _read_extras(places: list[tuple[str, int]]) -> list[dict[str, Any]]:
@@ -122,61 +134,85 @@ def _read_extras(places: list[tuple[str, int]]) -> list[dict[str, Any]]:
     return [parts[file].slice(row, 1).to_pylist()[0] for file, row in places]
 
 
-def make_units(
-    step: str, refs: list[ImageRef], extras: dict[str, Any], size: int, rows: dict[str, ImageRef] | None = None
-) -> list[dict[str, Any]]:
-    """Cut the images into units of `size`, in table order.
+@dataclass(frozen=True)
+class Unit:
+    """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is."""
 
-    The step's own data of an image is in `extras`, or with `rows` the row of another step's table at that place, which the
-    worker reads; every image must have one then.
+    number: int
+    step: str
+    ids: list[str]
+    places: list[tuple[str, int]]
+    extras: list[Any]
+    extra_places: list[tuple[str, int]] | None
+
+    @property
+    def name(self) -> str:
+        """Depends on the images alone; the number keeps the order of the table."""
+        return f"unit-{self.number:06d}-{hashlib.sha256(' '.join(self.ids).encode()).hexdigest()[:12]}"
+
+    def without(self, done: set[str]) -> Unit:
+        """The unit without the images in `done`."""
+        keep = [place for place, image_id in enumerate(self.ids) if image_id not in done]
+
+        def kept(values: list[Any]) -> list[Any]:
+            return [values[place] for place in keep]
+
+        rest = None if self.extra_places is None else kept(self.extra_places)
+        extras = kept(self.extras) if self.extra_places is None else []
+        return Unit(self.number, self.step, kept(self.ids), kept(self.places), extras, rest)
+
+    def pack(self) -> dict[str, Any]:
+        """A row for Ray Data of about 25 bytes an image: the driver holds all of them."""
+        return {"unit": self.name, "count": len(self.ids), "packed": zlib.compress(json.dumps(asdict(self)).encode())}
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any]) -> Unit:
+        """The unit in a row made by `pack`."""
+        found = json.loads(zlib.decompress(packed["packed"]))
+        for key in ("places", "extra_places"):
+            found[key] = None if found[key] is None else [(file, row) for file, row in found[key]]
+        return cls(**found)
+
+
+def make_units(
+    step: str, refs: ImageIndex, extras: dict[str, Any], size: int, rows: ImageIndex | None = None
+) -> list[dict[str, Any]]:
+    """Cut the images into packed units of `size`, in table order.
+
+    The step's own data of an image is in `extras`, or with `rows` the row of another step's table at the image's place in
+    `rows`, which the worker reads.
     """
     units = []
     for number, start in enumerate(range(0, len(refs), size)):
-        part = refs[start : start + size]
-        ids = [r.image_id for r in part]
+        part = list(refs[start : start + size])
         units.append(
-            {
-                "unit": _unit_name(number, ids),
-                "step": step,
-                "image_id": ids,
-                "files": [r.file for r in part],
-                "rows": [r.row for r in part],
-                "extra": json.dumps([extras.get(i) for i in ids]) if rows is None else None,
-                "extra_rows": json.dumps([(rows[i].file, rows[i].row) for i in ids]) if rows is not None else None,
-            }
+            Unit(
+                number,
+                step,
+                [r.image_id for r in part],
+                [(r.file, r.row) for r in part],
+                [extras.get(r.image_id) for r in part] if rows is None else [],
+                None if rows is None else [(r.file, r.row) for r in rows[start : start + size]],
+            ).pack()
         )
     return units
-
-
-def _unit_name(number: int, ids: list[str]) -> str:
-    return f"unit-{number:06d}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}"
 
 
 def _remaining(units: list[dict[str, Any]], output: str) -> list[dict[str, Any]]:
     """The units that are not published. Images published in units of another size are taken out of theirs."""
     finished = _finished(output)
-    foreign = finished - {u["unit"] for u in units}
+    todo = [u for u in units if u["unit"] not in finished]
+    foreign = sorted(finished - {u["unit"] for u in units})
+    if not foreign or not todo:
+        return todo
     done: set[str] = set()
     for name in foreign:
         for folder in ("rows", "quarantine"):
             file = f"{output}/{folder}/{name}.parquet"
             if folder == "rows" or files.exists(file):
                 done.update(tables.read(file, columns=["image_id"])["image_id"].to_pylist())
-    todo = []
-    for number, unit in enumerate(units):
-        keep = [place for place, i in enumerate(unit["image_id"]) if i not in done]
-        if unit["unit"] in finished or not keep:
-            continue
-        if len(keep) < len(unit["image_id"]):
-            lists = {k: [unit[k][place] for place in keep] for k in ("image_id", "files", "rows")}
-            unit = unit | lists
-            for key in ("extra", "extra_rows"):
-                if unit[key] is not None:
-                    everything = json.loads(unit[key])
-                    unit[key] = json.dumps([everything[place] for place in keep])
-            unit["unit"] = _unit_name(number, unit["image_id"])
-        todo.append(unit)
-    return todo
+    rest = [Unit.unpack(u).without(done) for u in todo]
+    return [unit.pack() for unit in rest if unit.ids]
 
 
 def _finished(output: str) -> set[str]:
@@ -197,14 +233,15 @@ def run_units(
     Seconds and rates are of this process alone: `images_per_engine_s` while an engine works, without its start.
     """
     todo = _remaining(units, output)
-    total = sum(len(u["image_id"]) for u in units)
-    done = total - sum(len(u["image_id"]) for u in todo)
+    total = sum(u["count"] for u in units)
+    done = total - sum(u["count"] for u in todo)
     if done:
         say(f"{label}: {done} of {total} images were done before; {total - done} to do")
     counts, busy, began = Counter[str](), 0.0, time.time()
     if todo:
         stream = _stream(todo, EngineActor, (spec, work, output, max_pixels), resources)
-        sizes = {u["unit"]: len(u["image_id"]) for u in todo}
+        say(f"{label}: {len(todo)} units, {resources.engines} engines; {_saturation(resources)}")
+        sizes = {u["unit"]: u["count"] for u in todo}
         with Bar(label, total, "images", done) as bar:
             for row in _rows(stream, label):
                 made = Counter(json.loads(row["counts"]))
@@ -235,13 +272,39 @@ def _stream(todo: list[dict[str, Any]], actor: type, arguments: tuple[Any, ...],
             .map(
                 actor,  # type: ignore[arg-type]
                 fn_constructor_args=arguments,
-                compute=ray.data.ActorPoolStrategy(size=resources.engines),
+                compute=_pool(resources),
                 num_cpus=resources.engine_cpus,
                 num_gpus=resources.engine_gpus or None,
                 max_restarts=MAX_RESTARTS,
                 max_task_retries=MAX_RETRIES,
             )
         )
+
+
+def _pool(resources: ResourcesConfig) -> Any:
+    """A fixed or growing pool of engines."""
+    from ray.data import ActorPoolStrategy
+
+    units = resources.engine_units
+    threads: dict[str, Any] = {
+        "max_concurrent_calls_per_actor": units,
+        "enable_true_multi_threading": units > 1,
+        "max_tasks_in_flight_per_actor": units + 1,
+    }
+    if resources.max_engines is None:
+        return ActorPoolStrategy(size=resources.engines, **threads)
+    return ActorPoolStrategy(min_size=resources.engines, max_size=resources.max_engines, **threads)
+
+
+def _saturation(resources: ResourcesConfig) -> str:
+    """Whether a unit fills an engine, for the log."""
+    images, sequences = resources.images_per_unit, resources.engine_sequences
+    if images >= sequences:
+        return f"units of {images} images fill an engine's {sequences} sequences"
+    return (
+        f"units of {images} images cannot fill an engine's {sequences} sequences; "
+        f"raise resources.images_per_unit to {sequences} or more for full speed"
+    )
 
 
 def _rows(stream: Any, label: str) -> Iterator[dict[str, Any]]:
@@ -295,5 +358,10 @@ def _listing(folder: str) -> list[str]:
 
 def read_output(output: str, schema: pa.Schema) -> pa.Table:
     """All published rows of a map step, in unit order."""
-    parts = [tables.read(f) for f in _listing(f"{output}/rows")]
-    return tables.check(pa.concat_tables(parts), schema, output) if parts else schema.empty_table()
+    return pa.concat_tables([schema.empty_table(), *read_files(output, schema)])
+
+
+def read_files(output: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The published files of a map step one by one, in unit order."""
+    for file in _listing(f"{output}/rows"):
+        yield tables.read(file, schema)

@@ -5,6 +5,7 @@ values are `ConfigError`s that name the key, the value and the fix.
 """
 
 from leaml.config.reading import explain, load, parse
+from leaml.config.search import RangeConfig, TuneConfig
 from leaml.config.sections import (
     BUILTIN,
     BaselineConfig,
@@ -39,10 +40,12 @@ __all__ = [
     "GenerateConfig",
     "LabelBudget",
     "ModelConfig",
+    "RangeConfig",
     "ResourcesConfig",
     "ScoreConfig",
     "SourceConfig",
     "TrainConfig",
+    "TuneConfig",
     "WarmupConfig",
     "explain",
     "load",

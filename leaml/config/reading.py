@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from leaml.config.sections import Config, Section, TrainConfig
+from leaml.config.base import Section
+from leaml.config.sections import Config, TrainConfig
 from leaml.errors import ConfigError
 
 
@@ -127,5 +128,6 @@ def explain(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[s
         )
         rows.append((prefix + name, default, field.description or ""))
         if nested is not None:
-            rows.extend(explain(nested, f"{prefix}{name}."))
+            every = "KEY." if get_origin(field.annotation) is dict else ""
+            rows.extend(explain(nested, f"{prefix}{name}.{every}"))
     return rows

@@ -6,16 +6,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from leaml.config.base import Section
+from leaml.config.search import TuneConfig
 
 BUILTIN = {"leaml-tiny", "leaml-tiny-teacher"}
 """Model names that resolve to the models shipped with the package."""
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values cannot change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class ModelConfig(Section):
@@ -279,8 +276,21 @@ class ResourcesConfig(Section):
     """What the steps ask of Ray."""
 
     engines: int = Field(1, gt=0, description="vLLM engines for caption, generate and evaluate.")
+    max_engines: int | None = Field(
+        None, gt=0, description="Let the pool grow to this many engines while units wait, as nodes are there; none: fixed."
+    )
     engine_cpus: float = Field(1, gt=0, description="Logical CPUs of one engine.")
     engine_gpus: float = Field(0, ge=0, description="GPUs of one engine; whole numbers > 1 are tensor parallel.")
+    engine_sequences: int = Field(
+        128, gt=0, description="Sequences an engine works on at a time (vLLM's max_num_seqs); units should hold as many images."
+    )
+    teacher_engines: int | None = Field(
+        None, gt=0, description="Engines for caption, where a large teacher needs fewer and larger ones; none: engines."
+    )
+    teacher_gpus: float | None = Field(None, ge=0, description="GPUs of one engine for caption; none: engine_gpus.")
+    engine_units: int = Field(
+        2, gt=0, description="Units an engine works on at a time: the next one fills its batches while one ends."
+    )
     train_workers: int = Field(1, gt=0, description="Data-parallel training workers.")
     train_cpus: float = Field(1, gt=0, description="Logical CPUs of one training worker.")
     train_gpus: float = Field(0, ge=0, description="GPUs of one training worker.")
@@ -289,6 +299,21 @@ class ResourcesConfig(Section):
     )
     images_per_unit: int = Field(256, gt=0, description="Images per work unit; a unit is one committed file.")
     address: str | None = Field(None, description="Ray cluster to join; none: start one in this process.")
+
+    @model_validator(mode="after")
+    def _pool_grows(self) -> ResourcesConfig:
+        if self.max_engines is not None and self.max_engines < self.engines:
+            msg = f"max_engines is {self.max_engines}, less than engines, {self.engines}; raise it or leave it out"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def teacher(self) -> ResourcesConfig:
+        """The same with the teacher's engines as the engines."""
+        gpus = self.engine_gpus if self.teacher_gpus is None else self.teacher_gpus
+        if self.teacher_engines is None:
+            return self.model_copy(update={"engine_gpus": gpus})
+        return self.model_copy(update={"engine_gpus": gpus, "engines": self.teacher_engines, "max_engines": None})
 
     @property
     def lanes(self) -> int:
@@ -314,6 +339,7 @@ class Config(Section):
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Step 6.")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Step 7.")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="Resources.")
+    tune: TuneConfig = Field(default_factory=lambda: TuneConfig(), description="Search (leaml tune).")
 
     @property
     def run_folder(self) -> str:

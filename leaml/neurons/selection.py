@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ Selection = dict[str, torch.Tensor]
 """Module name -> sorted int64 indices of the selected rows; modules without a selected row are absent."""
 
 ROWS, COLUMNS, RECORD = "selection.safetensors", "columns.safetensors", "selection.json"
+SCORES, SCORED = "scores.safetensors", "scores.json"
 
 
 def layer_of(name: str) -> str:
@@ -134,8 +135,35 @@ def save(
     save_file({n: i.contiguous() for n, i in rows.items()}, folder / ROWS)
     if columns:
         save_file({n: i.contiguous() for n, i in columns.items()}, folder / COLUMNS)
-    save_file({n: s.contiguous() for n, s in scores.items()}, folder / "scores.safetensors")
+    _save_scores(scores, folder)
     (folder / RECORD).write_text(json.dumps({"model": owner, "modules": modules, **facts}, indent=1) + "\n")
+
+
+def _save_scores(scores: Scores, folder: Path) -> None:
+    save_file({n: s.contiguous() for n, s in scores.items()}, folder / SCORES)
+
+
+def save_scores(
+    scores: Scores, folder: Path, owner: str, facts: dict[str, object], blocks: dict[str, FeedForward] | None = None
+) -> None:
+    """Write scores of which any share may be selected later; arguments as of `save`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_scores(scores, folder)
+    record = {
+        "model": owner,
+        "names": list(scores),
+        "blocks": {n: asdict(b) for n, b in (blocks or {}).items()},
+        "facts": facts,
+    }
+    (folder / SCORED).write_text(json.dumps(record) + "\n")
+
+
+def read_scores(folder: str) -> tuple[Scores, str, dict[str, Any], dict[str, FeedForward]]:
+    """What `save_scores` has written to `folder` (local or s3://): scores in their order, owner, facts, blocks."""
+    record = json.loads(files.read_bytes(files.join(folder, SCORED)))
+    scores = load_tensors(files.read_bytes(files.join(folder, SCORES)))
+    blocks = {n: FeedForward(tuple(b["rows"]), b["columns"]) for n, b in record["blocks"].items()}
+    return {n: scores[n] for n in record["names"]}, record["model"], record["facts"], blocks
 
 
 def read(folder: str) -> Saved:

@@ -105,6 +105,15 @@ def test_saved_selection_is_read_back(tmp_path: Path) -> None:
     }
 
 
+def test_saved_scores_are_read_back_in_their_order(tmp_path: Path) -> None:
+    blocks = {B: FeedForward((f"{B}.gate_proj", f"{B}.up_proj"), f"{B}.down_proj")}
+    selection.save_scores(SCORES, tmp_path, "owner", {"examples": 3}, blocks)
+    found, owner, facts, found_blocks = selection.read_scores(str(tmp_path))
+    assert list(found) == list(SCORES)  # ties are broken by this order
+    assert all(torch.equal(found[name], values) for name, values in SCORES.items())
+    assert (owner, facts, found_blocks) == ("owner", {"examples": 3}, blocks)
+
+
 def test_empty_selection_is_read_back(tmp_path: Path) -> None:
     selection.save({}, SCORES, tmp_path, selection.model_hash(model()), {})
     assert selection.load(str(tmp_path), model()).rows == {}

@@ -19,12 +19,12 @@ from PIL import Image
 from leaml import tables
 from leaml.config import ResourcesConfig
 from leaml.data import files, store
-from leaml.data.store import ImageRef
+from leaml.data.store import ImageIndex
 from leaml.engine import Completion, Engine, EngineSpec, Request
 from leaml.errors import ModelError
 from pipelines.units import Item, make_units, run_units
 
-RESOURCES = ResourcesConfig(engines=1)
+RESOURCES = ResourcesConfig(engines=1, engine_units=1)
 MAX_PIXELS = 1_000_000
 
 
@@ -136,7 +136,7 @@ def png(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def images_table(folder: Path, count: int, corrupt: tuple[int, ...] = ()) -> list[ImageRef]:
+def images_table(folder: Path, count: int, corrupt: tuple[int, ...] = ()) -> ImageIndex:
     """An images table of two files with `count` images, of which the ones with the given numbers are cut off."""
     data = [png(n)[:40] + bytes([n]) if n in corrupt else png(n) for n in range(count)]
     rows = [{"image_id": tables.image_id(d), "uri": f"{n}.png", "bytes": d} for n, d in enumerate(data)]

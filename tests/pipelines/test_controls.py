@@ -52,11 +52,11 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | 
     return plan
 
 
-@pytest.mark.parametrize("name", ["random_neurons", "all_neurons"])
-def test_neuron_controls_differ_from_the_selection_on(planned: Any, name: str) -> None:
+@pytest.mark.parametrize(("name", "first"), [("random_neurons", {"importance"}), ("all_neurons", set())])
+def test_neuron_controls_differ_from_scores_or_selection_on(planned: Any, name: str, first: set[str]) -> None:
     ours, control = planned(None), planned(name)
-    assert ours.keys() == control.keys() == {"caption", "warmup", "score", "distill", "generate", "finetune"}
-    assert {s for s in ours if ours[s] != control[s]} == {"score", "distill", "generate", "finetune"}
+    assert ours.keys() == control.keys() == {"caption", "warmup", "importance", "score", "distill", "generate", "finetune"}
+    assert {s for s in ours if ours[s] != control[s]} == first | {"score", "distill", "generate", "finetune"}
 
 
 def test_without_captions_nothing_is_captioned_scored_or_distilled(planned: Any) -> None:

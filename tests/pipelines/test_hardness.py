@@ -44,8 +44,9 @@ def test_easy_pairs_are_rejected_image_by_image_also_with_other_units(tmp_path: 
         tables.write(f"{tmp_path}/generate/rows/unit-{start:02d}.parquet", part)
     log = tmp_path / "log"
     log.mkdir()
-    places = {ref.image_id: ref for ref in store.index(f"{tmp_path}/generate/rows")}
-    asked = [ref for ref in refs if ref.image_id in places]
+    generated = store.index(f"{tmp_path}/generate/rows")
+    asked = refs.only(generated.ids)
+    places = generated.places_of(asked.ids)
     output = str(tmp_path / "hardness")
     for units in (make_units("hardness", asked, {}, 7, places)[:2], make_units("hardness", asked, {}, 10, places)):
         summary = run_units("hardness", units, ScriptedSpec("x", log=str(log)), HardnessWork(8), output, RESOURCES, MAX_PIXELS)

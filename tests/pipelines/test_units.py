@@ -13,7 +13,7 @@ import scripted
 from scripted import MAX_PIXELS, RESOURCES, Broken, CaptionLike, ScriptedSpec, calls, images_table, published
 
 from leaml import tables
-from leaml.data.store import ImageRef
+from leaml.data.store import ImageIndex
 from leaml.errors import ModelError, StepError
 from pipelines.runtime import quiet_data
 from pipelines.units import EngineActor, _load, make_units, read_output, run_units
@@ -36,14 +36,16 @@ class Step:
     def __init__(self, folder: Path, corrupt: tuple[int, ...] = ()) -> None:
         self.images, self.output, self.log = folder / "images", folder / "out", folder / "log"
         self.log.mkdir()
-        self.refs: list[ImageRef] = images_table(self.images, COUNT, corrupt)
+        self.refs: ImageIndex = images_table(self.images, COUNT, corrupt)
         self.ids = [r.image_id for r in self.refs]
 
-    def run(self, work: Any = None, size: int = SIZE, units: slice = slice(None), engines: int = 1, **faults: str) -> Any:
+    def run(
+        self, work: Any = None, size: int = SIZE, units: slice = slice(None), plan: dict[str, int] | None = None, **faults: str
+    ) -> Any:
         extras = {i: n for n, i in enumerate(self.ids)}
         todo = make_units("caption", self.refs, extras, size)[units]
         spec = ScriptedSpec("x", log=str(self.log), **faults)
-        resources = RESOURCES.model_copy(update={"engines": engines})
+        resources = RESOURCES.model_copy(update=plan or {})
         return run_units("caption", todo, spec, work or CaptionLike(), str(self.output), resources, MAX_PIXELS)
 
     def captions(self) -> dict[str, str]:
@@ -60,8 +62,9 @@ def step(tmp_path: Path) -> Step:
     return Step(tmp_path)
 
 
-def test_every_image_once_with_its_own_data(step: Step) -> None:
-    summary = step.run(engines=2)
+@pytest.mark.parametrize("plan", [{"engines": 2}, {"engines": 1, "max_engines": 2}, {"engines": 1, "engine_units": 3}])
+def test_every_image_once_with_its_own_data(step: Step, plan: dict[str, int]) -> None:
+    summary = step.run(plan=plan)
     assert step.captions() == step.expected()
     assert list(step.captions()) == step.ids  # in the order of the table
     assert calls(step.log) == Counter(step.ids)

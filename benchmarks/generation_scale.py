@@ -1,0 +1,272 @@
+"""Parts of `benchmarks.generation` about size and failure: memory over the number of images, engines on two nodes, kills."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+from benchmarks.generation_arms import Task
+from leaml import tables
+from leaml.config import CaptionConfig, ModelConfig, ResourcesConfig
+from leaml.data import store
+from leaml.engine import Completion, Engine, EngineSpec, Request
+from pipelines.caption import CaptionWork
+from pipelines.models import engine_spec
+from pipelines.runtime import start_ray
+from pipelines.units import make_units, run_units
+
+UNIT = 256
+
+
+def in_new_process(function: Any, *arguments: Any) -> Any:
+    """The function's value, from a process of its own; what it starts computes on one thread unless told otherwise."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result(timeout=1800)
+
+
+def _below(parent: int) -> dict[int, str]:
+    """Processes started by `parent`, and by those: id and command line."""
+    parents, commands = {}, {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                commands[int(folder.name)] = (folder / "cmdline").read_text()
+            except OSError:
+                continue  # it has ended
+
+    def below(pid: int) -> bool:
+        above = parents.get(pid)
+        return above == parent or (above is not None and below(above))
+
+    return {pid: commands[pid] for pid in commands if below(pid)}
+
+
+# --- memory --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OneWordSpec(EngineSpec):
+    """An engine that answers one word at once: what is measured is everything around the engine."""
+
+    def build(self) -> Engine:
+        return OneWordEngine()
+
+
+class OneWordEngine:
+    """Answers every request with one word."""
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]:
+        return [[Completion("shape", -0.1, "stop", 1)] for _ in requests]
+
+
+def small_images(folder: str, count: int) -> None:
+    """`count` distinct noisy images of 16 x 16 pixels (about 850 bytes each) in parts of 2,000."""
+    rng = random.Random(0)
+    for start in range(0, count, 2000):
+        rows: list[dict[str, Any]] = []
+        for number in range(start, min(start + 2000, count)):
+            buffer = io.BytesIO()
+            Image.frombytes("RGB", (16, 16), rng.randbytes(768)).save(buffer, "PNG")
+            rows.append({"image_id": tables.image_id(buffer.getvalue()), "uri": f"{number}.png", "bytes": buffer.getvalue()})
+        tables.write(f"{folder}/part-{start:07d}.parquet", tables.table(rows, tables.IMAGES))
+
+
+def _status(pid: int, *names: str) -> int:
+    """Sum of these lines of a process's status, in bytes."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.partition(":")[0] in names)
+
+
+class PeakMemory:
+    """Peaks, sampled every 0.1 s: the driver's own memory, and pages of the object store in use."""
+
+    def __init__(self) -> None:
+        self.driver = self.objects = self.together = 0
+        # the raylet maps the object store
+        self._raylet = next(pid for pid, command in _below(os.getpid()).items() if command.split("\0")[0].endswith("/raylet"))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.1):
+            driver, objects = _status(os.getpid(), "RssAnon", "RssFile"), _status(self._raylet, "RssShmem")
+            self.driver, self.objects = max(self.driver, driver), max(self.objects, objects)
+            self.together = max(self.together, driver + objects)
+
+    def stop(self) -> dict[str, int]:
+        """The peaks in MiB."""
+        self._stop.set()
+        self._thread.join()
+        return {k: round(getattr(self, k) / 2**20) for k in ("driver", "objects", "together")}
+
+
+def memory_of(images: str, output: str) -> dict[str, Any]:
+    """A caption step over a table of images in this process: peaks, seconds, rows."""
+    resources = ResourcesConfig(images_per_unit=UNIT)
+    start_ray(resources)
+    peak, began = PeakMemory(), time.time()
+    units = make_units("caption", store.index(images), {}, UNIT)
+    summary = run_units("caption", units, OneWordSpec("one word"), CaptionWork(CaptionConfig()), output, resources, 10**6)
+    return peak.stop() | {"images": summary["images"], "seconds": round(time.time() - began, 1)}
+
+
+def memory(counts: list[int]) -> dict[str, Any]:
+    """Peak memory for each number of images and the growth from the first to the last."""
+    found = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            small_images(f"{folder}/images", count)
+            found.append(in_new_process(memory_of, f"{folder}/images", f"{folder}/out"))
+            print(f"memory: {found[-1]}", file=sys.stderr, flush=True)
+    return {"rss_growth": round(found[-1]["together"] / found[0]["together"], 3), "peaks_mib": found}
+
+
+# --- two nodes -----------------------------------------------------------------------------------------------------------
+
+
+def on_nodes(task: Task, nodes: int) -> float:
+    """Images per second of `nodes` engines on as many nodes that share two threads, after each engine's first unit."""
+    from ray.cluster_utils import Cluster
+
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        os.environ[name] = "0"
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(nodes):
+        cluster.add_node(num_cpus=2)
+    try:
+        # each node has 2 logical CPUs, which one engine takes; threads are what is shared
+        resources = ResourcesConfig(engines=nodes, engine_cpus=2, images_per_unit=task.unit, address=cluster.address)
+        start_ray(resources)
+        spec = replace(engine_spec(ModelConfig(name=task.model), resources), cpus=2 / nodes)
+        units = make_units("caption", store.index(task.images), {}, task.unit)
+        with tempfile.TemporaryDirectory() as output:
+            run_units("caption", units, spec, CaptionWork(CaptionConfig()), output, resources, 10**7)
+            done = sorted(f.stat().st_mtime for f in Path(output, "rows").iterdir())
+        return (len(done) - nodes) * task.unit / (done[-1] - done[nodes - 1])
+    finally:
+        import ray
+
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def scaling(task: Task, rounds: int) -> dict[str, Any]:
+    """Rate of two engines on two nodes over one engine on one, at two threads in total."""
+    found: dict[int, list[float]] = {1: [], 2: []}
+    for number in range(rounds):
+        for nodes in (1, 2) if number % 2 == 0 else (2, 1):
+            found[nodes].append(round(in_new_process(on_nodes, task, nodes), 1))
+            print(f"scaling: {nodes} nodes, {found[nodes][-1]} images/s", file=sys.stderr, flush=True)
+    ratio = statistics.median(two / one for one, two in zip(found[1], found[2], strict=True))
+    return {"scaling": round(ratio, 3), "scaling_images_per_s": {str(k): v for k, v in found.items()}}
+
+
+# --- kills ---------------------------------------------------------------------------------------------------------------
+
+
+class Caption:
+    """`leaml caption` on easy-VQA as a process of its own, again and again on one run folder."""
+
+    def __init__(self, folder: str, images: int) -> None:
+        self.folder = Path(folder)
+        source = {"format": "easy_vqa", "split": "train", "limit": images}
+        settings = {
+            "storage": str(self.folder),
+            "data": {"labeled": source, "evaluation": {"format": "easy_vqa", "split": "test", "limit": 10}},
+            "resources": {"images_per_unit": 64},
+        }
+        self.config = self.folder / "config.yaml"
+        self.config.write_text(json.dumps(settings))
+
+    def start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "pipelines.cli", "caption", str(self.config)]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def published(self) -> dict[str, tuple[float, list[str]]]:
+        """Committed files: time of change and image ids."""
+        return {
+            str(f): (f.stat().st_mtime, pq.read_table(f, columns=["image_id"])["image_id"].to_pylist())
+            for part in ("rows", "quarantine")
+            for f in self.folder.glob(f"run/caption-*/{part}/*.parquet")
+        }
+
+    def images(self) -> list[str]:
+        """The ids of all images that the step has to caption."""
+        return [
+            ref.image_id for f in self.folder.glob("run/ingest-*/images") for ref in store.index(str(f)) if self._training(f)
+        ]
+
+    def _training(self, folder: Path) -> bool:
+        return json.loads((folder.parent / "_DONE.json").read_text())["label"] == "ingest labeled"
+
+
+def _kill(what: str, process: subprocess.Popen[bytes]) -> bool:
+    """SIGKILL the driver, and wait until what it started is gone; or an engine. Returns whether there was one to kill."""
+    started = _below(process.pid)
+    if what == "engine":
+        engines = [pid for pid, command in started.items() if command.startswith("ray::") and "EngineActor" in command]
+        if engines:
+            os.kill(engines[0], signal.SIGKILL)
+        return bool(engines)
+    if process.poll() is not None:
+        return False
+    process.kill()
+    process.wait()
+    deadline = time.time() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in started) and time.time() < deadline:
+        time.sleep(0.2)
+    return True
+
+
+def kills(images: int, drivers: int, engines: int) -> dict[str, Any]:
+    """A caption step whose driver is killed at random moments, `drivers` times, then its engines; then it finishes."""
+    rng = random.Random(0)
+    done = {"driver": 0, "engine": 0}
+    changed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        step = Caption(folder, images)
+        process, began = step.start(), time.time()
+        while len(step.published()) < 2:
+            time.sleep(0.1)
+        first = time.time() - began  # seconds until an engine has made two units
+        while done["driver"] < drivers:
+            before = step.published()
+            time.sleep(rng.uniform(0.1, 0.4) * first)
+            done["driver"] += _kill("driver", process)
+            changed += sum(step.published().get(file) != value for file, value in before.items())
+            process = step.start()
+            time.sleep(rng.uniform(0, 1) * first)
+            print(f"kills: {done}, {sum(len(i) for _, i in step.published().values())} images", file=sys.stderr, flush=True)
+        while process.poll() is None and done["engine"] < engines:
+            done["engine"] += _kill("engine", process)
+            time.sleep(rng.uniform(0.5, 1.5) * first)
+        process.wait(timeout=900)
+        expected, found = Counter(step.images()), Counter(i for _, ids in step.published().values() for i in ids)
+        lost, duplicated = sum((expected - found).values()), sum((found - expected).values())
+    matrix = {"kills": sum(done.values()), "lost": lost, "duplicated": duplicated, "rewritten_files": changed}
+    return {"kill_matrix": matrix | done | {"images": sum(expected.values()), "exit_code": process.returncode}}

@@ -1,0 +1,217 @@
+"""What a search over configurations is made of, without Ray: points, their configurations, tables, plots, importances."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from leaml.config import Config, RangeConfig, parse
+from leaml.errors import ConfigError
+
+Point = dict[str, Any]
+"""Configuration key -> value."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point with one seed.
+
+    Attributes:
+        point: The values tried.
+        seed: Added to the configuration's seed.
+        accuracy: On the validation labels: of the adapted model when `finished`, else of the generator when it was stopped.
+        objective: Accuracy less the price of `hours`.
+        hours: Of engines and training workers, whatever was shared with other trials left out.
+        finished: Whether the trial came to its end.
+        error: Why it failed; empty when it did not.
+    """
+
+    point: Point
+    seed: int
+    accuracy: float
+    objective: float
+    hours: float
+    finished: bool
+    error: str = ""
+
+
+@dataclass
+class Found:
+    """All trials of a search, and the best point: the finalist with the best median over seeds, or the best trial."""
+
+    trials: list[Trial]
+    questions: int
+    finalists: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """Finished trials of the first seed, best first; of equal ones the cheaper, then the earlier."""
+        done = [t for t in self.trials if t.finished and t.seed == 0]
+        return sorted(done, key=lambda t: (-t.objective, t.hours))
+
+    @property
+    def best(self) -> Point | None:
+        """None when no trial finished."""
+        if self.finalists:
+            return dict(json.loads(max(self.finalists, key=lambda key: self.finalists[key])))
+        return self.ranked[0].point if self.ranked else None
+
+    def settle(self, count: int) -> None:
+        """Take the median objective over the seeds of each of the `count` best points."""
+        for trial in self.ranked[:count]:
+            same = [t.objective for t in self.trials if t.finished and t.point == trial.point]
+            self.finalists[key_of(trial.point)] = statistics.median(same)
+
+
+def key_of(point: Point) -> str:
+    """A point as text."""
+    return json.dumps(point, sort_keys=True)
+
+
+def at(config: Config, point: Point, seed: int = 0) -> Config:
+    """The configuration at a point. Raises ConfigError naming the key when a value does not fit."""
+    tree = config.model_dump(mode="json", exclude={"tune"})
+    for key, value in point.items():
+        node, (*parents, leaf) = tree, key.split(".")
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    tree["seed"] += seed
+    return parse(tree, f"tune.space at {key_of(point)}")
+
+
+def base_point(config: Config) -> Point | None:
+    """The configuration's own values of the searched keys; None when one of them lies outside of its range.
+
+    Raises ConfigError for a key that does not exist.
+    """
+    tree, point = config.model_dump(mode="json"), {}
+    for key, values in config.tune.space.items():
+        node: Any = tree
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node or key.startswith("tune."):
+                msg = f"tune.space has the key {key!r}, which the configuration does not; leaml config --explain lists all"
+                raise ConfigError(msg)
+            node = node[part]
+        point[key] = node
+        inside = node in values.choices if values.choices is not None else _between(values, node)
+        if not inside:
+            return None
+    return point
+
+
+def _between(values: RangeConfig, value: Any) -> bool:
+    return isinstance(value, int | float) and float(values.low or 0) <= value <= float(values.high or 0)
+
+
+def check_space(config: Config) -> None:
+    """Raise ConfigError for an empty space, an unknown key or a value at the end of a range that the key refuses."""
+    if not config.tune.space:
+        msg = "tune.space is empty; give at least one key a range, for example {score.ratio: {choices: [0.1, 0.3, 1.0]}}"
+        raise ConfigError(msg)
+    base_point(config)
+    for key, values in config.tune.space.items():
+        for value in values.choices or [cast(values, float(end or 0)) for end in (values.low, values.high)]:
+            at(config, {key: value})
+
+
+def cast(values: RangeConfig, value: float) -> float | int:
+    """A number of the range's kind."""
+    return round(value) if values.integer else value
+
+
+def wilson(accuracy: float, count: int) -> tuple[float, float]:
+    """95 % interval of a share of `count` answers (Wilson 1927)."""
+    z = 1.96
+    middle = (accuracy + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(accuracy * (1 - accuracy) / count + z * z / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def best_yaml(config: Config, point: Point) -> str:
+    """The configuration at the best point, as `leaml adapt` takes it."""
+    tree = at(config, point).model_dump(mode="json", exclude={"tune"})
+    return "# the best point of a search: " + key_of(point) + "\n" + yaml.safe_dump(tree, sort_keys=False)
+
+
+def table(found: Found) -> str:
+    """Trials as Markdown, best first, stopped and failed ones last."""
+    keys = sorted({k for t in found.trials for k in t.point})
+    lines = ["| " + " | ".join([*keys, "seed", "validation accuracy", "95 %", "hours", "state"]) + " |"]
+    lines.append("|---" * (len(keys) + 5) + "|")
+    for trial in sorted(found.trials, key=lambda t: (bool(t.error), not t.finished, -t.objective if not t.error else 0)):
+        state = f"failed: {trial.error}" if trial.error else "finished" if trial.finished else "stopped"
+        numbers = ["", "", ""]
+        if not trial.error:
+            low, high = wilson(trial.accuracy, found.questions)
+            numbers = [f"{trial.accuracy:.3f}", f"{low:.3f} to {high:.3f}", f"{trial.hours:.3f}"]
+        values = [str(trial.point.get(k)) for k in keys]
+        lines.append("| " + " | ".join([*values, str(trial.seed), *numbers, state]) + " |")
+    return "\n".join(lines)
+
+
+def importances(found: Found, space: dict[str, RangeConfig]) -> dict[str, float]:
+    """How much of the best trials' objective each key decides (PED-ANOVA, Watanabe et al. 2023); empty with few trials."""
+    import optuna
+
+    study = optuna.create_study(direction="maximize")
+    for trial in found.trials:
+        if trial.finished and trial.seed == 0:
+            distributions = {key: _distribution(values) for key, values in space.items()}
+            study.add_trial(optuna.trial.create_trial(params=trial.point, distributions=distributions, value=trial.objective))
+    if len(study.trials) < 4 or len({t.value for t in study.trials}) < 2:
+        return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+
+
+def _distribution(values: RangeConfig) -> Any:
+    import optuna
+
+    if values.choices is not None:
+        return optuna.distributions.CategoricalDistribution(values.choices)
+    low, high = values.low or 0.0, values.high or 0.0
+    if values.integer:
+        return optuna.distributions.IntDistribution(round(low), round(high), log=values.log)
+    return optuna.distributions.FloatDistribution(low, high, log=values.log)
+
+
+def plot(found: Found, space: dict[str, RangeConfig]) -> bytes:
+    """An SVG with one panel a key: accuracy and its interval over the value; stopped trials hollow, finalists ringed."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "leaml"
+    figure, panels = pyplot.subplots(1, len(space), figsize=(1.2 + 4.2 * len(space), 3.6), squeeze=False, sharey=True)
+    for axes, (key, values) in zip(panels[0], space.items(), strict=True):
+        texts = [str(c) for c in values.choices or []]
+        numeric = all(isinstance(c, int | float) and not isinstance(c, bool) for c in values.choices or [])
+        for trial in (t for t in found.trials if not t.error):
+            low, high = wilson(trial.accuracy, found.questions)
+            place = float(trial.point[key]) if numeric else texts.index(str(trial.point[key]))
+            colour = "#2b6cb0" if trial.finished else "#a0aec0"
+            axes.vlines(place, low, high, color=colour, linewidth=1)
+            axes.plot(place, trial.accuracy, "o", color=colour, markerfacecolor=colour if trial.finished else "white")
+            if key_of(trial.point) in found.finalists:
+                axes.plot(place, trial.accuracy, "o", color="#c05621", markersize=11, fillstyle="none")
+        if not numeric:
+            axes.set_xticks(range(len(texts)), texts)
+        elif values.log:
+            axes.set_xscale("log")
+        axes.set_xlabel(key)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0][0].set_ylabel("validation accuracy")
+    figure.suptitle("filled: finished (adapted model), hollow: stopped (generator), ring: finalist", fontsize=8)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    return buffer.getvalue()

@@ -1,0 +1,323 @@
+"""`leaml tune`: Ray Tune searches over configuration keys, judged by accuracy on the labels held out for validation.
+
+A trial is the method (steps 2 to 6) on the training part of the labels, in the run folder of the search, so trials share every
+step whose settings are the same: captions, warm-up, and the scores, of which any ratio takes its neurons. The generator is
+judged on its way through distillation, where ASHA stops trials that are behind, and the adapted model at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from leaml import search
+from leaml.config import Config, RangeConfig
+from leaml.data import files, s3
+from leaml.errors import ConfigError, StepError
+from leaml.search import Found, Trial
+from pipelines.adapt import StopHereError, check, method
+from pipelines.ingest import Labels, draw_labels, ingest, labels_key
+from pipelines.progress import say
+from pipelines.run import Run, Step
+from pipelines.runtime import start_ray
+from pipelines.train import VALIDATED, Judge, write_examples
+from pipelines.warmup import answer_examples
+
+SEED = "trial_seed"
+"""Beside the point's keys in a trial's Ray Tune configuration."""
+PRICED = {"distill": "train_workers", "generate": "engines", "hardness": "engines", "finetune": "train_workers"}
+"""Steps that a trial pays for, and the setting that says how many processes they take."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every trial needs, as plain data."""
+
+    config: Config
+    validation: str
+    label_key: str
+
+
+def tune(config: Config, verbose: bool = False) -> Found:
+    """Search, then write `tune/best.yaml`, `trials.md`, `trials.json` and `plot.svg` into the run. Raises ConfigError."""
+    search.check_space(config)
+    _check_loggers(config)
+    check(config)
+    with Run(config) as run:
+        sources = ingest(run)
+        labels = draw_labels(run, sources)
+        if not labels.validation.num_rows:
+            msg = "a search needs labels held out for validation; set data.budget.validation_fraction above 0"
+            raise ConfigError(msg)
+        start_ray(config.resources, verbose)
+        settings = config.model_dump(mode="json", exclude={"name", "storage", "resources"})
+        step = run.step("tune", settings, [*sources.training, labels_key(labels)])
+        run.execute(step, lambda: _search(run, step, labels))
+        found = _read(step)
+        for name in ("best.yaml", "trials.md", "trials.json", "plot.svg"):
+            files.write_bytes(files.join(run.folder, "tune", name), files.read_bytes(step.path(name)))
+        run.finish()
+    print(search.table(found))
+    say(f"best: {search.key_of(found.best or {})}; leaml adapt {files.join(run.folder, 'tune', 'best.yaml')}")
+    return found
+
+
+def _check_loggers(config: Config) -> None:
+    if "mlflow" in config.tune.loggers and importlib.util.find_spec("mlflow") is None:
+        msg = "tune.loggers has mlflow, which is not installed; pip install mlflow, or choose among json, csv, tensorboard"
+        raise ConfigError(msg)
+
+
+def _search(run: Run, step: Step, labels: Labels) -> dict[str, Any]:
+    """All trials, then the finalists with further seeds; writes the step's files."""
+    config = run.config
+    questions = Labels(labels.validation, labels.validation.slice(0, 0), "")
+    validation = write_examples(step.path("validation.parquet"), answer_examples(questions))
+    plan = Plan(config, validation, labels.key)
+    began = time.time()
+    found = Found(_tuned(plan, step, "search", _space(config)), labels.validation.num_rows)
+    if not found.ranked:
+        reasons = sorted({t.error for t in found.trials if t.error})
+        msg = f"no trial of {len(found.trials)} finished: {'; '.join(reasons) or 'all were stopped'}"
+        raise StepError(msg)
+    finalists = [t.point for t in found.ranked[: config.tune.finalists]]
+    more = [point | {SEED: seed} for point in finalists for seed in range(1, config.tune.seeds)]
+    if more:
+        found.trials += _tuned(plan, step, "finalists", more)
+    found.settle(config.tune.finalists)
+    record = {"questions": found.questions, "finalists": found.finalists, "trials": [asdict(t) for t in found.trials]}
+    record["importances"] = search.importances(found, config.tune.space)
+    assert found.best is not None
+    files.write_bytes(step.path("trials.json"), json.dumps(record, indent=1).encode())
+    files.write_bytes(step.path("trials.md"), (search.table(found) + "\n").encode())
+    files.write_bytes(step.path("plot.svg"), search.plot(found, config.tune.space))
+    files.write_bytes(step.path("best.yaml"), search.best_yaml(config, found.best).encode())
+    counts = {"trials": len(found.trials), "failed": sum(bool(t.error) for t in found.trials)}
+    counts["stopped"] = sum(not t.finished and not t.error for t in found.trials)
+    return counts | {"best": found.best, "seconds": round(time.time() - began, 1)}
+
+
+def _read(step: Step) -> Found:
+    record = json.loads(files.read_bytes(step.path("trials.json")))
+    return Found([Trial(**t) for t in record["trials"]], record["questions"], record["finalists"])
+
+
+# --- one trial, in a process of its own ----------------------------------------------------------------------------------
+
+
+def run_trial(values: dict[str, Any], plan: Plan) -> None:
+    """Body of a Ray Tune trial: the method at a point, reporting the generator's and at last the adapted model's accuracy."""
+    from ray import tune as ray_tune
+
+    point = {key: value for key, value in values.items() if key != SEED}
+    config = search.at(plan.config, point, values.get(SEED, 0))
+    run = Run(config, noted=False)
+    sources = ingest(run)
+    drawn = draw_labels(run, sources)
+    labels = Labels(drawn.train, drawn.validation.slice(0, 0), f"{drawn.key}/train")
+    start_ray(config.resources)
+    times = plan.config.tune.validations
+    judge = Judge(plan.validation, times, (_forward(max(1, config.distill.steps // times)),))
+    if not config.distill.skip:
+        with contextlib.suppress(StopHereError):
+            method(run, sources, labels, until="distill", judge=judge)
+        for validation in _validations_of_reused(run, "distill"):
+            ray_tune.report(_event(validation, max(1, config.distill.steps // times)))
+    adapted = method(run, sources, labels, judge=judge)
+    accuracy, hours = run.summary(adapted)["validations"][-1]["accuracy"], _hours(run)
+    objective = accuracy - plan.config.tune.hour_price * hours
+    ray_tune.report({"accuracy": accuracy, "objective": objective, "progress": times + 1, "hours": hours, "end": True})
+
+
+def _event(validation: dict[str, float], every: int) -> dict[str, Any]:
+    """What Ray Tune is told of one validation during distillation; `progress` is the same in every trial."""
+    accuracy = validation["accuracy"]
+    return {
+        "accuracy": accuracy,
+        "objective": accuracy,
+        "progress": round(validation["step"] / every),
+        "hours": 0.0,
+        "end": False,
+    }
+
+
+def _forward(every: int) -> Any:
+    """A Ray Train callback that hands validations on to Ray Tune, and nothing else (checkpoints stay with the step)."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    class Forward(TuneReportCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            if VALIDATED in metrics[0]:
+                super().after_report(run_context, [_event(metrics[0][VALIDATED], every)], None)
+
+    return Forward()
+
+
+def _validations_of_reused(run: Run, name: str) -> list[dict[str, float]]:
+    """What a step found that another trial had finished before, so that its events are reported too."""
+    for record in run.steps():
+        if record["name"] == name and record["state"] == "reused":
+            done = json.loads(files.read_bytes(files.join(run.folder, record["folder"], "_DONE.json")))
+            return list(done["summary"]["validations"])
+    return []
+
+
+def _hours(run: Run) -> float:
+    """Hours of engines and training workers in the steps that depend on the point, reused ones included."""
+    resources = run.config.resources.model_dump()
+    return sum(s["seconds"] * resources[PRICED[s["name"]]] for s in run.steps() if s["name"] in PRICED and s["seconds"]) / 3600
+
+
+# --- Ray Tune ------------------------------------------------------------------------------------------------------------
+
+
+def _space(config: Config) -> dict[str, Any]:
+    """Ray Tune's search space."""
+    from ray import tune as ray_tune
+
+    def domain(values: RangeConfig) -> Any:
+        if values.choices is not None:
+            return ray_tune.grid_search(values.choices) if config.tune.search == "grid" else ray_tune.choice(values.choices)
+        low, high = values.low or 0.0, values.high or 0.0
+        if values.integer:
+            return (ray_tune.lograndint if values.log else ray_tune.randint)(round(low), round(high) + 1)
+        return (ray_tune.loguniform if values.log else ray_tune.uniform)(low, high)
+
+    return {key: domain(values) for key, values in config.tune.space.items()}
+
+
+def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[str, Any]]) -> list[Trial]:
+    """Run the trials of a space, or of a list of points, or go on with them where a killed process stopped."""
+    from ray import tune as ray_tune
+
+    folder = step.path("ray", name)
+    remote = files.is_remote(folder)
+    path = folder.removeprefix("s3://") if remote else str(Path(folder).resolve())
+    filesystem = s3.filesystem() if remote else None
+    trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, plan=plan), {"CPU": 0.1})
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    total = len(space) if isinstance(space, list) else _count(plan.config)
+    if ray_tune.Tuner.can_restore(path, storage_filesystem=filesystem):
+        tuner = ray_tune.Tuner.restore(path, trainable, restart_errored=True, storage_filesystem=filesystem)
+    else:
+        tuner = ray_tune.Tuner(
+            trainable,
+            param_space={} if isinstance(space, list) else space,
+            tune_config=_strategy(plan.config, space),
+            run_config=ray_tune.RunConfig(
+                name=name,
+                storage_path=path.rpartition("/")[0],
+                storage_filesystem=filesystem,
+                callbacks=[*_loggers(plan.config, step), _progress(name, total)],
+                verbose=0,
+            ),
+        )
+    results = tuner.fit()
+    return [_trial(results[number]) for number in range(len(results))]
+
+
+def _count(config: Config) -> int:
+    """Number of trials."""
+    if config.tune.search != "grid":
+        return config.tune.trials
+    count = 1
+    for values in config.tune.space.values():
+        count *= len(values.choices or [])
+    return count
+
+
+def _strategy(config: Config, space: dict[str, Any] | list[dict[str, Any]]) -> Any:
+    """How Ray Tune proposes and stops trials."""
+    from ray import tune as ray_tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search import BasicVariantGenerator
+
+    given = config.tune
+    common: dict[str, Any] = {"metric": "objective", "mode": "max", "max_concurrent_trials": given.concurrent}
+    if isinstance(space, list):
+        generator = BasicVariantGenerator(points_to_evaluate=space, max_concurrent=given.concurrent)
+        return ray_tune.TuneConfig(**common | {"max_concurrent_trials": None}, search_alg=generator, num_samples=len(space))
+    scheduler = None
+    if given.stop_early:
+        scheduler = ASHAScheduler(
+            time_attr="progress", max_t=given.validations + 2, grace_period=1, reduction_factor=given.reduction
+        )
+    start = search.base_point(config)
+    if given.search == "optuna":
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = optuna.samplers.TPESampler(multivariate=True, seed=given.seed, n_startup_trials=4)
+        proposer: Any = OptunaSearch(
+            metric="objective", mode="max", sampler=sampler, points_to_evaluate=[start] if start else None
+        )
+        return ray_tune.TuneConfig(**common, search_alg=proposer, scheduler=scheduler, num_samples=given.trials)
+    proposer = BasicVariantGenerator(
+        points_to_evaluate=[start] if start and given.search == "random" else None,
+        max_concurrent=given.concurrent,
+        random_state=given.seed,
+    )
+    count = 1 if given.search == "grid" else given.trials
+    return ray_tune.TuneConfig(
+        **common | {"max_concurrent_trials": None}, search_alg=proposer, scheduler=scheduler, num_samples=count
+    )
+
+
+def _loggers(config: Config, step: Step) -> list[Any]:
+    from ray.tune import logger
+
+    kinds = {"json": logger.JsonLoggerCallback, "csv": logger.CSVLoggerCallback, "tensorboard": logger.TBXLoggerCallback}
+    made = [kinds[kind]() for kind in config.tune.loggers if kind in kinds]
+    if "mlflow" in config.tune.loggers:
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        made.append(MLflowLoggerCallback(experiment_name=f"{config.name} {step.hash}"))
+    return made
+
+
+def _progress(name: str, total: int) -> Any:
+    """A Ray Tune callback that tells of every validation and of every trial's end, with the time left."""
+    from ray.tune import Callback
+
+    class Progress(Callback):
+        def __init__(self) -> None:
+            self.began, self.ended = time.time(), 0
+
+        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+            what = "adapted model" if result["end"] else f"generator at {result['progress']}"
+            say(f"tune {name}: {trial.trial_id} {_shown(trial.config)}: {what}, validation {result['accuracy']:.3f}")
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._end(trial, "ended")
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._end(trial, "failed")
+
+        def _end(self, trial: Any, how: str) -> None:
+            self.ended += 1
+            left = (time.time() - self.began) / self.ended * max(0, total - self.ended)
+            say(f"tune {name}: {trial.trial_id} {how}; {self.ended} of {total} trials, about {left:.0f} s left")
+
+    return Progress()
+
+
+def _shown(values: dict[str, Any]) -> str:
+    return " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
+
+
+def _trial(result: Any) -> Trial:
+    """A trial as Ray Tune recorded it."""
+    values, metrics = dict(result.config or {}), result.metrics or {}
+    seed = values.pop(SEED, 0)
+    error = str(result.error).strip().splitlines()[-1] if result.error else ""
+    finished = bool(metrics.get("end")) and not error
+    accuracy, objective = metrics.get("accuracy", 0.0), metrics.get("objective", 0.0)
+    return Trial(values, seed, accuracy, objective, metrics.get("hours", 0.0), finished, error)

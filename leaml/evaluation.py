@@ -12,8 +12,9 @@ import pyarrow as pa
 from leaml import statistics, tables
 from leaml.errors import DataError
 
-BASELINES = ("blind_prior", "zero_shot", "finetune_labels", "lora_labels")
-"""Rows that the method is measured against; ablations (`random_neurons`, ...) and `full_labels` are no baselines."""
+BASELINES = ("blind_prior", "letter_prior", "zero_shot", "finetune_labels", "lora_labels")
+"""Rows that the method is measured against; ablations (`random_neurons`, ...) and `full_labels` are no baselines. Nor is
+`source_prior`: it is told the source of each image, which no model is told."""
 UNTYPED = "untyped"
 """Name in `by_type` of questions without a type, where others have one."""
 _DIGITS = 6

@@ -15,6 +15,8 @@ from leaml.report_style import CSS, count, escape, p_value, percent, points, tab
 
 TITLES = {
     "blind_prior": "Blind prior (no image)",
+    "letter_prior": "Letter prior (no image)",
+    "source_prior": "Prior by source (no image)",
     "zero_shot": "Zero-shot",
     "finetune_labels": "Fine-tuned on labels",
     "lora_labels": "LoRA on labels",
@@ -25,8 +27,8 @@ TITLES = {
     "full_labels": "All labels (ceiling)",
 }
 """What the rows of `metrics.json` are called, in the order they are shown; others follow under their own name."""
-CEILING = "full_labels"
-"""The row that uses all labels: shown, but no rival."""
+YARDSTICKS = ("full_labels", "source_prior")
+"""Rows that use all labels, or are told the source of each image: shown, but no rivals."""
 SIGNIFICANT = 0.05
 
 
@@ -152,10 +154,27 @@ def _more(difference: float) -> str:
 
 
 def _blind_warning(rows: Mapping[str, Any], ours: str) -> str:
-    if ours not in rows or "blind_prior" not in rows or rows[ours]["accuracy"] > rows["blind_prior"]["accuracy"]:
+    if ours not in rows:
         return ""
-    blind = percent(rows["blind_prior"]["accuracy"])
-    return f" It is no better than answering without looking at the image ({blind})."
+    mine = rows[ours]["accuracy"]
+    for prior in ("blind_prior", "letter_prior"):
+        if prior in rows and mine <= rows[prior]["accuracy"]:
+            return f" It is no better than answering without looking at the image ({percent(rows[prior]['accuracy'])})."
+    if "source_prior" in rows and mine <= rows["source_prior"]["accuracy"]:
+        known = percent(rows["source_prior"]["accuracy"])
+        return f" Whoever knows the source of an image and never looks at it does no worse ({known})."
+    return ""
+
+
+def prior_notes(rows: Mapping[str, Any]) -> list[str]:
+    """What the priors among the rows are and how far they go, one sentence each."""
+    notes = {
+        "blind_prior": "Blind prior: the most common labeled answer to each question, without the image",
+        "letter_prior": "Letter prior: the most common labeled letter of each question, without the image or the options' text",
+        "source_prior": "Prior by source: the most common labeled answer per question and source of the image; no baseline, "
+        "since no model is told the source",
+    }
+    return [f"{text}: {percent(rows[name]['accuracy'])}." for name, text in notes.items() if name in rows]
 
 
 def _accuracy(metrics: Mapping[str, Any]) -> str:
@@ -165,7 +184,7 @@ def _accuracy(metrics: Mapping[str, Any]) -> str:
     rows = {name: found[name] for name in (*TITLES, *found) if name in found}
     ours = (metrics.get("comparison") or {}).get("ours", "leaml")
     types = sorted({kind for row in rows.values() for kind in row["by_type"]})
-    rivals = [row["by_type"] for name, row in rows.items() if name != CEILING]
+    rivals = [row["by_type"] for name, row in rows.items() if name not in YARDSTICKS]
     best = {kind: max((by_type.get(kind, 0.0) for by_type in rivals), default=0.0) for kind in types}
     lines = []
     for name, row in rows.items():
@@ -176,9 +195,9 @@ def _accuracy(metrics: Mapping[str, Any]) -> str:
             f'{percent(row["accuracy"])}</td><td class="n">{low} – {high}</td><td class="n">{count(row["n"])}</td>{cells}</tr>'
         )
     head = ["", "accuracy", "95 % interval", "questions", *map(escape, types)]
-    note = (
-        '<p class="note">By question type in percent; the best of each type is bold (the ceiling aside).</p>' if types else ""
-    )
+    aside = " and the prior by source" if "source_prior" in rows else ""
+    note = f"By question type in percent; the best of each type is bold (the ceiling{aside} aside)." if types else ""
+    note = "".join(f'<p class="note">{escape(line)}</p>' for line in (note, *prior_notes(rows)) if line)
     plot = report_plots.accuracy_bars(rows, TITLES, ours)
     return plot + table(head, lines) + note + _against(metrics.get("comparison")) + _text(metrics.get("text_metrics"))
 

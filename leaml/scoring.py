@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from leaml.errors import DataError
@@ -88,6 +88,18 @@ def chosen_letters(text: str, options: Sequence[str]) -> frozenset[str] | None:
         if found:
             return found
     return None
+
+
+def texts_of(letters: Iterable[str], options: Sequence[str]) -> list[str]:
+    """The texts behind the letters of options, in the order of the letters."""
+    return [options[string.ascii_uppercase.index(letter)] for letter in sorted(letters)]
+
+
+def answer_text(row: Mapping[str, Any]) -> str:
+    """The answer of a labeled row in words: where it has options, the texts of the right ones instead of their letters."""
+    options = row.get("options")
+    letters = chosen_letters(row["answer"], options) if options else None
+    return "; ".join(texts_of(letters, options)) if options and letters else str(row["answer"])
 
 
 def is_correct(prediction: str, answer: str, question_type: str | None = None, options: Sequence[str] | None = None) -> bool:

@@ -16,25 +16,26 @@ from leaml.vlm import load
 from pipelines.caption import caption
 from pipelines.contamination import refuse_near_duplicates
 from pipelines.distill import distill
-from pipelines.evaluate import predict, predict_blind, read_predictions
+from pipelines.evaluate import predict, read_predictions
 from pipelines.finetune import finetune, finetune_labels
 from pipelines.generate import generate
 from pipelines.hardness import hardness
 from pipelines.ingest import Labels, Sources, draw_labels, ingest
 from pipelines.models import trained
+from pipelines.priors import predict_priors
 from pipelines.progress import say
 from pipelines.run import Beside, Run, Step
 from pipelines.runtime import start_ray
 from pipelines.score import score
+from pipelines.train import Judge
 from pipelines.warmup import warmup
 
 STEPS = ("ingest", "caption", "warmup", "score", "distill", "generate", "finetune", "evaluate")
 DISTILLATION = ("caption", "score", "distill")
 """Steps that a run with `distill.skip` does not have."""
-LABEL_BASELINES = ("blind_prior", "zero_shot", "finetune_labels", "lora_labels")
 
 
-class _StopHereError(Exception):
+class StopHereError(Exception):
     """The step asked for on the command line is done."""
 
 
@@ -59,7 +60,7 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
         beside = Beside(lambda: baselines(run, sources, labels)) if whole and config.resources.parallel_baselines else None
         try:
             adapted = method(run, sources, labels, until=until)
-        except _StopHereError:
+        except StopHereError:
             run.finish()
             return None
         predictions = beside.result() if beside else baselines(run, sources, labels)
@@ -71,12 +72,17 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
 
 def check(config: Config) -> None:
     """Everything that can be refused in seconds: sources that do not open, models that cannot be used."""
+    check_steps(config)
     for source in (config.data.labeled, config.data.unlabeled, config.data.evaluation):
         if source is not None:
             next(iter(registry.read(source)))
     load.check(config.model)
     if config.caption.url is None:
         load.check(config.caption.teacher)
+
+
+def check_steps(config: Config) -> None:
+    """What the configuration alone shows to be impossible."""
     if config.generate.caption != "none" and not config.warmup.describe_first:
         msg = (
             f"generate.caption is {config.generate.caption!r}, but warmup.describe_first is false, so the generator never "
@@ -85,12 +91,19 @@ def check(config: Config) -> None:
         raise InputError(msg)
 
 
-def method(run: Run, sources: Sources, labels: Labels, variant: str = "leaml", until: str = "evaluate") -> Step:
-    """Steps 1 to 6; returns the fine-tuning step that holds the adapted model."""
+def method(
+    run: Run,
+    sources: Sources,
+    labels: Labels,
+    variant: str = "leaml",
+    until: str = "evaluate",
+    judge: Judge | None = None,
+) -> Step:
+    """Steps 1 to 6; returns the fine-tuning step that holds the adapted model. Raises StopHereError after the step `until`."""
 
     def stop_after(name: str, step: Step) -> Step:
         if until == name:
-            raise _StopHereError
+            raise StopHereError
         return step
 
     captions = None
@@ -99,12 +112,12 @@ def method(run: Run, sources: Sources, labels: Labels, variant: str = "leaml", u
     generator = stop_after("warmup", warmup(run, sources, labels, captions))
     if captions is not None:
         scored = stop_after("score", score(run, sources, generator, variant))
-        generator = stop_after("distill", distill(run, sources, captions, generator, scored, variant))
+        generator = stop_after("distill", distill(run, sources, captions, generator, scored, variant, judge))
     pairs = generate(run, sources, labels, captions, generator, variant)
     if run.config.generate.filters.hardness:
         pairs = hardness(run, sources, pairs, variant)
     stop_after("generate", pairs)
-    return stop_after("finetune", finetune(run, sources, labels, pairs, variant))
+    return stop_after("finetune", finetune(run, sources, labels, pairs, variant, judge))
 
 
 def _control(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
@@ -132,15 +145,20 @@ def control(config: Config, name: str) -> Config:
 
 
 def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
-    """Predictions of everything that needs labels at most: blind prior, zero-shot, fine-tuning and LoRA on the labels."""
+    """Predictions of everything that needs labels at most: the priors, zero-shot, fine-tuning and LoRA on the labels."""
+    priors = predict_priors(run, sources, labels)
+    return priors | {name: read_predictions(step) for name, step in baseline_steps(run, sources, labels).items()}
+
+
+def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step]:
+    """The evaluate steps of the baselines that are models, by row."""
     config, base = run.config.evaluate.baselines, run.config.model
-    predictions = {"blind_prior": predict_blind(run, sources, labels)}
-    predictions["zero_shot"] = read_predictions(predict(run, sources, base, None, "zero_shot"))
+    steps = {"zero_shot": predict(run, sources, base, None, "zero_shot")}
     full = finetune_labels(run, sources, labels, config.finetune_labels, "finetune_labels")
-    predictions["finetune_labels"] = read_predictions(predict(run, sources, trained(full, base), full, "finetune_labels"))
+    steps["finetune_labels"] = predict(run, sources, trained(full, base), full, "finetune_labels")
     lora = finetune_labels(run, sources, labels, config.lora_labels, "lora_labels", "lora", config.lora_rank)
-    predictions["lora_labels"] = read_predictions(predict(run, sources, trained(lora, base), lora, "lora_labels"))
-    return predictions
+    steps["lora_labels"] = predict(run, sources, trained(lora, base), lora, "lora_labels")
+    return steps
 
 
 def evaluate(
@@ -149,21 +167,25 @@ def evaluate(
     """Train the controls, let them and the adapted model answer, write evaluation/metrics.json and the predictions."""
     from leaml import textmetrics  # nltk brings scipy, seconds that a refused configuration should not wait for
 
-    config, base = run.config, run.config.model
-    made = {"leaml": adapted}
-    for control_name in config.evaluate.controls:
-        made[control_name] = _control(run, sources, labels, control_name)
-    predictions = dict(baseline_predictions)
-    for name, step in made.items():
-        predictions[name] = read_predictions(predict(run, sources, trained(step, base), step, name))
+    config = run.config
+    steps = method_steps(run, sources, labels, adapted)
+    predictions = baseline_predictions | {name: read_predictions(step) for name, step in steps.items()}
     rows = {n: evaluation.summarise(p, config.evaluate.bootstrap, config.seed) for n, p in predictions.items()}
-    comparison = evaluation.compare(rows, predictions, "leaml", list(LABEL_BASELINES))
+    comparison = evaluation.compare(rows, predictions, "leaml")
     text = {name: textmetrics.text_metrics(*_texts(table)) for name, table in predictions.items()}
     dataset = config.data.evaluation.path or config.data.evaluation.format
     metrics = evaluation.metrics_json(dataset, labels.images, rows, comparison, text)
     metrics |= {"label_rows": len(labels.rows()), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     files.write_bytes(files.join(run.folder, "evaluation", "metrics.json"), json.dumps(metrics, indent=1).encode())
     return metrics
+
+
+def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step) -> dict[str, Step]:
+    """The evaluate steps of the adapted model and of the controls, which are trained first, by row."""
+    made = {"leaml": adapted}
+    for name in run.config.evaluate.controls:
+        made[name] = _control(run, sources, labels, name)
+    return {name: predict(run, sources, trained(step, run.config.model), step, name) for name, step in made.items()}
 
 
 def _texts(predictions: pa.Table) -> tuple[list[str], list[str]]:

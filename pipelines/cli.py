@@ -37,9 +37,22 @@ def _run(config_file: Path, overrides: list[str] | None, until: str, verbose: bo
 
 
 @app.command()
-def adapt(config: ConfigFile, overrides: Overrides = None, verbose: Verbose = False) -> None:
+def adapt(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print steps, rows and estimated GPU-hours; run nothing.")] = False,
+    verbose: Verbose = False,
+) -> None:
     """Run every step: caption, warmup, score, distill, generate, finetune, evaluate. Finished steps are reused."""
-    _run(config, overrides, "evaluate", verbose)
+    if not dry_run:
+        _run(config, overrides, "evaluate", verbose)
+        return
+    from leaml.config import load
+
+    found = load(config, overrides)
+    from pipelines.plan import show
+
+    show(found)
 
 
 def _step_command(name: str, what: str) -> Callable[..., None]:
@@ -82,6 +95,17 @@ for _name, _what in {
     "evaluate": "Step 7: evaluate beside the baselines (the same as adapt).",
 }.items():
     app.command(_name)(_score if _name == "score" else _step_command(_name, _what))
+
+
+@app.command()
+def tune(config: ConfigFile, overrides: Overrides = None, verbose: Verbose = False) -> None:
+    """Search over the ranges in tune.space; ends with the best configuration as YAML, a table and a plot."""
+    from leaml.config import load
+
+    loaded = load(config, overrides)
+    from pipelines.tune import tune as search
+
+    search(loaded, verbose)
 
 
 @app.command()

@@ -12,8 +12,7 @@ from leaml import scoring, tables
 from leaml.config import ModelConfig
 from leaml.data import store
 from leaml.engine import Engine, Request
-from leaml.priors import BlindPrior
-from pipelines.ingest import Labels, Sources
+from pipelines.ingest import Sources
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
 from pipelines.units import Item, make_units, read_output, run_units
@@ -83,7 +82,7 @@ def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None
         questions: dict[str, list[dict[str, Any]]] = {}
         for question in evaluation_rows(run, sources):
             questions.setdefault(question["image_id"], []).append(question)
-        refs = [r for r in store.index(sources.evaluation.path("images")) if r.image_id in questions]
+        refs = store.index(sources.evaluation.path("images")).only(questions)
         units = make_units("evaluate", refs, questions, run.config.resources.images_per_unit)
         spec = engine_spec(model, run.config.resources)
         summary = run_units(
@@ -95,16 +94,6 @@ def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None
         return summary | {"accuracy": sum(r["correct"] for r in flat) / max(1, len(flat))}
 
     return run.execute(step, work)
-
-
-def predict_blind(run: Run, sources: Sources, labels: Labels) -> pa.Table:
-    """The blind prior's predictions: the most common training answer per question, no image."""
-    known = [row for row, _ in labels.rows()]
-    prior = BlindPrior.fit([r["question"] for r in known], [r["answer"] for r in known])
-    rows = []
-    for row in evaluation_rows(run, sources):
-        rows.append({"image_id": row["image_id"], **judged(row, prior.predict(row["question"]))})
-    return tables.table(rows, tables.PREDICTIONS)
 
 
 def read_predictions(step: Step) -> pa.Table:

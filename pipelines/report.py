@@ -57,6 +57,8 @@ def print_table(metrics: dict[str, Any]) -> None:
         cells = [f"{row['by_type'][k]:.3f}" if k in row["by_type"] else "" for k in kinds]
         table.add_row(name, f"{row['accuracy']:.3f}", f"{low:.3f} to {high:.3f}", str(row["n"]), *cells)
     console.print(table)
+    for note in report.prior_notes(metrics["rows"]):
+        console.print(note, style="dim")
     comparison = metrics.get("comparison")
     if comparison:
         low, high = comparison["ci95"]
@@ -81,7 +83,7 @@ def _samples(run: Run, sources: Sources, generated: Step | None, captions: Step 
     wanted = {r["image_id"] for r in rows}
     taught = read_output(captions.folder, tables.CAPTIONS).to_pylist() if captions else []
     by_id = {r["image_id"]: r["caption"] for r in taught if r["image_id"] in wanted}
-    refs = {ref.image_id: ref for folder in sources.image_folders for ref in store.index(folder) if ref.image_id in wanted}
+    refs = {ref.image_id: ref for folder in sources.image_folders for ref in store.index(folder).only(wanted)}
     samples = []
     for row in rows:
         ref = refs[row["image_id"]]

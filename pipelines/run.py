@@ -7,6 +7,7 @@ another folder.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -51,8 +52,12 @@ class Step:
 class Run:
     """The folder of one run: makes steps, runs those that are not finished, keeps `status.json` and `config.yaml`."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    dry = False
+    """Whether steps are planned only, so that their addresses are known and what they make is not."""
+
+    def __init__(self, config: Config, noted: bool = True) -> None:
+        """With `noted` false the process works in a run that another one holds, and leaves status.json to that."""
+        self.config, self._noted = config, noted
         # absolute, since workers have another working directory
         self.folder = config.run_folder if files.is_remote(config.run_folder) else str(Path(config.run_folder).resolve())
         self._steps: dict[str, dict[str, Any]] = {}
@@ -101,7 +106,8 @@ class Run:
             files.write_bytes(step.path("config.yaml"), self._config_yaml())
             files.write_bytes(step.path(DONE), json.dumps(record, indent=1).encode())
         except BaseException:
-            self._note(step, "failed", time.time() - began)
+            with contextlib.suppress(DataError):  # must not hide why the step failed
+                self._note(step, "failed", time.time() - began)
             raise
         self._note(step, "done", seconds)
         say(f"{step.label}: done in {seconds:.0f} s")
@@ -129,6 +135,8 @@ class Run:
             self._write_status()
 
     def _write_status(self) -> None:
+        if not self._noted:
+            return
         status = {"run": self.config.name, "state": self._state, "updated": time.time(), "steps": self.steps()}
         files.write_bytes(files.join(self.folder, "status.json"), json.dumps(status, indent=1).encode())
 
@@ -139,13 +147,24 @@ class Run:
     def __enter__(self) -> Run:
         self._lock = _Lock(files.join(self.folder, "lock.json"))
         self._lock.take()
-        files.write_bytes(files.join(self.folder, "config.yaml"), self._config_yaml())
+        try:
+            files.write_bytes(files.join(self.folder, "config.yaml"), self._config_yaml())
+        except BaseException:
+            self._leave()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.finish("failed")
-        self._lock.release()
+        if kind is None:
+            self._lock.release()
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Ends a run that failed; a storage that fails as well must not hide why."""
+        for end in (lambda: self.finish("failed"), self._lock.release):
+            with contextlib.suppress(DataError):
+                end()
 
 
 class Beside:
@@ -203,7 +222,8 @@ class _Lock:
 
     def _beat(self) -> None:
         while not self.stop.wait(HEARTBEAT):
-            files.write_bytes(self.uri, self._content())
+            with contextlib.suppress(DataError):  # the next beat may get through; without beats the lock is taken for dead
+                files.write_bytes(self.uri, self._content())
 
     def _content(self) -> bytes:
         return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "beat": time.time()}).encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from leaml import prompts
-from leaml.scoring import ask
+from leaml.scoring import answer_text, ask
 from leaml.training import Example
 from pipelines.caption import read_captions
 from pipelines.ingest import Labels, Sources, labels_key
@@ -18,11 +18,14 @@ QA_TASKS = ("pairs", "answers")
 
 
 def pair_examples(labels: Labels, captions: dict[str, str]) -> list[Example]:
-    """Labeled rows as the generator writes them; an image's caption, if given, stands before the pair without loss."""
+    """Labeled rows as the generator writes them; an image's caption, if given, stands before the pair without loss.
+
+    A pair has no options, so the answer of a multiple-choice row is the right option's text: a letter alone says nothing.
+    """
     examples = []
     for row, held_out in labels.rows():
         prefix = prompts.caption_prefix(captions[row["image_id"]]) if row["image_id"] in captions else ""
-        reply = prompts.qa_reply(row["question"], row["answer"])
+        reply = prompts.qa_reply(row["question"], answer_text(row))
         reply = f" {reply}" if prefix else reply
         examples.append(Example(row["image_id"], prompts.GENERATE, reply, prefix, held_out))
     return examples

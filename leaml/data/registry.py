@@ -61,6 +61,19 @@ def read(source: SourceConfig) -> Iterator[Record]:
     return itertools.chain([first], records)
 
 
+def count(source: SourceConfig) -> int:
+    """How many images `read` yields, loading none of them. Raises as `read` does."""
+    names: set[str] = set()
+
+    def collect(uri: str) -> bool:
+        names.add(uri)
+        return False
+
+    for _ in _find(source.format)(source, collect):
+        pass
+    return len(names) if source.limit is None else min(len(names), source.limit)
+
+
 def _find(name: str) -> Reader:
     if name not in _READERS and name in _SHIPPED:
         importlib.import_module(f"leaml.data.{name}")

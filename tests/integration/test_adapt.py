@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from leaml import tables
 from leaml.config import Config, parse
+from pipelines.plan import rehearse
 from pipelines.train import read_examples
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,16 @@ def test_metrics_and_report(run: tuple[Path, Config, str]) -> None:
     assert "finetune_labels" in page
     assert "data:image/png;base64," in page
     assert "lora_labels" in output
+
+
+def test_a_dry_run_afterwards_finds_every_step_finished(run: tuple[Path, Config, str]) -> None:
+    """The plan's addresses are the run's: nothing is missing, and nothing was made that is not planned."""
+    folder, config, _ = run
+    rehearsed, _, _ = rehearse(config)
+    assert {p.step.label: rehearsed.state(p.step) for p in rehearsed.planned.values()} == {
+        p.step.label: "finished" for p in rehearsed.planned.values()
+    }
+    assert {Path(f).name for f in rehearsed.planned} == {file.parent.name for file in folder.glob("*/_DONE.json")}
 
 
 def test_distillation_moved_selected_rows_only(run: tuple[Path, Config, str]) -> None:

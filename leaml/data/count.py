@@ -1,0 +1,54 @@
+"""How many images and questions a source has, as far as that is cheap to find out: for plans, before anything is ingested."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaml.config import SourceConfig
+from leaml.data import files, registry
+from leaml.errors import LeamlError
+from leaml.tables import image_id
+
+READ = 5_000
+"""Records that are read to count questions; of larger sources these are taken for all."""
+_READ_OF = {"huggingface": 500, "sportu": 20}  # their images are large, or frames that have to be decoded
+_WHOLE = {"video", "webdataset"}  # counting them means reading all of their bytes
+
+
+@dataclass(frozen=True)
+class Count:
+    """Images and questions of a source; `about`: extrapolated from its beginning. No numbers: `why` says why."""
+
+    images: int | None = None
+    questions: int | None = None
+    about: bool = False
+    why: str = ""
+
+
+def count(source: SourceConfig) -> Count:
+    """Count a local source without loading more than the beginning of it; equal images count once, as in ingest."""
+    if source.path is not None and files.is_remote(source.path):
+        return Count(why="on S3")
+    if source.path is not None and not Path(source.path).exists():
+        return Count(why="not on this machine; a hub id?" if source.format == "huggingface" else f"no {source.path} yet")
+    if source.format in _WHOLE:
+        return Count(why=f"counting {source.format} would read all of it")
+    try:
+        return _counted(source, _READ_OF.get(source.format, READ))
+    except LeamlError as error:
+        return Count(why=str(error))
+
+
+def _counted(source: SourceConfig, limit: int) -> Count:
+    names = registry.count(source)
+    seen: set[str] = set()
+    questions = 0
+    for record in itertools.islice(registry.read(source), limit):
+        questions += len(record.questions)
+        if record.data is not None:
+            seen.add(image_id(record.data))
+    if names <= limit:
+        return Count(len(seen), questions)
+    return Count(names, round(names * questions / limit), about=True)

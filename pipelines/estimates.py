@@ -1,0 +1,287 @@
+"""Estimated GPU-hours of a step: the arithmetic, and everything it assumes, in one place.
+
+A rate that an earlier run measured on the same model and resources comes first, an assumed one second. Both are estimates: the
+GPU of the earlier run, the length of replies and the size of images may be others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from leaml.config import resolve_model
+from leaml.data import files
+from leaml.errors import LeamlError
+from pipelines.run import DONE
+
+ENGINES = {"caption", "generate", "hardness", "evaluate"}
+TRAININGS = {"warmup", "distill", "finetune"}
+GRADIENTS = {"importance"}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What is assumed where nothing was measured."""
+
+    tflops: float = 312.0
+    """Dense bfloat16 of one GPU in TFLOP/s: an A100. An H100 has 990."""
+    reading: float = 0.35
+    """Share of it while an engine reads images and requests."""
+    writing: float = 0.10
+    """Share of it while an engine writes replies, many at a time; memory bounds it."""
+    training: float = 0.30
+    """Share of it in training, which costs three times the forward pass."""
+    image_tokens: int = 1300
+    """Of an image in the language model: a megapixel in Qwen2.5-VL (28 x 28 pixels a token), 16 tiles in SmolVLM."""
+    text_tokens: int = 50
+    """Of a request, or of an example's request and reply."""
+    caption_tokens: int = 150
+    pair_tokens: int = 40
+    answer_tokens: int = 10
+    engine_start_s: float = 300.0
+    """From the process to the first image: loading the model and compiling."""
+    training_start_s: float = 90.0
+
+
+ASSUMED = Rates()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step has to do: images or examples of gradients (None: not known yet), and questions where it answers them."""
+
+    images: int | None = None
+    questions: int | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Hours on the clock and GPU-hours, None where they cannot be told, and the arithmetic behind them."""
+
+    hours: float | None
+    gpu_hours: float | None
+    how: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A rate of earlier steps (images/s of an engine, steps/s of a training, examples/s of gradients), and seconds before."""
+
+    rate: float
+    start_s: float
+    origin: str
+
+
+Known = dict[tuple[Any, ...], Measured]
+
+
+def estimate(name: str, label: str, tree: dict[str, Any], work: Work, known: Known, rates: Rates = ASSUMED) -> Estimate:
+    """Estimate one step.
+
+    Args:
+        name: Name of the step.
+        label: Its label, which tells baselines apart.
+        tree: The configuration it runs with, as plain data.
+        work: How much it has to do.
+        known: Measured rates, see `earlier`.
+        rates: What to assume otherwise.
+    """
+    if name not in ENGINES | TRAININGS | GRADIENTS:
+        return Estimate(None, 0.0, "")
+    count, gpus = workers(name, tree)
+    found = known.get(signature(name, label, tree))
+    if found is None and not gpus:
+        return Estimate(None, 0.0, "on CPUs, and no earlier run in this storage measured it")
+    if found is None:
+        rate, origin = _assumed(name, label, tree, work, rates)
+        start = rates.engine_start_s if name in ENGINES else rates.training_start_s
+    else:
+        rate, origin, start = found.rate, found.origin, found.start_s
+    if rate is None:
+        return Estimate(None, None, origin)
+    if name in TRAININGS:
+        section = train_section(name, label, tree)
+        done, unit, parallel = section["steps"] * _phases(section), "steps", 1
+    else:
+        done, unit = (1000 if work.images is None else work.images), ("examples" if name in GRADIENTS else "images")
+        parallel = count if name in ENGINES else 1
+    hours = (done / rate / parallel + start) / 3600
+    share = f" / {parallel} engines" if parallel > 1 else ""
+    how = f"{done:,} {unit} / {rate:.3g} per s{share} + {start:.0f} s start = {hours:.2f} h"
+    how += f", x {count} x {gpus:g} GPU = {hours * count * gpus:.2f} GPU-h; {origin}" if gpus else f"; {origin}"
+    if name not in TRAININGS and work.images is None:
+        return Estimate(None, None, f"number of images unknown; per 1,000: {how}")
+    return Estimate(hours, hours * count * gpus, how)
+
+
+def workers(name: str, tree: dict[str, Any]) -> tuple[int, float]:
+    """Engines or training workers of a step, and the GPUs of each; none for steps of the driver."""
+    resources = tree["resources"]
+    if name in TRAININGS | GRADIENTS:
+        return resources["train_workers"], resources["train_gpus"]
+    if name not in ENGINES:
+        return 0, 0.0
+    gpus = resources["engine_gpus"]
+    if name != "caption":
+        return resources["engines"], gpus
+    own = resources.get("teacher_gpus")
+    return resources.get("teacher_engines") or resources["engines"], gpus if own is None else own
+
+
+def train_section(name: str, label: str, tree: dict[str, Any]) -> dict[str, Any]:
+    """The training section of a step."""
+    baselines = tree["evaluate"]["baselines"]
+    row = label.split()[-1]
+    return dict(baselines[row] if name == "finetune" and row in ("finetune_labels", "lora_labels") else tree[name])
+
+
+def signature(name: str, label: str, tree: dict[str, Any]) -> tuple[Any, ...]:
+    """What two steps have in common when one's rate tells the other's."""
+    model, (count, gpus) = tree["model"]["name"], workers(name, tree)
+    if name == "caption":
+        section = tree["caption"]
+        return (name, section["teacher"]["name"], section["url"], section["max_tokens"], gpus)
+    if name in ("generate", "hardness"):
+        section = tree["generate"]
+        asked = (section["pairs_per_image"], len(section["questions"]), section["votes"], section["caption"])
+        return (name, model, asked, gpus)
+    if name == "evaluate":
+        data = tree["data"]
+        source = tuple(data["evaluation"].get(key) for key in ("format", "path", "split", "limit"))
+        return (name, model, source, data["evaluation_questions"], gpus)
+    if name in GRADIENTS:
+        return (name, model, tree["score"]["batch_size"], count, gpus)
+    method = "lora" if label.endswith("lora_labels") else "neurons" if name == "distill" else "full"
+    section = train_section(name, label, tree)
+    return ("training", method, model, section["batch_size"], section["precision"], count, gpus)
+
+
+def earlier(folders: Iterable[str]) -> Known:
+    """Rates of finished steps by signature, the median where there are several; folders that tell none are left out."""
+    found: dict[tuple[Any, ...], list[tuple[float, float, str]]] = {}
+    for folder in folders:
+        try:
+            record = json.loads(files.read_bytes(files.join(folder, DONE)))
+            if (speed := _speed(record, config := _config(folder))) is not None:
+                origin = folder.rstrip("/").rsplit("/", 1)[-1]
+                found.setdefault(signature(record["step"], record["label"], config), []).append((*speed, origin))
+        except (LeamlError, KeyError, TypeError, ValueError, AttributeError):
+            continue  # removed meanwhile, or of another version
+    return {
+        key: Measured(
+            statistics.median(rate for rate, _, _ in rows),
+            statistics.median(start for _, start, _ in rows),
+            f"measured in {rows[0][2]}{_more(len(rows) - 1)}",
+        )
+        for key, rows in found.items()
+    }
+
+
+def _more(others: int) -> str:
+    return f" and {others} more" if others else ""
+
+
+def _config(folder: str) -> dict[str, Any]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return dict(yaml.load(files.read_bytes(files.join(folder, "config.yaml")), loader))
+
+
+def _speed(record: dict[str, Any], tree: dict[str, Any]) -> tuple[float, float] | None:
+    """Rate and seconds before that a `_DONE.json` tells."""
+    name, summary, seconds = record["step"], record["summary"], float(record["seconds"])
+    if name in ENGINES and summary.get("engine_seconds"):
+        busy = float(summary["engine_seconds"])
+        rate = float(summary.get("images_per_engine_s") or summary["images"] / busy)
+        return rate, max(0.0, seconds - busy / workers(name, tree)[0])
+    if name in GRADIENTS:
+        return float(summary["examples"] / seconds), 0.0
+    if name in TRAININGS:
+        phases = 1 + len(summary.get("sweep") or [])
+        steps = train_section(name, record["label"], tree)["steps"]
+        busy = float(summary.get("seconds") or seconds)
+        return phases * steps / busy, max(0.0, seconds - busy)
+    return None
+
+
+def _phases(section: dict[str, Any]) -> int:
+    """Trainings of a step: one for each learning rate of a sweep, and the final one."""
+    rates = section["lr"]
+    return len(rates) + 1 if isinstance(rates, list) and len(rates) > 1 else 1
+
+
+def _assumed(name: str, label: str, tree: dict[str, Any], work: Work, rates: Rates) -> tuple[float | None, str]:
+    """A rate as `Measured.rate` from the size of the model, and how it comes about; None if it cannot be told."""
+    if name == "caption" and tree["caption"]["url"]:
+        return None, f"asked of {tree['caption']['url']}, whose GPUs are not counted"
+    model = tree["caption"]["teacher"]["name"] if name == "caption" else tree["model"]["name"]
+    size = parameters(model)
+    if size is None:
+        return None, f"the name {model!r} tells no number of parameters"
+    count, gpus = workers(name, tree)
+    reading = rates.image_tokens + rates.text_tokens
+    if name in TRAININGS | GRADIENTS:
+        batch = train_section(name, label, tree)["batch_size"] if name in TRAININGS else 1
+        flop = 6 * size * reading * batch / rates.training
+        text = f"{batch} x 6 x {_big(size)} x {reading:,} tokens / {rates.training:g}"
+        gpus *= count
+    else:
+        reads, written = _per_image(name, tree, work, rates)
+        flop = 2 * size * (reads * reading / rates.reading + written / rates.writing)
+        text = f"2 x {_big(size)} x ({reads:g} x {reading:,} tokens read / {rates.reading:g} + {written:g} written / "
+        text += f"{rates.writing:g})"
+    return rates.tflops * 1e12 * gpus / flop, f"assumed: {text} FLOP on {gpus:g} x {rates.tflops:g} TFLOP/s"
+
+
+def _per_image(name: str, tree: dict[str, Any], work: Work, rates: Rates) -> tuple[float, float]:
+    """How often a step's engine reads an image, and tokens that it writes about it; vLLM's prefix cache may save reads."""
+    if name == "caption":
+        return 1, min(rates.caption_tokens, tree["caption"]["max_tokens"])
+    if name == "evaluate":
+        asked = (work.questions or 0) / work.images if work.images else 1.0
+        return round(asked, 1), round(asked * rates.answer_tokens, 1)
+    config = tree["generate"]
+    pairs, given = config["pairs_per_image"], len(config["questions"])
+    if name == "hardness":
+        return pairs + given, (pairs + given) * rates.answer_tokens
+    own = config["caption"] == "self"
+    again = pairs if config["filters"]["round_trip"] or config["filters"]["min_votes"] else 0
+    written = pairs * rates.pair_tokens + (given + again) * config["votes"] * rates.answer_tokens
+    return own + bool(pairs) + given + again, written + own * min(rates.caption_tokens, config["max_tokens"])
+
+
+@lru_cache(maxsize=16)
+def parameters(name: str) -> float | None:
+    """Parameters of a model: counted in a local folder, else read from its name (72B, 2.2B, 256M; 30B-A3B: 3B are active)."""
+    folder = Path(resolve_model(name))
+    if folder.is_dir():
+        return float(sum(map(_stored, folder.glob("*.safetensors")))) or None
+    last = name.rstrip("/").rsplit("/", 1)[-1]
+    sizes = re.findall(r"A(\d+(?:\.\d+)?)(B)\b", last) or re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![A-Za-z])", last)
+    return float(sizes[0][0]) * {"B": 1e9, "M": 1e6}[sizes[0][1]] if sizes else None
+
+
+def _stored(file: Path) -> int:
+    """Parameters in a safetensors file, by its header."""
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
+    total = 0
+    for key, entry in header.items():
+        if key != "__metadata__":
+            elements = 1
+            for length in entry["shape"]:
+                elements *= length
+            total += elements
+    return total
+
+
+def _big(size: float) -> str:
+    return f"{size / 1e9:.3g}B" if size >= 1e9 else f"{size / 1e6:.3g}M"

@@ -1,0 +1,281 @@
+"""`leaml adapt CONFIG --dry-run`: what a run would do, from the same code that does it, without doing any of it.
+
+The steps are made by the functions of the real run on a `Rehearsal`, which notes them: names, order and content addresses are
+those of the run. Nothing is written, Ray is not started and no hub is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leaml.config import Config, SourceConfig
+from leaml.data import files
+from leaml.data.count import Count, count
+from pipelines import estimates
+from pipelines.adapt import baseline_steps, check_steps, method, method_steps
+from pipelines.contamination import refuse_near_duplicates
+from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Work
+from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
+from pipelines.progress import console
+from pipelines.run import DONE, Run, Step
+
+UNKNOWN = "unknown until ingest"
+RECENT = 300
+"""Finished steps of the storage that are looked at for measured rates, the latest."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step of the run and the configuration it has, which is another one in a control."""
+
+    step: Step
+    tree: dict[str, Any]
+
+
+class Rehearsal(Run):
+    """A run that notes its steps instead of doing them."""
+
+    dry = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.planned: dict[str, Planned] = {}
+
+    def execute(self, step: Step, work: object) -> Step:
+        """Note the step; one that several rows share is noted once."""
+        self.planned.setdefault(step.folder, Planned(step, self.config.model_dump(mode="json")))
+        return step
+
+    def state(self, step: Step) -> str:
+        """`finished` steps are reused, `begun` ones go on from what they have published."""
+        if self.done(step):
+            return "finished"
+        return "begun" if files.exists(step.folder) else "to run"
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much there is of everything; None where only ingest can tell."""
+
+    labeled: Count
+    unlabeled: Count | None
+    evaluation: Count
+    label_images: int | None
+    label_rows: int | None
+    training: int | None
+    asked: int | None
+    asked_images: int | None
+
+    @property
+    def rest(self) -> int | None:
+        """Training images that are not labeled."""
+        return None if self.training is None or self.label_images is None else max(0, self.training - self.label_images)
+
+
+def rehearse(config: Config) -> tuple[Rehearsal, Sources, Labels]:
+    """All steps of `leaml adapt` in order, with their addresses. Raises what the configuration alone gets refused for."""
+    check_steps(config)
+    run = Rehearsal(config)
+    sources = source_steps(run)
+    labels = draw_labels(run, sources)
+    refuse_near_duplicates(run, sources)
+    adapted = method(run, sources, labels)
+    baseline_steps(run, sources, labels)
+    method_steps(run, sources, labels, adapted)
+    return run, sources, labels
+
+
+def show(config: Config) -> None:
+    """Print the plan: data, resources, steps with state, address, work and estimate, and the arithmetic."""
+    run, sources, labels = rehearse(config)
+    amounts = measure(run, sources, labels)
+    known = estimates.earlier([p.step.folder for p in run.planned.values() if run.done(p.step)] + finished(config.storage))
+    _print(f"plan of {config.name} in {run.folder}; nothing is run\n")
+    _print_data(config, amounts)
+    _print_resources(config)
+    lines, left, hours, unclear = [], 0.0, 0.0, []
+    arithmetic: dict[str, list[str]] = {}
+    for planned in run.planned.values():
+        step, state = planned.step, run.state(planned.step)
+        work = work_of(planned, amounts)
+        found = estimates.estimate(step.name, step.label, planned.tree, work, known)
+        text = _work_text(planned, amounts)
+        lines.append((state, step.label, Path(step.folder).name, text, _on(planned), *_cost(state, found)))
+        if state == "finished" or not found.how:
+            continue
+        arithmetic.setdefault(found.how, []).append(step.label)
+        left, hours = left + (found.gpu_hours or 0.0), hours + (found.hours or 0.0)
+        if found.hours is None:
+            unclear.append(step.label)
+    _print("\nsteps in order (finished ones are reused, begun ones go on)")
+    _print_columns([("state", "step", "folder", "work", "on", "hours", "GPU-hours"), *lines])
+    _print_estimates(arithmetic, left, hours, unclear)
+    if amounts.training is None or amounts.asked is None:
+        _print("  after `leaml ingest CONFIG` the numbers of images and questions are known, and these estimates with them")
+
+
+def measure(run: Rehearsal, sources: Sources, labels: Labels) -> Amounts:
+    """Count everything: exactly what is ingested, cheaply what lies on this machine."""
+    data = run.config.data
+    labeled = _count(run, sources.labeled, data.labeled)
+    unlabeled = None if sources.unlabeled is None or data.unlabeled is None else _count(run, sources.unlabeled, data.unlabeled)
+    evaluation = _count(run, sources.evaluation, data.evaluation)
+    images, rows = labels.images or None, len(labels.rows()) or None
+    if images is None:
+        images, rows = _budget(run.config, labeled)
+    parts = [labeled.images, *([unlabeled.images] if unlabeled else [])]
+    training = None if None in parts else sum(n for n in parts if n is not None)
+    if all(run.done(s) for s in sources.training):
+        training = len(training_images(sources))  # images in both sources count once
+    asked, asked_images, limit = evaluation.questions, evaluation.images, data.evaluation_questions
+    if asked and asked_images and limit and limit < asked:
+        asked, asked_images = limit, max(1, round(asked_images * limit / asked))
+    return Amounts(labeled, unlabeled, evaluation, images, rows, training, asked, asked_images)
+
+
+def _count(run: Rehearsal, step: Step, source: SourceConfig) -> Count:
+    if not run.done(step):
+        return count(source)
+    summary = run.summary(step)
+    return Count(summary["images"], summary["rows"])
+
+
+def _budget(config: Config, labeled: Count) -> tuple[int | None, int | None]:
+    """About how many images and rows the label budget will take."""
+    budget = config.data.budget
+    if not labeled.images or not labeled.questions:
+        return (budget.count, None) if budget.of == "images" else (None, budget.count)
+    each = labeled.questions / labeled.images
+    available = labeled.images if budget.of == "images" else labeled.questions
+    wanted = budget.count or (available if budget.fraction is None else max(1, round(budget.fraction * available)))
+    return (wanted, round(wanted * each)) if budget.of == "images" else (max(1, round(wanted / each)), wanted)
+
+
+def work_of(planned: Planned, amounts: Amounts) -> Work:
+    """How many images, examples and questions a step has before it."""
+    name, tree = planned.step.name, planned.tree
+    if name == "caption":
+        limit = tree["caption"]["max_images"]
+        return Work(None if amounts.training is None else min(limit or amounts.training, amounts.training))
+    if name in ("generate", "hardness"):
+        limit = tree["generate"]["max_images"]
+        return Work(None if amounts.rest is None else min(limit or amounts.rest, amounts.rest))
+    if name == "evaluate":
+        return Work(amounts.asked_images, amounts.asked)
+    if name in GRADIENTS:
+        return Work(None if amounts.label_rows is None else min(tree["score"]["samples"], 2 * amounts.label_rows))
+    return Work()
+
+
+def finished(storage: str) -> list[str]:
+    """Folders of the latest finished steps of every run in a local storage."""
+    if files.is_remote(storage):
+        return []
+    found = [(file.stat().st_mtime, str(file.parent)) for file in Path(storage).glob(f"*/*/{DONE}")]
+    return [folder for _, folder in sorted(found, reverse=True)[:RECENT]]
+
+
+def _work_text(planned: Planned, amounts: Amounts) -> str:
+    step, tree = planned.step, planned.tree
+    work = work_of(planned, amounts)
+    if step.name == "ingest":
+        role = step.label.split()[-1]
+        return _count_text({"labeled": amounts.labeled, "evaluation": amounts.evaluation}.get(role, amounts.unlabeled))
+    if step.name in TRAININGS:
+        section = estimates.train_section(step.name, step.label, tree)
+        rates = section["lr"] if isinstance(section["lr"], list) else [section["lr"]]
+        sweep = f", {len(rates)} rates then the best" if len(rates) > 1 else ""
+        return f"{section['steps']:,} steps x {section['batch_size']} examples{sweep}"
+    if step.name == "score":
+        return f"{100 * tree['score']['ratio']:g} % of the neurons by {tree['score']['method']}"
+    if step.name not in ENGINES | GRADIENTS:
+        return ""
+    text = _amount((work.images, "examples" if step.name in GRADIENTS else "images"), (work.questions, "questions"))
+    if step.name != "generate":
+        return text
+    given = len(tree["generate"]["questions"])
+    return f"{text}; {tree['generate']['pairs_per_image']} pairs{f' + {given} given questions' if given else ''} an image"
+
+
+def _on(planned: Planned) -> str:
+    number, gpus = estimates.workers(planned.step.name, planned.tree)
+    if not number:
+        return "driver"
+    kind = "engine" if planned.step.name in ENGINES else "worker"
+    return f"{number} {kind}{'s' if number > 1 else ''} x {gpus:g} GPU"
+
+
+def _cost(state: str, found: Estimate) -> tuple[str, str]:
+    """Hours and GPU-hours as shown."""
+    if state == "finished":
+        return "reused", ""
+    if not found.how:
+        return "", "0"
+    hours = "unknown" if found.hours is None else f"~{found.hours:.2f}"
+    return hours, "unknown" if found.gpu_hours is None else f"~{found.gpu_hours:.2f}" if found.gpu_hours else "0"
+
+
+def _amount(*counted: tuple[int | None, str]) -> str:
+    """Numbers with what they count, `unknown` once if none is known."""
+    known = [f"{number:,} {what}" for number, what in counted if number is not None]
+    return ", ".join(known) or UNKNOWN
+
+
+def _count_text(found: Count | None) -> str:
+    if found is None or found.images is None:
+        return UNKNOWN + (f" ({found.why})" if found and found.why else "")
+    about = "about " if found.about else ""
+    return about + _amount((found.images, "images"), (found.questions, "questions"))
+
+
+def _print_data(config: Config, amounts: Amounts) -> None:
+    data, budget = config.data, config.data.budget
+    for role, source, found in (
+        ("labeled", data.labeled, amounts.labeled),
+        ("unlabeled", data.unlabeled, amounts.unlabeled),
+        ("evaluation", data.evaluation, amounts.evaluation),
+    ):
+        where = " ".join(part for part in (source.format, source.path, source.split) if part) if source else ""
+        _print(f"{role:11} {where}: {_count_text(found)}" if source else f"{role:11} the labeled source's other images")
+    size = f"{budget.count:,}" if budget.count else f"{100 * budget.fraction:g} % of the" if budget.fraction else "all"
+    share = f"{100 * budget.validation_fraction:g} % of them for validation"
+    drawn = _amount((amounts.label_images, "images"), (amounts.label_rows, "rows"))
+    _print(f"{'labels':11} {size} {budget.of}, draw {budget.seed}: {drawn}; {share}")
+
+
+def _print_resources(config: Config) -> None:
+    found, teacher = config.resources, config.resources.teacher
+    engines = f"{found.engines} engines x {found.engine_gpus:g} GPU, {found.engine_cpus:g} CPU"
+    engines += f", growing to {found.max_engines}" if found.max_engines else ""
+    captions = f"{teacher.engines} engines x {teacher.engine_gpus:g} GPU"
+    training = f"{found.train_workers} workers x {found.train_gpus:g} GPU, {found.train_cpus:g} CPU"
+    beside = "; baselines beside the method, with as much again" if found.parallel_baselines else ""
+    _print(f"{'resources':11} {engines}; for captions {captions}; training {training}{beside}")
+    _print(f"{'Ray':11} {found.address or 'started on this machine'}; {found.images_per_unit} images a unit")
+
+
+def _print_estimates(arithmetic: dict[str, list[str]], left: float, hours: float, unclear: list[str]) -> None:
+    _print(f"\nestimated, not promised: {left:.2f} GPU-hours to go, {hours:.2f} hours one step after the other")
+    if unclear:
+        _print(f"  without {len(unclear)} steps that cannot be estimated yet: {', '.join(unclear)}")
+    for how, labels in arithmetic.items():
+        _print(f"  {', '.join(labels)}: {how}")
+    if any("assumed" in how for how in arithmetic):
+        rates = estimates.ASSUMED
+        _print(
+            f"  assumed: {rates.tflops:g} TFLOP/s a GPU (an A100), of it {rates.reading:g} reading, {rates.writing:g} writing, "
+            f"{rates.training:g} training; {rates.image_tokens:,} tokens an image, {rates.text_tokens} a text; all of it is in "
+            "pipelines/estimates.py, and a finished step's measured rate replaces it"
+        )
+
+
+def _print_columns(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        _print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print(text: str) -> None:
+    console.print(text, markup=False)

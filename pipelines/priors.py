@@ -1,0 +1,67 @@
+"""Rows of step 7 that look at no image: what the labels alone say about the questions, the image's source and the options.
+
+They show what a score on the data is worth. `blind_prior` and `letter_prior` know what every baseline knows, the labels and the
+question, so they are baselines. `source_prior` is told the source of each image, which no model is told: it is a yardstick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from leaml import tables
+from leaml.data import files
+from leaml.priors import BlindPrior
+from pipelines.evaluate import evaluation_rows, judged
+from pipelines.ingest import Labels, Sources
+from pipelines.run import Run
+
+
+def predict_priors(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
+    """Predictions of each prior that the data has, by row name.
+
+    `blind_prior`: the most common training answer to the question; of options, the most common right text among those offered.
+    `source_prior`: the same per question and source of the image, where the labeled images are of several sources.
+    `letter_prior`: the most common right letter of the question's options, where there are options.
+    """
+    known: list[dict[str, Any]] = [row for row, _ in labels.rows()]
+    asked = evaluation_rows(run, sources)
+    found = {"blind_prior": _predicted(known, asked)}
+    origin = image_sources(sources.labeled.path("images"), labels.image_ids)
+    if len(set(origin.values())) > 1:
+        origin |= image_sources(sources.evaluation.path("images"), {row["image_id"] for row in asked})
+        found["source_prior"] = _predicted(known, asked, origin)
+    if any(row["options"] for row in known) and any(row["options"] for row in asked):
+        found["letter_prior"] = _predicted(known, asked, by="letter")
+    return found
+
+
+def image_sources(folder: str, ids: Iterable[str]) -> dict[str, str]:
+    """Source of each image of an images table that is among `ids`."""
+    found: dict[str, str] = {}
+    wanted = pa.array(list(ids), pa.string())
+    for file in files.listing(folder, suffixes=(".parquet",)):
+        part = tables.read(file, columns=["image_id", "source"])
+        part = part.filter(pa.compute.is_in(part["image_id"], value_set=wanted))
+        found |= dict(zip(part["image_id"].to_pylist(), part["source"].to_pylist(), strict=True))
+    return found
+
+
+def _predicted(
+    known: list[dict[str, Any]],
+    asked: list[dict[str, Any]],
+    origin: dict[str, str] | None = None,
+    by: Literal["letter", "text"] = "text",
+) -> pa.Table:
+    """The prior learned from the rows `known`, asked the rows `asked`, as a PREDICTIONS table."""
+    context = None if origin is None else [origin.get(row["image_id"]) for row in known]
+    questions, answers = [row["question"] for row in known], [row["answer"] for row in known]
+    prior = BlindPrior.fit(questions, answers, context=context, options=[row["options"] for row in known])
+    rows = []
+    for row in asked:
+        told = None if origin is None else origin.get(row["image_id"])
+        guess = prior.predict(row["question"], context=told, options=row["options"], by=by)
+        rows.append({"image_id": row["image_id"], **judged(row, guess)})
+    return tables.table(rows, tables.PREDICTIONS)

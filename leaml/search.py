@@ -6,6 +6,7 @@ import io
 import json
 import math
 import statistics
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,9 +158,10 @@ def table(found: Found) -> str:
 
 
 def importances(found: Found, space: dict[str, RangeConfig]) -> dict[str, float]:
-    """How much of the best trials' objective each key decides (PED-ANOVA, Watanabe et al. 2023); empty with few trials."""
+    """How much each key decides which trials are the better half (PED-ANOVA, Watanabe et al. 2023); empty with few trials."""
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     for trial in found.trials:
         if trial.finished and trial.seed == 0:
@@ -167,7 +169,9 @@ def importances(found: Found, space: dict[str, RangeConfig]) -> dict[str, float]
             study.add_trial(optuna.trial.create_trial(params=trial.point, distributions=distributions, value=trial.objective))
     if len(study.trials) < 4 or len({t.value for t in study.trials}) < 2:
         return {}
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(baseline_quantile=0.5)  # a tenth of a few trials is one
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,8 @@ def _strategy(config: Config, space: dict[str, Any] | list[dict[str, Any]]) -> A
         from ray.tune.search.optuna import OptunaSearch
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="The reported value is ignored")  # of a trial that was restored
         sampler = optuna.samplers.TPESampler(multivariate=True, seed=given.seed, n_startup_trials=4)
         proposer: Any = OptunaSearch(
             metric="objective", mode="max", sampler=sampler, points_to_evaluate=[start] if start else None

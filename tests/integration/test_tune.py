@@ -1,0 +1,78 @@
+"""`leaml tune` on real Ray Tune: a search that is killed and goes on, trials that share steps, and one that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from leaml.config import load
+
+ROOT = Path(__file__).parents[2]
+SETTINGS: dict[str, Any] = {
+    "name": "search",
+    "data": {
+        "labeled": {"format": "easy_vqa", "split": "train", "limit": 60},
+        "evaluation": {"format": "easy_vqa", "split": "test", "limit": 5},
+        "budget": {"count": 16},
+    },
+    "warmup": {"steps": 20, "batch_size": 16, "lr": 1e-3},
+    "distill": {"skip": True},
+    "generate": {"pairs_per_image": 4, "filters": {"round_trip": False, "min_votes": None}},
+    "finetune": {"steps": 12, "batch_size": 16, "lr": 1e-3},
+    "tune": {
+        "space": {"finetune.lr": {"choices": [1e-3, 1e-5, 1e30]}},
+        "search": "grid",
+        "finalists": 1,
+        "seeds": 1,
+        "loggers": ["json", "tensorboard"],
+    },
+}
+
+
+def command(config: Path) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", "tune", str(config)]
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_search_goes_on_and_one_failing_trial_does_not_end_it(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({**SETTINGS, "storage": str(tmp_path)}))
+    run = tmp_path / "search"
+    killed = subprocess.Popen(command(config), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 400
+    while time.time() < deadline and not list(run.glob("generate-*/_DONE.json")):
+        assert killed.poll() is None
+        time.sleep(0.2)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    generated = {f: f.stat().st_mtime for f in run.glob("generate-*/rows/*.parquet")}
+    assert generated
+
+    done = subprocess.run(command(config), cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {f: f.stat().st_mtime for f in run.glob("generate-*/rows/*.parquet")} == generated  # all trials share them
+    assert len(list(run.glob("warmup-*"))) == 1
+    assert len(list(run.glob("finetune-*/training.json"))) == 2
+    record = json.loads((run / "tune" / "trials.json").read_text())
+    by_rate = {t["point"]["finetune.lr"]: t for t in record["trials"]}
+    assert by_rate.keys() == {1e-3, 1e-5, 1e30}
+    assert [by_rate[rate]["finished"] for rate in (1e-3, 1e-5, 1e30)] == [True, True, False]
+    assert "not finite" in by_rate[1e30]["error"]
+    assert by_rate[1e-3]["hours"] > 0
+    best = max((1e-3, 1e-5), key=lambda rate: by_rate[rate]["objective"])
+    assert load(run / "tune" / "best.yaml").finetune.lr == best
+    assert "failed: " in (run / "tune" / "trials.md").read_text()
+    assert "failed: " in done.stdout
+    assert (run / "tune" / "plot.svg").read_bytes().startswith(b"<?xml")
+    assert list(run.glob("tune-*/ray/search/*/events.out.tfevents*"))
+    again = subprocess.run(command(config), cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    assert "tune: finished before, reused" in again.stdout + again.stderr

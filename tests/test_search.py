@@ -1,0 +1,128 @@
+"""Points of a search, what they are compared by, and what is written about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from leaml import search
+from leaml.config import Config, RangeConfig, parse
+from leaml.errors import ConfigError
+from leaml.search import Found, Trial
+
+DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
+SPACE: dict[str, Any] = {"score.ratio": {"choices": [0.1, 0.3, 1.0]}, "distill.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+
+
+def config(space: dict[str, Any] | None = None, **tune: Any) -> Config:
+    return parse({"data": DATA, "seed": 7, "tune": {"space": SPACE if space is None else space, **tune}})
+
+
+def trial(ratio: float, objective: float, seed: int = 0, **more: Any) -> Trial:
+    settings: dict[str, Any] = {"accuracy": objective, "objective": objective, "hours": 0.5, "finished": True} | more
+    return Trial({"score.ratio": ratio, "distill.lr": 1e-3}, seed, **settings)
+
+
+def test_a_point_is_the_configuration_with_its_values() -> None:
+    found = search.at(config(), {"score.ratio": 0.1, "distill.lr": 2e-3}, seed=2)
+    assert (found.score.ratio, found.distill.lr, found.seed) == (0.1, 2e-3, 9)
+    assert not found.tune.space
+    assert found.model_copy(update={"seed": 7}) == parse(
+        {"data": DATA, "seed": 7, "score": {"ratio": 0.1}, "distill": {"lr": 2e-3}}
+    )
+
+
+def test_the_configurations_own_values_are_a_point_when_they_lie_in_the_space() -> None:
+    assert search.base_point(config()) == {"score.ratio": 0.3, "distill.lr": 5e-4}
+    assert search.base_point(config({"score.ratio": {"choices": [0.1, 0.2]}})) is None
+    assert search.base_point(config({"distill.lr": {"low": 1e-3, "high": 1e-2}})) is None
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({}, "tune.space is empty"),
+        ({"score.ration": {"choices": [1]}}, "tune.space has the key 'score.ration', which the configuration does not"),
+        ({"tune.trials": {"choices": [1]}}, "tune.space has the key 'tune.trials'"),
+        (
+            {"score.ratio": {"choices": [0.5, 1.5]}},
+            r"tune.space at {\"score.ratio\": 1.5}: score.ratio: .*less than or equal to 1",
+        ),
+        ({"score.ratio": {"low": -0.5, "high": 1}}, r"score.ratio: .*greater than or equal to 0 \(got -0.5\)"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        search.check_space(config(space))
+    search.check_space(config())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "give either choices or both low and high"),
+        ({"low": 1}, "give either choices or both low and high"),
+        ({"choices": [1], "low": 1, "high": 2}, "give either choices or both low and high"),
+        ({"low": 2, "high": 1}, "low 2.0 must be less than high 1.0"),
+        ({"low": 0, "high": 1, "log": True}, "log needs low above 0, not 0.0"),
+    ],
+)
+def test_a_range_is_choices_or_an_interval(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config({"score.ratio": values})
+
+
+def test_a_grid_needs_choices() -> None:
+    with pytest.raises(ConfigError, match=r"search grid needs choices for every key, not low and high as for distill.lr"):
+        config(search="grid")
+
+
+def test_the_best_is_the_finalist_with_the_best_median() -> None:
+    found = Found([trial(0.1, 0.9), trial(0.3, 0.8), trial(1.0, 0.95, finished=False)], questions=100)
+    assert found.best == {"score.ratio": 0.1, "distill.lr": 1e-3}
+    found.trials += [trial(0.1, 0.6, seed=1), trial(0.1, 0.5, seed=2), trial(0.3, 0.7, seed=1), trial(0.3, 0.9, seed=2)]
+    found.settle(2)
+    assert sorted(found.finalists.values()) == [0.6, 0.8]
+    assert found.best == {"score.ratio": 0.3, "distill.lr": 1e-3}
+    cheap = Found([trial(0.1, 0.9), trial(0.3, 0.9, hours=0.1)], 100)
+    assert cheap.ranked[0].point["score.ratio"] == 0.3
+    assert Found([trial(0.1, 0.0, finished=False, error="no")], 100).best is None
+
+
+def test_the_table_has_every_trial_and_hides_no_failure() -> None:
+    found = Found([trial(1.0, 0.0, finished=False, error="loss nan"), trial(0.1, 0.6, finished=False), trial(0.3, 0.8)], 100)
+    lines = search.table(found).splitlines()
+    assert lines[0] == "| distill.lr | score.ratio | seed | validation accuracy | 95 % | hours | state |"
+    assert lines[2] == "| 0.001 | 0.3 | 0 | 0.800 | 0.711 to 0.867 | 0.500 | finished |"
+    assert lines[3].endswith("| stopped |")
+    assert lines[4] == "| 0.001 | 1.0 | 0 |  |  |  | failed: loss nan |"
+
+
+def test_wilson_interval() -> None:
+    assert search.wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
+    assert search.wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)
+
+
+def test_the_best_configuration_is_one_that_adapt_takes() -> None:
+    text = search.best_yaml(config(), {"score.ratio": 1.0, "distill.lr": 1e-4})
+    tree = yaml.safe_load(text)
+    assert "tune" not in tree
+    assert parse(tree) == search.at(config(), {"score.ratio": 1.0, "distill.lr": 1e-4})
+
+
+def test_importances_and_plot() -> None:
+    space = {key: RangeConfig(**values) for key, values in SPACE.items()}
+    trials = [
+        Trial({"score.ratio": ratio, "distill.lr": lr}, 0, ratio / 2, ratio / 2 + lr, 0.1, True)
+        for ratio in (0.1, 0.3, 1.0)
+        for lr in (1e-4, 3e-4, 1e-3, 1e-2)
+    ]
+    found = Found([*trials, Trial({"score.ratio": 1.0, "distill.lr": 1e-3}, 0, 0, 0, 0, False, "failed")], 50)
+    shares = search.importances(found, space)
+    assert shares["score.ratio"] > shares["distill.lr"] >= 0
+    assert search.importances(Found(trials[:3], 50), space) == {}
+    picture = search.plot(found, space)
+    assert picture.startswith(b"<?xml")
+    assert picture == search.plot(found, space)

@@ -164,7 +164,7 @@ def delete_tree(uri: str) -> None:
     if kind == fs.FileType.NotFound:
         return
     filesystem, path = _filesystem(uri)
-    with _explained(uri, "delete"):
+    with _explained(uri, "delete"), contextlib.suppress(FileNotFoundError):  # another one may delete it at the same time
         if kind == fs.FileType.Directory:
             filesystem.delete_dir(path)
         else:

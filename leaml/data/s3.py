@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
+import time
+import uuid
 from typing import Any
 
 import boto3
@@ -24,7 +26,14 @@ ERRORS = (ClientError, BotoCoreError, boto3.exceptions.Boto3Error)
 PARALLEL = 16
 """Transfers at a time."""
 
-_ATTEMPTS = 5
+_WRITER = "leaml-writer"
+"""Metadata key of what was written with `if_absent`: which call wrote it."""
+
+# Reads and writes both ride out about half a minute without a server, such as its restart, and give up within a minute.
+_READ_RETRIES = 10  # after 0, 50, 100, ... ms, in all 26 s
+_WRITE_RETRIES = 5  # after up to 1, 2, 4, ... s, in all 16 s on average
+_CONNECT_SECONDS = 3.0
+_SILENT_SECONDS = 30.0
 
 
 def path(uri: str) -> str:
@@ -44,21 +53,58 @@ def filesystem() -> fs.S3FileSystem:
 def put(uri: str, data: bytes, if_absent: bool) -> bool:
     """Write an object in a single PUT; with `if_absent` only if none is there. Returns whether it was written."""
     bucket, key = _bucket_key(uri)
-    condition = {"IfNoneMatch": "*"} if if_absent else {}
-    try:
-        _client(*_environment()).put_object(Bucket=bucket, Key=key, Body=data, **condition)
-    except ClientError as error:
-        # 409: another conditional write to the same key is in flight and wins
-        if if_absent and error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-            return False
-        raise
+    client = _client(*_environment())
+    if if_absent:
+        return _put_first(client, bucket, key, data)
+    client.put_object(Bucket=bucket, Key=key, Body=data)
     return True
 
 
 def upload(local: str, uri: str) -> None:
     """Copy a local file of any size to an object, which appears only when complete."""
     bucket, key = _bucket_key(uri)
-    _client(*_environment()).upload_file(local, bucket, key)
+    client = _client(*_environment())
+    try:
+        client.upload_file(local, bucket, key)
+    except boto3.exceptions.S3UploadFailedError as error:
+        # Completed, but the reply was lost, and many servers do not know the upload any more when boto3 asks again
+        if "(NoSuchUpload)" not in str(error):
+            raise
+        client.upload_file(local, bucket, key)
+
+
+def _put_first(client: Any, bucket: str, key: str, data: bytes) -> bool:
+    mark = uuid.uuid4().hex
+    for tries in range(1, 6):
+        try:
+            client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={_WRITER: mark})
+        except ClientError as error:
+            # 412: an object is there; 409: another conditional write to the key is in flight
+            if _status(error) not in (409, 412):
+                raise
+            refused = error
+        else:
+            return True
+        # The object may be ours: where a reply is lost, boto3 sends the request again
+        writer = _writer(client, bucket, key)
+        if writer is not None:
+            return writer == mark
+        time.sleep(0.1 * tries)
+    raise refused
+
+
+def _writer(client: Any, bucket: str, key: str) -> str | None:
+    """Which call wrote an object, "" if it does not say; None if there is no object."""
+    try:
+        return str(client.head_object(Bucket=bucket, Key=key)["Metadata"].get(_WRITER, ""))
+    except ClientError as error:
+        if _status(error) == 404:
+            return None
+        raise
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
 def _bucket_key(uri: str) -> tuple[str, str]:
@@ -80,17 +126,21 @@ def _environment() -> tuple[str | None, str | None, str | None, int]:
 
 @functools.lru_cache(maxsize=8)
 def _filesystem(endpoint: str | None, region: str | None, _access_key: str | None, _process: int) -> fs.S3FileSystem:
-    options: dict[str, Any] = {"region": region, "connect_timeout": 10, "request_timeout": 60}
+    options: dict[str, Any] = {"region": region, "connect_timeout": _CONNECT_SECONDS, "request_timeout": _SILENT_SECONDS}
     if endpoint:
         scheme, found, address = endpoint.rstrip("/").partition("://")
         options |= {"scheme": scheme, "endpoint_override": address} if found else {"endpoint_override": scheme}
-    return fs.S3FileSystem(retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS), **options)
+    # Not the "standard" strategy, whose retries draw on one budget for all threads
+    return fs.S3FileSystem(retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=_READ_RETRIES), **options)
 
 
 @functools.lru_cache(maxsize=8)
 def _client(endpoint: str | None, region: str | None, _access_key: str | None, _process: int) -> Any:
     config = Config(
-        retries={"max_attempts": _ATTEMPTS, "mode": "standard"},
+        # Not the mode "standard": it gives up within a second, and all threads together have 35 retries
+        retries={"total_max_attempts": 1 + _WRITE_RETRIES, "mode": "legacy"},
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_SILENT_SECONDS,
         s3={"addressing_style": "path"} if endpoint else {},  # own servers rarely have a DNS name per bucket
         max_pool_connections=PARALLEL,
     )

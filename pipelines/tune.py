@@ -30,8 +30,8 @@ from pipelines.runtime import start_ray
 from pipelines.train import VALIDATED, Judge, write_examples
 from pipelines.warmup import answer_examples
 
-SEED = "trial_seed"
-"""Beside the point's keys in a trial's Ray Tune configuration."""
+SEED, LISTED = "trial_seed", "listed"
+"""In a trial's Ray Tune configuration: the seed beside the point's keys, and all of these where the trials are a list."""
 PRICED = {"distill": "train_workers", "generate": "engines", "hardness": "engines", "finetune": "train_workers"}
 """Steps that a trial pays for, and the setting that says how many processes they take."""
 
@@ -116,6 +116,7 @@ def run_trial(values: dict[str, Any], plan: Plan) -> None:
     """Body of a Ray Tune trial: the method at a point, reporting the generator's and at last the adapted model's accuracy."""
     from ray import tune as ray_tune
 
+    values = values.get(LISTED, values)
     point = {key: value for key, value in values.items() if key != SEED}
     config = search.at(plan.config, point, values.get(SEED, 0))
     run = Run(config, noted=False)
@@ -205,12 +206,16 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     total = len(space) if isinstance(space, list) else _count(plan.config)
-    if ray_tune.Tuner.can_restore(path, storage_filesystem=filesystem):
+    # a process that was killed early leaves the tuner without the state of its trials
+    begun = files.exists(folder) and any("/experiment_state-" in f for f in files.listing(folder, recursive=False))
+    if not begun:
+        files.delete_tree(folder)
+    if begun and ray_tune.Tuner.can_restore(path, storage_filesystem=filesystem):
         tuner = ray_tune.Tuner.restore(path, trainable, restart_errored=True, storage_filesystem=filesystem)
     else:
         tuner = ray_tune.Tuner(
             trainable,
-            param_space={} if isinstance(space, list) else space,
+            param_space={LISTED: ray_tune.grid_search(space)} if isinstance(space, list) else space,
             tune_config=_strategy(plan.config, space),
             run_config=ray_tune.RunConfig(
                 name=name,
@@ -243,8 +248,7 @@ def _strategy(config: Config, space: dict[str, Any] | list[dict[str, Any]]) -> A
     given = config.tune
     common: dict[str, Any] = {"metric": "objective", "mode": "max", "max_concurrent_trials": given.concurrent}
     if isinstance(space, list):
-        generator = BasicVariantGenerator(points_to_evaluate=space, max_concurrent=given.concurrent)
-        return ray_tune.TuneConfig(**common | {"max_concurrent_trials": None}, search_alg=generator, num_samples=len(space))
+        return ray_tune.TuneConfig(**common)
     scheduler = None
     if given.stop_early:
         scheduler = ASHAScheduler(
@@ -296,18 +300,20 @@ def _progress(name: str, total: int) -> Any:
 
         def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
             what = "adapted model" if result["end"] else f"generator at {result['progress']}"
-            say(f"tune {name}: {trial.trial_id} {_shown(trial.config)}: {what}, validation {result['accuracy']:.3f}")
+            point = _shown(trial.config.get(LISTED, trial.config))
+            say(f"tune {name}: {trial.trial_id} {point}: {what}, validation {result['accuracy']:.3f}")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._end(trial, "ended")
+            self._end(trial, trials, "ended")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._end(trial, "failed")
+            self._end(trial, trials, "failed")
 
-        def _end(self, trial: Any, how: str) -> None:
+        def _end(self, trial: Any, trials: list[Any], how: str) -> None:
             self.ended += 1
-            left = (time.time() - self.began) / self.ended * max(0, total - self.ended)
-            say(f"tune {name}: {trial.trial_id} {how}; {self.ended} of {total} trials, about {left:.0f} s left")
+            rest = total - len({t.trial_id for t in trials if t.is_finished()} | {trial.trial_id})
+            left = (time.time() - self.began) / self.ended * rest
+            say(f"tune {name}: {trial.trial_id} {how}; {total - rest} of {total} trials, about {left:.0f} s left")
 
     return Progress()
 
@@ -319,6 +325,7 @@ def _shown(values: dict[str, Any]) -> str:
 def _trial(result: Any) -> Trial:
     """A trial as Ray Tune recorded it."""
     values, metrics = dict(result.config or {}), result.metrics or {}
+    values = dict(values.get(LISTED, values))
     seed = values.pop(SEED, 0)
     error = str(result.error).strip().splitlines()[-1] if result.error else ""
     finished = bool(metrics.get("end")) and not error

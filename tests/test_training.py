@@ -16,7 +16,7 @@ from PIL import Image
 from leaml.config import TrainConfig
 from leaml.errors import ConfigError, StepError
 from leaml.tiny import build
-from leaml.training import Example, Outcome, Task, Trainer, Worker, batch_counts, draw, learning_rate
+from leaml.training import Example, Outcome, Task, Trainer, Validation, Worker, batch_counts, draw, learning_rate
 from leaml.vlm.load import VLM
 
 COLOURS = ("red", "green", "blue", "white", "black")
@@ -380,3 +380,18 @@ def test_several_workers_train_as_one(tiny: VLM, monkeypatch: pytest.MonkeyPatch
     moved, found = (torch.cat([(w - s).flatten() for w, s in zip(weights(m), start, strict=True)]) for m in (alone, models[0]))
     assert moved.abs().max() > 5e-5
     assert (found - moved).norm() < 0.01 * moved.norm()
+
+
+def test_validation_on_the_way_is_reported_and_changes_nothing(tiny: VLM) -> None:
+    plain, watched = copy.deepcopy(tiny), copy.deepcopy(tiny)
+    expected = train(plain, [questions()], CONFIG)
+    seen: list[dict[str, float]] = []
+    validation = Validation(questions().examples[:3], every=4, report=seen.append)
+    watched.model.requires_grad_(True)
+    parameters = list(watched.model.parameters())
+    outcome = Trainer(watched, parameters, [questions()], CONFIG, get_image, 1, Worker(), validation).run()
+    assert [found["step"] for found in seen] == [4, 6]
+    assert all(0 <= found["accuracy"] <= 1 and found["loss"] > 0 for found in seen)
+    assert outcome.validations == seen
+    assert outcome.losses == expected.losses
+    assert identical(weights(plain), weights(watched))

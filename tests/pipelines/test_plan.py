@@ -12,11 +12,12 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from leaml import tables
 from leaml.config import Config, load, parse
 from leaml.data.kvasir import QUESTION_TYPES
 from leaml.data.sportu import shuffled
 from leaml.errors import InputError
+from leaml.priors import BlindPrior
+from leaml.scoring import is_correct
 from pipelines import adapt, cli, plan
 from pipelines.ingest import ingest
 from pipelines.plan import rehearse
@@ -168,9 +169,6 @@ def test_the_kvasir_recipe_asks_the_19_questions_and_leaves_room_for_the_longest
 
 def test_letter_and_text_priors_see_shuffled_options_differently() -> None:
     """What the SPORTU recipe says: shuffling ends the habit of the letter, not that of the text."""
-    from leaml.priors import BlindPrior
-    from leaml.scoring import is_correct
-
     options = {"A": "push", "B": "trip", "C": "hold", "D": "none of the above"}
     rows = [("Which foul?", *shuffled(f"soccer_{n}", options, "D" if n % 2 else "A")) for n in range(400)]
     prior = BlindPrior.fit([r[0] for r in rows], [r[2] for r in rows], options=[r[1] for r in rows])
@@ -180,4 +178,3 @@ def test_letter_and_text_priors_see_shuffled_options_differently() -> None:
     }
     assert share["text"] == 0.5
     assert 0.25 <= share["letter"] < 0.4
-    assert tables.LABELED.names[-1] == "options"

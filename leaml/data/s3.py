@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import time
 import uuid
 from typing import Any
@@ -35,6 +36,9 @@ _WRITE_RETRIES = 5  # after up to 1, 2, 4, ... s, in all 16 s on average
 _CONNECT_SECONDS = 3.0
 _SILENT_SECONDS = 30.0
 
+_MAKING = threading.Lock()
+"""One client is made at a time: boto3 cannot make two at once, and a second Arrow one waits until the first one is idle."""
+
 
 def path(uri: str) -> str:
     """`bucket/key` of an s3:// URI. Raises DataError if it names no bucket."""
@@ -47,13 +51,14 @@ def path(uri: str) -> str:
 
 def filesystem() -> fs.S3FileSystem:
     """The Arrow file system of the configured endpoint."""
-    return _filesystem(*_environment())
+    with _MAKING:
+        return _filesystem(*_environment())
 
 
 def put(uri: str, data: bytes, if_absent: bool) -> bool:
     """Write an object in a single PUT; with `if_absent` only if none is there. Returns whether it was written."""
     bucket, key = _bucket_key(uri)
-    client = _client(*_environment())
+    client = _current_client()
     if if_absent:
         return _put_first(client, bucket, key, data)
     client.put_object(Bucket=bucket, Key=key, Body=data)
@@ -63,7 +68,7 @@ def put(uri: str, data: bytes, if_absent: bool) -> bool:
 def upload(local: str, uri: str) -> None:
     """Copy a local file of any size to an object, which appears only when complete."""
     bucket, key = _bucket_key(uri)
-    client = _client(*_environment())
+    client = _current_client()
     try:
         client.upload_file(local, bucket, key)
     except boto3.exceptions.S3UploadFailedError as error:
@@ -105,6 +110,11 @@ def _writer(client: Any, bucket: str, key: str) -> str | None:
 
 def _status(error: ClientError) -> int:
     return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def _current_client() -> Any:
+    with _MAKING:
+        return _client(*_environment())
 
 
 def _bucket_key(uri: str) -> tuple[str, str]:

@@ -200,6 +200,14 @@ def test_a_server_that_comes_back_is_waited_for(
     assert direct.keys(base) == [f"{base}/x"]
 
 
+def test_threads_that_start_together_share_one_client(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more would wait until the first is idle, which may be never."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "together")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: s3.filesystem(), range(32)))
+    assert all(one is made[0] for one in made)
+
+
 def test_a_server_that_hangs_is_given_up(proxy: Proxy, base: str, tmp_path: Path, impatient: None) -> None:
     proxy.plan = Plan(1.0, ("hang",), hang=6)
     assert failures(f"s3://{BUCKET}/{base}", tmp_path / "big") < 20

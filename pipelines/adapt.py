@@ -13,30 +13,20 @@ from leaml.config import Config
 from leaml.data import files, registry
 from leaml.errors import InputError
 from leaml.vlm import load
-from pipelines.caption import caption
 from pipelines.contamination import refuse_near_duplicates
-from pipelines.distill import distill
 from pipelines.evaluate import predict, read_predictions
-from pipelines.finetune import finetune, finetune_labels
-from pipelines.generate import generate
-from pipelines.hardness import hardness
+from pipelines.finetune import finetune_labels
 from pipelines.ingest import Labels, Sources, draw_labels, ingest
+from pipelines.method import StopHereError, control, method
 from pipelines.models import trained
 from pipelines.priors import predict_priors
 from pipelines.progress import say
 from pipelines.run import Beside, Run, Step
 from pipelines.runtime import start_ray
-from pipelines.score import score
-from pipelines.train import Judge
-from pipelines.warmup import warmup
 
 STEPS = ("ingest", "caption", "warmup", "score", "distill", "generate", "finetune", "evaluate")
 DISTILLATION = ("caption", "score", "distill")
 """Steps that a run with `distill.skip` does not have."""
-
-
-class StopHereError(Exception):
-    """The step asked for on the command line is done."""
 
 
 def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dict[str, Any] | None:
@@ -91,59 +81,6 @@ def check_steps(config: Config) -> None:
         raise InputError(msg)
 
 
-def method(
-    run: Run,
-    sources: Sources,
-    labels: Labels,
-    variant: str = "leaml",
-    until: str = "evaluate",
-    judge: Judge | None = None,
-) -> Step:
-    """Steps 1 to 6; returns the fine-tuning step that holds the adapted model. Raises StopHereError after the step `until`."""
-
-    def stop_after(name: str, step: Step) -> Step:
-        if until == name:
-            raise StopHereError
-        return step
-
-    captions = None
-    if not run.config.distill.skip:
-        captions = stop_after("caption", caption(run, sources, labels))
-    generator = stop_after("warmup", warmup(run, sources, labels, captions))
-    if captions is not None:
-        scored = stop_after("score", score(run, sources, generator, variant))
-        generator = stop_after("distill", distill(run, sources, captions, generator, scored, variant, judge))
-    pairs = generate(run, sources, labels, captions, generator, variant)
-    if run.config.generate.filters.hardness:
-        pairs = hardness(run, sources, pairs, variant)
-    stop_after("generate", pairs)
-    return stop_after("finetune", finetune(run, sources, labels, pairs, variant, judge))
-
-
-def _control(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
-    if name == "full_labels":  # as many steps and rates as LEAML's own fine-tuning
-        everything = draw_labels(run, sources, everything=True)
-        return finetune_labels(run, sources, everything, run.config.finetune, name)
-    return method(run.variant(control(run.config, name)), sources, labels, name)
-
-
-def control(config: Config, name: str) -> Config:
-    """The configuration of a control: the method with one part replaced."""
-    if name == "random_neurons":
-        return config.model_copy(update={"score": config.score.model_copy(update={"method": "random"})})
-    if name == "all_neurons":
-        return config.model_copy(update={"score": config.score.model_copy(update={"ratio": 1.0})})
-    if name == "no_captions":  # SelTDA, arXiv 2306.03932: no captions, no mask
-        changes = {
-            "warmup": config.warmup.model_copy(update={"describe_first": False}),
-            "distill": config.distill.model_copy(update={"skip": True}),
-            "generate": config.generate.model_copy(update={"caption": "none"}),
-        }
-        return config.model_copy(update=changes)
-    msg = f"unknown control {name!r}"
-    raise InputError(msg)
-
-
 def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
     """Predictions of everything that needs labels at most: the priors, zero-shot, fine-tuning and LoRA on the labels."""
     priors = predict_priors(run, sources, labels)
@@ -184,7 +121,7 @@ def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step) -> d
     """The evaluate steps of the adapted model and of the controls, which are trained first, by row."""
     made = {"leaml": adapted}
     for name in run.config.evaluate.controls:
-        made[name] = _control(run, sources, labels, name)
+        made[name] = control(run, sources, labels, name)
     return {name: predict(run, sources, trained(step, run.config.model), step, name) for name, step in made.items()}
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from leaml import prompts
 from leaml.config import TrainConfig
 from leaml.errors import StepError
 from leaml.training import Example
+from pipelines.caption import read_captions
 from pipelines.generate import read_accepted
 from pipelines.ingest import Labels, Sources, labels_key
 from pipelines.models import model_key
@@ -33,6 +35,23 @@ def finetune(
             TaskFile("pseudo", write_examples(step.path("pseudo.parquet"), pairs), share=1 - config.label_share),
         ]
         return _train(run, sources, step, tasks, config, facts={"pseudo_pairs": len(pairs)}, judge=judge)
+
+    return run.execute(step, work)
+
+
+def finetune_captions(run: Run, sources: Sources, labels: Labels, captions: Step, label: str) -> Step:
+    """A control: the base trained on labels and captions in place of pairs, as `finetune` otherwise."""
+    config, request = run.config.finetune, run.config.caption.prompt or prompts.CAPTION
+    settings = {"mixed": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
+    step = run.step("finetune", settings, [captions, labels_key(labels)], label=f"finetune {label}")
+
+    def work() -> dict[str, Any]:
+        described = [Example(i, request, text) for i, text in read_captions(captions).items()]
+        tasks = [
+            TaskFile("labels", _write_labels(step, labels), share=config.label_share),
+            TaskFile("captions", write_examples(step.path("captions.parquet"), described), share=1 - config.label_share),
+        ]
+        return _train(run, sources, step, tasks, config)
 
     return run.execute(step, work)
 

@@ -14,10 +14,11 @@ from leaml.config import Config, SourceConfig
 from leaml.data import files
 from leaml.data.count import Count, count
 from pipelines import estimates
-from pipelines.adapt import baseline_steps, check_steps, method, method_steps
+from pipelines.adapt import baseline_steps, check_steps, method_steps
 from pipelines.contamination import refuse_near_duplicates
 from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Work
 from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
+from pipelines.method import method
 from pipelines.progress import console
 from pipelines.run import DONE, Run, Step
 

@@ -22,8 +22,9 @@ from leaml.config import Config, RangeConfig
 from leaml.data import files, s3
 from leaml.errors import ConfigError, StepError
 from leaml.search import Found, Trial
-from pipelines.adapt import StopHereError, check, method
+from pipelines.adapt import check
 from pipelines.ingest import Labels, draw_labels, ingest, labels_key
+from pipelines.method import StopHereError, method
 from pipelines.progress import say
 from pipelines.run import Run, Step
 from pipelines.runtime import start_ray

@@ -297,13 +297,13 @@ def _pool(resources: ResourcesConfig) -> Any:
 
 
 def _saturation(resources: ResourcesConfig) -> str:
-    """Whether a unit fills an engine, for the log."""
-    images, sequences = resources.images_per_unit, resources.engine_sequences
+    """Whether the units an engine works on fill it, for the log."""
+    images, sequences = resources.images_per_unit * resources.engine_units, resources.engine_sequences
     if images >= sequences:
-        return f"units of {images} images fill an engine's {sequences} sequences"
+        return f"{images} images at a time fill an engine's {sequences} sequences"
     return (
-        f"units of {images} images cannot fill an engine's {sequences} sequences; "
-        f"raise resources.images_per_unit to {sequences} or more for full speed"
+        f"{images} images at a time cannot fill an engine's {sequences} sequences; "
+        f"raise resources.images_per_unit to {-(-sequences // resources.engine_units)} or more for full speed"
     )
 
 

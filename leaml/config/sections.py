@@ -261,11 +261,23 @@ class BaselineConfig(Section):
     lora_rank: int = Field(16, gt=0, description="LoRA rank, on all Linear modules.")
 
 
+Control = Literal[
+    "random_neurons",
+    "magnitude_neurons",
+    "lowest_neurons",
+    "all_neurons",
+    "no_captions",
+    "captions_mixed",
+    "self_training",
+    "full_labels",
+]
+
+
 class EvaluateConfig(Section):
     """Step 7: accuracy by question type beside the baselines."""
 
     baselines: BaselineConfig = Field(default_factory=lambda: BaselineConfig(), description="Baseline training.")
-    controls: list[Literal["random_neurons", "all_neurons", "no_captions", "full_labels"]] = Field(
+    controls: list[Control] = Field(
         default_factory=list, description="Extra rows to run: the whole method with one part replaced."
     )
     max_tokens: int = Field(24, gt=0, description="Longest answer, in tokens.")

@@ -13,7 +13,7 @@ import pytest
 from leaml import tables
 from leaml.config import ModelConfig, parse, resolve_model
 from leaml.errors import InputError
-from pipelines import adapt
+from pipelines import adapt, method
 from pipelines.ingest import Labels, Sources
 from pipelines.models import model_key
 from pipelines.run import Run, Step
@@ -45,14 +45,16 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | 
 
     def plan(name: str | None) -> dict[str, str]:
         run = Plan(parse(CONFIG | {"storage": str(tmp_path)}))
-        last = adapt._control(run, sources, labels, name) if name else adapt.method(run, sources, labels)
+        last = method.control(run, sources, labels, name) if name else method.method(run, sources, labels)
         assert last.name == "finetune"
         return {s["name"]: s["folder"] for s in run.steps()}
 
     return plan
 
 
-@pytest.mark.parametrize(("name", "first"), [("random_neurons", {"importance"}), ("all_neurons", set())])
+@pytest.mark.parametrize(
+    ("name", "first"), [("random_neurons", {"importance"}), ("lowest_neurons", {"importance"}), ("all_neurons", set())]
+)
 def test_neuron_controls_differ_from_scores_or_selection_on(planned: Any, name: str, first: set[str]) -> None:
     ours, control = planned(None), planned(name)
     assert ours.keys() == control.keys() == {"caption", "warmup", "importance", "score", "distill", "generate", "finetune"}
@@ -66,6 +68,21 @@ def test_without_captions_nothing_is_captioned_scored_or_distilled(planned: Any)
     assert control["generate"] != ours["generate"]
 
 
+def test_mixed_captions_share_the_captions_and_nothing_else(planned: Any) -> None:
+    ours, control = planned(None), planned("captions_mixed")
+    assert control.keys() == {"caption", "finetune"}
+    assert control["caption"] == ours["caption"]
+    assert control["finetune"] != ours["finetune"]
+
+
+def test_self_training_asks_the_labeled_questions_of_the_model_of_the_labels(planned: Any) -> None:
+    assert planned("self_training").keys() == {"generate", "finetune"}
+    row = {"image_id": "i", "question": "q?", "answer": "a", "question_type": "open", "options": None}
+    twice = pa.Table.from_pylist([row, row | {"image_id": "j"}], schema=tables.LABELED)
+    asked = method.self_training(parse(CONFIG), Labels(twice, twice.slice(0, 0), "")).generate
+    assert (asked.questions, asked.pairs_per_image) == (["q?"], 0)
+
+
 def test_full_labels_only_trains_on_every_label(planned: Any) -> None:
     control = planned("full_labels")
     assert control.keys() == {"finetune"}
@@ -74,12 +91,12 @@ def test_full_labels_only_trains_on_every_label(planned: Any) -> None:
 
 def test_control_settings() -> None:
     config = parse(CONFIG)
-    assert adapt.control(config, "random_neurons").score.method == "random"
-    assert adapt.control(config, "random_neurons").score.ratio == config.score.ratio
-    assert adapt.control(config, "all_neurons").score.ratio == 1.0
-    assert adapt.control(config, "no_captions").distill.skip
+    assert method.replaced(config, "random_neurons").score.method == "random"
+    assert method.replaced(config, "random_neurons").score.ratio == config.score.ratio
+    assert method.replaced(config, "all_neurons").score.ratio == 1.0
+    assert method.replaced(config, "no_captions").distill.skip
     with pytest.raises(InputError, match="unknown control 'nothing'"):
-        adapt.control(config, "nothing")
+        method.replaced(config, "nothing")
 
 
 def test_a_retrained_model_in_the_same_folder_is_another_model(tmp_path: Path) -> None:

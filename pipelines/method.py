@@ -1,0 +1,91 @@
+"""Steps 2 to 6 of the method in order, and the same with one part replaced (controls).
+
+A control shares every step with the method that its replacement does not touch.
+"""
+
+from __future__ import annotations
+
+from leaml.config import Config
+from leaml.errors import InputError
+from pipelines.caption import caption
+from pipelines.distill import distill
+from pipelines.finetune import finetune, finetune_captions, finetune_labels
+from pipelines.generate import generate
+from pipelines.hardness import hardness
+from pipelines.ingest import Labels, Sources, draw_labels
+from pipelines.run import Run, Step
+from pipelines.score import score
+from pipelines.train import Judge
+from pipelines.warmup import warmup
+
+
+class StopHereError(Exception):
+    """The step asked for on the command line is done."""
+
+
+def method(
+    run: Run,
+    sources: Sources,
+    labels: Labels,
+    variant: str = "leaml",
+    until: str = "evaluate",
+    judge: Judge | None = None,
+) -> Step:
+    """Steps 1 to 6; returns the fine-tuning step that holds the adapted model. Raises StopHereError after the step `until`."""
+
+    def stop_after(name: str, step: Step) -> Step:
+        if until == name:
+            raise StopHereError
+        return step
+
+    captions = None
+    if not run.config.distill.skip:
+        captions = stop_after("caption", caption(run, sources, labels))
+    generator = stop_after("warmup", warmup(run, sources, labels, captions))
+    if captions is not None:
+        scored = stop_after("score", score(run, sources, generator, variant))
+        generator = stop_after("distill", distill(run, sources, captions, generator, scored, variant, judge))
+    pairs = generate(run, sources, labels, captions, generator, variant)
+    if run.config.generate.filters.hardness:
+        pairs = hardness(run, sources, pairs, variant)
+    stop_after("generate", pairs)
+    return stop_after("finetune", finetune(run, sources, labels, pairs, variant, judge))
+
+
+def control(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
+    """Train a control; returns the fine-tuning step that holds its model. Raises InputError for an unknown name."""
+    config = run.config
+    if name == "full_labels":  # as many steps and rates as LEAML's own fine-tuning
+        everything = draw_labels(run, sources, everything=True)
+        return finetune_labels(run, sources, everything, config.finetune, name)
+    if name == "captions_mixed":  # the teacher's captions beside the labels, no pairs
+        return finetune_captions(run, sources, labels, caption(run, sources, labels), name)
+    if name == "self_training":
+        teacher = finetune_labels(run, sources, labels, config.evaluate.baselines.finetune_labels, "finetune_labels")
+        asking = run.variant(self_training(config, labels))
+        return finetune(asking, sources, labels, generate(asking, sources, labels, None, teacher, name), name)
+    return method(run.variant(replaced(config, name)), sources, labels, name)
+
+
+def self_training(config: Config, labels: Labels) -> Config:
+    """The model fine-tuned on labels answers the labeled questions about every image, and its answers are learned."""
+    questions = sorted({row["question"] for row, _ in labels.rows()})
+    changes = {"questions": questions, "pairs_per_image": 0, "caption": "none"}
+    return config.model_copy(update={"generate": config.generate.model_copy(update=changes)})
+
+
+def replaced(config: Config, name: str) -> Config:
+    """The configuration of a control that is the method with other settings."""
+    if name in ("random_neurons", "magnitude_neurons", "lowest_neurons"):
+        return config.model_copy(update={"score": config.score.model_copy(update={"method": name.removesuffix("_neurons")})})
+    if name == "all_neurons":
+        return config.model_copy(update={"score": config.score.model_copy(update={"ratio": 1.0})})
+    if name == "no_captions":  # SelTDA, arXiv 2306.03932: no captions, no mask
+        changes = {
+            "warmup": config.warmup.model_copy(update={"describe_first": False}),
+            "distill": config.distill.model_copy(update={"skip": True}),
+            "generate": config.generate.model_copy(update={"caption": "none"}),
+        }
+        return config.model_copy(update=changes)
+    msg = f"unknown control {name!r}"
+    raise InputError(msg)

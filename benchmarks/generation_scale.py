@@ -200,12 +200,22 @@ class Caption:
             "data": {"labeled": source, "evaluation": {"format": "easy_vqa", "split": "test", "limit": 10}},
             "resources": {"images_per_unit": 64},
         }
-        self.config = self.folder / "config.yaml"
+        self.config, self.log = self.folder / "config.yaml", self.folder / "log"
         self.config.write_text(json.dumps(settings))
 
     def start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "pipelines.cli", "caption", str(self.config)]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with self.log.open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log)
+
+    def wait_for_units(self, process: subprocess.Popen[bytes], count: int) -> float:
+        """Seconds until `count` units are published. Raises RuntimeError with the log's end when the process ends first."""
+        began = time.time()
+        while len(self.published()) < count:
+            if process.poll() is not None:
+                raise RuntimeError("\n".join(self.log.read_text().splitlines()[-20:]))
+            time.sleep(0.1)
+        return time.time() - began
 
     def published(self) -> dict[str, tuple[float, list[str]]]:
         """Committed files: time of change and image ids."""
@@ -250,21 +260,22 @@ def kills(images: int, drivers: int, engines: int) -> dict[str, Any]:
     changed = 0
     with tempfile.TemporaryDirectory() as folder:
         step = Caption(folder, images)
-        process, began = step.start(), time.time()
-        while len(step.published()) < 2:
-            time.sleep(0.1)
-        first = time.time() - began  # seconds until an engine has made two units
+        process = step.start()
+        first = step.wait_for_units(process, 2)
         while done["driver"] < drivers:
             before = step.published()
-            time.sleep(rng.uniform(0.1, 0.4) * first)
+            if done["driver"] % 2:  # anywhere from the start of the process on, or soon after it has published a unit
+                time.sleep(rng.uniform(0, 1) * first)
+            else:
+                step.wait_for_units(process, len(before) + 1)
+                time.sleep(rng.uniform(0, 1))
             done["driver"] += _kill("driver", process)
             changed += sum(step.published().get(file) != value for file, value in before.items())
             process = step.start()
-            time.sleep(rng.uniform(0, 1) * first)
             print(f"kills: {done}, {sum(len(i) for _, i in step.published().values())} images", file=sys.stderr, flush=True)
         while process.poll() is None and done["engine"] < engines:
             done["engine"] += _kill("engine", process)
-            time.sleep(rng.uniform(0.5, 1.5) * first)
+            time.sleep(rng.uniform(0.3, 0.6) * first)
         process.wait(timeout=900)
         expected, found = Counter(step.images()), Counter(i for _, ids in step.published().values() for i in ids)
         lost, duplicated = sum((expected - found).values()), sum((found - expected).values())

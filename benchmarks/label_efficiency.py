@@ -1,0 +1,181 @@
+"""Accuracy over labels: LEAML beside its baselines and controls, through the very pipeline that `leaml adapt` runs.
+
+    python -m benchmarks.label_efficiency --quick            one budget, one draw, baselines, LEAML and full labels
+    python -m benchmarks.label_efficiency --draws 3          the same with three draws and the controls of --controls
+    python -m benchmarks.label_efficiency --full             six budgets, five draws at 1 %, every control
+        [--config pipelines/configs/demo.yaml] [--json FILE] [--svg FILE] [--curve FILE] [a.b=value ...]
+
+Any configuration is a domain. Every draw labels other images; captions and zero-shot answers are shared between draws. All runs
+go to one run folder, so the program can be stopped and started again. `gap_closed` is (LEAML - best label-only baseline) /
+(full labels - best label-only baseline); baselines are the priors, zero-shot, fine-tuning and LoRA on the labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+
+from leaml import config
+from leaml.evaluation import BASELINES
+from pipelines.adapt import adapt
+
+CONTROLS = ["no_captions", "random_neurons", "all_neurons", "full_labels"]
+FULL_CONTROLS = [
+    "no_captions",
+    "captions_mixed",
+    "self_training",
+    "all_neurons",
+    "random_neurons",
+    "magnitude_neurons",
+    "lowest_neurons",
+    "full_labels",
+]
+FULL_BUDGETS = {0.005: 1, 0.01: 5, 0.02: 1, 0.05: 1, 0.1: 1, 1.0: 1}
+"""Share of the labeled images -> label draws."""
+
+
+def run_draw(file: Path, overrides: list[str], draw: int, controls: list[str], budget: float | None = None) -> dict[str, Any]:
+    """One `leaml adapt` with this draw's labels (by default as many as the configuration says); returns its metrics."""
+    own = [f"data.budget.seed={draw}", f"evaluate.controls={json.dumps(controls)}"]
+    if budget is not None:
+        own += ["data.budget.count=null", f"data.budget.fraction={budget}"]
+    metrics = adapt(config.load(file, ["name=label_efficiency", *overrides, *own]))
+    assert metrics is not None
+    return metrics
+
+
+def gap_closed(metrics: dict[str, Any]) -> float | None:
+    """Share of the way from the best label-only baseline to all labels; None without the row `full_labels` or a gap."""
+    rows = metrics["rows"]
+    if "full_labels" not in rows:
+        return None
+    best = max(rows[name]["accuracy"] for name in BASELINES if name in rows)
+    gap = rows["full_labels"]["accuracy"] - best
+    return (rows["leaml"]["accuracy"] - best) / gap if gap > 0 else None
+
+
+def summarise(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy per row over the draws, and LEAML's lead over each other row."""
+    rows: dict[str, Any] = {}
+    ours = [d["rows"]["leaml"]["accuracy"] for d in draws]
+    for name in draws[0]["rows"]:
+        accuracies = [d["rows"][name]["accuracy"] for d in draws]
+        kinds = draws[0]["rows"][name]["by_type"]
+        rows[name] = {
+            "mean": statistics.mean(accuracies),
+            "draws": accuracies,
+            "ci95_draws": [d["rows"][name].get("ci95") for d in draws],
+            "by_type": {k: statistics.mean(d["rows"][name]["by_type"][k] for d in draws) for k in kinds},
+            "leaml_lead": [a - b for a, b in zip(ours, accuracies, strict=True)],
+        }
+    return dict(sorted(rows.items(), key=lambda item: item[1]["mean"]))
+
+
+def markdown(rows: dict[str, Any]) -> str:
+    """The table of docs/benchmarks.md."""
+    kinds = sorted({k for r in rows.values() for k in r["by_type"]})
+    lines = [
+        f"| row | mean | draws | {' | '.join(kinds)} | LEAML leads by (points) |",
+        "|---|---|---|" + "---|" * (len(kinds) + 1),
+    ]
+    for name, row in rows.items():
+        draws = " ".join(f"{a:.3f}" for a in row["draws"])
+        types = " | ".join(f"{row['by_type'].get(k, float('nan')):.3f}" for k in kinds)
+        lead = " ".join(f"{100 * x:+.1f}" for x in row["leaml_lead"])
+        lines.append(f"| {name} | {row['mean']:.3f} | {draws} | {types} | {lead if name != 'leaml' else ''} |")
+    return "\n".join(lines)
+
+
+def plot(rows: dict[str, Any], file: Path, title: str) -> None:
+    """Bars of mean accuracy with one dot per draw."""
+    matplotlib.rcParams["svg.hashsalt"] = "leaml"
+    figure, axes = pyplot.subplots(figsize=(8, 0.42 * len(rows) + 1))
+    for place, (name, row) in enumerate(rows.items()):
+        axes.barh(place, row["mean"], color="#2b6cb0" if name == "leaml" else "#c5ccd6", height=0.66)
+        axes.plot(row["draws"], [place] * len(row["draws"]), "o", color="#1a202c", markersize=3.5)
+        axes.text(max(row["draws"]) + 0.012, place, f"{row['mean']:.3f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_xlim(0, 1.08)
+    axes.set_xlabel("accuracy (bar: mean, dots: label draws)")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+
+
+def report(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the JSON file holds of one budget: of one draw its own intervals, of several the lists."""
+    rows = summarise(draws)
+    methods = {
+        name: {
+            "accuracy": row["mean"],
+            "ci95": row["ci95_draws"][0] if len(draws) == 1 else None,
+            "by_type": row["by_type"],
+            "draws": row["draws"],
+            "leaml_lead": row["leaml_lead"],
+        }
+        for name, row in rows.items()
+    }
+    closed = [found for d in draws if (found := gap_closed(d)) is not None]
+    found = {"domain": draws[0]["dataset"], "labels": draws[0]["labels"], "methods": methods}
+    return found | {"gap_closed": statistics.mean(closed) if closed else None, "gap_closed_draws": closed}
+
+
+def curve(found: list[dict[str, Any]], file: Path) -> None:
+    """Mean accuracy over labeled images, one line a method."""
+    matplotlib.rcParams["svg.hashsalt"] = "leaml"
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for name in found[0]["methods"]:
+        points = [(b["labels"], b["methods"][name]["accuracy"]) for b in found if name in b["methods"]]
+        width = 2.5 if name == "leaml" else 1.2
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=width, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("labeled images")
+    axes.set_ylabel("accuracy")
+    axes.legend(fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("pipelines/configs/demo.yaml"))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--controls", nargs="*", default=CONTROLS)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--svg", type=Path)
+    parser.add_argument("--curve", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    given = parser.parse_args()
+    controls = FULL_CONTROLS if given.full else ["full_labels"] if given.quick else given.controls
+    plan: dict[float | None, int] = {None: 1 if given.quick else given.draws}
+    found, draws = [], []
+    for budget, count in (FULL_BUDGETS if given.full else plan).items():
+        draws = [run_draw(given.config, given.overrides, d, controls, budget) for d in range(count)]
+        found.append(report(draws))
+        print(f"{found[-1]['domain']}, {found[-1]['labels']} labeled images, {count} draws")
+        print(markdown(summarise(draws)))
+        print(f"gap closed: {' '.join(f'{g:.2f}' for g in found[-1]['gap_closed_draws']) or 'unknown, no full_labels'}")
+        if given.json:  # after every budget, since the whole takes days
+            given.json.write_text(json.dumps(found[0] if len(found) == 1 else {"budgets": found}, indent=1) + "\n")
+    if given.svg:
+        title = f"{found[-1]['domain']}, {found[-1]['labels']} labeled images, {len(draws)} label draws"
+        plot(summarise(draws), given.svg, title)
+    if given.curve:
+        curve(found, given.curve)
+
+
+if __name__ == "__main__":
+    main()

@@ -147,7 +147,10 @@ def read(uri: str, schema: pa.Schema | None = None, columns: list[str] | None = 
     with files.open_native(uri) as source:
         try:
             found = pq.read_table(source, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
+        except pa.ArrowInvalid as error:
             msg = f"{uri} is not a readable Parquet file: {error}"
+            raise DataError(msg) from None
+        except OSError as error:
+            msg = f"{uri} could not be read to its end: {error}; check the file and the way to its storage"
             raise DataError(msg) from None
     return found if schema is None else check(found, schema, uri)

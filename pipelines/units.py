@@ -322,7 +322,7 @@ def _rows(stream: Any, label: str) -> Iterator[dict[str, Any]]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
         reason = next((line for line in reversed(raised) if not line.startswith("ray.")), (raised or lines)[-1])
-        msg = f"{label}: an engine failed: {reason}; finished units are kept, run the same command again to go on"
+        msg = f"{label}: a worker failed: {reason}; finished units are kept, run the same command again to go on"
         raise StepError(msg) from error
 
 

@@ -1,0 +1,215 @@
+"""A map step that can be watched, killed and broken from outside; its engine answers at once or after a set time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import scripted
+from scripted import MAX_PIXELS, RESOURCES, CaptionLike, ScriptedEngine, ScriptedSpec, calls, images_table, published
+
+from leaml import tables
+from leaml.data import store
+from leaml.engine import Completion, Engine, Request
+from pipelines.units import Item, make_units, read_output, run_units
+
+PATIENCE = 120.0
+"""Seconds after which a test gives up waiting for another process."""
+EVENTS = {"driver": "marks/driver-*", "engine": "marks/engine-*", "asked": "log/*", "committed": "out/rows/*.parquet"}
+"""What can be waited for, as files in a step's folder."""
+
+
+@dataclass(frozen=True)
+class WatchedSpec(ScriptedSpec):
+    """`marks` gets a file for each engine, named by its process, with its node; a call takes `seconds`."""
+
+    marks: str = ""
+    seconds: float = 0.0
+
+    def build(self) -> Engine:
+        return WatchedEngine(self)
+
+
+class WatchedEngine(ScriptedEngine):
+    """Logs whole calls only, since it may be killed at any moment; a log's name begins with the process."""
+
+    spec: WatchedSpec
+
+    def __init__(self, spec: WatchedSpec) -> None:
+        import ray
+
+        super().__init__(spec)
+        Path(spec.marks, f"engine-{os.getpid()}").write_text(ray.get_runtime_context().get_node_id())
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]:
+        call = Path(self.spec.marks, uuid.uuid4().hex)
+        call.write_text(json.dumps([r.image_id for r in requests]))
+        call.rename(Path(self.spec.log, f"{os.getpid()}-{call.name}"))
+        time.sleep(self.spec.seconds)
+        return [[Completion(text, -0.5, "stop", 3) for text in self._texts(r)] for r in requests]
+
+
+class Faulty(CaptionLike):
+    """From its third unit on, fails when a file of `folder` is "written" to disk or has been "published" there.
+
+    The disk is full then, or with `driver` that process and this worker are killed (kill -9).
+    """
+
+    def __init__(self, folder: str, moment: str, driver: int | None = None) -> None:
+        self.folder, self.moment, self.driver, self.units = folder, moment, driver, 0
+
+    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+        self.units += 1
+        if self.units == 3:
+            sync = os.fsync
+
+            def fail_or_sync(handle: int) -> None:
+                synced = Path(f"/proc/self/fd/{handle}").readlink()  # the temporary file, then its folder with the new name
+                if (self.folder, self.moment) in ((synced.parent.name, "written"), (synced.name, "published")):
+                    self._fail()
+                sync(handle)
+
+            os.fsync = fail_or_sync
+        return super().__call__(engine, items)
+
+    def _fail(self) -> None:
+        if self.driver is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.kill(self.driver, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def register() -> None:
+    """Workers get the tests' modules by value: the tests' folder is on no path of theirs."""
+    import ray
+
+    for module in (scripted, sys.modules[__name__]):
+        ray.cloudpickle.register_pickle_by_value(module)
+
+
+def drive(address: str, folder: str, size: str, seconds: str, where: str, moment: str) -> None:
+    """The driver process that is killed: joins the test's Ray, runs the step in `folder`, then waits for its death."""
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
+    register()
+    step = Step(Path(folder), int(size), float(seconds))
+    Path(step.marks, f"driver-{os.getpid()}").touch()
+    step.run(Faulty(where, moment, os.getpid()) if where else None)
+    signal.pause()
+
+
+class Step:
+    """A folder with images, the step's output, a log of the engine's calls and marks of drivers and engines."""
+
+    def __init__(self, folder: Path, size: int, seconds: float = 0.0) -> None:
+        self.folder, self.size, self.seconds = folder, size, seconds
+        self.images, self.output, self.log, self.marks = (folder / name for name in ("images", "out", "log", "marks"))
+        self.refs = store.index(str(self.images))
+        self.ids = [r.image_id for r in self.refs]
+
+    @classmethod
+    def make(cls, folder: Path, count: int, size: int, corrupt: tuple[int, ...] = (), seconds: float = 0.0) -> Step:
+        """A step with new images in an empty folder."""
+        images_table(folder / "images", count, corrupt)
+        for name in ("log", "marks"):
+            (folder / name).mkdir()
+        return cls(folder, size, seconds)
+
+    def run(self, work: Any = None, size: int | None = None, **resources: float) -> dict[str, Any]:
+        """The step in this process."""
+        spec = WatchedSpec("x", log=str(self.log), marks=str(self.marks), seconds=self.seconds)
+        units = make_units("caption", self.refs, {}, size or self.size)
+        plan = RESOURCES.model_copy(update=resources)
+        return run_units("caption", units, spec, work or CaptionLike(), str(self.output), plan, MAX_PIXELS)
+
+    @contextlib.contextmanager
+    def driver(self, where: str = "", moment: str = "") -> Iterator[subprocess.Popen[bytes]]:
+        """The step in a process of its own, killed at the latest when the context is left."""
+        import ray
+
+        here = str(Path(__file__).parent)
+        arguments = [ray.get_runtime_context().gcs_address, str(self.folder), str(self.size), str(self.seconds), where, moment]
+        code = f"import sys; sys.path.insert(0, {here!r}); import faults; faults.drive(*{arguments!r})"
+        with (self.folder / "driver.txt").open("wb") as text:
+            process = subprocess.Popen([sys.executable, "-c", code], stdout=text, stderr=text)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def kill_driver(self, event: str, count: int, delay: float) -> None:
+        """Start a driver and kill it `delay` seconds after the `count`-th `event` since then."""
+        goal = self.seen(event) + count
+        with self.driver() as process:
+            wait(lambda: self.seen(event) >= goal or process.poll() is not None, f"{count} x {event}")
+            time.sleep(delay)
+            assert process.poll() is None, self.said()
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+
+    def seen(self, event: str) -> int:
+        """How often an event has happened."""
+        return len(list(self.folder.glob(EVENTS[event])))
+
+    def said(self) -> str:
+        """The end of the last driver's output."""
+        return (self.folder / "driver.txt").read_text()[-3000:]
+
+    @contextlib.contextmanager
+    def exactly_once(self) -> Iterator[None]:
+        """Whatever happens inside: no image twice, and what was committed before stays as it is and is not asked for again."""
+        files, ids, asked = self.committed(), published(self.output), calls(self.log)
+        yield
+        self.bury_engines()
+        found, after = published(self.output), calls(self.log)
+        assert not {i: n for i, n in found.items() if n > 1}
+        assert found.keys() <= set(self.ids)
+        assert {path: path.read_bytes() for path in files} == files
+        assert {i: after[i] for i in ids} == {i: asked[i] for i in ids}
+
+    def committed(self) -> dict[Path, bytes]:
+        """All files of the units that are done."""
+        done = {path.stem for path in self.output.glob("rows/*.parquet")}
+        return {path: path.read_bytes() for path in self.output.glob("*/*") if path.stem in done}
+
+    def undone(self, folder: str) -> int:
+        """Number of files in `folder` whose unit is not done."""
+        return len({p.stem for p in self.output.glob(f"{folder}/unit*")} - {p.stem for p in self.output.glob("rows/*.parquet")})
+
+    def bury_engines(self) -> None:
+        """Wait until the engines are gone: they live on for a second after their driver's death and may publish a unit."""
+        for mark in self.marks.glob("engine-*"):
+            process = Path("/proc", mark.name.partition("-")[2])
+            wait(lambda process=process: not process.exists(), f"the end of {process}")
+            mark.unlink()
+
+    def check_finished(self, summary: dict[str, Any], corrupt: tuple[int, ...] = ()) -> None:
+        """Every image is in exactly one committed file, with its own reply, and the counts are those of one run."""
+        assert published(self.output) == Counter(self.ids)
+        rows = read_output(str(self.output), tables.CAPTIONS).to_pylist()
+        expected = [(i, f"image {n},0 sample 0 extra None") for n, i in enumerate(self.ids) if n not in corrupt]
+        assert sorted((r["image_id"], r["caption"]) for r in rows) == sorted(expected)
+        counts = (summary["images"], summary["quarantined"], summary["tokens"])
+        assert counts == (len(expected), len(corrupt), 3 * len(expected))
+
+
+def wait(condition: Any, what: str) -> None:
+    """Return as soon as `condition()` holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"waited {PATIENCE:.0f} s in vain for {what}"
+        time.sleep(0.005)

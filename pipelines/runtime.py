@@ -40,7 +40,7 @@ def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
             {} if resources.address else {"num_cpus": max(MIN_LOGICAL_CPUS, os.cpu_count() or 1), "include_dashboard": False}
         )
         ray.init(
-            address=resources.address,
+            address=resources.address or "local",  # none would join a cluster that happens to run here
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
             **local,  # type: ignore[arg-type]

@@ -30,10 +30,10 @@ from leaml.engine import Engine, EngineSpec
 from leaml.errors import LeamlError, StepError
 from pipelines.progress import Bar, say
 
-MAX_RETRIES = 2
-"""Times a unit is tried again after its engine's process died."""
-MAX_RESTARTS = 4
-"""Times one engine is started again. Ray's own default for both is for ever, also for an image that kills every engine."""
+ATTEMPTS = "attempts"
+MAX_ATTEMPTS = 3
+"""Times a unit is begun in one run of the step. Ray itself starts engines again and tries units again for ever, also an image
+that kills every engine; but it cannot tell such an image from a node that is lost."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class EngineActor:
         try:
             if self.error is not None:
                 raise self.error
+            self._attempt(unit["unit"])
             result["counts"] = json.dumps(self._publish(unit))
         except LeamlError as error:
             result["error"] = [type(error).__name__, str(error)]
@@ -85,6 +86,18 @@ class EngineActor:
                 self.working -= 1
                 result["seconds"], self.counted = time.time() - self.counted, time.time()
         return result
+
+    def _attempt(self, unit: str) -> None:
+        """Note that the unit is begun. Raises StepError when that was noted too often."""
+        for number in range(MAX_ATTEMPTS):
+            if files.write_bytes(f"{self.output}/{ATTEMPTS}/{unit}-{number}", b"", if_absent=True):
+                return
+        msg = (
+            f"{MAX_ATTEMPTS} engines died at work on {unit}, or on a unit beside it; an image may be what kills them: find it "
+            "with smaller resources.images_per_unit and engine_units 1. Finished units are kept, run the same command again to "
+            "go on"
+        )
+        raise StepError(msg)
 
     def _publish(self, unit: dict[str, Any]) -> Counter[str]:
         items, quarantined = self._decode(unit)
@@ -215,6 +228,16 @@ def _remaining(units: list[dict[str, Any]], output: str) -> list[dict[str, Any]]
     return [unit.pack() for unit in rest if unit.ids]
 
 
+def _sweep(output: str) -> None:
+    """Remove what killed units left beside the rows of others."""
+    finished = _finished(output)
+    for folder in ("quarantine", "counts"):
+        for file in _listing(f"{output}/{folder}"):
+            if file.rsplit("/", 1)[-1].rpartition(".")[0] not in finished:
+                files.delete_tree(file)
+    files.delete_tree(f"{output}/{ATTEMPTS}")
+
+
 def _finished(output: str) -> set[str]:
     return {u.rsplit("/", 1)[-1].removesuffix(".parquet") for u in _listing(f"{output}/rows")}
 
@@ -232,6 +255,7 @@ def run_units(
 
     Seconds and rates are of this process alone: `images_per_engine_s` while an engine works, without its start.
     """
+    files.delete_tree(f"{output}/{ATTEMPTS}")
     todo = _remaining(units, output)
     total = sum(u["count"] for u in units)
     done = total - sum(u["count"] for u in todo)
@@ -249,6 +273,7 @@ def run_units(
                 busy += row["seconds"]
                 done += sizes[row["unit"]]
                 bar.update(done, _note(counts))
+    _sweep(output)
     summary: dict[str, Any] = {**_read_counts(output), "engine_seconds": round(busy, 1)}
     summary["wall_seconds"] = round(time.time() - began, 1)
     if counts["images"]:
@@ -275,8 +300,8 @@ def _stream(todo: list[dict[str, Any]], actor: type, arguments: tuple[Any, ...],
                 compute=_pool(resources),
                 num_cpus=resources.engine_cpus,
                 num_gpus=resources.engine_gpus or None,
-                max_restarts=MAX_RESTARTS,
-                max_task_retries=MAX_RETRIES,
+                max_restarts=-1,
+                max_task_retries=-1,
             )
         )
 

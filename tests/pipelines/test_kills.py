@@ -91,12 +91,7 @@ def test_full_disk_ends_the_step_and_a_rerun_finishes_it(tmp_path: Path) -> None
     step.check_finished(summary)
 
 
-LEFTOVER = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a unit that never came back leaves its quarantine file, which the report counts"
-)
-
-
-@pytest.mark.parametrize("folder", ["quarantine", pytest.param("counts", marks=LEFTOVER), pytest.param("rows", marks=LEFTOVER)])
+@pytest.mark.parametrize("folder", ["quarantine", "counts", "rows"])
 def test_full_disk_at_any_file_of_a_unit_then_other_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
     """Without Ray: what the actor returns and leaves. The rerun cuts the images in units of another size."""
     corrupt = (1, 3, 5)

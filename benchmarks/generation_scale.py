@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from benchmarks.generation_arms import Task
+from benchmarks.generation_arms import THREADS, Task
 from leaml import tables
 from leaml.config import CaptionConfig, ModelConfig, ResourcesConfig
 from leaml.data import store
@@ -37,8 +37,8 @@ UNIT = 256
 
 
 def in_new_process(function: Any, *arguments: Any) -> Any:
-    """The function's value, from a process of its own; what it starts computes on one thread unless told otherwise."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+    """The function's value, from a process of its own; what it starts computes on `THREADS` threads unless told otherwise."""
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result(timeout=1800)
 

@@ -1,0 +1,68 @@
+"""What a search tells Ray Tune of a trial, without running one (tests/integration/test_tune.py does)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leaml.config import Config, parse
+from leaml.errors import ConfigError
+from pipelines import tune
+from pipelines.run import Run
+
+DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
+
+
+def config(tmp_path: Path, **sections: Any) -> Config:
+    return parse({"data": DATA, "storage": str(tmp_path)} | sections)
+
+
+def test_validations_of_a_step_that_another_trial_made_are_reported_too(tmp_path: Path) -> None:
+    run = Run(config(tmp_path), noted=False)
+    found = [{"step": 4, "accuracy": 0.5, "loss": 1.0}, {"step": 8, "accuracy": 0.6, "loss": 0.9}]
+    step = run.step("distill", {}, [])
+    run.execute(step, lambda: {"validations": found})
+    assert tune._validations_of_reused(run, "distill") == []  # made by this trial, which reported them on its way
+    later = Run(config(tmp_path), noted=False)
+    later.execute(step, dict)
+    assert tune._validations_of_reused(later, "distill") == found
+    events = [tune._event(validation, every=4) for validation in found]
+    assert [(e["progress"], e["objective"], e["end"]) for e in events] == [(1, 0.5, False), (2, 0.6, False)]
+    assert not (Path(run.folder) / "status.json").exists()  # that of the process that holds the run
+
+
+def test_hours_are_those_of_the_steps_that_depend_on_the_point(tmp_path: Path) -> None:
+    run = Run(config(tmp_path, resources={"engines": 2, "train_workers": 4}), noted=False)
+    for name in ("caption", "distill", "generate", "finetune"):
+        step = run.step(name, {}, [])
+        Path(step.folder).mkdir(parents=True)
+        Path(step.path("_DONE.json")).write_text(json.dumps({"seconds": 900.0, "summary": {}}))
+        run.execute(step, dict)
+    assert tune._hours(run) == pytest.approx((4 + 2 + 4) * 900 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("search", "count"), [({"search": "grid"}, 6), ({"search": "random", "trials": 5}, 5), ({"trials": 3}, 3)]
+)
+def test_number_of_trials(tmp_path: Path, search: dict[str, Any], count: int) -> None:
+    space = {"score.ratio": {"choices": [0.1, 0.3, 1.0]}, "distill.qa_weight": {"choices": [0.5, 1.0]}}
+    assert tune._count(config(tmp_path, tune={"space": space, **search})) == count
+
+
+def test_a_logger_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"tune.loggers has mlflow, which is not installed; pip install mlflow"):
+        tune._check_loggers(config(tmp_path, tune={"loggers": ["mlflow"]}))
+    tune._check_loggers(config(tmp_path, tune={"loggers": ["json", "tensorboard"]}))
+
+
+def test_a_search_without_labels_for_validation_or_without_a_space_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tune.space is empty"):
+        tune.tune(config(tmp_path))
+    space = {"tune": {"space": {"score.ratio": {"choices": [0.1, 0.3]}}}}
+    sources = {role: source | {"limit": 5} for role, source in DATA.items()}
+    with pytest.raises(ConfigError, match=r"data.budget.validation_fraction above 0"):
+        tune.tune(config(tmp_path, data=sources | {"budget": {"validation_fraction": 0}}, **space))

@@ -69,7 +69,10 @@ def answers(model: str, lora: str | None = None) -> list[list[list[int]]]:
     greedy = SamplingParams(temperature=0.0, max_tokens=8)
     adapters = [None, LoRARequest("neurons", 1, lora)] if lora else [None]
     return [
-        [list(o.outputs[0].token_ids) for o in engine.llm.generate(prompts, greedy, use_tqdm=False, lora_request=adapter)]
+        [
+            list(o.outputs[0].token_ids)
+            for o in engine._driver.llm.generate(prompts, greedy, use_tqdm=False, lora_request=adapter)
+        ]
         for adapter in adapters
     ]
 

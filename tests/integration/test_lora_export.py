@@ -67,6 +67,7 @@ def answers(model: str, lora: str | None = None) -> list[list[list[int]]]:
         for question in QUESTIONS
     ]
     greedy = SamplingParams(temperature=0.0, max_tokens=8)
+    llm = engine._driver.llm
     adapters = [None, LoRARequest("neurons", 1, lora)] if lora else [None]
     return [
         [

@@ -70,10 +70,7 @@ def answers(model: str, lora: str | None = None) -> list[list[list[int]]]:
     llm = engine._driver.llm
     adapters = [None, LoRARequest("neurons", 1, lora)] if lora else [None]
     return [
-        [
-            list(o.outputs[0].token_ids)
-            for o in engine._driver.llm.generate(prompts, greedy, use_tqdm=False, lora_request=adapter)
-        ]
+        [list(o.outputs[0].token_ids) for o in llm.generate(prompts, greedy, use_tqdm=False, lora_request=adapter)]
         for adapter in adapters
     ]
 

@@ -28,7 +28,7 @@ from leaml.data import files
 from leaml.errors import ModelError, StepError
 
 _TOGETHER = 32
-"""Requests that are prepared before another thread has its turn."""
+"""Requests that are prepared before the engine moves on."""
 
 
 @dataclass(frozen=True)

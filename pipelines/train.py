@@ -74,6 +74,11 @@ class Judge:
     callbacks: tuple[Any, ...] = ()
 
 
+def validation_interval(steps: int, times: int) -> int:
+    """Steps between validations when a training is judged `times` times."""
+    return max(1, steps // times)
+
+
 def write_examples(uri: str, examples: list[Example]) -> str:
     """Write the examples of a task for the workers to read; returns `uri`."""
     tables.write(uri, tables.table([asdict(e) for e in examples], tables.EXAMPLES))
@@ -177,7 +182,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
     )
     tasks = [Task(t.name, read_examples(t.file), t.share, t.weight) for t in job.tasks]
     asked = read_examples(job.validation) if job.validation else []
-    every = max(1, job.config.steps // job.validations)
+    every = validation_interval(job.config.steps, job.validations)
     validation = Validation(asked, every, lambda found: ray.train.report({VALIDATED: found})) if asked else None
     ids = {e.image_id for examples in (asked, *(t.examples for t in tasks)) for e in examples}
     store = ImageStore(job.images, job.max_pixels, ids=ids)

@@ -26,9 +26,9 @@ from pipelines.adapt import check
 from pipelines.ingest import Labels, draw_labels, ingest, labels_key
 from pipelines.method import StopHereError, method
 from pipelines.progress import say
-from pipelines.run import Run, Step
+from pipelines.run import DONE, Run, Step
 from pipelines.runtime import start_ray
-from pipelines.train import VALIDATED, Judge, write_examples
+from pipelines.train import VALIDATED, Judge, validation_interval, write_examples
 from pipelines.warmup import answer_examples
 
 SEED, LISTED = "trial_seed", "listed"
@@ -126,12 +126,13 @@ def run_trial(values: dict[str, Any], plan: Plan) -> None:
     labels = Labels(drawn.train, drawn.validation.slice(0, 0), f"{drawn.key}/train")
     start_ray(config.resources)
     times = plan.config.tune.validations
-    judge = Judge(plan.validation, times, (_forward(max(1, config.distill.steps // times)),))
+    every = validation_interval(config.distill.steps, times)
+    judge = Judge(plan.validation, times, (_forward(every),))
     if not config.distill.skip:
         with contextlib.suppress(StopHereError):
             method(run, sources, labels, until="distill", judge=judge)
         for validation in _validations_of_reused(run, "distill"):
-            ray_tune.report(_event(validation, max(1, config.distill.steps // times)))
+            ray_tune.report(_event(validation, every))
     adapted = method(run, sources, labels, judge=judge)
     accuracy, hours = run.summary(adapted)["validations"][-1]["accuracy"], _hours(run)
     objective = accuracy - plan.config.tune.hour_price * hours
@@ -166,7 +167,7 @@ def _validations_of_reused(run: Run, name: str) -> list[dict[str, float]]:
     """What a step found that another trial had finished before, so that its events are reported too."""
     for record in run.steps():
         if record["name"] == name and record["state"] == "reused":
-            done = json.loads(files.read_bytes(files.join(run.folder, record["folder"], "_DONE.json")))
+            done = json.loads(files.read_bytes(files.join(run.folder, record["folder"], DONE)))
             return list(done["summary"]["validations"])
     return []
 

@@ -228,9 +228,8 @@ def _remaining(units: list[dict[str, Any]], output: str) -> list[dict[str, Any]]
     return [unit.pack() for unit in rest if unit.ids]
 
 
-def _sweep(output: str) -> None:
+def _sweep(output: str, finished: set[str]) -> None:
     """Remove what killed units left beside the rows of others."""
-    finished = _finished(output)
     for folder in ("quarantine", "counts"):
         for file in _listing(f"{output}/{folder}"):
             if file.rsplit("/", 1)[-1].rpartition(".")[0] not in finished:
@@ -273,8 +272,9 @@ def run_units(
                 busy += row["seconds"]
                 done += sizes[row["unit"]]
                 bar.update(done, _note(counts))
-    _sweep(output)
-    summary: dict[str, Any] = {**_read_counts(output), "engine_seconds": round(busy, 1)}
+    finished = _finished(output)
+    _sweep(output, finished)
+    summary: dict[str, Any] = {**_read_counts(output, finished), "engine_seconds": round(busy, 1)}
     summary["wall_seconds"] = round(time.time() - began, 1)
     if counts["images"]:
         busy = max(busy, 1e-3)
@@ -370,9 +370,9 @@ def _describe(summary: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _read_counts(output: str) -> Counter[str]:
+def _read_counts(output: str, finished: set[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for name in sorted(_finished(output)):  # not the folder's listing: a killed unit may have left its counts without rows
+    for name in sorted(finished):  # not the folder's listing: a killed unit may have left its counts without rows
         counts.update(json.loads(files.read_bytes(f"{output}/counts/{name}.json")))
     return counts
 

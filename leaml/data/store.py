@@ -90,12 +90,7 @@ class ImageIndex(Sequence[ImageRef]):
             start, stop, step = place.indices(len(self))
             if step != 1:
                 return self.take(list(range(start, stop, step)))
-            part = (
-                self._table.slice(start, max(0, stop - start))
-                if step == 1
-                else self._table.take(pa.array(range(start, stop, step), pa.int64()))
-            )
-            return ImageIndex(part)
+            return ImageIndex(self._table.slice(start, max(0, stop - start)))
         return ImageRef(**self._table.slice(range(len(self))[place], 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[ImageRef]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -45,20 +47,11 @@ def in_new_process(function: Any, *arguments: Any) -> Any:
 
 def _below(parent: int) -> dict[int, str]:
     """Processes started by `parent`, and by those: id and command line."""
-    parents, commands = {}, {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                commands[int(folder.name)] = (folder / "cmdline").read_text()
-            except OSError:
-                continue  # it has ended
-
-    def below(pid: int) -> bool:
-        above = parents.get(pid)
-        return above == parent or (above is not None and below(above))
-
-    return {pid: commands[pid] for pid in commands if below(pid)}
+    commands = {}
+    for process in psutil.Process(parent).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
+            commands[process.pid] = "\0".join(process.cmdline())
+    return commands
 
 
 # --- memory --------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ import boto3
 import pyarrow.parquet as pq
 import pytest
 from faulty import TRANSIENT, Plan, Proxy
-from moto.server import ThreadedMotoServer
 
 from leaml import config
 from leaml.data import files, s3, store
@@ -34,15 +33,6 @@ from scripted import MAX_PIXELS, RESOURCES, CaptionLike, ScriptedSpec, calls, im
 pytestmark = pytest.mark.timeout(240)
 CHECK = "check bucket, endpoint and AWS credentials"
 BUCKET = "faulty"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from leaml import tables
 from leaml.data import files
@@ -45,12 +43,8 @@ class Bucket:
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield Bucket(f"http://{host}:{port}")
-    moto.stop()
+def bucket(server: str) -> Bucket:
+    return Bucket(server)
 
 
 def command(*arguments: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -29,19 +31,12 @@ DATA = {
 
 def workers() -> list[int]:
     """Process ids of Ray Train workers below this process."""
-    parents, names = {}, {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                names[int(folder.name)] = (folder / "cmdline").read_text()
-            except OSError:
-                continue  # it has ended
-
-    def mine(pid: int) -> bool:
-        return pid == os.getpid() or (pid in parents and mine(parents[pid]))
-
-    return sorted(pid for pid, name in names.items() if name.startswith("ray::RayTrainWorker") and mine(pid))
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
+            if "".join(process.cmdline()).startswith("ray::RayTrainWorker"):
+                found.append(process.pid)
+    return sorted(found)
 
 
 def kill_one_after_the_first_checkpoint(folder: Path, killed: list[int]) -> None:

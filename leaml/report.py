@@ -65,6 +65,7 @@ class ReportData:
         filters: Generated pairs per reason, `accepted` included.
         quarantine: Images set aside per reason.
         facts: Versions, models, settings.
+        calibration: Content of `calibration.json`; empty without log-probabilities.
     """
 
     run: str
@@ -78,12 +79,14 @@ class ReportData:
     filters: dict[str, int] = field(default_factory=dict)
     quarantine: dict[str, int] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
 
 
 def write_report(data: ReportData) -> str:
     """The page as text; write it as UTF-8 to `report/index.html`."""
     sections = [
         ("accuracy", "Accuracy", _accuracy(data.metrics)),
+        ("confidence", "Confidence", report_sections.confidence(data.calibration)),
         ("samples", "Samples", report_sections.samples(data.samples) or '<p class="note">No samples were kept.</p>'),
         ("filters", "Pseudo pairs", report_sections.filters(data.filters)),
         ("neurons", "Selected neurons", report_sections.neurons(data.selection)),

@@ -107,6 +107,33 @@ def loss_curves(losses: Mapping[str, Sequence[tuple[int, float]]], columns: int 
         return _svg(figure, "losses", "Training loss over optimizer steps")
 
 
+def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy over confidence, one point a bin.
+
+    Args:
+        bins: `bins` of `calibration.json`.
+
+    Returns:
+        An `<svg>` in a scrollable box.
+    """
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": "reliability"}):
+        figure = Figure(figsize=(11, 3.6))
+        axes = figure.add_axes((0.07, 0.15, 0.3, 0.82))
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", zorder=1)
+        total = sum(bin_["n"] for bin_ in bins)
+        sizes = [max(8.0, 600 * bin_["n"] / total) for bin_ in bins]
+        sure, right = ([100 * bin_[key] for bin_ in bins] for key in ("confidence", "accuracy"))
+        axes.scatter(sure, right, sizes, color=ACCENT, alpha=0.75, linewidths=0, zorder=2)
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("accuracy")
+        for axis, limit in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
+            limit(-4, 104)
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
+        _bare(axes, grid="y")
+        return _svg(figure, "reliability", "Accuracy over confidence")
+
+
 def _bare(axes: Axes, grid: Literal["x", "y"]) -> None:
     """Hairline grid along one axis, no frame, no tick marks."""
     axes.set_facecolor("none")

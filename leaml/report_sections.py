@@ -1,4 +1,4 @@
-"""The lower sections of the report: samples, filters, neurons, training, steps, quarantine, facts."""
+"""The lower sections of the report: confidence, samples, filters, neurons, training, steps, quarantine, facts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 _SHOWN = 512  # longest side of a sample image on the page, in pixels
 _SMALL = 128  # below this, pixels are shown as squares
 _BROWSER_FORMATS = {"PNG": "png", "JPEG": "jpeg", "GIF": "gif", "WEBP": "webp"}
+
+
+def confidence(calibration: dict[str, Any]) -> str:
+    """How far the model's confidence can be trusted: the calibration error in a sentence, and the reliability diagram."""
+    if not calibration:
+        return '<p class="note">No confidences were measured.</p>'
+    before, after, temperature = (calibration[key] for key in ("ece_uncalibrated", "ece", "temperature"))
+    error = f"{100 * before:.1f} points before calibration"
+    if after is not None:
+        error = f"{100 * after:.1f} points after calibration (measured on images that it was not fitted on), {error}"
+    text = (
+        f"<p>Expected calibration error over {count(calibration['n'])} answers: {error}. Temperature {temperature:.2f}. In the "
+        "diagram a point is a bin of answers, its area their number; on the line, confidence is accuracy.</p>"
+    )
+    return text + report_plots.reliability(calibration["bins"])
 
 
 def samples(items: list[Sample]) -> str:

@@ -78,13 +78,17 @@ ANSWERS = pa.schema(
                         ("prediction", pa.string()),
                         ("correct", pa.bool_()),
                         ("question_type", pa.string()),
+                        ("logprob", pa.float32()),
                     ]
                 )
             ),
         ),
     ]
 )
-"""Predictions while they are made: one nested row per image; `PREDICTIONS` is the exploded table."""
+"""Predictions while they are made: one nested row per image; `PREDICTIONS` is the exploded table.
+
+`logprob` is the sum of the natural log-probabilities of the prediction's tokens; null where no model made it.
+"""
 
 PREDICTIONS = pa.schema(
     [
@@ -94,6 +98,7 @@ PREDICTIONS = pa.schema(
         ("prediction", pa.string()),
         ("correct", pa.bool_()),
         ("question_type", pa.string()),
+        ("logprob", pa.float32()),
     ]
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from leaml import evaluation
+from leaml import calibration, evaluation
 from leaml.config import Config
 from leaml.data import files, registry
 from leaml.errors import InputError
@@ -101,7 +101,7 @@ def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step
 def evaluate(
     run: Run, sources: Sources, labels: Labels, adapted: Step, baseline_predictions: dict[str, pa.Table]
 ) -> dict[str, Any]:
-    """Train the controls, let them and the adapted model answer, write evaluation/metrics.json and the predictions."""
+    """Train the controls, let them and the adapted model answer, write metrics.json and calibration.json."""
     from leaml import textmetrics  # nltk brings scipy, seconds that a refused configuration should not wait for
 
     config = run.config
@@ -113,7 +113,10 @@ def evaluate(
     dataset = config.data.evaluation.path or config.data.evaluation.format
     metrics = evaluation.metrics_json(dataset, labels.images, rows, comparison, text)
     metrics |= {"label_rows": len(labels.rows()), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    files.write_bytes(files.join(run.folder, "evaluation", "metrics.json"), json.dumps(metrics, indent=1).encode())
+    table = predictions["leaml"]
+    columns = [table[name].to_pylist() for name in ("image_id", "logprob", "correct")]
+    for name, content in (("calibration", calibration.calibrate(*columns)), ("metrics", metrics)):
+        files.write_bytes(files.join(run.folder, "evaluation", f"{name}.json"), json.dumps(content, indent=1).encode())
     return metrics
 
 

@@ -32,14 +32,14 @@ class AnswerWork:
         answers: dict[str, list[dict[str, Any]]] = {item.image_id: [] for item in items}
         counts = Counter[str]()
         for (item, row), (completion,) in zip(asked, engine.generate(requests), strict=True):
-            answers[item.image_id].append(judged(row, completion.text))
+            answers[item.image_id].append(judged(row, completion.text, completion.mean_logprob * completion.tokens))
             counts["tokens"] += completion.tokens
         counts["questions"] = len(asked)
         return [{"image_id": i, "answers": a} for i, a in answers.items()], counts
 
 
-def judged(row: dict[str, Any], prediction: str) -> dict[str, Any]:
-    """A prediction row (without image id) with its verdict."""
+def judged(row: dict[str, Any], prediction: str, logprob: float | None = None) -> dict[str, Any]:
+    """A prediction row (without image id) with its verdict; `logprob` is the sum over the tokens of a model's prediction."""
     correct = scoring.is_correct(prediction, row["answer"], row["question_type"], row.get("options"))
     return {
         "question": row["question"],
@@ -47,6 +47,7 @@ def judged(row: dict[str, Any], prediction: str) -> dict[str, Any]:
         "prediction": prediction,
         "correct": correct,
         "question_type": row["question_type"],
+        "logprob": logprob,
     }
 
 
@@ -76,7 +77,7 @@ def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None
         "model": None if made_by else model_key(model),
     }
     inputs = [sources.evaluation, *([made_by] if made_by else [])]
-    step = run.step("evaluate", settings, inputs, label=f"evaluate {row}")
+    step = run.step("evaluate", settings, inputs, version=2, label=f"evaluate {row}")
 
     def work() -> dict[str, Any]:
         questions: dict[str, list[dict[str, Any]]] = {}

@@ -36,6 +36,7 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: di
             filters=_filter_counts(run, generated) if generated else {},
             quarantine=_quarantine(run),
             facts=_facts(run, adapted),
+            calibration=read_calibration(run.folder),
         )
     )
     uri = files.join(run.folder, "report", "index.html")
@@ -44,6 +45,12 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: di
     say(f"metrics: {files.join(run.folder, 'evaluation', 'metrics.json')}")
     say(f"report: {uri}")
     return uri
+
+
+def read_calibration(run_folder: str) -> dict[str, Any]:
+    """Content of the run's evaluation/calibration.json; empty when there is none."""
+    file = files.join(run_folder, "evaluation", "calibration.json")
+    return dict(json.loads(files.read_bytes(file))) if files.exists(file) else {}
 
 
 def print_table(metrics: dict[str, Any]) -> None:

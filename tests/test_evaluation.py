@@ -1,6 +1,7 @@
 """Accuracy rows, the comparison, and the fixed schema of metrics.json."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,24 @@ def test_missing_types() -> None:
     assert evaluation.summarise(predictions([True, False], types=(None,)), 10)["by_type"] == {}
     mixed = evaluation.summarise(predictions([True, False], types=("count", None)), 10)
     assert mixed["by_type"] == {"count": 1.0, "untyped": 0.0}
+
+
+def test_files_of_earlier_versions_have_no_log_probabilities_and_still_read(tmp_path: Path) -> None:
+    old = predictions([True, False]).drop_columns(["logprob"])
+    tables.write(str(tmp_path / "old.parquet"), old)
+    found = tables.read(str(tmp_path / "old.parquet"), tables.PREDICTIONS)
+    assert found["logprob"].to_pylist() == [None, None]
+    assert found.drop_columns(["logprob"]).equals(old)
+    struct = pa.struct([f for f in tables.ANSWERS.field("answers").type.value_type if f.name != "logprob"])
+    rows = [
+        {"image_id": "a", "answers": [{"question": "q", "prediction": "x", "correct": True}]},
+        {"image_id": "b", "answers": []},
+    ]
+    schema = pa.schema([("image_id", pa.string()), ("answers", pa.list_(struct))])
+    tables.write(str(tmp_path / "nested.parquet"), pa.Table.from_pylist(rows, schema=schema))
+    nested = tables.read(str(tmp_path / "nested.parquet"), tables.ANSWERS).to_pylist()
+    assert [[a["logprob"] for a in row["answers"]] for row in nested] == [[None], []]
+    assert nested[0]["answers"][0]["prediction"] == "x"
 
 
 def test_comparison_with_the_best_baseline() -> None:

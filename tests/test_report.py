@@ -12,6 +12,7 @@ from PIL import Image
 from leaml.report import ReportData, Sample, verdict, write_report
 from leaml.report_style import duration, p_value, points
 
+BINS = [{"confidence": 0.55, "accuracy": 0.5, "n": 300}, {"confidence": 0.96, "accuracy": 0.97, "n": 1200}]
 EVIL = "<script>alert('x')</script>\" onload=\"x"
 
 
@@ -59,6 +60,7 @@ def data() -> ReportData:
         filters={"accepted": 30, "few votes": 60, "refusal": 10},
         quarantine={"truncated": 2},
         facts={"model": "leaml-tiny"},
+        calibration={"temperature": 1.634, "ece": 0.0213, "ece_uncalibrated": 0.091, "n": 1500, "bins": BINS},
     )
 
 
@@ -175,6 +177,21 @@ def test_verdict_warns_of_the_blind_prior() -> None:
     assert warning not in text_of(verdict(metrics(-0.09, 0.01)))
 
 
+def test_confidence_has_its_error_and_a_diagram(data: ReportData) -> None:
+    page = write_report(data)
+    words = text_of(page)
+    assert (
+        "over 1 500 answers: 2.1 points after calibration (measured on images that it was not fitted on), 9.1 points" in words
+    )
+    assert "Temperature 1.63." in words
+    svg = re.search(r"<svg[^>]*Accuracy over confidence.*?</svg>", page, re.S)
+    assert svg is not None
+    assert svg[0].count("fill: var(--accent)") == len(BINS) or svg[0].count('fill="var(--accent)"') == len(BINS)
+    assert len(svg[0]) < 20_000
+    data.calibration["ece"] = None
+    assert "over 1 500 answers: 9.1 points before calibration. Temperature" in text_of(write_report(data))
+
+
 def test_samples_show_captions_verdicts_and_reasons(data: ReportData) -> None:
     words = text_of(write_report(data))
     assert "Teacher a red square Generator a square" in words
@@ -220,6 +237,7 @@ def test_a_run_without_results_says_so() -> None:
         "No pairs",
         "No neurons",
         "No losses",
+        "No confidences",
         "No step",
         "No image was set aside",
     ):

@@ -79,10 +79,18 @@ def test_metrics_and_report(run: tuple[Path, Config, str]) -> None:
         assert 150 <= row["n"] <= 200
         assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1]
     assert metrics["labels"] == 30
+    calibration = json.loads((folder / "evaluation" / "calibration.json").read_text())
+    assert calibration["n"] == metrics["rows"]["leaml"]["n"]
+    assert 0.05 <= calibration["temperature"] <= 20
+    assert 0 <= calibration["ece"] < 0.3
+    answered = tables.read(str(step(folder, "evaluate leaml") / "predictions.parquet"), tables.PREDICTIONS)
+    assert all(-50 < value <= 0 for value in answered["logprob"].to_pylist())
+    assert len(set(answered["logprob"].to_pylist())) > 50
     assert metrics["rows"]["finetune_labels"]["accuracy"] > metrics["rows"]["zero_shot"]["accuracy"]
     page = (folder / "report" / "index.html").read_text()
     assert "finetune_labels" in page
     assert "data:image/png;base64," in page
+    assert "Expected calibration error" in page
     assert "lora_labels" in output
 
 

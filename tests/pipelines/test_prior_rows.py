@@ -76,7 +76,7 @@ def test_letter_prior_beside_the_text_of_the_right_option(tmp_path: Path) -> Non
 def test_letter_prior_is_a_baseline_and_the_prior_by_source_is_none() -> None:
     def table(right: int) -> pa.Table:
         rows = [row(str(n), "a") | {"prediction": "a", "correct": n < right} for n in range(20)]
-        return tables.table([{k: r[k] for k in tables.PREDICTIONS.names} for r in rows], tables.PREDICTIONS)
+        return tables.table([{k: r.get(k) for k in tables.PREDICTIONS.names} for r in rows], tables.PREDICTIONS)
 
     tables_of = {"leaml": table(12), "blind_prior": table(9), "letter_prior": table(11), "source_prior": table(18)}
     rows = {name: evaluation.summarise(found, 50) for name, found in tables_of.items()}

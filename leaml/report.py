@@ -11,22 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leaml import report_plots, report_sections
+from leaml.evaluation import TITLES
 from leaml.report_style import CSS, count, escape, p_value, percent, points, table
 
-TITLES = {
-    "blind_prior": "Blind prior (no image)",
-    "letter_prior": "Letter prior (no image)",
-    "source_prior": "Prior by source (no image)",
-    "zero_shot": "Zero-shot",
-    "finetune_labels": "Fine-tuned on labels",
-    "lora_labels": "LoRA on labels",
-    "leaml": "LEAML",
-    "random_neurons": "LEAML, random neurons",
-    "all_neurons": "LEAML, all neurons",
-    "no_captions": "LEAML, no captions",
-    "full_labels": "All labels (ceiling)",
-}
-"""What the rows of `metrics.json` are called, in the order they are shown; others follow under their own name."""
 YARDSTICKS = ("full_labels", "source_prior")
 """Rows that use all labels, or are told the source of each image: shown, but no rivals."""
 SIGNIFICANT = 0.05

@@ -115,7 +115,8 @@ def evaluate(
     metrics |= {"label_rows": len(labels.rows()), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     table = predictions["leaml"]
     columns = [table[name].to_pylist() for name in ("image_id", "logprob", "correct")]
-    for name, content in (("calibration", calibration.calibrate(*columns)), ("metrics", metrics)):
+    made_by = {"model": adapted.folder.rsplit("/", 1)[-1]}  # so that nobody takes them for those of a later model
+    for name, content in (("calibration", calibration.calibrate(*columns) | made_by), ("metrics", metrics | made_by)):
         files.write_bytes(files.join(run.folder, "evaluation", f"{name}.json"), json.dumps(content, indent=1).encode())
     return metrics
 

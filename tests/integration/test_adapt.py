@@ -81,6 +81,7 @@ def test_metrics_and_report(run: tuple[Path, Config, str]) -> None:
     assert metrics["labels"] == 30
     calibration = json.loads((folder / "evaluation" / "calibration.json").read_text())
     assert calibration["n"] == metrics["rows"]["leaml"]["n"]
+    assert calibration["model"] == metrics["model"] == step(folder, "finetune leaml").name
     assert 0.05 <= calibration["temperature"] <= 20
     assert 0 <= calibration["ece"] < 0.3
     answered = tables.read(str(step(folder, "evaluate leaml") / "predictions.parquet"), tables.PREDICTIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from leaml.config import EvaluateConfig, ModelConfig, resolve_model
 from leaml.data import files
-from leaml.errors import InputError
+from leaml.errors import DataError, InputError
 from leaml.images import MAX_PIXELS
 
 CONFIG, STATUS = "config.yaml", "status.json"
@@ -65,7 +66,7 @@ def find(source: str, dtype: str | None = None) -> Finished:
         dtype: Weight type; None: the run's, float32 without a run.
 
     Raises:
-        InputError: A run whose adapted model is not finished, or a folder that is neither a run nor a model.
+        InputError: A run whose adapted model is not finished or that is damaged, or a folder that is neither a run nor a model.
     """
     source = source.rstrip("/")
     name = resolve_model(source)
@@ -86,11 +87,10 @@ def find(source: str, dtype: str | None = None) -> Finished:
 
 
 def _of_run(run: str, changes: dict[str, Any]) -> Finished:
-    config = yaml.safe_load(files.read_bytes(files.join(run, CONFIG)))
-    status = json.loads(files.read_bytes(files.join(run, STATUS)))
+    config, status = _read(run, CONFIG, yaml.safe_load), _read(run, STATUS)
     steps = [s["folder"] for s in status["steps"] if s["label"] == "finetune leaml" and s["state"] in ("done", "reused")]
     # a later command that stopped at an earlier step has left that step's status, but the evaluation of the whole run
-    steps = steps or [name for name in [_read(run, "metrics").get("model")] if name]
+    steps = steps or [name for name in [_evaluation(run, "metrics").get("model")] if name]
     if not steps or not files.exists(files.join(run, steps[-1], "model", "config.json")):
         msg = f"{run} has no finished adapted model (its status is {status['state']!r}); run `leaml adapt` to its end first"
         raise InputError(msg)
@@ -104,12 +104,22 @@ def _of_run(run: str, changes: dict[str, Any]) -> Finished:
         raise InputError(msg) from None
     # an evaluation may be of an earlier model of the same run
     found = [
-        content if content.get("model", step) == step else {} for content in (_read(run, "metrics"), _read(run, "calibration"))
+        content if content.get("model", step) == step else {}
+        for content in (_evaluation(run, "metrics"), _evaluation(run, "calibration"))
     ]
     return Finished(model, str(config.get("name") or run.rsplit("/", 1)[-1]), run, step, config, *found)
 
 
-def _read(run: str, name: str) -> dict[str, Any]:
+def _evaluation(run: str, name: str) -> dict[str, Any]:
     """A file of the run's evaluation; empty where there is none."""
-    file = files.join(run, "evaluation", f"{name}.json")
-    return dict(json.loads(files.read_bytes(file))) if files.exists(file) else {}
+    file = files.join("evaluation", f"{name}.json")
+    return _read(run, file) if files.exists(files.join(run, file)) else {}
+
+
+def _read(run: str, name: str, parse: Callable[[bytes], Any] = json.loads) -> dict[str, Any]:
+    file = files.join(run, name)
+    try:
+        return dict(parse(files.read_bytes(file)))
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        msg = f"{file} is damaged: {error}; run `leaml adapt` on its config again"
+        raise DataError(msg) from None

@@ -46,6 +46,14 @@ def test_the_evaluation_of_an_earlier_model_is_not_taken_for_this_ones(tmp_path:
     assert "not been evaluated" in shown["note"]
 
 
+@pytest.mark.parametrize("name", ["status.json", "config.yaml", "evaluation/calibration.json"])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+    run = write_run(tmp_path / "mine")
+    (run / name).write_text('{"steps": [')
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        find(str(run))
+
+
 def test_folders_that_are_no_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither a run"):
         find(str(tmp_path))

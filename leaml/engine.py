@@ -1,6 +1,6 @@
 """Engines: what turns (image, request) into text. Captioning, generation, evaluation and prediction all use this interface.
 
-`VllmEngine` is vLLM's own engine in this process (n samples on one prefill, cumulative log-probabilities, many requests in
+`VllmEngine` is vLLM's own engine (n samples on one prefill, cumulative log-probabilities, many requests in
 flight); `OpenAIEngine` asks a server. Both are built from a plain `EngineSpec`, so an actor can build its own.
 """
 
@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from leaml import engine_process
 from leaml.data import files
 from leaml.errors import ModelError, StepError
 
@@ -75,6 +76,8 @@ class EngineSpec:
     gpus: float = 0.0
     cpus: float = 1.0
     sequences: int = 128
+    apart: bool = False
+    """vLLM's core in a process of its own: requests are prepared while it computes, and if it dies, so does this process."""
     options: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> Engine:
@@ -100,7 +103,7 @@ def local_model(name: str) -> str:
 
 
 class VllmEngine:
-    """vLLM in this process. Raises ModelError when vLLM cannot serve the model.
+    """vLLM, with its core in this process or apart. Raises ModelError when vLLM cannot serve the model.
 
     Several threads may call `generate`: their requests share the batches, so that the engine stays full while one caller's
     last replies are finished and another's first are prepared.
@@ -139,6 +142,8 @@ class VllmEngine:
         except (ValueError, RuntimeError, OSError) as error:
             msg = f"vLLM cannot serve {spec.model!r}: {error}; is it an image-text-to-text model of a supported architecture?"
             raise ModelError(msg) from error
+        if spec.apart:
+            engine_process.die_with_children()
         from transformers import AutoProcessor
 
         self.processor = AutoProcessor.from_pretrained(
@@ -240,9 +245,11 @@ def _completion(sample: Any) -> Completion:
 
 
 def _quiet_environment(spec: EngineSpec) -> None:
-    """Environment vLLM reads at import: in-process engine, no telemetry, few logs, bounded CPU cache and threads."""
+    """Environment vLLM reads at import: core apart or not, no telemetry, few logs, bounded CPU cache and threads."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if spec.apart else "0"
+    if spec.apart:
+        os.environ[engine_process.DIES] = "1"
     defaults = {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_CPU_KVCACHE_SPACE": "1",

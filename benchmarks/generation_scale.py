@@ -141,8 +141,12 @@ def memory(counts: list[int]) -> dict[str, Any]:
 # --- two nodes -----------------------------------------------------------------------------------------------------------
 
 
-def on_nodes(task: Task, nodes: int) -> float:
-    """Images per second of `nodes` engines on as many nodes that share two threads, after each engine's first unit."""
+PLANS = {"one engine, one node": (1, 1), "two engines, one node": (2, 1), "two engines, two nodes": (2, 2)}
+"""Engines and nodes; always two threads and four logical CPUs in total."""
+
+
+def on_nodes(task: Task, engines: int, nodes: int) -> float:
+    """Images per second of all engines, from the time that each of them worked: without start-up."""
     from ray.cluster_utils import Cluster
 
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
@@ -150,17 +154,19 @@ def on_nodes(task: Task, nodes: int) -> float:
     os.environ["RAY_AUTH_MODE"] = "disabled"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     for _ in range(nodes):
-        cluster.add_node(num_cpus=2)
+        cluster.add_node(num_cpus=4 // nodes)
     try:
-        # each node has 2 logical CPUs, which one engine takes; threads are what is shared
-        resources = ResourcesConfig(engines=nodes, engine_cpus=2, images_per_unit=task.unit, address=cluster.address)
+        # an engine takes the logical CPUs that only one of them finds on a node; threads are what is shared
+        unit = task.unit // engines
+        resources = ResourcesConfig(
+            engines=engines, engine_cpus=2 if engines > 1 else 4, images_per_unit=unit, address=cluster.address
+        )
         start_ray(resources)
-        spec = replace(engine_spec(ModelConfig(name=task.model), resources), cpus=2 / nodes)
-        units = make_units("caption", store.index(task.images), {}, task.unit)
+        spec = replace(engine_spec(ModelConfig(name=task.model), resources), cpus=2 / engines)
+        units = make_units("caption", store.index(task.images), {}, unit)
         with tempfile.TemporaryDirectory() as output:
-            run_units("caption", units, spec, CaptionWork(CaptionConfig()), output, resources, 10**7)
-            done = sorted(f.stat().st_mtime for f in Path(output, "rows").iterdir())
-        return (len(done) - nodes) * task.unit / (done[-1] - done[nodes - 1])
+            summary = run_units("caption", units, spec, CaptionWork(CaptionConfig()), output, resources, 10**7)
+        return float(summary["images_per_engine_s"] * engines)
     finally:
         import ray
 
@@ -169,14 +175,18 @@ def on_nodes(task: Task, nodes: int) -> float:
 
 
 def scaling(task: Task, rounds: int) -> dict[str, Any]:
-    """Rate of two engines on two nodes over one engine on one, at two threads in total."""
-    found: dict[int, list[float]] = {1: [], 2: []}
+    """Rates of one engine and of two, on one node and on two, at two threads in total."""
+    found: dict[str, list[float]] = {name: [] for name in PLANS}
     for number in range(rounds):
-        for nodes in (1, 2) if number % 2 == 0 else (2, 1):
-            found[nodes].append(round(in_new_process(on_nodes, task, nodes), 1))
-            print(f"scaling: {nodes} nodes, {found[nodes][-1]} images/s", file=sys.stderr, flush=True)
-    ratio = statistics.median(two / one for one, two in zip(found[1], found[2], strict=True))
-    return {"scaling": round(ratio, 3), "scaling_images_per_s": {str(k): v for k, v in found.items()}}
+        for name in PLANS if number % 2 == 0 else reversed(PLANS):
+            found[name].append(round(in_new_process(on_nodes, task, *PLANS[name]), 1))
+            print(f"scaling: {name}, {found[name][-1]} images/s", file=sys.stderr, flush=True)
+    one, beside, apart = (found[name] for name in PLANS)
+    ratios = {
+        "scaling": statistics.median(b / a for a, b in zip(one, apart, strict=True)),
+        "two_nodes_over_one_node": statistics.median(b / a for a, b in zip(beside, apart, strict=True)),
+    }
+    return {k: round(v, 3) for k, v in ratios.items()} | {"scaling_images_per_s": found}
 
 
 # --- kills ---------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ another folder.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import copy
 import hashlib
@@ -15,6 +16,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +27,14 @@ import yaml
 from leaml import __version__
 from leaml.config import Config
 from leaml.data import files
-from leaml.errors import DataError, InputError
+from leaml.errors import DataError, InputError, StepError
 from pipelines.progress import say
 
 DONE = "_DONE.json"
 HEARTBEAT = 10.0
 """Seconds between signs of life of the process that holds a run."""
+SETTLE = 2.0
+"""Seconds after which a lock that was taken over must still be ours."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class Run:
         return yaml.safe_dump(tree, sort_keys=False).encode()
 
     def __enter__(self) -> Run:
-        self._lock = _Lock(files.join(self.folder, "lock.json"))
+        self._lock = Lock(files.join(self.folder, "lock.json"))
         self._lock.take()
         try:
             files.write_bytes(files.join(self.folder, "config.yaml"), self._config_yaml())
@@ -155,6 +159,8 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._lock.lost is not None:  # status.json is the other process's now
+            raise self._lock.lost
         if kind is None:
             self._lock.release()
         else:
@@ -191,27 +197,35 @@ class Beside:
         return self._made
 
 
-class _Lock:
-    """One process per run: `lock.json` with host, pid and a heartbeat; a dead holder's lock is taken over."""
+class Lock:
+    """One process per run: `lock.json` with host, pid, a token and a heartbeat; a dead holder's lock is taken over.
+
+    A holder that was cut off for so long that another took its lock over is interrupted, with the reason in `lost`.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self.token = uuid.uuid4().hex
         self.stop = threading.Event()
+        self.lost: StepError | None = None
 
     def take(self) -> None:
+        over = False
         while not files.write_bytes(self.uri, self._content(), if_absent=True):
-            if not files.exists(self.uri):
+            found = self._holder()
+            if found is None:
                 continue  # its holder has just ended
-            found = files.read_bytes(self.uri)
-            holder = json.loads(found)
-            if not _dead(holder):
-                msg = (
-                    f"another process works on this run (pid {holder['pid']} on {holder['host']}, lock {self.uri}); "
-                    "wait for it, or choose another name=..."
-                )
+            if not _dead(found):
+                msg = f"another process works on this run ({self._named(found)}); wait for it, or choose another name=..."
                 raise InputError(msg)
-            if files.exists(self.uri) and files.read_bytes(self.uri) == found:  # else another process took it over meanwhile
+            if self._holder() == found:  # else another process took it over meanwhile
                 files.delete_tree(self.uri)
+                over = True
+        if over:
+            time.sleep(SETTLE)  # another process may have found the same dead holder, and removed this lock for its own
+            if (found := self._holder()) is None or found["token"] != self.token:
+                msg = f"another process has just taken this run over (lock {self.uri}); wait for it, or choose another name=..."
+                raise InputError(msg)
         self.thread = threading.Thread(target=self._beat, daemon=True)
         self.thread.start()
 
@@ -223,10 +237,27 @@ class _Lock:
     def _beat(self) -> None:
         while not self.stop.wait(HEARTBEAT):
             with contextlib.suppress(DataError):  # the next beat may get through; without beats the lock is taken for dead
+                found = self._holder()
+                if found is not None and found["token"] != self.token:
+                    self.lost = StepError(
+                        f"this process was silent for more than {6 * HEARTBEAT:.0f} s and another took the run over "
+                        f"({self._named(found)}); finished units and steps are kept, the other goes on from them"
+                    )
+                    _thread.interrupt_main()
+                    return
                 files.write_bytes(self.uri, self._content())
 
+    def _holder(self) -> dict[str, Any] | None:
+        if not files.exists(self.uri):
+            return None
+        return {"token": ""} | dict(json.loads(files.read_bytes(self.uri)))
+
+    def _named(self, holder: dict[str, Any]) -> str:
+        return f"pid {holder['pid']} on {holder['host']}, lock {self.uri}"
+
     def _content(self) -> bytes:
-        return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "beat": time.time()}).encode()
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "token": self.token, "beat": time.time()}
+        return json.dumps(holder).encode()
 
 
 def _dead(holder: dict[str, Any]) -> bool:

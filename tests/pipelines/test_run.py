@@ -293,6 +293,37 @@ def test_of_two_that_take_over_a_dead_lock_one_wins(tmp_path: Path, dead_pid: in
     assert not file.exists()
 
 
+def test_lock_that_another_has_taken_over_at_the_same_moment_is_theirs(
+    tmp_path: Path, dead_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both saw the dead holder; the other one removed our new lock instead of the old one."""
+    file = lock(tmp_path, dead_pid)
+
+    def meanwhile(_: float) -> None:
+        lock(tmp_path, dead_pid, host="elsewhere")
+
+    monkeypatch.setattr(run_module.time, "sleep", meanwhile)
+    with pytest.raises(InputError, match="just taken this run over"), make_run(tmp_path):
+        pytest.fail("both entered")
+    assert json.loads(file.read_text())["host"] == "elsewhere"
+
+
+def test_holder_whose_lock_was_taken_over_is_stopped(tmp_path: Path, live_pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was cut off from the storage, or its machine slept, for longer than its lock is respected."""
+    monkeypatch.setattr(run_module, "HEARTBEAT", 0.05)
+    with (
+        pytest.raises(StepError, match=rf"another took the run over \(pid {live_pid} on elsewhere"),
+        make_run(tmp_path) as mine,
+    ):
+        mine.finish("running")
+        file, status = lock(tmp_path, live_pid, host="elsewhere"), (tmp_path / "mine" / "status.json").read_text()
+        before = file.read_text()
+        time.sleep(30)
+        pytest.fail("not interrupted")
+    assert file.read_text() == before
+    assert (tmp_path / "mine" / "status.json").read_text() == status
+
+
 def test_work_beside_hands_on_what_it_returned_or_raised() -> None:
     gate = threading.Event()
     work = Beside(lambda: gate.wait(30) and "made")

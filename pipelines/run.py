@@ -216,7 +216,7 @@ class Lock:
             if found is None:
                 continue  # its holder has just ended
             if not _dead(found):
-                msg = f"another process works on this run ({self._named(found)}); wait for it, or choose another name=..."
+                msg = f"another process works on this run ({self._named(found)}); wait for it, or choose another name"
                 raise InputError(msg)
             if self._holder() == found:  # else another process took it over meanwhile
                 files.delete_tree(self.uri)
@@ -224,10 +224,19 @@ class Lock:
         if over:
             time.sleep(SETTLE)  # another process may have found the same dead holder, and removed this lock for its own
             if (found := self._holder()) is None or found["token"] != self.token:
-                msg = f"another process has just taken this run over (lock {self.uri}); wait for it, or choose another name=..."
+                msg = f"another process has just taken this run over (lock {self.uri}); wait for it, or choose another name"
                 raise InputError(msg)
         self.thread = threading.Thread(target=self._beat, daemon=True)
         self.thread.start()
+
+    def __enter__(self) -> Lock:
+        self.take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.lost is not None:  # what the lock is for is the other process's now
+            raise self.lost
+        self.release()
 
     def release(self) -> None:
         self.stop.set()

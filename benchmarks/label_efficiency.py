@@ -8,6 +8,9 @@
 Any configuration is a domain. Every draw labels other images; captions and zero-shot answers are shared between draws. All runs
 go to one run folder, so the program can be stopped and started again. `gap_closed` is (LEAML - best label-only baseline) /
 (full labels - best label-only baseline); baselines are the priors, zero-shot, fine-tuning and LoRA on the labels.
+
+Each row is tested against LEAML over all draws of a budget together: a paired permutation test that exchanges all answers about
+an image, of every draw, at once (`p_value`), corrected by Holm for the number of rows (`p_holm`).
 """
 
 from __future__ import annotations
@@ -19,11 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+import pyarrow as pa
 
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-from leaml import config
+from leaml import config, tables
+from leaml import statistics as tests
+from leaml.data import files
 from leaml.evaluation import BASELINES
 from pipelines.adapt import adapt
 
@@ -43,13 +50,41 @@ FULL_BUDGETS = {0.005: 1, 0.01: 5, 0.02: 1, 0.05: 1, 0.1: 1, 1.0: 1}
 
 
 def run_draw(file: Path, overrides: list[str], draw: int, controls: list[str], budget: float | None = None) -> dict[str, Any]:
-    """One `leaml adapt` with this draw's labels (by default as many as the configuration says); returns its metrics."""
+    """One `leaml adapt` with this draw's labels (by default as many as the configuration says).
+
+    Returns its metrics, with each row's predictions (`tables.PREDICTIONS`) as "predictions".
+    """
     own = [f"data.budget.seed={draw}", f"evaluate.controls={json.dumps(controls)}"]
     if budget is not None:
         own += ["data.budget.count=null", f"data.budget.fraction={budget}"]
-    metrics = adapt(config.load(file, ["name=label_efficiency", *overrides, *own]))
+    loaded = config.load(file, ["name=label_efficiency", *overrides, *own])
+    metrics = adapt(loaded)
     assert metrics is not None
-    return metrics
+    return metrics | {"predictions": read_predictions(loaded.run_folder)}
+
+
+def read_predictions(run_folder: str) -> dict[str, pa.Table]:
+    """Predictions of the models of the run's last `leaml adapt`, by row."""
+    steps = json.loads(files.read_bytes(files.join(run_folder, "status.json")))["steps"]
+    folders = {s["label"].removeprefix("evaluate "): s["folder"] for s in steps if s["name"] == "evaluate"}
+    order = [(key, "ascending") for key in ("image_id", "question", "answer")]
+    return {
+        row: tables.read(files.join(run_folder, folder, "predictions.parquet"), tables.PREDICTIONS).sort_by(order)
+        for row, folder in folders.items()
+    }
+
+
+def compare(draws: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """`p_value` and `p_holm` of "this row is as good as LEAML" for every row that is a model, over all draws together."""
+
+    def answers(row: str, column: str) -> np.ndarray:
+        return np.concatenate([np.array(d["predictions"][row][column].to_pylist()) for d in draws])
+
+    images, ours = answers("leaml", "image_id"), answers("leaml", "correct").astype(float)
+    others = [row for row in draws[0]["predictions"] if row != "leaml"]
+    found = {row: tests.paired_permutation_test(ours, answers(row, "correct").astype(float), images) for row in others}
+    adjusted = tests.holm(found)
+    return {row: {"p_value": found[row], "p_holm": adjusted[row]} for row in others}
 
 
 def gap_closed(metrics: dict[str, Any]) -> float | None:
@@ -79,18 +114,19 @@ def summarise(draws: list[dict[str, Any]]) -> dict[str, Any]:
     return dict(sorted(rows.items(), key=lambda item: item[1]["mean"]))
 
 
-def markdown(rows: dict[str, Any]) -> str:
+def markdown(rows: dict[str, Any], compared: dict[str, dict[str, float]]) -> str:
     """The table of docs/benchmarks.md."""
     kinds = sorted({k for r in rows.values() for k in r["by_type"]})
     lines = [
-        f"| row | mean | draws | {' | '.join(kinds)} | LEAML leads by (points) |",
-        "|---|---|---|" + "---|" * (len(kinds) + 1),
+        f"| row | mean | draws | {' | '.join(kinds)} | LEAML leads by (points) | p (Holm) |",
+        "|---|---|---|" + "---|" * (len(kinds) + 2),
     ]
     for name, row in rows.items():
         draws = " ".join(f"{a:.3f}" for a in row["draws"])
         types = " | ".join(f"{row['by_type'].get(k, float('nan')):.3f}" for k in kinds)
         lead = " ".join(f"{100 * x:+.1f}" for x in row["leaml_lead"])
-        lines.append(f"| {name} | {row['mean']:.3f} | {draws} | {types} | {lead if name != 'leaml' else ''} |")
+        p_holm = f"{compared[name]['p_holm']:.4f}" if "p_holm" in compared[name] else ""
+        lines.append(f"| {name} | {row['mean']:.3f} | {draws} | {types} | {lead if name != 'leaml' else ''} | {p_holm} |")
     return "\n".join(lines)
 
 
@@ -113,9 +149,10 @@ def plot(rows: dict[str, Any], file: Path, title: str) -> None:
 
 def report(draws: list[dict[str, Any]]) -> dict[str, Any]:
     """What the JSON file holds of one budget: of one draw its own intervals, of several the lists."""
-    rows = summarise(draws)
+    rows, compared = summarise(draws), compare(draws)
     methods = {
-        name: {
+        name: compared.get(name, {})
+        | {
             "accuracy": row["mean"],
             "ci95": row["ci95_draws"][0] if len(draws) == 1 else None,
             "by_type": row["by_type"],
@@ -166,7 +203,7 @@ def main() -> None:
         draws = [run_draw(given.config, given.overrides, d, controls, budget) for d in range(count)]
         found.append(report(draws))
         print(f"{found[-1]['domain']}, {found[-1]['labels']} labeled images, {count} draws")
-        print(markdown(summarise(draws)))
+        print(markdown(summarise(draws), found[-1]["methods"]))
         print(f"gap closed: {' '.join(f'{g:.2f}' for g in found[-1]['gap_closed_draws']) or 'unknown, no full_labels'}")
         if given.json:  # after every budget, since the whole takes days
             given.json.write_text(json.dumps(found[0] if len(found) == 1 else {"budgets": found}, indent=1) + "\n")

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from benchmarks.label_efficiency import curve, gap_closed, markdown, plot, report, summarise
+from benchmarks.label_efficiency import compare, curve, gap_closed, markdown, plot, read_predictions, report, summarise
+from leaml import tables
 
 
 def metrics(leaml: float, labels: float) -> dict:
     def row(accuracy: float) -> dict:
         return {"accuracy": accuracy, "by_type": {"color": accuracy + 0.05, "yes_no": accuracy - 0.05}}
 
-    return {"dataset": "made-up", "labels": 40, "rows": {"leaml": row(leaml), "finetune_labels": row(labels)}}
+    rows = {"leaml": leaml, "finetune_labels": labels}
+    made = {"dataset": "made-up", "labels": 40, "rows": {name: row(accuracy) for name, accuracy in rows.items()}}
+    return made | {"predictions": {name: predictions(accuracy) for name, accuracy in rows.items()}}
+
+
+def predictions(accuracy: float) -> pa.Table:
+    """Four questions on each of 50 images; the first images' are answered rightly."""
+    rows: list[dict[str, object]] = [
+        {"image_id": f"{n // 4}", "question": f"q{n % 4}", "answer": "a", "prediction": "a", "correct": n < 200 * accuracy}
+        for n in range(200)
+    ]
+    return tables.table(rows, tables.PREDICTIONS)
 
 
 def test_lead_is_taken_draw_by_draw() -> None:
@@ -26,10 +40,34 @@ def test_lead_is_taken_draw_by_draw() -> None:
 
 def test_table_and_plot(tmp_path: Path) -> None:
     rows = summarise([metrics(0.9, 0.7), metrics(0.8, 0.75)])
-    assert "| finetune_labels | 0.725 | 0.700 0.750 | 0.775 | 0.675 | +20.0 +5.0 |" in markdown(rows)
+    assert "| finetune_labels | 0.725 | 0.700 0.750 | 0.775 | 0.675 | +20.0 +5.0 | 0.0300 |" in markdown(
+        rows, {"finetune_labels": {"p_holm": 0.03}, "leaml": {}}
+    )
     for name in "ab":
         plot(rows, tmp_path / f"{name}.svg", "title")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_rows_are_compared_over_all_draws_image_by_image() -> None:
+    """The same lead is chance on a few images and is not on many, or in many draws."""
+    one = metrics(0.75, 0.69)
+    few, many = compare([one])["finetune_labels"]["p_value"], compare([one] * 3)["finetune_labels"]["p_value"]
+    assert few == pytest.approx(many, abs=0.05)  # the same four images again are no more evidence
+    assert 0.1 < few < 0.15  # 2 of the 2**4 signs of four images
+    assert compare([metrics(0.75, 0.55)])["finetune_labels"]["p_value"] < 0.01
+    three = one | {"predictions": one["predictions"] | {"blind": predictions(0.3)}}
+    found = compare([three])
+    assert found["blind"]["p_holm"] == pytest.approx(2 * found["blind"]["p_value"])
+    assert found["finetune_labels"]["p_holm"] == found["finetune_labels"]["p_value"]
+
+
+def test_predictions_are_those_of_the_runs_last_adapt(tmp_path: Path) -> None:
+    step = {"name": "evaluate", "label": "evaluate lora_labels", "folder": "evaluate-1", "state": "done", "seconds": 1}
+    (tmp_path / "status.json").write_text(json.dumps({"steps": [step, step | {"name": "finetune", "folder": "finetune-2"}]}))
+    tables.write(f"{tmp_path}/evaluate-1/predictions.parquet", predictions(0.5).take([3, 1, 0, 2]))
+    found = read_predictions(str(tmp_path))
+    assert list(found) == ["lora_labels"]
+    assert found["lora_labels"]["question"].to_pylist() == ["q0", "q1", "q2", "q3"]
 
 
 def test_gap_closed_and_report(tmp_path: Path) -> None:

@@ -101,6 +101,18 @@ PREDICTIONS = pa.schema(
         ("logprob", pa.float32()),
     ]
 )
+ANSWERED = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("file", pa.string()),
+        ("question", pa.string()),
+        ("prediction", pa.string()),
+        ("confidence", pa.float32()),
+        ("logprob", pa.float32()),
+        ("error", pa.string()),
+    ]
+)
+"""Answers to questions without a known one (`leaml predict`); `error` says why a row has no prediction."""
 
 
 def image_id(data: bytes) -> str:

@@ -109,6 +109,23 @@ def tune(config: ConfigFile, overrides: Overrides = None, verbose: Verbose = Fal
 
 
 @app.command()
+def predict(
+    run: Annotated[
+        str, typer.Argument(help="Run with a finished model, local or s3://, a model folder, shipped name or hub id.")
+    ],
+    images: Annotated[str, typer.Option(help="Folder of images, local or s3://.")],
+    questions: Annotated[str, typer.Option(help="JSONL or CSV: image, question, options; without image: asked about each.")],
+    output: Annotated[str, typer.Option(help="Table to write, Parquet, or CSV if it ends in .csv.")] = "predictions.parquet",
+    overrides: Annotated[list[str] | None, typer.Argument(help="resources.key=value overrides.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Answer questions about a folder of images in batches; killed, the same command goes on."""
+    from pipelines.predict import predict as answer
+
+    answer(run, images, questions, output, overrides, verbose)
+
+
+@app.command()
 def overlap(
     a: Annotated[str, typer.Argument(help="Folder of a score step, local or s3://, for example runs/mine/score-0123456789ab.")],
     b: Annotated[str, typer.Argument(help="Folder of another score step.")],

@@ -19,7 +19,7 @@ from pipelines.units import Item, make_units, read_output, run_units
 
 
 class AnswerWork:
-    """Greedy answers to the questions of each image, scored at once."""
+    """Greedy answers to the questions of each image; those whose right answer is known are scored at once."""
 
     schema = tables.ANSWERS
 
@@ -39,14 +39,17 @@ class AnswerWork:
 
 
 def judged(row: dict[str, Any], prediction: str, logprob: float | None = None) -> dict[str, Any]:
-    """A prediction row (without image id) with its verdict; `logprob` is the sum over the tokens of a model's prediction."""
-    correct = scoring.is_correct(prediction, row["answer"], row["question_type"], row.get("options"))
+    """A prediction row (without image id) with its verdict, which is None where `row` has no answer.
+
+    `logprob` is the sum over the tokens of a model's prediction.
+    """
+    answer, kind = row.get("answer"), row.get("question_type")
     return {
         "question": row["question"],
-        "answer": row["answer"],
+        "answer": answer,
         "prediction": prediction,
-        "correct": correct,
-        "question_type": row["question_type"],
+        "correct": None if answer is None else scoring.is_correct(prediction, answer, kind, row.get("options")),
+        "question_type": kind,
         "logprob": logprob,
     }
 

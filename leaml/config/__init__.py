@@ -4,7 +4,7 @@ Read from YAML with `load`, overridden with `a.b=value`, explained with `explain
 values are `ConfigError`s that name the key, the value and the fix.
 """
 
-from leaml.config.reading import explain, load, parse
+from leaml.config.reading import explain, load, parse, resources_with
 from leaml.config.search import RangeConfig, TuneConfig
 from leaml.config.sections import (
     BUILTIN,
@@ -51,4 +51,5 @@ __all__ = [
     "load",
     "parse",
     "resolve_model",
+    "resources_with",
 ]

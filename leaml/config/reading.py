@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from leaml.config.base import Section
-from leaml.config.sections import Config, TrainConfig
+from leaml.config.sections import Config, ResourcesConfig, TrainConfig
 from leaml.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
         msg = f"{path} must hold a mapping of sections, not {type(tree).__name__}"
         raise ConfigError(msg)
     for item in overrides or []:
-        _override(tree, item)
+        override(tree, item)
     return parse(tree, str(path))
 
 
@@ -54,6 +54,27 @@ def parse(tree: dict[str, Any], origin: str = "config") -> Config:
     return config
 
 
+class _Resources(Section):
+    resources: ResourcesConfig
+
+
+def resources_with(given: dict[str, Any], overrides: list[str] | None = None) -> ResourcesConfig:
+    """A run's resources with `resources.key=value` overrides. Raises ConfigError, also for a key of another section.
+
+    Keys in `given` that are no longer known are left out: a run may be of an earlier version.
+    """
+    tree: dict[str, Any] = {"resources": {key: value for key, value in given.items() if key in ResourcesConfig.model_fields}}
+    for item in overrides or []:
+        override(tree, item)
+    if others := set(tree) - {"resources"}:
+        msg = f"{sorted(others)[0]!r} cannot be overridden here, only resources.key=value"
+        raise ConfigError(msg)
+    try:
+        return _Resources.model_validate(tree).resources
+    except ValidationError as error:
+        raise ConfigError(_explain_errors(error, "overrides")) from None
+
+
 def _batch_sizes(section: Section, prefix: str = "") -> list[tuple[str, int]]:
     """`(key, value)` of every training section's batch_size."""
     found = [(f"{prefix}batch_size", section.batch_size)] if isinstance(section, TrainConfig) else []
@@ -64,7 +85,8 @@ def _batch_sizes(section: Section, prefix: str = "") -> list[tuple[str, int]]:
     return found
 
 
-def _override(tree: dict[str, Any], item: str) -> None:
+def override(tree: dict[str, Any], item: str) -> None:
+    """Put one `a.b=value` (a YAML value) into a plain tree. Raises ConfigError."""
     key, equals, value = item.partition("=")
     if not equals or not key:
         msg = f"override {item!r} is not of the form a.b=value"

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from leaml import tables
+from leaml.calibration import confidence
 from leaml.config import Config, parse
 from pipelines.plan import rehearse
 from pipelines.train import read_examples
@@ -155,6 +156,33 @@ def test_inspect_tells_the_story_of_one_image(run: tuple[Path, Config, str]) -> 
     missing = leaml("inspect", str(folder), "--image", "zzz", timeout=120)
     assert missing.returncode == 2
     assert "no image 'zzz' in this run" in missing.stderr
+
+
+def test_offline_batches_answer_as_the_evaluation_did(run: tuple[Path, Config, str], tmp_path: Path) -> None:
+    """The evaluation's questions about its images as files: the same answers, with the run's calibrated confidence."""
+    folder, _, _ = run
+    evaluated = tables.read(str(step(folder, "evaluate leaml") / "predictions.parquet"), tables.PREDICTIONS).to_pylist()
+    ids = list(dict.fromkeys(row["image_id"] for row in evaluated))[:24]
+    (tmp_path / "images").mkdir()
+    for file in (step(folder, "ingest evaluation") / "images").glob("*.parquet"):
+        for row in tables.read(str(file), tables.IMAGES).to_pylist():
+            if row["image_id"] in ids:
+                (tmp_path / "images" / f"{ids.index(row['image_id'])}.png").write_bytes(row["bytes"])
+    expected = [row for row in evaluated if row["image_id"] in ids]
+    lines = [f'{ids.index(row["image_id"])}.png,"{row["question"]}"' for row in expected]
+    (tmp_path / "questions.csv").write_text("\n".join(["image,question", *lines]))
+    output = tmp_path / "answers.parquet"
+    arguments = ["--images", str(tmp_path / "images"), "--questions", str(tmp_path / "questions.csv"), "--output", str(output)]
+    done = leaml("predict", str(folder), *arguments, "resources.images_per_unit=16", timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answered = tables.read(str(output), tables.ANSWERED).to_pylist()
+    assert [(r["image_id"], r["question"]) for r in answered] == [(r["image_id"], r["question"]) for r in expected]
+    same = [(a, e) for a, e in zip(answered, expected, strict=True) if a["prediction"] == e["prediction"]]
+    assert len(same) >= 0.97 * len(expected)  # sums of floats depend on the batch, so near ties may turn
+    temperature = json.loads((folder / "evaluation" / "calibration.json").read_text())["temperature"]
+    for made, known in same:
+        assert made["logprob"] == pytest.approx(known["logprob"], abs=0.05)
+        assert made["confidence"] == pytest.approx(confidence(made["logprob"], temperature), abs=1e-4)
 
 
 def test_no_evaluation_image_was_captioned_or_trained_on(run: tuple[Path, Config, str]) -> None:

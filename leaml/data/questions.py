@@ -1,0 +1,98 @@
+"""Questions without answers, for predictions in batches: JSON Lines or CSV with the columns image?, question and options?.
+
+    {"image": "frame_0001.jpg", "question": "is there a polyp?"}
+    {"image": "frame_0002.jpg", "question": "what colour is it?", "options": ["red", "pink"]}
+
+Without the column `image` every question is asked about every image. In CSV, options are separated by "|".
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from leaml.data import files
+from leaml.data.jsonl import lines
+from leaml.errors import DataError
+
+COLUMNS = ("image", "question", "options")
+MOST_OPTIONS = 26
+"""One letter each."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question; `image` is a file name relative to the folder of images, or None: about every image."""
+
+    image: str | None
+    question: str
+    options: tuple[str, ...] | None = None
+
+
+def read(uri: str) -> list[Asked]:
+    """The questions of a file, in its order; CSV if its name ends so, else JSON Lines.
+
+    Raises:
+        DataError: The file cannot be read, holds no question, a line is wrong (file and line are named), or only some lines
+            name an image.
+    """
+    rows = _csv(uri) if uri.lower().endswith(".csv") else lines(uri)
+    found = [_parse(row, where) for where, row in rows]
+    if not found:
+        msg = f"{uri} holds no question; write one a line"
+        raise DataError(msg)
+    named = sum(asked.image is not None for asked in found)
+    if named not in (0, len(found)):
+        msg = f"{uri}: {named} of {len(found)} questions name an image; all must, or none, which asks about every image"
+        raise DataError(msg)
+    return found
+
+
+def _parse(row: Any, where: str) -> Asked:
+    if not isinstance(row, Mapping):
+        msg = f'{where}: not an object; write {{"image": ..., "question": ...}}'
+        raise DataError(msg)
+    if unknown := [str(key) for key in row if key not in COLUMNS]:
+        msg = f"{where}: unknown column {unknown[0]!r}; a question has {', '.join(COLUMNS)}"
+        raise DataError(msg)
+    question, image, options = row.get("question"), row.get("image"), row.get("options")
+    if not isinstance(question, str) or not question.strip():
+        msg = f"{where}: 'question' must be text that is not empty, got {question!r}"
+        raise DataError(msg)
+    if image is not None and (not isinstance(image, str) or not image.strip()):
+        msg = f"{where}: 'image' must be a file name, got {image!r}"
+        raise DataError(msg)
+    if options is not None:
+        good = isinstance(options, list) and all(isinstance(o, str) and o.strip() for o in options)
+        if not good or not 2 <= len(options) <= MOST_OPTIONS:
+            msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {options!r}"
+            raise DataError(msg)
+    return Asked(image, question, None if options is None else tuple(options))
+
+
+def _csv(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        text = files.read_bytes(uri).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        msg = f"{uri}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
+        raise DataError(msg) from None
+    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        if "question" not in (table.fieldnames or []):
+            msg = f"{uri} has no column 'question' in its first line, but {table.fieldnames or 'nothing'}"
+            raise DataError(msg)
+        for row in table:
+            where = f"{uri}:{table.line_num}"
+            if None in row:
+                msg = f"{where}: more cells than columns; put a text that holds a comma in double quotes"
+                raise DataError(msg)
+            cells: dict[str, Any] = {key: value for key, value in row.items() if value or key in ("image", "question")}
+            if "options" in cells:
+                cells["options"] = [option.strip() for option in cells["options"].split("|")]
+            yield where, cells
+    except csv.Error as error:
+        msg = f"{uri}:{table.line_num}: not valid CSV: {error}"
+        raise DataError(msg) from None

@@ -1,0 +1,213 @@
+"""`leaml predict`: a finished model answers questions about a folder of images, in batches, by the code that evaluates.
+
+What is finished is kept in a folder beside the output until that is written, so a killed command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from leaml import calibration, images, tables
+from leaml.config import ResourcesConfig, resources_with
+from leaml.data import files, questions, store
+from leaml.data.questions import Asked
+from leaml.data.records import Record, fetch
+from leaml.errors import DataError, InputError
+from leaml.finished import Finished, find
+from leaml.vlm import load
+from pipelines.evaluate import AnswerWork
+from pipelines.models import engine_spec, model_key
+from pipelines.progress import Bar, say
+from pipelines.run import Lock
+from pipelines.runtime import start_ray
+from pipelines.units import make_units, read_files, run_units
+
+_SHOWN = 3
+_PART = 50_000
+"""Images in a file of the index."""
+
+
+@dataclass
+class Batch:
+    """What is to be done: the questions in order, and per image, which is known by its content, what is asked about it.
+
+    `ids` is the image of each file, `errors` why a file cannot be read.
+    """
+
+    asked: list[tuple[str, Asked]]
+    ids: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def by_image(self) -> dict[str, list[dict[str, Any]]]:
+        """Different questions about each image; two files with the same content are one."""
+        found: dict[str, dict[Asked, None]] = {}
+        for file, asked in self.asked:
+            if file in self.ids:
+                found.setdefault(self.ids[file], {})[Asked(None, asked.question, asked.options)] = None
+        return {
+            i: [{"question": a.question, "options": a.options and list(a.options)} for a in rows] for i, rows in found.items()
+        }
+
+
+def predict(
+    source: str,
+    folder: str,
+    questions_file: str,
+    output: str = "predictions.parquet",
+    overrides: list[str] | None = None,
+    verbose: bool = False,
+) -> str:
+    """Answer every question; returns the path of the table (schema `tables.ANSWERED`; CSV if its name ends so).
+
+    Args:
+        source: Run folder with a finished model, model folder, shipped name or hub id.
+        folder: Folder of images, local or s3://.
+        questions_file: See `leaml.data.questions`.
+        output: Where the table goes; nothing may be there yet.
+        overrides: `resources.key=value`; the others are the run's.
+        verbose: Show the logs of Ray and vLLM.
+
+    Raises:
+        InputError: The model is not finished, images are missing, a question cannot be read, or the output is there.
+    """
+    found = find(source)
+    load.check(found.model)
+    output, folder = _absolute(output), _absolute(folder).rstrip("/")
+    if files.exists(output):
+        msg = f"{output} is there already; remove it or give another --output"
+        raise InputError(msg)
+    resources = _resources(found, overrides)
+    batch = Batch(_resolve(questions.read(questions_file), folder))
+    say(
+        f"predict: {len(batch.asked)} questions about {len({file for file, _ in batch.asked})} images, model {found.model.name}"
+    )
+    with Lock(f"{output}.work/lock.json"):
+        work = f"{output}.work/predict-{_key(found, batch)}"
+        refs = _index(batch, f"{work}/images", folder)
+        start_ray(resources, verbose)
+        units = make_units("predict", refs, batch.by_image(), resources.images_per_unit)
+        spec = engine_spec(found.model, resources)
+        run_units("predict", units, spec, AnswerWork(found.answer_tokens), work, resources, found.max_pixels)
+        table = _answered(batch, work, folder, found.temperature)
+        _publish(table, output)
+    files.delete_tree(f"{output}.work")
+    _summarise(table, found, output)
+    return output
+
+
+def _absolute(uri: str) -> str:
+    return uri if files.is_remote(uri) else str(Path(uri).resolve())  # workers have another working directory
+
+
+def _resources(found: Finished, overrides: list[str] | None) -> ResourcesConfig:
+    """The run's engines; nothing is trained or captioned here, so nothing of that has to fit."""
+    given = resources_with(found.config.get("resources") or {}, overrides)
+    engines = {"teacher_engines": None, "teacher_gpus": None, "parallel_baselines": False}
+    return given.model_copy(update={**engines, "train_workers": 1, "train_cpus": 1.0, "train_gpus": 0.0})
+
+
+def _resolve(asked: list[Asked], folder: str) -> list[tuple[str, Asked]]:
+    """The file of each question; every image of the folder where questions name none. Raises DataError for missing ones."""
+    there = files.listing(folder, images.SUFFIXES)
+    if asked[0].image is None:
+        if not there:
+            msg = f"{folder} holds no image ({', '.join(images.SUFFIXES)}); give the folder of the images"
+            raise DataError(msg)
+        return [(file, each) for file in there for each in asked]
+    known = set(there)
+    named = {each.image: files.resolve(folder, each.image) for each in asked if each.image is not None}
+    missing = [name for name, file in named.items() if file not in known and not files.exists(file)]
+    if missing:
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        msg = (
+            f"{len(missing)} of {len(named)} images are not in {folder}: {', '.join(missing[:_SHOWN])}{more}; "
+            "names in the column 'image' are relative to --images"
+        )
+        raise DataError(msg)
+    return [(named[each.image], each) for each in asked if each.image is not None]
+
+
+def _key(found: Finished, batch: Batch) -> str:
+    """Names the work: another model or other questions are other work."""
+    content = [model_key(found.model), found.answer_tokens, [(file, a.question, a.options) for file, a in batch.asked]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _index(batch: Batch, folder: str, shown: str) -> store.ImageIndex:
+    """Reads every image once for its id, and writes an images table that says where each is, without the bytes."""
+    names = dict.fromkeys(file for file, _ in batch.asked)
+    first: dict[str, str] = {}
+    with Bar("predict: index", len(names), "images") as bar:
+        for number, record in enumerate(fetch(Record(file, "predict", None, None) for file in names), 1):
+            if record.data is None:
+                batch.errors[record.uri] = f"not read: {(record.error or 'no data').replace(shown + '/', '')}"
+            else:
+                batch.ids[record.uri] = tables.image_id(record.data)
+                first.setdefault(batch.ids[record.uri], record.uri)
+            bar.update(number)
+    rows: list[dict[str, object]] = [{"image_id": image, "uri": file, "source": "predict"} for image, file in first.items()]
+    files.delete_tree(folder)
+    for start in range(0, len(rows), _PART):
+        tables.write(f"{folder}/part-{start // _PART:05d}.parquet", tables.table(rows[start : start + _PART], tables.IMAGES))
+    return store.index(folder) if rows else store.ImageIndex.joined([])
+
+
+def _answered(batch: Batch, work: str, folder: str, temperature: float | None) -> pa.Table:
+    """A row a question, in the order of the questions."""
+    said: dict[tuple[str, str, tuple[str, ...]], dict[str, Any]] = {}
+    errors = _quarantined(work)
+    asked = batch.by_image()
+    for part in read_files(work, tables.ANSWERS):
+        for made in part.to_pylist():
+            for question, answer in zip(asked[made["image_id"]], made["answers"], strict=True):
+                said[made["image_id"], question["question"], tuple(question["options"] or ())] = answer
+    rows: list[dict[str, object]] = []
+    for file, each in batch.asked:
+        image = batch.ids.get(file)
+        row: dict[str, object] = {"image_id": image or "", "file": file.removeprefix(folder + "/"), "question": each.question}
+        answer = said.get((image, each.question, each.options or ())) if image else None
+        if answer is None:
+            rows.append(row | {"error": batch.errors.get(file) or errors.get(image or "", "no answer")})
+            continue
+        sure = calibration.confidence(answer["logprob"], 1.0 if temperature is None else temperature)
+        rows.append(row | {"prediction": answer["prediction"], "logprob": answer["logprob"], "confidence": sure})
+    return tables.table(rows, tables.ANSWERED)
+
+
+def _quarantined(work: str) -> dict[str, str]:
+    if not files.exists(f"{work}/quarantine"):
+        return {}
+    parts: Iterable[pa.Table] = (tables.read(file, tables.QUARANTINE) for file in files.listing(f"{work}/quarantine"))
+    return {row["image_id"]: row["reason"] for part in parts for row in part.to_pylist()}
+
+
+def _publish(table: pa.Table, output: str) -> None:
+    if not output.lower().endswith(".csv"):
+        tables.write(output, table)
+        return
+    buffer = io.BytesIO()
+    csv.write_csv(table, buffer)
+    files.write_bytes(output, buffer.getvalue())
+
+
+def _summarise(table: pa.Table, found: Finished, output: str) -> None:
+    failed = table.filter(pc.is_valid(table["error"]))
+    answered = table.num_rows - failed.num_rows
+    mean = pc.mean(table["confidence"]).as_py()
+    kind = "" if found.temperature is not None else ", not calibrated"
+    say(f"predict: {answered} answers" + (f", mean confidence {mean:.2f}{kind}" if mean is not None else ""))
+    if failed.num_rows:
+        first = failed.slice(0, 1).to_pylist()[0]
+        why = f"{first['file']}, {first['error']}"
+        say(f"predict: {failed.num_rows} questions have no answer, see the column `error`; the first: {why}")
+    say(f"predictions: {output}")

@@ -1,0 +1,70 @@
+"""Files of questions without answers: JSON Lines and CSV, and what is wrong with them by file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from leaml.data.questions import Asked, read
+from leaml.errors import DataError
+
+
+def written(folder: Path, text: str, name: str = "questions.jsonl") -> str:
+    (folder / name).write_text(text, encoding="utf-8")
+    return str(folder / name)
+
+
+def test_json_lines_and_csv_say_the_same(tmp_path: Path) -> None:
+    rows = [
+        {"image": "a b.png", "question": "Red, or blue?", "options": ["red", "blue"]},
+        {"image": "sub/b.png", "question": 'is it "new"?'},
+    ]
+    lines = written(tmp_path, "\n".join(json.dumps(row) for row in rows) + "\n\n")
+    table = 'image,question,options\r\na b.png,"Red, or blue?",red | blue\r\nsub/b.png,"is it ""new""?",\r\n'
+    expected = [Asked("a b.png", "Red, or blue?", ("red", "blue")), Asked("sub/b.png", 'is it "new"?')]
+    assert read(lines) == expected
+    assert read(written(tmp_path, "\ufeff" + table, "Questions.CSV")) == expected
+
+
+def test_questions_alone_are_about_every_image(tmp_path: Path) -> None:
+    assert read(written(tmp_path, '{"question": "what?"}')) == [Asked(None, "what?")]
+    assert read(written(tmp_path, "question\nwhat?\nwhere?\n", "q.csv")) == [Asked(None, "what?"), Asked(None, "where?")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("q.jsonl", "", "holds no question"),
+        ("q.jsonl", '{"question": "a"}\n{"question": ', r"q\.jsonl:2: the last line, perhaps torn"),
+        ("q.jsonl", '["a"]', r"q\.jsonl:1: not an object"),
+        ("q.jsonl", '{"question": " "}', r"q\.jsonl:1: 'question' must be text that is not empty"),
+        ("q.jsonl", '{"image": 3, "question": "a"}', r"q\.jsonl:1: 'image' must be a file name, got 3"),
+        ("q.jsonl", '{"question": "a", "anwser": "b"}', r"q\.jsonl:1: unknown column 'anwser'"),
+        ("q.jsonl", '{"question": "a", "options": ["b"]}', r"q\.jsonl:1: 'options' must be 2 to 26 texts"),
+        ("q.jsonl", '{"question": "a", "options": "b|c"}', r"q\.jsonl:1: 'options' must be"),
+        (
+            "q.jsonl",
+            '{"question": "a"}\n{"image": "x.png", "question": "b"}',
+            "1 of 2 questions name an image; all must, or none",
+        ),
+        ("q.csv", "", r"q\.csv has no column 'question'"),
+        ("q.csv", "image;question\na;b\n", "has no column 'question' in its first line, but"),
+        ("q.csv", "image,question\na.png,what, or where?\n", r"q\.csv:2: more cells than columns"),
+        ("q.csv", "image,question\n,what?\n", r"q\.csv:2: 'image' must be a file name"),
+        ("q.csv", 'question\n"what?\n', r"q\.csv:1: not valid CSV"),
+    ],
+)
+def test_faults_are_named_with_file_and_line(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(written(tmp_path, text, name))
+
+
+def test_files_that_are_missing_or_not_text(tmp_path: Path) -> None:
+    for name in ("no.csv", "no.jsonl"):
+        with pytest.raises(DataError, match="does not exist"):
+            read(str(tmp_path / name))
+        (tmp_path / f"bytes-{name}").write_bytes(b'{"question": "\xff"}')
+        with pytest.raises(DataError, match="not UTF-8"):
+            read(str(tmp_path / f"bytes-{name}"))

@@ -8,12 +8,10 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from packaging.requirements import Requirement
 
 from leaml import doctor
@@ -58,16 +56,11 @@ def _no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def moto(monkeypatch: pytest.MonkeyPatch, credentials: None) -> Iterator[str]:
-    """An S3 server on 127.0.0.1 with one bucket `runs`; moto accepts any credentials."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    url = f"http://127.0.0.1:{port}"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+def moto(monkeypatch: pytest.MonkeyPatch, credentials: None, server: str) -> str:
+    """The S3 server, with one bucket `runs`; moto accepts any credentials."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
     boto3.client("s3").create_bucket(Bucket="runs")
-    yield url
-    server.stop()
+    return server
 
 
 def test_pins_are_those_of_the_project() -> None:

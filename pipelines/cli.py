@@ -187,6 +187,34 @@ def report(run: Annotated[str, typer.Argument(help="Run folder, local or s3://."
 
 
 @app.command()
+def serve(
+    model: Annotated[str | None, typer.Argument(help="Run folder, model folder, shipped name or hub id.")] = None,
+    overrides: Overrides = None,
+    settings: Annotated[Path | None, typer.Option(help="YAML file of settings; see serve/config.yaml.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind; any but loopback needs API keys.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
+    keys_file: Annotated[str | None, typer.Option(help="File with one API key a line; also LEAML_API_KEYS.")] = None,
+    add: Annotated[str | None, typer.Option(help="NAME=SOURCE: add a domain to the server at --address.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to serve on; none: start one here.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Serve a model over HTTP: OpenAI-compatible chat, questions about images with confidences, a page to try it."""
+    from serve.settings import load_settings, merged
+
+    if add is not None:
+        from serve.launch import add_domain
+
+        name, _, source = add.partition("=")
+        typer.echo(f"{add_domain(name, source, address or 'auto').id} is served")
+        return
+    given = {"model": model, "http.host": host, "http.port": port, "auth.keys_file": keys_file}
+    found = load_settings(merged(settings, given, overrides or []))
+    from serve.launch import serve_until_stopped  # imported after the settings are known to be good: it takes seconds
+
+    serve_until_stopped(found, address, verbose)
+
+
+@app.command()
 def doctor(storage: Annotated[str | None, typer.Option(help="Storage to try, for example s3://bucket/prefix.")] = None) -> None:
     """Check Python, packages, disk, memory, GPU and storage; print what works, what does not, and the fix."""
     from leaml.doctor import run

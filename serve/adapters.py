@@ -1,0 +1,129 @@
+"""Adapters of other domains: whether one is served as a LoRA beside the main model or merged, and the files for either."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from leaml.config import ModelConfig
+from leaml.data import files
+from leaml.engine import local_model
+from leaml.errors import DataError, ModelError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+Way = Literal["lora", "merge", "model"]
+
+
+def way_of(source: str, max_rank: int, multi_lora: bool) -> Way:
+    """How a domain is served: "lora" in the main model's engine, "merge" into a model of its own, or it is a "model" already.
+
+    An adapter is a LoRA exactly if no module has more than `max_rank` (rows and columns, for neurons) and it has no biases and
+    no whole modules. Only its configuration is read.
+
+    Raises:
+        DataError: not readable, of another PEFT method, or its weights are not in a safetensors file.
+    """
+    if not _there(source, CONFIG):
+        return "model"
+    if not _there(source, WEIGHTS):
+        msg = f"{source} has no {WEIGHTS}; save the adapter with safetensors, other formats can run code when they are loaded"
+        raise DataError(msg)
+    config = read_config(source)
+    kind = str(config.get("peft_type", "")).upper()
+    if kind == "LORA":
+        ranks = [config.get("r", 0), *(config.get("rank_pattern") or {}).values()]
+        whole = not any(config.get(name) for name in ("lora_bias", "modules_to_save", "use_dora", "trainable_token_indices"))
+        exact = whole and config.get("bias", "none") == "none"
+    elif kind == "NEURON":
+        rows, columns = config.get("rows") or {}, config.get("columns") or {}
+        ranks = [_count(rows.get(name, "")) + _count(columns.get(name, "")) for name in {*rows, *columns}]
+        exact = not config.get("modules_to_save") and not config.get("train_bias", True)
+    else:
+        msg = f"{source} is an adapter of the kind {kind!r}; LORA and NEURON are served, merge others into their model first"
+        raise DataError(msg)
+    return "lora" if multi_lora and exact and ranks and max(ranks) <= max_rank else "merge"
+
+
+def read_config(source: str) -> dict[str, Any]:
+    """The adapter's configuration. Raises DataError."""
+    file = files.join(source, CONFIG)
+    try:
+        return dict(json.loads(files.read_bytes(file, 16 * 2**20)))
+    except (ValueError, TypeError) as error:
+        msg = f"{file} is damaged: {error}"
+        raise DataError(msg) from None
+
+
+def lora_folder(source: str, base: ModelConfig) -> str:
+    """Local folder with the adapter as a LoRA for vLLM; neurons are exported, which loads the base once per machine."""
+    folder = local_model(source)
+    if str(read_config(folder)["peft_type"]).upper() == "LORA":
+        return folder
+    return _made(folder, base, "lora", lambda model, _processor, where: _export(model, where))
+
+
+def merged_folder(source: str, base: ModelConfig) -> str:
+    """Local folder of the base with the adapter merged into it, made once per machine."""
+    from leaml.vlm import load
+
+    def save(model: Any, processor: Any, where: str) -> None:
+        load.save(model.merge_and_unload(), processor, where)
+
+    return _made(local_model(source), base, "merged", save)
+
+
+def _export(model: Any, where: str) -> None:
+    from leaml.neurons.peft import export_lora
+
+    export_lora(model, where)
+
+
+def _made(folder: str, base: ModelConfig, what: str, write: Any) -> str:
+    """A folder written from the base with the adapter, kept under a name that depends on both."""
+    target = Path(tempfile.gettempdir()) / f"leaml-{what}-{_fingerprint(folder, base)}"
+    if target.exists():
+        return str(target)
+    from peft import PeftModel
+
+    import leaml.neurons.peft  # noqa: F401  registers the method
+    from leaml.vlm import load
+
+    vlm = load.load(base)
+    try:
+        model = PeftModel.from_pretrained(vlm.model, folder)
+    except (ValueError, KeyError, RuntimeError, TypeError, OSError) as error:
+        msg = f"the adapter {folder} does not fit the model {base.name}: {error}"
+        raise ModelError(msg) from None
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        write(model, vlm.processor, f"{scratch}/made")
+        try:
+            Path(scratch, "made").rename(target)
+        except OSError:
+            if not target.exists():  # else another process was first, with the same content
+                raise
+    return str(target)
+
+
+def _fingerprint(folder: str, base: ModelConfig) -> str:
+    found = hashlib.sha256(base.model_dump_json().encode())
+    for name in (CONFIG, WEIGHTS):
+        with Path(folder, name).open("rb") as stream:
+            found.update(hashlib.file_digest(stream, "sha256").digest())
+    return found.hexdigest()[:16]
+
+
+def _count(indices: Any) -> int:
+    """How many indices a list, or a text like "0,4-7", names."""
+    if not isinstance(indices, str):
+        return len(indices)
+    parts = [part.split("-") for part in indices.split(",") if part]
+    return sum(int(ends[-1]) - int(ends[0]) + 1 for ends in parts)
+
+
+def _there(source: str, name: str) -> bool:
+    if "://" not in source and not Path(source).is_dir():
+        return False  # a hub id or a shipped name
+    return files.exists(files.join(source, name))

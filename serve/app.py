@@ -1,0 +1,237 @@
+"""The web application: routes in front of a `Service`. `build` makes the same application on Ray Serve (serve/config.yaml)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse
+
+from leaml import __version__
+from serve import chat, documented, media, schemas, vqa
+from serve.errors import ApiError, not_found
+from serve.gate import EventStream, Gate, Places, guarded, read_body
+from serve.observe import Metrics
+from serve.service import Model, Service
+from serve.settings import NAME, ServeSettings
+from serve.upload import parse_json, read_form, validate
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+STATIC = Path(__file__).parent / "static"
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Application builder for `serve deploy`: `import_path: serve.app:build` with the settings as `args`."""
+    from serve.deploy import build_application  # Ray and vLLM take seconds, which the routes alone need not wait for
+
+    return build_application(args)
+
+
+@dataclass
+class Context:
+    """What the routes share. `digests` of the keys may be replaced while the server runs."""
+
+    service: Service
+    settings: ServeSettings
+    metrics: Metrics
+    places: Places
+    digests: Sequence[str]
+
+
+def create_app(
+    service: Service, settings: ServeSettings, digests: Sequence[str] = (), metrics: Metrics | None = None
+) -> FastAPI:
+    """The application in front of `service`; without `digests` of keys it answers this machine only."""
+    metrics = metrics or Metrics()
+    context = Context(service, settings, metrics, Places(settings.limits, metrics), digests)
+    app = FastAPI(title="LEAML", version=__version__, docs_url=None, redoc_url=None)
+    app.state.context = context
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ApiError, _api_error)
+    _add_pages(app, context)
+    _add_models(app, context)
+    _add_chat(app, context)
+    _add_vqa(app, context)
+    documented.install(app)
+    app.add_middleware(
+        Gate,
+        limits=settings.limits,
+        metrics=metrics,
+        places=context.places,
+        digests=lambda: context.digests,
+        open_paths=frozenset({"/health", *(["/metrics"] if settings.auth.open_metrics else [])}),
+    )
+    if settings.http.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.http.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+        )
+    return app
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code, text = {
+        404: ("no_route", "there is no such path; GET /openapi.json lists them"),
+        405: ("no_method", "the path does not take this method"),
+    }.get(error.status_code, ("http", "the request cannot be read"))
+    response = await _api_error(request, ApiError(error.status_code, text, code))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    request.scope["state"]["record"].reason = error.code
+    return error.response()
+
+
+def _add_pages(app: FastAPI, context: Context) -> None:
+    policy = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'"}
+
+    def page(name: str) -> Any:
+        async def serve_file() -> Response:
+            return FileResponse(STATIC / name, headers=policy)
+
+        return serve_file
+
+    for file in sorted(STATIC.iterdir()):  # no path of a request ever names a file
+        shown = "/" if file.name == "index.html" else f"/static/{file.name}"
+        app.add_api_route(shown, page(file.name), methods=["GET"], include_in_schema=False)
+
+    @app.get("/health", **documented.HEALTH)
+    async def health() -> Response:
+        try:
+            await context.service.health()
+        except Exception:
+            raise ApiError(503, "the engine does not answer", "engine_dead", retry_after=5) from None
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/metrics", **documented.METRICS)
+    async def metrics() -> Response:
+        return Response(context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _entry(model: Model) -> dict[str, Any]:
+    shown = {name: getattr(model, name) for name in schemas.ModelEntry.model_fields if hasattr(model, name)}
+    return schemas.ModelEntry(**shown, calibrated=model.temperature is not None).model_dump()
+
+
+def _add_models(app: FastAPI, context: Context) -> None:
+    @app.get("/v1/models", **documented.MODELS)
+    async def models() -> Response:
+        return JSONResponse({"object": "list", "data": [_entry(model) for model in context.service.models()]})
+
+    @app.get("/v1/models/{model}", **documented.MODEL)
+    async def one_model(model: str) -> Response:
+        for found in context.service.models():
+            if found.id == model:
+                return JSONResponse(_entry(found))
+        raise not_found(model)
+
+    @app.get("/v1/card", **documented.CARD)
+    async def card(model: str | None = None) -> Response:
+        return JSONResponse(context.service.card(_find(context, model, failed=True)))
+
+
+def _find(context: Context, name: str | None, failed: bool = False) -> Model:
+    """The model of this name, the main one without a name. Raises ApiError: none (404), or it is down (503)."""
+    models = context.service.models()
+    wanted = models[0].id if name is None else name
+    for model in models:
+        if model.id == wanted and re.fullmatch(NAME, wanted):
+            if model.state == "failed" and not failed:
+                raise ApiError(503, f"the model {model.id!r} could not be loaded: {model.reason}", "model_failed", "model")
+            return model
+    raise not_found(wanted)
+
+
+def _check_type(request: Request, *allowed: str) -> str:
+    found = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if found not in allowed:
+        raise ApiError(415, f"the content type must be {' or '.join(allowed)}", "content_type")
+    return found
+
+
+def _add_chat(app: FastAPI, context: Context) -> None:
+    service, settings = context.service, context.settings
+
+    @app.post("/v1/chat/completions", **documented.CHAT)
+    async def chat_completions(request: Request) -> Any:
+        _check_type(request, "application/json")
+        asked = parse_json(schemas.ChatRequest, await read_body(request, settings.limits))
+        body, references = chat.checked(asked, settings.limits)
+        model = _find(context, asked.model)
+        record = request.scope["state"]["record"]
+        record.fields |= {"model": model.id, "images": len(references), "stream": body["stream"]}
+        place = contextlib.AsyncExitStack()
+
+        async def work() -> tuple[Any, AsyncIterator[str] | None]:
+            await place.enter_async_context(context.places)
+            pictures = [await media.from_reference(r, settings.media, settings.limits) for r in references]
+            context.metrics.add("leaml_images", len(pictures))
+            result = await service.chat(model, body, pictures, record.request_id)
+            return (result, None) if isinstance(result, dict) else (await anext(result), result)
+
+        try:
+            first, events = await guarded(work(), request, settings.limits)
+        except BaseException:
+            await place.aclose()
+            raise
+        if events is not None:
+            return EventStream(first, events, request, settings.limits, place.aclose)
+        await place.aclose()
+        usage = first.get("usage") or {}
+        _count_tokens(context, record, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+        return Response(json.dumps(first, separators=(",", ":")), media_type="application/json")
+
+
+def _count_tokens(context: Context, record: Any, prompt: int, reply: int) -> None:
+    context.metrics.add("leaml_tokens", prompt, kind="prompt")
+    context.metrics.add("leaml_tokens", reply, kind="reply")
+    record.fields |= {"prompt_tokens": prompt, "reply_tokens": reply}
+
+
+def _add_vqa(app: FastAPI, context: Context) -> None:
+    service, settings, limits = context.service, context.settings, context.settings.limits
+
+    @app.post("/v1/vqa", **documented.VQA)
+    async def answer_questions(request: Request) -> Response:
+        kind = _check_type(request, "application/json", "multipart/form-data")
+        body = await read_body(request, limits)
+        upload: bytes | None = None
+        if kind == "application/json":
+            asked = parse_json(schemas.VqaRequest, body)
+        else:
+            upload, fields = await read_form(request.headers, body, limits)
+            asked = validate(schemas.VqaRequest, {"image": "file", **fields})
+        questions = vqa.questions_of(asked, limits)
+        model = _find(context, asked.model)
+        record = request.scope["state"]["record"]
+        record.fields |= {"model": model.id, "images": 1, "questions": len(questions)}
+
+        async def work() -> Any:
+            async with context.places:
+                picture = (
+                    await media.from_reference(asked.image, settings.media, limits)
+                    if upload is None
+                    else await media.from_bytes(upload, limits)
+                )
+                context.metrics.add("leaml_images", 1)
+                return await service.answer(model, picture, questions, asked.alternatives, record.request_id)
+
+        answers = await guarded(work(), request, limits)
+        _count_tokens(context, record, sum(a.prompt_tokens for a in answers), sum(a.reply_tokens for a in answers))
+        return JSONResponse(vqa.reply_of(asked, questions, answers, model, record.request_id, record.began))

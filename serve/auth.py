@@ -1,0 +1,99 @@
+"""API keys: read from a file or the environment, kept and compared as SHA-256 digests."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from leaml.errors import ConfigError
+from serve.errors import ApiError
+
+VARIABLE = "LEAML_API_KEYS"
+SHORTEST = 16
+"""Characters of a key; digests of shorter ones could be searched through."""
+
+
+def read_keys(keys_file: str | None, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Digests of the keys in a file (one a line) and in LEAML_API_KEYS (separated by commas or white space), sorted.
+
+    Raises:
+        ConfigError: the file cannot be read or names no key, or a key is too short or not plain ASCII. Keys are not shown.
+    """
+    found = environment.get(VARIABLE, "").replace(",", " ").split()
+    if keys_file is not None:
+        try:
+            lines = Path(keys_file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"cannot read the API keys in {keys_file}: {type(error).__name__}; give a text file with one key a line"
+            raise ConfigError(msg) from None
+        keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        if not keys:
+            msg = f"{keys_file} names no API key; write one a line, each at least {SHORTEST} characters"
+            raise ConfigError(msg)
+        found += keys
+    for place, key in enumerate(found, 1):
+        if len(key) < SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
+            msg = f"API key number {place} must have at least {SHORTEST} printable ASCII characters without spaces"
+            raise ConfigError(msg)
+    return sorted({digest(key) for key in found})
+
+
+def digest(key: str) -> str:
+    """SHA-256 of a key, in hexadecimal."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def check(headers: Mapping[bytes, bytes], client: str | None, digests: Sequence[str]) -> None:
+    """Let a request with one of the keys pass. Raises ApiError (401 or 403).
+
+    A key comes as `Authorization: Bearer KEY`, or as the password of Basic authentication, which lets a browser open the page.
+    Without any keys only this machine may ask, whatever address the server was bound to.
+    """
+    if not digests:
+        if client is not None and not is_loopback(client):
+            raise ApiError(403, "this server has no API keys and answers its own machine only", "no_keys")
+        return
+    scheme, _, rest = headers.get(b"authorization", b"").partition(b" ")
+    key, scheme = rest.strip(), scheme.lower()
+    if scheme == b"basic":
+        if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):  # browsers add the password by themselves
+            raise ApiError(403, "a page of another site may not use a stored password", "cross_site")
+        try:
+            key = base64.b64decode(key, validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            key = b""
+    elif scheme != b"bearer":
+        key = b""
+    given = hashlib.sha256(key).hexdigest()
+    # all of them are compared, so that the time tells nothing about which one is near
+    matches = [hmac.compare_digest(given, known) for known in digests]
+    if not key or not any(matches):
+        raise ApiError(401, "give a valid API key as `Authorization: Bearer KEY`", "invalid_api_key")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def refuse_open_server(host: str, digests: Sequence[str]) -> None:
+    """Raise ConfigError for a server that others could reach without a key."""
+    if not digests and not is_loopback(host):
+        msg = (
+            f"without API keys the server binds to 127.0.0.1 only, not to {host}; set {VARIABLE} or give --keys-file, "
+            "or leave --host out"
+        )
+        raise ConfigError(msg)

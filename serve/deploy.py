@@ -1,0 +1,212 @@
+"""From settings to a Ray Serve application: one deployment with HTTP, and one for each domain that is no adapter in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from leaml.config import ModelConfig
+from leaml.errors import LeamlError
+from leaml.finished import Finished, find
+from leaml.modelcard import card
+from serve import adapters, auth
+from serve.service import Model
+from serve.settings import Domain, ServeSettings, load_settings
+
+INGRESS = "VqaServer"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is deployed.
+
+    Attributes:
+        settings: As given.
+        main: The main model, and where it was found.
+        adapters: `id`, `source` and `reason` (why it cannot be served, "" if it can) of each LoRA.
+        merged: Domains with engines of their own: their model, what to load and the adapter to merge into it ("": none).
+        cards: Card of each model, by id.
+        digests: Of the API keys.
+    """
+
+    settings: ServeSettings
+    found: Finished
+    main: Model
+    adapters: list[dict[str, str]] = field(default_factory=list)
+    merged: list[tuple[Model, ModelConfig, str]] = field(default_factory=list)
+    cards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    digests: Sequence[str] = ()
+
+    @property
+    def base(self) -> ModelConfig:
+        """What the main engine loads."""
+        return _model_config(self.found, self.settings)
+
+    @property
+    def user_config(self) -> dict[str, Any]:
+        """What a running replica takes over without a restart."""
+        tree = self.settings.model_dump(mode="json")
+        return {"settings": tree, "digests": list(self.digests), "cards": self.cards, "adapters": self.adapters}
+
+    @property
+    def version(self) -> str:
+        """Changes when replicas must be replaced."""
+        settings = self.settings.model_dump(mode="json", exclude={"domains", "scaling", "auth"})
+        merged = [(model.id, config.model_dump(), source) for model, config, source in self.merged]
+        key = [settings, self.settings.adapters, self.found.model.model_dump(), self.main.temperature, merged]
+        return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def plan(settings: ServeSettings, digests: Sequence[str] = ()) -> Plan:
+    """Find the models and decide how each domain is served.
+
+    A domain that cannot be read is planned as one that failed, with the reason; so it never takes the others down.
+
+    Raises:
+        InputError: the main model cannot be found.
+    """
+    found = find(settings.model, settings.engine.dtype)
+    name = settings.name or "".join(c if c.isalnum() or c in "._-" else "-" for c in found.name)[:64]
+    main = _model(name, settings.model, found, settings, "main")
+    made = Plan(settings, found, main, cards={name: card(found)}, digests=digests)
+    for domain in settings.domains:
+        _add(made, domain, f"{name}:{domain.name}")
+    return made
+
+
+def _add(made: Plan, domain: Domain, name: str) -> None:
+    settings = made.settings
+    try:
+        way = adapters.way_of(domain.source, settings.engine.max_adapter_rank, settings.adapters > 0)
+        if way == "model":
+            found = find(domain.source, settings.engine.dtype)
+            made.cards[name] = card(found)
+            made.merged.append((_model(name, domain.source, found, settings, "merged"), _model_config(found, settings), ""))
+            return
+    except LeamlError as error:
+        made.adapters.append({"id": name, "source": domain.source, "reason": str(error)})
+        return
+    made.cards[name] = {"kind": "adapter", "name": domain.name, "base_model": made.main.id, "note": "An adapter of the base."}
+    if way == "lora":
+        made.adapters.append({"id": name, "source": domain.source, "reason": ""})
+    else:
+        model = Model(name, domain.source, kind="merged", answer_tokens=made.main.answer_tokens)
+        made.merged.append((model, made.base, domain.source))
+
+
+def _model(name: str, source: str, found: Finished, settings: ServeSettings, kind: Any) -> Model:
+    run = f"{found.name}/{found.step}" if found.run else ""
+    tokens = settings.limits.answer_tokens or found.answer_tokens
+    return Model(name, source, run, kind, temperature=found.temperature, answer_tokens=tokens)
+
+
+def _model_config(found: Finished, settings: ServeSettings) -> ModelConfig:
+    engine = settings.engine
+    changes = {"trust_remote_code": True} if engine.trust_remote_code else {}
+    if engine.revision and not found.run:
+        changes |= {"revision": engine.revision}  # type: ignore[dict-item]
+    return found.model.model_copy(update=changes)
+
+
+def build_application(args: dict[str, Any]) -> Any:
+    """The application for `serve deploy`; keys are read where it is built, on the cluster."""
+    settings = load_settings(args, "application args")
+    return application(plan(settings, auth.read_keys(settings.auth.keys_file)))
+
+
+def application(made: Plan) -> Any:
+    """The Serve application of a plan."""
+    from serve.replica import ModelServer, VqaServer
+
+    scaling = made.settings.scaling
+    peers, merged = {}, []
+    for model, config, adapter in made.merged:
+        options = _options(made, ModelServer, model, config, (scaling.domain_min_replicas, scaling.domain_max_replicas))
+        bound = _deployment(ModelServer, options, f"Domain-{model.id.rpartition(':')[2]}", made.version)
+        peers[model.id] = bound.bind(options["llm_config"], model, config, adapter)
+        merged.append(model)
+    options = _options(made, VqaServer, made.main, made.base, (scaling.min_replicas, scaling.max_replicas), adapters_too=True)
+    main = _deployment(VqaServer, options, INGRESS, made.version).options(user_config=made.user_config)
+    return main.bind(options["llm_config"], made.settings.model_dump(mode="json"), made.main, made.base, peers, merged)
+
+
+def _deployment(cls: Any, options: dict[str, Any], name: str, version: str) -> Any:
+    """A deployment that Serve updates in place while `version` is the same; `serve deploy` sets a version of its own."""
+    from ray import serve
+
+    made: Any = serve.deployment(cls, name=name, **{k: v for k, v in options.items() if k not in ("llm_config", "name")})
+    return made.options(version=version, _internal=True)
+
+
+def _options(
+    made: Plan, cls: Any, model: Model, config: ModelConfig, replicas: tuple[int, int], adapters_too: bool = False
+) -> dict[str, Any]:
+    """Deployment options of a model, and its `llm_config`."""
+    from ray.serve.llm import LLMConfig
+
+    from serve.replica import environment
+
+    settings = made.settings
+    limits, scaling, engine = settings.limits, settings.scaling, settings.engine
+    bundle = {"CPU": engine.cpus} | ({"GPU": engine.gpus} if engine.gpus else {})
+    llm_config = LLMConfig(
+        model_loading_config={"model_id": model.id, "model_source": config.name},
+        engine_kwargs=_engine_arguments(settings, config, adapters_too),
+        placement_group_config={"bundles": [bundle]} if engine.gpus <= 1 else {"bundle_per_worker": {"CPU": 1, "GPU": 1}},
+        runtime_env={"env_vars": environment(engine.cpus)},
+        log_engine_metrics=False,
+        experimental_configs={"stream_batching_interval_ms": 0},
+        deployment_config={
+            "max_ongoing_requests": limits.concurrency + limits.queue + 16,
+            "max_queued_requests": limits.queue,
+            "backpressure_config": {"status_code": 429, "retry_after_s": limits.retry_after_seconds},
+            "autoscaling_config": {
+                "min_replicas": replicas[0],
+                "max_replicas": replicas[1],
+                "target_ongoing_requests": scaling.target_requests,
+                "upscale_delay_s": scaling.upscale_seconds,
+                "downscale_delay_s": scaling.downscale_seconds,
+                "look_back_period_s": max(2.0, min(30.0, scaling.upscale_seconds)),
+                "metrics_interval_s": 2.0,
+            },
+            "health_check_period_s": scaling.health_seconds,
+            "health_check_timeout_s": scaling.health_timeout_seconds,
+            "graceful_shutdown_wait_loop_s": 1.0,
+            "graceful_shutdown_timeout_s": settings.drain_seconds,
+            "ray_actor_options": {"num_cpus": 0},
+        },
+    )
+    return {**cls.get_deployment_options(llm_config), "llm_config": llm_config}
+
+
+def _engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too: bool) -> dict[str, Any]:
+    """vLLM's arguments, as leaml.engine has them, so that answers are the same."""
+    engine = settings.engine
+    found: dict[str, Any] = {
+        "dtype": config.dtype,
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "limit_mm_per_prompt": {"image": max(1, settings.limits.images)},
+        "seed": 0,
+        "max_num_seqs": engine.sequences,
+        "max_logprobs": max(20, settings.limits.logprobs, settings.limits.alternatives + 1),
+        "disable_log_stats": True,
+        "enable_log_requests": False,
+        "allowed_media_domains": ["none.invalid"],  # a second wall: images are fetched by serve/media.py alone
+    }
+    if engine.max_model_len:
+        found["max_model_len"] = engine.max_model_len
+    if adapters_too and settings.adapters:
+        ranks = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+        rank = next(r for r in ranks if r >= engine.max_adapter_rank)
+        found |= {"enable_lora": True, "max_loras": settings.adapters, "max_lora_rank": rank}
+    if engine.gpus:
+        found["tensor_parallel_size"] = max(1, int(engine.gpus))
+        if engine.gpus < 1:
+            found["gpu_memory_utilization"] = 0.9 * engine.gpus
+    else:
+        found |= {"enforce_eager": True, "mm_processor_cache_gb": 0.5, "enable_chunked_prefill": False}
+    return found | engine.options

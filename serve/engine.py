@@ -1,0 +1,239 @@
+"""The service on Ray's LLMServer: chat through vLLM's own OpenAI handler, answers straight from vLLM's engine."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, TypeVar
+
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+from leaml.errors import DataError
+from leaml.scoring import chosen_letters, option_letters
+from serve.errors import ApiError, refuse
+from serve.media import Picture
+from serve.service import Answer, Model, Question, Reply
+from serve.vqa import request_text
+
+T = TypeVar("T")
+
+
+class Engine(VLLMEngine):
+    """Ray's engine; on a CPU the model runs in vLLM's core process itself, where Ray would put one more process between."""
+
+    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+        args, frontend, config = super()._prepare_engine_config(callback_ctx)
+        parallel = config.parallel_config
+        if parallel.distributed_executor_backend == "mp" and parallel.world_size == 1:
+            parallel.distributed_executor_backend = "uni"
+        return args, frontend, config
+
+
+class EngineModels:
+    """Answers and chats of one vLLM engine and the adapters in it."""
+
+    def __init__(self, server: Any, processor: Any) -> None:
+        self._server, self._processor = server, processor
+        self._client = server.engine._engine_client
+        self._registry = server.engine._oai_models
+        self.max_model_len = int(self._client.model_config.max_model_len)
+
+    async def add_adapter(self, name: str, folder: str) -> None:
+        """Load a LoRA under this name. Raises ModelError-like ValueError with vLLM's reason."""
+        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+
+        result = await self._registry.load_lora_adapter(LoadLoRAAdapterRequest(lora_name=name, lora_path=folder))
+        if not isinstance(result, str):
+            raise ValueError(result.error.message)
+
+    async def remove_adapter(self, name: str) -> None:
+        """Forget a LoRA; requests under way end with it."""
+        request = self._registry.lora_requests.pop(name, None)
+        if request is not None:
+            await self._client.remove_lora(request.lora_int_id)
+
+    async def try_adapter(self, name: str) -> None:
+        """Let an adapter answer once. Raises ValueError if its numbers are none."""
+        from PIL import Image
+
+        grey = Picture(b"", "trial", Image.new("RGB", (64, 64), "grey"))
+        (answer,) = await self.answer(Model(name, "", answer_tokens=2), grey, [Question("what is it?")], 0, f"trial-{name}")
+        if not math.isfinite(answer.reply.logprob):
+            msg = "its answers have no finite probability"
+            raise ValueError(msg)
+
+    async def chat(
+        self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
+    ) -> dict[str, Any] | AsyncIterator[str]:
+        """As Service.chat."""
+        from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionRequest, ErrorResponse
+
+        plain = {**body, "model": model.id, "request_id": request_id, "messages": [{"role": "user", "content": ""}]}
+        try:
+            request = ChatCompletionRequest.model_validate(plain)
+        except ValueError:
+            refuse("the request has a field or a combination of fields that the model does not take", "bad_body")
+        request.messages = [_with_images(message, pictures) for message in body["messages"]]
+        stream = await self._server.chat(request)
+        first = await anext(stream)
+        if isinstance(first, list):
+            first = first[0]
+        if isinstance(first, ErrorResponse):
+            await stream.aclose()
+            raise explained(int(first.error.code), first.error.message, self.max_model_len)
+        return _texts(first, stream) if body["stream"] else first.model_dump(mode="json")
+
+    async def answer(
+        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+    ) -> list[Answer]:
+        """As Service.answer."""
+        return await together(
+            [
+                self._one(model, picture, question, alternatives, f"{request_id}-{place}")
+                for place, question in enumerate(questions)
+            ]
+        )
+
+    async def _one(self, model: Model, picture: Picture, question: Question, alternatives: int, request_id: str) -> Answer:
+        from leaml.vlm.collate import prompt
+
+        try:
+            text = prompt(self._processor, request_text(question))
+        except DataError:
+            refuse("the question holds the model's mark for an image; take it out", "placeholder", "question")
+        free = alternatives if not question.options else 0
+        found = await self._generate(model, text, picture, request_id, model.answer_tokens, logprobs=free + 1 if free else 0)
+        reply = found.outputs[0]
+        greedy = Reply(reply.text.strip(), reply.cumulative_logprob or 0.0)
+        others: Sequence[Reply] = ()
+        if alternatives and question.options:
+            others = await self._options(model, text, picture, question, greedy.text, request_id)
+        elif alternatives:
+            others = await self._branches(model, text, picture, reply, alternatives, request_id)
+        ranked = sorted((o for o in others if o.text != greedy.text), key=lambda o: -o.logprob)[:alternatives]
+        return Answer(greedy, tuple(ranked), len(found.prompt_token_ids or ()), len(reply.token_ids))
+
+    async def _branches(
+        self, model: Model, text: str, picture: Picture, reply: Any, count: int, request_id: str
+    ) -> list[Reply]:
+        """Other answers: for each of the next most probable first tokens the greedy answer that begins with it."""
+        tokenizer = self._processor.tokenizer
+        prompt_ids, end = list(tokenizer(text)["input_ids"]), tokenizer.eos_token_id
+        first = {token: found.logprob for token, found in reply.logprobs[0].items()} if reply.logprobs else {}
+        tokens = [token for token in first if token not in (reply.token_ids[0], end)][:count]
+
+        async def branch(token: int) -> Reply:
+            ids = f"{request_id}-{token}"
+            found = await self._generate(model, [*prompt_ids, token], picture, ids, max(1, model.answer_tokens - 1))
+            rest = found.outputs[0]
+            words = tokenizer.decode([token, *rest.token_ids], skip_special_tokens=True).strip()
+            return Reply(words, first[token] + (rest.cumulative_logprob or 0.0))
+
+        by_text: dict[str, Reply] = {}
+        for other in sorted(await together([branch(token) for token in tokens]), key=lambda o: o.logprob):
+            by_text[other.text] = other  # of equal texts the most probable
+        return list(by_text.values())
+
+    async def _options(
+        self, model: Model, text: str, picture: Picture, question: Question, greedy: str, request_id: str
+    ) -> list[Reply]:
+        """Each option the model did not choose, with the probability of that reply: its letter if it replies in letters."""
+        letters = option_letters(len(question.options))
+        in_letters = greedy.strip(" .()").upper() in letters
+        chosen = chosen_letters(greedy, question.options) or frozenset()
+        tokenizer = self._processor.tokenizer
+        prompt_ids = list(tokenizer(text)["input_ids"])
+
+        async def option(place: int) -> Reply:
+            shown = letters[place] if in_letters else question.options[place]
+            ids = [*tokenizer(shown, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            found = await self._generate(model, [*prompt_ids, *ids], picture, f"{request_id}-{place}", 1, prompt_logprobs=0)
+            scored = zip(ids, found.prompt_logprobs[-len(ids) :], strict=True)
+            return Reply(question.options[place], sum(each[token].logprob for token, each in scored))
+
+        return await together([option(place) for place, letter in enumerate(letters) if letter not in chosen])
+
+    async def _generate(
+        self, model: Model, prompt: str | list[int], picture: Picture, request_id: str, max_tokens: int, **extra: Any
+    ) -> Any:
+        """vLLM's final output of one greedy request; given up by vLLM when this is cancelled."""
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        key = "prompt" if isinstance(prompt, str) else "prompt_token_ids"
+        request = {
+            key: prompt,
+            "multi_modal_data": {"image": picture.image},
+            "multi_modal_uuids": {"image": [picture.image_id]},
+        }
+        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, **({"logprobs": 0} | extra))
+        adapter = self._registry.lora_requests.get(model.id)
+        final = None
+        try:
+            async for output in self._client.generate(request, sampling, request_id, lora_request=adapter):
+                final = output
+        except EngineDeadError:
+            raise ApiError(
+                503, "the model's engine has stopped and is being restarted", "engine_dead", retry_after=10
+            ) from None
+        except (ValueError, VLLMClientError) as error:
+            raise explained(400, str(error), self.max_model_len) from None
+        return final
+
+
+def _with_images(message: dict[str, Any], pictures: list[Picture]) -> dict[str, Any]:
+    """A message with pixels in place of its images' numbers; vLLM takes them as they are and fetches nothing."""
+    if isinstance(message["content"], str):
+        return message
+    parts = [
+        {"type": "image_pil", "image_pil": pictures[p["index"]].image, "uuid": pictures[p["index"]].image_id}
+        if p["type"] == "image"
+        else p
+        for p in message["content"]
+    ]
+    return {"role": message["role"], "content": parts}
+
+
+async def _texts(first: str, stream: Any) -> AsyncIterator[str]:
+    try:
+        yield first
+        async for items in stream:
+            for item in items if isinstance(items, list) else [items]:
+                if isinstance(item, str):
+                    yield item
+    finally:
+        await stream.aclose()
+
+
+def stopped() -> ApiError:
+    """The engine is dead; Serve replaces the replica at the next health check."""
+    return ApiError(503, "the model's engine has stopped and is being restarted", "engine_dead", retry_after=10)
+
+
+def explained(status: int, message: str, max_model_len: int) -> ApiError:
+    """vLLM's refusal in our words: its own name internals and repeat the request."""
+    lower = message.lower()
+    if "enginedead" in lower.replace(" ", "") or "engine core" in lower:
+        return stopped()
+    if "maximum context" in lower or "maximum model length" in lower or "max_model_len" in lower or "longer than" in lower:
+        msg = f"the request and its reply are longer than the model's {max_model_len} tokens; shorten it or lower max_tokens"
+        return ApiError(422, msg, "context_length", "messages")
+    if "placeholder" in lower or "image token" in lower:
+        return ApiError(422, "the text holds the model's mark for an image; take it out", "placeholder", "messages")
+    if "does not exist" in lower and status == 404:
+        return ApiError(404, "the model is not served any more", "model_not_found", "model")
+    if status >= 500:
+        return ApiError(503, "the model could not answer this request; try again", "engine_failed", retry_after=2)
+    return ApiError(422, "the model does not take this request: its template or its limits do not allow it", "refused_by_model")
+
+
+async def together(work: Sequence[Awaitable[T]]) -> list[T]:
+    """Results of all; when one fails or this is cancelled, none of them goes on."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

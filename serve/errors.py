@@ -1,0 +1,60 @@
+"""Errors that a client sees, in the shape of OpenAI's."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from starlette.responses import JSONResponse
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """A request that is refused.
+
+    Args:
+        status: HTTP status.
+        message: What is wrong, which value, and the limit or the fix; must hold nothing of the request's content.
+        code: Short name of the reason; also counted as such.
+        param: The field at fault.
+        retry_after: Seconds for a Retry-After header.
+    """
+
+    def __init__(self, status: int, message: str, code: str, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of the reply."""
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The reply."""
+        headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
+        if self.status in (408, 413, 431):
+            headers["Connection"] = "close"  # the rest of the request was not read
+        response = JSONResponse(self.body(), self.status, headers)
+        if self.status == 401:
+            for scheme in ("Bearer", "Basic"):  # a header each: Chromium reads the first scheme of one that lists both
+                response.headers.append("WWW-Authenticate", f'{scheme} realm="leaml"')
+        return response
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between replicas."""
+        return ApiError, (self.status, self.message, self.code, self.param, self.retry_after)
+
+
+def unprocessable(message: str, code: str, param: str | None = None) -> ApiError:
+    """422: understood, but not acceptable."""
+    return ApiError(422, message, code, param)
+
+
+def refuse(message: str, code: str, param: str | None = None) -> NoReturn:
+    """Raise `unprocessable`."""
+    raise unprocessable(message, code, param) from None
+
+
+def not_found(model: str) -> ApiError:
+    """404 for a model; its name is shown only if it can be one."""
+    return ApiError(404, f"the model {model!r} is not served; GET /v1/models lists those that are", "model_not_found", "model")

@@ -1,0 +1,180 @@
+"""Images of a request: uploads, data URLs, ids under configured S3 prefixes and, only from listed hosts, http(s) URLs.
+
+vLLM never sees a URL: every image is fetched, checked and decoded here, by the code that `leaml evaluate` decodes with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import http.client
+import ipaddress
+import posixpath
+import re
+import socket
+import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from leaml import images
+from leaml.data import files
+from leaml.errors import DataError
+from serve.errors import ApiError, refuse, unprocessable
+from serve.settings import LimitSettings, MediaSettings
+
+_DATA = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,32}(?:;[a-zA-Z0-9=._-]{1,64}){0,4};base64,")
+_THREADS = ThreadPoolExecutor(4, thread_name_prefix="images")
+"""Few, so that not many images are decoded, and large, at the same time."""
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image: its encoded bytes, their hash (the project's image_id) and its 8-bit RGB pixels."""
+
+    data: bytes = field(repr=False)
+    image_id: str
+    image: Image.Image = field(repr=False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Encoded bytes travel, pixels do not."""
+        return _decode, (self.data, self.image.width * self.image.height)
+
+
+async def from_reference(reference: str, media: MediaSettings, limits: LimitSettings) -> Picture:
+    """The image behind a data URL, an s3:// id or an http(s) URL. Raises ApiError."""
+    scheme = reference[:8].partition(":")[0].lower()
+    if scheme == "data":
+        return await from_bytes(_data(reference, limits), limits)
+    if scheme == "s3":
+        return await from_bytes(await _run(_s3, reference, media, limits), limits)
+    if scheme in ("http", "https") and media.hosts:
+        return await from_bytes(await _run(_fetch, reference, media, limits), limits)
+    msg = "an image is given as data:image/...;base64,... or as an s3:// id under a configured prefix; nothing else is fetched"
+    raise unprocessable(msg, "image_source", "image")
+
+
+async def from_bytes(data: bytes, limits: LimitSettings) -> Picture:
+    """The image that `data` encodes. Raises ApiError: too many bytes or pixels (413), not a whole image (422)."""
+    if len(data) > limits.image_bytes:
+        raise _too_large(limits)
+    return await _run(_decode, data, limits.pixels)
+
+
+async def _run(work, *arguments):  # type: ignore[no-untyped-def]
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, work, *arguments)
+
+
+def _decode(data: bytes, pixels: int) -> Picture:
+    try:
+        image = images.decode(data, pixels)
+    except images.ImageRejected as error:
+        if error.reason.startswith("too large"):
+            msg = f"the image has more than {pixels} pixels, the limit; scale it down"
+            raise ApiError(413, msg, "image_pixels", "image") from None
+        fault = error.reason.partition(":")[0]
+        msg = f"the image cannot be read ({fault}); send a whole JPEG, PNG, WebP, GIF, BMP, TIFF, JPEG 2000 or AVIF file"
+        refuse(msg, "image_unreadable", "image")
+    return Picture(data, hashlib.sha256(data).hexdigest(), image)
+
+
+def _too_large(limits: LimitSettings) -> ApiError:
+    return ApiError(413, f"the image has more than {limits.image_bytes} bytes, the limit", "image_bytes", "image")
+
+
+def _data(url: str, limits: LimitSettings) -> bytes:
+    match = _DATA.match(url[:512])
+    if match is None:
+        msg = "the data URL is not of the form data:image/png;base64,..."
+        refuse(msg, "data_url", "image")
+    if (len(url) - match.end()) * 3 // 4 > limits.image_bytes + 2:
+        raise _too_large(limits)
+    try:
+        return base64.b64decode(url[match.end() :], validate=True)
+    except (binascii.Error, ValueError):
+        msg = "the data URL does not hold valid base64"
+        refuse(msg, "data_url", "image")
+
+
+def _s3(reference: str, media: MediaSettings, limits: LimitSettings) -> bytes:
+    path = reference.removeprefix("s3://")
+    plain = reference.startswith("s3://") and path.isprintable() and "\\" not in path and posixpath.normpath(path) == path
+    if not plain or not any(reference.startswith(prefix) for prefix in media.s3_prefixes):
+        refuse("the s3:// id is under none of the prefixes that this server may read", "image_source", "image")
+    try:
+        return files.read_bytes(reference, limits.image_bytes)
+    except DataError as error:
+        if "over the limit" in str(error):
+            raise _too_large(limits) from None
+        refuse("the image behind the s3:// id cannot be read", "image_missing", "image")
+
+
+def _fetch(url: str, media: MediaSettings, limits: LimitSettings) -> bytes:
+    """GET from a listed host, connected to an address that was checked, without following redirects."""
+    secure, host, port, target = _split(url, media)
+    end = time.monotonic() + media.fetch_seconds
+    unavailable = unprocessable("the image behind the URL cannot be fetched", "image_missing", "image")
+    try:
+        address = _public_address(host, port)
+        with socket.create_connection((address, port), timeout=media.fetch_seconds) as plain:
+            stream = ssl.create_default_context().wrap_socket(plain, server_hostname=host) if secure else plain
+            connection = http.client.HTTPConnection(host, port)
+            connection.sock = stream
+            connection.request("GET", target, headers={"Accept": "image/*", "Connection": "close"})
+            with connection.getresponse() as response:
+                if response.status != 200:
+                    raise unavailable
+                parts, total = [], 0
+                while part := response.read1(1 << 16):
+                    parts.append(part)
+                    total += len(part)
+                    if total > limits.image_bytes:
+                        raise _too_large(limits)
+                    if time.monotonic() > end:
+                        raise unavailable
+                    stream.settimeout(max(0.01, end - time.monotonic()))
+                return b"".join(parts)
+    except (OSError, http.client.HTTPException, ValueError):
+        raise unavailable from None
+
+
+def _split(url: str, media: MediaSettings) -> tuple[bool, str, int, str]:
+    """Scheme is https?, host, port and target of a URL that every parser reads alike, of a listed host."""
+    refused = unprocessable("the URL's host is none of those that this server may fetch from", "image_source", "image")
+    if len(url) > 2048 or not re.fullmatch(r"https?://[a-z0-9.-]+(?::\d{1,5})?(?:/[!-~]*)?", url) or "\\" in url or "#" in url:
+        raise refused  # also: userinfo, IPv6 literals, upper case, other alphabets
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    if parts.netloc not in media.hosts or parts.hostname is None:
+        raise refused
+    try:
+        port = parts.port or (443 if secure else 80)
+    except ValueError:
+        raise refused from None
+    return secure, parts.hostname, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _public_address(host: str, port: int) -> str:
+    """An address of the host, if all of them are public. Raises ApiError or OSError."""
+    found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    if not found or not all(map(is_public, found)):
+        refuse("the URL's host has an address that is not public", "image_source", "image")
+    return min(found)
+
+
+def is_public(address: str) -> bool:
+    """Whether an address belongs to the open internet: not to this machine, its network, a cloud's metadata, or a tunnel."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return is_public(str(found.ipv4_mapped))
+        if found.sixtofour is not None or found.teredo is not None or found in _NAT64:
+            return False
+    return found.is_global and not found.is_multicast and not found.is_reserved

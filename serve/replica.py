@@ -1,0 +1,255 @@
+"""The replica: Ray's LLMServer that answers HTTP itself, so that a request passes Serve's proxy and one more process only.
+
+Only the routes of serve/app.py are there; vLLM's own application, with its routes for administration, is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.llm._internal.serve.core.server.llm_server import LLMServer
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+
+from leaml.config import ModelConfig, resolve_model
+from leaml.engine import local_model
+from leaml.errors import LeamlError
+from serve import adapters, observe
+from serve.app import Context, create_app
+from serve.engine import Engine, EngineModels
+from serve.errors import ApiError
+from serve.media import Picture
+from serve.rayexport import RayExporter
+from serve.service import Answer, Model, Question
+from serve.settings import ServeSettings
+
+_LOADING = 120.0
+"""Seconds for one adapter to load and answer once."""
+
+
+class ModelServer(LLMServer):
+    """One model in one vLLM engine, for other replicas.
+
+    Args:
+        llm_config: Ray's configuration of the engine.
+        model: What is served.
+        base: The model to load, and to merge `adapter` into where that is given.
+        adapter: Source of an adapter that cannot be a LoRA, "" for none.
+    """
+
+    async def __init__(  # type: ignore[misc]
+        self, llm_config: Any, model: Model, base: ModelConfig, adapter: str = ""
+    ) -> None:
+        from transformers import AutoProcessor
+
+        observe.log_json()
+        self.model, self.base = model, base
+        base = base.model_copy(update={"name": local_model(resolve_model(base.name))})
+        folder = await asyncio.to_thread(adapters.merged_folder, adapter, base) if adapter else base.name
+        llm_config.model_loading_config.model_source = folder
+        self.local_base = base
+        await super().__init__(llm_config, engine_cls=Engine)
+        processor = await asyncio.to_thread(
+            AutoProcessor.from_pretrained, folder, revision=base.revision, trust_remote_code=base.trust_remote_code
+        )
+        self.engine_models = EngineModels(self, processor)
+
+    async def answer_for(
+        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+    ) -> list[Answer] | ApiError:
+        """As Service.answer, for another replica; an error is returned, since Ray would wrap it."""
+        try:
+            return await self.engine_models.answer(model, picture, questions, alternatives, request_id)
+        except ApiError as error:
+            return error
+
+    async def chat_for(
+        self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
+    ) -> AsyncIterator[dict[str, Any] | str | ApiError]:
+        """As Service.chat, for another replica: the reply alone, or the events."""
+        try:
+            result = await self.engine_models.chat(model, body, pictures, request_id)
+            if isinstance(result, dict):
+                yield result
+                return
+            async for event in result:
+                yield event
+        except ApiError as error:
+            yield error
+
+
+@serve.ingress()
+class VqaServer(ModelServer):
+    """The main model behind HTTP, with the adapters in its engine and handles to the domains that have engines of their own.
+
+    Args:
+        llm_config: Ray's configuration of the engine.
+        settings: Everything.
+        model: The main model.
+        base: The model to load.
+        cards: The card of each model, by its id.
+        peers: Handles of the domains with engines of their own, by the ids of their models, and those models.
+    """
+
+    async def __init__(  # type: ignore[misc]
+        self,
+        llm_config: Any,
+        settings: dict[str, Any],
+        model: Model,
+        base: ModelConfig,
+        peers: dict[str, DeploymentHandle],
+        merged: list[Model],
+    ) -> None:
+        await super().__init__(llm_config, model, base)
+        self.settings = ServeSettings.model_validate(settings)
+        self.service = ReplicaService(self, peers, merged)
+        self._deployed = settings
+        self._digests: list[str] = []
+        self._context: Context | None = None
+        self._changing = asyncio.Lock()
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        """Called by Serve when the engine is up."""
+        replica = serve.get_replica_context().replica_id.unique_id
+        app = create_app(self.service, self.settings, self._digests, observe.Metrics(replica, RayExporter()))
+        self._context = app.state.context
+        return app
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take over keys, cards and adapters without a restart. An adapter that fails is listed with the reason."""
+        async with self._changing:
+            self._deployed = dict(user_config["settings"])
+            self._digests = list(user_config["digests"])
+            if self._context is not None:
+                self._context.digests = self._digests
+            self.service.cards = dict(user_config["cards"])
+            await self.service.change_adapters(user_config["adapters"])
+
+    async def current(self) -> dict[str, Any]:
+        """For `leaml serve --add`: the settings that were deployed last, and what is served."""
+        return {"settings": self._deployed, "models": self.service.models()}
+
+
+class ReplicaService:
+    """`Service` of a VqaServer."""
+
+    def __init__(self, server: VqaServer, peers: dict[str, DeploymentHandle], merged: list[Model]) -> None:
+        self._server, self._engine, self._peers, self._merged = server, server.engine_models, peers, merged
+        self._main = replace(server.model, max_model_len=self._engine.max_model_len)
+        self._adapters: dict[str, Model] = {}
+        self.cards: dict[str, dict[str, Any]] = {}
+
+    def models(self) -> list[Model]:
+        """The main model first."""
+        return [self._main, *self._adapters.values(), *self._merged]
+
+    def card(self, model: Model) -> dict[str, Any]:
+        """As Service.card."""
+        return self.cards.get(model.id, {})
+
+    async def change_adapters(self, wanted: list[dict[str, str]]) -> None:
+        """Load what is new or has another source, forget what is not wanted, leave the rest as it is."""
+        sources = {entry["id"]: entry["source"] for entry in wanted}
+        for name in [n for n, model in self._adapters.items() if sources.get(n) != model.source or model.state == "failed"]:
+            await self._engine.remove_adapter(name)
+            del self._adapters[name]
+        for entry in wanted:
+            if entry["id"] not in self._adapters:
+                self._adapters[entry["id"]] = await self._loaded(entry["id"], entry["source"], entry["reason"])
+
+    async def _loaded(self, name: str, source: str, reason: str) -> Model:
+        model = Model(
+            name, source, kind="adapter", answer_tokens=self._main.answer_tokens, max_model_len=self._main.max_model_len
+        )
+        try:
+            if reason:
+                raise ValueError(reason)
+            async with asyncio.timeout(_LOADING):
+                folder = await asyncio.to_thread(adapters.lora_folder, source, self._server.local_base)
+                await self._engine.add_adapter(name, folder)
+                await self._engine.try_adapter(name)
+        except (LeamlError, ValueError, ApiError, TimeoutError, OSError) as error:
+            await self._engine.remove_adapter(name)
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            observe.log.error("adapter refused", extra={"fields": {"model": name, "reason": why}})
+            return replace(model, state="failed", reason=why)
+        observe.log.info("adapter loaded", extra={"fields": {"model": name}})
+        return model
+
+    async def chat(
+        self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
+    ) -> dict[str, Any] | AsyncIterator[str]:
+        """As Service.chat."""
+        if model.kind != "merged":
+            return await self._engine.chat(model, body, pictures, request_id)
+        handle = self._peers[model.id].options(method_name="chat_for", stream=True)
+        stream = _passed_on(handle.remote(model, body, pictures, request_id))
+        first = await anext(stream)
+        return first if isinstance(first, dict) else _with_first(first, stream)
+
+    async def answer(
+        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+    ) -> list[Answer]:
+        """As Service.answer."""
+        if model.kind != "merged":
+            return await self._engine.answer(model, picture, questions, alternatives, request_id)
+        call = self._peers[model.id].answer_for.remote(model, picture, questions, alternatives, request_id)
+        result = await _forwarded(lambda: call)
+        if isinstance(result, ApiError):
+            raise result
+        return result
+
+    async def health(self) -> None:
+        """As Service.health."""
+        await self._server.check_health()
+
+
+async def _forwarded(call: Callable[[], Any]) -> Any:
+    try:
+        return await call()
+    except BackPressureError:
+        raise ApiError(429, "the domain is full; try again", "full", retry_after=2) from None
+    except RayError:
+        raise ApiError(503, "the domain's replica cannot answer now; try again", "domain_down", retry_after=10) from None
+
+
+async def _passed_on(replies: Any) -> AsyncIterator[Any]:
+    iterator = aiter(replies)
+    try:
+        while True:
+            try:
+                reply = await _forwarded(lambda: anext(iterator))
+            except StopAsyncIteration:
+                return
+            if isinstance(reply, ApiError):
+                raise reply
+            yield reply
+    finally:
+        replies.cancel()
+
+
+async def _with_first(first: str, rest: AsyncIterator[Any]) -> AsyncIterator[str]:
+    yield first
+    async for event in rest:
+        yield event
+
+
+def environment(cpus: float) -> dict[str, str]:
+    """Environment of a replica's process."""
+    return {
+        "LEAML_ENGINE_DIES_WITH_PARENT": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        "OMP_NUM_THREADS": str(max(1, int(cpus))),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    }

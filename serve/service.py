@@ -1,0 +1,98 @@
+"""What the routes need from behind them: models that chat and answer. The replica with vLLM is one, tests script another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from serve.media import Picture
+
+
+@dataclass(frozen=True)
+class Model:
+    """A served model.
+
+    Attributes:
+        id: what clients ask for.
+        source: what it was made from, as it was given.
+        run: name and folder of the run, "" if it is not of a run.
+        kind: the main model, a LoRA beside it, or a merged model with replicas of its own.
+        state: whether it answers; `failed` has a `reason`.
+        temperature: of the calibration; None: not calibrated.
+        answer_tokens: longest answer of /v1/vqa.
+        max_model_len: longest prompt and reply together, in tokens; 0: not known yet.
+    """
+
+    id: str
+    source: str
+    run: str = ""
+    kind: Literal["main", "adapter", "merged"] = "main"
+    state: Literal["ready", "failed"] = "ready"
+    reason: str = ""
+    temperature: float | None = None
+    answer_tokens: int = 24
+    max_model_len: int = 0
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about an image, with the options to choose from."""
+
+    text: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply text with the natural-log probability of all its tokens."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The greedy answer, its alternatives (most probable first), and tokens read and written."""
+
+    reply: Reply
+    alternatives: tuple[Reply, ...] = ()
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+
+
+class Service(Protocol):
+    """Models behind the routes. All methods may raise ApiError."""
+
+    def models(self) -> list[Model]:
+        """The main model first."""
+        ...
+
+    def card(self, model: Model) -> dict[str, Any]:
+        """The model's card (leaml.modelcard)."""
+        ...
+
+    async def chat(
+        self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
+    ) -> dict[str, Any] | AsyncIterator[str]:
+        """A chat completion: the reply's JSON, or with `stream` the events as text.
+
+        Args:
+            model: One of `models()`.
+            body: A checked request of OpenAI's form in which an image part is `{"type": "image", "index": i}`.
+            pictures: The images, by index.
+            request_id: Unique.
+        """
+        ...
+
+    async def answer(
+        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+    ) -> list[Answer]:
+        """Greedy answers to questions about one image, as `leaml evaluate` gives them, each with its alternatives."""
+        ...
+
+    async def health(self) -> None:
+        """Raise if the engine cannot answer."""
+        ...

@@ -1,0 +1,218 @@
+"""Settings of the endpoint: what is served, its limits, keys, sources of images and scaling; defaults are the safe choice."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from leaml.config.base import Section
+from leaml.config.reading import override
+from leaml.errors import ConfigError
+
+NAME = r"^[A-Za-z0-9._:-]{1,128}$"
+"""What a served model may be called."""
+
+MARGIN = 15.0
+"""Seconds that a replica lives on after the longest answer, so that no request is lost when it is stopped."""
+
+
+class Domain(Section):
+    """One more domain beside the main model, asked for as `main:name`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name behind the colon.")
+    source: str = Field(
+        min_length=1,
+        description="Adapter folder (LoRA or neurons) of the main model, run folder, model folder or hub id; local or s3://.",
+    )
+
+
+class EngineSettings(Section):
+    """The vLLM engine of one replica."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="Weight type; none: the run's, float32 for a model that is not of a run."
+    )
+    revision: str | None = Field(None, description="Hub revision of the main model; pin a commit for real use.")
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model; off unless you trust its author.")
+    cpus: float = Field(1, gt=0, description="Logical CPUs of one replica.")
+    gpus: float = Field(0, ge=0, description="GPUs of one replica; whole numbers > 1 are tensor parallel.")
+    sequences: int = Field(64, gt=0, description="Sequences the engine works on at a time (vLLM's max_num_seqs).")
+    max_model_len: int | None = Field(None, gt=0, description="Longest prompt with reply, in tokens; none: the model's.")
+    max_adapters: int | None = Field(
+        None,
+        ge=0,
+        description="Adapters in a batch at a time (vLLM's max_loras); 0: none, they are merged; none: 4 if there are domains.",
+    )
+    max_adapter_rank: int = Field(
+        64, ge=1, le=512, description="Largest LoRA rank, that is most neurons per module; adapters above it are merged."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Further vLLM engine arguments.")
+
+
+class LimitSettings(Section):
+    """What one request may ask for. Everything above is refused with a 4xx that names the limit."""
+
+    body_bytes: int = Field(12 * 2**20, gt=0, description="Request body, counted while it is read (413).")
+    body_seconds: float = Field(10.0, gt=0, description="Time for the whole body to arrive (408).")
+    header_bytes: int = Field(16 * 1024, gt=0, description="All request headers together (431).")
+    image_bytes: int = Field(8 * 2**20, gt=0, description="One encoded image (413).")
+    pixels: int = Field(16_000_000, gt=0, description="One image; read from its header before it is decoded (413).")
+    images: int = Field(1, ge=0, description="Images of one chat request (422); vLLM reserves memory for them.")
+    prompt_chars: int = Field(8000, gt=0, description="All texts of one request together (422).")
+    messages: int = Field(64, gt=0, description="Messages of one chat request (422).")
+    max_tokens: int = Field(512, gt=0, description="Longest reply (422); a chat request that names none gets this.")
+    answer_tokens: int | None = Field(
+        None, gt=0, description="Longest answer of /v1/vqa; none: the run's evaluate.max_tokens, so that answers are equal."
+    )
+    n: int = Field(4, gt=0, description="Replies to one chat request (422).")
+    logprobs: int = Field(8, ge=0, description="top_logprobs of one chat request (422).")
+    questions: int = Field(32, gt=0, description="Questions of one batch about one image (422).")
+    options: int = Field(26, gt=1, le=26, description="Options of one question (422).")
+    alternatives: int = Field(8, ge=0, description="Alternatives to one answer (422).")
+    concurrency: int = Field(32, gt=0, description="Requests a replica works on at a time.")
+    queue: int = Field(64, gt=0, description="Requests that wait for a place at a replica; more get 429.")
+    deadline_seconds: float = Field(60.0, gt=0, description="From the end of the headers to the end of the reply (504).")
+    retry_after_seconds: int = Field(2, gt=0, description="Retry-After of a 429 or 503.")
+
+
+class MediaSettings(Section):
+    """Where images may come from. `data:` URLs and uploads always work; nothing else is fetched unless it is listed here."""
+
+    s3_prefixes: list[str] = Field(
+        default_factory=list,
+        description="s3://bucket/prefix/ under which image ids are read with the server's own credentials.",
+    )
+    hosts: list[str] = Field(
+        default_factory=list,
+        description="Host names (with :port where it is not 80 or 443) that http(s) URLs may name; each must resolve to public "
+        "addresses only, and redirects are not followed.",
+    )
+    fetch_seconds: float = Field(10.0, gt=0, description="Time for one image to be fetched.")
+
+    @field_validator("s3_prefixes")
+    @classmethod
+    def _are_folders(cls, value: list[str]) -> list[str]:
+        for prefix in value:
+            if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(?:[^\0\\?#]*/)?", prefix):
+                msg = f"{prefix!r} is not of the form s3://bucket/ or s3://bucket/prefix/ (with the slash at the end)"
+                raise ValueError(msg)
+        return value
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_hosts(cls, value: list[str]) -> list[str]:
+        for host in value:
+            if not re.fullmatch(r"[a-z0-9.-]+(?::\d{1,5})?", host):
+                msg = f"{host!r} is not a plain lower-case host name, with or without :port"
+                raise ValueError(msg)
+        return value
+
+
+class AuthSettings(Section):
+    """Who may ask. Keys themselves are never settings: they come from a file or from LEAML_API_KEYS."""
+
+    keys_file: str | None = Field(None, description="File with one API key a line, # for comments; read when deployed.")
+    open_metrics: bool = Field(False, description="Answer GET /metrics without a key, for a scraper in a closed network.")
+
+
+class ScalingSettings(Section):
+    """Replicas of the main model and when their number changes."""
+
+    min_replicas: int = Field(1, ge=0, description="Fewest replicas; 0 lets the first request wait for a start.")
+    max_replicas: int = Field(1, gt=0, description="Most replicas.")
+    target_requests: float = Field(16.0, gt=0, description="Requests per replica that the scaling aims at.")
+    upscale_seconds: float = Field(10.0, ge=0, description="How long more requests are seen before replicas are added.")
+    downscale_seconds: float = Field(120.0, ge=0, description="How long fewer requests are seen before replicas are removed.")
+    health_seconds: float = Field(5.0, gt=0, description="Time between two health checks of a replica's engine.")
+    health_timeout_seconds: float = Field(10.0, gt=0, description="A health check without reply for this long has failed.")
+    domain_min_replicas: int = Field(0, ge=0, description="Fewest replicas of a domain with a merged model of its own.")
+    domain_max_replicas: int = Field(1, gt=0, description="Most replicas of such a domain.")
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> ScalingSettings:
+        for low, high in (("min_replicas", "max_replicas"), ("domain_min_replicas", "domain_max_replicas")):
+            if getattr(self, low) > getattr(self, high):
+                msg = f"{low} is {getattr(self, low)}, more than {high}, {getattr(self, high)}"
+                raise ValueError(msg)
+        return self
+
+
+class HttpSettings(Section):
+    """Where the endpoint listens; `serve deploy` takes host and port from http_options of its file instead."""
+
+    host: str = Field("127.0.0.1", description="Address to bind; any but a loopback address needs API keys.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to bind.")
+    cors_origins: list[str] = Field(default_factory=list, description="Origins of web pages that may call; none: same origin.")
+
+
+class ServeSettings(Section):
+    """Everything `leaml serve` and `serve.app:build` need."""
+
+    model: str = Field(min_length=1, description="Run folder, model folder (local or s3://), shipped name or hub id.")
+    name: str | None = Field(None, pattern=NAME, description="Name of the model for clients; none: the run's or folder's name.")
+    domains: list[Domain] = Field(default_factory=list, description="More domains, each asked for as `name:domain`.")
+    engine: EngineSettings = Field(default_factory=lambda: EngineSettings(), description="Engine.")
+    limits: LimitSettings = Field(default_factory=lambda: LimitSettings(), description="Limits.")
+    media: MediaSettings = Field(default_factory=lambda: MediaSettings(), description="Sources of images.")
+    auth: AuthSettings = Field(default_factory=lambda: AuthSettings(), description="Keys.")
+    scaling: ScalingSettings = Field(default_factory=lambda: ScalingSettings(), description="Scaling.")
+    http: HttpSettings = Field(default_factory=lambda: HttpSettings(), description="Address.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> ServeSettings:
+        names = [domain.name for domain in self.domains]
+        if repeated := sorted({n for n in names if names.count(n) > 1}):
+            msg = f"domains {repeated} are named more than once"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def adapters(self) -> int:
+        """Adapters in a batch at a time; an engine that can take none is faster, and must be replaced for the first one."""
+        return (4 if self.domains else 0) if self.engine.max_adapters is None else self.engine.max_adapters
+
+    @property
+    def drain_seconds(self) -> float:
+        """How long a replica that is stopped may go on with what it has begun."""
+        return self.limits.deadline_seconds + self.limits.body_seconds + MARGIN
+
+
+def load_settings(tree: dict[str, Any], origin: str = "serve settings") -> ServeSettings:
+    """Validate a plain tree. Raises ConfigError that names the key."""
+    try:
+        return ServeSettings.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        msg = f"{origin}: {'; '.join(lines)} (docs/serving.md lists every key)"
+        raise ConfigError(msg) from None
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The tree of a YAML file: settings as such, or the `args` of the first application of a file for `serve deploy`."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        msg = f"cannot read the settings {str(path)!r}: {error}; give a YAML file"
+        raise ConfigError(msg) from None
+    if isinstance(tree, dict) and isinstance(tree.get("applications"), list) and tree["applications"]:
+        tree = tree["applications"][0].get("args")
+    if not isinstance(tree, dict):
+        msg = f"{path} holds no settings: give a mapping, or a file for `serve deploy` whose application has args"
+        raise ConfigError(msg)
+    return tree
+
+
+def merged(path: str | Path | None, given: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """A file's tree with `given` (dotted keys, None: not given) and `a.b=value` overrides put over it."""
+    tree = read_settings(path) if path else {}
+    for key, value in given.items():
+        if value is not None:
+            override(tree, f"{key}={json.dumps(value)}")
+    for item in overrides:
+        override(tree, item)
+    return tree

@@ -1,0 +1,91 @@
+"""POST /v1/vqa: checks a request, asks the service, and turns log-probabilities into confidences."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from leaml.calibration import confidence
+from leaml.errors import DataError
+from leaml.scoring import ask
+from serve.chat import check_chars
+from serve.errors import refuse
+from serve.schemas import (
+    VqaAlternative,
+    VqaAnswer,
+    VqaBatchAnswer,
+    VqaBatchReply,
+    VqaReply,
+    VqaRequest,
+)
+from serve.service import Answer, Model, Question, Reply
+from serve.settings import LimitSettings
+
+
+def questions_of(request: VqaRequest, limits: LimitSettings) -> list[Question]:
+    """The questions of a request, checked. Raises ApiError (422)."""
+    if (request.question is None) == (request.questions is None):
+        refuse("give either `question` or `questions`", "inconsistent", "question")
+    if request.questions is not None and request.options is not None:
+        refuse("options of a batch stand beside each question", "inconsistent", "options")
+    if request.alternatives > limits.alternatives:
+        msg = f"alternatives is {request.alternatives}, more than the limit of {limits.alternatives}"
+        refuse(msg, "alternatives", "alternatives")
+    asked = (
+        [(request.question or "", request.options)]
+        if request.questions is None
+        else [(each.question, each.options) for each in request.questions]
+    )
+    if len(asked) > limits.questions:
+        refuse(f"{len(asked)} questions are more than the limit of {limits.questions}", "questions", "questions")
+    check_chars(sum(len(text) + sum(map(len, options or [])) for text, options in asked), limits)
+    return [_question(text, options, limits) for text, options in asked]
+
+
+def _question(text: str, options: list[str] | None, limits: LimitSettings) -> Question:
+    if not text.strip():
+        refuse("the question is empty", "empty", "question")
+    if options is None:
+        return Question(text)
+    if not 2 <= len(options) <= limits.options or any(not option.strip() for option in options):
+        refuse(f"options must be 2 to {limits.options} texts that are not empty", "options", "options")
+    return Question(text, tuple(options))
+
+
+def request_text(question: Question) -> str:
+    """What the model is asked: the same text as in training and evaluation."""
+    try:
+        return ask({"question": question.text, "options": list(question.options)})
+    except DataError as error:
+        refuse(str(error), "options", "options")
+
+
+def reply_of(
+    request: VqaRequest, questions: list[Question], answers: list[Answer], model: Model, request_id: str, began: float
+) -> dict[str, Any]:
+    """The JSON of the reply to one question or to many."""
+    common = {
+        "id": request_id,
+        "model": model.id,
+        "run": model.run,
+        "latency_ms": round(1000 * (time.perf_counter() - began), 2),
+    }
+    found = [_answer(answer, model) for answer in answers]
+    if request.questions is None:
+        return VqaReply(**common, **found[0].model_dump()).model_dump()
+    batch = [VqaBatchAnswer(question=q.text, **each.model_dump()) for q, each in zip(questions, found, strict=True)]
+    return VqaBatchReply(**common, answers=batch).model_dump()
+
+
+def _answer(answer: Answer, model: Model) -> VqaAnswer:
+    return VqaAnswer(
+        answer=answer.reply.text,
+        confidence=_confidence(answer.reply, model),
+        calibrated=model.temperature is not None,
+        alternatives=[VqaAlternative(answer=r.text, confidence=_confidence(r, model)) for r in answer.alternatives],
+    )
+
+
+def _confidence(reply: Reply, model: Model) -> float:
+    # a sum of float32 log-probabilities can lie just above 0
+    return round(confidence(min(0.0, reply.logprob), 1.0 if model.temperature is None else model.temperature), 6)

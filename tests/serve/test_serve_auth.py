@@ -1,0 +1,123 @@
+"""API keys: who may ask what, how keys are read, and which servers are refused."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from conftest import Client
+from scripted_service import KEY, OTHER_KEY, chat_body
+
+from leaml.errors import ConfigError
+from serve import auth
+
+PATHS = ["/", "/metrics", "/openapi.json", "/v1/models", "/v1/models/tiny", "/v1/card", "/static/app.js", "/nowhere"]
+
+
+def basic(password: str) -> str:
+    return "Basic " + base64.b64encode(f"anyone:{password}".encode()).decode()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        f"Bearer {KEY}x",
+        f"Bearer {KEY[:-1]}",
+        KEY,
+        f"Token {KEY}",
+        basic("wrong"),
+        "Basic !!!",
+        "Basic \xff",
+    ],
+)
+async def test_every_route_but_health_needs_a_key(client: Client, header: str | None) -> None:
+    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+    async with client(headers=headers) as c:  # type: ignore[arg-type]
+        for path in PATHS:
+            reply = await c.get(path)
+            assert reply.status_code == 401, path
+            assert reply.headers["www-authenticate"].startswith("Bearer")
+            assert reply.json()["error"]["type"] == "authentication_error"
+        for path in ("/v1/vqa", "/v1/chat/completions"):
+            assert (await c.post(path, json=chat_body())).status_code == 401
+            assert (await c.options(path)).status_code == 401
+        assert (await c.get("/health")).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_each_of_several_keys_opens(client: Client) -> None:
+    for value in (f"Bearer {KEY}", f"bearer {OTHER_KEY}", basic(KEY)):
+        async with client(headers={"Authorization": value}) as c:
+            for path in PATHS[:-1]:
+                assert (await c.get(path)).status_code == 200, path
+
+
+@pytest.mark.anyio
+async def test_a_stored_password_is_no_use_to_a_page_of_another_site(client: Client) -> None:
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        async with client(headers={"Authorization": basic(KEY), "Sec-Fetch-Site": site}) as c:
+            assert (await c.post("/v1/chat/completions", json=chat_body())).status_code == status
+
+
+@pytest.mark.anyio
+async def test_metrics_can_be_opened(client: Client) -> None:
+    async with client({"auth": {"open_metrics": True}}, headers={}) as c:
+        assert (await c.get("/metrics")).status_code == 200
+        assert (await c.get("/v1/models")).status_code == 401
+
+
+@pytest.mark.anyio
+async def test_without_keys_only_this_machine_is_answered(client: Client) -> None:
+    for address, status in (("127.0.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200), ("10.0.0.9", 403), ("::2", 403)):
+        async with client(keys=False, headers={}, address=address) as c:
+            assert (await c.get("/v1/models")).status_code == status, address
+
+
+@pytest.mark.anyio
+async def test_cross_origin_pages_are_answered_only_where_listed(client: Client) -> None:
+    ask = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    async with client() as c:
+        reply = await c.post("/v1/chat/completions", json=chat_body(), headers={"Origin": "https://a.example"})
+        assert "access-control-allow-origin" not in reply.headers
+        assert "access-control-allow-origin" not in (await c.options("/v1/vqa", headers=ask)).headers
+    async with client({"http": {"cors_origins": ["https://a.example"]}}) as c:
+        assert (await c.options("/v1/vqa", headers=ask)).headers["access-control-allow-origin"] == "https://a.example"
+        other = await c.options("/v1/vqa", headers=ask | {"Origin": "https://b.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# ours\n{KEY}\n\n  {OTHER_KEY}  \n")
+    environment = {"LEAML_API_KEYS": f"{KEY}, third-key-0123456789"}
+    found = auth.read_keys(str(file), environment)
+    assert found == sorted(auth.digest(k) for k in (KEY, OTHER_KEY, "third-key-0123456789"))
+    assert auth.read_keys(None, {}) == []
+    assert KEY not in str(found)
+
+
+@pytest.mark.parametrize("content", ["", "# none\n", "short", "has a space in its middle", "ключ-ключ-ключ-ключ"])
+def test_bad_key_files_are_refused_without_showing_them(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(content)
+    with pytest.raises(ConfigError) as raised:
+        auth.read_keys(str(file), {})
+    assert not content.strip("# \n") or content not in str(raised.value)
+    with pytest.raises(ConfigError):
+        auth.read_keys(str(tmp_path / "missing"), {})
+
+
+def test_an_open_server_binds_to_loopback_only() -> None:
+    for host in ("127.0.0.1", "127.9.9.9", "localhost", "::1"):
+        auth.refuse_open_server(host, [])
+    auth.refuse_open_server("0.0.0.0", [auth.digest(KEY)])
+    for host in ("0.0.0.0", "::", "192.168.0.4", "example.org", ""):
+        with pytest.raises(ConfigError, match="API keys"):
+            auth.refuse_open_server(host, [])

@@ -1,0 +1,275 @@
+"""Where images may come from: ids under S3 prefixes, listed hosts at public addresses, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import pickle
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from scripted_service import data_url, png
+
+from leaml.data import s3
+from serve import media
+from serve.errors import ApiError
+from serve.settings import LimitSettings, MediaSettings
+
+LIMITS = LimitSettings(image_bytes=5000)
+
+
+def fetch(reference: str, settings: MediaSettings | None = None, limits: LimitSettings = LIMITS) -> media.Picture:
+    return asyncio.run(media.from_reference(reference, settings or MediaSettings(), limits))
+
+
+def refused(reference: str, settings: MediaSettings | None = None) -> tuple[int, str]:
+    with pytest.raises(ApiError) as raised:
+        fetch(reference, settings)
+    return raised.value.status, raised.value.code
+
+
+def test_a_data_url_is_decoded_as_evaluation_decodes() -> None:
+    picture = fetch(data_url(png(7, 5, kind="JPEG"), "jpeg"))
+    assert (picture.image.mode, picture.image.size) == ("RGB", (7, 5))
+    assert pickle.loads(pickle.dumps(picture)).image.tobytes() == picture.image.tobytes()
+    assert b"JFIF" not in repr(picture).encode()
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "data:image/png,AAAA",
+        "data:text/html;base64,AAAA",
+        "data:;base64,AAAA",
+        "data:image/png;base64,A",
+        "data:image/png;base64,AAAA====",
+        "data:image/png;base64,AA AA",
+        "data:image/png;base64,\u00e9",
+        "data:image/png;base64;base64;base64,AAAA" + ";" * 500,
+        "DATA:image/png;base64,AAAA",
+    ],
+)
+def test_malformed_data_urls(reference: str) -> None:
+    assert refused(reference)[0] == 422
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "",
+        "a",
+        "//a",
+        "http://a.example/x.png",
+        "https://a.example/x.png",
+        "file:///etc/passwd",
+        "FILE:///etc/passwd",
+        "gopher://127.0.0.1/",
+        "ftp://a.example/a",
+        "s3://bucket/key.png",
+        "/etc/passwd",
+        "\\\\host\\share",
+        "javascript:alert(1)",
+    ],
+)
+def test_nothing_is_fetched_by_default(reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media.socket, "getaddrinfo", lambda *_a, **_k: pytest.fail("looked up"))
+    monkeypatch.setattr(media.files, "read_bytes", lambda *_a: pytest.fail("read"))
+    assert refused(reference) == (422, "image_source")
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3", endpoint_url=server, region_name="us-east-1")
+    client.create_bucket(Bucket="ours")
+    for key, body in {"in/a.png": png(), "in/large.png": bytes(6000), "in/text": b"hello", "out/a.png": png()}.items():
+        client.put_object(Bucket="ours", Key=key, Body=body)
+    yield
+    s3._client.cache_clear()
+
+
+def test_s3_ids_are_read_below_the_prefixes_only(bucket: None) -> None:
+    settings = MediaSettings(s3_prefixes=["s3://ours/in/"])
+    assert fetch("s3://ours/in/a.png", settings).image.size == (8, 8)
+    assert refused("s3://ours/in/large.png", settings) == (413, "image_bytes")
+    assert refused("s3://ours/in/text", settings) == (422, "image_unreadable")
+    assert refused("s3://ours/in/missing.png", settings) == (422, "image_missing")
+    for other in ("out/a.png", "in/../out/a.png", "in/./a.png", "in//a.png", "in/a.png/", "in/\\..\\out", "in/a\0b", "in"):
+        assert refused(f"s3://ours/{other}", settings) == (422, "image_source"), other
+    assert refused("s3://other/in/a.png", settings) == (422, "image_source")
+    assert refused("S3://ours/in/a.png", settings) == (422, "image_source")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "127.8.8.8",
+        "0.0.0.0",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "192.0.2.1",
+        "198.18.0.1",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::1",
+        "::",
+        "fe80::1",
+        "fe80::1%eth0",
+        "fc00::1",
+        "fd00:ec2::254",
+        "ff02::1",
+        "::ffff:127.0.0.1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "2001:db8::1",
+        "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+    ],
+)
+def test_addresses_that_are_not_of_the_open_internet(address: str) -> None:
+    assert not media.is_public(address)
+
+
+def test_addresses_of_the_open_internet() -> None:
+    assert all(map(media.is_public, ("8.8.8.8", "1.1.1.1", "2606:4700:4700::1111")))
+
+
+HOSTILE = [
+    "http://ok.example@127.0.0.1/a",
+    "http://127.0.0.1#@ok.example/",
+    "http://127.0.0.1\\@ok.example/",
+    "http://ok.example\\@127.0.0.1/",
+    "http://ok.example:80@127.0.0.1/",
+    "http://OK.example/a",
+    "http://ok.example./a",
+    "http://ok.example:81/a",
+    "http://[::1]/a",
+    "http://[::ffff:127.0.0.1]/",
+    "http://2130706433/a",
+    "http://0x7f000001/",
+    "http://0177.0.0.1/",
+    "http://127.1/a",
+    "http://evil.ok.example/",
+    "http://ok.example.evil/",
+    "http://ok.example%00.evil/",
+    "http://ok.example%2eevil/",
+    "http:///ok.example",
+    "http:ok.example",
+    "http://ok.example:99999/",
+    "http://оk.example/a",
+    "http://ok。example/a",
+    "https://ok.example:http/",
+    "http://ok.example/#frag",
+    "http://user:pass@ok.example/",
+]
+
+
+@pytest.mark.parametrize("url", [*HOSTILE, "http://ok.example/a b", "http://ok.example/\r\nHost: evil", "http://ok.example\n/"])
+def test_urls_that_parsers_read_differently_reach_no_network(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media.socket, "getaddrinfo", lambda *_a, **_k: pytest.fail("looked up"))
+    assert refused(url, MediaSettings(hosts=["ok.example"])) == (422, "image_source")
+
+
+def test_a_listed_host_with_any_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(2, 1, 6, "", ("8.8.8.8", 80)), (2, 1, 6, "", ("169.254.169.254", 80))]
+
+    monkeypatch.setattr(media.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(media.socket, "create_connection", lambda *_a, **_k: pytest.fail("connected"))
+    assert refused("http://ok.example/a", MediaSettings(hosts=["ok.example"])) == (422, "image_source")
+
+
+class _Site(http.server.BaseHTTPRequestHandler):
+    seen: list[str] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        self.seen.append(self.headers["Host"] + self.path)
+        status = {"/moved": 302, "/missing": 404}.get(self.path, 200)
+        self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "/a.png")
+        self.end_headers()
+        body = {"/large": bytes(9000), "/text": b"secret text"}.get(self.path, png())
+        if self.path == "/slow":
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                threading.Event().wait(0.02)
+        else:
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Port of a web server here, at an address that counts as public and that the name `ok.example` has once only."""
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Site)
+    threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True).start()
+    looked_up: list[str] = []
+
+    def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        looked_up.append(host)
+        address = "127.0.0.1" if len(looked_up) == 1 else "192.168.0.1"  # rebound at the second look
+        return [(2, 1, 6, "", (address, port))]
+
+    monkeypatch.setattr(media.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(media, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(media.socket, "create_connection", _connect)  # the real one looks up even an address
+    _Site.seen.clear()
+    yield web.server_address[1]
+    web.shutdown()
+    web.server_close()
+
+
+def _connect(where: tuple[str, int], timeout: float) -> object:
+    plain = socket.socket(socket.AF_INET)
+    plain.settimeout(timeout)
+    plain.connect(where)
+    return plain
+
+
+def test_a_listed_host_is_asked_at_the_checked_address(site: int) -> None:
+    host = f"ok.example:{site}"
+    assert fetch(f"http://{host}/a.png?x=1", MediaSettings(hosts=[host])).image.size == (8, 8)
+    assert _Site.seen == [f"{host}/a.png?x=1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/moved", (422, "image_missing")),
+        ("/missing", (422, "image_missing")),
+        ("/large", (413, "image_bytes")),
+        ("/text", (422, "image_unreadable")),
+        ("/slow", (422, "image_missing")),
+    ],
+)
+def test_what_a_listed_host_may_not_send(site: int, path: str, expected: tuple[int, str]) -> None:
+    host = f"ok.example:{site}"
+    assert refused(f"http://{host}{path}", MediaSettings(hosts=[host], fetch_seconds=0.3)) == expected
+    assert _Site.seen == [f"{host}{path}"]
+
+
+def test_images_that_cannot_be_read(tmp_path: Path) -> None:
+    whole = png(64, 64, kind="JPEG")
+    for data in (b"", b"GIF89a", whole[: len(whole) // 2], b"<svg xmlns='x'/>", b"%PDF-1.4", b"\x93NUMPY" + bytes(64)):
+        with pytest.raises(ApiError) as raised:
+            asyncio.run(media.from_bytes(data, LIMITS))
+        assert (raised.value.status, raised.value.code) == (422, "image_unreadable")
+        assert "PIL" not in raised.value.message

@@ -1,0 +1,61 @@
+"""Settings of the endpoint: unknown keys and impossible values are refused by name; the shipped file is what it claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from leaml.errors import ConfigError
+from serve.settings import ServeSettings, load_settings, read_settings
+
+
+@pytest.mark.parametrize(
+    ("tree", "word"),
+    [
+        ({}, "model"),
+        ({"model": ""}, "model"),
+        ({"model": "a", "modle": 1}, "modle"),
+        ({"model": "a", "name": "a b"}, "name"),
+        ({"model": "a", "name": "../a"}, "name"),
+        ({"model": "a", "domains": [{"name": "x/y", "source": "b"}]}, "domains"),
+        ({"model": "a", "domains": [{"name": "x", "source": "b"}] * 2}, "more than once"),
+        ({"model": "a", "limits": {"body_bytes": 0}}, "limits.body_bytes"),
+        ({"model": "a", "scaling": {"min_replicas": 3, "max_replicas": 2}}, "min_replicas"),
+        ({"model": "a", "media": {"s3_prefixes": ["s3://bucket"]}}, "s3_prefixes"),
+        ({"model": "a", "media": {"s3_prefixes": ["file:///etc/"]}}, "s3_prefixes"),
+        ({"model": "a", "media": {"hosts": ["http://a.example"]}}, "hosts"),
+        ({"model": "a", "media": {"hosts": ["A.example"]}}, "hosts"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(tree: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        load_settings(tree)
+
+
+def test_every_field_says_what_it_is() -> None:
+    def missing(model: type[BaseModel]) -> list[str]:
+        found = [f"{model.__name__}.{n}" for n, f in model.model_fields.items() if not f.description]
+        nested = [a for f in model.model_fields.values() if isinstance(a := f.annotation, type) and issubclass(a, BaseModel)]
+        return found + [name for each in nested for name in missing(each)]
+
+    assert missing(ServeSettings) == []
+
+
+def test_a_stopped_replica_outlives_its_longest_answer() -> None:
+    settings = load_settings({"model": "a", "limits": {"deadline_seconds": 300, "body_seconds": 20}})
+    assert settings.drain_seconds > 320
+
+
+def test_settings_are_read_from_both_kinds_of_file(tmp_path: Path) -> None:
+    plain, deployed = tmp_path / "plain.yaml", tmp_path / "deployed.yaml"
+    plain.write_text("model: a\n")
+    deployed.write_text(yaml.safe_dump({"applications": [{"name": "x", "import_path": "y", "args": {"model": "a"}}]}))
+    assert read_settings(plain) == read_settings(deployed) == {"model": "a"}
+    for content in ("[1]", "a: [", "applications: [{name: x}]"):
+        plain.write_text(content)
+        with pytest.raises(ConfigError):
+            read_settings(plain)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.label_efficiency --quick            one budget, one draw, baselines, LEAML and full labels
     python -m benchmarks.label_efficiency --draws 3          the same with three draws and the controls of --controls
-    python -m benchmarks.label_efficiency --full             six budgets, five draws at 1 %, every control
+    python -m benchmarks.label_efficiency --full             six budgets, five draws and every filter at 1 %, every control
         [--config pipelines/configs/demo.yaml] [--json FILE] [--svg FILE] [--curve FILE] [a.b=value ...]
 
 Any configuration is a domain. Every draw labels other images; captions and zero-shot answers are shared between draws. All runs
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +46,54 @@ FULL_CONTROLS = [
     "lowest_neurons",
     "full_labels",
 ]
+FILTERS = {
+    "no_filters": [
+        "round_trip=false",
+        "min_votes=null",
+        "duplicates=false",
+        "max_question_chars=null",
+        "max_answer_chars=null",
+    ],
+    "no_round_trip": ["round_trip=false"],
+    "no_votes": ["min_votes=null"],
+    "duplicates_kept": ["duplicates=false"],
+    "mean_logprob": ["min_mean_logprob=-0.5"],
+    "similar_questions": ["similar_questions=0.8"],
+    "hardness": ["hardness=true"],
+    "answer_balance": ["max_answer_share=0.5"],
+}
+"""Rows `leaml_<name>`: LEAML with these keys of `generate.filters` changed."""
 FULL_BUDGETS = {0.005: 1, 0.01: 5, 0.02: 1, 0.05: 1, 0.1: 1, 1.0: 1}
 """Share of the labeled images -> label draws."""
+FILTERS_AT = 0.01
+"""The budget at which `--full` tries each filter."""
 
 
-def run_draw(file: Path, overrides: list[str], draw: int, controls: list[str], budget: float | None = None) -> dict[str, Any]:
-    """One `leaml adapt` with this draw's labels (by default as many as the configuration says).
+def run_draw(
+    file: Path,
+    overrides: list[str],
+    draw: int,
+    controls: list[str],
+    budget: float | None = None,
+    filters: Mapping[str, list[str]] | None = None,
+) -> dict[str, Any]:
+    """One `leaml adapt` with this draw's labels (by default as many as the configuration says), and one for each of `filters`.
 
     Returns its metrics, with each row's predictions (`tables.PREDICTIONS`) as "predictions".
     """
     own = [f"data.budget.seed={draw}", f"evaluate.controls={json.dumps(controls)}"]
     if budget is not None:
         own += ["data.budget.count=null", f"data.budget.fraction={budget}"]
-    loaded = config.load(file, ["name=label_efficiency", *overrides, *own])
+    metrics = _adapted(file, [*overrides, *own])
+    for name, keys in (filters or {}).items():
+        changed = _adapted(file, [*overrides, *own, "evaluate.controls=[]", *(f"generate.filters.{key}" for key in keys)])
+        for part in ("rows", "predictions"):
+            metrics[part][f"leaml_{name}"] = changed[part]["leaml"]
+    return metrics
+
+
+def _adapted(file: Path, overrides: list[str]) -> dict[str, Any]:
+    loaded = config.load(file, ["name=label_efficiency", *overrides])
     metrics = adapt(loaded)
     assert metrics is not None
     return metrics | {"predictions": read_predictions(loaded.run_folder)}
@@ -191,6 +227,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--controls", nargs="*", default=CONTROLS)
+    parser.add_argument("--filters", action="store_true", help="LEAML with each filter changed, too")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
     parser.add_argument("--curve", type=Path)
@@ -200,7 +237,8 @@ def main() -> None:
     plan: dict[float | None, int] = {None: 1 if given.quick else given.draws}
     found, draws = [], []
     for budget, count in (FULL_BUDGETS if given.full else plan).items():
-        draws = [run_draw(given.config, given.overrides, d, controls, budget) for d in range(count)]
+        filters = FILTERS if given.filters or (given.full and budget == FILTERS_AT) else {}
+        draws = [run_draw(given.config, given.overrides, d, controls, budget, filters) for d in range(count)]
         found.append(report(draws))
         print(f"{found[-1]['domain']}, {found[-1]['labels']} labeled images, {count} draws")
         print(markdown(summarise(draws), found[-1]["methods"]))

@@ -8,8 +8,24 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from benchmarks.label_efficiency import compare, curve, gap_closed, markdown, plot, read_predictions, report, summarise
+from benchmarks import label_efficiency
+from benchmarks.label_efficiency import (
+    FILTERS,
+    compare,
+    curve,
+    gap_closed,
+    markdown,
+    plot,
+    read_predictions,
+    report,
+    run_draw,
+    summarise,
+)
 from leaml import tables
+from leaml.config import Config, load
+from leaml.data import files
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def metrics(leaml: float, labels: float) -> dict:
@@ -68,6 +84,34 @@ def test_predictions_are_those_of_the_runs_last_adapt(tmp_path: Path) -> None:
     found = read_predictions(str(tmp_path))
     assert list(found) == ["lora_labels"]
     assert found["lora_labels"]["question"].to_pylist() == ["q0", "q1", "q2", "q3"]
+
+
+def test_each_filter_is_a_row_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def adapt(found: Config) -> dict:
+        seen.append(found)
+        row = {"accuracy": 0.5 + 0.1 * found.generate.filters.round_trip, "by_type": {}}
+        step = {"name": "evaluate", "label": "evaluate leaml", "folder": "evaluate-1"}
+        files.write_bytes(f"{found.run_folder}/status.json", json.dumps({"steps": [step]}).encode())
+        tables.write(f"{found.run_folder}/evaluate-1/predictions.parquet", predictions(row["accuracy"]))
+        return {"dataset": "made-up", "labels": 40, "rows": {"leaml": row}}
+
+    monkeypatch.setattr(label_efficiency, "adapt", adapt)
+    demo, storage = ROOT / "pipelines/configs/demo.yaml", f"storage={tmp_path}"
+    found = run_draw(demo, [storage], 3, ["full_labels"], 0.02, {"off": ["round_trip=false", "min_votes=null"]})
+    assert {name: row["accuracy"] for name, row in found["rows"].items()} == {"leaml": 0.6, "leaml_off": 0.5}
+    assert sum(found["predictions"]["leaml_off"]["correct"].to_pylist()) == 100
+    assert [c.evaluate.controls for c in seen] == [["full_labels"], []]
+    assert {(c.data.budget.seed, c.data.budget.fraction) for c in seen} == {(3, 0.02)}
+    assert seen[1].generate.filters.min_votes is None
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_of_the_full_table_are_keys_of_the_configuration(name: str) -> None:
+    keys = [f"generate.filters.{key}" for key in FILTERS[name]]
+    changed, plain = (load(ROOT / "pipelines/configs/demo.yaml", overrides) for overrides in (keys, []))
+    assert changed.generate.filters != plain.generate.filters
 
 
 def test_gap_closed_and_report(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ MODEL = _route("One served model", _content("ModelEntry"), (404,))
 CARD = _route("The model's card", {"application/json": {"schema": {"type": "object"}}}, (404, 422))
 CHAT = _route(
     "OpenAI chat completion with images; `stream` gives server-sent events",
-    {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}},
+    {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
     _POST,
     _content("ChatRequest"),
 )

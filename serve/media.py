@@ -105,7 +105,12 @@ def _data(url: str, limits: LimitSettings) -> bytes:
 
 def _s3(reference: str, media: MediaSettings, limits: LimitSettings) -> bytes:
     path = reference.removeprefix("s3://")
-    plain = reference.startswith("s3://") and path.isprintable() and "\\" not in path and posixpath.normpath(path) == path
+    plain = (
+        reference.startswith("s3://")
+        and path.isprintable()
+        and not {"\\", "%"} & set(path)
+        and posixpath.normpath(path) == path
+    )
     if not plain or not any(reference.startswith(prefix) for prefix in media.s3_prefixes):
         refuse("the s3:// id is under none of the prefixes that this server may read", "image_source", "image")
     try:

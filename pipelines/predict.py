@@ -33,8 +33,8 @@ from pipelines.runtime import start_ray
 from pipelines.units import make_units, read_files, run_units
 
 _SHOWN = 3
-_PART = 50_000
-"""Images in a file of the index."""
+_PART = 20_000
+"""Images in a file of the index, and answers put together at a time."""
 
 
 @dataclass
@@ -164,24 +164,26 @@ def _index(batch: Batch, folder: str, shown: str) -> store.ImageIndex:
 
 def _answered(batch: Batch, work: str, folder: str, temperature: float | None) -> pa.Table:
     """A row a question, in the order of the questions."""
-    said: dict[tuple[str, str, tuple[str, ...]], dict[str, Any]] = {}
-    errors = _quarantined(work)
-    asked = batch.by_image()
+    said: dict[tuple[str, str, tuple[str, ...]], tuple[str, float]] = {}
+    errors, asked = _quarantined(work), batch.by_image()
     for part in read_files(work, tables.ANSWERS):
         for made in part.to_pylist():
             for question, answer in zip(asked[made["image_id"]], made["answers"], strict=True):
-                said[made["image_id"], question["question"], tuple(question["options"] or ())] = answer
-    rows: list[dict[str, object]] = []
-    for file, each in batch.asked:
-        image = batch.ids.get(file)
-        row: dict[str, object] = {"image_id": image or "", "file": file.removeprefix(folder + "/"), "question": each.question}
-        answer = said.get((image, each.question, each.options or ())) if image else None
-        if answer is None:
-            rows.append(row | {"error": batch.errors.get(file) or errors.get(image or "", "no answer")})
-            continue
-        sure = calibration.confidence(answer["logprob"], 1.0 if temperature is None else temperature)
-        rows.append(row | {"prediction": answer["prediction"], "logprob": answer["logprob"], "confidence": sure})
-    return tables.table(rows, tables.ANSWERED)
+                key = (made["image_id"], question["question"], tuple(question["options"] or ()))
+                said[key] = (answer["prediction"], answer["logprob"])
+
+    def row(file: str, each: Asked) -> dict[str, object]:
+        image = batch.ids.get(file, "")
+        found: dict[str, object] = {"image_id": image, "file": file.removeprefix(folder + "/"), "question": each.question}
+        key = (image, each.question, each.options or ())
+        if key not in said:
+            return found | {"error": batch.errors.get(file) or errors.get(image, "no answer")}
+        prediction, logprob = said[key]
+        sure = calibration.confidence(logprob, 1.0 if temperature is None else temperature)
+        return found | {"prediction": prediction, "logprob": logprob, "confidence": sure}
+
+    parts = [batch.asked[start : start + _PART] for start in range(0, len(batch.asked), _PART)]
+    return pa.concat_tables(tables.table([row(*each) for each in part], tables.ANSWERED) for part in parts)
 
 
 def _quarantined(work: str) -> dict[str, str]:

@@ -42,6 +42,9 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: di
     uri = files.join(run.folder, "report", "index.html")
     files.write_bytes(uri, page if isinstance(page, bytes) else page.encode())
     print_table(metrics)
+    if found := read_calibration(run.folder):
+        after = "" if found["ece"] is None else f"{100 * found['ece']:.1f} points, "
+        say(f"confidence: calibration error {after}{100 * found['ece_uncalibrated']:.1f} before calibration")
     say(f"metrics: {files.join(run.folder, 'evaluation', 'metrics.json')}")
     say(f"report: {uri}")
     return uri

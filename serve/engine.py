@@ -39,6 +39,10 @@ class EngineModels:
         self._registry = server.engine._oai_models
         self.max_model_len = int(self._client.model_config.max_model_len)
 
+    def unfinished(self) -> int:
+        """Requests that vLLM works on or has waiting."""
+        return int(self._client.get_num_unfinished_requests())
+
     async def add_adapter(self, name: str, folder: str) -> None:
         """Load a LoRA under this name. Raises ModelError-like ValueError with vLLM's reason."""
         from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest

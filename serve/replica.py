@@ -132,8 +132,9 @@ class VqaServer(ModelServer):
             await self.service.change_adapters(user_config["adapters"])
 
     async def current(self) -> dict[str, Any]:
-        """For `leaml serve --add`: the settings that were deployed last, and what is served."""
-        return {"settings": self._deployed, "models": self.service.models()}
+        """For `leaml serve --add` and for tests: the settings that were deployed last, what is served, and by which process."""
+        unfinished = self.engine_models.unfinished()
+        return {"settings": self._deployed, "models": self.service.models(), "pid": os.getpid(), "unfinished": unfinished}
 
 
 class ReplicaService:

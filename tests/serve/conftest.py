@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-from scripted_service import AUTH, KEY, OTHER_KEY, ScriptedService
+from scripted_service import AUTH, KEY, OTHER_KEY, Client, ScriptedService
 
 from serve.app import create_app
 from serve.auth import digest
 from serve.settings import load_settings
-
-Client = Callable[..., httpx.AsyncClient]
 
 
 @pytest.fixture

@@ -6,17 +6,19 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import httpx
 from PIL import Image
 
-from serve.errors import not_found
 from serve.media import Picture
 from serve.service import Answer, Model, Question, Reply
 
 KEY = "sk-test-0123456789abcdef"
 OTHER_KEY = "sk-other-0123456789abcdef"
+Client = Callable[..., httpx.AsyncClient]
+"""What the fixture `client` is."""
 AUTH = {"Authorization": f"Bearer {KEY}"}
 
 
@@ -116,6 +118,3 @@ def data_url(data: bytes | None = None, kind: str = "png") -> str:
 def chat_body(*urls: str, text: str = "what colour?", **fields: Any) -> dict[str, Any]:
     images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return {"messages": [{"role": "user", "content": [*images, {"type": "text", "text": text}]}], **fields}
-
-
-__all__ = ["AUTH", "KEY", "OTHER_KEY", "ScriptedService", "chat_body", "data_url", "not_found", "png"]

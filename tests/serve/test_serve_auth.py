@@ -6,8 +6,7 @@ import base64
 from pathlib import Path
 
 import pytest
-from conftest import Client
-from scripted_service import KEY, OTHER_KEY, chat_body
+from scripted_service import KEY, OTHER_KEY, Client, chat_body
 
 from leaml.errors import ConfigError
 from serve import auth

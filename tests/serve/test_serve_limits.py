@@ -8,8 +8,7 @@ import logging
 from collections.abc import AsyncIterator
 
 import pytest
-from conftest import Client
-from scripted_service import KEY, ScriptedService, chat_body, data_url, png
+from scripted_service import KEY, Client, ScriptedService, chat_body, data_url, png
 
 from serve.observe import JsonFormatter, log
 

@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import Client
-from scripted_service import ScriptedService, chat_body, data_url, png
+from scripted_service import Client, ScriptedService, chat_body, data_url, png
 
 from leaml.calibration import confidence
 from serve.chat import REFUSED

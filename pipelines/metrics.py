@@ -1,0 +1,98 @@
+"""Numbers of the running steps for Prometheus, through the metrics endpoint that Ray has on every node.
+
+The driver exports what it shows: it hears of every finished unit and reads the progress of training workers. Rates and shares
+are left to queries (`rate(ray_leaml_step_images_total[5m])`), which the boards in cluster/grafana hold. Ray puts `ray_` before
+every name and `_total` behind counters. The names here and those of serve/observe.py are all that there are; the tests compare
+boards and alerts with them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+TAGS = ("run", "step", "label")
+"""Of every metric: the run's name, the step (caption, score, ...) and its variant for people (`finetune random_neurons`)."""
+
+COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "leaml_step_images": ("Images whose rows are committed, by this process.", ()),
+    "leaml_step_quarantined": ("Images that could not be decoded.", ()),
+    "leaml_step_tokens": ("Tokens written by engines.", ()),
+    "leaml_step_pairs": ("Generated pairs by verdict: accepted, or the filter that rejected them.", ("verdict",)),
+    "leaml_step_engine_seconds": ("Seconds engines worked, without their start; hours of them times a price are the cost.", ()),
+}
+GAUGES: dict[str, str] = {
+    "leaml_step_running": "1 while the step runs, 0 afterwards.",
+    "leaml_step_done": "Images (map steps), optimizer steps (training) or examples (score) done, earlier runs' included.",
+    "leaml_step_total": "How many of them there are.",
+    "leaml_step_loss": "Training loss.",
+    "leaml_step_steps_per_second": "Optimizer steps, or scored examples, a second.",
+    "leaml_step_peak_memory_bytes": "Most memory of the first training worker: its GPU's, or without one its process's.",
+}
+
+
+class StepMetrics:
+    """The metrics of one step while it runs; as a context manager it says when that is."""
+
+    def __init__(self, folder: str, label: str) -> None:
+        """`folder` is the step's, `<storage>/<run>/<step>-<hash>`."""
+        run, _, step = folder.rstrip("/").rpartition("/")
+        self.tags = {"run": run.rpartition("/")[2], "step": step.rpartition("-")[0] or step, "label": label}
+
+    def __enter__(self) -> StepMetrics:
+        self._set("leaml_step_running", 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._set("leaml_step_running", 0)
+
+    def progress(self, done: int, total: int) -> None:
+        """So many of all are done."""
+        self._set("leaml_step_done", done)
+        self._set("leaml_step_total", total)
+
+    def unit(self, counts: Mapping[str, int], seconds: float) -> None:
+        """One more unit of a map step, made in `seconds` of an engine."""
+        for name in ("images", "quarantined", "tokens"):
+            self._add(f"leaml_step_{name}", counts.get(name, 0))
+        self._add("leaml_step_engine_seconds", seconds)
+        verdicts = {key.removeprefix("rejected: "): n for key, n in counts.items() if key.startswith("rejected: ")}
+        if counts.get("pairs"):
+            for verdict, number in (verdicts | {"accepted": counts.get("accepted", 0)}).items():
+                self._add("leaml_step_pairs", number, verdict=verdict)
+
+    def training(self, now: Mapping[str, Any]) -> None:
+        """What a training worker wrote into progress.json."""
+        for key, name in (("loss", "loss"), ("steps_per_s", "steps_per_second"), ("peak_memory", "peak_memory_bytes")):
+            if key in now:
+                self._set(f"leaml_step_{name}", now[key])
+
+    def _set(self, name: str, value: float) -> None:
+        if _ray_runs():
+            _gauge(name).set(value, self.tags)
+
+    def _add(self, name: str, value: float, **more: str) -> None:
+        if _ray_runs():
+            _counter(name).inc(value, self.tags | more)
+
+
+def _ray_runs() -> bool:
+    import ray
+
+    return bool(ray.is_initialized())
+
+
+@functools.cache
+def _gauge(name: str) -> Any:
+    from ray.util.metrics import Gauge
+
+    return Gauge(name, GAUGES[name], tag_keys=TAGS)
+
+
+@functools.cache
+def _counter(name: str) -> Any:
+    from ray.util.metrics import Counter
+
+    text, more = COUNTERS[name]
+    return Counter(name, text, tag_keys=(*TAGS, *more))

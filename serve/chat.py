@@ -34,11 +34,11 @@ def checked(request: ChatRequest, limits: LimitSettings) -> tuple[dict[str, Any]
             refuse(f"the field {name!r} is not accepted: {REFUSED[name]}; leave it out", "field_refused", name)
         if name == "response_format" and not (isinstance(value, dict) and value.get("type") == "text") and value is not None:
             refuse("response_format may only be {'type': 'text'}", "field_refused", name)
-    most = max(request.max_tokens or 0, request.max_completion_tokens or 0) or limits.max_tokens
-    _at_most("max_tokens", most, limits.max_tokens)
+    named = max(request.max_tokens or 0, request.max_completion_tokens or 0)
+    _at_most("max_tokens", named, limits.max_tokens)
     _at_most("n", request.n or 1, limits.n)
     _at_most("top_logprobs", request.top_logprobs or 0, limits.logprobs)
-    _at_most("min_tokens", request.min_tokens or 0, most)
+    _at_most("min_tokens", request.min_tokens or 0, named or limits.max_tokens)
     _at_most("messages", len(request.messages), limits.messages)
     if request.top_logprobs and not request.logprobs:
         refuse("top_logprobs needs logprobs to be true", "inconsistent", "top_logprobs")
@@ -52,7 +52,9 @@ def checked(request: ChatRequest, limits: LimitSettings) -> tuple[dict[str, Any]
         refuse("n must be 1 when temperature is 0: all replies would be the same", "inconsistent", "n")
     messages, references = _messages(request.messages, limits)
     body = {name: value for name in _OWN if (value := getattr(request, name)) is not None}
-    body |= {"messages": messages, "max_tokens": most, "stream": bool(request.stream)}
+    body |= {"messages": messages, "stream": bool(request.stream)}
+    if named:  # else what the model's length leaves, up to the limit (serve/deploy.py)
+        body["max_tokens"] = named
     if request.stream and request.stream_options:
         body["stream_options"] = {"include_usage": bool(request.stream_options.include_usage)}
     return body, references

@@ -193,6 +193,7 @@ def _engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too
         "seed": 0,
         "max_num_seqs": engine.sequences,
         "max_logprobs": max(20, settings.limits.logprobs, settings.limits.alternatives + 1),
+        "override_generation_config": {"max_new_tokens": settings.limits.max_tokens},  # of chats that name no max_tokens
         "disable_log_stats": True,
         "enable_log_requests": False,
         "allowed_media_domains": ["none.invalid"],  # a second wall: images are fetched by serve/media.py alone

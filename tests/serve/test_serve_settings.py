@@ -59,3 +59,19 @@ def test_settings_are_read_from_both_kinds_of_file(tmp_path: Path) -> None:
         plain.write_text(content)
         with pytest.raises(ConfigError):
             read_settings(plain)
+
+
+def test_the_documentation_lists_every_setting_as_it_is() -> None:
+    def lines(model: type[BaseModel], prefix: str = "") -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                found += lines(kind, f"{prefix}{name}.")
+            else:
+                default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+                found.append(f"| `{prefix}{name}` | {default} | {field.description} |")
+        return found
+
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert [line for line in lines(ServeSettings) if line not in text] == []

@@ -36,10 +36,10 @@ def plain() -> list[tuple[Path, Manifest]]:
 
 
 @functools.cache
-def render(overlay: str) -> list[Manifest]:
+def render(overlay: str, cluster: Path = CLUSTER) -> list[Manifest]:
     """What `kubectl apply -k` of an overlay would send, by the kubectl of the development packages."""
     kubectl = Path(sys.executable).parent / "kubectl"
-    command = [str(kubectl), "kustomize", str(CLUSTER / "kuberay" / "overlays" / overlay)]
+    command = [str(kubectl), "kustomize", str(cluster / "kuberay" / "overlays" / overlay)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if document]

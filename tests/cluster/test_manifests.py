@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,28 @@ def test_storage_on_a_volume_reaches_every_pod() -> None:
             claims = [v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"] if "persistentVolumeClaim" in v]
             assert claims == ["leaml-runs"]
             assert "/mnt/leaml" in {m["mountPath"] for m in spec["containers"][0]["volumeMounts"]}
+
+
+GATED = ("networkPolicy", "tlsOptions", "historyServerOptions", "gcsFaultToleranceOptions", "deletionStrategy")
+"""What KubeRay 1.7 refuses unless it was started with a feature gate that is off by default."""
+
+
+def test_an_operator_as_it_comes_takes_the_overlays(rendered: list[Manifest]) -> None:
+    for cluster in ray_clusters(rendered):
+        assert not set(GATED) & set(cluster)
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            assert group["template"]["spec"]["restartPolicy"] == "Never"  # with autoscaler v2 others are refused
+            assert "labels" not in group["rayStartParams"]
+    job = one(rendered, "RayJob", "leaml-adapt")["spec"]
+    assert not set(GATED) & set(job)
+    assert job["shutdownAfterJobFinishes"] or not job["ttlSecondsAfterFinished"]
+
+
+def test_the_endpoint_can_outlive_its_head(tmp_path: Path, custom: dict[Any, Any]) -> None:
+    """The component that is commented out in the gpu overlay."""
+    shutil.copytree(manifests.CLUSTER, tmp_path / "cluster")
+    overlay = tmp_path / "cluster" / "kuberay" / "overlays" / "gpu" / "kustomization.yaml"
+    overlay.write_text(overlay.read_text().replace("# - ../../components/gcs-volume", "- ../../components/gcs-volume"))
+    service = one(render("gpu", tmp_path / "cluster"), "RayService", "leaml-serve")
+    assert service["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]["backend"] == "rocksdb"
+    assert manifests.problems(service, custom) == []

@@ -229,6 +229,9 @@ def test_the_serve_config_is_rays_and_ours(rendered: list[Manifest]) -> None:
     assert settings.drain_seconds < spec["rayClusterDeletionDelaySeconds"]
     assert deploy.http_options.port == worker["containers"][0]["ports"][1]["containerPort"] == 8000
     assert spec["serveService"]["spec"]["type"] == "ClusterIP"
+    assert deploy.http_options.request_timeout_s > settings.limits.deadline_seconds + settings.limits.body_seconds
+    assert deploy.logging_config is not None
+    assert not deploy.logging_config.enable_access_log  # it would hold paths of requests
 
 
 def test_wrong_settings_of_the_endpoint_are_found() -> None:

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
@@ -187,7 +187,7 @@ def client(**load: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def finished(process: subprocess.Popen[str], pipe: IO[str] | None = None) -> dict[str, Any]:
+def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Result of a client. Raises RuntimeError if it failed."""
     text, _ = process.communicate()
     if process.returncode:

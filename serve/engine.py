@@ -11,7 +11,7 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
 from leaml.errors import DataError
 from leaml.scoring import chosen_letters, option_letters
-from serve.errors import ApiError, refuse
+from serve.errors import explained, refuse, stopped
 from serve.media import Picture
 from serve.service import Answer, Model, Question, Reply
 from serve.vqa import request_text
@@ -179,9 +179,7 @@ class EngineModels:
             async for output in self._client.generate(request, sampling, request_id, lora_request=adapter):
                 final = output
         except EngineDeadError:
-            raise ApiError(
-                503, "the model's engine has stopped and is being restarted", "engine_dead", retry_after=10
-            ) from None
+            raise stopped() from None
         except (ValueError, VLLMClientError) as error:
             raise explained(400, str(error), self.max_model_len) from None
         return final
@@ -209,28 +207,6 @@ async def _texts(first: str, stream: Any) -> AsyncIterator[str]:
                     yield item
     finally:
         await stream.aclose()
-
-
-def stopped() -> ApiError:
-    """The engine is dead; Serve replaces the replica at the next health check."""
-    return ApiError(503, "the model's engine has stopped and is being restarted", "engine_dead", retry_after=10)
-
-
-def explained(status: int, message: str, max_model_len: int) -> ApiError:
-    """vLLM's refusal in our words: its own name internals and repeat the request."""
-    lower = message.lower()
-    if "enginedead" in lower.replace(" ", "") or "engine core" in lower:
-        return stopped()
-    if "maximum context" in lower or "maximum model length" in lower or "max_model_len" in lower or "longer than" in lower:
-        msg = f"the request and its reply are longer than the model's {max_model_len} tokens; shorten it or lower max_tokens"
-        return ApiError(422, msg, "context_length", "messages")
-    if "placeholder" in lower or "image token" in lower:
-        return ApiError(422, "the text holds the model's mark for an image; take it out", "placeholder", "messages")
-    if "does not exist" in lower and status == 404:
-        return ApiError(404, "the model is not served any more", "model_not_found", "model")
-    if status >= 500:
-        return ApiError(503, "the model could not answer this request; try again", "engine_failed", retry_after=2)
-    return ApiError(422, "the model does not take this request: its template or its limits do not allow it", "refused_by_model")
 
 
 async def together(work: Sequence[Awaitable[T]]) -> list[T]:

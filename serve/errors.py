@@ -58,3 +58,25 @@ def refuse(message: str, code: str, param: str | None = None) -> NoReturn:
 def not_found(model: str) -> ApiError:
     """404 for a model; its name is shown only if it can be one."""
     return ApiError(404, f"the model {model!r} is not served; GET /v1/models lists those that are", "model_not_found", "model")
+
+
+def stopped() -> ApiError:
+    """The engine is dead; Serve replaces the replica at the next health check."""
+    return ApiError(503, "the model's engine has stopped and is being restarted", "engine_dead", retry_after=10)
+
+
+def explained(status: int, message: str, max_model_len: int) -> ApiError:
+    """vLLM's refusal in our words: its own name internals and repeat the request."""
+    lower = message.lower()
+    if "enginedead" in lower.replace(" ", "") or "engine core" in lower:
+        return stopped()
+    if "maximum context" in lower or "maximum model length" in lower or "max_model_len" in lower or "longer than" in lower:
+        msg = f"the request and its reply are longer than the model's {max_model_len} tokens; shorten it or lower max_tokens"
+        return ApiError(422, msg, "context_length", "messages")
+    if "placeholder" in lower or "image token" in lower:
+        return ApiError(422, "the text holds the model's mark for an image; take it out", "placeholder", "messages")
+    if "does not exist" in lower and status == 404:
+        return ApiError(404, "the model is not served any more", "model_not_found", "model")
+    if status >= 500:
+        return ApiError(503, "the model could not answer this request; try again", "engine_failed", retry_after=2)
+    return ApiError(422, "the model does not take this request: its template or its limits do not allow it", "refused_by_model")

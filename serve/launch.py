@@ -37,7 +37,9 @@ def serve_until_stopped(settings: ServeSettings, address: str | None = None, ver
         signal.signal(number, lambda *_: stopped.set())
     stopped.wait()
     say("stopping: requests under way are answered first")
-    serve.shutdown() if address is None else serve.delete(APPLICATION)
+    serve.delete(APPLICATION)
+    if address is None:
+        serve.shutdown()
     ray.shutdown()
 
 

@@ -53,6 +53,7 @@ class ModelServer(LLMServer):
         base = base.model_copy(update={"name": local_model(resolve_model(base.name))})
         folder = await asyncio.to_thread(adapters.merged_folder, adapter, base) if adapter else base.name
         llm_config.model_loading_config.model_source = folder
+        llm_config._engine_config = None  # made where it was deployed, of the source as it was called there
         self.local_base = base
         await super().__init__(llm_config, engine_cls=Engine)
         processor = await asyncio.to_thread(

@@ -73,7 +73,7 @@ class StepMetrics:
             _gauge(name).set(value, self.tags)
 
     def _add(self, name: str, value: float, **more: str) -> None:
-        if _ray_runs():
+        if value > 0 and _ray_runs():  # Ray's counters refuse 0
             _counter(name).inc(value, self.tags | more)
 
 

@@ -7,6 +7,7 @@ so a killed job resumes at its last checkpoint; a job that finished is not run a
 from __future__ import annotations
 
 import json
+import resource
 import tempfile
 import threading
 import time
@@ -21,6 +22,7 @@ from leaml.data import files, s3
 from leaml.data.store import ImageStore
 from leaml.errors import LeamlError, StepError
 from leaml.training import Example, Outcome, Task, Trainer, Validation, Worker
+from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar
 
 PROGRESS = "progress.json"
@@ -266,9 +268,18 @@ def progress_writer(folder: str, every: float = 2.0) -> Callable[[dict[str, Any]
         nonlocal last
         if time.time() - last >= every:
             last = time.time()
-            files.write_bytes(f"{folder}/{PROGRESS}", json.dumps(metrics).encode())
+            files.write_bytes(f"{folder}/{PROGRESS}", json.dumps({**metrics, "peak_memory": peak_memory()}).encode())
 
     return write
+
+
+def peak_memory() -> int:
+    """Most bytes this process has used so far: of its GPU where it has used one, else of the machine."""
+    import torch
+
+    if torch.cuda.is_available() and (used := torch.cuda.max_memory_allocated()):
+        return int(used)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Watch:
@@ -279,11 +290,12 @@ class Watch:
 
     def __init__(self, label: str, folder: str, steps: int, phases: int = 1, unit: str = "steps") -> None:
         self.file, self.stop = f"{folder}/{PROGRESS}", threading.Event()
-        self.bar = Bar(label, phases * steps, unit)
+        self.bar, self.exported = Bar(label, phases * steps, unit), StepMetrics(folder, label)
 
     def __enter__(self) -> None:
         files.delete_tree(self.file)
         self.bar.__enter__()
+        self.exported.__enter__()
         self.thread = threading.Thread(target=self._poll, daemon=True)
         self.thread.start()
 
@@ -299,9 +311,12 @@ class Watch:
                 self.bar.begin(done)
                 begun = True
             self.bar.update(done, f"loss {now['loss']:.3f}" if "loss" in now else "")
+            self.exported.progress(done, self.bar.total)
+            self.exported.training(now)
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
         self.thread.join()
+        self.exported.__exit__()
         self.bar.__exit__()
         files.delete_tree(self.file)

@@ -28,6 +28,7 @@ from leaml.data import files
 from leaml.data.store import ImageIndex, read_rows
 from leaml.engine import Engine, EngineSpec
 from leaml.errors import LeamlError, StepError
+from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 
 ATTEMPTS = "attempts"
@@ -265,13 +266,16 @@ def run_units(
         stream = _stream(todo, EngineActor, (spec, work, output, max_pixels), resources)
         say(f"{label}: {len(todo)} units, {resources.engines} engines; {_saturation(resources)}")
         sizes = {u["unit"]: u["count"] for u in todo}
-        with Bar(label, total, "images", done) as bar:
+        with Bar(label, total, "images", done) as bar, StepMetrics(output, label) as exported:
+            exported.progress(done, total)
             for row in _rows(stream, label):
                 made = Counter(json.loads(row["counts"]))
                 counts.update(made)
                 busy += row["seconds"]
                 done += sizes[row["unit"]]
                 bar.update(done, _note(counts))
+                exported.unit(made, row["seconds"])
+                exported.progress(done, total)
     finished = _finished(output)
     _sweep(output, finished)
     summary: dict[str, Any] = {**_read_counts(output, finished), "engine_seconds": round(busy, 1)}

@@ -1,0 +1,117 @@
+"""Numbers of steps on Ray's Prometheus endpoint: what a real local Ray tells after a map step and a training's progress."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripted
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipelines import metrics, train
+from pipelines.metrics import StepMetrics
+from pipelines.runtime import quiet_data
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """Address of the metrics of a Ray of this module's own."""
+    import ray
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        _metrics_export_port=port,
+        _system_config={"metrics_report_interval_ms": 500},  # 10 s else
+    )
+    ray.cloudpickle.register_pickle_by_value(scripted)  # the tests' folder is on no path of the workers'
+    quiet_data(False)
+    yield f"http://127.0.0.1:{port}/metrics"
+    ray.shutdown()
+
+
+def told(endpoint: str, wanted: Callable[[dict[tuple[str, str], float]], bool]) -> dict[tuple[str, str], float]:
+    """Our metrics as (name, label of the step and verdict) -> value, once they are `wanted`; Ray exports every few seconds."""
+    found: dict[tuple[str, str], float] = {}
+    for _ in range(120):
+        with urllib.request.urlopen(endpoint, timeout=5) as reply:
+            families = text_string_to_metric_families(reply.read().decode())
+        samples = [s for f in families for s in f.samples if s.name.startswith("ray_leaml_step_")]
+        found = {(s.name, " ".join(filter(None, (s.labels["label"], s.labels.get("verdict", ""))))): s.value for s in samples}
+        if wanted(found):
+            assert {s.labels["run"] for s in samples} == {"mine"}
+            return found
+        time.sleep(0.5)
+    pytest.fail(f"not told within a minute: {found}")
+
+
+def test_a_map_step_tells_its_numbers(endpoint: str, tmp_path: Path) -> None:
+    output = str(tmp_path / "mine" / "caption-0123456789ab")
+    summary = run_map_step(tmp_path, output)
+    found = told(
+        endpoint, lambda f: f.get(("ray_leaml_step_running", "caption")) == 0 and ("ray_leaml_step_done", "caption") in f
+    )
+    assert found["ray_leaml_step_images_total", "caption"] == summary["images"] == 12
+    assert found["ray_leaml_step_tokens_total", "caption"] == summary["tokens"] > 0
+    assert found["ray_leaml_step_done", "caption"] == found["ray_leaml_step_total", "caption"] == 13
+    assert found["ray_leaml_step_engine_seconds_total", "caption"] == pytest.approx(summary["engine_seconds"], abs=0.1)
+    assert found["ray_leaml_step_quarantined_total", "caption"] == 1
+
+
+def run_map_step(tmp_path: Path, output: str) -> dict[str, Any]:
+    log = tmp_path / "log"
+    log.mkdir()
+    refs = scripted.images_table(tmp_path / "images", 13, corrupt=(5,))
+    units = scripted.make_units("caption", refs, {}, 4)
+    spec = scripted.ScriptedSpec("scripted", log=str(log))
+    return scripted.run_units("caption", units, spec, scripted.CaptionLike(), output, scripted.RESOURCES, scripted.MAX_PIXELS)
+
+
+def test_verdicts_of_pairs_are_told_apart(endpoint: str) -> None:
+    with StepMetrics("s3://bucket/runs/mine/generate-0123456789ab", "generate leaml") as step:
+        for _ in range(2):
+            step.unit(
+                Counter({"images": 3, "pairs": 10, "accepted": 6, "rejected: round trip": 3, "rejected: too long": 1}), 0.5
+            )
+        found = told(endpoint, lambda f: f.get(("ray_leaml_step_pairs_total", "generate leaml accepted")) == 12)
+        assert found["ray_leaml_step_pairs_total", "generate leaml round trip"] == 6
+        assert found["ray_leaml_step_pairs_total", "generate leaml too long"] == 2
+        assert found["ray_leaml_step_running", "generate leaml"] == 1
+    assert step.tags == {"run": "mine", "step": "generate", "label": "generate leaml"}
+
+
+def test_a_trainings_progress_is_told(endpoint: str, tmp_path: Path) -> None:
+    folder = str(tmp_path / "mine" / "distill-0123456789ab")
+    write = train.progress_writer(folder, every=0)
+    with train.Watch("distill", folder, steps=100, phases=2):
+        write({"step": 40, "steps": 100, "phase": 1, "loss": 0.25, "steps_per_s": 3.5})
+        found = told(endpoint, lambda f: f.get(("ray_leaml_step_done", "distill")) == 140)
+    assert found["ray_leaml_step_total", "distill"] == 200
+    assert found["ray_leaml_step_loss", "distill"] == 0.25
+    assert found["ray_leaml_step_steps_per_second", "distill"] == 3.5
+    assert 50e6 < found["ray_leaml_step_peak_memory_bytes", "distill"] < 64e9
+
+
+def test_progress_holds_the_peak_memory(tmp_path: Path) -> None:
+    train.progress_writer(str(tmp_path), every=0)({"step": 1, "steps": 2})
+    assert json.loads((tmp_path / train.PROGRESS).read_text())["peak_memory"] > 50e6
+
+
+def test_without_ray_nothing_is_told_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_ray_runs", lambda: False)
+    monkeypatch.setattr(metrics, "_gauge", None)
+    monkeypatch.setattr(metrics, "_counter", None)
+    with StepMetrics("runs/mine/caption-0", "caption") as step:
+        step.unit({"images": 1, "pairs": 1, "accepted": 1}, 1.0)

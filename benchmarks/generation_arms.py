@@ -26,7 +26,8 @@ from pipelines.caption import CaptionWork
 from pipelines.generate import GenerateWork, sampling_seed
 from pipelines.models import engine_spec
 from pipelines.runtime import start_ray
-from pipelines.units import Item, Work, make_units, run_units
+from pipelines.unit import make_units
+from pipelines.units import Item, Work, run_units
 
 THREADS = 1
 """Of an engine; with 2 on 2 cores ours gets slower, since Ray and the decoding of images need one of them."""

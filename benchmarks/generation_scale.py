@@ -33,7 +33,8 @@ from leaml.engine import Completion, Engine, EngineSpec, Request
 from pipelines.caption import CaptionWork
 from pipelines.models import engine_spec
 from pipelines.runtime import start_ray
-from pipelines.units import make_units, run_units
+from pipelines.unit import make_units
+from pipelines.units import run_units
 
 UNIT = 256
 

@@ -15,7 +15,8 @@ from leaml.engine import Engine, Request
 from pipelines.ingest import Sources
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
-from pipelines.units import Item, make_units, read_output, run_units
+from pipelines.unit import make_units
+from pipelines.units import Item, read_output, run_units
 
 
 class AnswerWork:
@@ -90,7 +91,14 @@ def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None
         units = make_units("evaluate", refs, questions, run.config.resources.images_per_unit)
         spec = engine_spec(model, run.config.resources)
         summary = run_units(
-            step.label, units, spec, AnswerWork(config.max_tokens), step.folder, run.config.resources, data.max_pixels
+            step.label,
+            units,
+            spec,
+            AnswerWork(config.max_tokens),
+            step.folder,
+            run.config.resources,
+            data.max_pixels,
+            data.max_quarantined,
         )
         nested = read_output(step.folder, tables.ANSWERS).to_pylist()
         flat = [{"image_id": n["image_id"], **answer} for n in nested for answer in n["answers"]]

@@ -20,7 +20,8 @@ from pipelines.ingest import Labels, Sources, labels_key, sample_refs, training_
 from pipelines.models import engine_spec, trained
 from pipelines.pairs import filter_set
 from pipelines.run import Run, Step
-from pipelines.units import Item, make_units, read_files, run_units
+from pipelines.unit import make_units
+from pipelines.units import Item, read_files, run_units
 
 
 class GenerateWork:
@@ -154,7 +155,16 @@ def generate(
         units = make_units("generate", refs, extras, run.config.resources.images_per_unit)
         spec = engine_spec(trained(generator, run.config.model), run.config.resources)
         worker = GenerateWork(config, run.config.caption.prompt or prompts.CAPTION)
-        summary = run_units(step.label, units, spec, worker, step.folder, run.config.resources, run.config.data.max_pixels)
+        summary = run_units(
+            step.label,
+            units,
+            spec,
+            worker,
+            step.folder,
+            run.config.resources,
+            run.config.data.max_pixels,
+            run.config.data.max_quarantined,
+        )
         for name, change in filter_set(step.label, step.folder, config.filters, config.seed).items():
             summary[name] = summary.get(name, 0) + change
         return summary

@@ -15,7 +15,8 @@ from leaml.engine import Engine, Request
 from pipelines.ingest import Sources, training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
-from pipelines.units import Item, make_units, run_units
+from pipelines.unit import make_units
+from pipelines.units import Item, run_units
 
 REASON = "base answers it"
 
@@ -54,6 +55,15 @@ def hardness(run: Run, sources: Sources, generated: Step, variant: str = "leaml"
         units = make_units("hardness", refs, {}, run.config.resources.images_per_unit, rows.places_of(refs.ids))
         spec = engine_spec(base, run.config.resources)
         work = HardnessWork(config.max_tokens)
-        return run_units(step.label, units, spec, work, step.folder, run.config.resources, run.config.data.max_pixels)
+        return run_units(
+            step.label,
+            units,
+            spec,
+            work,
+            step.folder,
+            run.config.resources,
+            run.config.data.max_pixels,
+            run.config.data.max_quarantined,
+        )
 
     return run.execute(step, work)

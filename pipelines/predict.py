@@ -30,7 +30,8 @@ from pipelines.models import engine_spec, model_key
 from pipelines.progress import Bar, say
 from pipelines.run import Lock
 from pipelines.runtime import start_ray
-from pipelines.units import make_units, read_files, run_units
+from pipelines.unit import make_units
+from pipelines.units import read_files, run_units
 
 _SHOWN = 3
 _PART = 20_000

@@ -1,22 +1,21 @@
 """Map steps (caption, generate, evaluate) in work units: one unit of images is one atomically published file.
 
-A unit is named by the ids of its images, so "done" is "the unit's file exists": a rerun does the missing units and nothing
-else, no image twice and none lost, wherever the process was killed, and also if the unit size was changed. Ray Data streams
-the units: bytes are read on CPU tasks, an actor pool holds the engines, and the actor that made a unit's rows publishes them.
+A unit (pipelines/unit.py) is named by the ids of its images, so "done" is "its file exists": a rerun does the missing units and
+nothing else, no image twice and none lost, wherever the process was killed, and also if the unit size was changed. Ray Data
+streams the units: bytes are read on CPU tasks, an actor pool holds the engines, and the actor that made a unit's rows publishes
+them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import threading
 import time
 import warnings
-import zlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -25,13 +24,15 @@ from PIL import Image
 from leaml import errors, images, tables
 from leaml.config import ResourcesConfig
 from leaml.data import files
-from leaml.data.store import ImageIndex, read_rows
 from leaml.engine import Engine, EngineSpec
 from leaml.errors import LeamlError, StepError
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
+from pipelines.unit import Unit, load
 
 ATTEMPTS = "attempts"
+QUARANTINED = "quarantined: "
+"""Beginning of the names of counts by reason."""
 MAX_ATTEMPTS = 3
 """Times a unit is begun in one run of the step. Ray itself starts engines again and tries units again for ever, also an image
 that kills every engine; but it cannot tell such an image from a node that is lost."""
@@ -112,6 +113,7 @@ class EngineActor:
         if quarantined:
             tables.write(f"{self.output}/quarantine/{unit['unit']}.parquet", tables.table(quarantined, tables.QUARANTINE))
         counts["images"], counts["quarantined"] = len(rows), len(quarantined)
+        counts.update(f"{QUARANTINED}{str(row['reason']).partition(':')[0]}" for row in quarantined)
         files.write_bytes(f"{self.output}/counts/{unit['unit']}.json", json.dumps(counts).encode())
         # last, since the rows' file is what makes the unit done
         tables.write(f"{self.output}/rows/{unit['unit']}.parquet", tables.table(rows, self.work.schema))
@@ -125,91 +127,6 @@ class EngineActor:
             except images.ImageRejected as error:
                 quarantined.append({"image_id": image_id, "uri": None, "step": unit["step"], "reason": str(error)})
         return items, quarantined
-
-
-def _load(packed: dict[str, Any]) -> dict[str, Any]:
-    """Reads the encoded bytes of a unit's images; runs as a Ray Data task, so reading overlaps with the engine."""
-    unit = Unit.unpack(packed)
-    by_file: dict[str, list[int]] = {}
-    for file, row in unit.places:
-        by_file.setdefault(file, []).append(row)
-    data: dict[tuple[str, int], bytes] = {}
-    for file, rows in by_file.items():
-        for row, record in zip(rows, read_rows(file, rows), strict=True):
-            data[file, row] = record["bytes"]
-    extras = unit.extras if unit.extra_places is None else _read_extras(unit.extra_places)
-    loaded = {"unit": unit.name, "step": unit.step, "image_id": unit.ids, "extra": json.dumps(extras)}
-    return loaded | {"bytes": [data[place] for place in unit.places]}
-
-
-def _read_extras(places: list[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Rows `(file, row number)` of another step's tables."""
-    parts = {file: tables.read(file) for file, _ in places}
-    return [parts[file].slice(row, 1).to_pylist()[0] for file, row in places]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is."""
-
-    number: int
-    step: str
-    ids: list[str]
-    places: list[tuple[str, int]]
-    extras: list[Any]
-    extra_places: list[tuple[str, int]] | None
-
-    @property
-    def name(self) -> str:
-        """Depends on the images alone; the number keeps the order of the table."""
-        return f"unit-{self.number:06d}-{hashlib.sha256(' '.join(self.ids).encode()).hexdigest()[:12]}"
-
-    def without(self, done: set[str]) -> Unit:
-        """The unit without the images in `done`."""
-        keep = [place for place, image_id in enumerate(self.ids) if image_id not in done]
-
-        def kept(values: list[Any]) -> list[Any]:
-            return [values[place] for place in keep]
-
-        rest = None if self.extra_places is None else kept(self.extra_places)
-        extras = kept(self.extras) if self.extra_places is None else []
-        return Unit(self.number, self.step, kept(self.ids), kept(self.places), extras, rest)
-
-    def pack(self) -> dict[str, Any]:
-        """A row for Ray Data of about 25 bytes an image: the driver holds all of them."""
-        return {"unit": self.name, "count": len(self.ids), "packed": zlib.compress(json.dumps(asdict(self)).encode())}
-
-    @classmethod
-    def unpack(cls, packed: dict[str, Any]) -> Unit:
-        """The unit in a row made by `pack`."""
-        found = json.loads(zlib.decompress(packed["packed"]))
-        for key in ("places", "extra_places"):
-            found[key] = None if found[key] is None else [(file, row) for file, row in found[key]]
-        return cls(**found)
-
-
-def make_units(
-    step: str, refs: ImageIndex, extras: dict[str, Any], size: int, rows: ImageIndex | None = None
-) -> list[dict[str, Any]]:
-    """Cut the images into packed units of `size`, in table order.
-
-    The step's own data of an image is in `extras`, or with `rows` the row of another step's table at the image's place in
-    `rows`, which the worker reads.
-    """
-    units = []
-    for number, start in enumerate(range(0, len(refs), size)):
-        part = list(refs[start : start + size])
-        units.append(
-            Unit(
-                number,
-                step,
-                [r.image_id for r in part],
-                [(r.file, r.row) for r in part],
-                [extras.get(r.image_id) for r in part] if rows is None else [],
-                None if rows is None else [(r.file, r.row) for r in rows[start : start + size]],
-            ).pack()
-        )
-    return units
 
 
 def _remaining(units: list[dict[str, Any]], output: str) -> list[dict[str, Any]]:
@@ -250,10 +167,15 @@ def run_units(
     output: str,
     resources: ResourcesConfig,
     max_pixels: int,
+    max_quarantined: float = 1.0,
 ) -> dict[str, Any]:
     """Do every unit that is not published yet and return the totals over all units of the step.
 
     Seconds and rates are of this process alone: `images_per_engine_s` while an engine works, without its start.
+
+    Raises:
+        StepError: A worker failed, or more than the share `max_quarantined` of the images cannot be decoded; what is
+            published stays.
     """
     files.delete_tree(f"{output}/{ATTEMPTS}")
     todo = _remaining(units, output)
@@ -273,17 +195,22 @@ def run_units(
                 counts.update(made)
                 busy += row["seconds"]
                 done += sizes[row["unit"]]
-                bar.update(done, _note(counts))
+                bar.update(done, _note(counts, time.time() - began))
+                _check_quarantined(label, counts, total, max_quarantined, output)
                 exported.unit(made, row["seconds"])
                 exported.progress(done, total)
     finished = _finished(output)
     _sweep(output, finished)
     summary: dict[str, Any] = {**_read_counts(output, finished), "engine_seconds": round(busy, 1)}
     summary["wall_seconds"] = round(time.time() - began, 1)
+    _check_quarantined(label, summary, total, max_quarantined, output)
     if counts["images"]:
         busy = max(busy, 1e-3)
         summary["images_per_engine_s"] = round(counts["images"] / busy, 3)
-        summary["engine_hours_per_million_images"] = round(busy / counts["images"] * 1e6 / 3600, 2)
+        hours = busy / counts["images"] * 1e6 / 3600
+        summary["engine_hours_per_million_images"] = round(hours, 2)
+        if resources.engine_gpus:
+            summary["gpu_hours_per_million_images"] = round(hours * resources.engine_gpus, 2)
     say(f"{label}: {_describe(summary)}")
     return summary
 
@@ -297,7 +224,7 @@ def _stream(todo: list[dict[str, Any]], actor: type, arguments: tuple[Any, ...],
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
         return (
             ray.data.from_items(todo, override_num_blocks=len(todo))
-            .map(_load, num_cpus=0.5)
+            .map(load, num_cpus=0.5)
             .map(
                 actor,  # type: ignore[arg-type]
                 fn_constructor_args=arguments,
@@ -355,9 +282,22 @@ def _rows(stream: Any, label: str) -> Iterator[dict[str, Any]]:
         raise StepError(msg) from error
 
 
-def _note(counts: Counter[str]) -> str:
+def _check_quarantined(label: str, counts: Mapping[str, Any], total: int, most: float, output: str) -> None:
+    bad = counts.get("quarantined", 0)
+    if bad <= most * total:
+        return
+    reasons = ", ".join(f"{n} {k.removeprefix(QUARANTINED)}" for k, n in counts.items() if k.startswith(QUARANTINED))
+    msg = (
+        f"{label}: {bad} of {total} images cannot be decoded any more, more than {most:.0%} (data.max_quarantined): {reasons}; "
+        f"see {output}/quarantine. Their files have changed since they were read in; restore them, or raise the limit"
+    )
+    raise StepError(msg)
+
+
+def _note(counts: Counter[str], seconds: float) -> str:
     if counts["pairs"]:
-        return f"{counts['pairs']} pairs, {100 * counts['accepted'] / counts['pairs']:.0f} % accepted"
+        rate, share = counts["pairs"] / max(seconds, 1e-3), 100 * counts["accepted"] / counts["pairs"]
+        return f"{rate:.1f} pairs/s, {share:.0f} % accepted"
     return ""
 
 
@@ -366,8 +306,8 @@ def _describe(summary: dict[str, Any]) -> str:
     parts = [f"{summary.get(name, 0)} {name}" for name in ("images", "quarantined", "pairs", "tokens") if summary.get(name)]
     if summary.get("pairs"):
         parts.append(f"{100 * summary.get('accepted', 0) / summary['pairs']:.0f} % accepted")
-        reasons = sorted(((n, k) for k, n in summary.items() if k.startswith("rejected: ")), reverse=True)
-        parts += [f"{n} {k}" for n, k in reasons]
+    for kind in ("rejected: ", QUARANTINED):
+        parts += [f"{n} {k}" for n, k in sorted(((n, k) for k, n in summary.items() if k.startswith(kind)), reverse=True)]
     if "images_per_engine_s" in summary:
         rate, hours = summary["images_per_engine_s"], summary["engine_hours_per_million_images"]
         parts.append(f"{rate:.1f} images/s per engine, {hours:.1f} engine-hours per million")

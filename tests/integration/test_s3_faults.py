@@ -24,7 +24,8 @@ from leaml.errors import DataError, LeamlError, StepError
 from pipelines import run as run_module
 from pipelines.run import Run
 from pipelines.runtime import quiet_data
-from pipelines.units import make_units, run_units
+from pipelines.unit import make_units
+from pipelines.units import run_units
 
 sys.path.append(str(Path(__file__).parents[1] / "pipelines"))
 import scripted

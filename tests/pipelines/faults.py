@@ -23,7 +23,8 @@ from scripted import MAX_PIXELS, RESOURCES, CaptionLike, ScriptedEngine, Scripte
 from leaml import tables
 from leaml.data import store
 from leaml.engine import Completion, Engine, Request
-from pipelines.units import Item, make_units, read_output, run_units
+from pipelines.unit import make_units
+from pipelines.units import Item, read_output, run_units
 
 PATIENCE = 120.0
 """Seconds after which a test gives up waiting for another process."""

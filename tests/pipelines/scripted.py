@@ -22,7 +22,8 @@ from leaml.data import files, store
 from leaml.data.store import ImageIndex
 from leaml.engine import Completion, Engine, EngineSpec, Request
 from leaml.errors import ModelError
-from pipelines.units import Item, make_units, run_units
+from pipelines.unit import make_units
+from pipelines.units import Item, run_units
 
 RESOURCES = ResourcesConfig(engines=1, engine_units=1)
 MAX_PIXELS = 1_000_000

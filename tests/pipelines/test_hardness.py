@@ -14,7 +14,8 @@ from leaml.data import store
 from pipelines.generate import read_accepted
 from pipelines.hardness import REASON, HardnessWork
 from pipelines.run import Step
-from pipelines.units import make_units, read_output, run_units
+from pipelines.unit import make_units
+from pipelines.units import read_output, run_units
 
 
 def pair(question: str, answer: str, reason: str = "") -> dict[str, Any]:

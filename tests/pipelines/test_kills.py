@@ -15,7 +15,8 @@ from scripted import MAX_PIXELS, ScriptedSpec, published
 
 from leaml.errors import DataError
 from pipelines.runtime import quiet_data
-from pipelines.units import EngineActor, _load, make_units
+from pipelines.unit import load, make_units
+from pipelines.units import EngineActor
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,7 +98,7 @@ def test_full_disk_at_any_file_of_a_unit_then_other_units(tmp_path: Path, monkey
     corrupt = (1, 3, 5)
     step = Step.make(tmp_path, 12, 2, corrupt)
     actor = EngineActor(ScriptedSpec("x", log=str(step.log)), Faulty(folder, "written"), str(step.output), MAX_PIXELS)
-    units = [_load(unit) for unit in make_units("caption", step.refs, {}, 2)[:3]]
+    units = [load(unit) for unit in make_units("caption", step.refs, {}, 2)[:3]]
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", os.fsync)  # what the work changes is put back
         errors = [actor(unit)["error"] for unit in units]

@@ -16,7 +16,8 @@ from leaml import tables
 from leaml.data.store import ImageIndex
 from leaml.errors import ModelError, StepError
 from pipelines.runtime import quiet_data
-from pipelines.units import EngineActor, _load, make_units, read_output, run_units
+from pipelines.unit import load, make_units
+from pipelines.units import EngineActor, _note, read_output, run_units
 
 COUNT, SIZE = 20, 4
 
@@ -40,13 +41,20 @@ class Step:
         self.ids = [r.image_id for r in self.refs]
 
     def run(
-        self, work: Any = None, size: int = SIZE, units: slice = slice(None), plan: dict[str, int] | None = None, **faults: str
+        self,
+        work: Any = None,
+        size: int = SIZE,
+        units: slice = slice(None),
+        plan: dict[str, int] | None = None,
+        max_quarantined: float = 1.0,
+        **faults: str,
     ) -> Any:
         extras = {i: n for n, i in enumerate(self.ids)}
         todo = make_units("caption", self.refs, extras, size)[units]
         spec = ScriptedSpec("x", log=str(self.log), **faults)
         resources = RESOURCES.model_copy(update=plan or {})
-        return run_units("caption", todo, spec, work or CaptionLike(), str(self.output), resources, MAX_PIXELS)
+        work = work or CaptionLike()
+        return run_units("caption", todo, spec, work, str(self.output), resources, MAX_PIXELS, max_quarantined)
 
     def captions(self) -> dict[str, str]:
         rows = read_output(str(self.output), tables.CAPTIONS).to_pylist()
@@ -130,10 +138,25 @@ def test_corrupt_images_are_quarantined_and_the_rest_is_done(tmp_path: Path) -> 
     assert {r["step"] for r in found} == {"caption"}
     assert all(r["reason"].startswith(("truncated", "damaged", "not an image")) for r in found)
     assert (summary["images"], summary["quarantined"]) == (COUNT - 5, 5)
+    by_reason = Counter(f"quarantined: {r['reason'].partition(':')[0]}" for r in found)
+    assert {k: n for k, n in summary.items() if k.startswith("quarantined: ")} == by_reason
     asked = calls(step.log)
     step.run()
     assert calls(step.log) == asked
     assert len(list((step.output / "quarantine").glob("*.parquet"))) == len(files)
+
+
+def test_too_many_images_that_cannot_be_decoded_end_the_step_and_the_finished_units_stay(tmp_path: Path) -> None:
+    step = Step(tmp_path, corrupt=(0, 9, 18))
+    words = rf"^caption: 2 of {COUNT} images cannot be decoded any more, more than 5% \(data.max_quarantined\): .*/quarantine"
+    with pytest.raises(StepError, match=words):
+        step.run(max_quarantined=0.05)
+    done = published(step.output)
+    assert done  # and its units are not made again
+    with pytest.raises(StepError, match=rf"3 of {COUNT} images"):
+        step.run(max_quarantined=0.14)
+    assert step.run(max_quarantined=0.15)["quarantined"] == 3
+    assert calls(step.log) == Counter(i for n, i in enumerate(step.ids) if n not in (0, 9, 18))
 
 
 def test_engine_that_dies_once_is_started_again(step: Step) -> None:
@@ -166,7 +189,7 @@ def test_engine_that_cannot_be_built_says_why(step: Step) -> None:
 def test_rows_that_do_not_fit_the_images_are_an_error_and_not_published(step: Step, how: str) -> None:
     """Without Ray: what the actor returns."""
     actor = EngineActor(ScriptedSpec("x", log=str(step.log)), Broken(how, step.ids[5]), str(step.output), MAX_PIXELS)
-    units = [_load(unit) for unit in make_units("caption", step.refs, {}, SIZE)[:2]]
+    units = [load(unit) for unit in make_units("caption", step.refs, {}, SIZE)[:2]]
     good, bad = (actor(unit) for unit in units)
     assert (good["unit"], good["error"]) == (units[0]["unit"], [])
     kind, message = bad["error"]
@@ -193,3 +216,8 @@ def test_no_images_at_all(tmp_path: Path) -> None:
     output = str(tmp_path / "out")
     summary = run_units("caption", [], ScriptedSpec("x"), CaptionLike(), output, RESOURCES, MAX_PIXELS)
     assert (summary["wall_seconds"], read_output(output, tables.CAPTIONS).num_rows) == (0.0, 0)
+
+
+def test_progress_shows_the_rate_of_pairs_and_the_accepted_share() -> None:
+    assert _note(Counter(pairs=30, accepted=12), 10.0) == "3.0 pairs/s, 40 % accepted"
+    assert _note(Counter(images=5), 10.0) == ""

@@ -1,0 +1,100 @@
+"""Units of work: some images of a step, where their bytes are and the step's own data, as rows of a Ray Data stream.
+
+A unit is named by the ids of its images, whatever the order of the work and however it is cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from leaml import tables
+from leaml.data.store import ImageIndex, read_rows
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is."""
+
+    number: int
+    step: str
+    ids: list[str]
+    places: list[tuple[str, int]]
+    extras: list[Any]
+    extra_places: list[tuple[str, int]] | None
+
+    @property
+    def name(self) -> str:
+        """Depends on the images alone; the number keeps the order of the table."""
+        return f"unit-{self.number:06d}-{hashlib.sha256(' '.join(self.ids).encode()).hexdigest()[:12]}"
+
+    def without(self, done: set[str]) -> Unit:
+        """The unit without the images in `done`."""
+        keep = [place for place, image_id in enumerate(self.ids) if image_id not in done]
+
+        def kept(values: list[Any]) -> list[Any]:
+            return [values[place] for place in keep]
+
+        rest = None if self.extra_places is None else kept(self.extra_places)
+        extras = kept(self.extras) if self.extra_places is None else []
+        return Unit(self.number, self.step, kept(self.ids), kept(self.places), extras, rest)
+
+    def pack(self) -> dict[str, Any]:
+        """A row for Ray Data of about 25 bytes an image: the driver holds all of them."""
+        return {"unit": self.name, "count": len(self.ids), "packed": zlib.compress(json.dumps(asdict(self)).encode())}
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any]) -> Unit:
+        """The unit in a row made by `pack`."""
+        found = json.loads(zlib.decompress(packed["packed"]))
+        for key in ("places", "extra_places"):
+            found[key] = None if found[key] is None else [(file, row) for file, row in found[key]]
+        return cls(**found)
+
+
+def make_units(
+    step: str, refs: ImageIndex, extras: dict[str, Any], size: int, rows: ImageIndex | None = None
+) -> list[dict[str, Any]]:
+    """Cut the images into packed units of `size`, in table order.
+
+    The step's own data of an image is in `extras`, or with `rows` the row of another step's table at the image's place in
+    `rows`, which the worker reads.
+    """
+    units = []
+    for number, start in enumerate(range(0, len(refs), size)):
+        part = list(refs[start : start + size])
+        units.append(
+            Unit(
+                number,
+                step,
+                [r.image_id for r in part],
+                [(r.file, r.row) for r in part],
+                [extras.get(r.image_id) for r in part] if rows is None else [],
+                None if rows is None else [(r.file, r.row) for r in rows[start : start + size]],
+            ).pack()
+        )
+    return units
+
+
+def load(packed: dict[str, Any]) -> dict[str, Any]:
+    """Reads the encoded bytes of a unit's images; runs as a Ray Data task, so reading overlaps with the engine."""
+    unit = Unit.unpack(packed)
+    by_file: dict[str, list[int]] = {}
+    for file, row in unit.places:
+        by_file.setdefault(file, []).append(row)
+    data: dict[tuple[str, int], bytes] = {}
+    for file, rows in by_file.items():
+        for row, record in zip(rows, read_rows(file, rows), strict=True):
+            data[file, row] = record["bytes"]
+    extras = unit.extras if unit.extra_places is None else _read_extras(unit.extra_places)
+    loaded = {"unit": unit.name, "step": unit.step, "image_id": unit.ids, "extra": json.dumps(extras)}
+    return loaded | {"bytes": [data[place] for place in unit.places]}
+
+
+def _read_extras(places: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Rows `(file, row number)` of another step's tables."""
+    parts = {file: tables.read(file) for file, _ in places}
+    return [parts[file].slice(row, 1).to_pylist()[0] for file, row in places]

@@ -58,11 +58,44 @@ def read_config(source: str) -> dict[str, Any]:
 
 
 def lora_folder(source: str, base: ModelConfig) -> str:
-    """Local folder with the adapter as a LoRA for vLLM; neurons are exported, which loads the base once per machine."""
+    """Local folder with the adapter as a LoRA for vLLM; neurons are exported, which loads the base once per machine.
+
+    Raises:
+        ModelError: it does not fit the base.
+    """
     folder = local_model(source)
     if str(read_config(folder)["peft_type"]).upper() == "LORA":
+        _check(folder, base)
         return folder
     return _made(folder, base, "lora", lambda model, _processor, where: _export(model, where))
+
+
+def _check(folder: str, base: ModelConfig) -> None:
+    """Modules, shapes and numbers of a LoRA against the base; vLLM takes any shape that is not larger, and any number."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        tensors = load_file(Path(folder, WEIGHTS))
+    except (SafetensorError, OSError) as error:
+        msg = f"{folder}/{WEIGHTS} cannot be read: {error}"
+        raise ModelError(msg) from None
+    options = {"revision": base.revision, "trust_remote_code": base.trust_remote_code}
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(base.name, **options))
+    linears = {f"base_model.model.{name}": m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    for module in {name.rpartition(".lora_")[0] for name in tensors}:
+        a, b = (tensors.get(f"{module}.lora_{side}.weight") for side in "AB")
+        linear = linears.get(module)
+        fits = False
+        if a is not None and b is not None and linear is not None:
+            fits = (*b.shape, *a.shape) == (linear.out_features, len(a), len(a), linear.in_features)
+            fits = fits and bool(a.isfinite().all() and b.isfinite().all())
+        if not fits:
+            msg = f"the adapter {folder} does not fit the model {base.name}: shapes or numbers of {module!r} are wrong"
+            raise ModelError(msg)
 
 
 def merged_folder(source: str, base: ModelConfig) -> str:

@@ -177,6 +177,7 @@ def _options(
             "graceful_shutdown_wait_loop_s": 1.0,
             "graceful_shutdown_timeout_s": settings.drain_seconds,
             "ray_actor_options": {"num_cpus": 0},
+            "logging_config": {"enable_access_log": False},  # serve/observe.py writes one
         },
     )
     return {**cls.get_deployment_options(llm_config), "llm_config": llm_config}

@@ -57,8 +57,8 @@ class EngineModels:
         if request is not None:
             await self._client.remove_lora(request.lora_int_id)
 
-    async def try_adapter(self, name: str) -> None:
-        """Let an adapter answer once. Raises ValueError if its numbers are none."""
+    async def try_out(self, name: str) -> None:
+        """Let a model or adapter answer once, which also warms it up. Raises ValueError if its numbers are none."""
         from PIL import Image
 
         grey = Picture(b"", "trial", Image.new("RGB", (64, 64), "grey"))
@@ -73,6 +73,11 @@ class EngineModels:
         """As Service.chat."""
         from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionRequest, ErrorResponse
 
+        from leaml.vlm.chat import chat_of
+
+        mark = chat_of(self._processor).placeholder
+        if any(mark in text for message in body["messages"] for text in _texts_of(message)):
+            refuse("the text holds the model's mark for an image; take it out", "placeholder", "messages")
         plain = {**body, "model": model.id, "request_id": request_id, "messages": [{"role": "user", "content": ""}]}
         try:
             request = ChatCompletionRequest.model_validate(plain)
@@ -183,6 +188,11 @@ class EngineModels:
         except (ValueError, VLLMClientError) as error:
             raise explained(400, str(error), self.max_model_len) from None
         return final
+
+
+def _texts_of(message: dict[str, Any]) -> list[str]:
+    content = message["content"]
+    return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
 
 
 def _with_images(message: dict[str, Any], pictures: list[Picture]) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class ModelServer(LLMServer):
             AutoProcessor.from_pretrained, folder, revision=base.revision, trust_remote_code=base.trust_remote_code
         )
         self.engine_models = EngineModels(self, processor)
+        await self.engine_models.try_out(model.id)
 
     async def answer_for(
         self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
@@ -175,7 +176,7 @@ class ReplicaService:
             async with asyncio.timeout(_LOADING):
                 folder = await asyncio.to_thread(adapters.lora_folder, source, self._server.local_base)
                 await self._engine.add_adapter(name, folder)
-                await self._engine.try_adapter(name)
+                await self._engine.try_out(name)
         except (LeamlError, ValueError, ApiError, TimeoutError, OSError) as error:
             await self._engine.remove_adapter(name)
             why = " ".join(str(error).split())[:300] or type(error).__name__

@@ -12,8 +12,8 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from ray.serve.schema import ServeDeploySchema
 
-from leaml.config import ModelConfig
-from leaml.errors import DataError, InputError
+from leaml.config import ModelConfig, resolve_model
+from leaml.errors import DataError, InputError, ModelError
 from leaml.neurons.peft import NeuronConfig
 from leaml.vlm import load
 from serve import adapters, deploy
@@ -58,7 +58,7 @@ def test_adapters_are_loras_where_that_is_exact_and_fits(saved: dict[str, str]) 
 def test_neurons_are_exported_and_merged_exactly(saved: dict[str, str]) -> None:
     from safetensors.torch import load_file
 
-    base = ModelConfig(name="leaml-tiny")
+    base = ModelConfig(name=resolve_model("leaml-tiny"))
     lora = adapters.lora_folder(saved["few"], base)
     assert adapters.lora_folder(saved["few"], base) == lora  # made once
     assert adapters.read_config(lora)["r"] == 12
@@ -87,6 +87,29 @@ def test_adapters_that_are_refused_before_anything_is_loaded(tmp_path: Path, con
         (tmp_path / weights).write_bytes(b"x")
     with pytest.raises(DataError):
         adapters.way_of(str(tmp_path), 64, True)
+
+
+def test_a_lora_that_vllm_would_take_but_does_not_fit_is_refused(saved: dict[str, str], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    base = ModelConfig(name=resolve_model("leaml-tiny"))
+    tensors = load_file(Path(saved["lora"]) / "adapter_model.safetensors")
+    changes = {
+        "narrow": {name: value[:, :7].contiguous() for name, value in tensors.items()},
+        "nan": {name: value * float("nan") for name, value in tensors.items()},
+        "elsewhere": {name.replace("layers.0", "layers.9"): value for name, value in tensors.items()},
+        "half": {name: value for name, value in tensors.items() if "lora_A" in name},
+    }
+    for name, changed in changes.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text((Path(saved["lora"]) / "adapter_config.json").read_text())
+        save_file(changed, folder / "adapter_model.safetensors")
+        with pytest.raises(ModelError, match="does not fit"):
+            adapters.lora_folder(str(folder), base)
+    (tmp_path / "half" / "adapter_model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ModelError, match="cannot be read"):
+        adapters.lora_folder(str(tmp_path / "half"), base)
 
 
 def planned(**settings: Any) -> deploy.Plan:

@@ -1,0 +1,398 @@
+"""The endpoint as it is: `leaml serve`'s deployment on Ray Serve and vLLM with the shipped model, over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+import torch
+from peft import get_peft_model
+from safetensors.torch import load_file, save_file
+
+from leaml import images, prompts
+from leaml.config import ModelConfig, ResourcesConfig, SourceConfig, resolve_model
+from leaml.data import registry
+from leaml.errors import InputError
+from leaml.neurons.peft import NeuronConfig
+from leaml.vlm import load
+from pipelines.evaluate import AnswerWork
+from pipelines.models import engine_spec
+from pipelines.units import Item
+from serve import adapters, launch
+from serve.settings import load_settings
+
+KEY = "sk-integration-0123456789"
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+JSON = {"Content-Type": "application/json"}
+SECRET = "which marsupial hides behind it"
+"""Words of a prompt, looked for in every log."""
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def questions() -> list[tuple[bytes, str]]:
+    """24 questions of easy-VQA with their encoded images."""
+    found: list[tuple[bytes, str]] = []
+    for record in registry.read(SourceConfig(format="easy_vqa", split="test", limit=12)):
+        found += [(record.data or b"", q.question) for q in record.questions[:2]]
+    return found
+
+
+def url(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def evaluated(asked: list[tuple[bytes, str]], max_tokens: int) -> list[str]:
+    """What `leaml evaluate` writes for these questions."""
+    engine = engine_spec(ModelConfig(name="leaml-tiny"), ResourcesConfig()).build()
+    rows = [{"question": q, "answer": "", "question_type": None, "options": None} for _, q in asked]
+    items = [Item(str(n), images.decode(data), [row]) for n, ((data, _), row) in enumerate(zip(asked, rows, strict=True))]
+    answers, _ = AnswerWork(max_tokens)(engine, items)
+    return [row["answers"][0]["prediction"] for row in answers]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[str]:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # before the endpoint starts: two cores
+        return pool.submit(evaluated, questions(), 24).result(timeout=200)
+
+
+class Endpoint:
+    """The server of this module."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self.client = httpx.Client(base_url=base, headers=HEADERS, timeout=60)
+
+    def vqa(self, data: bytes, question: str, **fields: Any) -> httpx.Response:
+        return self.client.post("/v1/vqa", json={"image": url(data), "question": question, **fields})
+
+    def current(self) -> dict[str, Any]:
+        from ray import serve
+
+        from serve.deploy import INGRESS
+
+        return dict(serve.get_deployment_handle(INGRESS, launch.APPLICATION).current.remote().result(timeout_s=60))
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def endpoint(expected: list[str]) -> Iterator[Endpoint]:
+    import ray
+
+    os.environ["LEAML_API_KEYS"] = KEY
+    port = free_port()
+    tree = {
+        "model": "leaml-tiny",
+        "domains": [{"name": "teacher", "source": "leaml-tiny-teacher"}],  # starts when it is asked
+        "http": {"port": port},
+        "engine": {"max_adapters": 2, "max_adapter_rank": 16},
+        "limits": {"body_bytes": 1_000_000, "pixels": 1_000_000, "body_seconds": 1, "deadline_seconds": 90},
+        "scaling": {"health_seconds": 1},
+    }
+    launch.start(load_settings(tree))
+    try:
+        yield Endpoint(f"http://127.0.0.1:{port}")
+    finally:
+        from ray import serve
+
+        del os.environ["LEAML_API_KEYS"]
+        serve.shutdown()
+        ray.shutdown()
+
+
+def test_answers_are_those_of_evaluate(endpoint: Endpoint, expected: list[str]) -> None:
+    asked = questions()
+    assert len(asked) >= 20
+    replies = [endpoint.vqa(data, question, alternatives=0).json() for data, question in asked]
+    assert [r["answer"] for r in replies] == expected
+    assert len(set(expected)) > 3
+    assert all(0 <= r["confidence"] <= 1 and not r["calibrated"] for r in replies)
+    assert {r["model"] for r in replies} == {"leaml-tiny"}
+
+
+def test_json_multipart_and_batch_agree(endpoint: Endpoint) -> None:
+    (data, first), (_, second) = questions()[:2]
+    single = [endpoint.vqa(data, question).json() for question in (first, second)]
+    form = endpoint.client.post("/v1/vqa", data={"question": first}, files={"file": ("a.png", data, "image/png")}).json()
+    body = {"image": url(data), "questions": [{"question": first}, {"question": second}]}
+    batch = endpoint.client.post("/v1/vqa", json=body).json()["answers"]
+
+    def core(reply: dict[str, Any]) -> tuple[Any, ...]:
+        return reply["answer"], pytest.approx(reply["confidence"], abs=1e-3), len(reply["alternatives"])
+
+    assert core(form) == core(single[0])
+    assert [core(reply) for reply in batch] == [core(reply) for reply in single]
+
+
+def test_alternatives_are_other_answers_by_falling_confidence(endpoint: Endpoint) -> None:
+    for data, question in questions()[:6]:
+        reply = endpoint.vqa(data, question, alternatives=5).json()
+        texts = [reply["answer"], *(a["answer"] for a in reply["alternatives"])]
+        sure = [a["confidence"] for a in reply["alternatives"]]
+        assert len(texts) == len(set(texts)) > 1
+        assert sure == sorted(sure, reverse=True)
+        assert reply["confidence"] + sum(sure) <= 1.001  # probabilities of different replies
+
+
+def test_every_option_has_a_confidence(endpoint: Endpoint) -> None:
+    data, _ = questions()[0]
+    options = ["circle", "rectangle", "triangle"]
+    reply = endpoint.vqa(data, "what shape is in the image?", options=options).json()
+    alternatives = {a["answer"]: a["confidence"] for a in reply["alternatives"]}
+    assert set(alternatives) <= set(options)
+    assert len(alternatives) >= 2
+    # the probability of a forced reply is that of the same reply given freely
+    free = endpoint.vqa(data, "what shape is in the image?\nA. circle\nB. rectangle\nC. triangle", alternatives=8).json()
+    seen = {a["answer"]: a["confidence"] for a in free["alternatives"]}
+    for shared in set(seen) & set(alternatives):
+        assert alternatives[shared] == pytest.approx(seen[shared], abs=0.01)
+
+
+def test_the_openai_client_works_unchanged(endpoint: Endpoint) -> None:
+    client = openai.OpenAI(base_url=f"{endpoint.base}/v1", api_key=KEY, max_retries=0)
+    assert next(m.id for m in client.models.list()) == "leaml-tiny"
+    assert client.models.retrieve("leaml-tiny").id == "leaml-tiny"
+    data, question = questions()[0]
+    content: list[Any] = [{"type": "image_url", "image_url": {"url": url(data)}}, {"type": "text", "text": question}]
+    ask: dict[str, Any] = {"model": "leaml-tiny", "messages": [{"role": "user", "content": content}], "temperature": 0}
+    whole = client.chat.completions.create(**ask, max_tokens=24, logprobs=True, top_logprobs=2)
+    answer = endpoint.vqa(data, question).json()["answer"]
+    assert (whole.choices[0].message.content or "").strip() == answer
+    assert whole.usage and whole.usage.completion_tokens > 0
+    assert whole.choices[0].logprobs and whole.choices[0].logprobs.content
+    events = list(client.chat.completions.create(**ask, max_tokens=24, stream=True, stream_options={"include_usage": True}))
+    streamed = "".join(e.choices[0].delta.content or "" for e in events if e.choices)
+    assert streamed.strip() == answer
+    assert events[-1].usage and events[-1].usage.completion_tokens == whole.usage.completion_tokens
+    several = client.chat.completions.create(**ask | {"temperature": 1.0}, max_tokens=4, n=3, seed=1)
+    assert len(several.choices) == 3
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(**ask | {"model": "gpt-4"})
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"{endpoint.base}/v1", api_key="wrong").models.list()
+
+
+def about(data: bytes, text: str) -> dict[str, Any]:
+    content = [{"type": "image_url", "image_url": {"url": url(data)}}, {"type": "text", "text": text}]
+    return {"messages": [{"role": "user", "content": content}], "max_tokens": 8}
+
+
+def png_header(width: int, height: int) -> bytes:
+    from PIL import Image
+
+    buffer = BytesIO()
+    Image.new("1", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoint) -> None:
+    data, question = questions()[0]
+    chat = {"messages": [{"role": "user", "content": "a"}]}
+    attacks: list[Callable[[], httpx.Response]] = [
+        lambda: httpx.get(f"{endpoint.base}/v1/models"),
+        lambda: httpx.post(f"{endpoint.base}/v1/vqa", json={}, headers={"Authorization": "Bearer no"}),
+        lambda: endpoint.client.post("/v1/vqa", content=b"x" * 1_100_000, headers=JSON),
+        lambda: endpoint.client.post(
+            "/v1/vqa", content=iter([b"x" * 100_000] * 11), headers={"Content-Type": "application/json"}
+        ),
+        lambda: endpoint.vqa(png_header(2000, 2000), question),
+        lambda: endpoint.vqa(data[:60], question),
+        lambda: endpoint.vqa(data, "a <image> b"),
+        lambda: endpoint.vqa(data, question, model="../../etc/passwd"),
+        lambda: endpoint.client.post("/v1/chat/completions", json=chat | {"max_tokens": 99999}),
+        lambda: endpoint.client.post("/v1/chat/completions", json=chat | {"structured_outputs": {"regex": "(a+)+$"}}),
+        lambda: endpoint.client.post(
+            "/v1/chat/completions", json={"messages": [{"role": "user", "content": "x y " * 1900}], "max_tokens": 500}
+        ),
+        lambda: endpoint.client.post("/v1/chat/completions", json=about(data, "<image>" * 3)),
+        lambda: endpoint.client.post("/v1/load_lora_adapter", json={"lora_name": "a", "lora_path": "/etc"}),
+        lambda: endpoint.client.post("/v1/completions", json={"prompt": "a"}),
+        lambda: endpoint.client.get("/server_info"),
+        lambda: endpoint.client.get("/v1/models/..%2f..%2fetc"),
+        *(
+            lambda target=target: endpoint.client.post("/v1/vqa", json={"image": target, "question": "a"})
+            for target in ("http://127.0.0.1:8265/", "file:///etc/passwd", "s3://a/b", "http://169.254.169.254/latest")
+        ),
+        *(
+            lambda target=target: endpoint.client.post(
+                "/v1/chat/completions",
+                json={"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": target}}]}]},
+            )
+            for target in ("http://127.0.0.1:8265/", "file:///etc/passwd", "data:image/png;base64,AAAA")
+        ),
+    ]
+    for number, attack in enumerate(attacks):
+        began = time.perf_counter()
+        reply = attack()
+        assert time.perf_counter() - began < 1, number
+        assert 400 <= reply.status_code < 500, (number, reply.text)
+        error = reply.json()["error"]
+        assert error["message"]
+        assert not any(word in reply.text for word in ("vllm", "VLLM", "PIL", "Traceback", "pydantic")), (number, reply.text)
+    assert endpoint.client.get("/health").status_code == 200
+    assert endpoint.vqa(data, question).status_code == 200
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> float:
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds, "it did not happen in time"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_its_place_and_the_engine(endpoint: Endpoint, stream: bool) -> None:
+    assert endpoint.current()["unfinished"] == 0
+    body = {"messages": [{"role": "user", "content": "what is it?"}], "max_tokens": 512, "ignore_eos": True, "stream": stream}
+    content = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
+    host, port = endpoint.base.removeprefix("http://").split(":")
+    open_ones = []
+    for _ in range(4):
+        connection = socket.create_connection((host, int(port)))
+        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        open_ones.append(connection)
+    wait_until(lambda: endpoint.current()["unfinished"] == 4, 5)
+    for connection in open_ones:
+        connection.close()
+    wait_until(lambda: endpoint.current()["unfinished"] == 0, 1.5)  # 512 tokens take longer
+    text = endpoint.client.get("/metrics").text
+    running = next(line for line in text.splitlines() if line.startswith("leaml_running{"))
+    assert running.endswith(" 0.0")
+
+
+def neuron_adapter(folder: Path) -> str:
+    """An adapter on a few rows of every Linear of the language model, which changes answers."""
+    vlm = load.load(ModelConfig(name="leaml-tiny"))
+    generator = torch.Generator().manual_seed(0)
+    linears = load.language_linears(vlm.model)
+    rows = {name: torch.randperm(m.out_features, generator=generator)[:12] for name, m in linears.items()}
+    model = get_peft_model(vlm.model, NeuronConfig(rows=rows, train_bias=False))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(0, 0.1, generator=generator)
+    model.save_pretrained(str(folder))
+    return str(folder)
+
+
+def test_domains_are_added_to_a_running_server_and_bad_ones_refused(endpoint: Endpoint, tmp_path: Path) -> None:
+    before = endpoint.current()["pid"]
+    asked = questions()[:8]
+    plain = [endpoint.vqa(data, question).json()["answer"] for data, question in asked]
+    source = neuron_adapter(tmp_path / "neurons")
+    assert launch.add_domain("sports", source, "auto").id == "leaml-tiny:sports"
+    domain = [endpoint.vqa(data, question, model="leaml-tiny:sports").json() for data, question in asked]
+    assert [d["answer"] for d in domain] != plain
+    assert {d["model"] for d in domain} == {"leaml-tiny:sports"}
+    assert [endpoint.vqa(data, question).json()["answer"] for data, question in asked] == plain
+
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    lora = Path(adapters.lora_folder(source, ModelConfig(name=resolve_model("leaml-tiny"))))
+    (wrong / "adapter_config.json").write_text((lora / "adapter_config.json").read_text())
+    tensors = {name: value[..., :7].contiguous() for name, value in load_file(lora / "adapter_model.safetensors").items()}
+    save_file(tensors, wrong / "adapter_model.safetensors")
+    for name, bad in (("wrong", str(wrong)), ("gone", str(tmp_path / "nowhere"))):
+        with pytest.raises(InputError, match=name):
+            launch.add_domain(name, bad, "auto")
+    entries = endpoint.client.get("/v1/models").json()["data"]
+    names = ("leaml-tiny", "leaml-tiny:sports", "leaml-tiny:teacher")
+    assert [(e["id"], e["state"]) for e in entries] == [(name, "ready") for name in names]
+    assert endpoint.vqa(*asked[0], model="leaml-tiny:sports").json()["answer"] == domain[0]["answer"]
+    assert endpoint.vqa(*asked[0], model="leaml-tiny:wrong").status_code == 404
+    assert endpoint.current()["pid"] == before  # no restart
+
+
+def test_a_domain_with_an_engine_of_its_own_starts_with_its_first_question(endpoint: Endpoint) -> None:
+    data, _ = questions()[0]
+    caption = endpoint.vqa(data, prompts.CAPTION, model="leaml-tiny:teacher", alternatives=2)
+    assert caption.status_code == 200, caption.text
+    assert caption.json()["model"] == "leaml-tiny:teacher"
+    assert "background" in caption.json()["answer"]  # which the teacher's captions name, and no answer of the main model
+    ask = about(data, prompts.CAPTION) | {"model": "leaml-tiny:teacher", "temperature": 0, "max_tokens": 24}
+    whole = endpoint.client.post("/v1/chat/completions", json=ask).json()
+    assert whole["choices"][0]["message"]["content"].strip() == caption.json()["answer"]
+    streamed = endpoint.client.post("/v1/chat/completions", json=ask | {"stream": True}).text
+    assert streamed.endswith("data: [DONE]\n\n")
+    refused = endpoint.client.post("/v1/chat/completions", json=about(data, "x y " * 1900) | {"model": "leaml-tiny:teacher"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "context_length")
+
+
+def test_nothing_of_a_request_is_in_any_log(endpoint: Endpoint) -> None:
+    import ray
+
+    data, _ = questions()[3]
+    assert endpoint.vqa(data, SECRET, options=["numbat", "quokka"]).status_code == 200
+    endpoint.client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": SECRET}], "max_tokens": 4})
+    endpoint.vqa(data, SECRET, alternatives=99)
+    time.sleep(1)
+    folder = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"  # type: ignore[union-attr]
+    logs = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert any(b'"event": "request"' in text for text in logs.values())
+    for word in (SECRET, "quokka", KEY, url(data)[60:100]):
+        assert [file.name for file, text in logs.items() if word.encode() in text] == []
+
+
+def test_a_killed_replica_is_replaced_and_leaves_no_process(endpoint: Endpoint) -> None:
+    data, question = questions()[0]
+    seen: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def load_it(seed: int) -> None:
+        draw = random.Random(seed)
+        while not stop.is_set():
+            for _ in range(200):  # one request, with retries, as clients have them
+                try:
+                    status = endpoint.vqa(data, question, alternatives=0).status_code
+                except httpx.HTTPError:
+                    status = 0
+                if status == 200 or stop.is_set():
+                    break
+                assert status in (0, 429, 500, 503, 504), status
+                seen["retried"] += 1
+                time.sleep(draw.uniform(0.3, 0.6))
+            seen["answered" if status == 200 else "lost"] += not stop.is_set()
+
+    threads = [threading.Thread(target=load_it, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    replica = psutil.Process(endpoint.current()["pid"])
+    family = [replica, *replica.children(recursive=True)]
+    assert len(family) > 1  # vLLM's core is a process of its own
+    answered = seen["answered"]
+    os.kill(replica.pid, signal.SIGKILL)
+    wait_until(lambda: seen["answered"] > answered + 50, 120)
+    stop.set()
+    for thread in threads:
+        thread.join(60)
+    assert seen["lost"] == 0
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+    # adapters come back with the replica
+    assert endpoint.client.get("/v1/models").json()["data"][1]["state"] == "ready"

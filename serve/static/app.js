@@ -271,7 +271,7 @@ function showCard(found) {
   const calibration = found.calibration || {};
   const facts = [
     ["run", found.run],
-    ["adapted from", [base.name, base.revision && `revision ${base.revision}`].filter(Boolean).join(", ")],
+    [found.kind === "run" ? "adapted from" : "model", [base.name, base.revision && `revision ${base.revision}`].filter(Boolean).join(", ")],
     ["labels", known(labels.images) ? `${labels.images} images${known(labels.questions) ? `, ${labels.questions} questions` : ""}` : ""],
     ["labeled data", (found.data || {}).labeled],
     ["calibration", known(calibration.temperature) ? calibrationText(calibration) : ""],

@@ -55,7 +55,12 @@ CARD = {
     "date": "2026-11-23",
 }
 FAULTS = {"busy": ApiError(429, "the server is full", "full", retry_after=2), "broken": RuntimeError("a fault of ours")}
-BARE = {"kind": "model", "name": "leaml-tiny", "note": "A bare model folder: no run, no evaluation."}
+BARE = {
+    "kind": "model",
+    "name": "leaml-tiny",
+    "base_model": {"name": "leaml-tiny"},
+    "note": "A bare model folder: no run, no evaluation.",
+}
 
 
 class Script(ScriptedService):

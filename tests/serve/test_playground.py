@@ -285,6 +285,7 @@ def test_the_card_has_run_labels_and_intervals_and_follows_the_model(page: Page)
     page.get_by_label("Model", exact=True).select_option("demo:other")
     page.get_by_text("A bare model folder: no run, no evaluation.").wait_for()
     assert page.locator("#card table").count() == 0
+    assert "model leaml-tiny" in " ".join(page.locator("#card").inner_text().split())
 
 
 def test_it_fits_a_phone_and_follows_the_colour_scheme(page: Page) -> None:

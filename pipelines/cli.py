@@ -126,6 +126,26 @@ def predict(
 
 
 @app.command()
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    frames: Annotated[list[int] | None, typer.Option(help="Unlabeled images; may be given several times.")] = None,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Hours in which the run should be done.")] = 24.0,
+    node_gpus: Annotated[int, typer.Option(min=1, help="GPUs of a node.")] = 8,
+    gpu_hour: Annotated[float, typer.Option(min=0, help="Price of a GPU-hour.")] = 2.5,
+    puts: Annotated[float, typer.Option(min=0, help="Price of a thousand PUT requests.")] = 0.005,
+    gets: Annotated[float, typer.Option(min=0, help="Price of a thousand GET requests.")] = 0.0004,
+) -> None:
+    """Size a run: GPU-hours, nodes, S3 requests and money for 10^5, 10^6 and 10^7 unlabeled images, with the arithmetic."""
+    from leaml.config import load
+
+    found = load(config, overrides)
+    from pipelines.sizing import Prices, show
+
+    show(found, frames or [10**5, 10**6, 10**7], Prices(gpu_hour, puts, gets, node_gpus, deadline))
+
+
+@app.command()
 def overlap(
     a: Annotated[str, typer.Argument(help="Folder of a score step, local or s3://, for example runs/mine/score-0123456789ab.")],
     b: Annotated[str, typer.Argument(help="Folder of another score step.")],

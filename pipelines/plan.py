@@ -93,7 +93,7 @@ def show(config: Config) -> None:
     run, sources, labels = rehearse(config)
     amounts = measure(run, sources, labels)
     known = estimates.earlier([p.step.folder for p in run.planned.values() if run.done(p.step)] + finished(config.storage))
-    _print(f"plan of {config.name} in {run.folder}; nothing is run\n")
+    print_line(f"plan of {config.name} in {run.folder}; nothing is run\n")
     _print_data(config, amounts)
     _print_resources(config)
     lines, left, hours, unclear = [], 0.0, 0.0, []
@@ -110,11 +110,11 @@ def show(config: Config) -> None:
         left, hours = left + (found.gpu_hours or 0.0), hours + (found.hours or 0.0)
         if found.hours is None:
             unclear.append(step.label)
-    _print("\nsteps in order (finished ones are reused, begun ones go on)")
-    _print_columns([("state", "step", "folder", "work", "on", "hours", "GPU-hours"), *lines])
+    print_line("\nsteps in order (finished ones are reused, begun ones go on)")
+    print_columns([("state", "step", "folder", "work", "on", "hours", "GPU-hours"), *lines])
     _print_estimates(arithmetic, left, hours, unclear)
     if amounts.training is None or amounts.asked is None:
-        _print("  after `leaml ingest CONFIG` the numbers of images and questions are known, and these estimates with them")
+        print_line("  after `leaml ingest CONFIG` the numbers of images and questions are known, and these estimates with them")
 
 
 def measure(run: Rehearsal, sources: Sources, labels: Labels) -> Amounts:
@@ -239,11 +239,11 @@ def _print_data(config: Config, amounts: Amounts) -> None:
         ("evaluation", data.evaluation, amounts.evaluation),
     ):
         where = " ".join(part for part in (source.format, source.path, source.split) if part) if source else ""
-        _print(f"{role:11} {where}: {_count_text(found)}" if source else f"{role:11} the labeled source's other images")
+        print_line(f"{role:11} {where}: {_count_text(found)}" if source else f"{role:11} the labeled source's other images")
     size = f"{budget.count:,}" if budget.count else f"{100 * budget.fraction:g} % of the" if budget.fraction else "all"
     share = f"{100 * budget.validation_fraction:g} % of them for validation"
     drawn = _amount((amounts.label_images, "images"), (amounts.label_rows, "rows"))
-    _print(f"{'labels':11} {size} {budget.of}, draw {budget.seed}: {drawn}; {share}")
+    print_line(f"{'labels':11} {size} {budget.of}, draw {budget.seed}: {drawn}; {share}")
 
 
 def _print_resources(config: Config) -> None:
@@ -253,30 +253,35 @@ def _print_resources(config: Config) -> None:
     captions = f"{teacher.engines} engines x {teacher.engine_gpus:g} GPU"
     training = f"{found.train_workers} workers x {found.train_gpus:g} GPU, {found.train_cpus:g} CPU"
     beside = "; baselines beside the method, with as much again" if found.parallel_baselines else ""
-    _print(f"{'resources':11} {engines}; for captions {captions}; training {training}{beside}")
-    _print(f"{'Ray':11} {found.address or 'started on this machine'}; {found.images_per_unit} images a unit")
+    print_line(f"{'resources':11} {engines}; for captions {captions}; training {training}{beside}")
+    print_line(f"{'Ray':11} {found.address or 'started on this machine'}; {found.images_per_unit} images a unit")
 
 
 def _print_estimates(arithmetic: dict[str, list[str]], left: float, hours: float, unclear: list[str]) -> None:
-    _print(f"\nestimated, not promised: {left:.2f} GPU-hours to go, {hours:.2f} hours one step after the other")
+    print_line(f"\nestimated, not promised: {left:.2f} GPU-hours to go, {hours:.2f} hours one step after the other")
     if unclear:
-        _print(f"  without {len(unclear)} steps that cannot be estimated yet: {', '.join(unclear)}")
+        print_line(f"  without {len(unclear)} steps that cannot be estimated yet: {', '.join(unclear)}")
     for how, labels in arithmetic.items():
-        _print(f"  {', '.join(labels)}: {how}")
+        print_line(f"  {', '.join(labels)}: {how}")
     if any("assumed" in how for how in arithmetic):
-        rates = estimates.ASSUMED
-        _print(
-            f"  assumed: {rates.tflops:g} TFLOP/s a GPU (an A100), of it {rates.reading:g} reading, {rates.writing:g} writing, "
-            f"{rates.training:g} training; {rates.image_tokens:,} tokens an image, {rates.text_tokens} a text; all of it is in "
-            "pipelines/estimates.py, and a finished step's measured rate replaces it"
-        )
+        print_line(f"  {assumptions()}")
 
 
-def _print_columns(rows: list[tuple[str, ...]]) -> None:
+def assumptions() -> str:
+    """What estimates assume where nothing was measured, in words."""
+    rates = estimates.ASSUMED
+    return (
+        f"assumed: {rates.tflops:g} TFLOP/s a GPU (an A100), of it {rates.reading:g} reading, {rates.writing:g} writing, "
+        f"{rates.training:g} training; {rates.image_tokens:,} tokens an image, {rates.text_tokens} a text; all of it is in "
+        "pipelines/estimates.py, and a finished step's measured rate replaces it"
+    )
+
+
+def print_columns(rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        _print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print_line("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _print(text: str) -> None:
+def print_line(text: str) -> None:
     console.print(text, markup=False)

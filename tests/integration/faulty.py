@@ -59,7 +59,7 @@ class Plan:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Listens on 127.0.0.1; `plan` may be changed at any time, `faults` counts those done."""
+    """Listens on 127.0.0.1; `plan` may be changed at any time, `faults` counts those done, `requests` all by method."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -76,6 +76,7 @@ class Proxy(ThreadingHTTPServer):
         """Pass everything on, count from zero, draw from the seed again."""
         self.plan = Plan()
         self.faults: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self._row: Counter[str] = Counter()
         self._random = random.Random(self._seed)
 
@@ -83,6 +84,7 @@ class Proxy(ThreadingHTTPServer):
         """The fault of a request, or None."""
         request = f"{method} {path}"
         with self._lock:
+            self.requests[method] += 1
             plan = self.plan
             kinds = [k for k in plan.kinds if method in _BODIED.get(k, (method,))]
             spent = plan.times is not None and sum(self.faults.values()) >= plan.times

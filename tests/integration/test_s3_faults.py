@@ -22,6 +22,7 @@ from leaml import config
 from leaml.data import files, s3, store
 from leaml.errors import DataError, LeamlError, StepError
 from pipelines import run as run_module
+from pipelines import sizing
 from pipelines.run import Run
 from pipelines.runtime import quiet_data
 from pipelines.unit import make_units
@@ -358,6 +359,18 @@ class MapStep:
         """Rows in committed files, read from the server without the code under test."""
         parts = [self.direct.read(key) for key in self.direct.keys(f"{self.base}/out/rows/")]
         return [row for part in parts for row in pq.read_table(io.BytesIO(part)).to_pylist()]
+
+
+def test_requests_of_a_unit_are_those_that_leaml_plan_counts_with(
+    proxy: Proxy, direct: Direct, base: str, tmp_path: Path, workers: None
+) -> None:
+    step = MapStep(base, tmp_path / "log", direct)
+    proxy.clear()
+    assert step.run()
+    units = COUNT // SIZE
+    looked = {"PUT": 1, "GET": 40}  # what does not grow with the units: the index, listings, whether they are there
+    assert 0 <= proxy.requests["PUT"] - sizing.PUTS * units <= looked["PUT"]
+    assert 0 <= proxy.requests["GET"] + proxy.requests["HEAD"] - sizing.GETS * units <= looked["GET"]
 
 
 def test_a_map_step_ends_right_however_often_the_storage_fails(

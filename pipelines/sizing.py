@@ -1,0 +1,165 @@
+"""`leaml plan CONFIG`: GPU-hours, nodes, S3 requests and money for other numbers of unlabeled images, with the arithmetic.
+
+Rates come from where `leaml adapt --dry-run` takes them: steps that earlier runs in the storage have measured, else assumptions
+that are printed (pipelines/estimates.py). tests/integration/test_s3_faults.py holds the requests of a unit to a real server.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from leaml.config import Config
+from leaml.errors import InputError
+from pipelines import estimates, plan
+from pipelines.estimates import ENGINES, TRAININGS, Work
+
+PUTS, GETS = 3, 5
+"""Requests of a unit: rows, counts and attempt are written; two HEADs, two GETs of its images, one of its counts."""
+FILTER_PUTS, FILTER_GETS = 1, 2
+"""More of them for each unit of pairs, when filters look at all pairs together."""
+INDEX_GETS = 5
+"""Of a file of images, when a step looks where images are: a listing, a HEAD, three GETs."""
+PART_IMAGES = 512
+"""Images in such a file: 64 MiB of images of 128 KiB (leaml/data/ingest.py)."""
+UNKNOWN = {"label_images": 100, "label_rows": 300, "asked": 3000, "asked_images": 1000}
+"""Of labels and evaluation, where only ingest can tell."""
+EXAMPLE_GETS = 2
+"""At most, of an example of training: its image lies in a row group that is not at hand."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What `leaml plan` multiplies with; dollars, or whatever a GPU-hour is paid in."""
+
+    gpu_hour: float = 2.5
+    puts: float = 0.005
+    """Of a thousand PUT requests."""
+    gets: float = 0.0004
+    """Of a thousand GET and HEAD requests."""
+    node_gpus: int = 8
+    deadline: float = 24.0
+    """Hours in which the run should be done."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a run over `frames` unlabeled images takes; None where a rate is not known."""
+
+    frames: int
+    scaling: float | None
+    """GPU-hours of the steps that grow with the images and run on any number of engines."""
+    fixed: float | None
+    """GPU-hours of the others."""
+    fixed_hours: float | None
+    """Hours of the others, one after the other."""
+    puts: int
+    gets: int
+    how: tuple[str, ...]
+
+    def gpu_hours(self) -> float | None:
+        """Of all steps."""
+        return None if self.scaling is None or self.fixed is None else self.scaling + self.fixed
+
+    def nodes(self, prices: Prices) -> int | None:
+        """Nodes of `prices.node_gpus` GPUs with which the run ends by the deadline; None: none, no number of them, unknown."""
+        if not self.scaling or self.fixed_hours is None or self.fixed_hours >= prices.deadline:
+            return None
+        return max(1, math.ceil(self.scaling / (prices.deadline - self.fixed_hours) / prices.node_gpus))
+
+    def money(self, prices: Prices) -> float | None:
+        """GPU-hours and requests."""
+        hours = self.gpu_hours()
+        requests = self.puts / 1000 * prices.puts + self.gets / 1000 * prices.gets
+        return None if hours is None else hours * prices.gpu_hour + requests
+
+
+def size(config: Config, frames: int) -> Size:
+    """The sums over all steps of `leaml adapt`, without those that are finished already.
+
+    Raises:
+        InputError: `frames` is not positive.
+    """
+    if frames < 1:
+        msg = f"{frames} frames cannot be planned; give a number above 0"
+        raise InputError(msg)
+    run, sources, labels = plan.rehearse(config)
+    found = plan.measure(run, sources, labels)
+    unknown: dict[str, Any] = {name: value for name, value in UNKNOWN.items() if getattr(found, name) is None}
+    found = replace(found, **unknown)
+    amounts = replace(found, training=frames + (found.label_images or 0))
+    known = estimates.earlier([p.step.folder for p in run.planned.values() if run.done(p.step)] + plan.finished(config.storage))
+    sums: dict[bool, list[float | None]] = {True: [], False: []}
+    hours: list[float | None] = []
+    puts = gets = 0
+    how = []
+    for planned in run.planned.values():
+        name, label, tree = planned.step.name, planned.step.label, planned.tree
+        work = plan.work_of(planned, amounts)
+        grows = name in ENGINES and name != "evaluate"
+        if name != "ingest" and run.done(planned.step) and not grows:
+            continue
+        cost = estimates.estimate(name, label, tree, work, known)
+        if cost.how:
+            how.append(f"{label}: {cost.how}")
+            sums[grows].append(cost.gpu_hours)
+            if not grows:
+                hours.append(cost.hours)
+        more = requests(name, tree, work)
+        puts, gets = puts + more[0], gets + more[1]
+    images = math.ceil(frames / PART_IMAGES)
+    return Size(frames, _sum(sums[True]), _sum(sums[False]), _sum(hours), puts + images, gets + frames, tuple(how))
+
+
+def requests(name: str, tree: dict[str, Any], work: Work) -> tuple[int, int]:
+    """PUT requests and GET or HEAD requests of a step."""
+    if name in TRAININGS:
+        section = tree[name]
+        return 0, EXAMPLE_GETS * int(section["steps"]) * int(section["batch_size"])
+    if name not in ENGINES or work.images is None:
+        return 0, 0
+    resources = tree["resources"]
+    units = math.ceil(work.images / int(resources["images_per_unit"]))
+    filters = name == "generate"
+    index = INDEX_GETS * math.ceil(work.images / PART_IMAGES)
+    return units * (PUTS + filters * FILTER_PUTS), units * (GETS + filters * FILTER_GETS) + index
+
+
+def _sum(values: list[float | None]) -> float | None:
+    """None if any is."""
+    return None if None in values else sum(v for v in values if v is not None)
+
+
+def show(config: Config, frames: list[int], prices: Prices) -> None:
+    """Print the table and the arithmetic of its last row."""
+    sizes = [size(config, count) for count in frames]
+    plan.print_line(f"sizes of {config.name}; estimated, not promised\n")
+    head = ("frames", "GPU-hours", "of it fixed", f"nodes for {prices.deadline:g} h", "PUTs", "GETs", "money")
+    plan.print_columns([head, *(_row(one, prices) for one in sizes)])
+    plan.print_line(
+        f"\nfixed: trainings and answers to the evaluation, whatever the number of images. Nodes have {prices.node_gpus} GPUs. "
+        f"Money: {prices.gpu_hour:g} a GPU-hour, {prices.puts:g} a thousand PUTs, {prices.gets:g} a thousand GETs; storage and "
+        "CPU nodes come on top"
+    )
+    plan.print_line(
+        f"requests: {PUTS} PUTs and {GETS} GETs a unit of {config.resources.images_per_unit} images and step, {FILTER_PUTS} "
+        f"and {FILTER_GETS} more with pairs; a GET for each image read in; at most {EXAMPLE_GETS} an example of training"
+    )
+    plan.print_line(
+        f"where only ingest can tell: {UNKNOWN['label_rows']} labeled rows of {UNKNOWN['label_images']} images, "
+        f"{UNKNOWN['asked']:,} questions about {UNKNOWN['asked_images']:,} images. {plan.assumptions()}"
+    )
+    plan.print_line(f"\narithmetic for {sizes[-1].frames:,} frames")
+    for line in sizes[-1].how:
+        plan.print_line(f"  {line}")
+
+
+def _row(one: Size, prices: Prices) -> tuple[str, ...]:
+    def shown(value: float | None, form: str) -> str:
+        return "unknown" if value is None else format(value, form)
+
+    late = one.fixed_hours is not None and one.fixed_hours >= prices.deadline
+    nodes = "not in time" if late else "none" if one.scaling == 0 else shown(one.nodes(prices), ",")
+    hours, fixed, money = shown(one.gpu_hours(), ",.1f"), shown(one.fixed, ",.1f"), shown(one.money(prices), ",.0f")
+    return f"{one.frames:,}", hours, fixed, nodes, f"{one.puts:,}", f"{one.gets:,}", money

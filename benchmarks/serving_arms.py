@@ -112,7 +112,9 @@ def vllm(port: int, _threads: int) -> tuple[list[str], str]:
             flags.append(f"--no-{dashed}")
         else:
             flags += [f"--{dashed}", json.dumps(value) if isinstance(value, dict) else str(value)]
-    return [str(Path(sys.executable).parent / "vllm"), "serve", resolve_model("leaml-tiny"), *flags], "model"
+    # what `vllm serve` runs; the command itself asks for a package named "vllm", which the CPU build is not
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve_model("leaml-tiny")]
+    return [*command, *flags], "model"
 
 
 def ray_default(port: int, threads: int) -> tuple[list[str], str]:

@@ -17,7 +17,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": "1",  # two processes of tests share two cores
     # boto3 looks for credentials on a cloud's metadata server where it finds none; no test may.
     "AWS_EC2_METADATA_DISABLED": "true",
 }

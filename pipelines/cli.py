@@ -41,15 +41,25 @@ def adapt(
     config: ConfigFile,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print steps, rows and estimated GPU-hours; run nothing.")] = False,
+    submit: Annotated[
+        str | None, typer.Option(help="Run as a job of the Ray cluster at this address, http://host:8265.")
+    ] = None,
+    from_image: Annotated[bool, typer.Option("--from-image", help="--submit: run the image's LEAML, not this tree's.")] = False,
+    shared_storage: Annotated[bool, typer.Option("--shared-storage", help="--submit: all nodes mount the storage.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Run every step: caption, warmup, score, distill, generate, finetune, evaluate. Finished steps are reused."""
-    if not dry_run:
+    if not dry_run and submit is None:
         _run(config, overrides, "evaluate", verbose)
         return
     from leaml.config import load
 
     found = load(config, overrides)
+    if submit is not None and not dry_run:
+        from pipelines.submit import submit as submit_run
+
+        submit_run(found, submit, from_image, shared_storage, verbose)
+        return
     from pipelines.plan import show
 
     show(found)

@@ -8,6 +8,7 @@ import warnings
 
 from leaml.config import ResourcesConfig
 from leaml.errors import ResourceError
+from pipelines.autoscaling import would_add
 
 MIN_LOGICAL_CPUS = 4
 """Ray needs a few logical CPUs for its own operators beside a pool of one engine, also on a 2-core machine."""
@@ -63,7 +64,7 @@ def quiet_data(verbose: bool) -> None:
 
 
 def check_resources(resources: ResourcesConfig) -> None:
-    """Raise ResourceError naming what an engine pool or the training workers need and the cluster lacks."""
+    """Raise ResourceError naming what an engine pool or the training workers need and the cluster lacks and cannot add."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -74,7 +75,7 @@ def check_resources(resources: ResourcesConfig) -> None:
         "train_workers": (lanes * resources.train_workers, {"CPU": resources.train_cpus, "GPU": resources.train_gpus}),
     }
     for what, (count, each) in plan.items():
-        if message := missing(what, count, each, nodes):
+        if (message := missing(what, count, each, nodes)) and not (resources.address and would_add(count, each)):
             beside = ", or switch resources.parallel_baselines off" if resources.parallel_baselines else ""
             fix = f"lower resources.{what} or what each of them takes{beside}, or add nodes"
             msg = f"{message}; {fix}"

@@ -12,7 +12,7 @@ from leaml.config import ModelConfig
 from leaml.errors import LeamlError
 from leaml.finished import Finished, find
 from leaml.modelcard import card
-from serve import adapters, auth
+from serve import adapters, auth, forward
 from serve.service import Model
 from serve.settings import Domain, ServeSettings, load_settings
 
@@ -114,7 +114,9 @@ def _model_config(found: Finished, settings: ServeSettings) -> ModelConfig:
 def build_application(args: dict[str, Any]) -> Any:
     """The application for `serve deploy`; keys are read where it is built, on the cluster."""
     settings = load_settings(args, "application args")
-    return application(plan(settings, auth.read_keys(settings.auth.keys_file)))
+    digests = auth.read_keys(settings.auth.keys_file)
+    forward.refuse_unknown_clients(bool(digests))
+    return application(plan(settings, digests))
 
 
 def application(made: Plan) -> Any:

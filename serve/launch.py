@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Any
@@ -11,7 +12,7 @@ from leaml.errors import InputError, StepError
 from leaml.vlm import load
 from pipelines.progress import say
 from pipelines.runtime import start_ray
-from serve import auth
+from serve import auth, forward
 from serve.deploy import INGRESS, Plan, application, plan
 from serve.service import Model
 from serve.settings import MARGIN, Domain, ServeSettings, load_settings
@@ -50,6 +51,8 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
     made = plan(settings, digests)
     load.check(made.base)
     refuse_failed(made.adapters)
+    if address is None and settings.http.haproxy:
+        os.environ.update(forward.environment(settings.limits.body_seconds))
     engine = settings.engine
     replicas = max(1, settings.scaling.min_replicas)
     start_ray(ResourcesConfig(engines=replicas, engine_cpus=engine.cpus, engine_gpus=engine.gpus, address=address), verbose)

@@ -147,6 +147,10 @@ class HttpSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to bind; any but a loopback address needs API keys.")
     port: int = Field(8000, ge=0, le=65535, description="Port to bind.")
+    haproxy: bool = Field(
+        True,
+        description="Forward requests by HAProxy, which comes with Ray; false: by Serve's proxy in Python, half as fast.",
+    )
     cors_origins: list[str] = Field(default_factory=list, description="Origins of web pages that may call; none: same origin.")
 
 

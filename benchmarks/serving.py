@@ -56,6 +56,10 @@ def rates(rounds: int, seconds: float, threads: int) -> dict[str, Any]:
             for clients in CLIENTS:
                 for name in reversed(servers) if number % 2 else servers:
                     one = asked(servers[name], clients, seconds, warmup=1)
+                    if one["p50_ms"] is None:
+                        msg = f"{name} answered none of {clients} clients: {one['statuses']}"
+                        raise RuntimeError(msg)
+                    print(f"round {number + 1}, {clients} clients, {name}: {one['requests_per_s']} requests/s", flush=True)
                     found[name][clients].append({k: v for k, v in one.items() if k not in ("answered_at", "load")})
         starts = {name: server.start_seconds for name, server in servers.items()}
 

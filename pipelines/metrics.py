@@ -9,6 +9,7 @@ boards and alerts with them.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,10 @@ GAUGES: dict[str, str] = {
 }
 
 
+REFRESH = 5.0
+"""Seconds after which a gauge is told again: Ray's endpoint forgets one that it has not heard of for 20."""
+
+
 class StepMetrics:
     """The metrics of one step while it runs; as a context manager it says when that is."""
 
@@ -39,13 +44,24 @@ class StepMetrics:
         """`folder` is the step's, `<storage>/<run>/<step>-<hash>`."""
         run, _, step = folder.rstrip("/").rpartition("/")
         self.tags = {"run": run.rpartition("/")[2], "step": step.rpartition("-")[0] or step, "label": label}
+        self._now: dict[str, float] = {}
+        self._stop = threading.Event()
 
     def __enter__(self) -> StepMetrics:
         self._set("leaml_step_running", 1)
+        self._refresher = threading.Thread(target=self._refresh, daemon=True)
+        self._refresher.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._refresher.join()
         self._set("leaml_step_running", 0)
+
+    def _refresh(self) -> None:
+        while not self._stop.wait(REFRESH):
+            for name, value in list(self._now.items()):
+                self._set(name, value)
 
     def progress(self, done: int, total: int) -> None:
         """So many of all are done."""
@@ -69,6 +85,7 @@ class StepMetrics:
                 self._set(f"leaml_step_{name}", now[key])
 
     def _set(self, name: str, value: float) -> None:
+        self._now[name] = value
         if _ray_runs():
             _gauge(name).set(value, self.tags)
 

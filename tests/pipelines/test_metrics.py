@@ -28,14 +28,11 @@ def endpoint() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        _metrics_export_port=port,
-        _system_config={"metrics_report_interval_ms": 500},  # 10 s else
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "500")  # 10 s else
+        ray.init(
+            address="local", num_cpus=4, include_dashboard=False, object_store_memory=200_000_000, _metrics_export_port=port
+        )
     ray.cloudpickle.register_pickle_by_value(scripted)  # the tests' folder is on no path of the workers'
     quiet_data(False)
     yield f"http://127.0.0.1:{port}/metrics"
@@ -102,6 +99,18 @@ def test_a_trainings_progress_is_told(endpoint: str, tmp_path: Path) -> None:
     assert found["ray_leaml_step_loss", "distill"] == 0.25
     assert found["ray_leaml_step_steps_per_second", "distill"] == 3.5
     assert 50e6 < found["ray_leaml_step_peak_memory_bytes", "distill"] < 64e9
+
+
+def test_a_step_that_stands_still_is_still_told(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the alert on stalled runs needs: Ray forgets a gauge after two reports without it, here two seconds."""
+    monkeypatch.setattr(metrics, "REFRESH", 0.5)
+    with StepMetrics("runs/mine/score-0123456789ab", "score leaml") as step:
+        step.progress(7, 20)
+        time.sleep(5)
+        found = told(endpoint, lambda f: ("ray_leaml_step_running", "score leaml") in f)
+        assert found["ray_leaml_step_running", "score leaml"] == 1
+        assert found["ray_leaml_step_done", "score leaml"] == 7
+    told(endpoint, lambda f: ("ray_leaml_step_running", "score leaml") not in f)  # and gone when it has ended
 
 
 def test_progress_holds_the_peak_memory(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ another folder.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import copy
 import hashlib
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -252,7 +252,8 @@ class Lock:
                         f"this process was silent for more than {6 * HEARTBEAT:.0f} s and another took the run over "
                         f"({self._named(found)}); finished units and steps are kept, the other goes on from them"
                     )
-                    _thread.interrupt_main()
+                    # a real signal: interrupt_main would wait until the main thread comes back from Ray or a sleep
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
                 files.write_bytes(self.uri, self._content())
 

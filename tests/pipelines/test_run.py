@@ -311,6 +311,7 @@ def test_lock_that_another_has_taken_over_at_the_same_moment_is_theirs(
 def test_holder_whose_lock_was_taken_over_is_stopped(tmp_path: Path, live_pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was cut off from the storage, or its machine slept, for longer than its lock is respected."""
     monkeypatch.setattr(run_module, "HEARTBEAT", 0.05)
+    began = time.monotonic()
     with (
         pytest.raises(StepError, match=rf"another took the run over \(pid {live_pid} on elsewhere"),
         make_run(tmp_path) as mine,
@@ -322,6 +323,7 @@ def test_holder_whose_lock_was_taken_over_is_stopped(tmp_path: Path, live_pid: i
         pytest.fail("not interrupted")
     assert file.read_text() == before
     assert (tmp_path / "mine" / "status.json").read_text() == status
+    assert time.monotonic() - began < 10  # also out of a call that waits
 
 
 def test_work_beside_hands_on_what_it_returned_or_raised() -> None:

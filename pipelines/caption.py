@@ -12,7 +12,7 @@ from pipelines.ingest import Labels, Sources, sample_refs, training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
 from pipelines.unit import make_units
-from pipelines.units import Item, read_output, run_units
+from pipelines.units import Item, read_output, run_step
 
 
 class CaptionWork:
@@ -53,16 +53,7 @@ def caption(run: Run, sources: Sources, labels: Labels) -> Step:
         resources = run.config.resources.teacher
         units = make_units("caption", refs, {}, resources.images_per_unit)
         spec = engine_spec(config.teacher, resources, config.url)
-        summary = run_units(
-            "caption",
-            units,
-            spec,
-            CaptionWork(config),
-            step.folder,
-            resources,
-            run.config.data.max_pixels,
-            run.config.data.max_quarantined,
-        )
+        summary = run_step(run, step, units, spec, CaptionWork(config), resources)
         return summary | {"teacher": resolve_model(config.teacher.name).rsplit("/", 1)[-1]}
 
     return run.execute(step, work)

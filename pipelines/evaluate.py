@@ -16,7 +16,7 @@ from pipelines.ingest import Sources
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
 from pipelines.unit import make_units
-from pipelines.units import Item, read_output, run_units
+from pipelines.units import Item, read_output, run_step
 
 
 class AnswerWork:
@@ -90,16 +90,7 @@ def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None
         refs = store.index(sources.evaluation.path("images")).only(questions)
         units = make_units("evaluate", refs, questions, run.config.resources.images_per_unit)
         spec = engine_spec(model, run.config.resources)
-        summary = run_units(
-            step.label,
-            units,
-            spec,
-            AnswerWork(config.max_tokens),
-            step.folder,
-            run.config.resources,
-            data.max_pixels,
-            data.max_quarantined,
-        )
+        summary = run_step(run, step, units, spec, AnswerWork(config.max_tokens))
         nested = read_output(step.folder, tables.ANSWERS).to_pylist()
         flat = [{"image_id": n["image_id"], **answer} for n in nested for answer in n["answers"]]
         tables.write(step.path("predictions.parquet"), tables.table(flat, tables.PREDICTIONS))

@@ -21,7 +21,7 @@ from pipelines.models import engine_spec, trained
 from pipelines.pairs import filter_set
 from pipelines.run import Run, Step
 from pipelines.unit import make_units
-from pipelines.units import Item, read_files, run_units
+from pipelines.units import Item, read_files, run_step
 
 
 class GenerateWork:
@@ -155,16 +155,7 @@ def generate(
         units = make_units("generate", refs, extras, run.config.resources.images_per_unit)
         spec = engine_spec(trained(generator, run.config.model), run.config.resources)
         worker = GenerateWork(config, run.config.caption.prompt or prompts.CAPTION)
-        summary = run_units(
-            step.label,
-            units,
-            spec,
-            worker,
-            step.folder,
-            run.config.resources,
-            run.config.data.max_pixels,
-            run.config.data.max_quarantined,
-        )
+        summary = run_step(run, step, units, spec, worker)
         for name, change in filter_set(step.label, step.folder, config.filters, config.seed).items():
             summary[name] = summary.get(name, 0) + change
         return summary

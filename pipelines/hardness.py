@@ -16,7 +16,7 @@ from pipelines.ingest import Sources, training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
 from pipelines.unit import make_units
-from pipelines.units import Item, run_units
+from pipelines.units import Item, run_step
 
 REASON = "base answers it"
 
@@ -55,15 +55,6 @@ def hardness(run: Run, sources: Sources, generated: Step, variant: str = "leaml"
         units = make_units("hardness", refs, {}, run.config.resources.images_per_unit, rows.places_of(refs.ids))
         spec = engine_spec(base, run.config.resources)
         work = HardnessWork(config.max_tokens)
-        return run_units(
-            step.label,
-            units,
-            spec,
-            work,
-            step.folder,
-            run.config.resources,
-            run.config.data.max_pixels,
-            run.config.data.max_quarantined,
-        )
+        return run_step(run, step, units, spec, work)
 
     return run.execute(step, work)

@@ -92,7 +92,7 @@ def show(config: Config) -> None:
     """Print the plan: data, resources, steps with state, address, work and estimate, and the arithmetic."""
     run, sources, labels = rehearse(config)
     amounts = measure(run, sources, labels)
-    known = estimates.earlier([p.step.folder for p in run.planned.values() if run.done(p.step)] + finished(config.storage))
+    known = known_rates(run)
     print_line(f"plan of {config.name} in {run.folder}; nothing is run\n")
     _print_data(config, amounts)
     _print_resources(config)
@@ -115,6 +115,12 @@ def show(config: Config) -> None:
     _print_estimates(arithmetic, left, hours, unclear)
     if amounts.training is None or amounts.asked is None:
         print_line("  after `leaml ingest CONFIG` the numbers of images and questions are known, and these estimates with them")
+
+
+def known_rates(run: Rehearsal) -> estimates.Known:
+    """Measured rates of the run's finished steps and of the latest of other runs in its storage."""
+    own = [planned.step.folder for planned in run.planned.values() if run.done(planned.step)]
+    return estimates.earlier(own + finished(run.config.storage))
 
 
 def measure(run: Rehearsal, sources: Sources, labels: Labels) -> Amounts:

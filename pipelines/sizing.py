@@ -75,21 +75,24 @@ class Size:
         return None if hours is None else hours * prices.gpu_hour + requests
 
 
-def size(config: Config, frames: int) -> Size:
-    """The sums over all steps of `leaml adapt`, without those that are finished already.
+def sizes(config: Config, frames: list[int]) -> list[Size]:
+    """The size of a run over each number of unlabeled images.
 
     Raises:
-        InputError: `frames` is not positive.
+        InputError: A number is not positive.
     """
-    if frames < 1:
-        msg = f"{frames} frames cannot be planned; give a number above 0"
+    if wrong := [count for count in frames if count < 1]:
+        msg = f"{wrong[0]} frames cannot be planned; give a number above 0"
         raise InputError(msg)
     run, sources, labels = plan.rehearse(config)
     found = plan.measure(run, sources, labels)
     unknown: dict[str, Any] = {name: value for name, value in UNKNOWN.items() if getattr(found, name) is None}
-    found = replace(found, **unknown)
-    amounts = replace(found, training=frames + (found.label_images or 0))
-    known = estimates.earlier([p.step.folder for p in run.planned.values() if run.done(p.step)] + plan.finished(config.storage))
+    amounts, known = replace(found, **unknown), plan.known_rates(run)
+    return [_size(run, replace(amounts, training=count + (amounts.label_images or 0)), known, count) for count in frames]
+
+
+def _size(run: plan.Rehearsal, amounts: plan.Amounts, known: estimates.Known, frames: int) -> Size:
+    """The sums over all steps of `leaml adapt`, without those that are finished and do not grow with the images."""
     sums: dict[bool, list[float | None]] = {True: [], False: []}
     hours: list[float | None] = []
     puts = gets = 0
@@ -133,10 +136,10 @@ def _sum(values: list[float | None]) -> float | None:
 
 def show(config: Config, frames: list[int], prices: Prices) -> None:
     """Print the table and the arithmetic of its last row."""
-    sizes = [size(config, count) for count in frames]
+    found = sizes(config, frames)
     plan.print_line(f"sizes of {config.name}; estimated, not promised\n")
     head = ("frames", "GPU-hours", "of it fixed", f"nodes for {prices.deadline:g} h", "PUTs", "GETs", "money")
-    plan.print_columns([head, *(_row(one, prices) for one in sizes)])
+    plan.print_columns([head, *(_row(one, prices) for one in found)])
     plan.print_line(
         f"\nfixed: trainings and answers to the evaluation, whatever the number of images. Nodes have {prices.node_gpus} GPUs. "
         f"Money: {prices.gpu_hour:g} a GPU-hour, {prices.puts:g} a thousand PUTs, {prices.gets:g} a thousand GETs; storage and "
@@ -150,8 +153,8 @@ def show(config: Config, frames: list[int], prices: Prices) -> None:
         f"where only ingest can tell: {UNKNOWN['label_rows']} labeled rows of {UNKNOWN['label_images']} images, "
         f"{UNKNOWN['asked']:,} questions about {UNKNOWN['asked_images']:,} images. {plan.assumptions()}"
     )
-    plan.print_line(f"\narithmetic for {sizes[-1].frames:,} frames")
-    for line in sizes[-1].how:
+    plan.print_line(f"\narithmetic for {found[-1].frames:,} frames")
+    for line in found[-1].how:
         plan.print_line(f"  {line}")
 
 

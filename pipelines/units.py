@@ -28,6 +28,7 @@ from leaml.engine import Engine, EngineSpec
 from leaml.errors import LeamlError, StepError
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
+from pipelines.run import Run, Step
 from pipelines.unit import Unit, load
 
 ATTEMPTS = "attempts"
@@ -213,6 +214,15 @@ def run_units(
             summary["gpu_hours_per_million_images"] = round(hours * resources.engine_gpus, 2)
     say(f"{label}: {_describe(summary)}")
     return summary
+
+
+def run_step(
+    run: Run, step: Step, units: list[dict[str, Any]], spec: EngineSpec, work: Work, resources: ResourcesConfig | None = None
+) -> dict[str, Any]:
+    """`run_units` with the step's label and folder, and the run's limits and (by default) resources."""
+    config = run.config
+    limits = (config.data.max_pixels, config.data.max_quarantined)
+    return run_units(step.label, units, spec, work, step.folder, resources or config.resources, *limits)
 
 
 def _stream(todo: list[dict[str, Any]], actor: type, arguments: tuple[Any, ...], resources: ResourcesConfig) -> Any:

@@ -13,7 +13,7 @@ from leaml.config import Config, load, parse
 from leaml.errors import InputError
 from pipelines import cli, plan, sizing
 from pipelines.estimates import Work
-from pipelines.sizing import Prices, Size, requests, size
+from pipelines.sizing import Prices, Size, requests, sizes
 
 RECIPE = Path(cli.__file__).parent / "configs" / "kvasir_vqa.yaml"
 
@@ -24,7 +24,7 @@ def recipe(folder: Path, *overrides: str) -> Config:
 
 def test_ten_times_the_frames_are_ten_times_the_work_of_engines_and_no_more_training(tmp_path: Path) -> None:
     found = recipe(tmp_path)
-    few, many = size(found, 10**5), size(found, 10**6)
+    few, many = sizes(found, [10**5, 10**6])
     assert few.fixed == many.fixed
     assert few.fixed_hours == many.fixed_hours
     assert few.scaling and many.scaling and many.scaling / few.scaling == pytest.approx(10, rel=0.05)
@@ -74,4 +74,4 @@ def test_without_gpus_no_nodes_are_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_no_frames_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="0 frames cannot be planned; give a number above 0"):
-        size(recipe(tmp_path), 0)
+        sizes(recipe(tmp_path), [10, 0])

@@ -12,14 +12,12 @@ import io
 import json
 import os
 import queue
-import tempfile
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
@@ -90,16 +88,8 @@ def local_model(name: str) -> str:
     """`name` itself, or for an s3:// folder a local copy, made once per machine (a model folder never changes)."""
     if "://" not in name or not files.is_remote(name):
         return name
-    folder = Path(tempfile.gettempdir()) / f"leaml-model-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            files.download_tree(name, f"{scratch}/model")
-            try:
-                Path(scratch, "model").rename(folder)
-            except OSError:
-                if not folder.exists():  # else another process was first, with the same content
-                    raise
-    return str(folder)
+    folder = f"leaml-model-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return files.made_once(folder, lambda where: files.download_tree(name, where))
 
 
 class VllmEngine:

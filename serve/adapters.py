@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,28 +115,22 @@ def _export(model: Any, where: str) -> None:
 
 def _made(folder: str, base: ModelConfig, what: str, write: Any) -> str:
     """A folder written from the base with the adapter, kept under a name that depends on both."""
-    target = Path(tempfile.gettempdir()) / f"leaml-{what}-{_fingerprint(folder, base)}"
-    if target.exists():
-        return str(target)
-    from peft import PeftModel
 
-    import leaml.neurons.peft  # noqa: F401  registers the method
-    from leaml.vlm import load
+    def make(where: str) -> None:
+        from peft import PeftModel
 
-    vlm = load.load(base)
-    try:
-        model = PeftModel.from_pretrained(vlm.model, folder)
-    except (ValueError, KeyError, RuntimeError, TypeError, OSError) as error:
-        msg = f"the adapter {folder} does not fit the model {base.name}: {error}"
-        raise ModelError(msg) from None
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        write(model, vlm.processor, f"{scratch}/made")
+        import leaml.neurons.peft  # noqa: F401  registers the method
+        from leaml.vlm import load
+
+        vlm = load.load(base)
         try:
-            Path(scratch, "made").rename(target)
-        except OSError:
-            if not target.exists():  # else another process was first, with the same content
-                raise
-    return str(target)
+            model = PeftModel.from_pretrained(vlm.model, folder)
+        except (ValueError, KeyError, RuntimeError, TypeError, OSError) as error:
+            msg = f"the adapter {folder} does not fit the model {base.name}: {error}"
+            raise ModelError(msg) from None
+        write(model, vlm.processor, where)
+
+    return files.made_once(f"leaml-{what}-{_fingerprint(folder, base)}", make)
 
 
 def _fingerprint(folder: str, base: ModelConfig) -> str:

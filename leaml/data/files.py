@@ -12,7 +12,7 @@ import posixpath
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -206,6 +206,23 @@ def local_copy(uri: str) -> Iterator[str]:
         with open_read(uri) as stream, path.open("wb") as out:
             shutil.copyfileobj(stream, out, _READ_BUFFER)
         yield str(path)
+
+
+def made_once(name: str, make: Callable[[str], None]) -> str:
+    """A local folder that is made once per machine and never changes; `make` fills the folder it is given.
+
+    Of several processes that make it at once one wins; the content must depend on `name` alone.
+    """
+    target = Path(tempfile.gettempdir()) / name
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            make(f"{scratch}/made")
+            try:
+                Path(scratch, "made").rename(target)
+            except OSError:
+                if not target.exists():  # else another process was first
+                    raise
+    return str(target)
 
 
 def _walk(folder: str, recursive: bool, visited: set[str]) -> Iterator[str]:

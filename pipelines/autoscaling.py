@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 PATIENCE = 25.0
 """Seconds for its answer; it looks at requests every 5."""
+
+
+class State(NamedTuple):
+    """The cluster as its autoscaler knows it."""
+
+    now: int  # number of this look at the cluster
+    looked_at: int  # number of the look that the autoscaler has decided on last
+    infeasible: bool  # whether that had a request that no nodes it may add can fulfil
 
 
 def would_add(count: int, each: dict[str, float]) -> bool:
@@ -16,33 +25,33 @@ def would_add(count: int, each: dict[str, float]) -> bool:
     """
     from ray.autoscaler.sdk import request_resources
 
-    before = _seen()
-    if before is None:
+    if _seen() is None:
         return False
     bundle = {kind: amount for kind, amount in each.items() if amount}
     try:
         request_resources(bundles=[bundle] * count)
         until = time.monotonic() + PATIENCE
-        while time.monotonic() < until:
+        asked = _seen()
+        while asked is not None and time.monotonic() < until:
             time.sleep(0.5)
-            # the next state it looks at may be of before the request
-            if (found := _seen()) is not None and found[0] > before[0] + 1:
-                return not found[1]
+            # every look at the state of the cluster, ours too, has a number of its own: only a later one knows the request
+            if (found := _seen()) is not None and found.looked_at > asked.now:
+                return not found.infeasible
         return False
     finally:
         request_resources(bundles=[])
 
 
-def _seen() -> tuple[int, bool] | None:
-    """Which state of the cluster the autoscaler has looked at last, and whether that has a request it cannot fulfil; None
-    without an autoscaler."""
+def _seen() -> State | None:
+    """What the autoscaler says of the cluster; None without an autoscaler."""
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 
     reply = GetClusterStatusReply()
     reply.ParseFromString(GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status())
-    state = reply.autoscaling_state
-    if not state.last_seen_cluster_resource_state_version:
+    told = reply.autoscaling_state
+    if not told.last_seen_cluster_resource_state_version:
         return None
-    return state.last_seen_cluster_resource_state_version, bool(state.infeasible_cluster_resource_constraints)
+    now = reply.cluster_resource_state.cluster_resource_state_version
+    return State(now, told.last_seen_cluster_resource_state_version, bool(told.infeasible_cluster_resource_constraints))

@@ -121,6 +121,19 @@ def test_what_it_can_add_is_taken(growing: str) -> None:
     assert ray.get(gpu.remote(), timeout=60)  # the node is not only promised
 
 
+def test_an_answer_of_before_the_request_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The autoscaler publishes what it decided on a state that it fetched just before the request was made."""
+    State = autoscaling.State
+    looks = [State(10, 8, False), State(11, 8, False), State(13, 10, False), State(14, 11, False), State(16, 15, True)]
+    told = iter(looks)
+    requests: list[list[dict[str, float]]] = []
+    monkeypatch.setattr(autoscaling, "_seen", lambda: next(told))
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: requests.append(bundles))
+    assert not autoscaling.would_add(2, {"CPU": 1, "GPU": 0})
+    assert next(told, None) is None  # it waited for the last of them
+    assert requests == [[{"CPU": 1}, {"CPU": 1}], []]
+
+
 def test_a_cluster_that_cannot_grow_is_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autoscaling, "_seen", lambda: None)
     assert not autoscaling.would_add(1, {"CPU": 1})

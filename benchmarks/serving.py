@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 
 from benchmarks.neuron_training import hardware
-from benchmarks.serving_arms import ARMS, KEY, Server, client, finished, free_port, started
+from benchmarks.serving_arms import ARMS, KEY, Client, Server, free_port, started
 
 PARTS = ("rates", "overload", "scale", "kill", "update")
 CLIENTS = (1, 8, 32)
@@ -37,12 +37,12 @@ CLIENTS = (1, 8, 32)
 
 def asked(server: Server, clients: int, seconds: float, **more: Any) -> dict[str, Any]:
     """Result of one closed loop."""
-    return finished(_client(server, clients, seconds, **more))
+    return _client(server, clients, seconds, **more).finished()
 
 
-def _client(server: Server, clients: int, seconds: float, **more: Any) -> Any:
+def _client(server: Server, clients: int, seconds: float, **more: Any) -> Client:
     load = {"url": server.url, "model": server.model, "key": server.key, "clients": clients, "seconds": seconds}
-    return client(**load | more)
+    return Client(**load | more)
 
 
 def rates(rounds: int, seconds: float, threads: int) -> dict[str, Any]:
@@ -98,12 +98,12 @@ def overload(seconds: float, threads: int) -> dict[str, Any]:
     with started("ours", threads, settings={"limits": limits}) as server:
         calm = asked(server, 4, 5, warmup=1)
         before = server.memory()
-        process = _client(server, 10 * (places + queue), seconds)
+        load = _client(server, 10 * (places + queue), seconds)
         peaks: list[int] = []
-        while process.poll() is None and len(peaks) < 10_000:
+        while load.process.poll() is None and len(peaks) < 10_000:
             peaks.append(server.memory())
             time.sleep(2)
-        result = finished(process)
+        result = load.finished()
         after_first = max(peaks[: max(1, len(peaks) // 3)])
         began = time.monotonic()
         recovered = None
@@ -178,9 +178,9 @@ def scale(threads: int) -> dict[str, Any]:
         steady = _client(server, 2, 220, retries=8, pace=0.2)
         heavy = _client(server, 14, 90, retries=8)
         up = _until(2, 100)
-        load = finished(heavy)
+        load = heavy.finished()
         down = _until(1, 110)
-        result = finished(steady)
+        result = steady.finished()
     return {"up_s": up, "down_s": down, "lost": load["lost"] + result["lost"], "heavy": _short(load), "steady": _short(result)}
 
 
@@ -193,7 +193,7 @@ def kill(threads: int) -> dict[str, Any]:
         family = [replica, *replica.children(recursive=True)]
         killed = time.time()
         os.kill(replica.pid, signal.SIGKILL)
-        result = finished(load)
+        result = load.finished()
         _, alive = psutil.wait_procs(family, timeout=1)
     first = min((t for t in result["answered_at"] if t > killed + 1), default=None)
     recovered = None if first is None else round(first - killed, 1)
@@ -215,7 +215,7 @@ def update(threads: int) -> dict[str, Any]:
         began = time.monotonic()
         launch.deploy(plan(load_settings(tree), auth.read_keys(None)))
         took = round(time.monotonic() - began, 1)
-        result = finished(load)
+        result = load.finished()
     return {"update_s": took, "lost": result["lost"], "load": _short(result)}
 
 

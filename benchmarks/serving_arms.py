@@ -183,16 +183,19 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             each.kill()
 
 
-def client(**load: Any) -> subprocess.Popen[str]:
-    """Starts `benchmarks.serving_load`."""
-    command = [sys.executable, "-m", "benchmarks.serving_load", json.dumps(load)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+class Client:
+    """`benchmarks.serving_load` in a process of its own. Its reply goes to a file: a pipe that nobody reads yet holds it up."""
 
+    def __init__(self, **load: Any) -> None:
+        self._reply = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open until it is read
+        command = [sys.executable, "-m", "benchmarks.serving_load", json.dumps(load)]
+        self.process = subprocess.Popen(command, stdout=self._reply)
 
-def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Result of a client. Raises RuntimeError if it failed."""
-    text, _ = process.communicate()
-    if process.returncode:
-        msg = "a client failed"
-        raise RuntimeError(msg)
-    return dict(json.loads(text.strip().splitlines()[-1]))
+    def finished(self) -> dict[str, Any]:
+        """Its result, when it has ended. Raises RuntimeError if it failed."""
+        if self.process.wait():
+            msg = "a client failed"
+            raise RuntimeError(msg)
+        with self._reply as reply:
+            reply.seek(0)
+            return dict(json.loads(reply.read().strip().splitlines()[-1]))

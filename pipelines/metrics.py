@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 TAGS = ("run", "step", "label")
@@ -37,6 +37,28 @@ REFRESH = 5.0
 """Seconds after which a gauge is told again: Ray's endpoint forgets one that it has not heard of for 20."""
 
 
+class Gauges:
+    """Values that Ray is told, again and again by a thread of their own until they are closed."""
+
+    def __init__(self, tell: Callable[[str, float], None]) -> None:
+        self._tell, self._now, self._stop = tell, dict[str, float](), threading.Event()
+        self._thread = threading.Thread(target=self._refresh, daemon=True)
+        self._thread.start()
+
+    def set(self, name: str, value: float) -> None:
+        self._now[name] = value
+        self._tell(name, value)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _refresh(self) -> None:
+        while not self._stop.wait(REFRESH):
+            for name, value in list(self._now.items()):
+                self._tell(name, value)
+
+
 class StepMetrics:
     """The metrics of one step while it runs; as a context manager it says when that is."""
 
@@ -44,29 +66,20 @@ class StepMetrics:
         """`folder` is the step's, `<storage>/<run>/<step>-<hash>`."""
         run, _, step = folder.rstrip("/").rpartition("/")
         self.tags = {"run": run.rpartition("/")[2], "step": step.rpartition("-")[0] or step, "label": label}
-        self._now: dict[str, float] = {}
-        self._stop = threading.Event()
 
     def __enter__(self) -> StepMetrics:
-        self._set("leaml_step_running", 1)
-        self._refresher = threading.Thread(target=self._refresh, daemon=True)
-        self._refresher.start()
+        self._gauges = Gauges(self._tell)
+        self._gauges.set("leaml_step_running", 1)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._refresher.join()
-        self._set("leaml_step_running", 0)
-
-    def _refresh(self) -> None:
-        while not self._stop.wait(REFRESH):
-            for name, value in list(self._now.items()):
-                self._set(name, value)
+        self._gauges.close()
+        self._tell("leaml_step_running", 0)
 
     def progress(self, done: int, total: int) -> None:
         """So many of all are done."""
-        self._set("leaml_step_done", done)
-        self._set("leaml_step_total", total)
+        self._gauges.set("leaml_step_done", done)
+        self._gauges.set("leaml_step_total", total)
 
     def unit(self, counts: Mapping[str, int], seconds: float) -> None:
         """One more unit of a map step, made in `seconds` of an engine."""
@@ -82,10 +95,9 @@ class StepMetrics:
         """What a training worker wrote into progress.json."""
         for key, name in (("loss", "loss"), ("steps_per_s", "steps_per_second"), ("peak_memory", "peak_memory_bytes")):
             if key in now:
-                self._set(f"leaml_step_{name}", now[key])
+                self._gauges.set(f"leaml_step_{name}", now[key])
 
-    def _set(self, name: str, value: float) -> None:
-        self._now[name] = value
+    def _tell(self, name: str, value: float) -> None:
         if _ray_runs():
             _gauge(name).set(value, self.tags)
 

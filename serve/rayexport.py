@@ -6,6 +6,7 @@ from typing import Any
 
 from ray.serve import metrics
 
+from pipelines.metrics import Gauges
 from serve.observe import COUNTERS, GAUGES, HISTOGRAMS, SECONDS
 
 
@@ -21,6 +22,7 @@ class RayExporter:
             self._metrics[name] = metrics.Histogram(name, description=text, boundaries=list(SECONDS), tag_keys=keys)
         for name, (text, _) in GAUGES.items():
             self._metrics[name] = metrics.Gauge(name, description=text)
+        self._gauges = Gauges(lambda name, value: self._metrics[name].set(value))
 
     def add(self, name: str, value: float, labels: dict[str, str]) -> None:
         metric = self._metrics[name]
@@ -30,4 +32,4 @@ class RayExporter:
             metric.inc(value, tags=labels)
 
     def set(self, name: str, value: float) -> None:
-        self._metrics[name].set(value)
+        self._gauges.set(name, value)

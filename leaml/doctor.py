@@ -174,12 +174,18 @@ def memory() -> Check:
     return Check("Memory", "ok", _size(total))
 
 
-def cpus() -> Check:
+def usable_cpus() -> float:
     """CPUs this process may use: its affinity or, if smaller, its container's quota."""
     count: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup("cpu.max")
     if len(quota) == 2 and quota[0].isdigit():
         count = min(count, int(quota[0]) / int(quota[1]))
+    return count
+
+
+def cpus() -> Check:
+    """Whether there are CPUs enough."""
+    count = usable_cpus()
     if count < 2:
         return Check("CPUs", "warn", f"{count:g}", "give it 2 or more: steps will take long and may wait for each other")
     return Check("CPUs", "ok", f"{count:g}")

@@ -17,7 +17,7 @@ from leaml.data.store import ImageStore
 from pipelines.ingest import Sources
 from pipelines.models import trained
 from pipelines.run import Run, Step
-from pipelines.train import Watch, fit, progress_writer, read_examples
+from pipelines.train import Watch, fit, progress_writer, read_examples, share_machine
 from pipelines.warmup import qa_tasks
 
 SELECTION = {"ratio", "scope", "normalise"}
@@ -70,7 +70,6 @@ def importance(run: Run, sources: Sources, warmed: Step, variant: str = "leaml")
 def _score_worker(settings: dict[str, Any]) -> None:
     """Each worker scores its part of the examples, the sums are added up in rank order, and rank 0 writes them."""
     import ray.train
-    import torch
 
     from leaml.neurons import scores, selection
     from leaml.neurons.gradients import sum_over_workers
@@ -79,7 +78,7 @@ def _score_worker(settings: dict[str, Any]) -> None:
 
     config: ScoreConfig = settings["score"]
     model: ModelConfig = settings["model"]
-    torch.set_num_threads(settings["threads"])
+    share_machine(settings["lanes"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = str(ray.train.torch.get_device()) if settings["use_gpu"] else "cpu"

@@ -106,17 +106,19 @@ def fit(
 ) -> None:
     """Run `body(settings)` on the Ray Train workers of the plan; Ray's checkpoints go to `folder` until it ends well.
 
-    `settings` gains `use_gpu` and `threads`. Raises our own errors as they are, others as StepError.
+    `settings` gains `use_gpu` and `lanes`. Raises our own errors as they are, others as StepError.
     """
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from pipelines.process_group import NodeNetwork
 
     gpus = resources.train_gpus
     storage, _, name = (folder if files.is_remote(folder) else str(Path(folder).resolve())).rpartition("/")
     trainer = TorchTrainer(
         body,
-        train_loop_config=settings | {"use_gpu": gpus > 0, "threads": _threads(resources)},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        train_loop_config=settings | {"use_gpu": gpus > 0, "lanes": resources.lanes},
+        torch_config=NodeNetwork(backend="nccl" if gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.train_workers,
             use_gpu=gpus > 0,
@@ -153,11 +155,15 @@ def _own_error(error: BaseException) -> LeamlError | None:
     return None
 
 
-def _threads(resources: ResourcesConfig) -> int:
-    """Compute threads of a CPU worker: its share of the machine's cores."""
-    import os
+def share_machine(lanes: int) -> None:
+    """Give this worker its part of its machine's CPUs, where `lanes` trainings run at a time."""
+    import ray.train
+    import torch
 
-    return max(1, (os.cpu_count() or 1) // (resources.train_workers * resources.lanes))
+    from leaml.doctor import usable_cpus
+
+    workers = ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(max(1, int(usable_cpus() / (workers * lanes))))
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
@@ -168,7 +174,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
     from leaml.vlm import load as vlm_load
 
     job: TrainJob = settings["job"]
-    torch.set_num_threads(settings["threads"])
+    share_machine(settings["lanes"])
     torch.manual_seed(job.seed)
     context = ray.train.get_context()
     device = str(ray.train.torch.get_device()) if settings["use_gpu"] else "cpu"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import random
@@ -23,12 +22,13 @@ import openai
 import psutil
 import pytest
 import torch
+from endpoint import KEY, Endpoint, about, questions, url, wait_until
+from local_cluster import free_port
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 
 from leaml import images, prompts
-from leaml.config import ModelConfig, ResourcesConfig, SourceConfig, resolve_model
-from leaml.data import registry
+from leaml.config import ModelConfig, ResourcesConfig, resolve_model
 from leaml.errors import InputError
 from leaml.neurons.peft import NeuronConfig
 from leaml.vlm import load
@@ -38,25 +38,11 @@ from pipelines.units import Item
 from serve import adapters, launch
 from serve.settings import load_settings
 
-KEY = "sk-integration-0123456789"
-HEADERS = {"Authorization": f"Bearer {KEY}"}
 JSON = {"Content-Type": "application/json"}
 SECRET = "which marsupial hides behind it"
 """Words of a prompt, looked for in every log."""
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def questions() -> list[tuple[bytes, str]]:
-    """24 questions of easy-VQA with their encoded images."""
-    found: list[tuple[bytes, str]] = []
-    for record in registry.read(SourceConfig(format="easy_vqa", split="test", limit=12)):
-        found += [(record.data or b"", q.question) for q in record.questions[:2]]
-    return found
-
-
-def url(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def evaluated(asked: list[tuple[bytes, str]], max_tokens: int) -> list[str]:
@@ -72,30 +58,6 @@ def evaluated(asked: list[tuple[bytes, str]], max_tokens: int) -> list[str]:
 def expected() -> list[str]:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # before the endpoint starts: two cores
         return pool.submit(evaluated, questions(), 24).result(timeout=200)
-
-
-class Endpoint:
-    """The server of this module."""
-
-    def __init__(self, base: str) -> None:
-        self.base = base
-        self.client = httpx.Client(base_url=base, headers=HEADERS, timeout=60)
-
-    def vqa(self, data: bytes, question: str, **fields: Any) -> httpx.Response:
-        return self.client.post("/v1/vqa", json={"image": url(data), "question": question, **fields})
-
-    def current(self) -> dict[str, Any]:
-        from ray import serve
-
-        from serve.deploy import INGRESS
-
-        return dict(serve.get_deployment_handle(INGRESS, launch.APPLICATION).current.remote().result(timeout_s=60))
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -195,11 +157,6 @@ def test_the_openai_client_works_unchanged(endpoint: Endpoint) -> None:
         openai.OpenAI(base_url=f"{endpoint.base}/v1", api_key="wrong").models.list()
 
 
-def about(data: bytes, text: str) -> dict[str, Any]:
-    content = [{"type": "image_url", "image_url": {"url": url(data)}}, {"type": "text", "text": text}]
-    return {"messages": [{"role": "user", "content": content}], "max_tokens": 8}
-
-
 def png_header(width: int, height: int) -> bytes:
     from PIL import Image
 
@@ -259,14 +216,6 @@ def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoi
         assert not any(word in reply.text for word in ("vllm", "VLLM", "PIL", "Traceback", "pydantic")), (number, reply.text)
     assert endpoint.client.get("/health").status_code == 200
     assert endpoint.vqa(data, question).status_code == 200
-
-
-def wait_until(true: Callable[[], bool], seconds: float) -> float:
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds, "it did not happen in time"
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -34,10 +34,13 @@ EVENTS = {"driver": "marks/driver-*", "engine": "marks/engine-*", "asked": "log/
 
 @dataclass(frozen=True)
 class WatchedSpec(ScriptedSpec):
-    """`marks` gets a file for each engine, named by its process, with its node; a call takes `seconds`."""
+    """`marks` gets a file for each engine, named by its process, with its node; a call takes `seconds`, on the node with
+    the id `slow_node` `slowness` times as many."""
 
     marks: str = ""
     seconds: float = 0.0
+    slow_node: str = ""
+    slowness: float = 1.0
 
     def build(self) -> Engine:
         return WatchedEngine(self)
@@ -52,13 +55,15 @@ class WatchedEngine(ScriptedEngine):
         import ray
 
         super().__init__(spec)
-        Path(spec.marks, f"engine-{os.getpid()}").write_text(ray.get_runtime_context().get_node_id())
+        node = ray.get_runtime_context().get_node_id()
+        self.seconds = spec.seconds * (spec.slowness if node == spec.slow_node else 1)
+        Path(spec.marks, f"engine-{os.getpid()}").write_text(node)
 
     def generate(self, requests: list[Request]) -> list[list[Completion]]:
         call = Path(self.spec.marks, uuid.uuid4().hex)
         call.write_text(json.dumps([r.image_id for r in requests]))
         call.rename(Path(self.spec.log, f"{os.getpid()}-{call.name}"))
-        time.sleep(self.spec.seconds)
+        time.sleep(self.seconds)
         return [[Completion(text, -0.5, "stop", 3) for text in self._texts(r)] for r in requests]
 
 
@@ -129,9 +134,12 @@ class Step:
             (folder / name).mkdir()
         return cls(folder, size, seconds)
 
-    def run(self, work: Any = None, size: int | None = None, **resources: float) -> dict[str, Any]:
+    def run(
+        self, work: Any = None, size: int | None = None, slow_node: str = "", slowness: float = 1.0, **resources: float
+    ) -> dict[str, Any]:
         """The step in this process."""
-        spec = WatchedSpec("x", log=str(self.log), marks=str(self.marks), seconds=self.seconds)
+        log, marks = str(self.log), str(self.marks)
+        spec = WatchedSpec("x", log=log, marks=marks, seconds=self.seconds, slow_node=slow_node, slowness=slowness)
         units = make_units("caption", self.refs, {}, size or self.size)
         plan = RESOURCES.model_copy(update=resources)
         return run_units("caption", units, spec, work or CaptionLike(), str(self.output), plan, MAX_PIXELS)

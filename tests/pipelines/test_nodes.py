@@ -1,7 +1,8 @@
-"""A map step on two nodes, one of which dies: it ends in the same call, with every image once. Has a cluster of its own."""
+"""A map step on two nodes, one of which dies, comes late or is slow: every image once. Has a cluster of its own."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,34 +12,72 @@ from typing import Any
 import faults
 import pytest
 from faults import Step
+from local_cluster import nodes
 
 from pipelines.runtime import quiet_data
 
 ENGINE_CPUS = 2
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
     """A head node with CPUs for two engines."""
     import ray
-    from ray.cluster_utils import Cluster
 
-    # the file by which other processes of this machine find a running cluster is not this test's to change
-    monkeypatch.setattr(ray._private.utils, "write_ray_address", lambda *_: None)
-    monkeypatch.setattr(ray._common.utils, "reset_ray_address", lambda *_: None)
-    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000}  # a dead node is known in 5 s, not in 15
-    found = Cluster(True, head_node_args={"num_cpus": 5, "include_dashboard": False, "_system_config": health})
-    ray.init(address=found.address, log_to_driver=False)
-    faults.register()
-    quiet_data(False)
-    yield found
-    ray.shutdown()
-    found.shutdown()
+    with nodes(num_cpus=5) as found:
+        ray.init(address=found.address, log_to_driver=False)
+        faults.register()
+        quiet_data(False)
+        yield found
+        ray.shutdown()
 
 
 def engines(step: Step) -> dict[str, str]:
     """Node of each engine, by process."""
     return {mark.name.partition("-")[2]: mark.read_text() for mark in step.marks.glob("engine-*")}
+
+
+def work_by_engine(step: Step) -> Counter[str]:
+    """Calls of each engine, by process."""
+    return Counter(call.name.partition("-")[0] for call in step.log.iterdir())
+
+
+@pytest.mark.timeout(180)
+def test_an_added_node_is_used_within_a_minute(tmp_path: Path, cluster: Any) -> None:
+    import ray
+
+    step = Step.make(tmp_path, 250, 1, seconds=0.3)  # 75 s of one engine
+    with ThreadPoolExecutor(1) as pool:  # Ray starts nodes in the main thread only
+        running = pool.submit(step.run, engines=1, max_engines=2, engine_cpus=3)
+        faults.wait(lambda: step.seen("committed") >= 3, "three units")
+        assert len(engines(step)) == 1  # two of three CPUs do not fit
+        began = time.monotonic()
+        node = cluster.add_node(num_cpus=3)
+        faults.wait(lambda: len(work_by_engine(step)) == 2, "work of an engine on the new node")
+        assert time.monotonic() - began < 60
+        summary = running.result()
+    assert set(engines(step).values()) == {ray.get_runtime_context().get_node_id(), node.node_id}
+    assert min(work_by_engine(step).values()) > 10
+    step.check_finished(summary)
+    cluster.remove_node(node)
+
+
+@pytest.mark.timeout(180)
+def test_a_slow_node_does_not_stall_the_rest(tmp_path: Path, cluster: Any) -> None:
+    import ray
+
+    units, slowness = 60, 30
+    step = Step.make(tmp_path, 2 * units, 2, seconds=0.1)
+    taken = ray.util.placement_group([{"CPU": ENGINE_CPUS}])
+    assert taken.wait(30)
+    node = cluster.add_node(num_cpus=3)
+    summary = step.run(engines=2, engine_cpus=ENGINE_CPUS, slow_node=node.node_id, slowness=slowness)
+    ray.util.remove_placement_group(taken)
+    slow, fast = sorted(work_by_engine(step).values())
+    assert (slow + fast, len(engines(step))) == (units, 2)
+    assert slow <= units / 10  # it is given a unit when it has done one; an even share would be half
+    step.check_finished(summary)
+    cluster.remove_node(node)
 
 
 @pytest.mark.timeout(180)
@@ -54,7 +93,7 @@ def test_node_killed_in_the_middle(tmp_path: Path, cluster: Any) -> None:
 
     def kill_node() -> int:
         def asked() -> Counter[str]:
-            return Counter(call.name.partition("-")[0] for call in step.log.iterdir())
+            return work_by_engine(step)
 
         faults.wait(lambda: len(asked()) == 2 and min(asked().values()) >= 3, "three calls of each engine")
         assert set(engines(step).values()) == {ray.get_runtime_context().get_node_id(), node.node_id}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import os
 import re
@@ -10,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
+from local_cluster import BIN, free_port, head
 
 from leaml.config import Config
 from pipelines import submit
 
-BIN = Path(sys.executable).parent
 TOKEN = "0123456789abcdef0123456789abcdef"
 STAND_IN = """
 import os, pathlib, sys, time, yaml
@@ -44,12 +41,6 @@ while config["name"] == "waits" and not marker.exists():
 print("the end", flush=True)
 """
 """Takes the place of pipelines/cli.py in the tree that travels, so that a job costs seconds."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +67,8 @@ def environment(base: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def address(environment: dict[str, str]) -> Iterator[str]:
     """The dashboard of a cluster of this module's own, which asks for a token."""
-    ports = {name: free_port() for name in ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")}
-    options = [f"--{name}={port}" for name, port in ports.items()]
-    options += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=4", "--object-store-memory=100000000"]
-    ray = subprocess.Popen(
-        [str(BIN / "ray"), "start", "--head", "--block", "--include-dashboard=true", *options],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    yield f"http://127.0.0.1:{ports['dashboard-port']}"
-    family = [*psutil.Process(ray.pid).children(recursive=True), psutil.Process(ray.pid)]
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    ray.wait(30)
+    with head(environment) as dashboard:
+        yield dashboard
 
 
 @dataclass

@@ -1,0 +1,60 @@
+"""What the tests of the endpoint send, and how."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from leaml.config import SourceConfig
+from leaml.data import registry
+from serve import launch
+
+KEY = "sk-integration-0123456789"
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+
+
+def questions() -> list[tuple[bytes, str]]:
+    """24 questions of easy-VQA with their encoded images."""
+    found: list[tuple[bytes, str]] = []
+    for record in registry.read(SourceConfig(format="easy_vqa", split="test", limit=12)):
+        found += [(record.data or b"", q.question) for q in record.questions[:2]]
+    return found
+
+
+def url(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+class Endpoint:
+    """The server of this module."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self.client = httpx.Client(base_url=base, headers=HEADERS, timeout=60)
+
+    def vqa(self, data: bytes, question: str, **fields: Any) -> httpx.Response:
+        return self.client.post("/v1/vqa", json={"image": url(data), "question": question, **fields})
+
+    def current(self) -> dict[str, Any]:
+        from ray import serve
+
+        from serve.deploy import INGRESS
+
+        return dict(serve.get_deployment_handle(INGRESS, launch.APPLICATION).current.remote().result(timeout_s=60))
+
+
+def about(data: bytes, text: str) -> dict[str, Any]:
+    content = [{"type": "image_url", "image_url": {"url": url(data)}}, {"type": "text", "text": text}]
+    return {"messages": [{"role": "user", "content": content}], "max_tokens": 8}
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> float:
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds, "it did not happen in time"
+        time.sleep(0.05)
+    return time.monotonic() - began

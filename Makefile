@@ -16,7 +16,7 @@ test: setup ## Lint, format check, types and tests; PYTEST_ARGS="-k name" narrow
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 models: setup ## Retrain the two shipped tiny models from the procedural world
 	@$(BIN)/python -m leaml.tiny.train base --out leaml/tiny/models/leaml-tiny

@@ -62,16 +62,15 @@ class Bridge:
 
 
 class Machines:
-    """A head without CPUs in this process's namespace and nodes in others, each with a disk of its own at `base`.
-
-    Every node runs on one core, so that nodes do not count each other's as theirs.
-    """
+    """A head without CPUs in this process's namespace and nodes in others, each with a disk of its own at `base`."""
 
     def __init__(self, bridge: Bridge, environment: Mapping[str, str], cpus: int) -> None:
         self.bridge, self.cpus = bridge, cpus
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.base = Path(tempfile.mkdtemp(prefix="ln-", dir="/tmp"))  # a short name: the paths of Ray's sockets have a limit
-        self.environment = dict(environment) | {"TMPDIR": str(self.base), "HOME": str(self.base)}
+        # every node counts all cores as its own, so threads that wait must not spin
+        own = {"TMPDIR": str(self.base), "HOME": str(self.base), "OMP_WAIT_POLICY": "PASSIVE"}
+        self.environment = dict(environment) | own
         port = free_port()
         self.address = f"{bridge.address}:{port}"
         options = [f"--port={port}", f"--ray-client-server-port={free_port()}", "--num-cpus=0", "--include-dashboard=false"]
@@ -85,7 +84,6 @@ class Machines:
             inside = f"mount -t tmpfs none {self.base} && exec {shlex.join(command)}"
             command = ["ip", "netns", "exec", namespace, "unshare", "--mount", "bash", "-c", inside]
         log = (self.base.parent / f"{self.base.name}.log").open("ab")
-        command = ["taskset", "-c", str(len(self.nodes) % (os.cpu_count() or 1)), *command]
         with log:
             return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
 

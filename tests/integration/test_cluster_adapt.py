@@ -29,11 +29,11 @@ from leaml import tables
 from leaml.data import files
 
 ROOT = Path(__file__).parents[2]
-IMAGES, UNIT, CPUS, PATIENCE = 480, 4, 2, 240.0
-TRAIN = {"steps": 60, "lr": 1e-3, "save_every": 15}
+IMAGES, UNIT, CPUS, PATIENCE = 320, 4, 2, 500.0
+TRAIN = {"steps": 60, "lr": 1e-3, "save_every": 15, "batch_size": 8}
 SHORT = TRAIN | {"steps": 10}
 KILLS = ("caption", "warmup", "importance leaml", "distill leaml", "generate leaml", "finetune leaml", "evaluate leaml")
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(1700)
 
 
 def settings(address: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def settings(address: str) -> dict[str, Any]:
         "storage": "s3://runs/here",
         "data": {
             "labeled": {"format": "easy_vqa", "split": "train", "limit": IMAGES},
-            "evaluation": {"format": "easy_vqa", "split": "test", "limit": 160},
+            "evaluation": {"format": "easy_vqa", "split": "test", "limit": 100},
             "budget": {"count": 40},
         },
         "warmup": TRAIN,
@@ -94,7 +94,7 @@ class Storage:
     def work(self, folder: str) -> set[str]:
         """What the step would lose or has to take up again: units, a checkpoint, scores under way."""
         scores = self.keys(f"{folder}/progress.json") if folder.startswith("importance") else {}
-        return {*self.keys(f"{folder}/rows/"), *self.keys(f"{folder}/checkpoints/"), *scores}
+        return {*self.keys(f"{folder}/rows/"), *self.keys(f"{folder}/checkpoints/checkpoint_"), *scores}
 
     def progress(self, folder: str) -> float:
         """When the step last wrote a unit or its progress."""
@@ -183,6 +183,7 @@ class Killer(threading.Thread):
                 print(f"{label}: went on {self.recovery[label]} s after a node died", flush=True)
         except Exception as error:
             self.failed = f"{type(error).__name__}: {error}"
+            self.job.process.kill()
 
     def _kill_in(self, label: str) -> float:
         self.job.until(lambda: self.storage.step(label)["state"] == "running", f"{label} to start")
@@ -190,6 +191,7 @@ class Killer(threading.Thread):
         before = self.storage.work(folder)
         self.job.until(lambda: self.storage.work(folder) - before, f"work of {label}")
         old = self.machines.workers()
+        assert old, f"nobody works at {label}"
         assert self.storage.step(label)["state"] == "running", f"{label} ended too soon"
         killed = time.time()
         self.machines.kill(sorted(old.values())[-1])
@@ -222,12 +224,13 @@ def test_every_step_survives_the_death_of_a_node_and_the_run_that_of_its_head(
     killer = Killer(job, storage)
     killer.start()
     try:
-        code = job.process.wait(1000)
+        code = job.process.wait(1500)
     finally:
         killer.join(10)
         text = job.log.read_text()
         job.end()
-    assert (code, killer.failed) == (0, ""), text
+    assert killer.failed == ""
+    assert code == 0, text[-3000:]
     assert killer.recovery.keys() == set(KILLS)
     after = storage.keys("caption")
     assert {k: after[k] for k in committed} == committed  # what the first head's run had published was not made again
@@ -241,10 +244,19 @@ def test_every_step_survives_the_death_of_a_node_and_the_run_that_of_its_head(
     assert asked.keys() <= images
     for label in ("warmup", "distill leaml", "finetune leaml"):
         summary = json.loads(files.read_bytes(f"{full(folders[label])}/training.json"))
-        assert [step for step, _ in summary["losses"]] == list(range(1, 61)), label
+        assert [step for step, _ in summary["losses"]] == [0, 10, 20, 30, 40, 50, 59], label
+    shown = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", "status", "s3://runs/here/far"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert all(label in shown.stdout for label in KILLS)
     metrics = json.loads(files.read_bytes("s3://runs/here/far/evaluation/metrics.json"))
     assert set(metrics["rows"]) == {"blind_prior", "zero_shot", "finetune_labels", "lora_labels", "leaml"}
-    assert metrics["rows"]["leaml"]["n"] > 500
+    assert metrics["rows"]["leaml"]["n"] > 300
 
 
 def full(folder: str) -> str:

@@ -1,6 +1,6 @@
 """The map steps beside raw vLLM, the default `ray.data.llm` processor and a transformers loop; and how they grow and fail.
 
-    python -m benchmarks.generation [--parts rates memory scaling kills] [--rounds 3] [--json FILE]
+    python -m benchmarks.generation [--parts rates memory scaling nodes kills] [--rounds 3] [--json FILE]
 
 `rates`: the same synthetic images (the shipped teacher's world, PNG bytes in Parquet) and the same requests in all arms:
 
@@ -22,8 +22,9 @@ from when the engine is ready to the last reply (ours: to the last published fil
 within a round, medians reported.
 
 `memory`: peak of the driver and the object store over a caption step with an engine that answers at once, from `--images-from`
-to `--images-to` images. `scaling`: two engines on two nodes over one engine on one, two threads in total. `kills`: `leaml
-caption` killed at random moments and started again until it is finished.
+to `--images-to` images. `scaling`: two engines on two nodes over one engine on one, two threads in total. `nodes`: three
+engines with one thread each on one, two and three nodes. `kills`: `leaml caption` killed at random moments and started again until
+it is finished.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from benchmarks import generation_scale as scale
 from benchmarks.generation_arms import ARMS, Task, Turn, make_images, make_large
 from benchmarks.neuron_training import hardware
 
-PARTS = ("rates", "memory", "scaling", "kills")
+PARTS = ("rates", "memory", "scaling", "nodes", "kills")
 RATIOS = {
     "images_per_s_vs_vllm": ("pairs", "ours", "vllm"),
     "caption_images_per_s_vs_vllm": ("caption", "ours", "vllm"),
@@ -138,6 +139,8 @@ def main() -> None:
             found |= scale.memory([given.images_from, given.images_to])
         if "scaling" in given.parts:
             found |= scale.scaling(tasks[0], given.rounds)
+        if "nodes" in given.parts:
+            found |= scale.nodes(tasks[0], given.rounds)
     if "kills" in given.parts:
         found |= scale.kills(4000, 10, 2)
     found |= {"hardware": hardware("cpu"), "date": time.strftime("%Y-%m-%d")}

@@ -144,26 +144,29 @@ def memory(counts: list[int]) -> dict[str, Any]:
 
 PLANS = {"one engine, one node": (1, 1), "two engines, one node": (2, 1), "two engines, two nodes": (2, 2)}
 """Engines and nodes; always two threads and four logical CPUs in total."""
+THREE = {"one node": (3, 1), "two nodes": (3, 2), "three nodes": (3, 3)}
+"""The same for three engines with one thread each and six logical CPUs in total."""
 
 
 def on_nodes(task: Task, engines: int, nodes: int) -> float:
-    """Images per second of all engines, from the time that each of them worked: without start-up."""
+    """Images per second of all engines, from the time that each of them worked: without start-up.
+
+    An engine takes the logical CPUs that leave room for one of them on the smallest node; threads are what is shared.
+    """
     from ray.cluster_utils import Cluster
 
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
         os.environ[name] = "0"
     os.environ["RAY_AUTH_MODE"] = "disabled"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    logical, each, threads = {1: (4, 4, 2), 2: (4, 2, 1), 3: (6, 1.5, 1)}[engines]
     for _ in range(nodes):
-        cluster.add_node(num_cpus=4 // nodes)
+        cluster.add_node(num_cpus=logical // nodes)
     try:
-        # an engine takes the logical CPUs that only one of them finds on a node; threads are what is shared
         unit = task.unit // engines
-        resources = ResourcesConfig(
-            engines=engines, engine_cpus=2 if engines > 1 else 4, images_per_unit=unit, address=cluster.address
-        )
+        resources = ResourcesConfig(engines=engines, engine_cpus=each, images_per_unit=unit, address=cluster.address)
         start_ray(resources)
-        spec = replace(engine_spec(ModelConfig(name=task.model), resources), cpus=2 / engines)
+        spec = replace(engine_spec(ModelConfig(name=task.model), resources), cpus=threads)
         units = make_units("caption", store.index(task.images), {}, unit)
         with tempfile.TemporaryDirectory() as output:
             summary = run_units("caption", units, spec, CaptionWork(CaptionConfig()), output, resources, 10**7)
@@ -177,17 +180,31 @@ def on_nodes(task: Task, engines: int, nodes: int) -> float:
 
 def scaling(task: Task, rounds: int) -> dict[str, Any]:
     """Rates of one engine and of two, on one node and on two, at two threads in total."""
-    found: dict[str, list[float]] = {name: [] for name in PLANS}
-    for number in range(rounds):
-        for name in PLANS if number % 2 == 0 else reversed(PLANS):
-            found[name].append(round(in_new_process(on_nodes, task, *PLANS[name]), 1))
-            print(f"scaling: {name}, {found[name][-1]} images/s", file=sys.stderr, flush=True)
+    found = _turns("scaling", task, rounds, PLANS)
     one, beside, apart = (found[name] for name in PLANS)
-    ratios = {
-        "scaling": statistics.median(b / a for a, b in zip(one, apart, strict=True)),
-        "two_nodes_over_one_node": statistics.median(b / a for a, b in zip(beside, apart, strict=True)),
-    }
-    return {k: round(v, 3) for k, v in ratios.items()} | {"scaling_images_per_s": found}
+    ratios = {"scaling": _ratio(apart, one), "two_nodes_over_one_node": _ratio(apart, beside)}
+    return ratios | {"scaling_images_per_s": found}
+
+
+def nodes(task: Task, rounds: int) -> dict[str, Any]:
+    """Rates of three engines on one, two and three nodes, at three threads in total."""
+    found = _turns("nodes", task, rounds, THREE)
+    one, two, three = (found[name] for name in THREE)
+    return {"nodes": {"two_over_one": _ratio(two, one), "three_over_one": _ratio(three, one), "images_per_s": found}}
+
+
+def _turns(label: str, task: Task, rounds: int, plans: dict[str, tuple[int, int]]) -> dict[str, list[float]]:
+    """Rates of each plan, measured in turns, there and back."""
+    found: dict[str, list[float]] = {name: [] for name in plans}
+    for number in range(rounds):
+        for name in plans if number % 2 == 0 else reversed(plans):
+            found[name].append(round(in_new_process(on_nodes, task, *plans[name]), 1))
+            print(f"{label}: {name}, {found[name][-1]} images/s", file=sys.stderr, flush=True)
+    return found
+
+
+def _ratio(above: list[float], below: list[float]) -> float:
+    return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 3)
 
 
 # --- kills ---------------------------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ within a round, medians reported.
 
 `memory`: peak of the driver and the object store over a caption step with an engine that answers at once, from `--images-from`
 to `--images-to` images. `scaling`: two engines on two nodes over one engine on one, two threads in total. `nodes`: three
-engines with one thread each on one, two and three nodes. `kills`: `leaml caption` killed at random moments and started again until
-it is finished.
+engines with one thread each on one, two and three nodes. `kills`: `leaml caption` killed at random moments and started again
+until it is finished.
 """
 
 from __future__ import annotations

@@ -23,13 +23,11 @@ def would_add(count: int, each: dict[str, float]) -> bool:
     Ray tells nobody which nodes an autoscaler may add. But a request that no nodes can fulfil is named as such in its state, so
     one is made and taken back; the nodes that it has begun to add meanwhile are those the plan will ask for.
     """
-    from ray.autoscaler.sdk import request_resources
-
     if _seen() is None:
         return False
     bundle = {kind: amount for kind, amount in each.items() if amount}
     try:
-        request_resources(bundles=[bundle] * count)
+        _request([bundle] * count)
         until = time.monotonic() + PATIENCE
         asked = _seen()
         while asked is not None and time.monotonic() < until:
@@ -39,7 +37,17 @@ def would_add(count: int, each: dict[str, float]) -> bool:
                 return not found.infeasible
         return False
     finally:
-        request_resources(bundles=[])
+        _request([])
+
+
+def _request(bundles: list[dict[str, float]]) -> None:
+    """Ask the autoscaler for these resources instead of what it was asked for before."""
+    import ray
+    from ray.autoscaler.v2.sdk import request_cluster_resources
+
+    # ray.autoscaler.sdk.request_resources would ask the old autoscaler, where this process has seen a cluster without one before
+    wanted = [{"resources": bundle, "label_selector": {}} for bundle in bundles]
+    request_cluster_resources(ray.get_runtime_context().gcs_address, wanted)
 
 
 def _seen() -> State | None:

@@ -106,7 +106,9 @@ def plan(growing: str, **changes: Any) -> ResourcesConfig:
     return ResourcesConfig(address=growing, **{"engines": 2, "engine_cpus": 2, "engine_gpus": 1} | changes)
 
 
-def test_what_the_autoscaler_cannot_add_is_refused(growing: str) -> None:
+def test_what_the_autoscaler_cannot_add_is_refused(growing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as in a process that was connected to a cluster without an autoscaler before
+    monkeypatch.setattr("ray.autoscaler.v2.utils.cached_is_autoscaler_v2", False)
     assert ray.cluster_resources().get("GPU", 0) == 0
     for changes in ({"engines": 3}, {"engine_cpus": 6}, {"engine_gpus": 2, "engines": 1}):
         began = time.time()
@@ -128,7 +130,7 @@ def test_an_answer_of_before_the_request_is_not_taken(monkeypatch: pytest.Monkey
     told = iter(looks)
     requests: list[list[dict[str, float]]] = []
     monkeypatch.setattr(autoscaling, "_seen", lambda: next(told))
-    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: requests.append(bundles))
+    monkeypatch.setattr(autoscaling, "_request", requests.append)
     assert not autoscaling.would_add(2, {"CPU": 1, "GPU": 0})
     assert next(told, None) is None  # it waited for the last of them
     assert requests == [[{"CPU": 1}, {"CPU": 1}], []]

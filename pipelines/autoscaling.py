@@ -45,7 +45,7 @@ def _request(bundles: list[dict[str, float]]) -> None:
     import ray
     from ray.autoscaler.v2.sdk import request_cluster_resources
 
-    # ray.autoscaler.sdk.request_resources would ask the old autoscaler, where this process has seen a cluster without one before
+    # ray.autoscaler.sdk.request_resources would ask the old autoscaler, if this process has seen a cluster without one
     wanted = [{"resources": bundle, "label_selector": {}} for bundle in bundles]
     request_cluster_resources(ray.get_runtime_context().gcs_address, wanted)
 

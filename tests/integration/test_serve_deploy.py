@@ -1,4 +1,4 @@
-"""serve/config.yaml as a cluster takes it: `serve deploy`, asked over HTTP, changed in place, shut down."""
+"""serve/config.yaml as a cluster takes it: `serve deploy`, asked over HTTP, shut down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from endpoint import HEADERS, KEY, Endpoint, questions, wait_until
+from endpoint import KEY, Endpoint, questions, wait_until
 from local_cluster import BIN, free_port, head
 
 pytestmark = pytest.mark.timeout(300)
@@ -60,7 +60,7 @@ def cluster() -> Iterator[Cluster]:
     shutil.rmtree(base, ignore_errors=True)
 
 
-def test_the_shipped_configuration_is_deployed_changed_and_shut_down(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_shipped_configuration_is_deployed_and_shut_down(cluster: Cluster, tmp_path: Path) -> None:
     def answers() -> bool:
         try:
             return httpx.get(f"{cluster.dashboard}/api/version", timeout=5).status_code == 200
@@ -68,18 +68,15 @@ def test_the_shipped_configuration_is_deployed_changed_and_shut_down(cluster: Cl
             return False
 
     wait_until(answers, 60)
-    cluster.deploy()
+    # a domain that cannot be served leaves the others serving
+    cluster.deploy(domains=[{"name": "gone", "source": str(tmp_path / "nothing")}])
     asked = Endpoint(f"http://127.0.0.1:{cluster.tree['http_options']['port']}")
     data, question = questions()[0]
     first = asked.vqa(data, question)
     assert first.status_code == 200, first.text
     assert httpx.post(f"{asked.base}/v1/vqa", json={}).status_code == 401  # the keys are the cluster's
-    assert httpx.get(f"{asked.base}/v1/models", headers=HEADERS).json()["data"][0]["id"] == "leaml-tiny"
-
-    cluster.deploy(domains=[{"name": "gone", "source": str(tmp_path / "nothing")}])
     models = {m["id"]: m["state"] for m in asked.client.get("/v1/models").json()["data"]}
-    assert models == {"leaml-tiny": "ready", "leaml-tiny:gone": "failed"}  # a bad domain leaves the others serving
-    assert asked.vqa(data, question).json()["answer"] == first.json()["answer"]
+    assert models == {"leaml-tiny": "ready", "leaml-tiny:gone": "failed"}
 
     cluster.serve("shutdown", "-y")
     wait_until(lambda: cluster.status()["status"] == "NONE", 60)

@@ -1,4 +1,4 @@
-"""Ray Train workers: their number does not matter, and one that is killed resumes and ends as if nothing had been."""
+"""One of two Ray Train workers is killed in the middle of a training: it resumes and ends as if nothing had been."""
 
 from __future__ import annotations
 
@@ -87,13 +87,6 @@ def same(one: Result, other: Result) -> None:
     assert [loss for _, loss in found["losses"]] == pytest.approx([loss for _, loss in summary["losses"]], rel=1e-3)
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.timeout(500)
-def test_one_two_and_four_workers_give_the_same_model(train: Training) -> None:
-    one, two, four = (train(f"workers{count}", count, 20) for count in (1, 2, 4))
-    same(two, one)
-    same(four, one)
 
 
 @pytest.mark.timeout(500)

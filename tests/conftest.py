@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,14 @@ def shared_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the folder {folder}, which holds data that is not part of the repository")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_no_ray() -> Iterator[None]:
+    """Ray starts by itself at some calls; the next module in this process must not find that one."""
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 @pytest.fixture(scope="module")

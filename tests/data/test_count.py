@@ -28,7 +28,11 @@ def labels(tmp_path: Path) -> Path:
 
 def test_small_local_sources_are_counted_as_ingest_will(labels: Path) -> None:
     assert count(SourceConfig(format="jsonl", path=str(labels))) == Count(4, 12)
-    assert count(SourceConfig(format="jsonl", path=str(labels), limit=3)).images in (2, 3)
+    assert count(SourceConfig(format="jsonl", path=str(labels), limit=3)).images in (
+        1,
+        2,
+        3,
+    )  # two of six are not counted, which three are drawn hangs on the path
     assert count(SourceConfig(format="folder", path=str(labels.parent))) == Count(4, 0)
     assert count(SourceConfig(format="easy_vqa", split="test")) == Count(1000, 9673)
 

@@ -28,6 +28,7 @@ def labels(tmp_path: Path) -> Path:
 
 def test_small_local_sources_are_counted_as_ingest_will(labels: Path) -> None:
     assert count(SourceConfig(format="jsonl", path=str(labels))) == Count(4, 12)
+    # two of the six are not counted, and which three are drawn hangs on the path
     assert count(SourceConfig(format="jsonl", path=str(labels), limit=3)).images in (
         1,
         2,

@@ -83,8 +83,7 @@ class Machines:
         if namespace:
             inside = f"mount -t tmpfs none {self.base} && exec {shlex.join(command)}"
             command = ["ip", "netns", "exec", namespace, "unshare", "--mount", "bash", "-c", inside]
-        log = (self.base.parent / f"{self.base.name}.log").open("ab")
-        with log:
+        with Path(f"{self.base}.log").open("ab") as log:
             return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
 
     def add(self) -> str:

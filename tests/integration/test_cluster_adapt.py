@@ -134,8 +134,8 @@ class Job:
         config, self.log = folder / "config.yaml", folder / "log"
         config.write_text(json.dumps(settings(self.machines.address)))
         command = [sys.executable, "-m", "pipelines.cli", "adapt", str(config)]
+        self._wait_for_nodes()
         with self.log.open("ab") as log:
-            self._wait_for_nodes()
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=self.machines.environment, stdout=log, stderr=log, start_new_session=True
             )

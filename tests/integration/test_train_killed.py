@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ from pipelines.ingest import ingest
 from pipelines.run import Run
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples
 
-Result = tuple[dict[str, Any], dict[str, torch.Tensor]]
-"""What training.json says, and the weights."""
 DATA = {
     "labeled": {"format": "easy_vqa", "split": "train", "limit": 12},
     "evaluation": {"format": "easy_vqa", "split": "test", "limit": 2},
@@ -50,56 +47,38 @@ def kill_one_after_the_first_checkpoint(folder: Path, killed: list[int]) -> None
     os.kill(killed[-1], signal.SIGKILL)
 
 
-@dataclass
-class Training:
-    """Trains the shipped model on the labels of 12 images, each time in a folder of its own."""
-
-    folder: Path
-    images: list[str]
-    examples: str
-
-    def __call__(self, name: str, workers: int, steps: int) -> Result:
-        job = TrainJob(
-            folder=str(self.folder / name),
-            model=ModelConfig(name="leaml-tiny"),
-            tasks=[TaskFile("labels", self.examples)],
-            images=self.images,
-            config=TrainConfig(steps=steps, lr=1e-3, batch_size=8, save_every=10),
-        )
-        summary = run_training(name, job, ResourcesConfig(train_workers=workers, train_cpus=0.5))
-        return summary, load_file(f"{job.folder}/model/model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def train(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Training:
-    folder = tmp_path_factory.mktemp("train")
-    with Run(parse({"storage": str(folder), "data": DATA})) as run:
+@pytest.mark.timeout(500)
+@pytest.mark.usefixtures("ray_local")
+def test_killed_worker_recovers_and_the_result_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    with Run(parse({"storage": str(tmp_path), "data": DATA})) as run:
         sources = ingest(run)
     rows = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED).to_pylist()
-    examples = [Example(r["image_id"], r["question"], r["answer"]) for r in rows]
-    return Training(folder, sources.image_folders, write_examples(str(folder / "rows.parquet"), examples))
+    examples = write_examples(
+        str(tmp_path / "rows.parquet"), [Example(r["image_id"], r["question"], r["answer"]) for r in rows]
+    )
+    resources = ResourcesConfig(train_workers=2, train_cpus=0.5)
 
+    def train(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        job = TrainJob(
+            folder=str(tmp_path / name),
+            model=ModelConfig(name="leaml-tiny"),
+            tasks=[TaskFile("labels", examples)],
+            images=sources.image_folders,
+            config=TrainConfig(steps=60, lr=1e-3, batch_size=8, save_every=10),
+        )
+        return run_training(name, job, resources), load_file(f"{job.folder}/model/model.safetensors")
 
-def same(one: Result, other: Result) -> None:
-    """Two trainings have the same losses and weights, but for the order in which floats were added."""
-    (found, weights), (summary, expected) = one, other
-    assert [step for step, _ in found["losses"]] == [step for step, _ in summary["losses"]]
-    assert [loss for _, loss in found["losses"]] == pytest.approx([loss for _, loss in summary["losses"]], rel=1e-3)
-    for name, value in expected.items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.timeout(500)
-def test_killed_worker_recovers_and_the_result_is_the_uninterrupted_one(train: Training) -> None:
-    whole = train("whole", 2, 60)
-    folder = train.folder / "killed"
+    whole, expected = train("whole")
     killed: list[int] = []
-    killer = threading.Thread(target=kill_one_after_the_first_checkpoint, args=(folder, killed))
+    killer = threading.Thread(target=kill_one_after_the_first_checkpoint, args=(tmp_path / "killed", killed))
     killer.start()
-    resumed = train("killed", 2, 60)
+    resumed, found = train("killed")
     killer.join()
     assert len(killed) == 2
     assert not Path(f"/proc/{killed[-1]}").exists()
-    same(resumed, whole)
-    assert not (folder / "checkpoints").exists()
-    assert json.loads((folder / "training.json").read_text())["lr"] == 1e-3
+    assert [step for step, _ in resumed["losses"]] == [step for step, _ in whole["losses"]]
+    assert [loss for _, loss in resumed["losses"]] == pytest.approx([loss for _, loss in whole["losses"]], rel=1e-3)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+    assert not (tmp_path / "killed" / "checkpoints").exists()
+    assert json.loads((tmp_path / "killed" / "training.json").read_text())["lr"] == 1e-3

@@ -92,10 +92,7 @@ def test_node_killed_in_the_middle(tmp_path: Path, cluster: Any) -> None:
     node = cluster.add_node(num_cpus=3)
 
     def kill_node() -> int:
-        def asked() -> Counter[str]:
-            return work_by_engine(step)
-
-        faults.wait(lambda: len(asked()) == 2 and min(asked().values()) >= 3, "three calls of each engine")
+        faults.wait(lambda: len(work := work_by_engine(step)) == 2 and min(work.values()) >= 3, "three calls of each engine")
         assert set(engines(step).values()) == {ray.get_runtime_context().get_node_id(), node.node_id}
         ray.util.remove_placement_group(taken)
         cluster.remove_node(node, allow_graceful=False)

@@ -31,17 +31,41 @@ def method(
     until: str = "evaluate",
     judge: Judge | None = None,
 ) -> Step:
-    """Steps 1 to 6; returns the fine-tuning step that holds the adapted model. Raises StopHereError after the step `until`."""
+    """Steps 1 to 6, the last five `rounds` times; returns the fine-tuning step that holds the adapted model.
+
+    From the second round on the generator starts as the model that the round before adapted, and its neurons are scored anew;
+    fine-tuning starts at the base every time, so that errors of one round's pairs stay there.
+
+    Raises StopHereError after the step `until`, in the last round.
+    """
+    captions, adapted = None, None
+    if not run.config.distill.skip:
+        captions = caption(run, sources, labels)
+        if until == "caption":
+            raise StopHereError
+    for number in range(1, run.config.rounds):
+        adapted = _round(run, sources, labels, captions, adapted, f"{variant} round {number}")
+    return _round(run, sources, labels, captions, adapted, variant, until, judge)
+
+
+def _round(
+    run: Run,
+    sources: Sources,
+    labels: Labels,
+    captions: Step | None,
+    adapted: Step | None,
+    variant: str,
+    until: str = "evaluate",
+    judge: Judge | None = None,
+) -> Step:
+    """Steps 2 to 6, the generator starting as the model `adapted` (none: the base)."""
 
     def stop_after(name: str, step: Step) -> Step:
         if until == name:
             raise StopHereError
         return step
 
-    captions = None
-    if not run.config.distill.skip:
-        captions = stop_after("caption", caption(run, sources, labels))
-    generator = stop_after("warmup", warmup(run, sources, labels, captions))
+    generator = stop_after("warmup", warmup(run, sources, labels, captions, adapted))
     if captions is not None:
         scored = stop_after("score", score(run, sources, generator, variant))
         generator = stop_after("distill", distill(run, sources, captions, generator, scored, variant, judge))

@@ -9,7 +9,7 @@ from leaml.scoring import answer_text, ask
 from leaml.training import Example
 from pipelines.caption import read_captions
 from pipelines.ingest import Labels, Sources, labels_key
-from pipelines.models import model_key
+from pipelines.models import model_key, trained
 from pipelines.run import Run, Step
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples
 
@@ -41,20 +41,21 @@ def qa_tasks(warmed: Step, weight: float = 1.0) -> list[TaskFile]:
     return [TaskFile(name, warmed.path(f"{name}.parquet"), weight=weight) for name in QA_TASKS]
 
 
-def warmup(run: Run, sources: Sources, labels: Labels, captions: Step | None) -> Step:
-    """Train the generator on the labels; with `describe_first` it writes its pairs after a caption."""
+def warmup(run: Run, sources: Sources, labels: Labels, captions: Step | None, start: Step | None = None) -> Step:
+    """Train the generator on the labels, from the base or from the model of the step `start`; with `describe_first` it writes
+    its pairs after a caption."""
     config = run.config.warmup
     use = captions if config.describe_first else None
     settings = {"warmup": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
-    inputs = [*sources.training, labels_key(labels), *([use] if use else [])]
-    step = run.step("warmup", settings, inputs)
+    inputs = [*sources.training, labels_key(labels), *(s for s in (use, start) if s)]
+    step = run.step("warmup", settings, inputs, label="warmup again" if start else "warmup")
 
     def work() -> dict[str, Any]:
         write_examples(step.path("pairs.parquet"), pair_examples(labels, read_captions(use) if use else {}))
         write_examples(step.path("answers.parquet"), answer_examples(labels))
         job = TrainJob(
             step.folder,
-            run.config.model,
+            trained(start, run.config.model) if start else run.config.model,
             qa_tasks(step),
             sources.image_folders,
             config,

@@ -351,6 +351,9 @@ class Config(Section):
     finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Step 6.")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Step 7.")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="Resources.")
+    rounds: int = Field(
+        1, gt=0, description="Times steps 2 to 6 are done; from the second on the generator starts as the model adapted before."
+    )
     tune: TuneConfig = Field(default_factory=lambda: TuneConfig(), description="Search (leaml tune).")
 
     @property

@@ -18,7 +18,7 @@ from pipelines.ingest import Labels, Sources
 from pipelines.models import model_key
 from pipelines.run import Run, Step
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "name": "plan",
     "data": {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}},
     "score": {"method": "squared", "ratio": 0.3},
@@ -46,7 +46,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | 
     def plan(name: str | None) -> dict[str, str]:
         run = Plan(parse(CONFIG | {"storage": str(tmp_path)}))
         last = method.control(run, sources, labels, name) if name else method.method(run, sources, labels)
-        assert last.name == "finetune"
+        assert (last.name, last.label) == ("finetune", f"finetune {name or 'leaml'}")
         return {s["name"]: s["folder"] for s in run.steps()}
 
     return plan
@@ -87,6 +87,21 @@ def test_full_labels_only_trains_on_every_label(planned: Any) -> None:
     control = planned("full_labels")
     assert control.keys() == {"finetune"}
     assert control["finetune"] != planned(None)["finetune"]
+
+
+def test_second_round_begins_at_the_model_that_the_first_adapted(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONFIG, "rounds", 2)
+    made: dict[str, Step] = {}
+    monkeypatch.setattr(Plan, "execute", lambda self, step, work: made.setdefault(step.label, step))
+    planned(None)
+    folders = {label: step.folder.rsplit("/", 1)[-1] for label, step in made.items()}
+    first = [f"{name} leaml round 1" for name in ("importance", "score", "distill", "generate", "finetune")]
+    second = [label.removesuffix(" round 1") for label in first]
+    assert list(made) == ["caption", "warmup", *first, "warmup again", *second]
+    assert len(set(folders.values())) == len(folders)
+    assert folders["finetune leaml round 1"] in made["warmup again"].inputs
+    assert folders["warmup again"] in made["importance leaml"].inputs
+    assert folders["finetune leaml round 1"] not in made["finetune leaml"].inputs
 
 
 def test_control_settings() -> None:

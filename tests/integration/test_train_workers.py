@@ -1,0 +1,121 @@
+"""Ray Train workers: their number does not matter, and a training whose worker is killed ends as if nothing had been."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from leaml import tables
+from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, parse, resolve_model
+from leaml.training import Example
+from pipelines.ingest import ingest
+from pipelines.run import Run
+from pipelines.train import TaskFile, TrainJob, run_training, write_examples
+
+Result = tuple[dict[str, Any], dict[str, torch.Tensor]]
+
+DATA = {
+    "labeled": {"format": "easy_vqa", "split": "train", "limit": 12},
+    "evaluation": {"format": "easy_vqa", "split": "test", "limit": 2},
+}
+
+
+def workers() -> list[int]:
+    """Process ids of Ray Train workers below this process."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
+            if "".join(process.cmdline()).startswith("ray::RayTrainWorker"):
+                found.append(process.pid)
+    return sorted(found)
+
+
+def kill_one_after_the_first_checkpoint(folder: Path, killed: list[int]) -> None:
+    deadline = time.time() + 240
+    while time.time() < deadline and not list(folder.glob("checkpoints/checkpoint_*/state.pt")):
+        time.sleep(0.1)
+    killed.extend(workers())
+    os.kill(killed[-1], signal.SIGKILL)
+
+
+@dataclass
+class Training:
+    """Trains the shipped model on the labels of 12 images, each time in a folder of its own."""
+
+    folder: Path
+    images: list[str]
+    examples: str
+
+    def __call__(self, name: str, workers: int) -> Result:
+        config = TrainConfig(steps=40, lr=1e-3, batch_size=8, save_every=10, precision="float32")
+        job = TrainJob(
+            folder=str(self.folder / name),
+            model=ModelConfig(name="leaml-tiny"),
+            tasks=[TaskFile("labels", self.examples)],
+            images=self.images,
+            config=config,
+        )
+        summary = run_training(name, job, ResourcesConfig(train_workers=workers, train_cpus=0.5))
+        return summary, load_file(f"{job.folder}/model/model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Training:
+    folder = tmp_path_factory.mktemp("train")
+    with Run(parse({"storage": str(folder), "data": DATA})) as run:
+        sources = ingest(run)
+    rows = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED).to_pylist()
+    examples = [Example(r["image_id"], r["question"], r["answer"]) for r in rows]
+    return Training(folder, sources.image_folders, write_examples(str(folder / "rows.parquet"), examples))
+
+
+@pytest.fixture(scope="module")
+def two(train: Training) -> Result:
+    return train("two", 2)
+
+
+def same(found: Result, expected: Result) -> None:
+    """Two trainings have the same losses and weights, but for the order in which floats were added.
+
+    Biases of keys are left out: softmax cancels them, so their gradient is rounding alone, which AdamW scales up.
+    """
+    losses = [dict(result[0]["losses"]) for result in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    start = load_file(Path(resolve_model("leaml-tiny")) / "model.safetensors")
+    for name, value in expected[1].items():
+        if not name.endswith("k_proj.bias"):
+            moved = (value.float() - start[name].float()).norm()
+            assert (found[1][name].float() - value.float()).norm() <= 0.01 * moved, name
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers", [1, 4])
+def test_number_of_workers_does_not_matter(train: Training, two: Result, workers: int) -> None:
+    assert sorted(step for step, _ in two[0]["losses"]) == [0, 10, 20, 30, 39]
+    same(train(f"workers{workers}", workers), two)
+
+
+@pytest.mark.timeout(300)
+def test_training_whose_worker_is_killed_ends_as_the_uninterrupted_one(train: Training, two: Result) -> None:
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_one_after_the_first_checkpoint, args=(train.folder / "killed", killed))
+    killer.start()
+    resumed = train("killed", 2)
+    killer.join()
+    assert len(killed) == 2
+    assert not Path(f"/proc/{killed[-1]}").exists()
+    same(resumed, two)
+    assert not (train.folder / "killed" / "checkpoints").exists()
+    assert json.loads((train.folder / "killed" / "training.json").read_text())["lr"] == 1e-3

@@ -107,6 +107,23 @@ def base_point(config: Config) -> Point | None:
     return point
 
 
+STEPS = ("caption", "warmup", "score", "distill", "generate", "finetune")
+SELECTION = {"score.ratio", "score.scope", "score.normalise"}
+"""Keys of which the scores do not depend, only which neurons are taken: the first step that they change is distill."""
+
+
+def last_shared_step(config: Config) -> str | None:
+    """The last step before those that a key of the space changes, so that trials find it done; None when there is none."""
+    changed = {"distill" if key in SELECTION else key.split(".")[0] for key in config.tune.space}
+    if not changed <= set(STEPS):
+        return None
+    shared = STEPS[: min(map(STEPS.index, changed))]
+    if config.rounds > 1:  # a later round depends on everything in the first
+        shared = shared[:1]
+    left_out = ("caption", "score", "distill") if config.distill.skip else ()
+    return next((step for step in reversed(shared) if step not in left_out), None)
+
+
 def _between(values: RangeConfig, value: Any) -> bool:
     return isinstance(value, int | float) and float(values.low or 0) <= value <= float(values.high or 0)
 

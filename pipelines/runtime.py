@@ -77,6 +77,7 @@ def check_resources(resources: ResourcesConfig) -> None:
     for what, (count, each) in plan.items():
         if (message := missing(what, count, each, nodes)) and not (resources.address and would_add(count, each)):
             beside = ", or switch resources.parallel_baselines off" if resources.parallel_baselines else ""
+            beside += ", or let fewer trials (tune.concurrent) run at a time" if resources.concurrent_runs > 1 else ""
             fix = f"lower resources.{what} or what each of them takes{beside}, or add nodes"
             msg = f"{message}; {fix}"
             raise ResourceError(msg)

@@ -23,7 +23,7 @@ from leaml.data import files, s3
 from leaml.errors import ConfigError, StepError
 from leaml.search import Found, Trial
 from pipelines.adapt import check
-from pipelines.ingest import Labels, draw_labels, ingest, labels_key
+from pipelines.ingest import Labels, Sources, draw_labels, ingest, labels_key
 from pipelines.method import StopHereError, method
 from pipelines.progress import say
 from pipelines.run import DONE, Run, Step
@@ -57,10 +57,10 @@ def tune(config: Config, verbose: bool = False) -> Found:
         if not labels.validation.num_rows:
             msg = "a search needs labels held out for validation; set data.budget.validation_fraction above 0"
             raise ConfigError(msg)
-        start_ray(config.resources, verbose)
+        start_ray(_shared(config).resources, verbose)
         settings = config.model_dump(mode="json", exclude={"name", "storage", "resources"})
         step = run.step("tune", settings, [*sources.training, labels_key(labels)])
-        run.execute(step, lambda: _search(run, step, labels))
+        run.execute(step, lambda: _search(run, step, sources, labels))
         found = _read(step)
         for name in ("best.yaml", "trials.md", "trials.json", "plot.svg"):
             files.write_bytes(files.join(run.folder, "tune", name), files.read_bytes(step.path(name)))
@@ -70,19 +70,29 @@ def tune(config: Config, verbose: bool = False) -> Found:
     return found
 
 
+def _shared(config: Config) -> Config:
+    """The configuration as trials have it: `tune.concurrent` of them share the machines, and none trains baselines."""
+    changes = {"concurrent_runs": config.tune.concurrent, "parallel_baselines": False}
+    return config.model_copy(update={"resources": config.resources.model_copy(update=changes)})
+
+
 def _check_loggers(config: Config) -> None:
     if "mlflow" in config.tune.loggers and importlib.util.find_spec("mlflow") is None:
         msg = "tune.loggers has mlflow, which is not installed; pip install mlflow, or choose among json, csv, tensorboard"
         raise ConfigError(msg)
 
 
-def _search(run: Run, step: Step, labels: Labels) -> dict[str, Any]:
-    """All trials, then the finalists with further seeds; writes the step's files."""
+def _search(run: Run, step: Step, sources: Sources, labels: Labels) -> dict[str, Any]:
+    """What all trials share, the trials, then the finalists with further seeds; writes the step's files."""
     config = run.config
     questions = Labels(labels.validation, labels.validation.slice(0, 0), "")
     validation = write_examples(step.path("validation.parquet"), answer_examples(questions))
-    plan = Plan(config, validation, labels.key)
+    plan = Plan(_shared(config), validation, labels.key)
     began = time.time()
+    if until := search.last_shared_step(config):
+        judge = Judge(validation, config.tune.validations)
+        with contextlib.suppress(StopHereError):
+            method(run.variant(plan.config), sources, _training_part(labels), until=until, judge=judge)
     found = Found(_tuned(plan, step, "search", _space(config)), labels.validation.num_rows)
     if not found.ranked:
         reasons = sorted({t.error for t in found.trials if t.error})
@@ -122,8 +132,7 @@ def run_trial(values: dict[str, Any], plan: Plan) -> None:
     config = search.at(plan.config, point, values.get(SEED, 0))
     run = Run(config, noted=False)
     sources = ingest(run)
-    drawn = draw_labels(run, sources)
-    labels = Labels(drawn.train, drawn.validation.slice(0, 0), f"{drawn.key}/train")
+    labels = _training_part(draw_labels(run, sources))
     start_ray(config.resources)
     times = plan.config.tune.validations
     every = validation_interval(config.distill.steps, times)
@@ -137,6 +146,11 @@ def run_trial(values: dict[str, Any], plan: Plan) -> None:
     accuracy, hours = run.summary(adapted)["validations"][-1]["accuracy"], _hours(run)
     objective = accuracy - plan.config.tune.hour_price * hours
     ray_tune.report({"accuracy": accuracy, "objective": objective, "progress": times + 1, "hours": hours, "end": True})
+
+
+def _training_part(labels: Labels) -> Labels:
+    """The labels without those held out, which judge."""
+    return Labels(labels.train, labels.validation.slice(0, 0), f"{labels.key}/train")
 
 
 def _event(validation: dict[str, float], every: int) -> dict[str, Any]:
@@ -164,12 +178,12 @@ def _forward(every: int) -> Any:
 
 
 def _validations_of_reused(run: Run, name: str) -> list[dict[str, float]]:
-    """What a step found that another trial had finished before, so that its events are reported too."""
-    for record in run.steps():
-        if record["name"] == name and record["state"] == "reused":
-            done = json.loads(files.read_bytes(files.join(run.folder, record["folder"], DONE)))
-            return list(done["summary"]["validations"])
-    return []
+    """What a step, of the last round, found that another trial had finished before, so that its events are reported too."""
+    last = [record for record in run.steps() if record["name"] == name][-1]
+    if last["state"] != "reused":
+        return []
+    done = json.loads(files.read_bytes(files.join(run.folder, last["folder"], DONE)))
+    return list(done["summary"]["validations"])
 
 
 def _hours(run: Run) -> float:

@@ -126,3 +126,23 @@ def test_importances_and_plot() -> None:
     picture = search.plot(found, space)
     assert picture.startswith(b"<?xml")
     assert picture == search.plot(found, space)
+
+
+@pytest.mark.parametrize(
+    ("keys", "changes", "expected"),
+    [
+        (["score.ratio"], {}, "score"),
+        (["score.ratio", "score.scope"], {}, "score"),
+        (["score.method", "score.ratio"], {}, "warmup"),
+        (["finetune.lr", "distill.qa_weight"], {}, "score"),
+        (["generate.top_p"], {}, "distill"),
+        (["generate.top_p"], {"distill": {"skip": True}}, "warmup"),
+        (["warmup.lr"], {"distill": {"skip": True}}, None),
+        (["finetune.lr"], {"rounds": 2}, "caption"),
+        (["caption.max_images"], {}, None),
+        (["seed"], {}, None),
+    ],
+)
+def test_last_step_that_trials_share(keys: list[str], changes: dict[str, Any], expected: str | None) -> None:
+    space = {key: {"choices": [0.1, 0.2]} for key in keys}
+    assert search.last_shared_step(parse({"data": DATA, "tune": {"space": space}} | changes)) == expected

@@ -309,6 +309,9 @@ class ResourcesConfig(Section):
     parallel_baselines: bool = Field(
         False, description="Train and evaluate the baselines while the method runs; needs all the above a second time."
     )
+    concurrent_runs: int = Field(
+        1, gt=0, description="Runs that share the machines at a time, each with all the above; leaml tune sets it by itself."
+    )
     images_per_unit: int = Field(256, gt=0, description="Images per work unit; a unit is one committed file.")
     address: str | None = Field(None, description="Ray cluster to join; none: start one in this process.")
 
@@ -330,7 +333,7 @@ class ResourcesConfig(Section):
     @property
     def lanes(self) -> int:
         """How many engine pools or trainings may run at a time."""
-        return 2 if self.parallel_baselines else 1
+        return self.concurrent_runs * (2 if self.parallel_baselines else 1)
 
 
 class Config(Section):

@@ -44,6 +44,13 @@ def test_hours_are_those_of_the_steps_that_depend_on_the_point(tmp_path: Path) -
     assert tune._hours(run) == pytest.approx((4 + 2 + 4) * 900 / 3600)
 
 
+def test_trials_share_the_machines_and_train_no_baselines(tmp_path: Path) -> None:
+    given = config(tmp_path, tune={"concurrent": 3}, resources={"parallel_baselines": True})
+    assert given.resources.lanes == 2
+    assert tune._shared(given).resources.lanes == 3
+    assert given.resources.parallel_baselines  # the best configuration is written as it was given
+
+
 @pytest.mark.parametrize(
     ("search", "count"), [({"search": "grid"}, 6), ({"search": "random", "trials": 5}, 5), ({"trials": 3}, 3)]
 )

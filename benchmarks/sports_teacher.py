@@ -1,0 +1,123 @@
+"""Trains the caption teacher of the sports set (`benchmarks.sports`) and tells how often its captions are right.
+
+    python -m benchmarks.sports_teacher FOLDER [--frames 16000] [--steps 4000] [--size 64] [--seed 1] [--threads 2]
+
+Starts as the shipped teacher, which knows colours and places of single shapes, and learns true captions of frames rendered with
+a seed of their own, so of other episodes than those that it will describe. Writes FOLDER/frames (rendered once), FOLDER/model
+and FOLDER/training.json with the shares of captions on held-out frames that name the right sport, people, ball and numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from benchmarks import sports
+from leaml import prompts
+from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
+from leaml.engine import Request
+from leaml.training import Example, Task, Trainer, Worker
+from leaml.vlm import load
+from pipelines.models import engine_spec
+
+KINDS = {"sport": ("picture of",), "ball": ("ball", "puck"), "people": ("player", "paddle"), "numbers": ("visible",)}
+"""What the sentences of a caption are about, by words in them; the first kind that fits counts."""
+
+
+def parts(caption: str) -> dict[str, frozenset[str]]:
+    """The sentences of a caption by kind; others (a basket) are "rest"."""
+    found: dict[str, set[str]] = {kind: set() for kind in (*KINDS, "rest")}
+    for sentence in caption.replace(". ", ".\n").splitlines():
+        kind = next((kind for kind, words in KINDS.items() if any(word in sentence for word in words)), "rest")
+        found[kind].add(sentence.strip())
+    return {kind: frozenset(sentences) for kind, sentences in found.items()}
+
+
+def right(captions: list[str], truths: list[str]) -> dict[str, float]:
+    """Share of captions whose sentences of a kind are the true ones, of those where either has any; "all": the whole."""
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for caption, truth in zip(captions, truths, strict=True):
+        said, true = parts(caption), parts(truth)
+        for kind in true:
+            if said[kind] or true[kind]:
+                hits[kind].append(said[kind] == true[kind])
+        hits["all"].append(said == true)
+    return {kind: round(sum(found) / len(found), 4) for kind, found in hits.items()}
+
+
+def read_captions(folder: Path, split: str) -> dict[Path, str]:
+    """True captions of the frames of one split."""
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    return {folder / row["image"]: row["caption"] for row in rows if f"/{split}/" in row["image"]}
+
+
+def describe(model: str, images: list[Path]) -> list[str]:
+    """What a model says about pictures, through vLLM as in a run."""
+    engine = engine_spec(ModelConfig(name=model), ResourcesConfig()).build()
+    asked = [Request(Image.open(file).convert("RGB"), str(file), prompts.CAPTION, max_tokens=160) for file in images]
+    return [completion.text for (completion,) in engine.generate(asked)]
+
+
+def train(folder: Path, config: TrainConfig, seed: int) -> list[tuple[int, float]]:
+    """Fine-tune the shipped teacher on the training frames into FOLDER/model; returns the loss of every tenth step."""
+    captions = read_captions(folder / "frames", "train")
+    examples = [Example(str(file), prompts.CAPTION, caption) for file, caption in captions.items()]
+    vlm = load.load(ModelConfig(name=resolve_model("leaml-tiny-teacher")), "cpu")
+    vlm.model.requires_grad_(True)
+
+    def progress(now: dict[str, Any]) -> None:
+        if now["step"] % 50 == 0:
+            eta = (now["steps"] - now["step"]) / now["steps_per_s"]
+            print(
+                f"{now['step']}/{now['steps']} loss {now['loss']:.4f} {now['steps_per_s']:.2f} steps/s ETA {eta:.0f} s",
+                flush=True,
+            )
+
+    images = cache(lambda name: Image.open(name).convert("RGB"))
+    tasks, parameters = [Task("captions", examples)], list(vlm.model.parameters())
+    outcome = Trainer(vlm, parameters, tasks, config, images, seed, Worker(progress=progress)).run()
+    load.save(vlm.model, vlm.processor, folder / "model")
+    return outcome.losses
+
+
+def build(folder: Path, frames: int, config: TrainConfig, size: int, seed: int) -> dict[str, Any]:
+    """Render, train, measure; returns what training.json holds. A model that is there is taken as it is."""
+    if not (folder / "frames" / "captions.jsonl").exists():
+        sports.build(folder / "frames", {"train": frames, "test": 500}, size, seed)
+    start = time.perf_counter()
+    losses = train(folder, config, seed)
+    seconds = time.perf_counter() - start
+    held_out = read_captions(folder / "frames", "test")
+    found = right(describe(str(folder / "model"), list(held_out)), list(held_out.values()))
+    record = {"frames": frames, "size": size, "seed": seed, "seconds": round(seconds), "right": found}
+    record |= {"config": config.model_dump(), "losses": losses[::5]}
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--frames", type=int, default=16_000)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    config = TrainConfig(steps=given.steps, lr=given.lr, save_every=given.steps)
+    record = build(given.folder, given.frames, config, given.size, given.seed)
+    print(json.dumps(record["right"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections import defaultdict
 from functools import cache
@@ -30,6 +31,8 @@ from pipelines.models import engine_spec
 
 KINDS = {"sport": ("picture of",), "ball": ("ball", "puck"), "people": ("player", "paddle"), "numbers": ("visible",)}
 """What the sentences of a caption are about, by words in them; the first kind that fits counts."""
+
+TEST_FRAMES = 500
 
 
 def parts(caption: str) -> dict[str, frozenset[str]]:
@@ -88,10 +91,19 @@ def train(folder: Path, config: TrainConfig, seed: int) -> list[tuple[int, float
     return outcome.losses
 
 
+def rendered(folder: Path, numbers: dict[str, int], size: int, seed: int) -> Path:
+    """A sports set in `folder`, rendered unless it is there; a rendering that was cut short begins again."""
+    if not folder.exists():
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        sports.build(part, numbers, size, seed)
+        part.rename(folder)
+    return folder
+
+
 def build(folder: Path, frames: int, config: TrainConfig, size: int, seed: int) -> dict[str, Any]:
-    """Render, train, measure; returns what training.json holds. A model that is there is taken as it is."""
-    if not (folder / "frames" / "captions.jsonl").exists():
-        sports.build(folder / "frames", {"train": frames, "test": 500}, size, seed)
+    """Render, train, measure; returns what training.json holds."""
+    rendered(folder / "frames", {"train": frames, "test": TEST_FRAMES}, size, seed)
     start = time.perf_counter()
     losses = train(folder, config, seed)
     seconds = time.perf_counter() - start

@@ -3,11 +3,12 @@
     python -m benchmarks.label_efficiency --quick            one budget, one draw, baselines, LEAML and full labels
     python -m benchmarks.label_efficiency --draws 3          the same with three draws and the controls of --controls
     python -m benchmarks.label_efficiency --full             six budgets, five draws and every filter at 1 %, every control
-        [--config pipelines/configs/demo.yaml] [--json FILE] [--svg FILE] [--curve FILE] [a.b=value ...]
+        [--config pipelines/configs/demo.yaml | --sports] [--json FILE] [--svg FILE] [--curve FILE] [a.b=value ...]
 
-Any configuration is a domain. Every draw labels other images; captions and zero-shot answers are shared between draws. All runs
-go to one run folder, so the program can be stopped and started again. `gap_closed` is (LEAML - best label-only baseline) /
-(full labels - best label-only baseline); baselines are the priors, zero-shot, fine-tuning and LoRA on the labels.
+Any configuration is a domain; --sports is one that is made at the first call (benchmarks/sports.yaml). Every draw labels other
+images; captions and zero-shot answers are shared between draws. All runs go to one run folder, so the program can be stopped
+and started again. `gap_closed` is (LEAML - best label-only baseline) / (full labels - best label-only baseline); baselines are
+the priors, zero-shot, fine-tuning and LoRA on the labels.
 
 Each row is tested against LEAML over all draws of a budget together: a paired permutation test that exchanges all answers about
 an image, of every draw, at once (`p_value`), corrected by Holm for the number of rows (`p_holm`).
@@ -223,6 +224,7 @@ def curve(found: list[dict[str, Any]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("pipelines/configs/demo.yaml"))
+    parser.add_argument("--sports", action="store_true", help="benchmarks/sports.yaml; makes frames and teacher where missing")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--draws", type=int, default=3)
@@ -233,6 +235,11 @@ def main() -> None:
     parser.add_argument("--curve", type=Path)
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
+    if given.sports:
+        from benchmarks import sports_teacher  # needs the emulator
+
+        sports_teacher.prepare(Path("runs/sports"))
+        given.config = Path(__file__).with_name("sports.yaml")
     controls = FULL_CONTROLS if given.full else ["full_labels"] if given.quick else given.controls
     plan: dict[float | None, int] = {None: 1 if given.quick else given.draws}
     found, draws = [], []

@@ -26,10 +26,11 @@ class Trial:
     Attributes:
         point: The values tried.
         seed: Added to the configuration's seed.
-        accuracy: On the validation labels: of the adapted model when `finished`, else of the generator when it was stopped.
+        accuracy: On the validation labels: of the adapted model when `finished`, else of the generator.
         objective: Accuracy less the price of `hours`.
         hours: Of engines and training workers, whatever was shared with other trials left out.
-        finished: Whether the trial came to its end.
+        finished: Whether the trial came to its end, the adapted model.
+        distilled: Whether the generator came to its end.
         error: Why it failed; empty when it did not.
     """
 
@@ -40,21 +41,38 @@ class Trial:
     hours: float
     finished: bool
     error: str = ""
+    distilled: bool = False
+
+    @property
+    def state(self) -> str:
+        """In words."""
+        if self.error:
+            return f"failed: {self.error}"
+        return "finished" if self.finished else "generator" if self.distilled else "stopped"
 
 
 @dataclass
 class Found:
-    """All trials of a search, and the best point: the finalist with the best median over seeds, or the best trial."""
+    """All trials of a search, and the best point: the finalist with the best median over seeds, or the best trial.
+
+    `judge` as in the configuration: what trials that are not finalists were run for.
+    """
 
     trials: list[Trial]
     questions: int
     finalists: dict[str, float] = field(default_factory=dict)
+    judge: str = "adapted"
+
+    @property
+    def compared(self) -> list[Trial]:
+        """Trials of the first seed that can be compared: finished ones, or those whose generator came to its end."""
+        wanted = "finished" if self.judge == "adapted" else "generator"
+        return [t for t in self.trials if t.state == wanted and t.seed == 0]
 
     @property
     def ranked(self) -> list[Trial]:
-        """Finished trials of the first seed, best first; of equal ones the cheaper, then the earlier."""
-        done = [t for t in self.trials if t.finished and t.seed == 0]
-        return sorted(done, key=lambda t: (-t.objective, t.hours))
+        """Those that can be compared, best first; of equal ones the cheaper, then the earlier."""
+        return sorted(self.compared, key=lambda t: (-t.objective, t.hours))
 
     @property
     def best(self) -> Point | None:
@@ -66,8 +84,8 @@ class Found:
     def settle(self, count: int) -> None:
         """Take the median objective over the seeds of each of the `count` best points."""
         for trial in self.ranked[:count]:
-            same = [t.objective for t in self.trials if t.finished and t.point == trial.point]
-            self.finalists[key_of(trial.point)] = statistics.median(same)
+            if same := [t.objective for t in self.trials if t.finished and t.point == trial.point]:
+                self.finalists[key_of(trial.point)] = statistics.median(same)
 
 
 def key_of(point: Point) -> str:
@@ -133,6 +151,9 @@ def check_space(config: Config) -> None:
     if not config.tune.space:
         msg = "tune.space is empty; give at least one key a range, for example {score.ratio: {choices: [0.1, 0.3, 1.0]}}"
         raise ConfigError(msg)
+    if config.tune.judge == "generator" and config.distill.skip:
+        msg = "tune.judge is generator, but distill.skip is true, so no generator is judged; set tune.judge to adapted"
+        raise ConfigError(msg)
     base_point(config)
     for key, values in config.tune.space.items():
         for value in values.choices or [cast(values, float(end or 0)) for end in (values.low, values.high)]:
@@ -164,13 +185,12 @@ def table(found: Found) -> str:
     lines = ["| " + " | ".join([*keys, "seed", "validation accuracy", "95 %", "hours", "state"]) + " |"]
     lines.append("|---" * (len(keys) + 5) + "|")
     for trial in sorted(found.trials, key=lambda t: (bool(t.error), not t.finished, -t.objective if not t.error else 0)):
-        state = f"failed: {trial.error}" if trial.error else "finished" if trial.finished else "stopped"
         numbers = ["", "", ""]
         if not trial.error:
             low, high = wilson(trial.accuracy, found.questions)
             numbers = [f"{trial.accuracy:.3f}", f"{low:.3f} to {high:.3f}", f"{trial.hours:.3f}"]
         values = [str(trial.point.get(k)) for k in keys]
-        lines.append("| " + " | ".join([*values, str(trial.seed), *numbers, state]) + " |")
+        lines.append("| " + " | ".join([*values, str(trial.seed), *numbers, trial.state]) + " |")
     return "\n".join(lines)
 
 
@@ -180,10 +200,9 @@ def importances(found: Found, space: dict[str, RangeConfig]) -> dict[str, float]
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
-    for trial in found.trials:
-        if trial.finished and trial.seed == 0:
-            distributions = {key: _distribution(values) for key, values in space.items()}
-            study.add_trial(optuna.trial.create_trial(params=trial.point, distributions=distributions, value=trial.objective))
+    for trial in found.compared:
+        distributions = {key: _distribution(values) for key, values in space.items()}
+        study.add_trial(optuna.trial.create_trial(params=trial.point, distributions=distributions, value=trial.objective))
     if len(study.trials) < 4 or len({t.value for t in study.trials}) < 2:
         return {}
     with warnings.catch_warnings():
@@ -230,7 +249,7 @@ def plot(found: Found, space: dict[str, RangeConfig]) -> bytes:
         axes.set_xlabel(key)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("validation accuracy")
-    figure.suptitle("filled: finished (adapted model), hollow: stopped (generator), ring: finalist", fontsize=8)
+    figure.suptitle("filled: adapted model; hollow: generator, at its end or where it was stopped; ring: finalist", fontsize=8)
     figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})

@@ -71,9 +71,11 @@ def tune(config: Config, verbose: bool = False) -> Found:
 
 
 def _shared(config: Config) -> Config:
-    """The configuration as trials have it: `tune.concurrent` of them share the machines, and none trains baselines."""
+    """The configuration as trials have it: `tune.concurrent` of them share the machines, none trains baselines, and the storage
+    does not depend on where a trial's process works."""
     changes = {"concurrent_runs": config.tune.concurrent, "parallel_baselines": False}
-    return config.model_copy(update={"resources": config.resources.model_copy(update=changes)})
+    storage = config.storage if files.is_remote(config.storage) else str(Path(config.storage).resolve())
+    return config.model_copy(update={"storage": storage, "resources": config.resources.model_copy(update=changes)})
 
 
 def _check_loggers(config: Config) -> None:
@@ -93,17 +95,19 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels) -> dict[str,
         judge = Judge(validation, config.tune.validations)
         with contextlib.suppress(StopHereError):
             method(run.variant(plan.config), sources, _training_part(labels), until=until, judge=judge)
-    found = Found(_tuned(plan, step, "search", _space(config)), labels.validation.num_rows)
+    found = Found(_tuned(plan, step, "search", _space(config)), labels.validation.num_rows, judge=config.tune.judge)
     if not found.ranked:
         reasons = sorted({t.error for t in found.trials if t.error})
         msg = f"no trial of {len(found.trials)} finished: {'; '.join(reasons) or 'all were stopped'}"
         raise StepError(msg)
     finalists = [t.point for t in found.ranked[: config.tune.finalists]]
-    more = [point | {SEED: seed} for point in finalists for seed in range(1, config.tune.seeds)]
+    first = 1 if config.tune.judge == "adapted" else 0  # else no finalist was adapted yet
+    more = [point | {SEED: seed} for point in finalists for seed in range(first, config.tune.seeds)]
     if more:
         found.trials += _tuned(plan, step, "finalists", more)
     found.settle(config.tune.finalists)
-    record = {"questions": found.questions, "finalists": found.finalists, "trials": [asdict(t) for t in found.trials]}
+    record = {"questions": found.questions, "finalists": found.finalists, "judge": found.judge}
+    record["trials"] = [asdict(t) for t in found.trials]
     record["importances"] = search.importances(found, config.tune.space)
     assert found.best is not None
     files.write_bytes(step.path("trials.json"), json.dumps(record, indent=1).encode())
@@ -117,16 +121,20 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels) -> dict[str,
 
 def _read(step: Step) -> Found:
     record = json.loads(files.read_bytes(step.path("trials.json")))
-    return Found([Trial(**t) for t in record["trials"]], record["questions"], record["finalists"])
+    return Found([Trial(**t) for t in record["trials"]], record["questions"], record["finalists"], record["judge"])
 
 
 # --- one trial, in a process of its own ----------------------------------------------------------------------------------
 
 
 def run_trial(values: dict[str, Any], plan: Plan) -> None:
-    """Body of a Ray Tune trial: the method at a point, reporting the generator's and at last the adapted model's accuracy."""
+    """Body of a Ray Tune trial: the method at a point, reporting the generator's accuracy and at last the adapted model's.
+
+    Where generators are judged, only finalists (points of a list) go that far.
+    """
     from ray import tune as ray_tune
 
+    whole = LISTED in values or plan.config.tune.judge == "adapted"
     values = values.get(LISTED, values)
     point = {key: value for key, value in values.items() if key != SEED}
     config = search.at(plan.config, point, values.get(SEED, 0))
@@ -142,6 +150,8 @@ def run_trial(values: dict[str, Any], plan: Plan) -> None:
             method(run, sources, labels, until="distill", judge=judge)
         for validation in _validations_of_reused(run, "distill"):
             ray_tune.report(_event(validation, every))
+    if not whole:
+        return
     adapted = method(run, sources, labels, judge=judge)
     accuracy, hours = run.summary(adapted)["validations"][-1]["accuracy"], _hours(run)
     objective = accuracy - plan.config.tune.hour_price * hours
@@ -221,6 +231,8 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
     trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, plan=plan), {"CPU": 0.1})
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # else an interrupted search is taken for a finished one
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # else relative paths of data and models lead elsewhere
     total = len(space) if isinstance(space, list) else _count(plan.config)
     # a process that was killed early leaves the tuner without the state of its trials
     begun = files.exists(folder) and any("/experiment_state-" in f for f in files.listing(folder, recursive=False))
@@ -242,7 +254,7 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
             ),
         )
     results = tuner.fit()
-    return [_trial(results[number]) for number in range(len(results))]
+    return [_trial(results[number], plan.config.tune.validations) for number in range(len(results))]
 
 
 def _count(config: Config) -> int:
@@ -338,7 +350,7 @@ def _shown(values: dict[str, Any]) -> str:
     return " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
 
 
-def _trial(result: Any) -> Trial:
+def _trial(result: Any, validations: int) -> Trial:
     """A trial as Ray Tune recorded it."""
     values, metrics = dict(result.config or {}), result.metrics or {}
     values = dict(values.get(LISTED, values))
@@ -346,4 +358,5 @@ def _trial(result: Any) -> Trial:
     error = str(result.error).strip().splitlines()[-1] if result.error else ""
     finished = bool(metrics.get("end")) and not error
     accuracy, objective = metrics.get("accuracy", 0.0), metrics.get("objective", 0.0)
-    return Trial(values, seed, accuracy, objective, metrics.get("hours", 0.0), finished, error)
+    distilled = metrics.get("progress", 0) >= validations
+    return Trial(values, seed, accuracy, objective, metrics.get("hours", 0.0), finished, error, distilled)

@@ -91,6 +91,24 @@ def test_the_best_is_the_finalist_with_the_best_median() -> None:
     assert Found([trial(0.1, 0.0, finished=False, error="no")], 100).best is None
 
 
+def test_where_generators_are_judged_finalists_are_the_best_of_them_and_only_adapted_models_decide() -> None:
+    generators = [trial(r, a, finished=False, distilled=True) for r, a in ((0.1, 0.9), (0.3, 0.95), (0.5, 0.7))]
+    found = Found([*generators, trial(1.0, 0.99, finished=False)], questions=100, judge="generator")
+    assert [t.point["score.ratio"] for t in found.ranked] == [0.3, 0.1, 0.5]  # not the one that was stopped
+    assert found.best == {"score.ratio": 0.3, "distill.lr": 1e-3}
+    found.trials += [trial(0.3, 0.8), trial(0.1, 0.85)]
+    found.settle(2)
+    assert found.best == {"score.ratio": 0.1, "distill.lr": 1e-3}
+    assert [line.split("|")[-2].strip() for line in search.table(found).splitlines()[2:]] == [
+        "finished", "finished", "stopped", "generator", "generator", "generator",
+    ]  # fmt: skip
+
+
+def test_a_key_that_the_generator_does_not_depend_on_cannot_be_judged_by_it() -> None:
+    with pytest.raises(ConfigError, match=r"the generator does not depend on finetune.lr; set judge to adapted"):
+        config({"finetune.lr": {"choices": [1e-3, 1e-4]}, "score.ratio": {"choices": [0.1]}}, judge="generator")
+
+
 def test_the_table_has_every_trial_and_hides_no_failure() -> None:
     found = Found([trial(1.0, 0.0, finished=False, error="loss nan"), trial(0.1, 0.6, finished=False), trial(0.3, 0.8)], 100)
     lines = search.table(found).splitlines()

@@ -44,6 +44,11 @@ class TuneConfig(Section):
         "optuna", description="How points are proposed: TPE by Optuna, at random, or every combination of choices."
     )
     trials: int = Field(8, gt=0, description="Points tried; grid: all of them, whatever this says.")
+    judge: Literal["adapted", "generator"] = Field(
+        "adapted",
+        description="Whose answers a trial is judged by: the adapted model's, or the generator's after distillation, with only "
+        "finalists adapted; for keys of warmup, score and distill.",
+    )
     stop_early: bool = Field(True, description="Stop trials that are behind others at a validation (ASHA).")
     reduction: int = Field(2, ge=2, le=4, description="ASHA lets one of this many trials go on at each rung.")
     validations: int = Field(8, gt=0, description="Validations during each distillation, where trials may be stopped.")
@@ -60,5 +65,13 @@ class TuneConfig(Section):
     def _grid_has_choices(self) -> TuneConfig:
         if self.search == "grid" and (open_keys := [k for k, r in self.space.items() if r.choices is None]):
             msg = f"search grid needs choices for every key, not low and high as for {', '.join(open_keys)}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _generator_shows_the_keys(self) -> TuneConfig:
+        unseen = sorted(key for key in self.space if key.split(".")[0] not in ("caption", "warmup", "score", "distill"))
+        if self.judge == "generator" and unseen:
+            msg = f"the generator does not depend on {', '.join(unseen)}; set judge to adapted"
             raise ValueError(msg)
         return self

@@ -35,14 +35,17 @@ def settings(storage: Path) -> dict[str, Any]:
             "budget": {"count": 30},
             "evaluation_questions": 200,
         },
-        "warmup": {"steps": 60, "lr": 1e-3, "save_every": 20},
+        "warmup": {"steps": 60, "lr": 1e-3, "save_every": 20, "batch_size": 24},
         "score": {"ratio": 0.2, "samples": 32},
-        "distill": {"steps": 30, "lr": 5e-4},
+        "distill": {"steps": 30, "lr": 5e-4, "batch_size": 24},
         "generate": {"pairs_per_image": 4, "max_images": 128},
-        "finetune": {"steps": 40, "lr": 1e-3},
+        "finetune": {"steps": 40, "lr": 1e-3, "batch_size": 24},
         "evaluate": {
             "bootstrap": 200,
-            "baselines": {"finetune_labels": {"steps": 30, "lr": [3e-4, 1e-3]}, "lora_labels": {"steps": 30, "lr": 1e-3}},
+            "baselines": {
+                "finetune_labels": {"steps": 30, "lr": [3e-4, 1e-3], "batch_size": 32},
+                "lora_labels": {"steps": 30, "lr": 1e-3, "batch_size": 16},
+            },
         },
         "resources": {"images_per_unit": 64, "parallel_baselines": True},
     }

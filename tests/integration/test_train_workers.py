@@ -59,7 +59,7 @@ class Training:
     examples: str
 
     def __call__(self, name: str, workers: int) -> Result:
-        config = TrainConfig(steps=40, lr=1e-3, batch_size=8, save_every=10, precision="float32")
+        config = TrainConfig(steps=20, lr=1e-3, batch_size=8, save_every=5, precision="float32")
         job = TrainJob(
             folder=str(self.folder / name),
             model=ModelConfig(name="leaml-tiny"),
@@ -103,7 +103,7 @@ def same(found: Result, expected: Result) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [1, 4])
 def test_number_of_workers_does_not_matter(train: Training, two: Result, workers: int) -> None:
-    assert sorted(step for step, _ in two[0]["losses"]) == [0, 10, 20, 30, 39]
+    assert sorted(step for step, _ in two[0]["losses"]) == [0, 10, 19]
     same(train(f"workers{workers}", workers), two)
 
 

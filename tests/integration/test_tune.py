@@ -16,7 +16,6 @@ import yaml
 
 from leaml.config import load
 
-ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {
     "name": "search",
     "data": {
@@ -42,22 +41,31 @@ def command(config: Path) -> list[str]:
     return [sys.executable, "-m", "pipelines.cli", "tune", str(config)]
 
 
-@pytest.mark.timeout(900)
-def test_a_killed_search_goes_on_and_one_failing_trial_does_not_end_it(tmp_path: Path) -> None:
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump({**SETTINGS, "storage": str(tmp_path)}))
-    run = tmp_path / "search"
-    killed = subprocess.Popen(command(config), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def end_when(pattern: str, how: signal.Signals, config: Path) -> int:
+    """Search until a file below the run matches the pattern, then send a signal; returns the exit status."""
+    process = subprocess.Popen(
+        command(config), cwd=config.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     deadline = time.time() + 400
-    while time.time() < deadline and not list(run.glob("generate-*/_DONE.json")):
-        assert killed.poll() is None
+    while time.time() < deadline and not list((config.parent / "runs" / "search").glob(pattern)):
+        assert process.poll() is None
         time.sleep(0.2)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    os.kill(process.pid, how)
+    return process.wait(120)
+
+
+@pytest.mark.timeout(900)
+def test_a_search_that_is_killed_and_interrupted_goes_on_and_one_failing_trial_does_not_end_it(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({**SETTINGS, "storage": "runs"}))  # relative paths mean the same in every trial
+    run = tmp_path / "runs" / "search"
+    end_when("finetune-*/labels.parquet", signal.SIGKILL, config)
     generated = {f: f.stat().st_mtime for f in run.glob("generate-*/rows/*.parquet")}
     assert generated
+    assert end_when("finetune-*/_DONE.json", signal.SIGINT, config) not in (0, 2)
+    assert not (run / "tune").exists()  # what was found until then is not taken for the result
 
-    done = subprocess.run(command(config), cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command(config), cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {f: f.stat().st_mtime for f in run.glob("generate-*/rows/*.parquet")} == generated  # all trials share them
     assert len(list(run.glob("warmup-*"))) == 1
@@ -74,5 +82,5 @@ def test_a_killed_search_goes_on_and_one_failing_trial_does_not_end_it(tmp_path:
     assert "failed: " in done.stdout
     assert (run / "tune" / "plot.svg").read_bytes().startswith(b"<?xml")
     assert list(run.glob("tune-*/ray/search/*/events.out.tfevents*"))
-    again = subprocess.run(command(config), cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    again = subprocess.run(command(config), cwd=tmp_path, capture_output=True, text=True, timeout=100, check=True)
     assert "tune: finished before, reused" in again.stdout + again.stderr

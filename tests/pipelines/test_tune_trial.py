@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from leaml import tables
 from leaml.config import Config, parse
 from leaml.errors import ConfigError
 from pipelines import tune
-from pipelines.run import Run
+from pipelines.ingest import Labels
+from pipelines.method import StopHereError
+from pipelines.run import Run, Step
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 
@@ -34,6 +38,34 @@ def test_validations_of_a_step_that_another_trial_made_are_reported_too(tmp_path
     assert not (Path(run.folder) / "status.json").exists()  # that of the process that holds the run
 
 
+@pytest.mark.parametrize(
+    ("judge", "finalist", "whole"), [("adapted", False, True), ("generator", False, False), ("generator", True, True)]
+)
+def test_where_generators_are_judged_only_finalists_are_adapted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: str, finalist: bool, whole: bool
+) -> None:
+    reported: list[dict[str, Any]] = []
+
+    def steps(run: Run, sources: Any, labels: Any, until: str = "evaluate", judge: Any = None) -> Step:
+        found = [{"step": 100, "accuracy": 0.7, "loss": 1.0}]
+        distilled = run.execute(run.step("distill", {}, []), lambda: {"validations": found})
+        if until == "distill":
+            raise StopHereError
+        return run.execute(run.step("finetune", {}, [distilled]), lambda: {"validations": [{"accuracy": 0.9}]})
+
+    empty = pa.Table.from_pylist([], schema=tables.LABELED)
+    monkeypatch.setattr(tune, "method", steps)
+    monkeypatch.setattr(tune, "ingest", lambda run: None)
+    monkeypatch.setattr(tune, "draw_labels", lambda run, sources: Labels(empty, empty, "few"))
+    monkeypatch.setattr(tune, "start_ray", lambda resources: None)
+    monkeypatch.setattr(tune, "_forward", lambda every: None)
+    monkeypatch.setattr("ray.tune.report", reported.append)
+    given = config(tmp_path, tune={"judge": judge, "space": {"score.ratio": {"choices": [0.1, 0.2]}}})
+    point = {"score.ratio": 0.2}
+    tune.run_trial({tune.LISTED: point | {tune.SEED: 0}} if finalist else point, tune.Plan(given, "rows", "key"))
+    assert [(r["accuracy"], r["end"]) for r in reported] == ([(0.9, True)] if whole else [])
+
+
 def test_hours_are_those_of_the_steps_that_depend_on_the_point(tmp_path: Path) -> None:
     run = Run(config(tmp_path, resources={"engines": 2, "train_workers": 4}), noted=False)
     for name in ("caption", "distill", "generate", "finetune"):
@@ -48,6 +80,7 @@ def test_trials_share_the_machines_and_train_no_baselines(tmp_path: Path) -> Non
     given = config(tmp_path, tune={"concurrent": 3}, resources={"parallel_baselines": True})
     assert given.resources.lanes == 2
     assert tune._shared(given).resources.lanes == 3
+    assert tune._shared(parse({"data": DATA, "storage": "runs"})).storage == str(Path("runs").resolve())
     assert given.resources.parallel_baselines  # the best configuration is written as it was given
 
 
@@ -69,6 +102,9 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: py
 def test_a_search_without_labels_for_validation_or_without_a_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tune.space is empty"):
         tune.tune(config(tmp_path))
+    judged = {"judge": "generator", "space": {"score.ratio": {"choices": [0.1]}}}
+    with pytest.raises(ConfigError, match=r"distill.skip is true, so no generator is judged"):
+        tune.tune(config(tmp_path, tune=judged, distill={"skip": True}))
     space = {"tune": {"space": {"score.ratio": {"choices": [0.1, 0.3]}}}}
     sources = {role: source | {"limit": 5} for role, source in DATA.items()}
     with pytest.raises(ConfigError, match=r"data.budget.validation_fraction above 0"):

@@ -28,6 +28,8 @@ from pipelines.progress import Bar
 PROGRESS = "progress.json"
 VALIDATED = "validated"
 """Key under which Ray Train workers report what a validation on the way found."""
+PLACED = "placement_group"
+"""Key beside it: the placement group of the workers, in hex."""
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 """glibc's allocator keeps what a step frees for the next one instead of giving it back to the system: 3.8 instead of 3.5
 steps/s for the shipped model on 2 cores (medians of three runs each, 3.7 to 4.4 and 3.2 to 3.5)."""
@@ -191,7 +193,9 @@ def _train_worker(settings: dict[str, Any]) -> None:
     tasks = [Task(t.name, read_examples(t.file), t.share, t.weight) for t in job.tasks]
     asked = read_examples(job.validation) if job.validation else []
     every = validation_interval(job.config.steps, job.validations)
-    validation = Validation(asked, every, lambda found: ray.train.report({VALIDATED: found})) if asked else None
+    group = ray.util.get_current_placement_group()
+    placed = {PLACED: group.id.hex()} if group else {}
+    validation = Validation(asked, every, lambda found: ray.train.report({VALIDATED: found} | placed)) if asked else None
     ids = {e.image_id for examples in (asked, *(t.examples for t in tasks)) for e in examples}
     store = ImageStore(job.images, job.max_pixels, ids=ids)
     outcome = Trainer(vlm, parameters, tasks, job.config, store.get, job.seed, worker, validation).run()

@@ -28,7 +28,7 @@ from pipelines.method import StopHereError, method
 from pipelines.progress import say
 from pipelines.run import DONE, Run, Step
 from pipelines.runtime import start_ray
-from pipelines.train import VALIDATED, Judge, validation_interval, write_examples
+from pipelines.train import PLACED, VALIDATED, Judge, validation_interval, write_examples
 from pipelines.warmup import answer_examples
 
 SEED, LISTED = "trial_seed", "listed"
@@ -163,8 +163,9 @@ def _training_part(labels: Labels) -> Labels:
     return Labels(labels.train, labels.validation.slice(0, 0), f"{labels.key}/train")
 
 
-def _event(validation: dict[str, float], every: int) -> dict[str, Any]:
-    """What Ray Tune is told of one validation during distillation; `progress` is the same in every trial."""
+def _event(validation: dict[str, float], every: int, group: str = "") -> dict[str, Any]:
+    """What Ray Tune is told of one validation during distillation; `progress` is the same in every trial, `group` is the
+    placement group that the training has."""
     accuracy = validation["accuracy"]
     return {
         "accuracy": accuracy,
@@ -172,6 +173,7 @@ def _event(validation: dict[str, float], every: int) -> dict[str, Any]:
         "progress": round(validation["step"] / every),
         "hours": 0.0,
         "end": False,
+        PLACED: group,
     }
 
 
@@ -182,7 +184,7 @@ def _forward(every: int) -> Any:
     class Forward(TuneReportCallback):
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
             if VALIDATED in metrics[0]:
-                super().after_report(run_context, [_event(metrics[0][VALIDATED], every)], None)
+                super().after_report(run_context, [_event(metrics[0][VALIDATED], every, metrics[0].get(PLACED, ""))], None)
 
     return Forward()
 
@@ -332,6 +334,8 @@ def _progress(name: str, total: int) -> Any:
             say(f"tune {name}: {trial.trial_id} {point}: {what}, validation {result['accuracy']:.3f}")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            if group := (trial.last_result or {}).get(PLACED):
+                _free(group)
             self._end(trial, trials, "ended")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -344,6 +348,18 @@ def _progress(name: str, total: int) -> Any:
             say(f"tune {name}: {trial.trial_id} {how}; {total - rest} of {total} trials, about {left:.0f} s left")
 
     return Progress()
+
+
+def _free(group: str) -> None:
+    """Remove the placement group, in hex, of a trial that was stopped.
+
+    Ray Train leaves that to a cleaner that asks the dashboard, which a local Ray does not have; later trials would wait for the
+    CPUs for ever. One that is removed already stays so.
+    """
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
 
 
 def _shown(values: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -252,8 +253,7 @@ class Lock:
                         f"this process was silent for more than {6 * HEARTBEAT:.0f} s and another took the run over "
                         f"({self._named(found)}); finished units and steps are kept, the other goes on from them"
                     )
-                    # a real signal: interrupt_main would wait until the main thread comes back from Ray or a sleep
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    _interrupt_main()
                     return
                 files.write_bytes(self.uri, self._content())
 
@@ -268,6 +268,25 @@ class Lock:
     def _content(self) -> bytes:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "token": self.token, "beat": time.time()}
         return json.dumps(holder).encode()
+
+
+def _interrupt_main() -> None:
+    """Raise KeyboardInterrupt in the main thread, also out of Ray or a sleep.
+
+    It takes a real signal, since interrupt_main would wait until such a call comes back; and one that arrives just before the
+    call waits is not noticed there, so it is sent again while the main thread stays where it was.
+    """
+    main = threading.main_thread().ident or 0
+    while (place := _place(main)) is not None:
+        signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(1.0)
+        if _place(main) != place:
+            return
+
+
+def _place(thread: int) -> tuple[int, int] | None:
+    frame = sys._current_frames().get(thread)
+    return None if frame is None else (id(frame), frame.f_lasti)
 
 
 def _dead(holder: dict[str, Any]) -> bool:

@@ -113,7 +113,7 @@ class ChatRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=1024)  # limits.messages is lower; this ends the reading of more
     model: ModelName | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -41,8 +41,8 @@ def command(config: Path) -> list[str]:
     return [sys.executable, "-m", "pipelines.cli", "tune", str(config)]
 
 
-def end_when(pattern: str, how: signal.Signals, config: Path) -> int:
-    """Search until a file below the run matches the pattern, then send a signal; returns the exit status."""
+def kill_when(pattern: str, config: Path) -> None:
+    """Search until a file below the run matches the pattern, then end the process with SIGKILL."""
     process = subprocess.Popen(
         command(config), cwd=config.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -50,20 +50,18 @@ def end_when(pattern: str, how: signal.Signals, config: Path) -> int:
     while time.time() < deadline and not list((config.parent / "runs" / "search").glob(pattern)):
         assert process.poll() is None
         time.sleep(0.2)
-    os.kill(process.pid, how)
-    return process.wait(120)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @pytest.mark.timeout(900)
-def test_a_search_that_is_killed_and_interrupted_goes_on_and_one_failing_trial_does_not_end_it(tmp_path: Path) -> None:
+def test_a_killed_search_goes_on_and_one_failing_trial_does_not_end_it(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({**SETTINGS, "storage": "runs"}))  # relative paths mean the same in every trial
     run = tmp_path / "runs" / "search"
-    end_when("finetune-*/labels.parquet", signal.SIGKILL, config)
+    kill_when("finetune-*/labels.parquet", config)
     generated = {f: f.stat().st_mtime for f in run.glob("generate-*/rows/*.parquet")}
     assert generated
-    assert end_when("finetune-*/_DONE.json", signal.SIGINT, config) not in (0, 2)
-    assert not (run / "tune").exists()  # what was found until then is not taken for the result
 
     done = subprocess.run(command(config), cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -256,6 +256,9 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
             ),
         )
     results = tuner.fit()
+    if (ended := results.num_terminated + results.num_errors) < total:
+        msg = f"the search was interrupted after {ended} of {total} trials; run the same command again to go on"
+        raise StepError(msg)
     return [_trial(results[number], plan.config.tune.validations) for number in range(len(results))]
 
 

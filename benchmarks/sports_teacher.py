@@ -116,7 +116,7 @@ def build(folder: Path, frames: int, config: TrainConfig, size: int, seed: int) 
 
 
 def prepare(folder: Path) -> None:
-    """What benchmarks/sports.yaml names in `folder`, made where it is missing: about 40 minutes on two cores."""
+    """What benchmarks/sports.yaml names in `folder`, made where it is missing."""
     rendered(folder / "set", {"train": 4000, "test": 1000}, SIZE, seed=0)
     if not (folder / "teacher" / "training.json").exists():
         build(folder / "teacher", FRAMES, TrainConfig(steps=STEPS, lr=LR, save_every=STEPS), SIZE, seed=1)

@@ -10,7 +10,6 @@ import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -83,7 +82,7 @@ def predict(
     """
     found = find(source)
     load.check(found.model)
-    output, folder = _absolute(output), _absolute(folder).rstrip("/")
+    output, folder = files.absolute(output), files.absolute(folder).rstrip("/")
     if files.exists(output):
         msg = f"{output} is there already; remove it or give another --output"
         raise InputError(msg)
@@ -104,10 +103,6 @@ def predict(
     files.delete_tree(f"{output}.work")
     _summarise(table, found, output)
     return output
-
-
-def _absolute(uri: str) -> str:
-    return uri if files.is_remote(uri) else str(Path(uri).resolve())  # workers have another working directory
 
 
 def _resources(found: Finished, overrides: list[str] | None) -> ResourcesConfig:

@@ -20,7 +20,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -63,8 +62,7 @@ class Run:
     def __init__(self, config: Config, noted: bool = True) -> None:
         """With `noted` false the process works in a run that another one holds, and leaves status.json to that."""
         self.config, self._noted = config, noted
-        # absolute, since workers have another working directory
-        self.folder = config.run_folder if files.is_remote(config.run_folder) else str(Path(config.run_folder).resolve())
+        self.folder = files.absolute(config.run_folder)
         self._steps: dict[str, dict[str, Any]] = {}
         self._noting = threading.Lock()
         self._state = "running"

@@ -116,7 +116,7 @@ def fit(
     from pipelines.process_group import NodeNetwork
 
     gpus = resources.train_gpus
-    storage, _, name = (folder if files.is_remote(folder) else str(Path(folder).resolve())).rpartition("/")
+    storage, _, name = files.absolute(folder).rpartition("/")
     trainer = TorchTrainer(
         body,
         train_loop_config=settings | {"use_gpu": gpus > 0, "lanes": resources.lanes},

@@ -14,7 +14,6 @@ import os
 import time
 import warnings
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from leaml import search
@@ -74,7 +73,7 @@ def _shared(config: Config) -> Config:
     """The configuration as trials have it: `tune.concurrent` of them share the machines, none trains baselines, and the storage
     does not depend on where a trial's process works."""
     changes = {"concurrent_runs": config.tune.concurrent, "parallel_baselines": False}
-    storage = config.storage if files.is_remote(config.storage) else str(Path(config.storage).resolve())
+    storage = files.absolute(config.storage)
     return config.model_copy(update={"storage": storage, "resources": config.resources.model_copy(update=changes)})
 
 
@@ -228,7 +227,7 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
 
     folder = step.path("ray", name)
     remote = files.is_remote(folder)
-    path = folder.removeprefix("s3://") if remote else str(Path(folder).resolve())
+    path = files.absolute(folder).removeprefix("s3://")
     filesystem = s3.filesystem() if remote else None
     trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, plan=plan), {"CPU": 0.1})
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -251,7 +250,7 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
                 name=name,
                 storage_path=path.rpartition("/")[0],
                 storage_filesystem=filesystem,
-                callbacks=[*_loggers(plan.config, step), _progress(name, total)],
+                callbacks=[*_loggers(plan.config, step), _progress(name, total), _cleaner()],
                 verbose=0,
             ),
         )
@@ -337,8 +336,6 @@ def _progress(name: str, total: int) -> Any:
             say(f"tune {name}: {trial.trial_id} {point}: {what}, validation {result['accuracy']:.3f}")
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            if group := (trial.last_result or {}).get(PLACED):
-                _free(group)
             self._end(trial, trials, "ended")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -353,16 +350,22 @@ def _progress(name: str, total: int) -> Any:
     return Progress()
 
 
-def _free(group: str) -> None:
-    """Remove the placement group, in hex, of a trial that was stopped.
+def _cleaner() -> Any:
+    """A Ray Tune callback that removes the placement group of a training whose trial was stopped.
 
     Ray Train leaves that to a cleaner that asks the dashboard, which a local Ray does not have; later trials would wait for the
     CPUs for ever. One that is removed already stays so.
     """
     from ray import PlacementGroupID
+    from ray.tune import Callback
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+    class Cleaner(Callback):
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            if group := (trial.last_result or {}).get(PLACED):
+                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+
+    return Cleaner()
 
 
 def _shown(values: dict[str, Any]) -> str:

@@ -40,6 +40,11 @@ def is_remote(uri: str) -> bool:
     return True
 
 
+def absolute(uri: str) -> str:
+    """`uri` as it is in S3, else as an absolute path: workers have another working directory."""
+    return uri if is_remote(uri) else str(Path(uri).resolve())
+
+
 def join(base: str, *parts: str) -> str:
     """Join path parts below `base`; the result keeps the kind (local or s3://) of `base`."""
     return posixpath.join(base, *parts)

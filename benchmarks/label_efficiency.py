@@ -2,7 +2,7 @@
 
     python -m benchmarks.label_efficiency --quick            one budget, one draw, baselines, LEAML and full labels
     python -m benchmarks.label_efficiency --draws 3          the same with three draws and the controls of --controls
-    python -m benchmarks.label_efficiency --full             six budgets, five draws and every filter at 1 %, every control
+    python -m benchmarks.label_efficiency --full             five budgets, every control; 1 %: five draws, every filter
         [--config pipelines/configs/demo.yaml | --sports] [--json FILE] [--svg FILE] [--curve FILE] [a.b=value ...]
 
 Any configuration is a domain; --sports is one that is made at the first call (benchmarks/sports.yaml). Every draw labels other
@@ -11,7 +11,9 @@ and started again. `gap_closed` is (LEAML - best label-only baseline) / (full la
 the priors, zero-shot, fine-tuning and LoRA on the labels.
 
 Each row is tested against LEAML over all draws of a budget together: a paired permutation test that exchanges all answers about
-an image, of every draw, at once (`p_value`), corrected by Holm for the number of rows (`p_holm`).
+an image, of every draw, at once (`p_value`), corrected by Holm for the number of rows (`p_holm`). Pseudo pairs are judged by
+the labels that the method did not get (benchmarks/pair_precision.py). With --full every method chooses its fine-tuning's
+learning rate among three on the labels held out, as the baselines always do.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ import pyarrow as pa
 matplotlib.use("svg")
 from matplotlib import pyplot
 
+from benchmarks import pair_precision
 from leaml import config, tables
 from leaml import statistics as tests
 from leaml.data import files
@@ -64,8 +67,10 @@ FILTERS = {
     "answer_balance": ["max_answer_share=0.5"],
 }
 """Rows `leaml_<name>`: LEAML with these keys of `generate.filters` changed."""
-FULL_BUDGETS = {0.005: 1, 0.01: 5, 0.02: 1, 0.05: 1, 0.1: 1, 1.0: 1}
-"""Share of the labeled images -> label draws."""
+FULL_BUDGETS = {0.005: 1, 0.01: 5, 0.02: 1, 0.05: 1, 0.1: 1}
+"""Share of the labeled images -> label draws. 100 % is the row `full_labels` of each: nothing is left to write pairs for."""
+TUNED = ["finetune.lr=[3.0e-4, 6.0e-4, 1.0e-3]"]
+"""What `--full` changes in the configuration: all methods choose among as many rates as the baselines do."""
 FILTERS_AT = 0.01
 """The budget at which `--full` tries each filter."""
 
@@ -80,7 +85,8 @@ def run_draw(
 ) -> dict[str, Any]:
     """One `leaml adapt` with this draw's labels (by default as many as the configuration says), and one for each of `filters`.
 
-    Returns its metrics, with each row's predictions (`tables.PREDICTIONS`) as "predictions".
+    Returns its metrics, with each row's predictions (`tables.PREDICTIONS`) as "predictions" and what its pseudo pairs are worth
+    (`pair_precision.precision`) as "pairs".
     """
     own = [f"data.budget.seed={draw}", f"evaluate.controls={json.dumps(controls)}"]
     if budget is not None:
@@ -88,7 +94,7 @@ def run_draw(
     metrics = _adapted(file, [*overrides, *own])
     for name, keys in (filters or {}).items():
         changed = _adapted(file, [*overrides, *own, "evaluate.controls=[]", *(f"generate.filters.{key}" for key in keys)])
-        for part in ("rows", "predictions"):
+        for part in ("rows", "predictions", "pairs"):
             metrics[part][f"leaml_{name}"] = changed[part]["leaml"]
     return metrics
 
@@ -97,7 +103,7 @@ def _adapted(file: Path, overrides: list[str]) -> dict[str, Any]:
     loaded = config.load(file, ["name=label_efficiency", *overrides])
     metrics = adapt(loaded)
     assert metrics is not None
-    return metrics | {"predictions": read_predictions(loaded.run_folder)}
+    return metrics | {"predictions": read_predictions(loaded.run_folder), "pairs": pair_precision.of_run(loaded.run_folder)}
 
 
 def read_predictions(run_folder: str) -> dict[str, pa.Table]:
@@ -151,6 +157,22 @@ def summarise(draws: list[dict[str, Any]]) -> dict[str, Any]:
     return dict(sorted(rows.items(), key=lambda item: item[1]["mean"]))
 
 
+def mean_pairs(draws: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each row's pseudo pairs are worth, the mean over the draws where there is something to judge."""
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [v for v in values if v is not None]
+        return statistics.mean(known) if known else None
+
+    found: dict[str, dict[str, Any]] = {}
+    for name, first in draws[0]["pairs"].items():
+        each = [d["pairs"][name] for d in draws]
+        found[name] = {key: mean([row[key] for row in each]) for key in first if key != "by_type"}
+        kinds = sorted({kind for row in each for kind in row["by_type"]})
+        found[name]["by_type"] = {kind: mean([row["by_type"].get(kind) for row in each]) for kind in kinds}
+    return found
+
+
 def markdown(rows: dict[str, Any], compared: dict[str, dict[str, float]]) -> str:
     """The table of docs/benchmarks.md."""
     kinds = sorted({k for r in rows.values() for k in r["by_type"]})
@@ -198,6 +220,8 @@ def report(draws: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for name, row in rows.items()
     }
+    for name, pairs in mean_pairs(draws).items():
+        methods[name]["pairs"] = pairs
     closed = [found for d in draws if (found := gap_closed(d)) is not None]
     found = {"domain": draws[0]["dataset"], "labels": draws[0]["labels"], "methods": methods}
     return found | {"gap_closed": statistics.mean(closed) if closed else None, "gap_closed_draws": closed}
@@ -241,14 +265,16 @@ def main() -> None:
         sports_teacher.prepare(Path("runs/sports"))
         given.config = Path(__file__).with_name("sports.yaml")
     controls = FULL_CONTROLS if given.full else ["full_labels"] if given.quick else given.controls
+    overrides = [*(TUNED if given.full else []), *given.overrides]
     plan: dict[float | None, int] = {None: 1 if given.quick else given.draws}
     found, draws = [], []
     for budget, count in (FULL_BUDGETS if given.full else plan).items():
         filters = FILTERS if given.filters or (given.full and budget == FILTERS_AT) else {}
-        draws = [run_draw(given.config, given.overrides, d, controls, budget, filters) for d in range(count)]
+        draws = [run_draw(given.config, overrides, d, controls, budget, filters) for d in range(count)]
         found.append(report(draws))
         print(f"{found[-1]['domain']}, {found[-1]['labels']} labeled images, {count} draws")
         print(markdown(summarise(draws), found[-1]["methods"]))
+        print(pair_precision.markdown(mean_pairs(draws)))
         print(f"gap closed: {' '.join(f'{g:.2f}' for g in found[-1]['gap_closed_draws']) or 'unknown, no full_labels'}")
         if given.json:  # after every budget, since the whole takes days
             given.json.write_text(json.dumps(found[0] if len(found) == 1 else {"budgets": found}, indent=1) + "\n")

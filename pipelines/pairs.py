@@ -25,19 +25,31 @@ def filter_set(label: str, folder: str, config: FilterConfig, seed: int) -> Coun
     parts = files.listing(f"{folder}/rows")
     with Bar(f"{label}, whole set", 2 * len(parts), "files") as bar:
         for number, file in enumerate(parts):
-            for _, pair in _candidates(tables.read(file, tables.PSEUDO_QA).to_pylist()):
-                pairs.count(pair["question"], pair["answer"])
+            count(pairs, tables.read(file, tables.PSEUDO_QA).to_pylist())
             bar.update(number + 1)
         for number, file in enumerate(parts):
             rows = tables.read(file, tables.PSEUDO_QA).to_pylist()
-            for image_id, pair in _candidates(rows):
-                reason = pairs.reason(image_id, pair["question"], pair["answer"])
-                pair |= {"accepted": not reason, "reason": reason}
-                if reason:
-                    changes[f"rejected: {reason}"] += 1
-                    changes["accepted"] -= 1
+            changes.update(thin(pairs, rows))
             tables.write(file, tables.table(rows, tables.PSEUDO_QA))
             bar.update(len(parts) + number + 1)
+    return changes
+
+
+def count(pairs: PairSet, rows: list[dict[str, Any]]) -> None:
+    """The first pass over some rows."""
+    for _, pair in _candidates(rows):
+        pairs.count(pair["question"], pair["answer"])
+
+
+def thin(pairs: PairSet, rows: list[dict[str, Any]]) -> Counter[str]:
+    """The second pass: decides in place; returns what to add to the step's counts."""
+    changes = Counter[str]()
+    for image_id, pair in _candidates(rows):
+        reason = pairs.reason(image_id, pair["question"], pair["answer"])
+        pair |= {"accepted": not reason, "reason": reason}
+        if reason:
+            changes[f"rejected: {reason}"] += 1
+            changes["accepted"] -= 1
     return changes
 
 

@@ -22,16 +22,11 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 
 from leaml import prompts
 from leaml.tiny import language, world
+from leaml.tiny.tokens import END, FAKE, GLOBAL, IMAGE, IMAGE_TOKENS, PAD, PATCH, SCALE, SPECIAL
 
-PATCH, SCALE = 8, 2
-IMAGE_TOKENS = (world.SIZE // PATCH // SCALE) ** 2
 HIDDEN, HEAD_DIM = 128, 32
 TEXT_LAYERS, VISION_LAYERS = 6, 4
 VOCABULARY = 1024
-
-PAD, END, USER, ASSISTANT = "<pad>", "<|end|>", "<|user|>", "<|assistant|>"
-IMAGE, FAKE, GLOBAL = "<image>", "<fake_token_around_image>", "<global-img>"
-SPECIAL = (PAD, END, USER, ASSISTANT, IMAGE, FAKE, GLOBAL, "<end_of_utterance>")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"

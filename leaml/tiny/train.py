@@ -22,7 +22,7 @@ import torch
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from leaml import prompts
-from leaml.tiny import build, language, world
+from leaml.tiny import build, language, tokens, world
 from leaml.tiny.card import card
 from leaml.tiny.loop import Log, Phases, Schedule
 from leaml.tiny.probes import Probes, WordAlignment
@@ -92,8 +92,8 @@ def base_example(rng: random.Random, index: int, scene: world.Scene) -> Example:
 
 def about_words(o: language.Described, question: str, answer: str) -> Example:
     """A question about an image given by the words of its tokens."""
-    words = language.image_words(o.colours[0], o.shapes[0], o.size, o.row, o.column, build.IMAGE_TOKENS)
-    return Example(None, f"{build.FAKE}{build.GLOBAL} {' '.join(words)}{build.FAKE}{question}", "", answer)
+    words = language.image_words(o.colours[0], o.shapes[0], o.size, o.row, o.column, tokens.IMAGE_TOKENS)
+    return Example(None, f"{tokens.FAKE}{tokens.GLOBAL} {' '.join(words)}{tokens.FAKE}{question}", "", answer)
 
 
 def text_example(rng: random.Random, negations: bool) -> Example:
@@ -115,10 +115,10 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
-        image = build.FAKE + build.GLOBAL + build.IMAGE * build.IMAGE_TOKENS + build.FAKE
-        self.user = self._ids(build.USER)
+        image = tokens.FAKE + tokens.GLOBAL + tokens.IMAGE * tokens.IMAGE_TOKENS + tokens.FAKE
+        self.user = self._ids(tokens.USER)
         self.image = self._ids(image)
-        self.assistant = self._ids(build.ASSISTANT)
+        self.assistant = self._ids(tokens.ASSISTANT)
         self.end = self._ids(build.END)
         self.cache: dict[str, list[int]] = {}
 

@@ -34,7 +34,9 @@ def metrics(leaml: float, labels: float) -> dict:
 
     rows = {"leaml": leaml, "finetune_labels": labels}
     made = {"dataset": "made-up", "labels": 40, "rows": {name: row(accuracy) for name, accuracy in rows.items()}}
-    return made | {"predictions": {name: predictions(accuracy) for name, accuracy in rows.items()}}
+    color = {"color": leaml}
+    worth = {"accepted": 100 * leaml, "known": 0.5, "right": leaml, "rejected_right": None, "by_type": color}
+    return made | {"predictions": {name: predictions(accuracy) for name, accuracy in rows.items()}, "pairs": {"leaml": worth}}
 
 
 def predictions(accuracy: float) -> pa.Table:
@@ -93,6 +95,8 @@ def test_each_filter_is_a_row_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
         seen.append(found)
         row = {"accuracy": 0.5 + 0.1 * found.generate.filters.round_trip, "by_type": {}}
         step = {"name": "evaluate", "label": "evaluate leaml", "folder": "evaluate-1"}
+        worth = {"leaml": {"right": row["accuracy"]}}
+        monkeypatch.setattr(label_efficiency.pair_precision, "of_run", lambda folder: worth)
         files.write_bytes(f"{found.run_folder}/status.json", json.dumps({"steps": [step]}).encode())
         tables.write(f"{found.run_folder}/evaluate-1/predictions.parquet", predictions(row["accuracy"]))
         return {"dataset": "made-up", "labels": 40, "rows": {"leaml": row}}
@@ -102,6 +106,7 @@ def test_each_filter_is_a_row_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     found = run_draw(demo, [storage], 3, ["full_labels"], 0.02, {"off": ["round_trip=false", "min_votes=null"]})
     assert {name: row["accuracy"] for name, row in found["rows"].items()} == {"leaml": 0.6, "leaml_off": 0.5}
     assert sum(found["predictions"]["leaml_off"]["correct"].to_pylist()) == 100
+    assert found["pairs"] == {"leaml": {"right": 0.6}, "leaml_off": {"right": 0.5}}
     assert [c.evaluate.controls for c in seen] == [["full_labels"], []]
     assert {(c.data.budget.seed, c.data.budget.fraction) for c in seen} == {(3, 0.02)}
     assert seen[1].generate.filters.min_votes is None
@@ -125,6 +130,10 @@ def test_gap_closed_and_report(tmp_path: Path) -> None:
     assert found["gap_closed"] == pytest.approx((0.8 + 0.5) / 2)
     assert (found["domain"], found["labels"]) == ("made-up", 40)
     assert found["methods"]["leaml"]["accuracy"] == pytest.approx(0.85)
+    assert found["methods"]["leaml"]["pairs"]["right"] == pytest.approx(0.85)
+    assert found["methods"]["leaml"]["pairs"]["by_type"] == {"color": pytest.approx(0.85)}
+    assert found["methods"]["leaml"]["pairs"]["rejected_right"] is None
+    assert "pairs" not in found["methods"]["full_labels"]
     assert report([one])["methods"]["leaml"]["ci95"] == [0.1, 0.2]
     one["rows"]["full_labels"]["accuracy"] = 0.6
     assert gap_closed(one) is None

@@ -1,0 +1,107 @@
+"""How many pseudo pairs are right, by the labels of their images that the method did not get.
+
+    python -m benchmarks.pair_precision RUN [--json FILE]
+
+RUN is the folder of a run whose labeled source has questions about every image (easy-VQA, the sports set), of which the method
+got a few. A pair is judged where its image has its very question there, normalised; the share of accepted pairs for which that
+is so is `known`. Every `generate` step of the run's last command is a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from leaml import tables
+from leaml.data import files
+from leaml.errors import InputError
+from leaml.scoring import is_correct, normalise
+from pipelines.units import read_files
+
+Truth = dict[tuple[str, str], dict[str, Any]]
+"""Image and normalised question -> row of the LABELED table."""
+
+
+def read_truth(labeled: str) -> Truth:
+    """What the whole labeled source says; `labeled` is the folder of its ingest step."""
+    return truth_of(tables.read(files.join(labeled, "labeled.parquet"), tables.LABELED).to_pylist())
+
+
+def truth_of(rows: Iterable[dict[str, Any]]) -> Truth:
+    """Rows of the LABELED table, to be looked up."""
+    return {(row["image_id"], normalise(row["question"])): row for row in rows}
+
+
+def precision(generated: str, truth: Truth) -> dict[str, Any]:
+    """`judge` of the rows of a generate step."""
+    return judge((row for rows in read_files(generated, tables.PSEUDO_QA) for row in rows.to_pylist()), truth)
+
+
+def judge(rows: Iterable[dict[str, Any]], truth: Truth) -> dict[str, Any]:
+    """Accepted pairs (rows of the PSEUDO_QA table) against the truth.
+
+    Returns `accepted` (pairs), `known` (share of them whose question the truth answers), `right` (share of the known ones with
+    the true answer; None without one), the same for `rejected` pairs as `rejected_right`, and `by_type` of the questions.
+    """
+    verdicts: dict[str, list[bool]] = defaultdict(list)
+    accepted = 0
+    for row in rows:
+        for pair in row["pairs"]:
+            accepted += bool(pair["accepted"])
+            known = truth.get((row["image_id"], normalise(pair["question"] or "")))
+            if known is None:
+                continue
+            hit = is_correct(pair["answer"] or "", known["answer"], known["question_type"], known["options"])
+            for key in ("accepted", known["question_type"] or "other") if pair["accepted"] else ("rejected",):
+                verdicts[key].append(hit)
+    shares = {key: sum(hits) / len(hits) for key, hits in sorted(verdicts.items())}
+    found = {"accepted": accepted, "known": len(verdicts["accepted"]) / max(1, accepted)}
+    found |= {"right": shares.pop("accepted", None), "rejected_right": shares.pop("rejected", None)}
+    return found | {"by_type": shares}
+
+
+def of_run(run_folder: str) -> dict[str, dict[str, Any]]:
+    """`precision` of the last command's generate steps, by row. Raises InputError where the folder holds no run."""
+    status = files.join(run_folder, "status.json")
+    if not files.exists(status):
+        msg = f"{run_folder} holds no run (no status.json); give the folder of one, such as runs/demo"
+        raise InputError(msg)
+    folders = {s["label"]: files.join(run_folder, s["folder"]) for s in json.loads(files.read_bytes(status))["steps"]}
+    truth = read_truth(folders["ingest labeled"])
+    steps = {label.removeprefix("generate "): f for label, f in folders.items() if label.startswith("generate ")}
+    return {row: precision(folder, truth) for row, folder in steps.items()}
+
+
+def markdown(found: dict[str, dict[str, Any]]) -> str:
+    """A line for each row; shares are blank where nothing was judged."""
+    kinds = sorted({kind for row in found.values() for kind in row["by_type"]})
+
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}"
+
+    lines = [f"| pairs of | accepted | known | right | {' | '.join(kinds)} | rejected ones right |"]
+    lines.append("|---" * (len(kinds) + 5) + "|")
+    for name, row in found.items():
+        types = " | ".join(share(row["by_type"].get(kind)) for kind in kinds)
+        shown = f"{row['accepted']:.0f} | {share(row['known'])} | {share(row['right'])}"
+        lines.append(f"| {name} | {shown} | {types} | {share(row['rejected_right'])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found = of_run(given.run)
+    print(markdown(found))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Tables of experiments on stacked models: all methods over budgets and draws, and one choice of the method at a time.
+
+    python -m benchmarks.stacked.experiments pack pipelines/configs/demo.yaml FILE.npz [a.b=value ...]
+    python -m benchmarks.stacked.experiments run FILE.npz --plan table --out FILE.json [--teacher FOLDER] [--together 32] [a.b=value ...]
+
+`pack` needs the pipeline's packages; `run` needs torch, tokenizers and leaml, and a GPU if the plan is to end today.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.label_efficiency import FILTERS
+from benchmarks.stacked import domain, model
+from benchmarks.stacked.domain import Case, Domain
+from benchmarks.stacked.lab import Experiment, Lab
+from benchmarks.stacked.texts import Texts
+from benchmarks.stacked.training import Bench
+from leaml.config import Config, resolve_model
+from leaml.config.reading import override, parse
+from pipelines.method import replaced
+
+BUDGETS = {0.005: 1, 0.01: 5, 0.02: 1, 0.05: 1, 0.1: 1}
+AT = 0.01
+"""The budget with several draws, at which choices are compared."""
+LABELS_ALONE = ("zero_shot", "finetune_labels", "lora_labels")
+PLAIN = ("full_labels", "captions_mixed", "self_training")
+NEURONS = ("all_neurons", "random_neurons", "magnitude_neurons", "lowest_neurons")
+RATES = [5e-4, 1e-3, 2e-3, 4e-3]
+
+
+def changed(config: Config, *keys: str) -> Config:
+    """The configuration with `a.b=value` keys changed."""
+    tree = config.model_dump()
+    for key in keys:
+        override(tree, key)
+    return parse(tree)
+
+
+def seeded(config: Config, case: Case) -> Config:
+    """Random neurons are other ones in every draw of the labels."""
+    return config.model_copy(update={"score": config.score.model_copy(update={"seed": case.draw})})
+
+
+def table(given: Domain) -> list[Experiment]:
+    """Every method at every budget; each filter at 1 %."""
+    found = []
+    for case in given.cases.values():
+        if case.name == "full":
+            continue
+        config = seeded(given.config, case)
+        found += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, *PLAIN)]
+        found.append(Experiment("leaml", case, config))
+        found += [Experiment(name, case, replaced(config, name)) for name in ("no_captions", *NEURONS)]
+        if case.budget == AT:
+            for name, keys in FILTERS.items():
+                found.append(Experiment(f"leaml_{name}", case, changed(config, *(f"generate.filters.{k}" for k in keys))))
+    return found
+
+
+def one_factor(given: Domain, choices: dict[str, list[str]], draws: int) -> list[Experiment]:
+    """LEAML with each of `choices` (name -> keys) on the first draws of 1 %."""
+    cases = [c for c in given.cases.values() if c.budget == AT and c.draw < draws]
+    return [Experiment(name, c, changed(seeded(given.config, c), *keys)) for c in cases for name, keys in choices.items()]
+
+
+def neurons(given: Domain, draws: int = 2) -> list[Experiment]:
+    """Score, ratio and learning rate of distillation; judged by the generator, so fine-tuning is as short as can be."""
+    short = ["finetune.steps=1", "generate.max_images=8", "generate.pairs_per_image=1"]
+    choices = {
+        f"{method} {ratio:g} {rate:g}": [f"score.method={method}", f"score.ratio={ratio}", f"distill.lr={rate}", *short]
+        for method in ("squared", "absolute", "gradient_weight", "random", "magnitude", "lowest")
+        for ratio in (0.02, 0.1, 0.3)
+        for rate in RATES
+    }
+    choices |= {f"all 1 {rate:g}": ["score.ratio=1.0", f"distill.lr={rate}", *short] for rate in RATES}
+    return one_factor(given, choices, draws)
+
+
+def parts(given: Domain, draws: int = 3) -> list[Experiment]:
+    """One part of the method at a time, to its adapted model."""
+    choices = {
+        "default": [],
+        "captions 0": ["distill.skip=true"],
+        "captions 250": ["caption.max_images=250"],
+        "captions 1000": ["caption.max_images=1000"],
+        "lambda 0": ["distill.qa_weight=0"],
+        "lambda 0.3": ["distill.qa_weight=0.3"],
+        "lambda 3": ["distill.qa_weight=3"],
+        "checks 0": ["distill.check_share=0"],
+        "checks 1": ["distill.check_share=1"],
+        "pairs 2": ["generate.pairs_per_image=2"],
+        "pairs 16": ["generate.pairs_per_image=16"],
+        "images 400": ["generate.max_images=400"],
+        "rounds 2": ["rounds=2"],
+        "rounds 3": ["rounds=3"],
+        "steps 800": ["finetune.steps=800"],
+        "all": ["score.ratio=1.0"],
+        "correct off": ["generate.correct_above=null"],
+        "correct 0.9": ["generate.correct_above=0.9"],
+    }
+    return one_factor(given, choices, draws)
+
+
+PLANS: dict[str, Callable[[Domain], list[Experiment]]] = {"table": table, "neurons": neurons, "parts": parts}
+
+
+def run(given: Domain, plan: str, teacher: str, together: int, device: str, workers: int, compile: bool) -> dict[str, Any]:
+    """All experiments of a plan; returns what the JSON file holds."""
+    began = time.time()
+    folder = resolve_model(given.config.model.name)
+    pixels = torch.tensor(given.pixels, device=device)
+    lab: Lab | None = None
+
+    def say(line: str) -> None:
+        print(f"{time.time() - began:7.1f} s  {line}", flush=True)
+
+    bench = Bench(model.Shape.of(folder), Texts(folder), pixels, together, compile, say)
+    lab = Lab(given, bench, model.load(folder, device), model.load(resolve_model(teacher), device), workers)
+    with lab.workers:
+        results = lab.run(PLANS[plan](given))
+    found: dict[str, Any] = {"plan": plan, "config": given.config.model_dump(), "seconds": round(time.time() - began, 1)}
+    found |= {"device": torch.cuda.get_device_name() if device != "cpu" else "cpu"}
+    found["results"] = [vars(r) | {"correct": "".join("01"[c] for c in r.correct)} for r in results]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    pack = commands.add_parser("pack")
+    pack.add_argument("config", type=Path)
+    pack.add_argument("file", type=Path)
+    pack.add_argument("overrides", nargs="*")
+    running = commands.add_parser("run")
+    running.add_argument("file", type=Path)
+    running.add_argument("--plan", choices=PLANS, default="table")
+    running.add_argument("--out", type=Path, required=True)
+    running.add_argument("--teacher", help="folder; default: the configuration's")
+    running.add_argument("--together", type=int, default=32)
+    running.add_argument("--workers", type=int, default=14)
+    running.add_argument("--compile", action="store_true")
+    running.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    running.add_argument("--threads", type=int)
+    running.add_argument("overrides", nargs="*")
+    given = parser.parse_args()
+    if given.command == "pack":
+        domain.make(given.config, given.overrides, BUDGETS).save(given.file)
+        return
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    read = Domain.read(given.file)
+    read = replace(read, config=changed(read.config, *given.overrides))
+    teacher = given.teacher or read.config.caption.teacher.name
+    found = run(read, given.plan, teacher, given.together, given.device, given.workers, given.compile)
+    given.out.write_text(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,355 @@
+"""The method's steps for many experiments at once: what experiments share is done once, what they do not is done side by side.
+
+An experiment is a draw of the labels and a configuration; its steps are those of `pipelines.method`, on the same examples, tasks
+and learning rates, with controls by `pipelines.method.replaced`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from benchmarks.pair_precision import truth_of
+from benchmarks.stacked import model, training
+from benchmarks.stacked.decoding import StackedEngine
+from benchmarks.stacked.domain import Case, Domain
+from benchmarks.stacked.model import Weights
+from benchmarks.stacked.training import Arm, Bench, Trained
+from benchmarks.stacked.workers import Asking, Pairs, Workers
+from leaml import prompts, scoring
+from leaml.checks import word_checks
+from leaml.config import Config
+from leaml.engine import Request
+from leaml.neurons import selection
+from leaml.scoring import answer_text, ask
+from leaml.training import Example, Task
+
+QUESTIONS = 4000
+"""Questions about unlabeled images that no pair is made for; models are compared on them without looking at the test set."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`kind` is a row of the table: "method" (with `config` as it is), or one of the trainings that have no generator."""
+
+    name: str
+    case: Case
+    config: Config
+    kind: str = "method"
+
+
+@dataclass
+class Result:
+    """What became of an experiment; `correct` says of every evaluation question whether the final model's answer is right."""
+
+    name: str
+    case: str
+    correct: list[bool] = field(default_factory=list)
+    development: float = 0.0
+    generator: float | None = None
+    pairs: dict[str, Any] = field(default_factory=dict)
+    trained: dict[str, Any] = field(default_factory=dict)
+
+
+def key_of(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Lab:
+    """The models of one domain: `base`, the `teacher`, and every model made on the way, by what it was made of."""
+
+    def __init__(self, domain: Domain, bench: Bench, base: Weights, teacher: Weights, workers: int) -> None:
+        self.domain, self.bench, self.base, self.teacher = domain, bench, base, teacher
+        self.models: dict[str, Trained] = {}
+        self.scored: dict[str, dict[str, torch.Tensor]] = {}
+        self.pairs: dict[str, Pairs] = {}
+        self.captioned: dict[str, dict[str, str]] = {}
+        self.checked: dict[str, list[Example]] = {}
+        self.workers = Workers(workers, truth_of(domain.labeled))
+        self.most = workers
+        self.began = time.time()
+
+    def say(self, line: str) -> None:
+        print(f"{time.time() - self.began:7.1f} s  {line}", flush=True)
+
+    # examples, as the steps make them
+
+    def answers(self, case: Case) -> list[Example]:
+        return [Example(r["image_id"], ask(r), r["answer"], held_out=h) for r, h in self.domain.rows(case)]
+
+    def written(self, case: Case) -> list[Example]:
+        rows = self.domain.rows(case)
+        return [
+            Example(r["image_id"], prompts.GENERATE, prompts.qa_reply(r["question"], answer_text(r)), held_out=h)
+            for r, h in rows
+        ]
+
+    def qa_tasks(self, case: Case, weight: float = 1.0) -> list[Task]:
+        return [Task("pairs", self.written(case), weight=weight), Task("answers", self.answers(case), weight=weight)]
+
+    def captions(self, config: Config) -> dict[str, str]:
+        """The teacher's captions of `caption.max_images` training images, by image."""
+        given, chosen = config.caption, self._sample(config.caption.max_images, config.seed)
+        key = key_of(given.model_dump(), config.seed)
+        if key not in self.captioned:
+            engine = StackedEngine(model.stack([self.teacher]), self.bench.shape, self.bench.texts, self.bench.pixels)
+            request = given.prompt or prompts.CAPTION
+            asked = [Request(None, i, request, max_tokens=given.max_tokens) for i in chosen]  # type: ignore[arg-type]
+            (replies,) = engine.generate([asked])
+            self.captioned[key] = {i: c.text for i, (c,) in zip(chosen, replies, strict=True) if c.text}
+            self.say(f"{len(self.captioned[key])} captions")
+        return self.captioned[key]
+
+    def checks(self, config: Config) -> list[Example]:
+        key = key_of(config.caption.model_dump(), config.seed)
+        if key not in self.checked:
+            found = word_checks(self.captions(config), config.seed)
+            self.checked[key] = [
+                Example(c.image_id, prompts.CHECK.format(word=c.word), "yes" if c.present else "no") for c in found
+            ]
+        return self.checked[key]
+
+    def _sample(self, count: int | None, seed: int, without: Iterable[str] = ()) -> list[str]:
+        left = [i for i in self.domain.training if i not in set(without)]
+        if count is None or len(left) <= count:
+            return left
+        ranked = sorted(left, key=lambda i: hashlib.sha256(f"{seed}:{self.domain.names[int(i)]}".encode()).digest())
+        return sorted(ranked[:count], key=int)
+
+    def unlabeled(self, experiment: Experiment) -> list[str]:
+        """The images that the generator writes about."""
+        given = experiment.config.generate
+        labeled = {r["image_id"] for r, _ in self.domain.rows(experiment.case)}
+        return self._sample(given.max_images, given.seed, labeled)
+
+    def development(self, experiment: Experiment) -> list[Example]:
+        """Questions about training images that are neither labeled nor written about."""
+        used = {r["image_id"] for r, _ in self.domain.rows(experiment.case)} | set(self.unlabeled(experiment))
+        rows = [r for r in self.domain.labeled if r["image_id"] not in used]
+        return [Example(r["image_id"], ask(r), r["answer"]) for r in rows[:: max(1, len(rows) // QUESTIONS)][:QUESTIONS]]
+
+    # steps
+
+    def train(self, wanted: dict[str, Callable[[], Arm]]) -> None:
+        """Train what is not there yet."""
+        missing = {key: arm() for key, arm in wanted.items() if key not in self.models}
+        found = training.run(self.bench, list(missing.values())) if missing else []
+        self.models.update(zip(missing, found, strict=True))
+
+    def run(self, experiments: Sequence[Experiment], asked: bool = True) -> list[Result]:
+        """Every experiment to its end; with `asked` its model answers the evaluation questions."""
+        methods = [e for e in experiments if e.kind == "method"]
+        others = [e for e in experiments if e.kind not in ("method", "zero_shot")]
+        final: dict[int, str] = {}
+        self.models.setdefault("base", Trained(self.base, 0.0, 0.0))
+        final.update({id(e): "base" for e in experiments if e.kind == "zero_shot"})
+        self.say(f"{len(experiments)} experiments; trainings on labels and captions alone")
+        plain = {self._plain_key(e): e for e in others if e.kind != "self_training"}
+        self.train({key: lambda e=e: self._plain(e) for key, e in plain.items()})  # type: ignore[misc]
+        final.update({id(e): self._plain_key(e) for e in others if e.kind != "self_training"})
+        generators, starts = {}, {id(e): "base" for e in methods}
+        most = max((e.config.rounds for e in methods), default=0)
+        for number in range(most):
+            active = [e for e in methods if e.config.rounds > number]
+            self.say(f"generators, round {number + 1}")
+            found = self._generators(active, starts)
+            teachers = [] if number else [e for e in others if e.kind == "self_training"]
+            found |= {id(e): self._plain_key(e) for e in teachers}
+            generators.update({id(e): found[id(e)] for e in active})
+            tuned = self._finetuned([*active, *teachers], found)
+            final.update(tuned)
+            starts.update(tuned)
+        results = [Result(e.name, e.case.name) for e in experiments]
+        self._describe(experiments, results, final, generators)
+        if asked:
+            self._ask(experiments, results, final)
+        return results
+
+    def _plain_key(self, e: Experiment) -> str:
+        given = e.config.evaluate.baselines
+        settings = {
+            "finetune_labels": given.finetune_labels,
+            "self_training": given.finetune_labels,
+            "lora_labels": given.lora_labels,
+        }.get(e.kind, e.config.finetune)
+        kind = "finetune_labels" if e.kind == "self_training" else e.kind
+        case = "full" if kind == "full_labels" else e.case.name
+        return key_of(kind, case, settings.model_dump(), e.config.caption.model_dump() if kind == "captions_mixed" else "")
+
+    def _plain(self, e: Experiment) -> Arm:
+        """A training without a generator: a baseline, all labels, or labels and captions."""
+        given, seed = e.config.evaluate.baselines, e.config.seed
+        labels = self.answers(e.case)
+        if e.kind == "finetune_labels":
+            return Arm(self.base, [Task("labels", labels)], given.finetune_labels, seed, name=e.name)
+        if e.kind == "lora_labels":
+            return Arm(self.base, [Task("labels", labels)], given.lora_labels, seed, lora=given.lora_rank, name=e.name)
+        if e.kind == "full_labels":
+            return Arm(
+                self.base, [Task("labels", self.answers(self.domain.cases["full"]))], e.config.finetune, seed, name=e.name
+            )
+        request, share = e.config.caption.prompt or prompts.CAPTION, e.config.finetune.label_share
+        described = [Example(i, request, text) for i, text in self.captions(e.config).items()]
+        tasks = [Task("labels", labels, share=share), Task("captions", described, share=1 - share)]
+        return Arm(self.base, tasks, e.config.finetune, seed, name=e.name)
+
+    def _generators(self, experiments: Sequence[Experiment], starts: dict[int, str]) -> dict[int, str]:
+        """Warm-up, score and distill; the key of each experiment's generator."""
+        warmed = {id(e): key_of("warmup", e.case.name, e.config.warmup.model_dump(), starts[id(e)]) for e in experiments}
+        self.train(
+            {
+                warmed[id(e)]: lambda e=e: Arm(  # type: ignore[misc]
+                    self.models[starts[id(e)]].weights, self.qa_tasks(e.case), e.config.warmup, e.config.seed, name=e.name
+                )
+                for e in experiments
+            }
+        )
+        distilled = [e for e in experiments if not e.config.distill.skip]
+        keys = {
+            id(e): key_of(
+                warmed[id(e)], e.config.score.model_dump(), e.config.distill.model_dump(), e.config.caption.model_dump()
+            )
+            for e in distilled
+        }
+        self.train({keys[id(e)]: lambda e=e: self._distillation(e, warmed[id(e)]) for e in distilled})  # type: ignore[misc]
+        return warmed | keys
+
+    def _distillation(self, e: Experiment, warmed: str) -> Arm:
+        given, request = e.config.distill, e.config.caption.prompt or prompts.CAPTION
+        tasks = [Task("captions", [Example(i, request, c) for i, c in self.captions(e.config).items()])]
+        if given.check_share:
+            tasks.append(Task("checks", self.checks(e.config), share=given.check_share))
+        if given.qa_weight:
+            tasks += self.qa_tasks(e.case, given.qa_weight)
+        return Arm(self.models[warmed].weights, tasks, given, e.config.seed, rows=self._rows(e, warmed), name=e.name)
+
+    def _rows(self, e: Experiment, warmed: str) -> dict[str, torch.Tensor]:
+        """The neurons that distillation may move."""
+        given = e.config.score
+        found = {n: s for n, s in self.scores(e, warmed).items() if re.fullmatch(given.modules, n)}
+        return selection.select(found, given.ratio, given.scope, given.normalise)
+
+    def scores(self, e: Experiment, warmed: str) -> dict[str, torch.Tensor]:
+        """Scores of every row, as `leaml.neurons.scores` defines them."""
+        given, weights = e.config.score, self.models[warmed].weights
+        names = model.linears(weights)
+        if given.method == "random":
+            generator = torch.Generator().manual_seed(given.seed)
+            return {n: torch.rand(len(weights[f"{n}.weight"]), generator=generator) for n in names}
+        if given.method == "magnitude":
+            return {n: weights[f"{n}.weight"].abs().sum(1).cpu() for n in names}
+        key = key_of(warmed, given.samples, given.seed)
+        if key not in self.scored:
+            examples = [x for t in self.qa_tasks(e.case) for x in t.examples]
+            order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(given.seed))[: given.samples]
+            self.scored[key] = self._gradient_scores(weights, [examples[i] for i in order.tolist()])
+        kind = {"lowest": "squared"}.get(given.method, given.method)
+        sign = -1.0 if given.method == "lowest" else 1.0
+        return {n: sign * self.scored[key][f"{kind} {n}"] for n in names}
+
+    def _gradient_scores(self, weights: Weights, examples: list[Example]) -> dict[str, torch.Tensor]:
+        kinds: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+            "squared": lambda g, w: g.pow(2),
+            "absolute": lambda g, w: g.abs(),
+            "gradient_weight": lambda g, w: (g * w).abs(),
+        }
+        found: dict[str, torch.Tensor] = {}
+        for gradients in training.row_gradients(self.bench, weights, examples):
+            for name in model.linears(weights):
+                gradient, weight = gradients[f"{name}.weight"], weights[f"{name}.weight"]
+                for kind, norm in kinds.items():
+                    part = norm(gradient, weight).sum(2).sum(0).double().cpu()
+                    found[f"{kind} {name}"] = found.get(f"{kind} {name}", torch.zeros_like(part)) + part / len(examples)
+        return found
+
+    def _finetuned(self, experiments: Sequence[Experiment], generators: dict[int, str]) -> dict[int, str]:
+        """Generate and finetune; the key of each experiment's adapted model."""
+        asking = {id(e): key_of(generators[id(e)], self._questions(e).model_dump(), e.case.name) for e in experiments}
+        todo = {asking[id(e)]: (e, generators[id(e)]) for e in experiments if asking[id(e)] not in self.pairs}
+        listed = list(todo.items())
+        size = min(self.most, self.bench.together)
+        for begin in range(0, len(listed), size):
+            part = listed[begin : begin + size]
+            self.say(f"pairs of {begin + len(part)} of {len(listed)} generators")
+            self._generate(part)
+        tuned = {id(e): key_of(asking[id(e)], e.config.finetune.model_dump()) for e in experiments}
+        self.train({tuned[id(e)]: lambda e=e: self._finetuning(e, self.pairs[asking[id(e)]]) for e in experiments})  # type: ignore[misc]
+        for e in experiments:
+            self.pairs[tuned[id(e)]] = self.pairs[asking[id(e)]]
+        return tuned
+
+    def _questions(self, e: Experiment) -> Any:
+        """The generate section; self-training asks the labeled questions about every image instead."""
+        if e.kind != "self_training":
+            return e.config.generate
+        questions = sorted({r["question"] for r, _ in self.domain.rows(e.case)})
+        return e.config.generate.model_copy(update={"questions": questions, "pairs_per_image": 0, "caption": "none"})
+
+    def _generate(self, part: Sequence[tuple[str, tuple[Experiment, str]]]) -> None:
+        weights = model.stack([self.models[generator].weights for _, (_, generator) in part])
+        base = StackedEngine(model.stack([self.base]), self.bench.shape, self.bench.texts, self.bench.pixels)
+
+        def answer(which: list[int], requests: list[list[Request]], of_base: bool) -> list[Any]:
+            if of_base:
+                return [base.generate([asked])[0] for asked in requests]
+            chosen = {n: w[which] for n, w in weights.items()}
+            seed = part[0][1][0].config.generate.seed
+            return StackedEngine(chosen, self.bench.shape, self.bench.texts, self.bench.pixels, seed).generate(requests)
+
+        askings = [
+            Asking(self._questions(e), self.unlabeled(e), e.config.caption.prompt or prompts.CAPTION) for _, (e, _) in part
+        ]
+        for (key, _), found in zip(part, self.workers.run(askings, answer), strict=True):
+            self.pairs[key] = found
+
+    def _finetuning(self, e: Experiment, pairs: Pairs) -> Arm:
+        share = e.config.finetune.label_share
+        pseudo = [Example(*pair) for pair in pairs.accepted]
+        tasks = [Task("labels", self.answers(e.case), share=share), Task("pseudo", pseudo, share=1 - share)]
+        return Arm(self.base, tasks, e.config.finetune, e.config.seed, name=e.name)
+
+    # what they are worth
+
+    def _describe(
+        self, experiments: Sequence[Experiment], results: Sequence[Result], final: dict[int, str], generators: dict[int, str]
+    ) -> None:
+        judged: dict[tuple[str, str], float] = {}
+        for e, result in zip(experiments, results, strict=True):
+            for kind, key in (("development", final[id(e)]), ("generator", generators.get(id(e)))):
+                if key is None:
+                    continue
+                if (key, e.case.name) not in judged:
+                    found = training.judge(self.bench, [self.models[key].weights], [self.development(e)])
+                    judged[key, e.case.name] = found[0][0]
+                setattr(result, kind, judged[key, e.case.name])
+            trained = self.models[final[id(e)]]
+            result.trained = {"lr": trained.lr, "loss": trained.loss, "sweep": trained.sweep}
+            if final[id(e)] in self.pairs:
+                pairs = self.pairs[final[id(e)]]
+                result.pairs = pairs.worth | {"counts": pairs.counts}
+
+    def _ask(self, experiments: Sequence[Experiment], results: Sequence[Result], final: dict[int, str]) -> None:
+        """Greedy answers to the evaluation questions."""
+        keys = sorted(set(final.values()))
+        limit = experiments[0].config.evaluate.max_tokens
+        requests = [Request(None, r["image_id"], ask(r), max_tokens=limit) for r in self.domain.asked]  # type: ignore[arg-type]
+        verdicts: dict[str, list[bool]] = {}
+        for begin in range(0, len(keys), self.bench.together):
+            part = keys[begin : begin + self.bench.together]
+            self.say(f"answers of {begin + len(part)} of {len(keys)} models")
+            weights = model.stack([self.models[k].weights for k in part])
+            engine = StackedEngine(weights, self.bench.shape, self.bench.texts, self.bench.pixels)
+            for key, replies in zip(part, engine.generate([requests] * len(part)), strict=True):
+                verdicts[key] = [
+                    scoring.is_correct(c.text, r["answer"], r["question_type"], r["options"])
+                    for r, (c,) in zip(self.domain.asked, replies, strict=True)
+                ]
+        for e, result in zip(experiments, results, strict=True):
+            result.correct = verdicts[final[id(e)]]

@@ -1,0 +1,298 @@
+"""Trains a stack of models on the batches, with the losses and the learning rates of `leaml.training.Trainer`.
+
+What is not trained has no gradient: rows that a selection leaves out are masked, LoRA is a sum in front of the product. In float32
+an arm ends with the weights that the Trainer gives it (tests/benchmarks/test_stacked.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from benchmarks.stacked import model
+from benchmarks.stacked.model import Shape, Weights
+from benchmarks.stacked.texts import Texts
+from leaml.config import TrainConfig
+from leaml.errors import StepError
+from leaml.training import Example, Task, batch_counts, learning_rate
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training: `rows` (module -> indices) are the neurons that move, None all weights; with `lora` adapters of that rank."""
+
+    start: Weights
+    tasks: list[Task]
+    config: TrainConfig
+    seed: int = 0
+    rows: dict[str, torch.Tensor] | None = None
+    lora: int = 0
+    name: str = ""
+
+
+@dataclass
+class Trained:
+    """The model that an arm ended with, and how."""
+
+    weights: Weights
+    lr: float
+    loss: float
+    sweep: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where the arms train: the model's shape, its tokenizer, and uint8 pixels (images, 3, H, W) on the device."""
+
+    shape: Shape
+    texts: Texts
+    pixels: torch.Tensor
+    together: int = 32
+    compile: bool = False
+    progress: Callable[[str], None] = lambda line: None
+
+
+def run(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
+    """Train every arm; those with several learning rates choose by the examples held out, as the Trainer does."""
+    swept = [a for a in arms if isinstance(a.config.lr, list) and len(a.config.lr) > 1 and _held_out(a)]
+    tries = [(a, lr) for a in swept for lr in a.config.lr]  # type: ignore[union-attr]
+    visible = [_at(replace(a, tasks=[_visible(t) for t in a.tasks]), lr) for a, lr in tries]
+    judged: dict[int, list[dict[str, float]]] = {}
+    for (arm, lr), tried in zip(tries, _train(bench, visible), strict=True):
+        accuracy, loss = judge(bench, [tried.weights], [_held_out(arm)])[0]
+        judged.setdefault(id(arm), []).append({"lr": lr, "accuracy": accuracy, "loss": loss})
+    final = []
+    for arm in arms:
+        rates = arm.config.lr if isinstance(arm.config.lr, list) else [arm.config.lr]
+        best = max(judged.get(id(arm), []), key=lambda r: (r["accuracy"], -r["loss"]), default={"lr": rates[0]})["lr"]
+        final.append(_at(arm, best))
+    found = _train(bench, final)
+    for arm, trained in zip(arms, found, strict=True):
+        trained.sweep = judged.get(id(arm), [])
+    return found
+
+
+def _at(arm: Arm, lr: float) -> Arm:
+    return replace(arm, config=arm.config.model_copy(update={"lr": lr}))
+
+
+def _held_out(arm: Arm) -> list[Example]:
+    return [e for t in arm.tasks for e in t.examples if e.held_out]
+
+
+def _visible(task: Task) -> Task:
+    return replace(task, examples=[e for e in task.examples if not e.held_out])
+
+
+def _train(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
+    """Train arms at one learning rate each, those of one kind together."""
+    found: dict[int, Trained] = {}
+    kinds: dict[tuple[int, int, bool], list[int]] = {}
+    for number, arm in enumerate(arms):
+        kinds.setdefault((arm.config.steps, arm.config.batch_size, bool(arm.lora)), []).append(number)
+    for (steps, _, lora), numbers in kinds.items():
+        for begin in range(0, len(numbers), bench.together):
+            part = numbers[begin : begin + bench.together]
+            bench.progress(f"training {begin + len(part)} of {len(numbers)}: {steps} steps{' of LoRA' if lora else ''}")
+            found.update(zip(part, _together(bench, [arms[n] for n in part]), strict=True))
+    return [found[n] for n in range(len(arms))]
+
+
+class Rows:
+    """Token ids of every distinct example of some arms, padded on the right: ids, targets, image and length of reply."""
+
+    def __init__(self, bench: Bench, examples: Sequence[Example]) -> None:
+        texts, device = bench.texts, bench.pixels.device
+        contexts = [texts.prompt(e.request) for e in examples]
+        replies = [texts.reply(e.reply) for e in examples]
+        if any(e.prefix for e in examples):
+            msg = "stacked models train no reply behind a prefix; leave warmup.describe_first off"
+            raise ValueError(msg)
+        width = max(len(c) + len(r) for c, r in zip(contexts, replies, strict=True))
+        ids = np.full((len(examples), width), texts.pad, np.int32)
+        replied = np.zeros((len(examples), width), bool)
+        for row, (context, reply) in enumerate(zip(contexts, replies, strict=True)):
+            ids[row, : len(context)], ids[row, len(context) : len(context) + len(reply)] = context, reply
+            replied[row, len(context) : len(context) + len(reply)] = True
+        self.lengths = np.array([len(r) for r in replies])
+        self.ids, self.replied = torch.tensor(ids, device=device), torch.tensor(replied, device=device)
+        self.images = torch.tensor([int(e.image_id) for e in examples], device=device)
+
+
+def batches(arm: Arm, places: dict[Example, int], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows each step of an arm trains on (steps, batch), and the weight of each of a row's reply tokens.
+
+    The rows are those of `leaml.training.draw`; the weight is the task's over the number of its reply tokens in the step.
+    """
+    config, rows, weights = arm.config, [], []
+    for number, (task, count) in enumerate(zip(arm.tasks, batch_counts(arm.tasks, config.batch_size), strict=True)):
+        if not count:
+            continue
+        own = np.array([places[e] for e in task.examples])
+        epochs = math.ceil(config.steps * count / len(own))
+        orders = [np.random.default_rng((arm.seed, number, epoch)).permutation(len(own)) for epoch in range(epochs)]
+        drawn = own[np.concatenate(orders)[: config.steps * count]].reshape(config.steps, count)
+        rows.append(drawn)
+        weights.append(np.broadcast_to(task.weight / lengths[drawn].sum(1, keepdims=True), drawn.shape))
+    return np.concatenate(rows, 1), np.concatenate(weights, 1).astype(np.float32)
+
+
+def loss_of(
+    weights: Weights, shape: Shape, pixels: torch.Tensor, ids: torch.Tensor, wanted: torch.Tensor, at: int
+) -> torch.Tensor:
+    """Loss (A,) of a batch: the sum over tokens of `wanted` (A, B, T) x cross-entropy of the token, given those before it."""
+    found = model.forward(weights, shape, pixels, ids, at)[:, :, :-1]
+    targets = ids[:, :, 1:].long()
+    losses = functional.cross_entropy(found.float().flatten(0, 2), targets.flatten(), reduction="none")
+    return (losses.view(targets.shape) * wanted[:, :, 1:]).sum((1, 2))
+
+
+class Parameters:
+    """The trained numbers of a stack as one tensor (A, P), and the weights that they make."""
+
+    def __init__(self, arms: Sequence[Arm]) -> None:
+        self.names = list(arms[0].start)
+        self.sizes = [arms[0].start[n].numel() for n in self.names]
+        self.shapes = [arms[0].start[n].shape for n in self.names]
+        self.base = torch.stack([torch.cat([a.start[n].flatten() for n in self.names]) for a in arms])
+        self.rank = arms[0].lora
+        self.adapted = model.linears(arms[0].start) if self.rank else []
+        self.mask: torch.Tensor | None = None
+        if self.rank:
+            self.values = torch.stack([self._adapters(a.seed) for a in arms])
+        else:
+            self.values = self.base.clone()
+            if any(a.rows is not None for a in arms):
+                self.mask = torch.stack([self._moves(a) for a in arms])
+        self.values.requires_grad_()
+
+    def _moves(self, arm: Arm) -> torch.Tensor:
+        """1 for every number that an arm trains, bias entries of its rows included."""
+        parts = []
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            value = arm.start[name]
+            if arm.rows is None:
+                parts.append(torch.ones_like(value).flatten())
+                continue
+            kept = torch.zeros(shape[0], *[1] * (len(shape) - 1), device=value.device)
+            kept[arm.rows.get(name.rpartition(".")[0], torch.zeros(0, dtype=torch.int64)).to(value.device)] = 1
+            parts.append(kept.expand(shape).flatten())
+        return torch.cat(parts)
+
+    def _adapters(self, seed: int) -> torch.Tensor:
+        """PEFT's start: A uniform in +-1 / sqrt(in), B zero."""
+        generator, parts = torch.Generator().manual_seed(seed), []
+        for name in self.adapted:
+            out, width = self.shapes[self.names.index(f"{name}.weight")]
+            drawn = (torch.rand(self.rank, width, generator=generator) * 2 - 1) / math.sqrt(width)
+            parts += [drawn.flatten(), torch.zeros(out * self.rank)]
+        return torch.cat(parts).to(self.base.device)
+
+    def weights(self, dtype: torch.dtype) -> Weights:
+        """The model's weights, differentiable in `values`."""
+        source = self.base if self.rank else self.values
+        parts = source.to(dtype).split(self.sizes, 1)
+        found = {n: p.view(-1, *s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+        if not self.rank:
+            return found
+        sizes = [
+            n
+            for name in self.adapted
+            for n in (self.rank * found[f"{name}.weight"].shape[2], self.rank * found[f"{name}.weight"].shape[1])
+        ]
+        factors = iter(self.values.split(sizes, 1))
+        for name in self.adapted:
+            weight = found[f"{name}.weight"]
+            a = next(factors).view(len(weight), self.rank, -1)
+            b = next(factors).view(len(weight), -1, self.rank)
+            found[f"{name}.weight"] = (weight.float() + 2.0 * (b @ a)).to(dtype)  # lora_alpha is twice the rank
+        return found
+
+
+def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
+    """Train arms of one kind at once: AdamW on (A, P), gradients clipped arm by arm."""
+    config, device = arms[0].config, bench.pixels.device
+    examples = list({e: None for a in arms for t in a.tasks for e in t.examples})
+    rows = Rows(bench, examples)
+    places = {e: n for n, e in enumerate(examples)}
+    drawn = [batches(a, places, rows.lengths) for a in arms]
+    order = torch.tensor(np.stack([d[0] for d in drawn], 1), device=device)  # (steps, A, B)
+    worth = torch.tensor(np.stack([d[1] for d in drawn], 1), device=device)
+    rates = torch.tensor([[learning_rate(s, a.config, float(a.config.lr)) for a in arms] for s in range(config.steps)])  # type: ignore[arg-type]
+    rates = rates.to(device)
+    given = Parameters(arms)
+    first, second = torch.zeros_like(given.values), torch.zeros_like(given.values)
+    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    losses = torch.compile(loss_of, dynamic=False) if bench.compile else loss_of
+    total = torch.zeros(len(arms), device=device)
+    decay, clip = config.weight_decay, config.max_grad_norm
+    for step in range(config.steps):
+        part = order[step]
+        wanted = rows.replied[part] * worth[step][..., None]
+        total = losses(
+            given.weights(dtype), bench.shape, bench.pixels[rows.images[part]], rows.ids[part], wanted, bench.texts.at
+        )
+        (gradient,) = torch.autograd.grad(total.sum(), [given.values])
+        with torch.no_grad():
+            if given.mask is not None:
+                gradient *= given.mask
+            norms = gradient.norm(dim=1, keepdim=True)
+            gradient *= (clip / (norms + 1e-6)).clamp(max=1)
+            first.lerp_(gradient, 1 - BETAS[0])
+            second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+            rate = rates[step][:, None]
+            if decay:
+                given.values.mul_(1 - rate * decay)
+            scaled = (second / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(EPSILON)
+            given.values.sub_(rate / (1 - BETAS[0] ** (step + 1)) * first / scaled)
+    if not torch.isfinite(total).all():
+        broken = [a.name for a, t in zip(arms, total.tolist(), strict=True) if not math.isfinite(t)]
+        msg = f"the loss of {broken} is not finite after {config.steps} steps; lower the learning rate"
+        raise StepError(msg)
+    with torch.no_grad():
+        made = given.weights(torch.float32)
+    return [
+        Trained({n: w[number].clone() for n, w in made.items()}, float(arm.config.lr), loss)  # type: ignore[arg-type]
+        for number, (arm, loss) in enumerate(zip(arms, total.tolist(), strict=True))
+    ]
+
+
+@torch.no_grad()
+def judge(bench: Bench, models: Sequence[Weights], asked: Sequence[Sequence[Example]]) -> list[tuple[float, float]]:
+    """Share of each model's replies whose every token is its first choice, and their mean loss, in float32."""
+    found = []
+    for weights, examples in zip(models, asked, strict=True):
+        hits, losses = [], []
+        for part in _parts(Rows(bench, examples), len(examples), 2048):
+            ids, replied, images = part
+            out = model.forward(model.stack([weights]), bench.shape, bench.pixels[images][None], ids[None], bench.texts.at)
+            out, targets, counted = out[0, :, :-1].float(), ids[:, 1:].long(), replied[:, 1:]
+            hits.append(((out.argmax(-1) == targets) | ~counted).all(1))
+            each = functional.cross_entropy(out.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+            losses.append((each * counted).sum(1) / counted.sum(1))
+        found.append((float(torch.cat(hits).float().mean()), float(torch.cat(losses).mean())))
+    return found
+
+
+def _parts(rows: Rows, count: int, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    for begin in range(0, count, size):
+        part = slice(begin, min(count, begin + size))
+        yield rows.ids[part], rows.replied[part], rows.images[part]
+
+
+def row_gradients(bench: Bench, weights: Weights, examples: Sequence[Example], together: int = 64) -> Iterator[Weights]:
+    """The gradient of each example's own loss (mean over its reply tokens), float32: a stack of as many copies as examples."""
+    rows = Rows(bench, examples)
+    for ids, replied, images in _parts(rows, len(examples), together):
+        copies = {n: w.expand(len(ids), *w.shape).clone().requires_grad_() for n, w in weights.items()}
+        wanted = replied / replied.sum(1, keepdim=True)
+        loss = loss_of(copies, bench.shape, bench.pixels[images][:, None], ids[:, None], wanted[:, None], bench.texts.at)
+        found = torch.autograd.grad(loss.sum(), list(copies.values()), allow_unused=True)
+        yield {n: g for n, g in zip(copies, found, strict=True) if g is not None}

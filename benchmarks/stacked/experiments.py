@@ -1,7 +1,7 @@
 """Tables of experiments on stacked models: all methods over budgets and draws, and one choice of the method at a time.
 
     python -m benchmarks.stacked.experiments pack pipelines/configs/demo.yaml FILE.npz [a.b=value ...]
-    python -m benchmarks.stacked.experiments run FILE.npz --plan table --out FILE.json [--teacher FOLDER] [--together 32] [a.b=value ...]
+    python -m benchmarks.stacked.experiments run FILE.npz --plan table --out FILE.json [--teacher FOLDER] [a.b=value ...]
 
 `pack` needs the pipeline's packages; `run` needs torch, tokenizers and leaml, and a GPU if the plan is to end today.
 """
@@ -73,16 +73,15 @@ def one_factor(given: Domain, choices: dict[str, list[str]], draws: int) -> list
 
 
 def neurons(given: Domain, draws: int = 2) -> list[Experiment]:
-    """Score, ratio and learning rate of distillation; judged by the generator, so fine-tuning is as short as can be."""
-    short = ["finetune.steps=1", "generate.max_images=8", "generate.pairs_per_image=1"]
+    """Score, ratio and learning rate of distillation, judged by the generator."""
     choices = {
-        f"{method} {ratio:g} {rate:g}": [f"score.method={method}", f"score.ratio={ratio}", f"distill.lr={rate}", *short]
+        f"{method} {ratio:g} {rate:g}": [f"score.method={method}", f"score.ratio={ratio}", f"distill.lr={rate}"]
         for method in ("squared", "absolute", "gradient_weight", "random", "magnitude", "lowest")
         for ratio in (0.02, 0.1, 0.3)
         for rate in RATES
     }
-    choices |= {f"all 1 {rate:g}": ["score.ratio=1.0", f"distill.lr={rate}", *short] for rate in RATES}
-    return one_factor(given, choices, draws)
+    choices |= {f"all 1 {rate:g}": ["score.ratio=1.0", f"distill.lr={rate}"] for rate in RATES}
+    return [replace(e, kind="generator") for e in one_factor(given, choices, draws)]
 
 
 def parts(given: Domain, draws: int = 3) -> list[Experiment]:

@@ -1,7 +1,7 @@
-"""The method's steps for many experiments at once: what experiments share is done once, what they do not is done side by side.
+"""The method's steps for many experiments at once: what they share is done once, what they do not is done side by side.
 
-An experiment is a draw of the labels and a configuration; its steps are those of `pipelines.method`, on the same examples, tasks
-and learning rates, with controls by `pipelines.method.replaced`.
+An experiment is a draw of the labels and a configuration; its steps are those of `pipelines.method`, on the same examples,
+tasks and learning rates, with controls by `pipelines.method.replaced`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ QUESTIONS = 4000
 
 @dataclass(frozen=True)
 class Experiment:
-    """`kind` is a row of the table: "method" (with `config` as it is), or one of the trainings that have no generator."""
+    """`kind`: "method" (with `config` as it is), "generator" (the same up to distillation, whose model is the final one), or a row
+    of the table that is a training without a generator."""
 
     name: str
     case: Case
@@ -71,7 +72,7 @@ class Lab:
         self.scored: dict[str, dict[str, torch.Tensor]] = {}
         self.pairs: dict[str, Pairs] = {}
         self.captioned: dict[str, dict[str, str]] = {}
-        self.checked: dict[str, list[Example]] = {}
+        self.examples: dict[str, list[Example]] = {}
         self.workers = Workers(workers, truth_of(domain.labeled))
         self.most = workers
         self.began = time.time()
@@ -82,17 +83,37 @@ class Lab:
     # examples, as the steps make them
 
     def answers(self, case: Case) -> list[Example]:
-        return [Example(r["image_id"], ask(r), r["answer"], held_out=h) for r, h in self.domain.rows(case)]
+        return self._made(
+            ("answers", case.name),
+            lambda: [Example(r["image_id"], ask(r), r["answer"], held_out=h) for r, h in self.domain.rows(case)],
+        )
 
     def written(self, case: Case) -> list[Example]:
-        rows = self.domain.rows(case)
-        return [
-            Example(r["image_id"], prompts.GENERATE, prompts.qa_reply(r["question"], answer_text(r)), held_out=h)
-            for r, h in rows
-        ]
+        return self._made(
+            ("written", case.name),
+            lambda: [
+                Example(r["image_id"], prompts.GENERATE, prompts.qa_reply(r["question"], answer_text(r)), held_out=held)
+                for r, held in self.domain.rows(case)
+            ],
+        )
 
     def qa_tasks(self, case: Case, weight: float = 1.0) -> list[Task]:
         return [Task("pairs", self.written(case), weight=weight), Task("answers", self.answers(case), weight=weight)]
+
+    def described(self, config: Config) -> list[Example]:
+        """Captions as a model learns to write them."""
+        request = config.caption.prompt or prompts.CAPTION
+        return self._made(
+            ("described", config.caption.model_dump(), config.seed),
+            lambda: [Example(i, request, text) for i, text in self.captions(config).items()],
+        )
+
+    def _made(self, what: tuple[Any, ...], make: Callable[[], list[Example]]) -> list[Example]:
+        """One list for all who ask for the same: arms that share it are not read again."""
+        key = key_of(what)
+        if key not in self.examples:
+            self.examples[key] = make()
+        return self.examples[key]
 
     def captions(self, config: Config) -> dict[str, str]:
         """The teacher's captions of `caption.max_images` training images, by image."""
@@ -108,13 +129,13 @@ class Lab:
         return self.captioned[key]
 
     def checks(self, config: Config) -> list[Example]:
-        key = key_of(config.caption.model_dump(), config.seed)
-        if key not in self.checked:
-            found = word_checks(self.captions(config), config.seed)
-            self.checked[key] = [
-                Example(c.image_id, prompts.CHECK.format(word=c.word), "yes" if c.present else "no") for c in found
-            ]
-        return self.checked[key]
+        return self._made(
+            ("checks", config.caption.model_dump(), config.seed),
+            lambda: [
+                Example(c.image_id, prompts.CHECK.format(word=c.word), "yes" if c.present else "no")
+                for c in word_checks(self.captions(config), config.seed)
+            ],
+        )
 
     def _sample(self, count: int | None, seed: int, without: Iterable[str] = ()) -> list[str]:
         left = [i for i in self.domain.training if i not in set(without)]
@@ -145,8 +166,8 @@ class Lab:
 
     def run(self, experiments: Sequence[Experiment], asked: bool = True) -> list[Result]:
         """Every experiment to its end; with `asked` its model answers the evaluation questions."""
-        methods = [e for e in experiments if e.kind == "method"]
-        others = [e for e in experiments if e.kind not in ("method", "zero_shot")]
+        methods = [e for e in experiments if e.kind in ("method", "generator")]
+        others = [e for e in experiments if e.kind not in ("method", "generator", "zero_shot")]
         final: dict[int, str] = {}
         self.models.setdefault("base", Trained(self.base, 0.0, 0.0))
         final.update({id(e): "base" for e in experiments if e.kind == "zero_shot"})
@@ -163,8 +184,8 @@ class Lab:
             teachers = [] if number else [e for e in others if e.kind == "self_training"]
             found |= {id(e): self._plain_key(e) for e in teachers}
             generators.update({id(e): found[id(e)] for e in active})
-            tuned = self._finetuned([*active, *teachers], found)
-            final.update(tuned)
+            tuned = self._finetuned([*(e for e in active if e.kind == "method"), *teachers], found)
+            final.update({id(e): found[id(e)] for e in active} | tuned)
             starts.update(tuned)
         results = [Result(e.name, e.case.name) for e in experiments]
         self._describe(experiments, results, final, generators)
@@ -195,9 +216,8 @@ class Lab:
             return Arm(
                 self.base, [Task("labels", self.answers(self.domain.cases["full"]))], e.config.finetune, seed, name=e.name
             )
-        request, share = e.config.caption.prompt or prompts.CAPTION, e.config.finetune.label_share
-        described = [Example(i, request, text) for i, text in self.captions(e.config).items()]
-        tasks = [Task("labels", labels, share=share), Task("captions", described, share=1 - share)]
+        share = e.config.finetune.label_share
+        tasks = [Task("labels", labels, share=share), Task("captions", self.described(e.config), share=1 - share)]
         return Arm(self.base, tasks, e.config.finetune, seed, name=e.name)
 
     def _generators(self, experiments: Sequence[Experiment], starts: dict[int, str]) -> dict[int, str]:
@@ -222,8 +242,8 @@ class Lab:
         return warmed | keys
 
     def _distillation(self, e: Experiment, warmed: str) -> Arm:
-        given, request = e.config.distill, e.config.caption.prompt or prompts.CAPTION
-        tasks = [Task("captions", [Example(i, request, c) for i, c in self.captions(e.config).items()])]
+        given = e.config.distill
+        tasks = [Task("captions", self.described(e.config))]
         if given.check_share:
             tasks.append(Task("checks", self.checks(e.config), share=given.check_share))
         if given.qa_weight:

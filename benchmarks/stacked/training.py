@@ -126,16 +126,16 @@ class Rows:
         self.images = torch.tensor([int(e.image_id) for e in examples], device=device)
 
 
-def batches(arm: Arm, places: dict[Example, int], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def batches(arm: Arm, places: dict[int, np.ndarray], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which rows each step of an arm trains on (steps, batch), and the weight of each of a row's reply tokens.
 
-    The rows are those of `leaml.training.draw`; the weight is the task's over the number of its reply tokens in the step.
+    `places` are the rows of each list of examples, by its id. The rows are those of `leaml.training.draw`; the weight is the task's over the number of its reply tokens in the step.
     """
     config, rows, weights = arm.config, [], []
     for number, (task, count) in enumerate(zip(arm.tasks, batch_counts(arm.tasks, config.batch_size), strict=True)):
         if not count:
             continue
-        own = np.array([places[e] for e in task.examples])
+        own = places[id(task.examples)]
         epochs = math.ceil(config.steps * count / len(own))
         orders = [np.random.default_rng((arm.seed, number, epoch)).permutation(len(own)) for epoch in range(epochs)]
         drawn = own[np.concatenate(orders)[: config.steps * count]].reshape(config.steps, count)
@@ -219,9 +219,10 @@ class Parameters:
 def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
     """Train arms of one kind at once: AdamW on (A, P), gradients clipped arm by arm."""
     config, device = arms[0].config, bench.pixels.device
-    examples = list({e: None for a in arms for t in a.tasks for e in t.examples})
-    rows = Rows(bench, examples)
-    places = {e: n for n, e in enumerate(examples)}
+    lists = {id(t.examples): t.examples for a in arms for t in a.tasks}  # arms share most of them
+    numbers: dict[Example, int] = {}
+    places = {key: np.array([numbers.setdefault(e, len(numbers)) for e in listed]) for key, listed in lists.items()}
+    rows = Rows(bench, list(numbers))
     drawn = [batches(a, places, rows.lengths) for a in arms]
     order = torch.tensor(np.stack([d[0] for d in drawn], 1), device=device)  # (steps, A, B)
     worth = torch.tensor(np.stack([d[1] for d in drawn], 1), device=device)

@@ -1,7 +1,7 @@
 """The pipeline's own generation and filters, one model a process, with the stack of models as their engine.
 
-Prompts, parsing, second answers and filters are Python on single replies; the processes do that side by side and put what they ask
-to this process, which answers all of them at once.
+Prompts, parsing, second answers and filters are Python on single replies; the processes do that side by side and put what they
+ask to this process, which answers all of them at once.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def _options(
         model_loading_config={"model_id": model.id, "model_source": config.name},
         engine_kwargs=_engine_arguments(settings, config, adapters_too),
         placement_group_config={"bundles": [bundle]} if engine.gpus <= 1 else {"bundle_per_worker": {"CPU": 1, "GPU": 1}},
-        runtime_env={"env_vars": environment(engine.cpus)},
+        runtime_env={"env_vars": environment(engine.cpus, engine.gpus)},
         log_engine_metrics=False,
         experimental_configs={"stream_batching_interval_ms": 0},
         deployment_config={

@@ -243,9 +243,9 @@ async def _with_first(first: str, rest: AsyncIterator[Any]) -> AsyncIterator[str
         yield event
 
 
-def environment(cpus: float) -> dict[str, str]:
+def environment(cpus: float, gpus: float) -> dict[str, str]:
     """Environment of a replica's process."""
-    return {
+    return ({} if gpus else ON_CPU) | {
         "LEAML_ENGINE_DIES_WITH_PARENT": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),

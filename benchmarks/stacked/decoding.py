@@ -109,6 +109,7 @@ class StackedEngine:
         x = model.embed(weights, ids, shown, self.texts.at + pads)
         width = x.shape[3] // shape.heads
         columns = length + settings.max_tokens
+        layers = model.text_layers(weights, shape)
         cache = [
             tuple(torch.zeros(models * rows, shape.heads, columns, width, device=device) for _ in "kv")
             for _ in range(shape.text_layers)
@@ -124,10 +125,10 @@ class StackedEngine:
             seen = torch.arange(column + x.shape[2], device=device)
             mask = (seen >= ends[..., None]).flatten(0, 1)[:, None, None] & (seen <= here[:, None])
             mask = mask | (seen == here[:, None])  # a pad sees itself: nothing to see would be not a number
-            for number in range(shape.text_layers):
-                x = model.text_layer(weights, shape, number, x, turned, mask, cache[number], column)
+            for own, kept in zip(layers, cache, strict=True):
+                x = model.text_layer(own, shape.heads, shape.norm, x, turned, mask, kept, column)
             column += x.shape[2]
-            chosen, logprob = self._choose(model.logits(weights, shape, x[:, :, -1:])[:, :, 0], settings)
+            chosen, logprob = self._choose(model.logits(*model.head(weights), shape.norm, x[:, :, -1:])[:, :, 0], settings)
             sums.scatter_add_(1, alive, logprob.masked_fill(done, 0))
             found[:, :, step].scatter_(1, alive, chosen.masked_fill(done, self.texts.pad))
             done = done | (chosen == self.texts.end)

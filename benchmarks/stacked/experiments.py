@@ -19,11 +19,13 @@ from typing import Any
 import torch
 
 from benchmarks.label_efficiency import FILTERS
+from benchmarks.pair_precision import truth_of
 from benchmarks.stacked import domain, model
 from benchmarks.stacked.domain import Case, Domain
 from benchmarks.stacked.lab import Experiment, Lab
 from benchmarks.stacked.texts import Texts
 from benchmarks.stacked.training import Bench
+from benchmarks.stacked.workers import Workers
 from leaml.config import Config, resolve_model
 from leaml.config.reading import override, parse
 from pipelines.method import replaced
@@ -72,7 +74,7 @@ def one_factor(given: Domain, choices: dict[str, list[str]], draws: int) -> list
     return [Experiment(name, c, changed(seeded(given.config, c), *keys)) for c in cases for name, keys in choices.items()]
 
 
-def neurons(given: Domain, draws: int = 2) -> list[Experiment]:
+def neurons(given: Domain, draws: int = 1) -> list[Experiment]:
     """Score, ratio and learning rate of distillation, judged by the generator."""
     choices = {
         f"{method} {ratio:g} {rate:g}": [f"score.method={method}", f"score.ratio={ratio}", f"distill.lr={rate}"]
@@ -84,9 +86,9 @@ def neurons(given: Domain, draws: int = 2) -> list[Experiment]:
     return [replace(e, kind="generator") for e in one_factor(given, choices, draws)]
 
 
-def parts(given: Domain, draws: int = 3) -> list[Experiment]:
+def parts(given: Domain, draws: int = 2) -> list[Experiment]:
     """One part of the method at a time, to its adapted model."""
-    choices = {
+    choices: dict[str, list[str]] = {
         "default": [],
         "captions 0": ["distill.skip=true"],
         "captions 250": ["caption.max_images=250"],
@@ -96,17 +98,28 @@ def parts(given: Domain, draws: int = 3) -> list[Experiment]:
         "lambda 3": ["distill.qa_weight=3"],
         "checks 0": ["distill.check_share=0"],
         "checks 1": ["distill.check_share=1"],
+        "distill 1600": ["distill.steps=1600"],
         "pairs 2": ["generate.pairs_per_image=2"],
         "pairs 16": ["generate.pairs_per_image=16"],
         "images 400": ["generate.max_images=400"],
+        "images all": ["generate.max_images=null"],
         "rounds 2": ["rounds=2"],
         "rounds 3": ["rounds=3"],
-        "steps 800": ["finetune.steps=800"],
-        "all": ["score.ratio=1.0"],
+        "finetune 800": ["finetune.steps=800"],
+        "finetune 1e-3": ["finetune.lr=0.001"],
         "correct off": ["generate.correct_above=null"],
         "correct 0.9": ["generate.correct_above=0.9"],
+        "all rows": ["score.ratio=1.0"],
+        "random rows": ["score.method=random"],
     }
-    return one_factor(given, choices, draws)
+    found = one_factor(given, choices, draws)
+    for case in {e.case.name: e.case for e in found}.values():
+        found += [Experiment(kind, case, given.config, kind) for kind in (*LABELS_ALONE, *PLAIN)]
+        config = seeded(given.config, case)
+        questions = sorted({r["question"] for r, _ in given.rows(case)})
+        known = config.generate.model_copy(update={"questions": questions, "pairs_per_image": 0, "max_images": 400})
+        found.append(Experiment("known questions 400", case, config.model_copy(update={"generate": known})))
+    return found
 
 
 PLANS: dict[str, Callable[[Domain], list[Experiment]]] = {"table": table, "neurons": neurons, "parts": parts}
@@ -116,16 +129,15 @@ def run(given: Domain, plan: str, teacher: str, together: int, device: str, work
     """All experiments of a plan; returns what the JSON file holds."""
     began = time.time()
     folder = resolve_model(given.config.model.name)
-    pixels = torch.tensor(given.pixels, device=device)
-    lab: Lab | None = None
 
     def say(line: str) -> None:
         print(f"{time.time() - began:7.1f} s  {line}", flush=True)
 
-    bench = Bench(model.Shape.of(folder), Texts(folder), pixels, together, compile, say)
-    lab = Lab(given, bench, model.load(folder, device), model.load(resolve_model(teacher), device), workers)
-    with lab.workers:
-        results = lab.run(PLANS[plan](given))
+    with Workers(workers, truth_of(given.labeled)) as forked:
+        pixels = torch.tensor(given.pixels, device=device)
+        bench = Bench(model.Shape.of(folder), Texts(folder), pixels, together, compile, say)
+        models = (model.load(resolve_model(name), device) for name in (folder, teacher))
+        results = Lab(given, bench, *models, forked).run(PLANS[plan](given))
     found: dict[str, Any] = {"plan": plan, "config": given.config.model_dump(), "seconds": round(time.time() - began, 1)}
     found |= {"device": torch.cuda.get_device_name() if device != "cpu" else "cpu"}
     found["results"] = [vars(r) | {"correct": "".join("01"[c] for c in r.correct)} for r in results]

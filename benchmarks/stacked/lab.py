@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.pair_precision import truth_of
 from benchmarks.stacked import model, training
 from benchmarks.stacked.decoding import StackedEngine
 from benchmarks.stacked.domain import Case, Domain
@@ -37,8 +36,8 @@ QUESTIONS = 4000
 
 @dataclass(frozen=True)
 class Experiment:
-    """`kind`: "method" (with `config` as it is), "generator" (the same up to distillation, whose model is the final one), or a row
-    of the table that is a training without a generator."""
+    """`kind`: "method" (with `config` as it is), "generator" (the same up to distillation, whose model is then the final one),
+    or a row of the table that is a training without a generator."""
 
     name: str
     case: Case
@@ -66,15 +65,14 @@ def key_of(*parts: Any) -> str:
 class Lab:
     """The models of one domain: `base`, the `teacher`, and every model made on the way, by what it was made of."""
 
-    def __init__(self, domain: Domain, bench: Bench, base: Weights, teacher: Weights, workers: int) -> None:
+    def __init__(self, domain: Domain, bench: Bench, base: Weights, teacher: Weights, workers: Workers) -> None:
         self.domain, self.bench, self.base, self.teacher = domain, bench, base, teacher
         self.models: dict[str, Trained] = {}
         self.scored: dict[str, dict[str, torch.Tensor]] = {}
         self.pairs: dict[str, Pairs] = {}
         self.captioned: dict[str, dict[str, str]] = {}
         self.examples: dict[str, list[Example]] = {}
-        self.workers = Workers(workers, truth_of(domain.labeled))
-        self.most = workers
+        self.workers = workers
         self.began = time.time()
 
     def say(self, line: str) -> None:
@@ -294,7 +292,7 @@ class Lab:
         asking = {id(e): key_of(generators[id(e)], self._questions(e).model_dump(), e.case.name) for e in experiments}
         todo = {asking[id(e)]: (e, generators[id(e)]) for e in experiments if asking[id(e)] not in self.pairs}
         listed = list(todo.items())
-        size = min(self.most, self.bench.together)
+        size = min(len(self.workers.processes), self.bench.together)
         for begin in range(0, len(listed), size):
             part = listed[begin : begin + size]
             self.say(f"pairs of {begin + len(part)} of {len(listed)} generators")

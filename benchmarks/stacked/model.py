@@ -9,8 +9,9 @@ Shapes: A models, B rows each, T tokens, P patches, D hidden size.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -98,7 +99,30 @@ def _join(x: torch.Tensor, models: int) -> torch.Tensor:
     return x.transpose(1, 2).reshape(models, rows // models, length, -1)
 
 
-def image_tokens(weights: Weights, shape: Shape, pixels: torch.Tensor) -> torch.Tensor:
+def part(weights: Weights, prefix: str) -> Weights:
+    """The weights of one module, by their names inside it."""
+    return {name.removeprefix(f"{prefix}."): w for name, w in weights.items() if name.startswith(f"{prefix}.")}
+
+
+@cache
+def fast(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The function compiled for each shape that it meets."""
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+    return torch.compile(function, dynamic=False)
+
+
+def vision_layer(layer: Weights, heads: int, x: torch.Tensor) -> torch.Tensor:
+    """One encoder layer on x (A, B, P, D)."""
+    normed = _layer_norm(layer, "layer_norm1", x, 1e-6)
+    q, k, v = (_split(linear(layer, f"self_attn.{n}_proj", normed), heads) for n in "qkv")
+    seen = _join(functional.scaled_dot_product_attention(q, k, v), len(x))
+    x = x + linear(layer, "self_attn.out_proj", seen)
+    inner = linear(layer, "mlp.fc1", _layer_norm(layer, "layer_norm2", x, 1e-6))
+    return x + linear(layer, "mlp.fc2", functional.gelu(inner, approximate="tanh"))
+
+
+def image_tokens(weights: Weights, shape: Shape, pixels: torch.Tensor, compiled: bool = False) -> torch.Tensor:
     """uint8 (A, B, 3, H, W) -> (A, B, image tokens, D): vision tower, pixel shuffle and connector."""
     models, rows, channels, height, width = pixels.shape
     side, high, wide = shape.patch, height // shape.patch, width // shape.patch
@@ -109,14 +133,9 @@ def image_tokens(weights: Weights, shape: Shape, pixels: torch.Tensor) -> torch.
     kernel = {"p.weight": weights[f"{embedding}.patch_embedding.weight"].flatten(2)}
     kernel["p.bias"] = weights[f"{embedding}.patch_embedding.bias"]
     x = linear(kernel, "p", x).float() + weights[f"{embedding}.position_embedding.weight"].float()[:, None]
+    layer = fast(vision_layer) if compiled else vision_layer
     for number in range(shape.vision_layers):
-        layer = f"{VISION}.encoder.layers.{number}"
-        normed = _layer_norm(weights, f"{layer}.layer_norm1", x, 1e-6)
-        q, k, v = (_split(linear(weights, f"{layer}.self_attn.{n}_proj", normed), shape.heads) for n in "qkv")
-        seen = _join(functional.scaled_dot_product_attention(q, k, v), models)
-        x = x + linear(weights, f"{layer}.self_attn.out_proj", seen)
-        inner = linear(weights, f"{layer}.mlp.fc1", _layer_norm(weights, f"{layer}.layer_norm2", x, 1e-6))
-        x = x + linear(weights, f"{layer}.mlp.fc2", functional.gelu(inner, approximate="tanh"))
+        x = layer(part(weights, f"{VISION}.encoder.layers.{number}"), shape.heads, x)
     x = _layer_norm(weights, f"{VISION}.post_layernorm", x, 1e-6)
     s = shape.scale
     x = x.view(models, rows, high // s, s, wide // s, s, -1).permute(0, 1, 2, 4, 3, 5, 6)
@@ -128,7 +147,7 @@ def embed(weights: Weights, ids: torch.Tensor, images: torch.Tensor, at: torch.T
 
     `at` is the column of the first image token, the same in every row, or (A, B) where rows differ.
     """
-    models, rows, length = ids.shape
+    models, _, length = ids.shape
     offset = torch.arange(models, device=ids.device)[:, None, None] * weights[EMBEDDING].shape[1]
     x = functional.embedding(ids + offset, weights[EMBEDDING].flatten(0, 1)).float()
     count = images.shape[2]
@@ -154,47 +173,68 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 def text_layer(
-    weights: Weights,
-    shape: Shape,
-    number: int,
+    layer: Weights,
+    heads: int,
+    eps: float,
     x: torch.Tensor,
     turned: tuple[torch.Tensor, torch.Tensor],
-    mask: torch.Tensor | None,
+    mask: torch.Tensor | None = None,
     cache: tuple[torch.Tensor, torch.Tensor] | None = None,
     column: int = 0,
 ) -> torch.Tensor:
     """One decoder layer on x (A, B, T, D).
 
     Args:
+        layer: Its weights.
+        heads: Attention heads.
+        eps: Of the norms.
+        x: Input.
         turned: Cosine and sine, broadcastable to (A * B, heads, T, D / heads).
         mask: What each token sees (A * B, 1, T, columns of the cache or T), True where it does; None: all tokens before it.
         cache: Keys and values (A * B, heads, columns, D / heads); those of x are written from `column` on.
+        column: See `cache`.
     """
-    layer = f"{TEXT}.layers.{number}"
-    normed = _rms_norm(weights, f"{layer}.input_layernorm", x, shape.norm)
-    q, k, v = (_split(linear(weights, f"{layer}.self_attn.{n}_proj", normed), shape.heads) for n in "qkv")
+    normed = _rms_norm(layer, "input_layernorm", x, eps)
+    q, k, v = (_split(linear(layer, f"self_attn.{n}_proj", normed), heads) for n in "qkv")
     q, k = rotate(q, *turned), rotate(k, *turned)
     if cache is not None:
         end = column + x.shape[2]
         cache[0][:, :, column:end], cache[1][:, :, column:end] = k, v
         k, v = cache[0][:, :, :end], cache[1][:, :, :end]
     seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-    x = x + linear(weights, f"{layer}.self_attn.o_proj", _join(seen, len(x)))
-    normed = _rms_norm(weights, f"{layer}.post_attention_layernorm", x, shape.norm)
-    gate = functional.silu(linear(weights, f"{layer}.mlp.gate_proj", normed))
-    return x + linear(weights, f"{layer}.mlp.down_proj", gate * linear(weights, f"{layer}.mlp.up_proj", normed))
+    x = x + linear(layer, "self_attn.o_proj", _join(seen, len(x)))
+    normed = _rms_norm(layer, "post_attention_layernorm", x, eps)
+    gate = functional.silu(linear(layer, "mlp.gate_proj", normed))
+    return x + linear(layer, "mlp.down_proj", gate * linear(layer, "mlp.up_proj", normed))
 
 
-def logits(weights: Weights, shape: Shape, x: torch.Tensor) -> torch.Tensor:
-    """(A, B, T, vocabulary) of the last layer's output."""
-    normed = _rms_norm(weights, f"{TEXT}.norm", x, shape.norm)
-    return linear({"head.weight": weights[EMBEDDING]}, "head", normed)
+def text_layers(weights: Weights, shape: Shape) -> list[Weights]:
+    return [part(weights, f"{TEXT}.layers.{number}") for number in range(shape.text_layers)]
+
+
+def logits(norm: torch.Tensor, embedding: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
+    """(A, B, T, vocabulary) of the last layer's output, by the final norm (A, D) and the embeddings (A, vocabulary, D)."""
+    normed = _rms_norm({"norm.weight": norm}, "norm", x, eps)
+    return linear({"head.weight": embedding}, "head", normed)
+
+
+def hidden(
+    weights: Weights, shape: Shape, pixels: torch.Tensor, ids: torch.Tensor, at: int, compiled: bool = False
+) -> torch.Tensor:
+    """Output (A, B, T, D) of the last layer for rows padded on the right; what stands behind a row's end is not to be used."""
+    x = embed(weights, ids, image_tokens(weights, shape, pixels, compiled), at)
+    turned = rotation(torch.arange(ids.shape[2], device=ids.device), shape, x.shape[3] // shape.heads)
+    layer = fast(text_layer) if compiled else text_layer
+    for own in text_layers(weights, shape):
+        x = layer(own, shape.heads, shape.norm, x, turned)
+    return x
+
+
+def head(weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first two arguments of `logits`."""
+    return weights[f"{TEXT}.norm.weight"], weights[EMBEDDING]
 
 
 def forward(weights: Weights, shape: Shape, pixels: torch.Tensor, ids: torch.Tensor, at: int) -> torch.Tensor:
-    """Logits (A, B, T, vocabulary) of rows padded on the right; what stands behind a row's end is not to be used."""
-    x = embed(weights, ids, image_tokens(weights, shape, pixels), at)
-    cos, sin = rotation(torch.arange(ids.shape[2], device=ids.device), shape, x.shape[3] // shape.heads)
-    for number in range(shape.text_layers):
-        x = text_layer(weights, shape, number, x, (cos, sin), None)
-    return logits(weights, shape, x)
+    """Logits (A, B, T, vocabulary), as `hidden`."""
+    return logits(*head(weights), shape.norm, hidden(weights, shape, pixels, ids, at))

@@ -1,7 +1,7 @@
 """Trains a stack of models on the batches, with the losses and the learning rates of `leaml.training.Trainer`.
 
-What is not trained has no gradient: rows that a selection leaves out are masked, LoRA is a sum in front of the product. In float32
-an arm ends with the weights that the Trainer gives it (tests/benchmarks/test_stacked.py).
+What is not trained has no gradient: rows that a selection leaves out are masked, LoRA is a sum in front of the product. In
+float32 an arm ends with the weights that the Trainer gives it (tests/benchmarks/test_stacked.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True)
 class Arm:
-    """One training: `rows` (module -> indices) are the neurons that move, None all weights; with `lora` adapters of that rank."""
+    """One training: `rows` (module -> indices) are the neurons that move, None all weights; with `lora` adapters of that rank
+    on every Linear."""
 
     start: Weights
     tasks: list[Task]
@@ -106,9 +107,9 @@ def _train(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
 
 
 class Rows:
-    """Token ids of every distinct example of some arms, padded on the right: ids, targets, image and length of reply."""
+    """Token ids of every distinct example of some arms, padded on the right to a multiple of a number of tokens."""
 
-    def __init__(self, bench: Bench, examples: Sequence[Example]) -> None:
+    def __init__(self, bench: Bench, examples: Sequence[Example], multiple: int = 1) -> None:
         texts, device = bench.texts, bench.pixels.device
         contexts = [texts.prompt(e.request) for e in examples]
         replies = [texts.reply(e.reply) for e in examples]
@@ -116,6 +117,7 @@ class Rows:
             msg = "stacked models train no reply behind a prefix; leave warmup.describe_first off"
             raise ValueError(msg)
         width = max(len(c) + len(r) for c, r in zip(contexts, replies, strict=True))
+        width = -(-width // multiple) * multiple
         ids = np.full((len(examples), width), texts.pad, np.int32)
         replied = np.zeros((len(examples), width), bool)
         for row, (context, reply) in enumerate(zip(contexts, replies, strict=True)):
@@ -129,7 +131,8 @@ class Rows:
 def batches(arm: Arm, places: dict[int, np.ndarray], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which rows each step of an arm trains on (steps, batch), and the weight of each of a row's reply tokens.
 
-    `places` are the rows of each list of examples, by its id. The rows are those of `leaml.training.draw`; the weight is the task's over the number of its reply tokens in the step.
+    `places` are the rows of each list of examples, by its id. The rows are those of `leaml.training.draw`; the weight is the
+    task's over the number of its reply tokens in the step.
     """
     config, rows, weights = arm.config, [], []
     for number, (task, count) in enumerate(zip(arm.tasks, batch_counts(arm.tasks, config.batch_size), strict=True)):
@@ -144,14 +147,49 @@ def batches(arm: Arm, places: dict[int, np.ndarray], lengths: np.ndarray) -> tup
     return np.concatenate(rows, 1), np.concatenate(weights, 1).astype(np.float32)
 
 
+def cross_entropy(
+    norm: torch.Tensor, embedding: torch.Tensor, eps: float, x: torch.Tensor, targets: torch.Tensor, wanted: torch.Tensor
+) -> torch.Tensor:
+    """Sum (A,) over tokens of `wanted` (A, B, T) x cross-entropy of `targets` (A, B, T), given the last layer's output x."""
+    found = model.logits(norm, embedding, eps, x).float()
+    losses = functional.cross_entropy(found.flatten(0, 2), targets.flatten(), reduction="none")
+    return (losses.view(targets.shape) * wanted).sum((1, 2))
+
+
 def loss_of(
-    weights: Weights, shape: Shape, pixels: torch.Tensor, ids: torch.Tensor, wanted: torch.Tensor, at: int
+    weights: Weights,
+    shape: Shape,
+    pixels: torch.Tensor,
+    ids: torch.Tensor,
+    wanted: torch.Tensor,
+    at: int,
+    compiled: bool = False,
 ) -> torch.Tensor:
     """Loss (A,) of a batch: the sum over tokens of `wanted` (A, B, T) x cross-entropy of the token, given those before it."""
-    found = model.forward(weights, shape, pixels, ids, at)[:, :, :-1]
-    targets = ids[:, :, 1:].long()
-    losses = functional.cross_entropy(found.float().flatten(0, 2), targets.flatten(), reduction="none")
-    return (losses.view(targets.shape) * wanted[:, :, 1:]).sum((1, 2))
+    x = model.hidden(weights, shape, pixels, ids, at, compiled)
+    targets = functional.pad(ids[:, :, 1:], (0, 1)).long()
+    counted = functional.pad(wanted[:, :, 1:], (0, 1))
+    ended = model.fast(cross_entropy) if compiled else cross_entropy
+    return ended(*model.head(weights), shape.norm, x, targets, counted)
+
+
+def update(
+    values: torch.Tensor,
+    gradient: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    rate: torch.Tensor,
+    corrections: torch.Tensor,
+    decay: float,
+    clip: float,
+) -> torch.Tensor:
+    """AdamW in place on (A, P), the gradient's norm clipped model by model; `corrections` are 1 - beta^step of both moments."""
+    gradient = gradient * (clip / (gradient.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1)
+    first.lerp_(gradient, 1 - BETAS[0])
+    second.mul_(BETAS[1]).add_(gradient * gradient * (1 - BETAS[1]))
+    step = first / ((second / corrections[1]).sqrt() + EPSILON)
+    values.copy_(values * (1 - rate * decay) - rate / corrections[0] * step)
+    return values
 
 
 class Parameters:
@@ -217,12 +255,15 @@ class Parameters:
 
 
 def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
-    """Train arms of one kind at once: AdamW on (A, P), gradients clipped arm by arm."""
+    """Train arms of one kind at once; compiled where there are enough of them, all stacks as large as each other."""
+    asked, compiled = len(arms), bench.compile and len(arms) > bench.together // 3
+    if compiled:
+        arms = [*arms, *[arms[-1]] * (bench.together - asked)]
     config, device = arms[0].config, bench.pixels.device
     lists = {id(t.examples): t.examples for a in arms for t in a.tasks}  # arms share most of them
     numbers: dict[Example, int] = {}
     places = {key: np.array([numbers.setdefault(e, len(numbers)) for e in listed]) for key, listed in lists.items()}
-    rows = Rows(bench, list(numbers))
+    rows = Rows(bench, list(numbers), 32 if compiled else 1)
     drawn = [batches(a, places, rows.lengths) for a in arms]
     order = torch.tensor(np.stack([d[0] for d in drawn], 1), device=device)  # (steps, A, B)
     worth = torch.tensor(np.stack([d[1] for d in drawn], 1), device=device)
@@ -231,28 +272,20 @@ def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
     given = Parameters(arms)
     first, second = torch.zeros_like(given.values), torch.zeros_like(given.values)
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-    losses = torch.compile(loss_of, dynamic=False) if bench.compile else loss_of
     total = torch.zeros(len(arms), device=device)
-    decay, clip = config.weight_decay, config.max_grad_norm
+    advance = model.fast(update) if compiled else update
+    corrections = torch.tensor([[1 - b ** (s + 1) for b in BETAS] for s in range(config.steps)], device=device)
     for step in range(config.steps):
         part = order[step]
         wanted = rows.replied[part] * worth[step][..., None]
-        total = losses(
-            given.weights(dtype), bench.shape, bench.pixels[rows.images[part]], rows.ids[part], wanted, bench.texts.at
-        )
+        weights, shown = given.weights(dtype), bench.pixels[rows.images[part]]
+        total = loss_of(weights, bench.shape, shown, rows.ids[part], wanted, bench.texts.at, compiled)
         (gradient,) = torch.autograd.grad(total.sum(), [given.values])
         with torch.no_grad():
             if given.mask is not None:
                 gradient *= given.mask
-            norms = gradient.norm(dim=1, keepdim=True)
-            gradient *= (clip / (norms + 1e-6)).clamp(max=1)
-            first.lerp_(gradient, 1 - BETAS[0])
-            second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-            rate = rates[step][:, None]
-            if decay:
-                given.values.mul_(1 - rate * decay)
-            scaled = (second / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(EPSILON)
-            given.values.sub_(rate / (1 - BETAS[0] ** (step + 1)) * first / scaled)
+            state = (given.values.detach(), gradient, first, second)
+            advance(*state, rates[step][:, None], corrections[step], config.weight_decay, config.max_grad_norm)
     if not torch.isfinite(total).all():
         broken = [a.name for a, t in zip(arms, total.tolist(), strict=True) if not math.isfinite(t)]
         msg = f"the loss of {broken} is not finite after {config.steps} steps; lower the learning rate"
@@ -262,7 +295,7 @@ def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
     return [
         Trained({n: w[number].clone() for n, w in made.items()}, float(arm.config.lr), loss)  # type: ignore[arg-type]
         for number, (arm, loss) in enumerate(zip(arms, total.tolist(), strict=True))
-    ]
+    ][:asked]
 
 
 @torch.no_grad()

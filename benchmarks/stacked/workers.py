@@ -40,10 +40,14 @@ Answer = Callable[[list[int], list[list[Request]], bool], list[list[list[Complet
 
 
 class Workers:
-    """Processes that run `Asking`s; use as a context. `truth` judges the pairs and nothing else."""
+    """Processes that run `Asking`s; use as a context. `truth` judges the pairs and nothing else.
+
+    They are forked, since a process that imports torch anew takes longer than many experiments; so make them before a GPU is
+    used, or a thread of any kind is started.
+    """
 
     def __init__(self, count: int, truth: Truth) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("fork")
         self.pipes, self.processes = [], []
         for _ in range(count):
             ours, theirs = context.Pipe()

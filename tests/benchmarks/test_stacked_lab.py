@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.pair_precision import truth_of
 from benchmarks.stacked import domain, experiments, lab, model
 from benchmarks.stacked.texts import Texts
 from benchmarks.stacked.training import Bench
+from benchmarks.stacked.workers import Workers
 from leaml import config
 from leaml.config import resolve_model
-from leaml.data.budget import draw
 from pipelines.ingest import draw_labels, ingest, sample_refs, training_images
 from pipelines.run import Run
 
@@ -69,10 +70,10 @@ def test_every_row_of_the_table_is_run(given: domain.Domain, monkeypatch: pytest
     folder = resolve_model("leaml-tiny")
     bench = Bench(model.Shape.of(folder), Texts(folder), torch.tensor(given.pixels), together=4)
     teacher = model.load(resolve_model("leaml-tiny-teacher"), "cpu")
-    laboratory = lab.Lab(given, bench, model.load(folder, "cpu"), teacher, workers=2)
     planned = [e for e in experiments.table(given) if e.case.name == "10 % 0"][:13]
     planned.append(lab.Experiment("twice", planned[0].case, experiments.changed(given.config, "rounds=2")))
-    with laboratory.workers:
+    with Workers(2, truth_of(given.labeled)) as workers:
+        laboratory = lab.Lab(given, bench, model.load(folder, "cpu"), teacher, workers)
         found = {r.name: r for r in laboratory.run(planned)}
     assert set(found) == {
         *experiments.LABELS_ALONE,

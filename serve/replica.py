@@ -18,7 +18,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.engine import local_model
+from leaml.engine import ON_CPU, local_model
 from leaml.errors import LeamlError
 from serve import adapters, observe
 from serve.app import Context, create_app

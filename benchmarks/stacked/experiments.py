@@ -86,7 +86,7 @@ def neurons(given: Domain, draws: int = 1) -> list[Experiment]:
     return [replace(e, kind="generator") for e in one_factor(given, choices, draws)]
 
 
-def parts(given: Domain, draws: int = 2) -> list[Experiment]:
+def parts(given: Domain, draws: int = 1) -> list[Experiment]:
     """One part of the method at a time, to its adapted model."""
     choices: dict[str, list[str]] = {
         "default": [],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
-from local_cluster import BIN, bury, family, free_port
+from local_cluster import BIN, HEALTH, bury, family, free_port
 
 
 def _ip(*arguments: str) -> bool:
@@ -68,13 +69,16 @@ class Machines:
         self.bridge, self.cpus = bridge, cpus
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         self.base = Path(tempfile.mkdtemp(prefix="ln-", dir="/tmp"))  # a short name: the paths of Ray's sockets have a limit
-        # every node counts all cores as its own, so threads that wait must not spin
+        # every node counts all cores as its own, so threads that wait must not spin; what vLLM finds out about its own classes,
+        # in a process that takes 7 s, is no work of a node
         own = {"TMPDIR": str(self.base), "HOME": str(self.base), "OMP_WAIT_POLICY": "PASSIVE"}
+        own["VLLM_CACHE_ROOT"] = environment.get("VLLM_CACHE_ROOT", f"{Path.home()}/.cache/vllm")
         self.environment = dict(environment) | own
         port = free_port()
         self.address = f"{bridge.address}:{port}"
         options = [f"--port={port}", f"--ray-client-server-port={free_port()}", "--num-cpus=0", "--include-dashboard=false"]
-        self.head = self._start("", bridge.address, ["--head", f"--temp-dir={self.base}/r", *options])
+        options += [f"--system-config={json.dumps(HEALTH)}", f"--temp-dir={self.base}/r"]
+        self.head = self._start("", bridge.address, ["--head", *options])
 
     def _start(self, namespace: str, ip: str, options: list[str]) -> subprocess.Popen[bytes]:
         agent = f"--dashboard-agent-listen-port={free_port()}"

@@ -12,8 +12,8 @@ from benchmarks.stacked.model import Shape, Weights
 from benchmarks.stacked.texts import Texts
 from leaml.engine import Completion, Request
 
-ROWS = 40_000
-"""Replies that are written at a time, over all models: 0.8 MB each in float32."""
+ROWS = 12_000
+"""Replies that are written at a time, over all models: about a megabyte each in float32."""
 COMPACT = 8
 """Tokens after which finished replies are left out."""
 

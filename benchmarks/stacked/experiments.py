@@ -1,7 +1,7 @@
 """Tables of experiments on stacked models: all methods over budgets and draws, and one choice of the method at a time.
 
     python -m benchmarks.stacked.experiments pack pipelines/configs/demo.yaml FILE.npz [a.b=value ...]
-    python -m benchmarks.stacked.experiments run FILE.npz --plan table --out FILE.json [--teacher FOLDER] [a.b=value ...]
+    python -m benchmarks.stacked.experiments run FILE.npz [a.b=value ...] --plan table --out FILE.json [--teacher FOLDER]
 
 `pack` needs the pipeline's packages; `run` needs torch, tokenizers and leaml, and a GPU if the plan is to end today.
 """
@@ -33,6 +33,8 @@ from pipelines.method import replaced
 BUDGETS = {0.005: 1, 0.01: 5, 0.02: 1, 0.05: 1, 0.1: 1}
 AT = 0.01
 """The budget with several draws, at which choices are compared."""
+FEW = 1
+"""Draws on which the many variants are run."""
 LABELS_ALONE = ("zero_shot", "finetune_labels", "lora_labels")
 PLAIN = ("full_labels", "captions_mixed", "self_training")
 NEURONS = ("all_neurons", "random_neurons", "magnitude_neurons", "lowest_neurons")
@@ -53,16 +55,19 @@ def seeded(config: Config, case: Case) -> Config:
 
 
 def table(given: Domain) -> list[Experiment]:
-    """Every method at every budget; each filter at 1 %."""
+    """The methods at every budget; at 1 % every control, and on the first `FEW` draws each filter and the other neurons."""
     found = []
     for case in given.cases.values():
         if case.name == "full":
             continue
         config = seeded(given.config, case)
-        found += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, *PLAIN)]
-        found.append(Experiment("leaml", case, config))
-        found += [Experiment(name, case, replaced(config, name)) for name in ("no_captions", *NEURONS)]
+        found += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, "full_labels")]
+        found += [Experiment("leaml", case, config), Experiment("no_captions", case, replaced(config, "no_captions"))]
         if case.budget == AT:
+            found += [Experiment(kind, case, config, kind) for kind in ("captions_mixed", "self_training")]
+            neurons = NEURONS if case.draw < FEW else NEURONS[:2]
+            found += [Experiment(name, case, replaced(config, name)) for name in neurons]
+        if case.budget == AT and case.draw < FEW:
             for name, keys in FILTERS.items():
                 found.append(Experiment(f"leaml_{name}", case, changed(config, *(f"generate.filters.{k}" for k in keys))))
     return found
@@ -122,10 +127,19 @@ def parts(given: Domain, draws: int = 1) -> list[Experiment]:
     return found
 
 
-PLANS: dict[str, Callable[[Domain], list[Experiment]]] = {"table": table, "neurons": neurons, "parts": parts}
+def probe(given: Domain) -> list[Experiment]:
+    """What there is to gain: the method beside few labels, no captions and all labels, on one draw of 1 %."""
+    case = next(c for c in given.cases.values() if c.budget == AT)
+    found = [Experiment(kind, case, given.config, kind) for kind in ("zero_shot", "finetune_labels", "full_labels")]
+    return [*found, *(Experiment(n, case, replaced(given.config, n)) for n in ("no_captions", "all_neurons"))]
 
 
-def run(given: Domain, plan: str, teacher: str, together: int, device: str, workers: int, compile: bool) -> dict[str, Any]:
+PLANS: dict[str, Callable[[Domain], list[Experiment]]] = {"table": table, "neurons": neurons, "parts": parts, "probe": probe}
+
+
+def run(
+    given: Domain, plan: str, teacher: str, together: int, device: str, workers: int, compile: bool, seconds: float | None
+) -> dict[str, Any]:
     """All experiments of a plan; returns what the JSON file holds."""
     began = time.time()
     folder = resolve_model(given.config.model.name)
@@ -137,7 +151,8 @@ def run(given: Domain, plan: str, teacher: str, together: int, device: str, work
         pixels = torch.tensor(given.pixels, device=device)
         bench = Bench(model.Shape.of(folder), Texts(folder), pixels, together, compile, say)
         models = (model.load(resolve_model(name), device) for name in (folder, teacher))
-        results = Lab(given, bench, *models, forked).run(PLANS[plan](given))
+        deadline = None if seconds is None else began + seconds
+        results = Lab(given, bench, *models, forked, deadline).run(PLANS[plan](given))
     found: dict[str, Any] = {"plan": plan, "config": given.config.model_dump(), "seconds": round(time.time() - began, 1)}
     found |= {"device": torch.cuda.get_device_name() if device != "cpu" else "cpu"}
     found["results"] = [vars(r) | {"correct": "".join("01"[c] for c in r.correct)} for r in results]
@@ -161,6 +176,7 @@ def main() -> None:
     running.add_argument("--compile", action="store_true")
     running.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     running.add_argument("--threads", type=int)
+    running.add_argument("--seconds", type=float, help="hand over what there is after this time")
     running.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     if given.command == "pack":
@@ -171,7 +187,7 @@ def main() -> None:
     read = Domain.read(given.file)
     read = replace(read, config=changed(read.config, *given.overrides))
     teacher = given.teacher or read.config.caption.teacher.name
-    found = run(read, given.plan, teacher, given.together, given.device, given.workers, given.compile)
+    found = run(read, given.plan, teacher, given.together, given.device, given.workers, given.compile, given.seconds)
     given.out.write_text(json.dumps(found) + "\n")
 
 

@@ -52,7 +52,7 @@ class Result:
     name: str
     case: str
     correct: list[bool] = field(default_factory=list)
-    development: float = 0.0
+    development: float | None = None
     generator: float | None = None
     pairs: dict[str, Any] = field(default_factory=dict)
     trained: dict[str, Any] = field(default_factory=dict)
@@ -63,9 +63,14 @@ def key_of(*parts: Any) -> str:
 
 
 class Lab:
-    """The models of one domain: `base`, the `teacher`, and every model made on the way, by what it was made of."""
+    """The models of one domain: `base`, the `teacher`, and every model made on the way, by what it was made of.
 
-    def __init__(self, domain: Domain, bench: Bench, base: Weights, teacher: Weights, workers: Workers) -> None:
+    After `deadline` (seconds since the epoch) no more questions are asked: models that were not reached have no answers.
+    """
+
+    def __init__(
+        self, domain: Domain, bench: Bench, base: Weights, teacher: Weights, workers: Workers, deadline: float | None = None
+    ) -> None:
         self.domain, self.bench, self.base, self.teacher = domain, bench, base, teacher
         self.models: dict[str, Trained] = {}
         self.scored: dict[str, dict[str, torch.Tensor]] = {}
@@ -73,7 +78,11 @@ class Lab:
         self.captioned: dict[str, dict[str, str]] = {}
         self.examples: dict[str, list[Example]] = {}
         self.workers = workers
-        self.began = time.time()
+        self.began, self.deadline = time.time(), deadline
+
+    def late(self) -> bool:
+        """Whether it is time to hand over what there is."""
+        return self.deadline is not None and time.time() > self.deadline
 
     def say(self, line: str) -> None:
         print(f"{time.time() - self.began:7.1f} s  {line}", flush=True)
@@ -186,9 +195,9 @@ class Lab:
             final.update({id(e): found[id(e)] for e in active} | tuned)
             starts.update(tuned)
         results = [Result(e.name, e.case.name) for e in experiments]
-        self._describe(experiments, results, final, generators)
         if asked:
             self._ask(experiments, results, final)
+        self._describe(experiments, results, final, generators)
         return results
 
     def _plain_key(self, e: Experiment) -> str:
@@ -290,13 +299,17 @@ class Lab:
     def _finetuned(self, experiments: Sequence[Experiment], generators: dict[int, str]) -> dict[int, str]:
         """Generate and finetune; the key of each experiment's adapted model."""
         asking = {id(e): key_of(generators[id(e)], self._questions(e).model_dump(), e.case.name) for e in experiments}
-        todo = {asking[id(e)]: (e, generators[id(e)]) for e in experiments if asking[id(e)] not in self.pairs}
-        listed = list(todo.items())
+        together: dict[str, dict[str, Experiment]] = {}  # what is asked -> pairs to be made of the replies
+        for e in experiments:
+            if asking[id(e)] not in self.pairs:
+                asked = self._questions(e).model_dump(exclude={"filters", "correct_above"})
+                together.setdefault(key_of(generators[id(e)], asked, e.case.name), {})[asking[id(e)]] = e
+        listed = list(together.values())
         size = min(len(self.workers.processes), self.bench.together)
         for begin in range(0, len(listed), size):
             part = listed[begin : begin + size]
             self.say(f"pairs of {begin + len(part)} of {len(listed)} generators")
-            self._generate(part)
+            self._generate(part, generators)
         tuned = {id(e): key_of(asking[id(e)], e.config.finetune.model_dump()) for e in experiments}
         self.train({tuned[id(e)]: lambda e=e: self._finetuning(e, self.pairs[asking[id(e)]]) for e in experiments})  # type: ignore[misc]
         for e in experiments:
@@ -310,22 +323,27 @@ class Lab:
         questions = sorted({r["question"] for r, _ in self.domain.rows(e.case)})
         return e.config.generate.model_copy(update={"questions": questions, "pairs_per_image": 0, "caption": "none"})
 
-    def _generate(self, part: Sequence[tuple[str, tuple[Experiment, str]]]) -> None:
-        weights = model.stack([self.models[generator].weights for _, (_, generator) in part])
+    def _generate(self, part: Sequence[dict[str, Experiment]], generators: dict[int, str]) -> None:
+        firsts = [next(iter(made.values())) for made in part]
+        weights = model.stack([self.models[generators[id(e)]].weights for e in firsts])
         base = StackedEngine(model.stack([self.base]), self.bench.shape, self.bench.texts, self.bench.pixels)
 
         def answer(which: list[int], requests: list[list[Request]], of_base: bool) -> list[Any]:
             if of_base:
                 return [base.generate([asked])[0] for asked in requests]
-            chosen = {n: w[which] for n, w in weights.items()}
-            seed = part[0][1][0].config.generate.seed
+            chosen, seed = {n: w[which] for n, w in weights.items()}, firsts[0].config.generate.seed
             return StackedEngine(chosen, self.bench.shape, self.bench.texts, self.bench.pixels, seed).generate(requests)
 
         askings = [
-            Asking(self._questions(e), self.unlabeled(e), e.config.caption.prompt or prompts.CAPTION) for _, (e, _) in part
+            Asking(
+                [self._questions(e) for e in made.values()],
+                self.unlabeled(first),
+                first.config.caption.prompt or prompts.CAPTION,
+            )
+            for made, first in zip(part, firsts, strict=True)
         ]
-        for (key, _), found in zip(part, self.workers.run(askings, answer), strict=True):
-            self.pairs[key] = found
+        for made, found in zip(part, self.workers.run(askings, answer), strict=True):
+            self.pairs.update(zip(made, found, strict=True))
 
     def _finetuning(self, e: Experiment, pairs: Pairs) -> Arm:
         share = e.config.finetune.label_share
@@ -343,10 +361,10 @@ class Lab:
             for kind, key in (("development", final[id(e)]), ("generator", generators.get(id(e)))):
                 if key is None:
                     continue
-                if (key, e.case.name) not in judged:
+                if (key, e.case.name) not in judged and not self.late():
                     found = training.judge(self.bench, [self.models[key].weights], [self.development(e)])
                     judged[key, e.case.name] = found[0][0]
-                setattr(result, kind, judged[key, e.case.name])
+                setattr(result, kind, judged.get((key, e.case.name)))
             trained = self.models[final[id(e)]]
             result.trained = {"lr": trained.lr, "loss": trained.loss, "sweep": trained.sweep}
             if final[id(e)] in self.pairs:
@@ -360,6 +378,8 @@ class Lab:
         requests = [Request(None, r["image_id"], ask(r), max_tokens=limit) for r in self.domain.asked]  # type: ignore[arg-type]
         verdicts: dict[str, list[bool]] = {}
         for begin in range(0, len(keys), self.bench.together):
+            if self.late():
+                break
             part = keys[begin : begin + self.bench.together]
             self.say(f"answers of {begin + len(part)} of {len(keys)} models")
             weights = model.stack([self.models[k].weights for k in part])
@@ -370,4 +390,4 @@ class Lab:
                     for r, (c,) in zip(self.domain.asked, replies, strict=True)
                 ]
         for e, result in zip(experiments, results, strict=True):
-            result.correct = verdicts[final[id(e)]]
+            result.correct = verdicts.get(final[id(e)], [])

@@ -57,9 +57,8 @@ def seeded(config: Config, case: Case) -> Config:
 def table(given: Domain) -> list[Experiment]:
     """The methods at every budget; at 1 % every control, and on the first `FEW` draws each filter and the other neurons."""
     found = []
-    for case in given.cases.values():
-        if case.name == "full":
-            continue
+    cases = [c for c in given.cases.values() if c.name != "full"]
+    for case in sorted(cases, key=lambda c: c.budget != AT):
         config = seeded(given.config, case)
         found += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, "full_labels")]
         found += [Experiment("leaml", case, config), Experiment("no_captions", case, replaced(config, "no_captions"))]

@@ -373,7 +373,7 @@ class Lab:
 
     def _ask(self, experiments: Sequence[Experiment], results: Sequence[Result], final: dict[int, str]) -> None:
         """Greedy answers to the evaluation questions."""
-        keys = sorted(set(final.values()))
+        keys = list(dict.fromkeys(final[id(e)] for e in experiments))
         limit = experiments[0].config.evaluate.max_tokens
         requests = [Request(None, r["image_id"], ask(r), max_tokens=limit) for r in self.domain.asked]  # type: ignore[arg-type]
         verdicts: dict[str, list[bool]] = {}

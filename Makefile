@@ -15,7 +15,7 @@ demo: setup ## Adapt the shipped tiny model to its demo data and write the repor
 test: setup ## Lint, format check, types and tests; PYTEST_ARGS="-k name" narrows the last
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
-	@$(BIN)/python -m mypy
+	@$(BIN)/python -m mypy --num-workers 2
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 models: setup ## Retrain the two shipped tiny models from the procedural world

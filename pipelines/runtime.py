@@ -26,13 +26,19 @@ QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 
+PRIVATE = {
+    "RAY_AUTH_MODE": "disabled",  # on loopback it needs no token file in the user's home
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training, which waits for news of nodes to be taken away
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # between looks whether a training has ended; one machine can afford more
+}
+"""Environment of a Ray of this process's own."""
+
 
 def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
     """Connect to `resources.address`, or start Ray in this process; then check that the plan fits."""
-    for name, value in (QUIET if verbose else QUIET | {"RAY_BACKEND_LOG_LEVEL": "fatal"}).items():
+    quiet = QUIET if verbose else QUIET | {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+    for name, value in (quiet | (PRIVATE if resources.address is None else {})).items():
         os.environ.setdefault(name, value)
-    if resources.address is None:  # a private Ray on loopback needs no token file in the user's home
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     warnings.filterwarnings("ignore", category=FutureWarning)
     import ray
 

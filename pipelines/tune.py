@@ -56,10 +56,9 @@ def tune(config: Config, verbose: bool = False) -> Found:
         if not labels.validation.num_rows:
             msg = "a search needs labels held out for validation; set data.budget.validation_fraction above 0"
             raise ConfigError(msg)
-        start_ray(_shared(config).resources, verbose)
         settings = config.model_dump(mode="json", exclude={"name", "storage", "resources"})
         step = run.step("tune", settings, [*sources.training, labels_key(labels)])
-        run.execute(step, lambda: _search(run, step, sources, labels))
+        run.execute(step, lambda: _search(run, step, sources, labels, verbose))
         found = _read(step)
         for name in ("best.yaml", "trials.md", "trials.json", "plot.svg"):
             files.write_bytes(files.join(run.folder, "tune", name), files.read_bytes(step.path(name)))
@@ -83,9 +82,10 @@ def _check_loggers(config: Config) -> None:
         raise ConfigError(msg)
 
 
-def _search(run: Run, step: Step, sources: Sources, labels: Labels) -> dict[str, Any]:
+def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: bool) -> dict[str, Any]:
     """What all trials share, the trials, then the finalists with further seeds; writes the step's files."""
     config = run.config
+    start_ray(_shared(config).resources, verbose)
     questions = Labels(labels.validation, labels.validation.slice(0, 0), "")
     validation = write_examples(step.path("validation.parquet"), answer_examples(questions))
     plan = Plan(_shared(config), validation, labels.key)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from leaml import tables
-from leaml.config import ModelConfig, TrainConfig, parse, resolve_model
+from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, parse, resolve_model
 from leaml.data.store import ImageStore
 from leaml.neurons import scores, selection
 from leaml.neurons.units import feed_forwards
@@ -58,7 +58,7 @@ def test_three_workers_with_two_examples_score_as_one_process(tmp_path: Path) ->
             method="neurons",
             selection=str(folder),
         )
-        run_training("train", job, run.config.resources)
+        run_training("train", job, ResourcesConfig())
 
     vlm = load.load(ModelConfig())
     linears = scores.all_linears(vlm.model)

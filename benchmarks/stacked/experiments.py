@@ -54,21 +54,33 @@ def seeded(config: Config, case: Case) -> Config:
     return config.model_copy(update={"score": config.score.model_copy(update={"seed": case.draw})})
 
 
-def table(given: Domain) -> list[Experiment]:
-    """The methods at every budget; at 1 % every control, and on the first `FEW` draws each filter and the other neurons."""
-    found = []
+Plan = list[list[Experiment]]
+"""Groups of experiments; what a group gave is written before the next one begins."""
+
+
+def table(given: Domain) -> Plan:
+    """The methods at 1 %, then at the other budgets, then on the first `FEW` draws every other control and each filter."""
     cases = [c for c in given.cases.values() if c.name != "full"]
-    for case in sorted(cases, key=lambda c: c.budget != AT):
+    at, rest = [c for c in cases if c.budget == AT], [c for c in cases if c.budget != AT]
+    groups = [_methods(given, at, NEURONS[:2]), _methods(given, rest, ())]
+    few = [c for c in at if c.draw < FEW]
+    last = [Experiment(kind, c, seeded(given.config, c), kind) for c in few for kind in ("captions_mixed", "self_training")]
+    for case in few:
+        config = seeded(given.config, case)
+        last += [Experiment(name, case, replaced(config, name)) for name in NEURONS[2:]]
+        for name, keys in FILTERS.items():
+            last.append(Experiment(f"leaml_{name}", case, changed(config, *(f"generate.filters.{k}" for k in keys))))
+    return [group for group in (*groups, last) if group]
+
+
+def _methods(given: Domain, cases: list[Case], controls: tuple[str, ...]) -> list[Experiment]:
+    """The label-only baselines, all labels, the method, the method without captions, and some controls."""
+    found = []
+    for case in cases:
         config = seeded(given.config, case)
         found += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, "full_labels")]
-        found += [Experiment("leaml", case, config), Experiment("no_captions", case, replaced(config, "no_captions"))]
-        if case.budget == AT:
-            found += [Experiment(kind, case, config, kind) for kind in ("captions_mixed", "self_training")]
-            neurons = NEURONS if case.draw < FEW else NEURONS[:2]
-            found += [Experiment(name, case, replaced(config, name)) for name in neurons]
-        if case.budget == AT and case.draw < FEW:
-            for name, keys in FILTERS.items():
-                found.append(Experiment(f"leaml_{name}", case, changed(config, *(f"generate.filters.{k}" for k in keys))))
+        found.append(Experiment("leaml", case, config))
+        found += [Experiment(name, case, replaced(config, name)) for name in ("no_captions", *controls)]
     return found
 
 
@@ -78,7 +90,7 @@ def one_factor(given: Domain, choices: dict[str, list[str]], draws: int) -> list
     return [Experiment(name, c, changed(seeded(given.config, c), *keys)) for c in cases for name, keys in choices.items()]
 
 
-def neurons(given: Domain, draws: int = 1) -> list[Experiment]:
+def neurons(given: Domain, draws: int = 1) -> Plan:
     """Score, ratio and learning rate of distillation, judged by the generator."""
     choices = {
         f"{method} {ratio:g} {rate:g}": [f"score.method={method}", f"score.ratio={ratio}", f"distill.lr={rate}"]
@@ -87,10 +99,10 @@ def neurons(given: Domain, draws: int = 1) -> list[Experiment]:
         for rate in RATES
     }
     choices |= {f"all 1 {rate:g}": ["score.ratio=1.0", f"distill.lr={rate}"] for rate in RATES}
-    return [replace(e, kind="generator") for e in one_factor(given, choices, draws)]
+    return [[replace(e, kind="generator") for e in one_factor(given, choices, draws)]]
 
 
-def parts(given: Domain, draws: int = 1) -> list[Experiment]:
+def parts(given: Domain, draws: int = 1) -> Plan:
     """One part of the method at a time, to its adapted model."""
     choices: dict[str, list[str]] = {
         "default": [],
@@ -123,39 +135,45 @@ def parts(given: Domain, draws: int = 1) -> list[Experiment]:
         questions = sorted({r["question"] for r, _ in given.rows(case)})
         known = config.generate.model_copy(update={"questions": questions, "pairs_per_image": 0, "max_images": 400})
         found.append(Experiment("known questions 400", case, config.model_copy(update={"generate": known})))
-    return found
+    return [found]
 
 
-def probe(given: Domain) -> list[Experiment]:
-    """What there is to gain: the method beside few labels, no captions and all labels, on one draw of 1 %."""
-    case = next(c for c in given.cases.values() if c.budget == AT)
-    found = [Experiment(kind, case, given.config, kind) for kind in ("zero_shot", "finetune_labels", "full_labels")]
-    return [*found, *(Experiment(n, case, replaced(given.config, n)) for n in ("no_captions", "all_neurons"))]
+PLANS: dict[str, Callable[[Domain], Plan]] = {"table": table, "neurons": neurons, "parts": parts}
 
 
-PLANS: dict[str, Callable[[Domain], list[Experiment]]] = {"table": table, "neurons": neurons, "parts": parts, "probe": probe}
+def run(given: Domain, plan: str, teacher: str, bench: dict[str, Any], workers: int, seconds: float | None, out: Path) -> None:
+    """All experiments of a plan, group by group; the file `out` is written after each.
 
-
-def run(
-    given: Domain, plan: str, teacher: str, together: int, device: str, workers: int, compile: bool, seconds: float | None
-) -> dict[str, Any]:
-    """All experiments of a plan; returns what the JSON file holds."""
-    began = time.time()
+    Args:
+        given: The domain.
+        plan: A key of `PLANS`.
+        teacher: Folder of the model that captions.
+        bench: `device`, and further arguments of `Bench`.
+        workers: Processes that parse and filter.
+        seconds: Time after which no further question is asked and no group begun; None: no limit.
+        out: JSON file.
+    """
+    began, device = time.time(), bench.pop("device")
     folder = resolve_model(given.config.model.name)
 
     def say(line: str) -> None:
         print(f"{time.time() - began:7.1f} s  {line}", flush=True)
 
+    found: dict[str, Any] = {"plan": plan, "config": given.config.model_dump(), "results": []}
     with Workers(workers, truth_of(given.labeled)) as forked:
         pixels = torch.tensor(given.pixels, device=device)
-        bench = Bench(model.Shape.of(folder), Texts(folder), pixels, together, compile, say)
+        made = Bench(model.Shape.of(folder), Texts(folder), pixels, progress=say, **bench)
         models = (model.load(resolve_model(name), device) for name in (folder, teacher))
-        deadline = None if seconds is None else began + seconds
-        results = Lab(given, bench, *models, forked, deadline).run(PLANS[plan](given))
-    found: dict[str, Any] = {"plan": plan, "config": given.config.model_dump(), "seconds": round(time.time() - began, 1)}
-    found |= {"device": torch.cuda.get_device_name() if device != "cpu" else "cpu"}
-    found["results"] = [vars(r) | {"correct": "".join("01"[c] for c in r.correct)} for r in results]
-    return found
+        lab = Lab(given, made, *models, forked, None if seconds is None else began + seconds)
+        for group in PLANS[plan](given):
+            if lab.late():
+                say(f"no time is left for {len(group)} experiments")
+                break
+            for result in lab.run(group):
+                found["results"].append(vars(result) | {"correct": "".join("01"[c] for c in result.correct)})
+            found |= {"seconds": round(time.time() - began, 1), "device": device}
+            out.write_text(json.dumps(found) + "\n")
+            say(f"{len(found['results'])} results")
 
 
 def main() -> None:
@@ -170,7 +188,7 @@ def main() -> None:
     running.add_argument("--plan", choices=PLANS, default="table")
     running.add_argument("--out", type=Path, required=True)
     running.add_argument("--teacher", help="folder; default: the configuration's")
-    running.add_argument("--together", type=int, default=32)
+    running.add_argument("--together", type=int, default=24)
     running.add_argument("--workers", type=int, default=14)
     running.add_argument("--compile", action="store_true")
     running.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -186,8 +204,8 @@ def main() -> None:
     read = Domain.read(given.file)
     read = replace(read, config=changed(read.config, *given.overrides))
     teacher = given.teacher or read.config.caption.teacher.name
-    found = run(read, given.plan, teacher, given.together, given.device, given.workers, given.compile, given.seconds)
-    given.out.write_text(json.dumps(found) + "\n")
+    bench = {"device": given.device, "together": given.together, "compile": given.compile}
+    run(read, given.plan, teacher, bench, given.workers, given.seconds, given.out)
 
 
 if __name__ == "__main__":

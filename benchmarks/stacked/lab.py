@@ -172,7 +172,7 @@ class Lab:
         self.models.update(zip(missing, found, strict=True))
 
     def run(self, experiments: Sequence[Experiment], asked: bool = True) -> list[Result]:
-        """Every experiment to its end; with `asked` its model answers the evaluation questions."""
+        """Every experiment to its end; with `asked` its model answers the evaluation questions. What is there is used."""
         methods = [e for e in experiments if e.kind in ("method", "generator")]
         others = [e for e in experiments if e.kind not in ("method", "generator", "zero_shot")]
         final: dict[int, str] = {}
@@ -186,14 +186,20 @@ class Lab:
         most = max((e.config.rounds for e in methods), default=0)
         for number in range(most):
             active = [e for e in methods if e.config.rounds > number]
+            if not active and number:
+                break
             self.say(f"generators, round {number + 1}")
             found = self._generators(active, starts)
             teachers = [] if number else [e for e in others if e.kind == "self_training"]
             found |= {id(e): self._plain_key(e) for e in teachers}
             generators.update({id(e): found[id(e)] for e in active})
             tuned = self._finetuned([*(e for e in active if e.kind == "method"), *teachers], found)
-            final.update({id(e): found[id(e)] for e in active} | tuned)
+            final.update({id(e): found[id(e)] for e in active if e.kind == "generator"} | tuned)
             starts.update(tuned)
+            methods = [e for e in methods if e.kind == "generator" or id(e) in tuned]
+        for e in (e for e in experiments if id(e) not in final):
+            self.say(f"{e.name} of {e.case.name}: no pair was accepted, so it has no result")
+        experiments = [e for e in experiments if id(e) in final]
         results = [Result(e.name, e.case.name) for e in experiments]
         if asked:
             self._ask(experiments, results, final)
@@ -310,6 +316,7 @@ class Lab:
             part = listed[begin : begin + size]
             self.say(f"pairs of {begin + len(part)} of {len(listed)} generators")
             self._generate(part, generators)
+        experiments = [e for e in experiments if self.pairs[asking[id(e)]].accepted]  # the pipeline's step fails without any
         tuned = {id(e): key_of(asking[id(e)], e.config.finetune.model_dump()) for e in experiments}
         self.train({tuned[id(e)]: lambda e=e: self._finetuning(e, self.pairs[asking[id(e)]]) for e in experiments})  # type: ignore[misc]
         for e in experiments:

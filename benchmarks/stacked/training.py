@@ -55,7 +55,8 @@ class Bench:
     shape: Shape
     texts: Texts
     pixels: torch.Tensor
-    together: int = 32
+    together: int = 24
+    few: int = 6
     compile: bool = False
     progress: Callable[[str], None] = lambda line: None
 
@@ -255,15 +256,16 @@ class Parameters:
 
 
 def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
-    """Train arms of one kind at once; compiled where there are enough of them, all stacks as large as each other."""
-    asked, compiled = len(arms), bench.compile and len(arms) > bench.together // 3
-    if compiled:
-        arms = [*arms, *[arms[-1]] * (bench.together - asked)]
+    """Train arms of one kind at once. Compiled stacks have one of two sizes, since every other one is compiled anew."""
+    asked = len(arms)
+    if bench.compile:
+        size = bench.together if asked > bench.few else bench.few
+        arms = [*arms, *[arms[-1]] * (size - asked)]
     config, device = arms[0].config, bench.pixels.device
     lists = {id(t.examples): t.examples for a in arms for t in a.tasks}  # arms share most of them
     numbers: dict[Example, int] = {}
     places = {key: np.array([numbers.setdefault(e, len(numbers)) for e in listed]) for key, listed in lists.items()}
-    rows = Rows(bench, list(numbers), 32 if compiled else 1)
+    rows = Rows(bench, list(numbers), 64 if bench.compile else 1)
     drawn = [batches(a, places, rows.lengths) for a in arms]
     order = torch.tensor(np.stack([d[0] for d in drawn], 1), device=device)  # (steps, A, B)
     worth = torch.tensor(np.stack([d[1] for d in drawn], 1), device=device)
@@ -273,13 +275,13 @@ def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
     first, second = torch.zeros_like(given.values), torch.zeros_like(given.values)
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     total = torch.zeros(len(arms), device=device)
-    advance = model.fast(update) if compiled else update
+    advance = model.fast(update) if bench.compile else update
     corrections = torch.tensor([[1 - b ** (s + 1) for b in BETAS] for s in range(config.steps)], device=device)
     for step in range(config.steps):
         part = order[step]
         wanted = rows.replied[part] * worth[step][..., None]
         weights, shown = given.weights(dtype), bench.pixels[rows.images[part]]
-        total = loss_of(weights, bench.shape, shown, rows.ids[part], wanted, bench.texts.at, compiled)
+        total = loss_of(weights, bench.shape, shown, rows.ids[part], wanted, bench.texts.at, bench.compile)
         (gradient,) = torch.autograd.grad(total.sum(), [given.values])
         with torch.no_grad():
             if given.mask is not None:

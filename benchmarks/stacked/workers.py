@@ -54,10 +54,10 @@ class Workers:
         self.pipes, self.processes = [], []
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, truth), daemon=True)
+            self.pipes.append(ours)
+            process = context.Process(target=_serve, args=(theirs, truth, list(self.pipes)), daemon=True)
             process.start()
             theirs.close()
-            self.pipes.append(ours)
             self.processes.append(process)
 
     def __enter__(self) -> Workers:
@@ -109,7 +109,10 @@ class _Remote:
         return [self.known[r] for r in requests]
 
 
-def _serve(pipe: Connection, truth: Truth) -> None:
+def _serve(pipe: Connection, truth: Truth, inherited: Sequence[Connection]) -> None:
+    """Answer until the other end is closed; `inherited` are our copies of such ends, which would keep it open."""
+    for other in inherited:
+        other.close()
     while wait([pipe]):
         try:
             asking = pipe.recv()

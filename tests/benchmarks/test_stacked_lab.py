@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from benchmarks.pair_precision import truth_of
-from benchmarks.stacked import domain, experiments, lab, model
-from benchmarks.stacked.texts import Texts
-from benchmarks.stacked.training import Bench
-from benchmarks.stacked.workers import Workers
+from benchmarks.stacked import domain, experiments, lab
 from leaml import config
 from leaml.config import resolve_model
+from leaml.errors import InputError
 from pipelines.ingest import draw_labels, ingest, sample_refs, training_images
 from pipelines.run import Run
 
@@ -30,13 +27,17 @@ SMALL = [
     "generate.max_tokens=24",
     "evaluate.baselines.finetune_labels.steps=2",
     "evaluate.baselines.lora_labels.steps=2",
+    *(f"{section}.precision=float32" for section in ("warmup", "distill", "finetune")),
+    *(f"evaluate.baselines.{name}.precision=float32" for name in ("finetune_labels", "lora_labels")),
+    *(f"{section}.batch_size=8" for section in ("warmup", "distill", "finetune")),
+    *(f"evaluate.baselines.{name}.batch_size=8" for name in ("finetune_labels", "lora_labels")),
 ]
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> domain.Domain:
     storage = tmp_path_factory.mktemp("stacked")
-    made = domain.make(DEMO, [*SMALL, f"storage={storage}"], {0.1: 2})
+    made = domain.make(DEMO, [*SMALL, f"storage={storage}"], {0.1: 1})
     file = storage / "domain.npz"
     made.save(file)
     read = domain.Domain.read(file)
@@ -63,26 +64,50 @@ def test_cases_hold_the_labels_and_images_that_a_run_draws(given: domain.Domain)
         assert [ids[int(i)] for i in found] == expected
 
 
-def test_every_row_of_the_table_is_run(given: domain.Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_of_the_table_is_run_and_written(
+    given: domain.Domain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(experiments, "AT", 0.1)
-    monkeypatch.setattr(experiments, "FILTERS", {"hard": ["hardness=true"], "balanced": ["max_answer_share=0.5"]})
-    monkeypatch.setitem(given.cases, "10 % 1", given.cases["10 % 0"])
-    folder = resolve_model("leaml-tiny")
-    bench = Bench(model.Shape.of(folder), Texts(folder), torch.tensor(given.pixels), together=4)
-    teacher = model.load(resolve_model("leaml-tiny-teacher"), "cpu")
-    planned = [e for e in experiments.table(given) if e.case.name == "10 % 0"]
-    planned.append(lab.Experiment("twice", planned[0].case, experiments.changed(given.config, "rounds=2")))
-    with Workers(2, truth_of(given.labeled)) as workers:
-        laboratory = lab.Lab(given, bench, model.load(folder, "cpu"), teacher, workers)
-        found = {r.name: r for r in laboratory.run(planned)}
-    assert set(found) == {
-        *experiments.LABELS_ALONE,
-        *experiments.PLAIN,
-        *experiments.NEURONS,
-        "leaml",
-        "no_captions",
-        "leaml_hard",
-        "leaml_balanced",
-        "twice",
-    }
-    assert all(len(r.correct) == len(given.asked) for r in found.values())
+    monkeypatch.setattr(experiments, "FILTERS", {"sure": ["min_mean_logprob=-0.05"], "none": ["max_answer_chars=1"]})
+    monkeypatch.setattr(lab, "QUESTIONS", 24)
+    twice = lab.Experiment("twice", given.cases["10 % 0"], experiments.changed(given.config, "rounds=2"))
+    planned = [*experiments.table(given), [twice]]
+    monkeypatch.setitem(experiments.PLANS, "table", lambda given: planned)
+    out = tmp_path / "found.json"
+    bench = {"device": "cpu", "together": 4}
+    experiments.run(given, "table", resolve_model("leaml-tiny-teacher"), bench, 2, None, out)
+    found = {r["name"]: r for r in json.loads(out.read_text())["results"]}
+    controls = {*experiments.LABELS_ALONE, *experiments.PLAIN, *experiments.NEURONS, "no_captions"}
+    assert set(found) == controls | {"leaml", "leaml_sure", "twice"}  # leaml_none accepts no pair
+    assert {len(r["correct"]) for r in found.values()} == {len(given.asked)}
+    worth = {name: row["pairs"] for name, row in found.items() if row["pairs"]}
+    assert set(worth) == set(found) - {*experiments.LABELS_ALONE, "full_labels", "captions_mixed"}
+    assert worth["leaml_sure"]["accepted"] < worth["leaml"]["accepted"]
+    assert worth["leaml_sure"]["counts"]["pairs"] == worth["leaml"]["counts"]["pairs"]
+    assert worth["leaml"]["counts"]["pairs"] >= 16  # two for each of the eight images, and corrections
+    assert found["leaml"]["generator"] != found["no_captions"]["generator"]
+    assert found["zero_shot"]["trained"]["lr"] == 0 and found["finetune_labels"]["trained"]["sweep"]
+
+
+def test_no_group_is_begun_when_time_is_up(given: domain.Domain, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    experiments.run(given, "table", resolve_model("leaml-tiny-teacher"), {"device": "cpu"}, 1, -1.0, out)
+    assert not out.exists()
+
+
+def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="stacked models take 32 x 32 alone"):
+        domain.make(DEMO, [*SMALL, f"storage={tmp_path}"], {}, size=32)
+
+
+def test_plans_change_one_thing_at_a_time(given: domain.Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "AT", 0.1)
+    (scored,) = experiments.neurons(given)
+    assert len({e.name for e in scored}) == len(scored) == 6 * 3 * 4 + 4
+    assert {e.kind for e in scored} == {"generator"}
+    (varied,) = experiments.parts(given)
+    named = {e.name: e.config for e in varied if e.kind == "method"}
+    default = named["default"]
+    assert named["rounds 2"] == default.model_copy(update={"rounds": 2})
+    assert named["known questions 400"].generate.questions == sorted({r["question"] for r, _ in given.rows(varied[0].case)})
+    assert all(config != default for name, config in named.items() if name != "default")

@@ -29,7 +29,7 @@ from leaml.training import Example, Task, Trainer, Worker
 from leaml.vlm import load
 from pipelines.models import engine_spec
 
-FRAMES, TEST_FRAMES, STEPS, LR, SIZE = 16_000, 500, 4000, 1e-3, 64
+FRAMES, TEST_FRAMES, STEPS, LR, SIZE = 16_000, 500, 4000, 2e-3, 64
 
 
 def describe(model: str, images: list[Path]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import sports_teacher
+from benchmarks import sports_captions, sports_teacher
 from leaml.config import ModelConfig, TrainConfig
 from leaml.vlm import load
 
@@ -16,7 +16,7 @@ SKIING = "A picture of skiing. A player in red is at the top left. 3 trees are v
 
 
 def test_sentences_by_what_they_are_about() -> None:
-    found = sports_teacher.parts(SKIING)
+    found = sports_captions.parts(SKIING)
     assert found["sport"] == {"A picture of skiing."}
     assert found["people"] == {"A player in red is at the top left."}
     assert found["numbers"] == {"3 trees are visible.", "1 flag is visible."}
@@ -27,7 +27,7 @@ def test_a_kind_is_right_when_it_says_what_is_true_and_nothing_else() -> None:
     turned = (
         "A picture of tennis. A player in red is in the center. A player in blue is at the top left. A ball is in the center."
     )
-    found = sports_teacher.right([turned, SKIING, SKIING], [TENNIS, SKIING, SKIING.replace("3 trees", "2 trees")])
+    found = sports_captions.right([turned, SKIING, SKIING], [TENNIS, SKIING, SKIING.replace("3 trees", "2 trees")])
     assert found == {
         "sport": 1.0,
         "people": 1.0,
@@ -41,7 +41,7 @@ def test_training_goes_on_from_the_shipped_teacher_and_reads_training_frames_onl
     frames = sports_teacher.rendered(tmp_path / "frames", {"train": 8, "test": 2}, 64, 3)
     assert not (tmp_path / "frames.part").exists()
     rows = [json.loads(line) for line in (frames / "captions.jsonl").read_text().splitlines()]
-    trained, held_out = (sports_teacher.read_captions(frames, split) for split in ("train", "test"))
+    trained, held_out = (sports_captions.read_captions(frames, split) for split in ("train", "test"))
     assert len(trained) == 8
     assert len(held_out) == 2
     assert {**trained, **held_out} == {frames / row["image"]: row["caption"] for row in rows}

@@ -31,6 +31,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_images() -> Iterator[None]:
+    """As many as trainings of some steps draw from; 30,000 take longer to render than these trainings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "POOL", 2000)
+        patch.setattr(train, "measure", functools.partial(train.measure, size=50))
+        yield
+
+
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     out = tmp_path_factory.mktemp("teacher")
@@ -59,8 +68,6 @@ def short_base(out: Path) -> dict:
 
 
 def test_a_killed_training_goes_on_after_its_last_finished_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "POOL", 200)
-    monkeypatch.setattr(train, "measure", functools.partial(train.measure, size=50))
     whole = short_base(tmp_path / "whole")
     assert whole["text_loss"][0] > 5
     assert not (tmp_path / "whole" / "phases").exists()

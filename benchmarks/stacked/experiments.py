@@ -188,7 +188,7 @@ def main() -> None:
     running.add_argument("--plan", choices=PLANS, default="table")
     running.add_argument("--out", type=Path, required=True)
     running.add_argument("--teacher", help="folder; default: the configuration's")
-    running.add_argument("--together", type=int, default=24)
+    running.add_argument("--together", type=int, default=32)
     running.add_argument("--workers", type=int, default=14)
     running.add_argument("--compile", action="store_true")
     running.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

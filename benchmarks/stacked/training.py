@@ -55,8 +55,8 @@ class Bench:
     shape: Shape
     texts: Texts
     pixels: torch.Tensor
-    together: int = 24
-    few: int = 6
+    together: int = 32
+    few: int = 10
     compile: bool = False
     progress: Callable[[str], None] = lambda line: None
 

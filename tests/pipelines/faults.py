@@ -30,6 +30,8 @@ PATIENCE = 120.0
 """Seconds after which a test gives up waiting for another process."""
 EVENTS = {"driver": "marks/driver-*", "engine": "marks/engine-*", "asked": "log/*", "committed": "out/rows/*.parquet"}
 """What can be waited for, as files in a step's folder."""
+HURRY = "hurry"
+"""The mark that lets calls of the engine take no time any more."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class WatchedEngine(ScriptedEngine):
         call = Path(self.spec.marks, uuid.uuid4().hex)
         call.write_text(json.dumps([r.image_id for r in requests]))
         call.rename(Path(self.spec.log, f"{os.getpid()}-{call.name}"))
-        time.sleep(self.seconds)
+        if not Path(self.spec.marks, HURRY).exists():
+            time.sleep(self.seconds)
         return [[Completion(text, -0.5, "stop", 3) for text in self._texts(r)] for r in requests]
 
 
@@ -169,6 +172,10 @@ class Step:
             assert process.poll() is None, self.said()
             process.kill()
             assert process.wait() == -signal.SIGKILL
+
+    def hurry(self) -> None:
+        """What was to be seen is seen; the rest of the step may take no time."""
+        Path(self.marks, HURRY).touch()
 
     def seen(self, event: str) -> int:
         """How often an event has happened."""

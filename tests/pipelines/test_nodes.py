@@ -55,9 +55,10 @@ def test_an_added_node_is_used_within_a_minute(tmp_path: Path, cluster: Any) -> 
         node = cluster.add_node(num_cpus=3)
         faults.wait(lambda: len(work_by_engine(step)) == 2, "work of an engine on the new node")
         assert time.monotonic() - began < 60
+        faults.wait(lambda: min(work_by_engine(step).values()) > 10, "ten calls of each engine")
+        step.hurry()
         summary = running.result()
     assert set(engines(step).values()) == {ray.get_runtime_context().get_node_id(), node.node_id}
-    assert min(work_by_engine(step).values()) > 10
     step.check_finished(summary)
     cluster.remove_node(node)
 

@@ -6,6 +6,7 @@ Kvasir-VQA's list answers differ only in their order ("pink; red" and "red; pink
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 import unicodedata
@@ -31,6 +32,7 @@ _LEAD = re.compile(
 _LETTER_WITH_TEXT = re.compile(r"^\(?([A-Za-z])(?:\)[.:]?|[.:])\s+(\S.*)$", re.S)
 
 
+@functools.lru_cache(maxsize=1 << 16)  # a data set has many more rows than different questions and answers
 def normalise(text: str) -> str:
     """Canonical form of a short answer or question.
 

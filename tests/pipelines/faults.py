@@ -73,7 +73,7 @@ class WatchedEngine(ScriptedEngine):
 class Faulty(CaptionLike):
     """From its third unit on, fails when a file of `folder` is "written" to disk or has been "published" there.
 
-    The disk is full then, or with `driver` that process and this worker are killed (kill -9).
+    Where `folder` is "engine", before the engine is asked. The disk is full then, or with `driver` that process and this worker are killed (kill -9).
     """
 
     def __init__(self, folder: str, moment: str, driver: int | None = None) -> None:
@@ -82,6 +82,8 @@ class Faulty(CaptionLike):
     def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
         self.units += 1
         if self.units == 3:
+            if self.folder == "engine":
+                self._fail()
             sync = os.fsync
 
             def fail_or_sync(handle: int) -> None:
@@ -228,4 +230,4 @@ def wait(condition: Any, what: str) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, f"waited {PATIENCE:.0f} s in vain for {what}"
-        time.sleep(0.005)
+        time.sleep(0.02)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
-import sys
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,12 +16,11 @@ from PIL import Image
 
 from leaml import tables
 from leaml.config import ResourcesConfig
-from leaml.data import files, store
+from leaml.data import store
 from leaml.data.store import ImageIndex
 from leaml.engine import Completion, Engine, EngineSpec, Request
 from leaml.errors import ModelError
-from pipelines.unit import make_units
-from pipelines.units import Item, run_units
+from pipelines.units import Item
 
 RESOURCES = ResourcesConfig(engines=1, engine_units=1)
 MAX_PIXELS = 1_000_000
@@ -99,38 +96,6 @@ class Broken(CaptionLike):
         return changed.get(self.how, rows), counts
 
 
-class KillsDriver(CaptionLike):
-    """Kills the driver and this worker (kill -9) at a moment of the third unit.
-
-    Moments: "before" the engine is asked; "temporary", when the rows are in a temporary file; "published", right after.
-    """
-
-    def __init__(self, driver: int, moment: str) -> None:
-        self.driver, self.moment, self.units = driver, moment, 0
-
-    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
-        self.units += 1
-        if self.units == 3:
-            if self.moment == "before":
-                self._kill()
-            publish = files._publish
-
-            def publish_and_kill(temporary: Path, path: Path, if_absent: bool) -> bool:
-                if path.parent.name != "rows":
-                    return publish(temporary, path, if_absent)
-                if self.moment == "published":
-                    publish(temporary, path, if_absent)
-                return self._kill()
-
-            files._publish = publish_and_kill
-        return super().__call__(engine, items)
-
-    def _kill(self) -> bool:
-        os.kill(self.driver, signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
-        return False
-
-
 def png(number: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (number % 256, number // 256, 7)).save(buffer, "PNG")
@@ -158,13 +123,3 @@ def published(output: Path) -> Counter[str]:
         for f in (*output.glob("rows/*.parquet"), *output.glob("quarantine/*.parquet"))
     ]
     return Counter(i for part in parts for i in part)
-
-
-def drive(address: str, images: str, output: str, log: str, moment: str, size: int) -> None:
-    """The driver process that is killed: joins the test's Ray and runs the step."""
-    import ray
-
-    ray.init(address=address, log_to_driver=False)
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    units = make_units("caption", store.index(images), {}, size)
-    run_units("x", units, ScriptedSpec("x", log=log), KillsDriver(os.getpid(), moment), output, RESOURCES, MAX_PIXELS)

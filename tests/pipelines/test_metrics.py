@@ -18,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipelines import metrics, train
 from pipelines.metrics import StepMetrics
 from pipelines.runtime import quiet_data
+from pipelines.unit import make_units
+from pipelines.units import run_units
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +73,9 @@ def run_map_step(tmp_path: Path, output: str) -> dict[str, Any]:
     log = tmp_path / "log"
     log.mkdir()
     refs = scripted.images_table(tmp_path / "images", 13, corrupt=(5,))
-    units = scripted.make_units("caption", refs, {}, 4)
+    units = make_units("caption", refs, {}, 4)
     spec = scripted.ScriptedSpec("scripted", log=str(log))
-    return scripted.run_units("caption", units, spec, scripted.CaptionLike(), output, scripted.RESOURCES, scripted.MAX_PIXELS)
+    return run_units("caption", units, spec, scripted.CaptionLike(), output, scripted.RESOURCES, scripted.MAX_PIXELS)
 
 
 def test_verdicts_of_pairs_are_told_apart(endpoint: str) -> None:

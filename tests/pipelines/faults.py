@@ -73,8 +73,8 @@ class WatchedEngine(ScriptedEngine):
 class Faulty(CaptionLike):
     """From its third unit on, fails when a file of `folder` is "written" to disk or has been "published" there.
 
-    Where `folder` is "engine", before the engine is asked. The disk is full then, or with `driver` that process and this worker are
-    killed (kill -9).
+    Where `folder` is "engine", before the engine is asked. The disk is full then, or with `driver` that process and this
+    worker are killed (kill -9).
     """
 
     def __init__(self, folder: str, moment: str, driver: int | None = None) -> None:

@@ -78,7 +78,13 @@ pip() {
 }
 
 install_torch_cpu() {
-    pip install --no-deps "torch==$TORCH" || pip install --no-deps --index-url "$TORCH_INDEX" "torch==$TORCH"
+    pip install --no-deps --no-compile "torch==$TORCH" ||
+        pip install --no-deps --no-compile --index-url "$TORCH_INDEX" "torch==$TORCH"
+}
+
+# What pip would do with one core. Some packages hold files for other versions of Python, which pip passes over too.
+compile_all() {
+    "$VENV_PYTHON" -m compileall -q -j 0 .venv/lib/python3.11/site-packages || true
 }
 
 # Names of the CUDA builds that some other tool left beside the CPU torch; they break `import vllm` (requirements/cpu.lock).
@@ -93,7 +99,8 @@ cuda_wheels() {
 
 install_cpu() {
     phase "torch $TORCH" install_torch_cpu
-    phase "packages of requirements/cpu.lock" pip install --no-deps -r requirements/cpu.lock
+    phase "packages of requirements/cpu.lock" pip install --no-deps --no-compile -r requirements/cpu.lock
+    phase "bytecode" compile_all
     phase "project" pip install --no-deps --no-build-isolation -e .
     local left
     left=$(cuda_wheels)

@@ -18,6 +18,7 @@ from leaml import engine_process
 
 def core():
     engine_process.die_with_parent()
+    print("watches", flush=True)
     time.sleep(60)
 
 if __name__ == "__main__":
@@ -41,7 +42,7 @@ def asker(tmp_path):
         process = subprocess.Popen([sys.executable, str(file), argument], stdout=subprocess.PIPE, env=environment, text=True)
         started.append(process)
         core = int(process.stdout.readline())
-        time.sleep(1.5)  # the core imports, then watches
+        assert process.stdout.readline() == "watches\n"
         return process, core
 
     yield start

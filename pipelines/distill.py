@@ -15,6 +15,14 @@ from pipelines.train import Judge, TaskFile, TrainJob, run_training, write_examp
 from pipelines.warmup import qa_tasks
 
 
+def check_examples(captions: dict[str, str], seed: int) -> list[Example]:
+    """Yes/no questions about words of captions (image id -> caption)."""
+    return [
+        Example(c.image_id, prompts.CHECK.format(word=c.word), "yes" if c.present else "no")
+        for c in word_checks(captions, seed)
+    ]
+
+
 def distill(
     run: Run,
     sources: Sources,
@@ -36,10 +44,7 @@ def distill(
         examples = [Example(i, request, c) for i, c in texts.items()]
         tasks = [TaskFile("captions", write_examples(step.path("captions.parquet"), examples))]
         if config.check_share:
-            checks = [
-                Example(c.image_id, prompts.CHECK.format(word=c.word), "yes" if c.present else "no")
-                for c in word_checks(texts, run.config.seed)
-            ]
+            checks = check_examples(texts, run.config.seed)
             tasks.append(TaskFile("checks", write_examples(step.path("checks.parquet"), checks), share=config.check_share))
         if config.qa_weight:
             tasks += qa_tasks(warmed, config.qa_weight)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from leaml import config
+from leaml import config, tables
 from leaml.config import Config
 from leaml.errors import InputError
+from pipelines.ingest import Labels
 
 Row = dict[str, Any]
 
@@ -50,9 +51,10 @@ class Domain:
     training: list[str]
     cases: dict[str, Case]
 
-    def rows(self, case: Case) -> list[tuple[Row, bool]]:
-        """The labeled rows of a case with whether they are held out, as `pipelines.ingest.Labels.rows`."""
-        return [(self.labeled[p], False) for p in case.train] + [(self.labeled[p], True) for p in case.validation]
+    def labels(self, case: Case) -> Labels:
+        """The labels of a case, as a run draws them."""
+        parts = (tables.table([self.labeled[p] for p in places], tables.LABELED) for places in (case.train, case.validation))
+        return Labels(*parts, key=case.name)
 
     def save(self, file: Path) -> None:
         facts = {

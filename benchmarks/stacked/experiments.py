@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.label_efficiency import FILTERS
+from benchmarks.label_efficiency import FILTERS, FILTERS_AT, FULL_BUDGETS
 from benchmarks.pair_precision import truth_of
 from benchmarks.stacked import domain, model
 from benchmarks.stacked.domain import Case, Domain
@@ -28,10 +28,9 @@ from benchmarks.stacked.training import Bench
 from benchmarks.stacked.workers import Workers
 from leaml.config import Config, resolve_model
 from leaml.config.reading import override, parse
-from pipelines.method import replaced
+from pipelines.method import replaced, self_training
 
-BUDGETS = {0.005: 1, 0.01: 5, 0.02: 1, 0.05: 1, 0.1: 1}
-AT = 0.01
+AT = FILTERS_AT
 """The budget with several draws, at which choices are compared."""
 FEW = 1
 """Draws on which the many variants are run."""
@@ -132,8 +131,7 @@ def parts(given: Domain, draws: int = 1) -> Plan:
     for case in {e.case.name: e.case for e in found}.values():
         found += [Experiment(kind, case, given.config, kind) for kind in (*LABELS_ALONE, *PLAIN)]
         config = seeded(given.config, case)
-        questions = sorted({r["question"] for r, _ in given.rows(case)})
-        known = config.generate.model_copy(update={"questions": questions, "pairs_per_image": 0, "max_images": 400})
+        known = self_training(config, given.labels(case)).generate.model_copy(update={"max_images": 400})
         found.append(Experiment("known questions 400", case, config.model_copy(update={"generate": known})))
     return [found]
 
@@ -197,7 +195,7 @@ def main() -> None:
     running.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     if given.command == "pack":
-        domain.make(given.config, given.overrides, BUDGETS).save(given.file)
+        domain.make(given.config, given.overrides, FULL_BUDGETS).save(given.file)
         return
     if given.threads:
         torch.set_num_threads(given.threads)

@@ -23,12 +23,14 @@ from benchmarks.stacked.model import Weights
 from benchmarks.stacked.training import Arm, Bench, Trained
 from benchmarks.stacked.workers import Asking, Pairs, Workers
 from leaml import prompts, scoring
-from leaml.checks import word_checks
 from leaml.config import Config
 from leaml.engine import Request
 from leaml.neurons import selection
-from leaml.scoring import answer_text, ask
+from leaml.scoring import ask
 from leaml.training import Example, Task
+from pipelines.distill import check_examples
+from pipelines.method import self_training
+from pipelines.warmup import answer_examples, pair_examples
 
 QUESTIONS = 4000
 """Questions about unlabeled images that no pair is made for; models are compared on them without looking at the test set."""
@@ -90,22 +92,11 @@ class Lab:
     # examples, as the steps make them
 
     def answers(self, case: Case) -> list[Example]:
-        return self._made(
-            ("answers", case.name),
-            lambda: [Example(r["image_id"], ask(r), r["answer"], held_out=h) for r, h in self.domain.rows(case)],
-        )
-
-    def written(self, case: Case) -> list[Example]:
-        return self._made(
-            ("written", case.name),
-            lambda: [
-                Example(r["image_id"], prompts.GENERATE, prompts.qa_reply(r["question"], answer_text(r)), held_out=held)
-                for r, held in self.domain.rows(case)
-            ],
-        )
+        return self._made(("answers", case.name), lambda: answer_examples(self.domain.labels(case)))
 
     def qa_tasks(self, case: Case, weight: float = 1.0) -> list[Task]:
-        return [Task("pairs", self.written(case), weight=weight), Task("answers", self.answers(case), weight=weight)]
+        pairs = self._made(("pairs", case.name), lambda: pair_examples(self.domain.labels(case), {}))
+        return [Task("pairs", pairs, weight=weight), Task("answers", self.answers(case), weight=weight)]
 
     def described(self, config: Config) -> list[Example]:
         """Captions as a model learns to write them."""
@@ -136,16 +127,12 @@ class Lab:
         return self.captioned[key]
 
     def checks(self, config: Config) -> list[Example]:
-        return self._made(
-            ("checks", config.caption.model_dump(), config.seed),
-            lambda: [
-                Example(c.image_id, prompts.CHECK.format(word=c.word), "yes" if c.present else "no")
-                for c in word_checks(self.captions(config), config.seed)
-            ],
-        )
+        what = ("checks", config.caption.model_dump(), config.seed)
+        return self._made(what, lambda: check_examples(self.captions(config), config.seed))
 
     def _sample(self, count: int | None, seed: int, without: Iterable[str] = ()) -> list[str]:
-        left = [i for i in self.domain.training if i not in set(without)]
+        left_out = set(without)
+        left = [i for i in self.domain.training if i not in left_out]
         if count is None or len(left) <= count:
             return left
         ranked = sorted(left, key=lambda i: hashlib.sha256(f"{seed}:{self.domain.names[int(i)]}".encode()).digest())
@@ -154,14 +141,18 @@ class Lab:
     def unlabeled(self, experiment: Experiment) -> list[str]:
         """The images that the generator writes about."""
         given = experiment.config.generate
-        labeled = {r["image_id"] for r, _ in self.domain.rows(experiment.case)}
-        return self._sample(given.max_images, given.seed, labeled)
+        return self._sample(given.max_images, given.seed, self.domain.labels(experiment.case).image_ids)
 
     def development(self, experiment: Experiment) -> list[Example]:
         """Questions about training images that are neither labeled nor written about."""
-        used = {r["image_id"] for r, _ in self.domain.rows(experiment.case)} | set(self.unlabeled(experiment))
-        rows = [r for r in self.domain.labeled if r["image_id"] not in used]
-        return [Example(r["image_id"], ask(r), r["answer"]) for r in rows[:: max(1, len(rows) // QUESTIONS)][:QUESTIONS]]
+        given = experiment.config.generate
+
+        def make() -> list[Example]:
+            used = self.domain.labels(experiment.case).image_ids | set(self.unlabeled(experiment))
+            rows = [r for r in self.domain.labeled if r["image_id"] not in used]
+            return [Example(r["image_id"], ask(r), r["answer"]) for r in rows[:: max(1, len(rows) // QUESTIONS)][:QUESTIONS]]
+
+        return self._made(("development", experiment.case.name, given.max_images, given.seed), make)
 
     # steps
 
@@ -171,8 +162,8 @@ class Lab:
         found = training.run(self.bench, list(missing.values())) if missing else []
         self.models.update(zip(missing, found, strict=True))
 
-    def run(self, experiments: Sequence[Experiment], asked: bool = True) -> list[Result]:
-        """Every experiment to its end; with `asked` its model answers the evaluation questions. What is there is used."""
+    def run(self, experiments: Sequence[Experiment]) -> list[Result]:
+        """Every experiment to its end, its model's answers to the evaluation questions included. What is there is used."""
         methods = [e for e in experiments if e.kind in ("method", "generator")]
         others = [e for e in experiments if e.kind not in ("method", "generator", "zero_shot")]
         final: dict[int, str] = {}
@@ -183,8 +174,7 @@ class Lab:
         self.train({key: lambda e=e: self._plain(e) for key, e in plain.items()})  # type: ignore[misc]
         final.update({id(e): self._plain_key(e) for e in others if e.kind != "self_training"})
         generators, starts = {}, {id(e): "base" for e in methods}
-        most = max((e.config.rounds for e in methods), default=0)
-        for number in range(most):
+        for number in range(max((e.config.rounds for e in methods), default=1)):
             active = [e for e in methods if e.config.rounds > number]
             if not active and number:
                 break
@@ -201,8 +191,7 @@ class Lab:
             self.say(f"{e.name} of {e.case.name}: no pair was accepted, so it has no result")
         experiments = [e for e in experiments if id(e) in final]
         results = [Result(e.name, e.case.name) for e in experiments]
-        if asked:
-            self._ask(experiments, results, final)
+        self._ask(experiments, results, final)
         self._describe(experiments, results, final, generators)
         return results
 
@@ -327,8 +316,7 @@ class Lab:
         """The generate section; self-training asks the labeled questions about every image instead."""
         if e.kind != "self_training":
             return e.config.generate
-        questions = sorted({r["question"] for r, _ in self.domain.rows(e.case)})
-        return e.config.generate.model_copy(update={"questions": questions, "pairs_per_image": 0, "caption": "none"})
+        return self_training(e.config, self.domain.labels(e.case)).generate
 
     def _generate(self, part: Sequence[dict[str, Experiment]], generators: dict[int, str]) -> None:
         firsts = [next(iter(made.values())) for made in part]
@@ -369,8 +357,7 @@ class Lab:
                 if key is None:
                     continue
                 if (key, e.case.name) not in judged and not self.late():
-                    found = training.judge(self.bench, [self.models[key].weights], [self.development(e)])
-                    judged[key, e.case.name] = found[0][0]
+                    judged[key, e.case.name], _ = training.judge(self.bench, self.models[key].weights, self.development(e))
                 setattr(result, kind, judged.get((key, e.case.name)))
             trained = self.models[final[id(e)]]
             result.trained = {"lr": trained.lr, "loss": trained.loss, "sweep": trained.sweep}

@@ -43,13 +43,12 @@ def draw(given: Domain, case: Case, results: dict[str, dict[str, Any]], names: l
             for row, hit in zip(given.asked, verdicts, strict=True)
         ]
         predictions[name] = tables.table(rows, tables.PREDICTIONS)
-    images = {row["image_id"] for row, _ in given.rows(case)}
     pairs = {
         name: {k: v for k, v in results[name]["pairs"].items() if k != "counts"} for name in names if results[name]["pairs"]
     }
     rows = {name: evaluation.summarise(table) for name, table in predictions.items()}
     dataset = given.config.data.evaluation.path or given.config.data.evaluation.format
-    return {"dataset": dataset, "labels": len(images), "rows": rows, "predictions": predictions, "pairs": pairs}
+    return {"dataset": dataset, "labels": given.labels(case).images, "rows": rows, "predictions": predictions, "pairs": pairs}
 
 
 def budgets(given: Domain, found: Found) -> list[list[dict[str, Any]]]:

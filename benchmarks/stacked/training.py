@@ -68,7 +68,7 @@ def run(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
     visible = [_at(replace(a, tasks=[_visible(t) for t in a.tasks]), lr) for a, lr in tries]
     judged: dict[int, list[dict[str, float]]] = {}
     for (arm, lr), tried in zip(tries, _train(bench, visible), strict=True):
-        accuracy, loss = judge(bench, [tried.weights], [_held_out(arm)])[0]
+        accuracy, loss = judge(bench, tried.weights, _held_out(arm))
         judged.setdefault(id(arm), []).append({"lr": lr, "accuracy": accuracy, "loss": loss})
     final = []
     for arm in arms:
@@ -301,20 +301,16 @@ def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
 
 
 @torch.no_grad()
-def judge(bench: Bench, models: Sequence[Weights], asked: Sequence[Sequence[Example]]) -> list[tuple[float, float]]:
-    """Share of each model's replies whose every token is its first choice, and their mean loss, in float32."""
-    found = []
-    for weights, examples in zip(models, asked, strict=True):
-        hits, losses = [], []
-        for part in _parts(Rows(bench, examples), len(examples), 2048):
-            ids, replied, images = part
-            out = model.forward(model.stack([weights]), bench.shape, bench.pixels[images][None], ids[None], bench.texts.at)
-            out, targets, counted = out[0, :, :-1].float(), ids[:, 1:].long(), replied[:, 1:]
-            hits.append(((out.argmax(-1) == targets) | ~counted).all(1))
-            each = functional.cross_entropy(out.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
-            losses.append((each * counted).sum(1) / counted.sum(1))
-        found.append((float(torch.cat(hits).float().mean()), float(torch.cat(losses).mean())))
-    return found
+def judge(bench: Bench, weights: Weights, examples: Sequence[Example]) -> tuple[float, float]:
+    """Share of a model's replies whose every token is its first choice, and their mean loss, in float32."""
+    hits, losses, one = [], [], model.stack([weights])
+    for ids, replied, images in _parts(Rows(bench, examples), len(examples), 2048):
+        out = model.forward(one, bench.shape, bench.pixels[images][None], ids[None], bench.texts.at)
+        out, targets, counted = out[0, :, :-1].float(), ids[:, 1:].long(), replied[:, 1:]
+        hits.append(((out.argmax(-1) == targets) | ~counted).all(1))
+        each = functional.cross_entropy(out.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+        losses.append((each * counted).sum(1) / counted.sum(1))
+    return float(torch.cat(hits).float().mean()), float(torch.cat(losses).mean())
 
 
 def _parts(rows: Rows, count: int, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:

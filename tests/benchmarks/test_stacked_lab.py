@@ -56,6 +56,7 @@ def test_cases_hold_the_labels_and_images_that_a_run_draws(given: domain.Domain)
         for places, table in ((case.train, labels.train), (case.validation, labels.validation)):
             mine = [(given.labeled[p]["question"], given.labeled[p]["answer"]) for p in places]
             assert mine == list(zip(table["question"].to_pylist(), table["answer"].to_pylist(), strict=True))
+        assert given.labels(case).images == labels.images
         laboratory = lab.Lab.__new__(lab.Lab)
         laboratory.domain = given
         found = laboratory.unlabeled(lab.Experiment("leaml", case, given.config))
@@ -109,5 +110,7 @@ def test_plans_change_one_thing_at_a_time(given: domain.Domain, monkeypatch: pyt
     named = {e.name: e.config for e in varied if e.kind == "method"}
     default = named["default"]
     assert named["rounds 2"] == default.model_copy(update={"rounds": 2})
-    assert named["known questions 400"].generate.questions == sorted({r["question"] for r, _ in given.rows(varied[0].case)})
+    assert named["known questions 400"].generate.questions == sorted(
+        {r["question"] for r, _ in given.labels(varied[0].case).rows()}
+    )
     assert all(config != default for name, config in named.items() if name not in ("default", "pairs 2"))

@@ -1,10 +1,10 @@
 """A visual question answering set of another domain: sports, with all six Kvasir-VQA types, rendered when it is needed.
 
-    python -m benchmarks.sports FOLDER [--frames 4000] [--test-frames 1000] [--size 96] [--seed 0] [--sports tennis pong ...]
+    python -m benchmarks.sports FOLDER [--frames 4000] [--test-frames 1000] [--size 64] [--seed 0] [--sports tennis pong ...]
 
 Writes, all determined by the seed:
 
-    FOLDER/frames/train/*.png, FOLDER/frames/test/*.png     frames of seven Atari games, from different episodes
+    FOLDER/frames/train/*.png, FOLDER/frames/test/*.png     close-ups of seven Atari games, from different episodes
     FOLDER/train.jsonl, FOLDER/test.jsonl                   image, question, answer, question_type: the reader `jsonl`
     FOLDER/captions.jsonl                                   image, caption: the truth about every frame
 
@@ -23,10 +23,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from benchmarks.sports_games import GAMES, Frame, frames
+from benchmarks.sports_camera import check_size, close_up
+from benchmarks.sports_games import GAMES, frames
 from benchmarks.sports_questions import caption, questions
 from leaml.errors import DataError, LeamlError
 
@@ -38,19 +38,6 @@ _PATIENCE = 60  # frames looked at for one that is taken, before a game is given
 Row = dict[str, Any]
 
 
-def shrink(frame: Frame, size: int) -> np.ndarray:
-    """The picture as uint8 (size, size, 3): each pixel takes the colour, of those it covers, that is rarest in the frame.
-
-    Averaging would leave a ball of four pixels a pale hint of itself, the nearest pixel would lose it, and the brightest would
-    lose what is dark on a light field. The rarest keeps all of them, in colours that are really there.
-    """
-    rarity = np.bincount(frame.screen.ravel(), minlength=256).argsort(kind="stable").argsort().astype(np.uint8)
-    ranks = rarity[frame.screen]
-    for axis in (0, 1):
-        ranks = np.minimum.reduceat(ranks, np.arange(size) * ranks.shape[axis] // size, axis)
-    return frame.palette[rarity.argsort()[ranks]]
-
-
 def render(
     split: str, counts: dict[str, int], size: int, seed: int, seen: set[bytes], folder: Path
 ) -> tuple[list[Row], list[Row]]:
@@ -59,7 +46,7 @@ def render(
     Args:
         split: train or test; part of the key of every episode.
         counts: Frames of each sport.
-        size: Edge of the pictures.
+        size: Edge of the pictures (benchmarks.sports_camera).
         seed: Seed of the whole set.
         seen: Hashes of the pictures so far, of both splits; added to.
         folder: Where `frames/<split>` is made.
@@ -74,17 +61,17 @@ def render(
         source = frames(sport, f"{seed} {split}", refused)
         taken = 0
         while taken < wanted:
-            frame = next(source)
-            picture = shrink(frame, size)
-            identity = hashlib.sha256(picture.tobytes()).digest()
-            if identity in seen:
-                refused["seen before"] += 1
+            whole = next(source)
+            name = f"frames/{split}/{sport}-{whole.episode:04d}-{whole.number:02d}.png"
+            rng = random.Random(f"{seed} {name}")
+            frame = close_up(whole, size, rng)
+            picture = b"" if frame is None else frame.palette[frame.screen].tobytes()
+            if frame is None or (identity := hashlib.sha256(picture).digest()) in seen:
+                refused["nothing in view" if frame is None else "seen before"] += 1
             else:
                 seen.add(identity)
                 taken += 1
-                name = f"frames/{split}/{sport}-{frame.episode:04d}-{frame.number:02d}.png"
-                Image.fromarray(picture).save(folder / name)
-                rng = random.Random(f"{seed} {name}")
+                Image.frombytes("RGB", (size, size), picture).save(folder / name)
                 asked += [
                     {"image": name, "question": q.question, "answer": q.answer, "question_type": q.question_type}
                     for q in questions(frame, rng)
@@ -120,19 +107,21 @@ def write(file: Path, rows: Iterable[Row]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def build(folder: Path, numbers: dict[str, int], size: int = 96, seed: int = 0, sports: Sequence[str] = tuple(GAMES)) -> Row:
+def build(folder: Path, numbers: dict[str, int], size: int = 64, seed: int = 0, sports: Sequence[str] = tuple(GAMES)) -> Row:
     """Write the whole set; returns its statistics.
 
     Args:
         folder: Must not hold frames yet.
         numbers: Frames per split: train and test.
-        size: Edge of the pictures in pixels.
+        size: Edge of the pictures in pixels of the emulator; at most 66, the rows of bowling, for all sports.
         seed: Decides every byte.
         sports: Keys of `GAMES`.
     """
     if (folder / "frames").exists():
         msg = f"{folder} already holds frames; remove it or name another folder"
         raise DataError(msg)
+    for sport in sports:
+        check_size(sport, size)
     seen: set[bytes] = set()
     every, found = [], {}
     for split, number in numbers.items():
@@ -168,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--frames", type=int, default=4000)
     parser.add_argument("--test-frames", type=int, default=1000)
-    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sports", nargs="+", choices=tuple(GAMES), default=tuple(GAMES))
     parser.add_argument("--json", type=Path, help="also write the statistics to this file")

@@ -44,7 +44,8 @@ KITS = {
 """Colours of shirts and balls. Each episode draws its own, so that they must be seen and do not follow from the game."""
 
 _CALIBRATION = 120  # frames that show the empty field behind moving objects
-_EDGE = 8  # columns at the left that the games do not use
+EDGE = 8
+"""Columns at the left that the games do not use."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,10 @@ class Thing:
 
 @dataclass(frozen=True)
 class Frame:
-    """A checked picture: `screen` (210, 160) of numbers of colours in `palette` (256, 3), and the objects in it."""
+    """A checked picture: `screen` (H, W) of numbers of colours in `palette` (256, 3), and the objects in it.
+
+    As a game shows it, it has 210 x 160 pixels.
+    """
 
     sport: str
     episode: int
@@ -272,7 +276,7 @@ def check(game: Game, screen: np.ndarray, palette: np.ndarray, objects: list[Any
     top, bottom = game.rows
     worn = _worn(game)
     differs = screen != field
-    differs[:top], differs[bottom:], differs[:, :_EDGE] = False, False, False
+    differs[:top], differs[bottom:], differs[:, :EDGE] = False, False, False
     claims = np.zeros(screen.shape, np.uint8)
     for thing in objects:
         claims[_corners(thing, 1)] += 1
@@ -311,7 +315,7 @@ def frames(sport: str, key: str, refused: Counter[str]) -> Iterator[Frame]:
         played = itertools.islice(_play(game, f"{key} {sport} {episode}"), FRAMES_PER_EPISODE)
         for number, (screen, palette, objects) in enumerate(played):
             dressed = numbers[screen]
-            dressed[:, :_EDGE][screen[:, :_EDGE] == 0] = 0  # the black edge is no shirt
+            dressed[:, :EDGE][screen[:, :EDGE] == 0] = 0  # the black edge is no shirt
             for color, rgb in colors.items():
                 palette[color] = rgb
             found = check(game, dressed, palette, objects, numbers[empty_field(sport)])

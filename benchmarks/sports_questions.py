@@ -16,10 +16,8 @@ from benchmarks.sports_games import KITS, Frame, Thing
 from leaml.data.records import Question
 from leaml.tiny.world import COLUMNS, ROWS, place
 
-WIDTH, HEIGHT = 160, 210
-
 _NEAR = 45.0  # from a kit's colour in RGB; fields and skins are further away
-_CLEAR = 3.0  # pixels of 160 x 210: what is nearer to a line is on neither side
+_CLEAR = 3.0  # pixels: what is nearer to a line is on neither side
 _SHIRT = 6  # pixels without which the colour of a shirt is not known
 _PEOPLE = ("player", "paddle")
 _BALLS = ("ball", "puck")
@@ -47,25 +45,25 @@ def center(thing: Thing) -> tuple[float, float]:
     return (left + right) / 2, (top + bottom) / 2
 
 
-def where(thing: Thing) -> str:
+def where(thing: Thing, frame: Frame) -> str:
     """The cell of a 3 x 3 grid in words."""
-    x, y = center(thing)
-    return place(ROWS[int(y * 3 / HEIGHT)], COLUMNS[int(x * 3 / WIDTH)])
+    (x, y), (height, width) = center(thing), frame.screen.shape
+    return place(ROWS[int(y * 3 / height)], COLUMNS[int(x * 3 / width)])
 
 
-def _in_one_cell(thing: Thing) -> bool:
-    x, y = center(thing)
-    lines = [abs(x - WIDTH * n / 3) for n in (1, 2)] + [abs(y - HEIGHT * n / 3) for n in (1, 2)]
+def _in_one_cell(thing: Thing, frame: Frame) -> bool:
+    (x, y), (height, width) = center(thing), frame.screen.shape
+    lines = [abs(x - width * n / 3) for n in (1, 2)] + [abs(y - height * n / 3) for n in (1, 2)]
     return min(lines) >= _CLEAR
 
 
-def _halves(things: Sequence[Thing]) -> tuple[list[Thing], list[Thing]] | None:
+def _halves(frame: Frame) -> tuple[list[Thing], list[Thing]] | None:
     """The things in the left half and those in the top half, or None where one is in between."""
-    centers = [center(thing) for thing in things]
-    if any(abs(x - WIDTH / 2) < _CLEAR or abs(y - HEIGHT / 2) < _CLEAR for x, y in centers):
+    centers, (height, width) = [center(thing) for thing in frame.things], frame.screen.shape
+    if any(abs(x - width / 2) < _CLEAR or abs(y - height / 2) < _CLEAR for x, y in centers):
         return None
-    left = [thing for thing, (x, _) in zip(things, centers, strict=True) if x < WIDTH / 2]
-    return left, [thing for thing, (_, y) in zip(things, centers, strict=True) if y < HEIGHT / 2]
+    left = [thing for thing, (x, _) in zip(frame.things, centers, strict=True) if x < width / 2]
+    return left, [thing for thing, (_, y) in zip(frame.things, centers, strict=True) if y < height / 2]
 
 
 def _checked(things: Sequence[Thing]) -> str:
@@ -80,39 +78,36 @@ def questions(frame: Frame, rng: random.Random) -> Iterator[Question]:
     yield Question("Which objects are visible? Check all that are present.", _checked(frame.things), "multiple_choice")
     if frame.sport != "hockey":
         yield Question("Is there a ball in the picture?", "yes" if balls else "no", "yes_no")
-    yield from _about_balls(balls)
-    yield from _about_colors(people, rng)
-    yield from _about_two(people, balls)
-    if people[0].word == "player":
+    yield from _about_balls(balls, frame)
+    if people:
+        yield from _about_colors(people, frame, rng)
+        yield from _about_two(people, balls)
+    if frame.sport != "pong":
         yield Question("How many players are visible?", str(len(people)), "count")
-    for word, sport, question in (
-        ("pin", "bowling", "How many pins are standing?"),
-        ("flag", "skiing", "How many flags are visible?"),
-    ):
+    for word, sport in (("pin", "bowling"), ("flag", "skiing")):
         if frame.sport == sport:
-            yield Question(question, str(sum(thing.word == word for thing in frame.things)), "count")
-    if halves := _halves(frame.things):
+            yield Question(f"How many {word}s are visible?", str(sum(t.word == word for t in frame.things)), "count")
+    if halves := _halves(frame):
         for half, name in zip(halves, ("left", "top"), strict=True):
             listed = f"Which objects are in the {name} half of the picture? Check all that are present."
             yield Question(listed, _checked(half), "multiple_choice")
-            if people[0].word == "player":
+            if people and people[0].word == "player":
                 number = sum(t.word == "player" for t in half)
                 yield Question(f"How many players are in the {name} half of the picture?", str(number), "count")
 
 
-def _about_balls(balls: Sequence[Thing]) -> Iterator[Question]:
+def _about_balls(balls: Sequence[Thing], frame: Frame) -> Iterator[Question]:
     for ball in balls:
-        x, _ = center(ball)
-        if _in_one_cell(ball):
-            yield Question(f"Where is the {ball.word}?", where(ball), "location")
-        if abs(x - WIDTH / 2) >= _CLEAR:
-            left = "yes" if x < WIDTH / 2 else "no"
-            yield Question(f"Is the {ball.word} in the left half of the picture?", left, "yes_no")
+        (x, _), middle = center(ball), frame.screen.shape[1] / 2
+        if _in_one_cell(ball, frame):
+            yield Question(f"Where is the {ball.word}?", where(ball, frame), "location")
+        if abs(x - middle) >= _CLEAR:
+            yield Question(f"Is the {ball.word} in the left half of the picture?", "yes" if x < middle else "no", "yes_no")
         if ball.word == "ball" and (name := color(ball)):
             yield Question("What color is the ball?", name, "color")
 
 
-def _about_colors(people: Sequence[Thing], rng: random.Random) -> Iterator[Question]:
+def _about_colors(people: Sequence[Thing], frame: Frame, rng: random.Random) -> Iterator[Question]:
     worn = [color(thing) for thing in people]
     word = people[0].word
     if None in worn:
@@ -120,9 +115,9 @@ def _about_colors(people: Sequence[Thing], rng: random.Random) -> Iterator[Quest
     names = Counter(name for name in worn if name)
     for name, number in sorted(names.items()):
         person = people[worn.index(name)]
-        if number == 1 and _in_one_cell(person):
+        if number == 1 and _in_one_cell(person, frame):
             which = f"player in {name}" if word == "player" else f"{name} paddle"
-            yield Question(f"Where is the {which}?", where(person), "location")
+            yield Question(f"Where is the {which}?", where(person, frame), "location")
     asked = rng.choice(sorted(names)) if rng.random() < 0.5 else rng.choice([name for name in KITS if name not in names])
     which = f"player in {asked}" if word == "player" else f"{asked} paddle"
     yield Question(f"Is there a {which}?", "yes" if asked in names else "no", "yes_no")
@@ -168,7 +163,7 @@ def caption(frame: Frame) -> str:
                 what = f"player in {name}" if name else "player"
             else:
                 what = f"{name} {thing.word}" if name else thing.word
-            spot = where(thing)
+            spot = where(thing, frame)
             sentences.append(
                 f"{'An' if what[0] in 'aeiou' else 'A'} {what} is {'in' if spot == 'center' else 'at'} the {spot}."
             )

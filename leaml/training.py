@@ -165,6 +165,10 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
+class NotFiniteError(StepError):
+    """A loss or gradient is not finite; the update was not applied."""
+
+
 class Trainer:
     """Trains the given parameters of a model on a mixture of tasks, with a learning-rate sweep before when asked for."""
 
@@ -205,14 +209,26 @@ class Trainer:
         state |= self.worker.restore() or {}
         began = time.time()
         while state["phase"] < len(phases):
-            lr = phases[state["phase"]]
-            self._train(visible, lr, state, start)
-            accuracy, loss = self._validate(held_out)
-            sweep = [*state["sweep"], {"lr": lr, "accuracy": accuracy, "loss": loss}]
+            sweep = [*state["sweep"], self._tried(visible, phases[state["phase"]], state, start, held_out)]
             state = {"phase": state["phase"] + 1, "step": 0, "sweep": sweep, "losses": [], "validations": []}
-        best = max(state["sweep"], key=lambda r: (r["accuracy"], -r["loss"]))["lr"] if state["sweep"] else rates[0]
+        ended = [r for r in state["sweep"] if "loss" in r]
+        if phases and not ended:
+            msg = f"the loss was not finite at any of the learning rates {phases}; give lower ones, or look at the data"
+            raise StepError(msg)
+        best = max(ended, key=lambda r: (r["accuracy"], -r["loss"]))["lr"] if ended else rates[0]
         self._train(self.tasks, best, state, start, self.validation)
         return Outcome(best, state["losses"], state["sweep"], state["validations"], time.time() - began)
+
+    def _tried(
+        self, tasks: list[Task], lr: float, state: dict[str, Any], start: list[torch.Tensor], held_out: list[Example]
+    ) -> dict[str, float]:
+        """What a rate of the sweep is worth; one whose training has no finite loss is worth nothing and has no "loss"."""
+        try:
+            self._train(tasks, lr, state, start)
+        except NotFiniteError:
+            return {"lr": lr, "accuracy": 0.0}
+        accuracy, loss = self._validate(held_out)
+        return {"lr": lr, "accuracy": accuracy, "loss": loss}
 
     def _train(
         self,
@@ -295,7 +311,7 @@ class Trainer:
                 f"loss {loss.item()} or gradient norm {norm.item()} is not finite at step {step} (learning rate {lr}); "
                 "the update was not applied. Lower the learning rate or look at the data of this step"
             )
-            raise StepError(msg)
+            raise NotFiniteError(msg)
         optimizer.step()
         return float(loss)
 

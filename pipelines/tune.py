@@ -284,7 +284,10 @@ def _strategy(config: Config, space: dict[str, Any] | list[dict[str, Any]]) -> A
     scheduler = None
     if given.stop_early:
         scheduler = ASHAScheduler(
-            time_attr="progress", max_t=given.validations + 2, grace_period=1, reduction_factor=given.reduction
+            time_attr="progress",
+            max_t=given.validations + 2,
+            grace_period=min(given.grace, given.validations),
+            reduction_factor=given.reduction,
         )
     start = search.base_point(config)
     if given.search == "optuna":

@@ -226,6 +226,18 @@ def test_sweep_picks_the_rate_that_does_better_on_held_out_rows(vlm: VLM, rates:
     assert by_rate[2e-3]["accuracy"] >= by_rate[1e-7]["accuracy"]
 
 
+def test_rate_that_diverges_is_reported_and_not_taken(tiny: VLM, vlm: VLM) -> None:
+    rows = questions(10, held_out=5)
+    outcome = train(vlm, [rows], SWEEP.model_copy(update={"lr": [1e30, 2e-3]}))
+    assert outcome.lr == 2e-3
+    assert outcome.sweep[0] == {"lr": 1e30, "accuracy": 0.0}
+    alone = VLM(copy.deepcopy(tiny.model), tiny.processor, "")
+    train(alone, [rows], SWEEP.model_copy(update={"lr": 2e-3}))
+    assert identical(weights(vlm), weights(alone))
+    with pytest.raises(StepError, match=r"not finite at any of the learning rates \[1e\+30, 1e\+29\]; give lower"):
+        train(vlm, [rows], SWEEP.model_copy(update={"lr": [1e30, 1e29]}))
+
+
 def test_sweep_trains_without_the_held_out_rows_and_the_end_with_them_from_the_start(tiny: VLM, vlm: VLM) -> None:
     rows = questions(10, held_out=5)
     seen: list[str] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -162,8 +163,15 @@ class Lab:
         found = training.run(self.bench, list(missing.values())) if missing else []
         self.models.update(zip(missing, found, strict=True))
 
+    def _usable(self, keys: dict[int, str]) -> dict[int, str]:
+        """Those whose training ended with a finite loss."""
+        return {number: key for number, key in keys.items() if math.isfinite(self.models[key].loss)}
+
     def run(self, experiments: Sequence[Experiment]) -> list[Result]:
-        """Every experiment to its end, its model's answers to the evaluation questions included. What is there is used."""
+        """Every experiment to its end, its model's answers to the evaluation questions included. What is there is used.
+
+        An experiment without an accepted pair, or with a training whose loss is not finite, has no result.
+        """
         methods = [e for e in experiments if e.kind in ("method", "generator")]
         others = [e for e in experiments if e.kind not in ("method", "generator", "zero_shot")]
         final: dict[int, str] = {}
@@ -172,7 +180,7 @@ class Lab:
         self.say(f"{len(experiments)} experiments; trainings on labels and captions alone")
         plain = {self._plain_key(e): e for e in others if e.kind != "self_training"}
         self.train({key: lambda e=e: self._plain(e) for key, e in plain.items()})  # type: ignore[misc]
-        final.update({id(e): self._plain_key(e) for e in others if e.kind != "self_training"})
+        final.update(self._usable({id(e): self._plain_key(e) for e in others if e.kind != "self_training"}))
         generators, starts = {}, {id(e): "base" for e in methods}
         for number in range(max((e.config.rounds for e in methods), default=1)):
             active = [e for e in methods if e.config.rounds > number]
@@ -180,15 +188,19 @@ class Lab:
                 break
             self.say(f"generators, round {number + 1}")
             found = self._generators(active, starts)
+            for e in active:
+                final.pop(id(e), None)  # the model of the round before
+            active = [e for e in active if id(e) in found]
+            generators.update(found)
             teachers = [] if number else [e for e in others if e.kind == "self_training"]
-            found |= {id(e): self._plain_key(e) for e in teachers}
-            generators.update({id(e): found[id(e)] for e in active})
+            found |= self._usable({id(e): self._plain_key(e) for e in teachers})
+            teachers = [e for e in teachers if id(e) in found]
             tuned = self._finetuned([*(e for e in active if e.kind == "method"), *teachers], found)
             final.update({id(e): found[id(e)] for e in active if e.kind == "generator"} | tuned)
             starts.update(tuned)
-            methods = [e for e in methods if e.kind == "generator" or id(e) in tuned]
+            methods = [e for e in active if e.kind == "method" and id(e) in tuned]
         for e in (e for e in experiments if id(e) not in final):
-            self.say(f"{e.name} of {e.case.name}: no pair was accepted, so it has no result")
+            self.say(f"{e.name} of {e.case.name}: no pair was accepted or a training failed, so it has no result")
         experiments = [e for e in experiments if id(e) in final]
         results = [Result(e.name, e.case.name) for e in experiments]
         self._ask(experiments, results, final)
@@ -223,7 +235,7 @@ class Lab:
         return Arm(self.base, tasks, e.config.finetune, seed, name=e.name)
 
     def _generators(self, experiments: Sequence[Experiment], starts: dict[int, str]) -> dict[int, str]:
-        """Warm-up, score and distill; the key of each experiment's generator."""
+        """Warm-up, score and distill; the key of the generator of each experiment whose trainings did not fail."""
         warmed = {id(e): key_of("warmup", e.case.name, e.config.warmup.model_dump(), starts[id(e)]) for e in experiments}
         self.train(
             {
@@ -233,7 +245,8 @@ class Lab:
                 for e in experiments
             }
         )
-        distilled = [e for e in experiments if not e.config.distill.skip]
+        warmed = self._usable(warmed)
+        distilled = [e for e in experiments if id(e) in warmed and not e.config.distill.skip]
         keys = {
             id(e): key_of(
                 warmed[id(e)], e.config.score.model_dump(), e.config.distill.model_dump(), e.config.caption.model_dump()
@@ -241,7 +254,7 @@ class Lab:
             for e in distilled
         }
         self.train({keys[id(e)]: lambda e=e: self._distillation(e, warmed[id(e)]) for e in distilled})  # type: ignore[misc]
-        return warmed | keys
+        return self._usable(warmed | keys)
 
     def _distillation(self, e: Experiment, warmed: str) -> Arm:
         given = e.config.distill
@@ -310,7 +323,7 @@ class Lab:
         self.train({tuned[id(e)]: lambda e=e: self._finetuning(e, self.pairs[asking[id(e)]]) for e in experiments})  # type: ignore[misc]
         for e in experiments:
             self.pairs[tuned[id(e)]] = self.pairs[asking[id(e)]]
-        return tuned
+        return self._usable(tuned)
 
     def _questions(self, e: Experiment) -> Any:
         """The generate section; self-training asks the labeled questions about every image instead."""

@@ -18,7 +18,6 @@ from benchmarks.stacked import model
 from benchmarks.stacked.model import Shape, Weights
 from benchmarks.stacked.texts import Texts
 from leaml.config import TrainConfig
-from leaml.errors import StepError
 from leaml.training import Example, Task, batch_counts, learning_rate
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -40,7 +39,7 @@ class Arm:
 
 @dataclass
 class Trained:
-    """The model that an arm ended with, and how."""
+    """The model that an arm ended with, and how; a loss that is not finite says that the model is of no use."""
 
     weights: Weights
     lr: float
@@ -62,7 +61,10 @@ class Bench:
 
 
 def run(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
-    """Train every arm; those with several learning rates choose by the examples held out, as the Trainer does."""
+    """Train every arm; those with several learning rates choose by the examples held out, as the Trainer does.
+
+    An arm whose loss is not finite in the end does not stop the others.
+    """
     swept = [a for a in arms if isinstance(a.config.lr, list) and len(a.config.lr) > 1 and _held_out(a)]
     tries = [(a, lr) for a in swept for lr in a.config.lr]  # type: ignore[union-attr]
     visible = [_at(replace(a, tasks=[_visible(t) for t in a.tasks]), lr) for a, lr in tries]
@@ -73,7 +75,8 @@ def run(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
     final = []
     for arm in arms:
         rates = arm.config.lr if isinstance(arm.config.lr, list) else [arm.config.lr]
-        best = max(judged.get(id(arm), []), key=lambda r: (r["accuracy"], -r["loss"]), default={"lr": rates[0]})["lr"]
+        usable = [r for r in judged.get(id(arm), []) if math.isfinite(r["loss"])]
+        best = max(usable, key=lambda r: (r["accuracy"], -r["loss"]), default={"lr": rates[0]})["lr"]
         final.append(_at(arm, best))
     found = _train(bench, final)
     for arm, trained in zip(arms, found, strict=True):
@@ -288,10 +291,9 @@ def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
                 gradient *= given.mask
             state = (given.values.detach(), gradient, first, second)
             advance(*state, rates[step][:, None], corrections[step], config.weight_decay, config.max_grad_norm)
-    if not torch.isfinite(total).all():
-        broken = [a.name for a, t in zip(arms, total.tolist(), strict=True) if not math.isfinite(t)]
-        msg = f"the loss of {broken} is not finite after {config.steps} steps; lower the learning rate"
-        raise StepError(msg)
+    for arm, loss in zip(arms[:asked], total.tolist(), strict=False):
+        if not math.isfinite(loss):
+            bench.progress(f"the loss of {arm.name} is not finite after {config.steps} steps at {arm.config.lr}; lower the rate")
     with torch.no_grad():
         made = given.weights(torch.float32)
     return [

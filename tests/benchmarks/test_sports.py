@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 from benchmarks import sports, sports_games
+from benchmarks.sports_camera import close_up
 from benchmarks.sports_games import KITS, Frame, Thing
 from benchmarks.sports_questions import caption, name_color, questions
 from leaml.config import SourceConfig
@@ -29,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 INSTALLED = all(importlib.util.find_spec(name) for name in ("ale_py", "ocatari"))
 needs_games = pytest.mark.skipif(not INSTALLED, reason="needs ale-py and OCAtari: the extra sports")
 
-ARGUMENTS = ["--frames", "48", "--test-frames", "18", "--sports", "tennis", "bowling"]
+ARGUMENTS = ["--frames", "120", "--test-frames", "18", "--sports", "tennis", "bowling"]
 CELLS = {place(row, column): (y, x) for y, row in enumerate(ROWS) for x, column in enumerate(COLUMNS)}
 
 
@@ -62,8 +64,8 @@ def test_another_process_writes_the_same_bytes(folder: Path, tmp_path: Path) -> 
 
 def test_splits_share_no_picture(folder: Path) -> None:
     pictures = {split: [p.read_bytes() for p in (folder / "frames" / split).iterdir()] for split in ("train", "test")}
-    assert {split: len(found) for split, found in pictures.items()} == {"train": 48, "test": 18}
-    assert len(set(pictures["train"] + pictures["test"])) == 66
+    assert {split: len(found) for split, found in pictures.items()} == {"train": 120, "test": 18}
+    assert len(set(pictures["train"] + pictures["test"])) == 138
     train, test = (next(sports_games.frames("tennis", f"0 {split}", Counter())) for split in ("train", "test"))
     assert (train.screen != test.screen).any()
 
@@ -85,7 +87,7 @@ def test_the_project_reads_it(folder: Path) -> None:
     assert all(record.data and not record.error for record in records)
     assert sum(len(record.questions) for record in records) == len(rows(folder / "test.jsonl"))
     unlabeled = list(registry.read(SourceConfig(format="folder", path=str(folder / "frames" / "train"))))
-    assert len(unlabeled) == 48
+    assert len(unlabeled) == 120
 
 
 def test_named_colours_and_places_are_in_the_picture(folder: Path) -> None:
@@ -95,7 +97,7 @@ def test_named_colours_and_places_are_in_the_picture(folder: Path) -> None:
     checked: Counter[str] = Counter()
     for image, answers in asked.items():
         picture = np.asarray(Image.open(folder / image))
-        assert picture.shape == (96, 96, 3)
+        assert picture.shape == (64, 64, 3)
         for question, answer in answers.items():
             words = question.rstrip("?").split()
             if question.startswith("What color"):
@@ -116,9 +118,9 @@ def test_named_colours_and_places_are_in_the_picture(folder: Path) -> None:
 
 
 def in_cell(mask: np.ndarray, cell: str) -> bool:
-    """Whether a 3 x 3 cell of the mask (96, 96), or its rim, holds a pixel."""
+    """Whether a 3 x 3 cell of the mask (64, 64), or its rim, holds a pixel."""
     y, x = CELLS[cell]
-    return bool(mask[max(0, 32 * y - 1) : 32 * y + 33, max(0, 32 * x - 1) : 32 * x + 33].any())
+    return bool(mask[max(0, 21 * y - 1) : 21 * y + 23, max(0, 21 * x - 1) : 21 * x + 23].any())
 
 
 @needs_games
@@ -130,7 +132,7 @@ def test_counts_are_those_of_separate_patches() -> None:
         labels, number = ndimage.label(field == 3, np.ones((3, 3)))
         sizes = Counter(int((labels == n).sum()) for n in range(1, number + 1))
         if set(sizes) <= {8, 32}:  # no pin touches another or the ball
-            answer = [q.answer for q in questions(frame, random.Random(0)) if q.question == "How many pins are standing?"]
+            answer = [q.answer for q in questions(frame, random.Random(0)) if q.question == "How many pins are visible?"]
             assert answer == [str(sizes[8])]
             counts.add(sizes[8])
     assert len(counts) > 1
@@ -196,19 +198,58 @@ def test_balancing_drops_the_most_common_answer_only() -> None:
     assert {row["question"] for row in kept} == {"q"}
 
 
-def test_small_and_dark_objects_survive_the_smaller_size() -> None:
-    screen = np.full((210, 160), 2, np.uint8)
-    screen[100:102, 81:83] = 0  # black on a light field
-    palette = np.zeros((256, 3), np.uint8)
-    palette[2] = 200
-    picture = sports.shrink(Frame("hockey", 0, 0, screen, palette, ()), 96)
-    assert 1 <= (picture == 0).all(-1).sum() <= 4
+@needs_games
+@pytest.mark.parametrize("sport", sports_games.GAMES)
+def test_close_ups_are_cut_from_the_field_and_cut_no_object(sport: str) -> None:
+    seen = 0
+    for whole in itertools.islice(sports_games.frames(sport, "camera", Counter()), 12):
+        frame = close_up(whole, 64, random.Random(whole.number))
+        if frame is None:
+            continue
+        seen += 1
+        assert frame.screen.shape == (64, 64)
+        windows = np.lib.stride_tricks.sliding_window_view(whole.screen, (64, 64))
+        corners = np.argwhere((windows == frame.screen).all((2, 3)))
+        top, bottom = sports_games.GAMES[sport].rows
+        moved = {tuple(map(int, (x, y))) for y, x in corners if top <= y <= bottom - 64 and x >= sports_games.EDGE}
+        assert any(not unlike(whole, frame, corner) for corner in moved)
+    assert seen >= 6
+
+
+def unlike(whole: Frame, frame: Frame, corner: tuple[int, int]) -> list[Thing]:
+    """Things of a whole frame that a close-up at a corner has to show and does not, or shows in part."""
+    x, y = corner
+    shown = {(t.word, t.box) for t in frame.things}
+    missing = []
+    for thing in whole.things:
+        left, top, right, bottom = thing.box
+        inside = left >= x and top >= y and right <= x + 64 and bottom <= y + 64
+        outside = right <= x or bottom <= y or left >= x + 64 or top >= y + 64
+        if (thing.word, (left - x, top - y, right - x, bottom - y)) not in shown if inside else not outside:
+            missing.append(thing)
+    return missing
+
+
+def test_the_camera_finds_what_is_there() -> None:
+    two = (thing("player", 40, 60, "red"), thing("ball", 60, 90, "white"))
+    screen = np.arange(210 * 160).reshape(210, 160).astype(np.uint8)
+    frame = Frame("hockey", 0, 0, screen, np.zeros((256, 3), np.uint8), (*two, thing("player", 140, 160, "blue")))
+    found = close_up(frame, 64, random.Random(0))
+    assert found is not None and [t.word for t in found.things] == ["player", "ball"]
+    (left, top, *_), (first, *_) = found.things[0].box, found.things
+    assert (first.box[2] - left, first.box[3] - top) == (10, 20)
+    assert found.screen[top, left] == screen[60, 40]
+    wide = thing("player", 0, 0, "red")
+    alone = Frame("hockey", 0, 0, screen, frame.palette, (replace(wide, box=(20, 30, 150, 180)),))
+    assert close_up(alone, 64, random.Random(0)) is None
 
 
 def test_messages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     with pytest.raises(DataError, match="already holds frames"):
         sports.build(tmp_path, {"train": 1})
+    with pytest.raises(DataError, match="67 pixels is higher than the 66 rows of bowling; ask for at most that"):
+        sports.build(tmp_path / "large", {"train": 1}, size=67)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ResourceError, match=r"\[sports\].*--no-deps ocatari==2\.2\.1"):
         sports.build(tmp_path / "new", {"train": 1})

@@ -72,14 +72,15 @@ def test_every_row_of_the_table_is_run_and_written(
     monkeypatch.setattr(experiments, "FILTERS", {"sure": ["min_mean_logprob=-0.05"], "none": ["max_answer_chars=1"]})
     monkeypatch.setattr(lab, "QUESTIONS", 24)
     twice = lab.Experiment("twice", given.cases["10 % 0"], experiments.changed(given.config, "rounds=2"))
-    planned = [*experiments.table(given), [twice]]
+    broken = lab.Experiment("broken", given.cases["10 % 0"], experiments.changed(given.config, "distill.lr=1e30"))
+    planned = [*experiments.table(given), [twice, broken]]
     monkeypatch.setitem(experiments.PLANS, "table", lambda given: planned)
     out = tmp_path / "found.json"
     bench = {"device": "cpu", "together": 4}
     experiments.run(given, "table", resolve_model("leaml-tiny-teacher"), bench, 2, None, out)
     found = {r["name"]: r for r in json.loads(out.read_text())["results"]}
     controls = {*experiments.LABELS_ALONE, *experiments.PLAIN, *experiments.NEURONS, "no_captions"}
-    assert set(found) == controls | {"leaml", "leaml_sure", "twice"}  # leaml_none accepts no pair
+    assert set(found) == controls | {"leaml", "leaml_sure", "twice"}  # leaml_none accepts no pair, broken has no finite loss
     assert {len(r["correct"]) for r in found.values()} == {len(given.asked)}
     worth = {name: row["pairs"] for name, row in found.items() if row["pairs"]}
     assert set(worth) == set(found) - {*experiments.LABELS_ALONE, "full_labels", "captions_mixed"}

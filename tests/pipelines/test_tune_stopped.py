@@ -9,37 +9,60 @@ from typing import Any
 import pytest
 
 from leaml.config import parse
+from leaml.search import Trial
 from pipelines import tune
 from pipelines.run import Run
 
+RATIOS = [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 
 
 def holding(values: dict[str, Any], plan: tune.Plan) -> None:
-    """A trial that holds a CPU as Ray Train's workers do, and gets better with `score.ratio`."""
+    """A trial that holds a CPU as Ray Train's workers do, and is the better, the larger `score.ratio` is; at the first
+    validation, the worse."""
     import ray
     from ray import tune as ray_tune
 
     group = ray.util.placement_group([{"CPU": 1}])
     ray.get(group.ready(), timeout=30)
     for step in range(1, plan.config.tune.validations + 1):
-        found = {"step": step, "accuracy": values["score.ratio"], "loss": 0.0}
+        ratio = values["score.ratio"]
+        found = {"step": step, "accuracy": ratio if step > 1 else 1 - ratio, "loss": 0.0}
         ray_tune.report(tune._event(found, 1, group.id.hex()))
+
+
+def searched(folder: Path, ratios: list[float], **settings: Any) -> list[Trial]:
+    space = {"score.ratio": {"choices": ratios}}
+    given = {"space": space, "search": "grid", "judge": "generator", "validations": 4, **settings}
+    config = parse({"storage": str(folder), "data": DATA, "tune": given})
+    return tune._tuned(tune.Plan(config, "", ""), Run(config).step("tune", {}, []), "search", tune._space(config))
+
+
+@pytest.fixture(autouse=True)
+def trials_are_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(tune, "run_trial", holding)
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.usefixtures("ray_local")
-def test_stopped_trials_give_back_their_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_trials_give_back_their_cpus(tmp_path: Path) -> None:
     import ray
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ratios = [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
-    settings = {"space": {"score.ratio": {"choices": ratios}}, "search": "grid", "judge": "generator", "validations": 4}
-    config = parse({"storage": str(tmp_path), "data": DATA, "tune": settings})
-    monkeypatch.setattr(tune, "run_trial", holding)
-    found = tune._tuned(tune.Plan(config, "", ""), Run(config).step("tune", {}, []), "search", tune._space(config))
-    assert [t.error for t in found] == [""] * len(ratios)  # the fourth would have waited for a CPU in vain
+    found = searched(tmp_path, RATIOS)
+    assert [t.error for t in found] == [""] * len(RATIOS)  # the fourth would have waited for a CPU in vain
     by_ratio = {t.point["score.ratio"]: t.state for t in found}
-    assert by_ratio == {0.7: "generator"} | dict.fromkeys(ratios[1:], "stopped")
+    assert by_ratio == {0.7: "generator"} | dict.fromkeys(RATIOS[1:], "stopped")
     groups = ray.util.placement_group_table().values()
     assert {g["state"] for g in groups} == {"REMOVED"}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize(("grace", "to_the_end"), [(1, 1), (2, 3)])
+def test_no_trial_is_stopped_before_the_grace(tmp_path: Path, grace: int, to_the_end: int) -> None:
+    """Each is behind at the first validation, and ahead from the second on."""
+    found = searched(tmp_path, [0.1, 0.2, 0.3], grace=grace)
+    assert [t.state for t in found].count("generator") == to_the_end

@@ -20,7 +20,8 @@ def check_size(sport: str, size: int) -> None:
     """DataError where the camera's picture is higher than the game's playing field."""
     top, bottom = GAMES[sport].rows
     if size > bottom - top:
-        msg = f"a picture of {size} pixels is higher than the {bottom - top} rows of {sport}; ask for at most that, or leave {sport} out"
+        rows = bottom - top
+        msg = f"a picture of {size} pixels is higher than the {rows} rows of {sport}; ask for at most that, or leave {sport} out"
         raise DataError(msg)
 
 

@@ -293,7 +293,9 @@ def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
             advance(*state, rates[step][:, None], corrections[step], config.weight_decay, config.max_grad_norm)
     for arm, loss in zip(arms[:asked], total.tolist(), strict=False):
         if not math.isfinite(loss):
-            bench.progress(f"the loss of {arm.name} is not finite after {config.steps} steps at {arm.config.lr}; lower the rate")
+            bench.progress(
+                f"the loss of {arm.name} is not finite after {config.steps} steps at {arm.config.lr}; lower the rate"
+            )
     with torch.no_grad():
         made = given.weights(torch.float32)
     return [

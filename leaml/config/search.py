@@ -50,7 +50,9 @@ class TuneConfig(Section):
         "finalists adapted; for keys of warmup, score and distill.",
     )
     stop_early: bool = Field(True, description="Stop trials that are behind others at a validation (ASHA).")
-    grace: int = Field(2, gt=0, description="Validation at which ASHA first stops trials; curves of different points cross early.")
+    grace: int = Field(
+        2, gt=0, description="Validation at which ASHA first stops trials; curves of different points cross early."
+    )
     reduction: int = Field(2, ge=2, le=4, description="ASHA lets one of this many trials go on at each rung.")
     validations: int = Field(8, gt=0, description="Validations during each distillation, where trials may be stopped.")
     finalists: int = Field(2, ge=0, description="Best points that are tried again with other seeds; 0: none.")

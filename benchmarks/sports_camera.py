@@ -21,7 +21,9 @@ def check_size(sport: str, size: int) -> None:
     top, bottom = GAMES[sport].rows
     if size > bottom - top:
         rows = bottom - top
-        msg = f"a picture of {size} pixels is higher than the {rows} rows of {sport}; ask for at most that, or leave {sport} out"
+        msg = (
+            f"a picture of {size} pixels is higher than the {rows} rows of {sport}; ask for at most that, or leave {sport} out"
+        )
         raise DataError(msg)
 
 

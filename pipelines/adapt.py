@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from typing import Any
 
 import pyarrow as pa
@@ -105,7 +106,7 @@ def evaluate(
     from leaml import textmetrics  # nltk brings scipy, seconds that a refused configuration should not wait for
 
     config = run.config
-    steps = method_steps(run, sources, labels, adapted)
+    steps = method_steps(run, sources, labels, adapted, config.resources.parallel_baselines)
     predictions = baseline_predictions | {name: read_predictions(step) for name, step in steps.items()}
     rows = {n: evaluation.summarise(p, config.evaluate.bootstrap, config.seed) for n, p in predictions.items()}
     comparison = evaluation.compare(rows, predictions, "leaml")
@@ -121,12 +122,27 @@ def evaluate(
     return metrics
 
 
-def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step) -> dict[str, Step]:
-    """The evaluate steps of the adapted model and of the controls, which are trained first, by row."""
-    made = {"leaml": adapted}
-    for name in run.config.evaluate.controls:
-        made[name] = control(run, sources, labels, name)
-    return {name: predict(run, sources, trained(step, run.config.model), step, name) for name, step in made.items()}
+def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step, beside: bool = False) -> dict[str, Step]:
+    """The evaluate steps of the adapted model and of the controls, which are trained first, by row.
+
+    With `beside` two are made at a time; what controls share with each other the method or the baselines have made before.
+    """
+    names = ["leaml", *run.config.evaluate.controls]
+    waiting = deque(names)
+
+    def made() -> dict[str, Step]:
+        found = {}
+        while True:
+            try:
+                name = waiting.popleft()
+            except IndexError:
+                return found
+            step = adapted if name == "leaml" else control(run, sources, labels, name)
+            found[name] = predict(run, sources, trained(step, run.config.model), step, name)
+
+    other = Beside(made) if beside and len(names) > 1 else None
+    steps = made() | (other.result() if other else {})
+    return {name: steps[name] for name in names}
 
 
 def _texts(predictions: pa.Table) -> tuple[list[str], list[str]]:

@@ -258,7 +258,7 @@ def _print_resources(config: Config) -> None:
     engines += f", growing to {found.max_engines}" if found.max_engines else ""
     captions = f"{teacher.engines} engines x {teacher.engine_gpus:g} GPU"
     training = f"{found.train_workers} workers x {found.train_gpus:g} GPU, {found.train_cpus:g} CPU"
-    beside = "; baselines beside the method, with as much again" if found.parallel_baselines else ""
+    beside = "; baselines beside the method and controls in pairs, with as much again" if found.parallel_baselines else ""
     print_line(f"{'resources':11} {engines}; for captions {captions}; training {training}{beside}")
     print_line(f"{'Ray':11} {found.address or 'started on this machine'}; {found.images_per_unit} images a unit")
 

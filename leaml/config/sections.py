@@ -307,7 +307,9 @@ class ResourcesConfig(Section):
     train_cpus: float = Field(1, gt=0, description="Logical CPUs of one training worker.")
     train_gpus: float = Field(0, ge=0, description="GPUs of one training worker.")
     parallel_baselines: bool = Field(
-        False, description="Train and evaluate the baselines while the method runs; needs all the above a second time."
+        False,
+        description="Train and evaluate the baselines while the method runs, and controls two at a time; needs all the above a "
+        "second time.",
     )
     concurrent_runs: int = Field(
         1, gt=0, description="Runs that share the machines at a time, each with all the above; leaml tune sets it by itself."

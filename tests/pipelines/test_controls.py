@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,3 +137,35 @@ def test_a_step_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"distill.skip is true, so this run has no score step"):
         adapt.adapt(config, until="score")
     assert not (tmp_path / "plan").exists()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("beside", [False, True])
+def test_controls_are_made_two_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:
+    together = threading.Barrier(2)
+
+    def made(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
+        if beside and name != "all_neurons":
+            together.wait(30)
+        return Step("finetune", f"finetune {name}", "c" * 12, str(tmp_path))
+
+    monkeypatch.setattr(adapt, "control", made)
+    monkeypatch.setattr(adapt, "predict", lambda run, sources, model, step, name: (step, name))
+    names = ["all_neurons", "random_neurons", "no_captions"]
+    config = parse(CONFIG | {"storage": str(tmp_path), "evaluate": {"controls": names}})
+    adapted = Step("finetune", "finetune leaml", "d" * 12, str(tmp_path))
+    found: dict[str, Any] = adapt.method_steps(Run(config), None, None, adapted, beside)  # type: ignore[arg-type]
+    assert list(found) == ["leaml", *names]
+    assert all(step.label == f"finetune {name}" and name == asked for name, (step, asked) in found.items())
+
+
+def test_control_that_fails_beside_another_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
+        msg = f"{name} cannot be trained"
+        raise InputError(msg)
+
+    monkeypatch.setattr(adapt, "control", failing)
+    monkeypatch.setattr(adapt, "predict", lambda run, sources, model, step, name: time.sleep(1))
+    config = parse(CONFIG | {"storage": str(tmp_path), "evaluate": {"controls": ["all_neurons"]}})
+    with pytest.raises(InputError, match="all_neurons cannot be trained"):
+        adapt.method_steps(Run(config), None, None, Step("finetune", "f", "d" * 12, str(tmp_path)), True)  # type: ignore[arg-type]

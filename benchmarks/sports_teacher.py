@@ -1,6 +1,6 @@
 """Trains the caption teacher of the sports set (`benchmarks.sports`) and tells how often its captions are right.
 
-    python -m benchmarks.sports_teacher FOLDER [--frames 16000] [--steps 4000] [--size 64] [--seed 1] [--threads 2]
+    python -m benchmarks.sports_teacher FOLDER [--frames 16000] [--steps 2000] [--size 64] [--seed 1] [--threads 2]
 
 Starts as the shipped teacher, which knows colours and places of single shapes, and learns true captions of frames rendered with
 a seed of their own, so of other episodes than those that it will describe. Writes FOLDER/frames (rendered once), FOLDER/model
@@ -29,7 +29,7 @@ from leaml.training import Example, Task, Trainer, Worker
 from leaml.vlm import load
 from pipelines.models import engine_spec
 
-FRAMES, TEST_FRAMES, STEPS, LR, SIZE = 16_000, 500, 4000, 2e-3, 64
+FRAMES, TEST_FRAMES, STEPS, LR, SIZE = 16_000, 500, 2000, 2e-3, 64
 
 
 def describe(model: str, images: list[Path]) -> list[str]:

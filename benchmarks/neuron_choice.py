@@ -109,7 +109,7 @@ def distil(loaded: Config, folders: Folders, questions: list[Example], arm: Arm)
         if share
     ]
     if given.qa_weight:
-        tasks += [Task(name, examples, weight=given.qa_weight) for name, examples in qa.items()]
+        tasks += [Task(name, examples, given.qa_share, given.qa_weight) for name, examples in qa.items()]
     validation = Validation(questions, max(1, arm.steps // 4))
     outcome = Trainer(vlm, parameters, tasks, given, store.get, arm.seed, Worker(), validation).run()
     on_the_way = {str(v["step"]): v["accuracy"] for v in outcome.validations}

@@ -131,7 +131,7 @@ def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step, besi
     waiting = deque(names)
 
     def made() -> dict[str, Step]:
-        found = {}
+        found: dict[str, Step] = {}
         while True:
             try:
                 name = waiting.popleft()

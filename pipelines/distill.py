@@ -32,7 +32,7 @@ def distill(
     variant: str = "leaml",
     judge: Judge | None = None,
 ) -> Step:
-    """Caption loss + qa_weight x QA loss; captions, pairs and answers share every batch equally, word checks as configured."""
+    """Caption loss + qa_weight x QA loss; captions, pairs, answers and word checks share every batch as configured."""
     config = run.config.distill
     settings = {"distill": config.model_dump(), "seed": run.config.seed}
     version = 3 if run.config.score.unit == "ffn" else 2  # columns are trained since 3; rows as in 2
@@ -47,7 +47,7 @@ def distill(
             checks = check_examples(texts, run.config.seed)
             tasks.append(TaskFile("checks", write_examples(step.path("checks.parquet"), checks), share=config.check_share))
         if config.qa_weight:
-            tasks += qa_tasks(warmed, config.qa_weight)
+            tasks += qa_tasks(warmed, config.qa_weight, config.qa_share)
         job = TrainJob(
             step.folder,
             trained(warmed, run.config.model),

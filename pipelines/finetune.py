@@ -5,22 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from leaml import prompts
-from leaml.config import TrainConfig
+from leaml.config import ModelConfig, TrainConfig
 from leaml.errors import StepError
 from leaml.training import Example
 from pipelines.caption import read_captions
 from pipelines.generate import read_accepted
 from pipelines.ingest import Labels, Sources, labels_key
-from pipelines.models import model_key
+from pipelines.models import model_key, trained
 from pipelines.run import Run, Step
 from pipelines.train import Judge, TaskFile, TrainJob, run_training, write_examples
 from pipelines.warmup import answer_examples
 
 
 def finetune(
-    run: Run, sources: Sources, labels: Labels, generated: Step, variant: str = "leaml", judge: Judge | None = None
+    run: Run,
+    sources: Sources,
+    labels: Labels,
+    generator: Step,
+    generated: Step,
+    variant: str = "leaml",
+    judge: Judge | None = None,
 ) -> Step:
-    """Fine-tune the base on labels and accepted pairs, `label_share` of every batch being labels."""
+    """Fine-tune the base, or the generator, on labels and accepted pairs, `label_share` of every batch being labels."""
     config = run.config.finetune
     settings = {"finetune": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
     step = run.step("finetune", settings, [generated, labels_key(labels)], label=f"finetune {variant}")
@@ -34,7 +40,8 @@ def finetune(
             TaskFile("labels", _write_labels(step, labels), share=config.label_share),
             TaskFile("pseudo", write_examples(step.path("pseudo.parquet"), pairs), share=1 - config.label_share),
         ]
-        return _train(run, sources, step, tasks, config, facts={"pseudo_pairs": len(pairs)}, judge=judge)
+        start = trained(generator, run.config.model) if config.start == "generator" else run.config.model
+        return _train(run, sources, step, tasks, config, start=start, facts={"pseudo_pairs": len(pairs)}, judge=judge)
 
     return run.execute(step, work)
 
@@ -83,12 +90,13 @@ def _train(
     config: TrainConfig,
     method: str = "full",
     lora_rank: int = 16,
+    start: ModelConfig | None = None,
     facts: dict[str, Any] | None = None,
     judge: Judge | None = None,
 ) -> dict[str, Any]:
     job = TrainJob(
         step.folder,
-        run.config.model,
+        start or run.config.model,
         tasks,
         sources.image_folders,
         config,

@@ -33,8 +33,8 @@ def method(
 ) -> Step:
     """Steps 1 to 6, the last five `rounds` times; returns the fine-tuning step that holds the adapted model.
 
-    From the second round on the generator starts as the model that the round before adapted, and its neurons are scored anew;
-    fine-tuning starts at the base every time, so that errors of one round's pairs stay there.
+    From the second round on the generator starts as the model that the round before adapted, and its neurons are scored anew.
+    With `finetune.start: base` fine-tuning starts at the base every time, so that errors of one round's pairs stay there.
 
     Raises StopHereError after the step `until`, in the last round.
     """
@@ -73,7 +73,7 @@ def _round(
     if run.config.generate.filters.hardness:
         pairs = hardness(run, sources, pairs, variant)
     stop_after("generate", pairs)
-    return stop_after("finetune", finetune(run, sources, labels, pairs, variant, judge))
+    return stop_after("finetune", finetune(run, sources, labels, generator, pairs, variant, judge))
 
 
 def control(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
@@ -87,7 +87,8 @@ def control(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
     if name == "self_training":
         teacher = finetune_labels(run, sources, labels, config.evaluate.baselines.finetune_labels, "finetune_labels")
         asking = run.variant(self_training(config, labels))
-        return finetune(asking, sources, labels, generate(asking, sources, labels, None, teacher, name), name)
+        answered = generate(asking, sources, labels, None, teacher, name)
+        return finetune(asking, sources, labels, teacher, answered, name)
     return method(run.variant(replaced(config, name)), sources, labels, name)
 
 

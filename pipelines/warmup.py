@@ -36,9 +36,9 @@ def answer_examples(labels: Labels) -> list[Example]:
     return [Example(r["image_id"], ask(r), r["answer"], held_out=held_out) for r, held_out in labels.rows()]
 
 
-def qa_tasks(warmed: Step, weight: float = 1.0) -> list[TaskFile]:
+def qa_tasks(warmed: Step, weight: float = 1.0, share: float = 1.0) -> list[TaskFile]:
     """The QA loss of a warm-up step, for the steps that use it again."""
-    return [TaskFile(name, warmed.path(f"{name}.parquet"), weight=weight) for name in QA_TASKS]
+    return [TaskFile(name, warmed.path(f"{name}.parquet"), share=share, weight=weight) for name in QA_TASKS]
 
 
 def warmup(run: Run, sources: Sources, labels: Labels, captions: Step | None, start: Step | None = None) -> Step:

@@ -95,9 +95,9 @@ class Lab:
     def answers(self, case: Case) -> list[Example]:
         return self._made(("answers", case.name), lambda: answer_examples(self.domain.labels(case)))
 
-    def qa_tasks(self, case: Case, weight: float = 1.0) -> list[Task]:
+    def qa_tasks(self, case: Case, weight: float = 1.0, share: float = 1.0) -> list[Task]:
         pairs = self._made(("pairs", case.name), lambda: pair_examples(self.domain.labels(case), {}))
-        return [Task("pairs", pairs, weight=weight), Task("answers", self.answers(case), weight=weight)]
+        return [Task("pairs", pairs, share, weight), Task("answers", self.answers(case), share, weight)]
 
     def described(self, config: Config) -> list[Example]:
         """Captions as a model learns to write them."""
@@ -262,7 +262,7 @@ class Lab:
         if given.check_share:
             tasks.append(Task("checks", self.checks(e.config), share=given.check_share))
         if given.qa_weight:
-            tasks += self.qa_tasks(e.case, given.qa_weight)
+            tasks += self.qa_tasks(e.case, given.qa_weight, given.qa_share)
         return Arm(self.models[warmed].weights, tasks, given, e.config.seed, rows=self._rows(e, warmed), name=e.name)
 
     def _rows(self, e: Experiment, warmed: str) -> dict[str, torch.Tensor]:
@@ -320,7 +320,9 @@ class Lab:
             self._generate(part, generators)
         experiments = [e for e in experiments if self.pairs[asking[id(e)]].accepted]  # the pipeline's step fails without any
         tuned = {id(e): key_of(asking[id(e)], e.config.finetune.model_dump()) for e in experiments}
-        self.train({tuned[id(e)]: lambda e=e: self._finetuning(e, self.pairs[asking[id(e)]]) for e in experiments})  # type: ignore[misc]
+        self.train(
+            {tuned[id(e)]: lambda e=e: self._finetuning(e, generators[id(e)], self.pairs[asking[id(e)]]) for e in experiments}
+        )  # type: ignore[misc]
         for e in experiments:
             self.pairs[tuned[id(e)]] = self.pairs[asking[id(e)]]
         return self._usable(tuned)
@@ -353,11 +355,12 @@ class Lab:
         for made, found in zip(part, self.workers.run(askings, answer), strict=True):
             self.pairs.update(zip(made, found, strict=True))
 
-    def _finetuning(self, e: Experiment, pairs: Pairs) -> Arm:
+    def _finetuning(self, e: Experiment, generator: str, pairs: Pairs) -> Arm:
+        start = self.models[generator].weights if e.config.finetune.start == "generator" else self.base
         share = e.config.finetune.label_share
         pseudo = [Example(*pair) for pair in pairs.accepted]
         tasks = [Task("labels", self.answers(e.case), share=share), Task("pseudo", pseudo, share=1 - share)]
-        return Arm(self.base, tasks, e.config.finetune, e.config.seed, name=e.name)
+        return Arm(start, tasks, e.config.finetune, e.config.seed, name=e.name)
 
     # what they are worth
 

@@ -162,6 +162,9 @@ class DistillConfig(TrainConfig):
     """Step 4: caption distillation into the selected neurons: caption loss + qa_weight x QA loss."""
 
     qa_weight: float = Field(1.0, ge=0, description="Lambda: weight of the QA loss beside the caption loss.")
+    qa_share: float = Field(
+        1.0, gt=0, description="Places in a batch of labeled pairs, and as many of their questions, to one place of a caption."
+    )
     check_share: float = Field(
         0.5, ge=0, description="Yes/no checks of single caption words for each caption in a batch; 0: none, as in the paper."
     )
@@ -249,6 +252,9 @@ class FinetuneConfig(TrainConfig):
     """Step 6: the VQA model learns from labeled rows and accepted pseudo pairs."""
 
     label_share: float = Field(0.2, ge=0, le=1, description="Share of each batch drawn from the labeled rows.")
+    start: Literal["base", "generator"] = Field(
+        "base", description="The model that fine-tuning begins with: the base, or the generator that wrote the pairs."
+    )
 
 
 class BaselineConfig(Section):

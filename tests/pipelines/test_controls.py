@@ -106,6 +106,35 @@ def test_second_round_begins_at_the_model_that_the_first_adapted(planned: Any, m
     assert folders["finetune leaml round 1"] not in made["finetune leaml"].inputs
 
 
+@pytest.mark.parametrize(("start", "model"), [("base", "leaml-tiny"), ("generator", "{folder}/distill-{hash}/model")])
+def test_fine_tuning_begins_with_the_base_or_the_generator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, model: str
+) -> None:
+    jobs = []
+    monkeypatch.setattr("pipelines.finetune.read_accepted", lambda step: [("i", "q?", "a")])
+    monkeypatch.setattr("pipelines.finetune.run_training", lambda label, job, resources: jobs.append(job) or {})
+    rows = [{"image_id": "i", "question": "q?", "answer": "a", "question_type": "open", "options": None}]
+    labels = Labels(tables.table(rows, tables.LABELED), tables.table([], tables.LABELED), "one label")
+    sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
+    with Run(parse(CONFIG | {"storage": str(tmp_path), "finetune": {"start": start}})) as run:
+        generator, pairs = (Step(name, name, "c" * 12, f"{tmp_path}/{name}-{'c' * 12}") for name in ("distill", "generate"))
+        method.finetune(run, sources, labels, generator, pairs)
+    assert jobs[0].model.name == model.format(folder=tmp_path, hash="c" * 12)
+
+
+def test_shares_and_weights_of_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = []
+    monkeypatch.setattr("pipelines.distill.read_captions", lambda step: {"i": "A red circle is at the top left."})
+    monkeypatch.setattr("pipelines.distill.run_training", lambda label, job, resources, callbacks: jobs.append(job) or {})
+    sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
+    given = {"qa_weight": 0.2, "qa_share": 0.125, "check_share": 0.25}
+    with Run(parse(CONFIG | {"storage": str(tmp_path), "distill": given})) as run:
+        inputs = (Step(name, name, "c" * 12, f"{tmp_path}/{name}") for name in ("caption", "warmup", "score"))
+        method.distill(run, sources, *inputs)
+    found = {task.name: (task.share, task.weight) for task in jobs[0].tasks}
+    assert found == {"captions": (1.0, 1.0), "checks": (0.25, 1.0), "pairs": (0.125, 0.2), "answers": (0.125, 0.2)}
+
+
 def test_control_settings() -> None:
     config = parse(CONFIG)
     assert method.replaced(config, "random_neurons").score.method == "random"

@@ -19,8 +19,7 @@ _TRIES = 40  # places that the camera looks at in a frame
 def check_size(sport: str, size: int) -> None:
     """DataError where the camera's picture is higher than the game's playing field."""
     top, bottom = GAMES[sport].rows
-    if size > bottom - top:
-        rows = bottom - top
+    if size > (rows := bottom - top):
         msg = (
             f"a picture of {size} pixels is higher than the {rows} rows of {sport}; ask for at most that, or leave {sport} out"
         )

@@ -284,25 +284,10 @@ class Lab:
         if key not in self.scored:
             examples = [x for t in self.qa_tasks(e.case) for x in t.examples]
             order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(given.seed))[: given.samples]
-            self.scored[key] = self._gradient_scores(weights, [examples[i] for i in order.tolist()])
+            self.scored[key] = training.row_scores(self.bench, weights, [examples[i] for i in order.tolist()])
         kind = {"lowest": "squared"}.get(given.method, given.method)
         sign = -1.0 if given.method == "lowest" else 1.0
         return {n: sign * self.scored[key][f"{kind} {n}"] for n in names}
-
-    def _gradient_scores(self, weights: Weights, examples: list[Example]) -> dict[str, torch.Tensor]:
-        kinds: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-            "squared": lambda g, w: g.pow(2),
-            "absolute": lambda g, w: g.abs(),
-            "gradient_weight": lambda g, w: (g * w).abs(),
-        }
-        found: dict[str, torch.Tensor] = {}
-        for gradients in training.row_gradients(self.bench, weights, examples):
-            for name in model.linears(weights):
-                gradient, weight = gradients[f"{name}.weight"], weights[f"{name}.weight"]
-                for kind, norm in kinds.items():
-                    part = norm(gradient, weight).sum(2).sum(0).double().cpu()
-                    found[f"{kind} {name}"] = found.get(f"{kind} {name}", torch.zeros_like(part)) + part / len(examples)
-        return found
 
     def _finetuned(self, experiments: Sequence[Experiment], generators: dict[int, str]) -> dict[int, str]:
         """Generate and finetune; the key of each experiment's adapted model."""

@@ -332,3 +332,20 @@ def row_gradients(bench: Bench, weights: Weights, examples: Sequence[Example], t
         loss = loss_of(copies, bench.shape, bench.pixels[images][:, None], ids[:, None], wanted[:, None], bench.texts.at)
         found = torch.autograd.grad(loss.sum(), list(copies.values()), allow_unused=True)
         yield {n: g for n, g in zip(copies, found, strict=True) if g is not None}
+
+
+def row_scores(bench: Bench, weights: Weights, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """Mean over the examples of each row's score, as `leaml.neurons.scores` defines it, by "kind module"."""
+    kinds: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+        "squared": lambda g, w: g.pow(2),
+        "absolute": lambda g, w: g.abs(),
+        "gradient_weight": lambda g, w: (g * w).abs(),
+    }
+    found: dict[str, torch.Tensor] = {}
+    for gradients in row_gradients(bench, weights, examples):
+        for name in model.linears(weights):
+            gradient, weight = gradients[f"{name}.weight"], weights[f"{name}.weight"]
+            for kind, norm in kinds.items():
+                part = norm(gradient, weight).sum(2).sum(0).double().cpu()
+                found[f"{kind} {name}"] = found.get(f"{kind} {name}", torch.zeros_like(part)) + part / len(examples)
+    return found

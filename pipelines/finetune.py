@@ -49,7 +49,7 @@ def finetune(
 def finetune_captions(run: Run, sources: Sources, labels: Labels, captions: Step, label: str) -> Step:
     """A control: the base trained on labels and captions in place of pairs, as `finetune` otherwise."""
     config, request = run.config.finetune, run.config.caption.prompt or prompts.CAPTION
-    settings = {"mixed": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
+    settings = {"mixed": config.model_dump(exclude={"start"}), "model": model_key(run.config.model), "seed": run.config.seed}
     step = run.step("finetune", settings, [captions, labels_key(labels)], label=f"finetune {label}")
 
     def work() -> dict[str, Any]:
@@ -67,7 +67,8 @@ def finetune_labels(
     run: Run, sources: Sources, labels: Labels, config: TrainConfig, label: str, method: str = "full", lora_rank: int = 16
 ) -> Step:
     """A baseline: the base trained on labeled rows alone, fully or with LoRA."""
-    settings = {"train": config.model_dump(), "model": model_key(run.config.model), "method": method, "seed": run.config.seed}
+    training = config.model_dump(include=set(TrainConfig.model_fields))
+    settings = {"train": training, "model": model_key(run.config.model), "method": method, "seed": run.config.seed}
     settings |= {"rank": lora_rank} if method == "lora" else {}
     step = run.step("finetune", settings, [*sources.training, labels_key(labels)], label=f"finetune {label}")
 

@@ -253,7 +253,7 @@ class FinetuneConfig(TrainConfig):
 
     label_share: float = Field(0.2, ge=0, le=1, description="Share of each batch drawn from the labeled rows.")
     start: Literal["base", "generator"] = Field(
-        "base", description="The model that fine-tuning begins with: the base, or the generator that wrote the pairs."
+        "generator", description="The model that fine-tuning begins with: the generator that wrote the pairs, or the base."
     )
 
 

@@ -91,6 +91,26 @@ def test_full_labels_only_trains_on_every_label(planned: Any) -> None:
     assert control["finetune"] != planned(None)["finetune"]
 
 
+@pytest.mark.parametrize(
+    ("control", "changed", "new"),
+    [
+        ("full_labels", {"start": "base"}, set()),
+        ("full_labels", {"label_share": 0.5}, set()),
+        ("full_labels", {"steps": 7}, {"finetune"}),
+        ("captions_mixed", {"start": "base"}, set()),
+        ("captions_mixed", {"label_share": 0.5}, {"finetune"}),
+        (None, {"start": "base"}, {"finetune"}),
+    ],
+)
+def test_a_control_is_trained_anew_only_for_what_it_depends_on(
+    planned: Any, monkeypatch: pytest.MonkeyPatch, control: str | None, changed: dict[str, Any], new: set[str]
+) -> None:
+    before = planned(control)
+    monkeypatch.setitem(CONFIG, "finetune", changed)
+    after = planned(control)
+    assert {name for name in before if before[name] != after[name]} == new
+
+
 def test_second_round_begins_at_the_model_that_the_first_adapted(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONFIG, "rounds", 2)
     made: dict[str, Step] = {}

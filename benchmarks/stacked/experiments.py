@@ -11,134 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.label_efficiency import FILTERS, FILTERS_AT, FULL_BUDGETS
+from benchmarks.label_efficiency import FULL_BUDGETS
 from benchmarks.pair_precision import truth_of
 from benchmarks.stacked import domain, model
-from benchmarks.stacked.domain import Case, Domain
-from benchmarks.stacked.lab import Experiment, Lab
+from benchmarks.stacked.domain import Domain
+from benchmarks.stacked.lab import Lab
+from benchmarks.stacked.plans import PLANS, changed
 from benchmarks.stacked.texts import Texts
 from benchmarks.stacked.training import Bench
 from benchmarks.stacked.workers import Workers
-from leaml.config import Config, resolve_model
-from leaml.config.reading import override, parse
-from pipelines.method import replaced, self_training
-
-AT = FILTERS_AT
-"""The budget with several draws, at which choices are compared."""
-FEW = 1
-"""Draws on which the many variants are run."""
-LABELS_ALONE = ("zero_shot", "finetune_labels", "lora_labels")
-PLAIN = ("full_labels", "captions_mixed", "self_training")
-NEURONS = ("all_neurons", "random_neurons", "magnitude_neurons", "lowest_neurons")
-RATES = [5e-4, 1e-3, 2e-3, 4e-3]
-
-
-def changed(config: Config, *keys: str) -> Config:
-    """The configuration with `a.b=value` keys changed."""
-    tree = config.model_dump()
-    for key in keys:
-        override(tree, key)
-    return parse(tree)
-
-
-def seeded(config: Config, case: Case) -> Config:
-    """Random neurons are other ones in every draw of the labels."""
-    return config.model_copy(update={"score": config.score.model_copy(update={"seed": case.draw})})
-
-
-Plan = list[list[Experiment]]
-"""Groups of experiments; what a group gave is written before the next one begins."""
-
-
-def table(given: Domain) -> Plan:
-    """The methods at 1 %, then at the other budgets, then on the first `FEW` draws every other control and each filter."""
-    cases = [c for c in given.cases.values() if c.name != "full"]
-    at, rest = [c for c in cases if c.budget == AT], [c for c in cases if c.budget != AT]
-    groups = [_methods(given, at, NEURONS[:2]), _methods(given, rest, ())]
-    few = [c for c in at if c.draw < FEW]
-    last = [Experiment(kind, c, seeded(given.config, c), kind) for c in few for kind in ("captions_mixed", "self_training")]
-    for case in few:
-        config = seeded(given.config, case)
-        last += [Experiment(name, case, replaced(config, name)) for name in NEURONS[2:]]
-        for name, keys in FILTERS.items():
-            last.append(Experiment(f"leaml_{name}", case, changed(config, *(f"generate.filters.{k}" for k in keys))))
-    return [group for group in (*groups, last) if group]
-
-
-def _methods(given: Domain, cases: list[Case], controls: tuple[str, ...]) -> list[Experiment]:
-    """The label-only baselines, all labels, the method, the method without captions, and some controls."""
-    found = []
-    for case in cases:
-        config = seeded(given.config, case)
-        found += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, "full_labels")]
-        found.append(Experiment("leaml", case, config))
-        found += [Experiment(name, case, replaced(config, name)) for name in ("no_captions", *controls)]
-    return found
-
-
-def one_factor(given: Domain, choices: dict[str, list[str]], draws: int) -> list[Experiment]:
-    """LEAML with each of `choices` (name -> keys) on the first draws of 1 %."""
-    cases = [c for c in given.cases.values() if c.budget == AT and c.draw < draws]
-    return [Experiment(name, c, changed(seeded(given.config, c), *keys)) for c in cases for name, keys in choices.items()]
-
-
-def neurons(given: Domain, draws: int = 1) -> Plan:
-    """Score, ratio and learning rate of distillation, judged by the generator."""
-    choices = {
-        f"{method} {ratio:g} {rate:g}": [f"score.method={method}", f"score.ratio={ratio}", f"distill.lr={rate}"]
-        for method in ("squared", "absolute", "gradient_weight", "random", "magnitude", "lowest")
-        for ratio in (0.02, 0.1, 0.3)
-        for rate in RATES
-    }
-    choices |= {f"all 1 {rate:g}": ["score.ratio=1.0", f"distill.lr={rate}"] for rate in RATES}
-    return [[replace(e, kind="generator") for e in one_factor(given, choices, draws)]]
-
-
-def parts(given: Domain, draws: int = 1) -> Plan:
-    """One part of the method at a time, to its adapted model."""
-    choices: dict[str, list[str]] = {
-        "default": [],
-        "captions 0": ["distill.skip=true"],
-        "captions 250": ["caption.max_images=250"],
-        "captions 1000": ["caption.max_images=1000"],
-        "lambda 0": ["distill.qa_weight=0"],
-        "lambda 0.3": ["distill.qa_weight=0.3"],
-        "lambda 3": ["distill.qa_weight=3"],
-        "qa share 0.25": ["distill.qa_share=0.25"],
-        "checks 0": ["distill.check_share=0"],
-        "checks 1": ["distill.check_share=1"],
-        "distill 1600": ["distill.steps=1600"],
-        "pairs 2": ["generate.pairs_per_image=2"],
-        "pairs 16": ["generate.pairs_per_image=16"],
-        "images 400": ["generate.max_images=400"],
-        "images all": ["generate.max_images=null"],
-        "rounds 2": ["rounds=2"],
-        "rounds 3": ["rounds=3"],
-        "finetune 800": ["finetune.steps=800"],
-        "finetune 1e-3": ["finetune.lr=0.001"],
-        "finetune the generator": ["finetune.start=generator"],
-        "correct off": ["generate.correct_above=null"],
-        "correct 0.9": ["generate.correct_above=0.9"],
-        "all rows": ["score.ratio=1.0"],
-        "random rows": ["score.method=random"],
-    }
-    found = one_factor(given, choices, draws)
-    for case in {e.case.name: e.case for e in found}.values():
-        found += [Experiment(kind, case, given.config, kind) for kind in (*LABELS_ALONE, *PLAIN)]
-        config = seeded(given.config, case)
-        known = self_training(config, given.labels(case)).generate.model_copy(update={"max_images": 400})
-        found.append(Experiment("known questions 400", case, config.model_copy(update={"generate": known})))
-    return [found]
-
-
-PLANS: dict[str, Callable[[Domain], Plan]] = {"table": table, "neurons": neurons, "parts": parts}
+from leaml.config import resolve_model
 
 
 def run(given: Domain, plan: str, teacher: str, bench: dict[str, Any], workers: int, seconds: float | None, out: Path) -> None:

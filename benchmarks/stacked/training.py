@@ -258,6 +258,39 @@ class Parameters:
         return found
 
 
+WARM = 3
+"""Steps before one is recorded, by which everything is compiled."""
+
+
+def repeat(step: Callable[[], None], times: int, record: bool, progress: Callable[[str], None]) -> None:
+    """Do a step so many times. With `record` the kernels of one are recorded and launched together (a CUDA graph): one by one
+    their launching takes longer than their work. A step that cannot be recorded is done kernel by kernel."""
+    done = 0
+    if record and times > WARM:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM):
+                step()
+        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.empty_cache()  # what the other stream held
+        done, graph = WARM, torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                step()
+        except RuntimeError as error:
+            progress(f"a step cannot be recorded: {error}")
+        else:
+            for _ in range(times - WARM):
+                graph.replay()
+            torch.cuda.synchronize()
+            done = times
+        del graph
+        torch.cuda.empty_cache()
+    for _ in range(times - done):
+        step()
+
+
 def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
     """Train arms of one kind at once. Compiled stacks have one of two sizes, since every other one is compiled anew."""
     asked = len(arms)
@@ -280,17 +313,23 @@ def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
     total = torch.zeros(len(arms), device=device)
     advance = model.fast(update) if bench.compile else update
     corrections = torch.tensor([[1 - b ** (s + 1) for b in BETAS] for s in range(config.steps)], device=device)
-    for step in range(config.steps):
-        part = order[step]
-        wanted = rows.replied[part] * worth[step][..., None]
+    number = torch.zeros(1, dtype=torch.int64, device=device)  # of the step: on the device, so that a recorded step knows it
+
+    def step() -> None:
+        part, worths, rate, corrected = (t.index_select(0, number)[0] for t in (order, worth, rates, corrections))
+        wanted = rows.replied[part] * worths[..., None]
         weights, shown = given.weights(dtype), bench.pixels[rows.images[part]]
-        total = loss_of(weights, bench.shape, shown, rows.ids[part], wanted, bench.texts.at, bench.compile)
-        (gradient,) = torch.autograd.grad(total.sum(), [given.values])
+        losses = loss_of(weights, bench.shape, shown, rows.ids[part], wanted, bench.texts.at, bench.compile)
+        (gradient,) = torch.autograd.grad(losses.sum(), [given.values])
         with torch.no_grad():
             if given.mask is not None:
                 gradient *= given.mask
             state = (given.values.detach(), gradient, first, second)
-            advance(*state, rates[step][:, None], corrections[step], config.weight_decay, config.max_grad_norm)
+            advance(*state, rate[:, None], corrected, config.weight_decay, config.max_grad_norm)
+            total.copy_(losses)
+            number.add_(1)
+
+    repeat(step, config.steps, bench.compile and device.type == "cuda", bench.progress)
     for arm, loss in zip(arms[:asked], total.tolist(), strict=False):
         if not math.isfinite(loss):
             bench.progress(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.stacked import domain, experiments, lab
+from benchmarks.stacked import domain, experiments, lab, plans
 from leaml import config
 from leaml.config import resolve_model
 from leaml.errors import InputError
@@ -68,22 +68,22 @@ def test_cases_hold_the_labels_and_images_that_a_run_draws(given: domain.Domain)
 def test_every_row_of_the_table_is_run_and_written(
     given: domain.Domain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(experiments, "AT", 0.1)
-    monkeypatch.setattr(experiments, "FILTERS", {"sure": ["min_mean_logprob=-0.05"], "none": ["max_answer_chars=1"]})
+    monkeypatch.setattr(plans, "AT", 0.1)
+    monkeypatch.setattr(plans, "FILTERS", {"sure": ["min_mean_logprob=-0.05"], "none": ["max_answer_chars=1"]})
     monkeypatch.setattr(lab, "QUESTIONS", 24)
-    twice = lab.Experiment("twice", given.cases["10 % 0"], experiments.changed(given.config, "rounds=2"))
-    broken = lab.Experiment("broken", given.cases["10 % 0"], experiments.changed(given.config, "distill.lr=1e30"))
-    planned = [*experiments.table(given), [twice, broken]]
-    monkeypatch.setitem(experiments.PLANS, "table", lambda given: planned)
+    twice = lab.Experiment("twice", given.cases["10 % 0"], plans.changed(given.config, "rounds=2"))
+    broken = lab.Experiment("broken", given.cases["10 % 0"], plans.changed(given.config, "distill.lr=1e30"))
+    planned = [*plans.table(given), [twice, broken]]
+    monkeypatch.setitem(plans.PLANS, "table", lambda given: planned)
     out = tmp_path / "found.json"
     bench = {"device": "cpu", "together": 4}
     experiments.run(given, "table", resolve_model("leaml-tiny-teacher"), bench, 2, None, out)
     found = {r["name"]: r for r in json.loads(out.read_text())["results"]}
-    controls = {*experiments.LABELS_ALONE, *experiments.PLAIN, *experiments.NEURONS, "no_captions"}
+    controls = {*plans.LABELS_ALONE, *plans.PLAIN, *plans.NEURONS, "no_captions"}
     assert set(found) == controls | {"leaml", "leaml_sure", "twice"}  # leaml_none accepts no pair, broken has no finite loss
     assert {len(r["correct"]) for r in found.values()} == {len(given.asked)}
     worth = {name: row["pairs"] for name, row in found.items() if row["pairs"]}
-    assert set(worth) == set(found) - {*experiments.LABELS_ALONE, "full_labels", "captions_mixed"}
+    assert set(worth) == set(found) - {*plans.LABELS_ALONE, "full_labels", "captions_mixed"}
     assert worth["leaml_sure"]["accepted"] < worth["leaml"]["accepted"]
     assert worth["leaml_sure"]["counts"]["pairs"] == worth["leaml"]["counts"]["pairs"]
     assert worth["leaml"]["counts"]["pairs"] >= 16  # two for each of the eight images, and corrections
@@ -103,15 +103,16 @@ def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
 
 
 def test_plans_change_one_thing_at_a_time(given: domain.Domain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "AT", 0.1)
-    (scored,) = experiments.neurons(given)
-    assert len({e.name for e in scored}) == len(scored) == 6 * 3 * 4 + 4
-    assert {e.kind for e in scored} == {"generator"}
-    (varied,) = experiments.parts(given)
-    named = {e.name: e.config for e in varied if e.kind == "method"}
-    default = named["default"]
-    assert named["rounds 2"] == default.model_copy(update={"rounds": 2})
-    assert named["known questions 400"].generate.questions == sorted(
-        {r["question"] for r, _ in given.labels(varied[0].case).rows()}
-    )
-    assert all(config != default for name, config in named.items() if name not in ("default", "pairs 2"))
+    monkeypatch.setattr(plans, "AT", 0.1)
+    (scored,) = plans.neurons(given)
+    assert len({e.name for e in scored}) == len(scored) == 4 * 3 * 2 + 2 * 3 + 2
+    generators, behind, again = plans.parts(given)
+    assert {e.kind for e in (*scored, *generators)} == {"generator"}
+    default = plans.seeded(given.config, behind[0].case)
+    for group in (generators, [e for e in behind if e.kind == "method"], again):
+        changes = {e.name: e.config for e in group}
+        same = {name for name, config in changes.items() if config == default}
+        assert "default" not in changes or "default" in same
+        assert len({c.model_dump_json() for c in changes.values()}) == len(changes) - max(0, len(same) - 1)
+    assert {e.name: e.config for e in again}["rounds 2"] == default.model_copy(update={"rounds": 2})
+    assert {e.kind for e in behind} == {"method", *plans.LABELS_ALONE, *plans.PLAIN}

@@ -1,0 +1,145 @@
+"""What is tried: plans are groups of experiments on one domain, and what a group gave is written before the next one begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.label_efficiency import FILTERS, FILTERS_AT
+from benchmarks.stacked.domain import Case, Domain
+from benchmarks.stacked.lab import Experiment
+from leaml.config import Config
+from leaml.config.reading import override, parse
+from pipelines.method import replaced
+
+AT = FILTERS_AT
+"""The budget with several draws, at which choices are compared."""
+FEW = 2
+"""Draws on which the many variants are run."""
+LABELS_ALONE = ("zero_shot", "finetune_labels", "lora_labels")
+PLAIN = ("full_labels", "captions_mixed", "self_training")
+NEURONS = ("all_neurons", "random_neurons", "magnitude_neurons", "lowest_neurons")
+
+Plan = list[list[Experiment]]
+Choices = dict[str, list[str]]
+"""Name -> configuration keys `a.b=value`."""
+
+
+def changed(config: Config, *keys: str) -> Config:
+    """The configuration with `a.b=value` keys changed."""
+    tree = config.model_dump()
+    for key in keys:
+        override(tree, key)
+    return parse(tree)
+
+
+def seeded(config: Config, case: Case) -> Config:
+    """Random neurons are other ones in every draw of the labels."""
+    return config.model_copy(update={"score": config.score.model_copy(update={"seed": case.draw})})
+
+
+def table(given: Domain) -> Plan:
+    """The methods at 1 %, then at the other budgets, then on the first `FEW` draws every other control and each filter."""
+    cases = [c for c in given.cases.values() if c.name != "full"]
+    at, rest = [c for c in cases if c.budget == AT], [c for c in cases if c.budget != AT]
+    groups = [_methods(given, at, NEURONS[:2]), _methods(given, rest, ())]
+    few = [c for c in at if c.draw < FEW]
+    last = [Experiment(kind, c, seeded(given.config, c), kind) for c in few for kind in PLAIN[1:]]
+    for case in few:
+        config = seeded(given.config, case)
+        last += [Experiment(name, case, replaced(config, name)) for name in NEURONS[2:]]
+        for name, keys in FILTERS.items():
+            last.append(Experiment(f"leaml_{name}", case, changed(config, *(f"generate.filters.{k}" for k in keys))))
+    return [group for group in (*groups, last) if group]
+
+
+def _methods(given: Domain, cases: list[Case], controls: tuple[str, ...]) -> list[Experiment]:
+    """The label-only baselines, all labels, the method, the method without captions, and some controls."""
+    found = []
+    for case in cases:
+        config = seeded(given.config, case)
+        found += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, "full_labels")]
+        found.append(Experiment("leaml", case, config))
+        found += [Experiment(name, case, replaced(config, name)) for name in ("no_captions", *controls)]
+    return found
+
+
+def draws(given: Domain, count: int) -> list[Case]:
+    """The first draws of the labels at 1 %."""
+    return [c for c in given.cases.values() if c.budget == AT and c.draw < count]
+
+
+def one_factor(given: Domain, choices: Choices, count: int, kind: str = "method") -> list[Experiment]:
+    """LEAML with each of `choices` on the first draws of 1 %."""
+    return [
+        Experiment(name, c, changed(seeded(given.config, c), *keys), kind)
+        for c in draws(given, count)
+        for name, keys in choices.items()
+    ]
+
+
+def neurons(given: Domain) -> Plan:
+    """Score, share of the rows and learning rate of distillation, judged by the generator's own answers."""
+    rate = float(given.config.distill.lr)  # type: ignore[arg-type]
+    choices: Choices = {
+        f"{method} {ratio:g} {lr:g}": [f"score.method={method}", f"score.ratio={ratio}", f"distill.lr={lr}"]
+        for method in ("squared", "random", "lowest", "magnitude")
+        for ratio in (0.05, 0.1, 0.3)
+        for lr in (rate, 2 * rate)
+    }
+    choices |= {
+        f"squared {scope} {ratio:g} {rate:g}": [f"score.scope={scope}", f"score.ratio={ratio}"]
+        for scope in ("layer", "global")
+        for ratio in (0.05, 0.1, 0.3)
+    }
+    choices |= {f"all {lr:g}": ["score.ratio=1.0", f"distill.lr={lr}"] for lr in (rate / 2, rate)}
+    return [one_factor(given, choices, 1, "generator")]
+
+
+def parts(given: Domain) -> Plan:
+    """One part of the method at a time: first of the generator, by its own answers, then behind it, by the adapted model."""
+    config = given.config
+    rate, steps = float(config.distill.lr), config.distill.steps  # type: ignore[arg-type]
+    generator: Choices = {
+        "default": [],
+        "captions 1000": ["caption.max_images=1000"],
+        **{f"lambda {value:g}": [f"distill.qa_weight={value}"] for value in (0, 0.1, 0.3, 1)},
+        **{f"qa share {value:g}": [f"distill.qa_share={value}"] for value in (0.125, 0.25, 0.5, 1)},
+        **{f"checks {value:g}": [f"distill.check_share={value}"] for value in (0, 0.25, 0.5, 1)},
+        "half the rate": [f"distill.lr={rate / 2}"],
+        "twice the rate": [f"distill.lr={2 * rate}"],
+        "three times the steps": [f"distill.steps={3 * steps}"],
+        "three times the steps, checks 0.25": [f"distill.steps={3 * steps}", "distill.check_share=0.25"],
+    }
+    behind: Choices = {
+        "default": [],
+        "captions 0": ["distill.skip=true"],
+        "three times the steps": [f"distill.steps={3 * steps}"],
+        "pairs 2": ["generate.pairs_per_image=2"],
+        "pairs 16": ["generate.pairs_per_image=16"],
+        "images 400": ["generate.max_images=400"],
+        "images all": ["generate.max_images=null"],
+        "correct off": ["generate.correct_above=null"],
+        "correct 0.9": ["generate.correct_above=0.9"],
+        "correct 0.99": ["generate.correct_above=0.99"],
+        "half the labels' share": [f"finetune.label_share={config.finetune.label_share / 2}"],
+        "twice the labels' share": [f"finetune.label_share={config.finetune.label_share * 2}"],
+        "half the rate": [f"finetune.lr={float(config.finetune.lr) / 2}"],  # type: ignore[arg-type]
+        "twice the rate": [f"finetune.lr={float(config.finetune.lr) * 2}"],  # type: ignore[arg-type]
+        "three times as long": [f"finetune.steps={3 * config.finetune.steps}"],
+        "from the base": ["finetune.start=base"],
+        "from the base, three times as long": ["finetune.start=base", f"finetune.steps={3 * config.finetune.steps}"],
+    }
+    longer = changed(config, f"finetune.steps={3 * config.finetune.steps}")
+    others = []
+    for case in draws(given, FEW):
+        others += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, *PLAIN)]
+        others.append(Experiment("full_labels, three times as long", case, longer, "full_labels"))
+    again = {f"rounds {count}": [f"rounds={count}"] for count in (2, 3)}
+    return [
+        one_factor(given, generator, FEW, "generator"),
+        [*one_factor(given, behind, FEW), *others],
+        one_factor(given, again, FEW),
+    ]
+
+
+PLANS: dict[str, Callable[[Domain], Plan]] = {"table": table, "neurons": neurons, "parts": parts}

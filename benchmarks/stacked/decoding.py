@@ -65,7 +65,7 @@ class StackedEngine:
     def _part(self, asked: Sequence[Sequence[Request]], rows: list[list[int]], settings: Settings) -> list[list[Completion]]:
         """Completions of some rows of each model; models with fewer rows write replies that nobody reads."""
         width, device = max(map(len, rows)), self.pixels.device
-        prompts = [[self.texts.prompt(asked[m][r].text) for r in rows[m]] for m in range(self.models)]
+        prompts = [self.texts.prompts([asked[m][r].text for r in rows[m]]) for m in range(self.models)]
         filler = next(p for ps in prompts for p in ps)
         for ps in prompts:
             ps += [filler] * (width - len(ps))

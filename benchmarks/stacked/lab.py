@@ -178,9 +178,10 @@ class Lab:
         self.models.setdefault("base", Trained(self.base, 0.0, 0.0))
         final.update({id(e): "base" for e in experiments if e.kind == "zero_shot"})
         self.say(f"{len(experiments)} experiments; trainings on labels and captions alone")
-        plain = {self._plain_key(e): e for e in others if e.kind != "self_training"}
-        self.train({key: lambda e=e: self._plain(e) for key, e in plain.items()})  # type: ignore[misc]
-        final.update(self._usable({id(e): self._plain_key(e) for e in others if e.kind != "self_training"}))
+        late = [e for e in others if e.kind in ("full_labels", "captions_mixed")]  # trained beside the adapted models
+        early = [e for e in others if e not in late]
+        self.train({self._plain_key(e): lambda e=e: self._plain(e) for e in early})  # type: ignore[misc]
+        final.update(self._usable({id(e): self._plain_key(e) for e in early if e.kind != "self_training"}))
         generators, starts = {}, {id(e): "base" for e in methods}
         for number in range(max((e.config.rounds for e in methods), default=1)):
             active = [e for e in methods if e.config.rounds > number]
@@ -195,10 +196,11 @@ class Lab:
             teachers = [] if number else [e for e in others if e.kind == "self_training"]
             found |= self._usable({id(e): self._plain_key(e) for e in teachers})
             teachers = [e for e in teachers if id(e) in found]
-            tuned = self._finetuned([*(e for e in active if e.kind == "method"), *teachers], found)
+            tuned = self._finetuned([*(e for e in active if e.kind == "method"), *teachers], found, [] if number else late)
             final.update({id(e): found[id(e)] for e in active if e.kind == "generator"} | tuned)
             starts.update(tuned)
             methods = [e for e in active if e.kind == "method" and id(e) in tuned]
+        final.update(self._usable({id(e): self._plain_key(e) for e in late}))
         for e in (e for e in experiments if id(e) not in final):
             self.say(f"{e.name} of {e.case.name}: no pair was accepted or a training failed, so it has no result")
         experiments = [e for e in experiments if id(e) in final]
@@ -289,8 +291,10 @@ class Lab:
         sign = -1.0 if given.method == "lowest" else 1.0
         return {n: sign * self.scored[key][f"{kind} {n}"] for n in names}
 
-    def _finetuned(self, experiments: Sequence[Experiment], generators: dict[int, str]) -> dict[int, str]:
-        """Generate and finetune; the key of each experiment's adapted model."""
+    def _finetuned(
+        self, experiments: Sequence[Experiment], generators: dict[int, str], beside: Sequence[Experiment]
+    ) -> dict[int, str]:
+        """Generate and finetune; the key of each experiment's adapted model. Trainings without pairs are done `beside`."""
         asking = {id(e): key_of(generators[id(e)], self._questions(e).model_dump(), e.case.name) for e in experiments}
         together: dict[str, dict[str, Experiment]] = {}  # what is asked -> pairs to be made of the replies
         for e in experiments:
@@ -307,7 +311,8 @@ class Lab:
         tuned = {id(e): key_of(asking[id(e)], e.config.finetune.model_dump()) for e in experiments}
         self.train(
             {tuned[id(e)]: lambda e=e: self._finetuning(e, generators[id(e)], self.pairs[asking[id(e)]]) for e in experiments}
-        )  # type: ignore[misc]
+            | {self._plain_key(e): lambda e=e: self._plain(e) for e in beside}  # type: ignore[misc]
+        )
         for e in experiments:
             self.pairs[tuned[id(e)]] = self.pairs[asking[id(e)]]
         return self._usable(tuned)
@@ -357,8 +362,9 @@ class Lab:
             for kind, key in (("development", final[id(e)]), ("generator", generators.get(id(e)))):
                 if key is None:
                     continue
-                if (key, e.case.name) not in judged and not self.late():
-                    judged[key, e.case.name], _ = training.judge(self.bench, self.models[key].weights, self.development(e))
+                left = self.development(e)  # none where pairs are made for all images
+                if left and (key, e.case.name) not in judged and not self.late():
+                    judged[key, e.case.name], _ = training.judge(self.bench, self.models[key].weights, left)
                 setattr(result, kind, judged.get((key, e.case.name)))
             trained = self.models[final[id(e)]]
             result.trained = {"lr": trained.lr, "loss": trained.loss, "sweep": trained.sweep}

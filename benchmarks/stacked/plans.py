@@ -38,29 +38,22 @@ def seeded(config: Config, case: Case) -> Config:
 
 
 def table(given: Domain) -> Plan:
-    """The methods at 1 %, then at the other budgets, then on the first `FEW` draws every other control and each filter."""
+    """The methods at every budget, some controls at 1 %; then on the first `FEW` draws the other controls and each filter."""
     cases = [c for c in given.cases.values() if c.name != "full"]
-    at, rest = [c for c in cases if c.budget == AT], [c for c in cases if c.budget != AT]
-    groups = [_methods(given, at, NEURONS[:2]), _methods(given, rest, ())]
-    few = [c for c in at if c.draw < FEW]
-    last = [Experiment(kind, c, seeded(given.config, c), kind) for c in few for kind in PLAIN[1:]]
-    for case in few:
-        config = seeded(given.config, case)
-        last += [Experiment(name, case, replaced(config, name)) for name in NEURONS[2:]]
-        for name, keys in FILTERS.items():
-            last.append(Experiment(f"leaml_{name}", case, changed(config, *(f"generate.filters.{k}" for k in keys))))
-    return [group for group in (*groups, last) if group]
-
-
-def _methods(given: Domain, cases: list[Case], controls: tuple[str, ...]) -> list[Experiment]:
-    """The label-only baselines, all labels, the method, the method without captions, and some controls."""
-    found = []
+    few = draws(given, FEW)
+    first, last = [], []
     for case in cases:
         config = seeded(given.config, case)
-        found += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, "full_labels")]
-        found.append(Experiment("leaml", case, config))
-        found += [Experiment(name, case, replaced(config, name)) for name in ("no_captions", *controls)]
-    return found
+        first += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, "full_labels")]
+        first.append(Experiment("leaml", case, config))
+        controls = NEURONS if case in few else NEURONS[:2] if case.budget == AT else ()
+        first += [Experiment(name, case, replaced(config, name)) for name in ("no_captions", *controls)]
+    for case in few:
+        config = seeded(given.config, case)
+        last += [Experiment(kind, case, config, kind) for kind in PLAIN[1:]]
+        for name, keys in FILTERS.items():
+            last.append(Experiment(f"leaml_{name}", case, changed(config, *(f"generate.filters.{k}" for k in keys))))
+    return [first, last]
 
 
 def draws(given: Domain, count: int) -> list[Case]:
@@ -98,46 +91,39 @@ def neurons(given: Domain) -> Plan:
 def parts(given: Domain) -> Plan:
     """One part of the method at a time: first of the generator, by its own answers, then behind it, by the adapted model."""
     config = given.config
-    rate, steps = float(config.distill.lr), config.distill.steps  # type: ignore[arg-type]
+    rate, weight, share = float(config.distill.lr), config.distill.qa_weight, config.distill.qa_share  # type: ignore[arg-type]
     generator: Choices = {
         "default": [],
-        "captions 1000": ["caption.max_images=1000"],
-        **{f"lambda {value:g}": [f"distill.qa_weight={value}"] for value in (0, 0.1, 0.3, 1)},
-        **{f"qa share {value:g}": [f"distill.qa_share={value}"] for value in (0.125, 0.25, 0.5, 1)},
-        **{f"checks {value:g}": [f"distill.check_share={value}"] for value in (0, 0.25, 0.5, 1)},
+        **{f"lambda {w:g}": [f"distill.qa_weight={w}"] for w in (weight / 2, weight * 2.5)},
+        **{f"qa share {s:g}": [f"distill.qa_share={s}"] for s in (min(1, share * 2), min(1, share * 4)) if s != share},
+        **{f"checks {s:g}": [f"distill.check_share={s}"] for s in (0, 0.125, 0.25, 0.5) if s != config.distill.check_share},
         "half the rate": [f"distill.lr={rate / 2}"],
         "twice the rate": [f"distill.lr={2 * rate}"],
-        "three times the steps": [f"distill.steps={3 * steps}"],
-        "three times the steps, checks 0.25": [f"distill.steps={3 * steps}", "distill.check_share=0.25"],
+        "rows 10 %": ["score.ratio=0.1"],
+        "rows 10 %, twice the rate": ["score.ratio=0.1", f"distill.lr={2 * rate}"],
+        "all rows, half the rate": ["score.ratio=1.0", f"distill.lr={rate / 2}"],
+        "random rows": ["score.method=random"],
+        "random rows 10 %, twice the rate": ["score.method=random", "score.ratio=0.1", f"distill.lr={2 * rate}"],
     }
     behind: Choices = {
         "default": [],
         "captions 0": ["distill.skip=true"],
-        "three times the steps": [f"distill.steps={3 * steps}"],
-        "pairs 2": ["generate.pairs_per_image=2"],
         "pairs 16": ["generate.pairs_per_image=16"],
         "images 400": ["generate.max_images=400"],
         "images all": ["generate.max_images=null"],
         "correct off": ["generate.correct_above=null"],
         "correct 0.9": ["generate.correct_above=0.9"],
-        "correct 0.99": ["generate.correct_above=0.99"],
         "half the labels' share": [f"finetune.label_share={config.finetune.label_share / 2}"],
         "twice the labels' share": [f"finetune.label_share={config.finetune.label_share * 2}"],
         "half the rate": [f"finetune.lr={float(config.finetune.lr) / 2}"],  # type: ignore[arg-type]
         "twice the rate": [f"finetune.lr={float(config.finetune.lr) * 2}"],  # type: ignore[arg-type]
-        "three times as long": [f"finetune.steps={3 * config.finetune.steps}"],
         "from the base": ["finetune.start=base"],
-        "from the base, three times as long": ["finetune.start=base", f"finetune.steps={3 * config.finetune.steps}"],
     }
-    longer = changed(config, f"finetune.steps={3 * config.finetune.steps}")
-    others = []
-    for case in draws(given, FEW):
-        others += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, *PLAIN)]
-        others.append(Experiment("full_labels, three times as long", case, longer, "full_labels"))
+    all_labels = [Experiment("full_labels", case, config, "full_labels") for case in draws(given, FEW)]
     again = {f"rounds {count}": [f"rounds={count}"] for count in (2, 3)}
     return [
         one_factor(given, generator, FEW, "generator"),
-        [*one_factor(given, behind, FEW), *others],
+        [*one_factor(given, behind, FEW), *all_labels],
         one_factor(given, again, FEW),
     ]
 

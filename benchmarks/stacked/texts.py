@@ -32,6 +32,14 @@ class Texts:
         """What stands before a reply."""
         return self.ids(f"{self.before}{request}{ASSISTANT}")
 
+    def prompts(self, requests: Sequence[str]) -> list[list[int]]:
+        """What stands before the replies; new texts are encoded side by side."""
+        texts = [f"{self.before}{request}{ASSISTANT}" for request in requests]
+        new = list({text for text in texts if text not in self.known})
+        encoded = self.tokenizer.encode_batch(new, add_special_tokens=False)
+        self.known.update(zip(new, (e.ids for e in encoded), strict=True))
+        return [self.known[text] for text in texts]
+
     def reply(self, text: str) -> list[int]:
         """A reply with the token that ends it."""
         return [*self.ids(text), self.end]

@@ -56,6 +56,7 @@ class Bench:
     pixels: torch.Tensor
     together: int = 32
     few: int = 10
+    long: int = 300
     compile: bool = False
     progress: Callable[[str], None] = lambda line: None
 
@@ -258,50 +259,17 @@ class Parameters:
         return found
 
 
-WARM = 3
-"""Steps before one is recorded, by which everything is compiled."""
-
-
-def repeat(step: Callable[[], None], times: int, record: bool, progress: Callable[[str], None]) -> None:
-    """Do a step so many times. With `record` the kernels of one are recorded and launched together (a CUDA graph): one by one
-    their launching takes longer than their work. A step that cannot be recorded is done kernel by kernel."""
-    done = 0
-    if record and times > WARM:
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM):
-                step()
-        torch.cuda.current_stream().wait_stream(aside)
-        torch.cuda.empty_cache()  # what the other stream held
-        done, graph = WARM, torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                step()
-        except RuntimeError as error:
-            progress(f"a step cannot be recorded: {error}")
-        else:
-            for _ in range(times - WARM):
-                graph.replay()
-            torch.cuda.synchronize()
-            done = times
-        del graph
-        torch.cuda.empty_cache()
-    for _ in range(times - done):
-        step()
-
-
 def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
-    """Train arms of one kind at once. Compiled stacks have one of two sizes, since every other one is compiled anew."""
-    asked = len(arms)
-    if bench.compile:
-        size = bench.together if asked > bench.few else bench.few
-        arms = [*arms, *[arms[-1]] * (size - asked)]
-    config, device = arms[0].config, bench.pixels.device
+    """Train arms of one kind at once. Compiled stacks have one size, since every other one is compiled anew; what is few or
+    short is trained as it is, since compiling takes as long as some hundred steps."""
+    asked, config, device = len(arms), arms[0].config, bench.pixels.device
+    compiled = bench.compile and asked > bench.few and config.steps >= bench.long and not arms[0].lora
+    if compiled:
+        arms = [*arms, *[arms[-1]] * (bench.together - asked)]
     lists = {id(t.examples): t.examples for a in arms for t in a.tasks}  # arms share most of them
     numbers: dict[Example, int] = {}
     places = {key: np.array([numbers.setdefault(e, len(numbers)) for e in listed]) for key, listed in lists.items()}
-    rows = Rows(bench, list(numbers), 64 if bench.compile else 1)
+    rows = Rows(bench, list(numbers), 64 if compiled else 1)
     drawn = [batches(a, places, rows.lengths) for a in arms]
     order = torch.tensor(np.stack([d[0] for d in drawn], 1), device=device)  # (steps, A, B)
     worth = torch.tensor(np.stack([d[1] for d in drawn], 1), device=device)
@@ -311,25 +279,19 @@ def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
     first, second = torch.zeros_like(given.values), torch.zeros_like(given.values)
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     total = torch.zeros(len(arms), device=device)
-    advance = model.fast(update) if bench.compile else update
+    advance = model.fast(update) if compiled else update
     corrections = torch.tensor([[1 - b ** (s + 1) for b in BETAS] for s in range(config.steps)], device=device)
-    number = torch.zeros(1, dtype=torch.int64, device=device)  # of the step: on the device, so that a recorded step knows it
-
-    def step() -> None:
-        part, worths, rate, corrected = (t.index_select(0, number)[0] for t in (order, worth, rates, corrections))
-        wanted = rows.replied[part] * worths[..., None]
+    for step in range(config.steps):
+        part = order[step]
+        wanted = rows.replied[part] * worth[step][..., None]
         weights, shown = given.weights(dtype), bench.pixels[rows.images[part]]
-        losses = loss_of(weights, bench.shape, shown, rows.ids[part], wanted, bench.texts.at, bench.compile)
-        (gradient,) = torch.autograd.grad(losses.sum(), [given.values])
+        total = loss_of(weights, bench.shape, shown, rows.ids[part], wanted, bench.texts.at, compiled)
+        (gradient,) = torch.autograd.grad(total.sum(), [given.values])
         with torch.no_grad():
             if given.mask is not None:
                 gradient *= given.mask
             state = (given.values.detach(), gradient, first, second)
-            advance(*state, rate[:, None], corrected, config.weight_decay, config.max_grad_norm)
-            total.copy_(losses)
-            number.add_(1)
-
-    repeat(step, config.steps, bench.compile and device.type == "cuda", bench.progress)
+            advance(*state, rates[step][:, None], corrections[step], config.weight_decay, config.max_grad_norm)
     for arm, loss in zip(arms[:asked], total.tolist(), strict=False):
         if not math.isfinite(loss):
             bench.progress(

@@ -115,4 +115,4 @@ def test_plans_change_one_thing_at_a_time(given: domain.Domain, monkeypatch: pyt
         assert "default" not in changes or "default" in same
         assert len({c.model_dump_json() for c in changes.values()}) == len(changes) - max(0, len(same) - 1)
     assert {e.name: e.config for e in again}["rounds 2"] == default.model_copy(update={"rounds": 2})
-    assert {e.kind for e in behind} == {"method", *plans.LABELS_ALONE, *plans.PLAIN}
+    assert {e.kind for e in behind} == {"method", "full_labels"}

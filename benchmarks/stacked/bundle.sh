@@ -8,7 +8,7 @@ version=${2:-3.12}
 lock=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../../requirements/cpu.lock")
 room=$(mktemp -d)
 trap 'rm -rf "$room"' EXIT
-names='pyarrow|pydantic|pydantic_core|annotated-types|typing-inspection|typing_extensions|boto3|botocore|s3transfer|jmespath|rich|cloudpickle|dill|imagehash'
+names='pyarrow|pydantic|pydantic_core|annotated-types|typing-inspection|typing_extensions|boto3|botocore|s3transfer|jmespath|rich|cloudpickle|dill|imagehash|datasketch'
 grep -iE "^($names)==" "$lock" >"$room/wanted"
 platforms=()
 for glibc in 2_28 2_27 2_17; do platforms+=(--platform "manylinux_${glibc}_x86_64"); done

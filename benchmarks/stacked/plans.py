@@ -48,9 +48,10 @@ def table(given: Domain) -> Plan:
         first.append(Experiment("leaml", case, config))
         controls = NEURONS if case in few else NEURONS[:2] if case.budget == AT else ()
         first += [Experiment(name, case, replaced(config, name)) for name in ("no_captions", *controls)]
+        first += [Experiment("captions_mixed", case, config, "captions_mixed")] if case in few else []
     for case in few:
         config = seeded(given.config, case)
-        last += [Experiment(kind, case, config, kind) for kind in PLAIN[1:]]
+        last.append(Experiment("self_training", case, config, "self_training"))
         for name, keys in FILTERS.items():
             last.append(Experiment(f"leaml_{name}", case, changed(config, *(f"generate.filters.{k}" for k in keys))))
     return [first, last]
@@ -71,21 +72,13 @@ def one_factor(given: Domain, choices: Choices, count: int, kind: str = "method"
 
 
 def neurons(given: Domain) -> Plan:
-    """Score, share of the rows and learning rate of distillation, judged by the generator's own answers."""
-    rate = float(given.config.distill.lr)  # type: ignore[arg-type]
+    """Rows by score and at random where few may move, judged by the generator's own answers, on every draw of 1 %."""
     choices: Choices = {
-        f"{method} {ratio:g} {lr:g}": [f"score.method={method}", f"score.ratio={ratio}", f"distill.lr={lr}"]
-        for method in ("squared", "random", "lowest", "magnitude")
-        for ratio in (0.05, 0.1, 0.3)
-        for lr in (rate, 2 * rate)
+        f"{method} {ratio:g}": [f"score.method={method}", f"score.ratio={ratio}"]
+        for method in ("squared", "random")
+        for ratio in (0.02, 0.05, 0.1)
     }
-    choices |= {
-        f"squared {scope} {ratio:g} {rate:g}": [f"score.scope={scope}", f"score.ratio={ratio}"]
-        for scope in ("layer", "global")
-        for ratio in (0.05, 0.1, 0.3)
-    }
-    choices |= {f"all {lr:g}": ["score.ratio=1.0", f"distill.lr={lr}"] for lr in (rate / 2, rate)}
-    return [one_factor(given, choices, 1, "generator")]
+    return [one_factor(given, choices, len(given.cases), "generator")]
 
 
 def parts(given: Domain) -> Plan:

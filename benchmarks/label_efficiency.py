@@ -32,7 +32,7 @@ import pyarrow as pa
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-from benchmarks import pair_precision
+from benchmarks import curves, pair_precision
 from leaml import config, tables
 from leaml import statistics as tests
 from leaml.data import files
@@ -227,24 +227,6 @@ def report(draws: list[dict[str, Any]]) -> dict[str, Any]:
     return found | {"gap_closed": statistics.mean(closed) if closed else None, "gap_closed_draws": closed}
 
 
-def curve(found: list[dict[str, Any]], file: Path) -> None:
-    """Mean accuracy over labeled images, one line a method."""
-    matplotlib.rcParams["svg.hashsalt"] = "leaml"
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    for name in found[0]["methods"]:
-        points = [(b["labels"], b["methods"][name]["accuracy"]) for b in found if name in b["methods"]]
-        width = 2.5 if name == "leaml" else 1.2
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=width, label=name)
-    axes.set_xscale("log")
-    axes.set_xlabel("labeled images")
-    axes.set_ylabel("accuracy")
-    axes.legend(fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(file, metadata={"Date": None})
-    pyplot.close(figure)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("pipelines/configs/demo.yaml"))
@@ -282,7 +264,7 @@ def main() -> None:
         title = f"{found[-1]['domain']}, {found[-1]['labels']} labeled images, {len(draws)} label draws"
         plot(summarise(draws), given.svg, title)
     if given.curve:
-        curve(found, given.curve)
+        curves.draw([found], given.curve)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import label_efficiency, pair_precision
+from benchmarks import curves, label_efficiency, pair_precision
 from benchmarks.stacked.domain import Case, Domain
 from leaml import evaluation, tables
 
@@ -111,7 +111,7 @@ def main() -> None:
     if asked.json:
         asked.json.write_text(json.dumps({"budgets": reports}, indent=1) + "\n")
     if asked.curve:
-        label_efficiency.curve(reports, asked.curve)
+        curves.draw([reports], asked.curve)
 
 
 if __name__ == "__main__":

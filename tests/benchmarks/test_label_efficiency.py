@@ -12,7 +12,6 @@ from benchmarks import label_efficiency
 from benchmarks.label_efficiency import (
     FILTERS,
     compare,
-    curve,
     gap_closed,
     markdown,
     plot,
@@ -119,7 +118,7 @@ def test_filters_of_the_full_table_are_keys_of_the_configuration(name: str) -> N
     assert changed.generate.filters != plain.generate.filters
 
 
-def test_gap_closed_and_report(tmp_path: Path) -> None:
+def test_gap_closed_and_report() -> None:
     one, two = metrics(0.9, 0.7), metrics(0.8, 0.75)
     assert gap_closed(one) is None
     for draw, full in ((one, 0.95), (two, 0.85)):
@@ -137,5 +136,3 @@ def test_gap_closed_and_report(tmp_path: Path) -> None:
     assert report([one])["methods"]["leaml"]["ci95"] == [0.1, 0.2]
     one["rows"]["full_labels"]["accuracy"] = 0.6
     assert gap_closed(one) is None
-    curve([found, found | {"labels": 80}], tmp_path / "curve.svg")
-    assert (tmp_path / "curve.svg").read_text().count('id="line2d') > 2

@@ -23,6 +23,7 @@ Weights = dict[str, torch.Tensor]
 
 VISION, TEXT, CONNECTOR = "model.vision_model", "model.text_model", "model.connector.modality_projection.proj"
 EMBEDDING = f"{TEXT}.embed_tokens.weight"
+PATCHES = f"{VISION}.embeddings.patch_embedding"
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,7 @@ def image_tokens(weights: Weights, shape: Shape, pixels: torch.Tensor, compiled:
     x = x.view(models, rows, channels, high, side, wide, side).permute(0, 1, 3, 5, 2, 4, 6)
     x = x.reshape(models, rows, high * wide, -1)
     embedding = f"{VISION}.embeddings"
-    kernel = {"p.weight": weights[f"{embedding}.patch_embedding.weight"].flatten(2)}
-    kernel["p.bias"] = weights[f"{embedding}.patch_embedding.bias"]
+    kernel = {"p.weight": weights[f"{PATCHES}.weight"].flatten(2), "p.bias": weights[f"{PATCHES}.bias"]}
     x = linear(kernel, "p", x).float() + weights[f"{embedding}.position_embedding.weight"].float()[:, None]
     layer = fast(vision_layer) if compiled else vision_layer
     for number in range(shape.vision_layers):
@@ -232,7 +232,8 @@ def hidden(
 
 def head(weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:
     """The first two arguments of `logits`."""
-    return weights[f"{TEXT}.norm.weight"], weights[EMBEDDING]
+    products = weights[f"{TEXT}.layers.0.self_attn.q_proj.weight"].dtype
+    return weights[f"{TEXT}.norm.weight"], weights[EMBEDDING].to(products)
 
 
 def forward(weights: Weights, shape: Shape, pixels: torch.Tensor, ids: torch.Tensor, at: int) -> torch.Tensor:

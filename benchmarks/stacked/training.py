@@ -206,6 +206,7 @@ class Parameters:
         self.shapes = [arms[0].start[n].shape for n in self.names]
         self.base = torch.stack([torch.cat([a.start[n].flatten() for n in self.names]) for a in arms])
         self.rank = arms[0].lora
+        self.products = {*model.linears(arms[0].start), model.PATCHES}
         self.adapted = model.linears(arms[0].start) if self.rank else []
         self.mask: torch.Tensor | None = None
         if self.rank:
@@ -239,10 +240,12 @@ class Parameters:
         return torch.cat(parts).to(self.base.device)
 
     def weights(self, dtype: torch.dtype) -> Weights:
-        """The model's weights, differentiable in `values`."""
+        """The model's weights, differentiable in `values`: those of products in this type, the others in float32, as by
+        autocast. Rounded embeddings, and their gradients summed in bfloat16, cost a long training some points."""
         source = self.base if self.rank else self.values
-        parts = source.to(dtype).split(self.sizes, 1)
+        parts = source.split(self.sizes, 1)
         found = {n: p.view(-1, *s) for n, p, s in zip(self.names, parts, self.shapes, strict=True)}
+        found = {n: p.to(dtype) if n.rpartition(".")[0] in self.products else p for n, p in found.items()}
         if not self.rank:
             return found
         sizes = [

@@ -104,6 +104,19 @@ def test_training_ends_with_the_trainers_weights(bench: training.Bench, vlm: loa
     assert not torch.equal(beside.weights[model.EMBEDDING], trained.weights[model.EMBEDDING])
 
 
+def test_only_products_are_rounded(bench: training.Bench, vlm: load.VLM) -> None:
+    """As by autocast: embeddings in bfloat16, and their gradients summed in it, cost all labels six points."""
+    given = training.Parameters([training.Arm(stack_of(vlm), [Task("answers", ANSWERS[:3])], config())])
+    found = {name: w.dtype for name, w in given.weights(torch.bfloat16).items()}
+    rounded = {name.rpartition(".")[0] for name, kind in found.items() if kind == torch.bfloat16}
+    layers = (torch.nn.Linear, torch.nn.Conv2d)
+    assert rounded == {n for n, m in vlm.model.named_modules() if isinstance(m, layers)} - {"lm_head"}
+    assert {kind for name, kind in found.items() if name.rpartition(".")[0] not in rounded} == {torch.float32}
+    embedding = given.weights(torch.bfloat16)[model.EMBEDDING]
+    assert torch.equal(embedding[0], stack_of(vlm)[model.EMBEDDING])
+    assert model.head(given.weights(torch.bfloat16))[1].dtype == torch.bfloat16  # the last product is rounded too
+
+
 def test_rates_are_chosen_as_by_the_trainer(bench: training.Bench, vlm: load.VLM) -> None:
     start, given = stack_of(vlm), config(lr=[1e-5, 3e-3])
     vlm.model.requires_grad_(True)

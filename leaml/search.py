@@ -188,7 +188,8 @@ def table(found: Found) -> str:
         numbers = ["", "", ""]
         if not trial.error:
             low, high = wilson(trial.accuracy, found.questions)
-            numbers = [f"{trial.accuracy:.3f}", f"{low:.3f} to {high:.3f}", f"{trial.hours:.3f}"]
+            hours = f"{trial.hours:.3f}" if trial.finished else ""  # counted at the end
+            numbers = [f"{trial.accuracy:.3f}", f"{low:.3f} to {high:.3f}", hours]
         values = [str(trial.point.get(k)) for k in keys]
         lines.append("| " + " | ".join([*values, str(trial.seed), *numbers, trial.state]) + " |")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from leaml import tables
 from leaml.config import SourceConfig
-from leaml.data import budget, store
+from leaml.data import budget, files, store
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.store import ImageIndex
 from leaml.errors import DataError
@@ -82,8 +82,13 @@ def source_steps(run: Run) -> Sources:
 
 
 def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
+    """Ingest a source. Another content of its file makes it anew; what lies in a folder is not looked at."""
     data = run.config.data
-    settings = {"source": source.model_dump(), "max_pixels": data.max_pixels, "max_quarantined": data.max_quarantined}
+    settings = {
+        "source": source.model_dump() | _content(source),
+        "max_pixels": data.max_pixels,
+        "max_quarantined": data.max_quarantined,
+    }
     step = run.step("ingest", settings, [], label=f"ingest {role}")
 
     def work() -> dict[str, object]:
@@ -106,6 +111,12 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
         return {"images": result.images, "rows": result.rows, "quarantined": len(result.quarantined)}
 
     return run.execute(step, work)
+
+
+def _content(source: SourceConfig) -> dict[str, str]:
+    if source.path and files.exists(source.path) and files.is_file(source.path):
+        return {"content": files.fingerprint(source.path)}
+    return {}
 
 
 def draw_labels(run: Run, sources: Sources, everything: bool = False) -> Labels:

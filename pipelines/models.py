@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from leaml.config import ModelConfig, ResourcesConfig, resolve_model
+from leaml.data import files
 from leaml.engine import EngineSpec
 from pipelines.run import Step
 
@@ -17,29 +17,18 @@ def trained(step: Step, base: ModelConfig) -> ModelConfig:
 
 
 def model_key(model: ModelConfig) -> dict[str, Any]:
-    """A model as a step's setting: its configuration and, for a local folder, a fingerprint of the files in it.
+    """A model as a step's setting: its configuration and, for a local folder, the fingerprints of the files in it.
 
-    Of files over 64 MiB only the size, the first and the last MiB are read. Hub models are told apart by their revision.
+    Hub models are told apart by their revision.
     """
     folder = Path(resolve_model(model.name))
     if not folder.is_dir():
         return model.model_dump()
-    digest = hashlib.sha256()
-    for file in sorted(f for f in folder.iterdir() if f.suffix in _MODEL_FILES):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as stream:
-            if size <= _WHOLE:
-                digest.update(stream.read())
-            else:
-                digest.update(stream.read(_PART))
-                stream.seek(-_PART, 2)
-                digest.update(stream.read())
-    return model.model_dump() | {"files": digest.hexdigest()}
+    found = {f.name: files.fingerprint(str(f)) for f in sorted(folder.iterdir()) if f.suffix in _MODEL_FILES}
+    return model.model_dump() | {"files": found}
 
 
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")
-_WHOLE, _PART = 64 * 2**20, 2**20
 
 
 def engine_spec(model: ModelConfig, resources: ResourcesConfig, url: str | None = None) -> EngineSpec:

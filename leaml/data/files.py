@@ -6,6 +6,7 @@ Every error that a user can mend (missing, forbidden, unreachable) is a DataErro
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import posixpath
@@ -25,6 +26,8 @@ from leaml.errors import DataError
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _TEMPORARY = re.compile(r"^\..*\.tmp$")
 _READ_BUFFER = 1 << 20
+_WHOLE, _PART = 64 << 20, 1 << 20
+"""Sizes from which on a fingerprint reads parts, and of a part."""
 _UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(_UMASK)
 
@@ -94,6 +97,20 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
             msg = f"{uri} has {stream.size()} bytes, over the limit of {max_bytes}"
             raise DataError(msg)
         return stream.read()
+
+
+def fingerprint(uri: str) -> str:
+    """SHA-256 of a file's size and content; of more than 64 MiB only the first and the last MiB are read. Raises DataError."""
+    with open_native(uri) as stream, _explained(uri, "read"):
+        size = stream.size()
+        digest = hashlib.sha256(f"{size}\n".encode())
+        if size <= _WHOLE:
+            digest.update(stream.read())
+        else:
+            digest.update(stream.read(_PART))
+            stream.seek(size - _PART)
+            digest.update(stream.read())
+    return digest.hexdigest()
 
 
 def write_bytes(uri: str, data: bytes, if_absent: bool = False) -> bool:

@@ -106,6 +106,26 @@ def test_large_files_are_published_whole(base: str, tmp_path: Path) -> None:
     assert files.read_bytes(files.join(base, "out", "big")) == big.read_bytes()
 
 
+def test_a_fingerprint_follows_size_and_content(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, content = files.join(base, "big.bin"), bytearray(b"head....middle....tail")
+    files.write_bytes(uri, bytes(content))
+    whole = files.fingerprint(uri)
+    files.write_bytes(files.join(base, "copy.bin"), bytes(content))
+    assert files.fingerprint(files.join(base, "copy.bin")) == whole
+    monkeypatch.setattr(files, "_WHOLE", 10)
+    monkeypatch.setattr(files, "_PART", 4)
+    seen = {whole, files.fingerprint(uri)}
+    for place, new in ((0, True), (len(content) - 1, True), (10, False)):  # the middle of a large file is not read
+        content[place] ^= 1
+        files.write_bytes(uri, bytes(content))
+        assert (files.fingerprint(uri) not in seen) == new
+        seen.add(files.fingerprint(uri))
+    files.write_bytes(uri, bytes(content) + b"tail")
+    assert files.fingerprint(uri) not in seen
+    with pytest.raises(DataError, match="nothing"):
+        files.fingerprint(files.join(base, "nothing"))
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = str(tmp_path / "x")
     files.write_bytes(uri, b"old")

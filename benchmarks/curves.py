@@ -31,7 +31,7 @@ SHOWN = {
     "zero_shot": "#718096",
     "blind_prior": "#a0aec0",
 }
-"""The rows that a curve is drawn of, where a budget has them, and their colours; all labels are a level line."""
+"""Colours of the main rows. Every other one that several budgets have gets a line too; all labels are a level line."""
 
 
 def draw(domains: list[list[Report]], file: Path, names: list[str] | None = None) -> None:
@@ -42,28 +42,28 @@ def draw(domains: list[list[Report]], file: Path, names: list[str] | None = None
     matplotlib.rcParams["svg.hashsalt"] = "leaml"
     figure, axes = pyplot.subplots(1, len(domains), figsize=(5.4 * len(domains) + 1.6, 4.4), squeeze=False)
     for place, reports, name in zip(axes[0], domains, names or [r[0]["domain"] for r in domains], strict=True):
-        _panel(place, list({r["labels"]: r for r in reversed(reports)}.values())[::-1])
+        _panel(place, {r["labels"]: r for r in reversed(reports)})
         place.set_title(name, fontsize=10, loc="left")
     axes[0][0].set_ylabel("accuracy")
-    handles, labels = axes[0][-1].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, frameon=False, loc="center right")
+    handles = {label: handle for panel in axes[0] for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, fontsize=8, frameon=False, loc="center right")
     figure.tight_layout(rect=(0, 0, 1 - 1.75 / figure.get_figwidth(), 1))
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)
 
 
-def _panel(axes: Axes, reports: list[Report]) -> None:
-    reports = sorted(reports, key=lambda r: r["labels"])
-    for name, colour in SHOWN.items():
+def _panel(axes: Axes, by_labels: dict[int, Report]) -> None:
+    reports = [by_labels[labels] for labels in sorted(by_labels)]
+    for name in dict.fromkeys([*SHOWN, *(name for r in reports for name in r["methods"])]):
         known = [r for r in reports if name in r["methods"]]
-        if not known:
+        if name == "full_labels" or len(known) < (1 if name in SHOWN else 2):
             continue
         points = [(r["labels"], r["methods"][name]["accuracy"]) for r in known]
-        style = {"color": colour, "linewidth": 2.5 if name == "leaml" else 1.2, "label": TITLES.get(name, name)}
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, **style)
+        style = {"color": SHOWN.get(name), "linewidth": 2.5 if name == "leaml" else 1.2, "label": TITLES.get(name, name)}
+        (line,) = axes.plot(*zip(*points, strict=True), marker="o", markersize=3, **style)
         for r in known:
             draws = r["methods"][name]["draws"]
-            axes.plot([r["labels"]] * len(draws), draws, "o", color=colour, markersize=2.5, alpha=0.5, linewidth=0)
+            axes.plot([r["labels"]] * len(draws), draws, "o", color=line.get_color(), markersize=2.5, alpha=0.5, linewidth=0)
     full = [r["methods"]["full_labels"]["accuracy"] for r in reports if "full_labels" in r["methods"]]
     if full:
         axes.axhline(sum(full) / len(full), color="#1a202c", linestyle="--", linewidth=1, label=TITLES["full_labels"])

@@ -28,10 +28,6 @@ class Texts:
             found = self.known[text] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return found
 
-    def prompt(self, request: str) -> list[int]:
-        """What stands before a reply."""
-        return self.ids(f"{self.before}{request}{ASSISTANT}")
-
     def prompts(self, requests: Sequence[str]) -> list[list[int]]:
         """What stands before the replies; new texts are encoded side by side."""
         texts = [f"{self.before}{request}{ASSISTANT}" for request in requests]

@@ -49,7 +49,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the arms train: the model's shape, its tokenizer, and uint8 pixels (images, 3, H, W) on the device."""
+    """Where the arms train: the model's shape, its tokenizer, and uint8 pixels (images, 3, H, W) on the device.
+
+    At most `together` arms make a stack. With `compile` stacks of more than `few` arms and at least `long` steps are compiled.
+    """
 
     shape: Shape
     texts: Texts
@@ -116,7 +119,7 @@ class Rows:
 
     def __init__(self, bench: Bench, examples: Sequence[Example], multiple: int = 1) -> None:
         texts, device = bench.texts, bench.pixels.device
-        contexts = [texts.prompt(e.request) for e in examples]
+        contexts = texts.prompts([e.request for e in examples])
         replies = [texts.reply(e.reply) for e in examples]
         if any(e.prefix for e in examples):
             msg = "stacked models train no reply behind a prefix; leave warmup.describe_first off"

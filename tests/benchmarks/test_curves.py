@@ -14,6 +14,7 @@ from benchmarks import curves
 
 def report(labels: int, leaml: list[float], full: float) -> dict[str, Any]:
     methods = {"leaml": leaml, "random_neurons": [0.1], "full_labels": [full], "lora_labels": [0.5]}
+    methods |= {"all_neurons": [0.2]} if labels == 40 else {}
     rows = {name: {"accuracy": sum(draws) / len(draws), "draws": draws} for name, draws in methods.items()}
     return {"domain": "made-up", "labels": labels, "methods": rows}
 
@@ -45,6 +46,13 @@ def test_a_line_a_row_over_the_labels_and_all_labels_level(tmp_path: Path, monke
     assert (first.pop("title"), second.pop("title")) == ("first", "second")
     assert first["LEAML"] == [(20, 0.6), (40, pytest.approx(0.85))]
     assert [y for _, y in first["All labels (ceiling)"]] == [pytest.approx(0.9)] * 2
-    assert first.keys() == {"LEAML", "LoRA on labels", "All labels (ceiling)"}
+    assert first["LEAML, random neurons"] == [(20, 0.1), (40, 0.1)]
+    assert first.keys() == {
+        "LEAML",
+        "LoRA on labels",
+        "LEAML, random neurons",
+        "All labels (ceiling)",
+    }  # one budget is no curve
+    assert second.keys() == {"LEAML", "LoRA on labels", "All labels (ceiling)"}
     assert second["LEAML"] == [(40, 0.4)]
     assert "<svg" in out.read_text()

@@ -72,13 +72,14 @@ def one_factor(given: Domain, choices: Choices, count: int, kind: str = "method"
 
 
 def neurons(given: Domain) -> Plan:
-    """Rows by score and at random where few may move, judged by the generator's own answers, on every draw of 1 %."""
+    """Rows by score and at random where few may move, on every draw of 1 %: generators, then adapted models."""
     choices: Choices = {
         f"{method} {ratio:g}": [f"score.method={method}", f"score.ratio={ratio}"]
         for method in ("squared", "random")
         for ratio in (0.02, 0.05, 0.1)
     }
-    return [one_factor(given, choices, len(given.cases), "generator")]
+    adapted = {f"{name}, adapted": keys for name, keys in choices.items()}
+    return [one_factor(given, choices, len(given.cases), "generator"), one_factor(given, adapted, len(given.cases))]
 
 
 def parts(given: Domain) -> Plan:

@@ -104,8 +104,10 @@ def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
 
 def test_plans_change_one_thing_at_a_time(given: domain.Domain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "AT", 0.1)
-    (scored,) = plans.neurons(given)
+    scored, adapted = plans.neurons(given)
     assert len({e.name for e in scored}) == len(scored) == 2 * 3
+    assert {e.kind for e in adapted} == {"method"} and {e.name for e in adapted}.isdisjoint(e.name for e in scored)
+    assert [e.config for e in adapted] == [e.config for e in scored]
     generators, behind, again = plans.parts(given)
     assert {e.kind for e in (*scored, *generators)} == {"generator"}
     default = plans.seeded(given.config, behind[0].case)

@@ -64,12 +64,12 @@ def unparsable(candidate: Candidate, config: FilterConfig) -> str | None:
 
 
 def length(candidate: Candidate, config: FilterConfig) -> str | None:
-    """Empty, or longer than `max_question_chars` / `max_answer_chars`."""
+    """Empty (nothing but spaces and ";"), or longer than `max_question_chars` / `max_answer_chars`."""
     for name, text, limit in (
         ("question", candidate.question, config.max_question_chars),
         ("answer", candidate.answer, config.max_answer_chars),
     ):
-        if not scoring.normalise(text):
+        if not scoring.canonical(text):
             return f"empty {name}"
         if limit is not None and len(text) > limit:
             return f"{name} too long"
@@ -166,12 +166,14 @@ def from_answers(
         above: Smallest share of the answers that agree, times their mean probability per token.
 
     Returns:
-        No or one candidate; sampled pairs that it contradicts stay candidates, which `round_trip` rejects.
+        No or one candidate, with an empty answer where the model said nothing (`length` rejects it); sampled pairs that it
+        contradicts stay candidates, which `round_trip` rejects.
     """
     winner = winning_reanswer(reanswers)
     if winner is None or any(scoring.is_correct(winner, c.answer) for c in same):
         return []
-    agreeing = [p for again, p in zip(reanswers, logprobs, strict=True) if scoring.is_correct(again, winner)]
+    said = scoring.canonical(winner)
+    agreeing = [p for again, p in zip(reanswers, logprobs, strict=True) if scoring.canonical(again) == said]
     if sum(math.exp(p) for p in agreeing) / len(reanswers) < above:
         return []
     return [Candidate(question, winner, sum(agreeing) / len(agreeing), list(reanswers))]

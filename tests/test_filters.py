@@ -179,6 +179,16 @@ def test_nothing_is_corrected_when_a_pair_has_the_answer_or_the_votes_differ() -
     assert kept.mean_logprob == pytest.approx(-0.2)
 
 
+@pytest.mark.parametrize("silence", ["", " ; "])
+def test_a_question_that_the_model_says_nothing_to_is_a_rejected_pair(silence: str) -> None:
+    given = filters.from_answers("What colour is the ball?", [], [silence, silence, "red"], [-0.1, -0.3, -0.1])
+    corrected = filters.from_answers("Is it teal?", [pair("Is it teal?", "no")], [silence], [0.0], above=0.97)
+    for candidates in (given, corrected):
+        (row,) = filters.apply(candidates, CONFIG)
+        assert (row["answer"], row["accepted"], row["reason"]) == (silence, False, "empty answer")
+    assert given[0].mean_logprob == pytest.approx(-0.2)
+
+
 def test_similar_questions_about_one_image_leave_the_better_pair() -> None:
     candidates = [
         pair("is there a polyp in the image?", "yes", -0.5, reanswers=["yes"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -9,7 +10,9 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-console = Console(highlight=False, soft_wrap=True)
+FILE_WIDTH = 200
+"""Columns of a table where there is no terminal: a file or a log has no width of 80 that its cells must be broken for."""
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH)
 LINE_EVERY = 15.0
 """Seconds between progress lines where there is no terminal."""
 

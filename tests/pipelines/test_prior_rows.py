@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +117,25 @@ def test_the_console_table_names_the_priors_too(monkeypatch: pytest.MonkeyPatch)
     text = stream.getvalue().replace("\u00a0", " ")
     assert "source_prior" in text
     assert "Prior by source: the most common labeled answer per question and source of the image" in text
+
+
+def test_a_table_in_a_file_breaks_no_cell() -> None:
+    kinds = ("color", "count", "location", "multiple_choice", "single_choice", "yes_no")
+    rows = {
+        name: {"accuracy": 0.5, "ci95": [0.4, 0.6], "n": 100, "by_type": dict.fromkeys(kinds, 0.5)}
+        for name in ("finetune_labels", "leaml")
+    }
+    program = "import json, sys; from pipelines.report import print_table; print_table(json.load(sys.stdin))"
+    given = json.dumps({"dataset": "sports", "labels": 40, "rows": rows})
+    unset = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    command = [sys.executable, "-c", program]
+    printed_rows = subprocess.run(
+        command, input=given, env=unset, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    (line,) = [line for line in printed_rows if "finetune_labels" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")] == ["finetune_labels", "0.500", "0.400 to 0.600", "100"] + [
+        "0.500"
+    ] * 6
 
 
 def test_pairs_of_multiple_choice_rows_hold_the_text_and_answers_the_letter() -> None:

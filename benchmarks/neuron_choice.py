@@ -34,6 +34,7 @@ from leaml.scoring import ask
 from leaml.training import Example, Task, Trainer, Validation, Worker
 from leaml.vlm import load
 from pipelines.adapt import adapt
+from pipelines.distill import question_shares
 from pipelines.train import read_examples
 from pipelines.warmup import QA_TASKS
 
@@ -102,11 +103,10 @@ def distil(loaded: Config, folders: Folders, questions: list[Example], arm: Arm)
     chosen = selection.select(found, arm.ratio, arm.scope, loaded.score.normalise)
     vlm.model = get_peft_model(vlm.model, NeuronConfig(rows=chosen))
     parameters = [p for p in vlm.model.parameters() if p.requires_grad]
-    shares = {"captions": 1.0, "checks": given.check_share}
+    made = {"captions": (1.0, 1.0)} | {name: (share, given.check_weight) for name, share in question_shares(given).items()}
     tasks = [
-        Task(name, read_examples(files.join(folders.distilled, f"{name}.parquet")), share)
-        for name, share in shares.items()
-        if share
+        Task(name, read_examples(files.join(folders.distilled, f"{name}.parquet")), share, weight)
+        for name, (share, weight) in made.items()
     ]
     if given.qa_weight:
         tasks += [Task(name, examples, given.qa_share, given.qa_weight) for name, examples in qa.items()]

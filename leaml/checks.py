@@ -1,8 +1,9 @@
-"""Word checks: yes/no questions about single words of captions, so that a model learns to find a new word, not only to say it.
+"""Questions made of captions: yes/no checks of single words, so that a model learns to find a new word, not only to say it, and
+sentences with a gap, so that it finds what belongs to what it is told.
 
 A model that has learned from captions to write "teal" may still deny that an image shows teal, since nothing in a caption asks
 for it. Image-text matching (ALBEF, arXiv 2107.07651; BLIP, 2201.12086) trains that on whole captions; here one word is matched
-at a time, which is what short questions ask.
+at a time, which is what short questions ask. Gaps are the plainest of the questions that captions answer (VQ2A, 2205.01883).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 CANDIDATES = 32
 """Other captions that are looked at for a wrong word."""
 
@@ -40,7 +42,7 @@ def word_checks(captions: dict[str, str], seed: int) -> Iterator[Check]:
     """
     rng = random.Random(seed)
     ids = sorted(captions)
-    words = {i: frozenset(re.findall(r"[^\W_]+(?:['-][^\W_]+)*", captions[i].lower())) for i in ids}
+    words = {i: frozenset(_WORD.findall(captions[i].lower())) for i in ids}
     frequency = Counter(word for own in words.values() for word in own)
     common = {word for word, count in frequency.items() if count > MOST_COMMON * len(ids)}
     for image in ids:
@@ -50,3 +52,44 @@ def word_checks(captions: dict[str, str], seed: int) -> Iterator[Check]:
             yield Check(image, rng.choice(sorted(own)), True)
             wrong = words[rng.choice(others)] - words[image] - common
             yield Check(image, rng.choice(sorted(wrong)), False)
+
+
+class Gap(NamedTuple):
+    """A sentence of a caption with a gap, and what the caption says there."""
+
+    image_id: str
+    sentence: str
+    words: str
+
+
+BLANK = "___"
+PER_CAPTION = 4
+"""Most gaps of one caption."""
+
+
+def gaps(captions: dict[str, str], seed: int) -> Iterator[Gap]:
+    """Sentences of captions with one or two telling words left out, at most `PER_CAPTION` of each caption.
+
+    A word tells something if no more than `MOST_COMMON` of the captions have it. A sentence that would be all gap has none.
+
+    Args:
+        captions: image id -> caption.
+        seed: of the draw; the result depends on it and on the captions only.
+    """
+    rng = random.Random(seed)
+    frequency = Counter(word for text in captions.values() for word in {w.group().lower() for w in _WORD.finditer(text)})
+    telling = {word for word, count in frequency.items() if count <= MOST_COMMON * len(captions)}
+    for image in sorted(captions):
+        found = []
+        for sentence in re.split(r"(?<=[.!?])\s+", captions[image].strip()):
+            words = list(_WORD.finditer(sentence))
+            for place, word in enumerate(words):
+                if word.group().lower() not in telling:
+                    continue
+                found.append((sentence, word.start(), word.end()))
+                after = words[place + 1] if place + 1 < len(words) else None
+                if after and after.group().lower() in telling and sentence[word.end() : after.start()] == " ":
+                    found.append((sentence, word.start(), after.end()))
+        for sentence, start, end in rng.sample(found, min(PER_CAPTION, len(found))):
+            if sentence[:start].strip() or len(sentence[end:].strip()) > 1:
+                yield Gap(image, f"{sentence[:start]}{BLANK}{sentence[end:]}", sentence[start:end])

@@ -13,6 +13,8 @@ CAPTION = "Describe the image."
 GENERATE = "Write a question about the image and answer it."
 CHECK = "does this show {word}?"
 """Yes/no question about one word of a caption (`leaml.checks`)."""
+GAP = "what is missing? {sentence}"
+"""A sentence of a caption with a gap to fill (`leaml.checks`)."""
 
 _REPLY = re.compile(
     r"^\s*(?:Caption:\s*(?P<caption>.*?)\s+)?Question:\s*(?P<question>.+?)\s+Answer:\s*(?P<answer>.*\S)\s*$", re.S

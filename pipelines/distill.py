@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from leaml import prompts
-from leaml.checks import word_checks
+from leaml.checks import gaps, word_checks
+from leaml.config import DistillConfig
 from leaml.training import Example
 from pipelines.caption import read_captions
 from pipelines.ingest import Sources
@@ -23,6 +24,21 @@ def check_examples(captions: dict[str, str], seed: int) -> list[Example]:
     ]
 
 
+def gap_examples(captions: dict[str, str], seed: int) -> list[Example]:
+    """Sentences of captions (image id -> caption) with a gap, answered with what the caption says there."""
+    return [Example(g.image_id, prompts.GAP.format(sentence=g.sentence), g.words) for g in gaps(captions, seed)]
+
+
+CAPTION_QUESTIONS = {"checks": check_examples, "gaps": gap_examples}
+"""Tasks made of captions beside the captions themselves; their loss has the weight `distill.check_weight`."""
+
+
+def question_shares(config: DistillConfig) -> dict[str, float]:
+    """Places in a batch, to one of a caption, of the `CAPTION_QUESTIONS` that are asked."""
+    shares = {"checks": config.check_share, "gaps": config.gap_share}
+    return {name: share for name, share in shares.items() if share}
+
+
 def distill(
     run: Run,
     sources: Sources,
@@ -32,7 +48,7 @@ def distill(
     variant: str = "leaml",
     judge: Judge | None = None,
 ) -> Step:
-    """Caption loss + qa_weight x QA loss; captions, pairs, answers and word checks share every batch as configured."""
+    """Caption loss + qa_weight x QA loss; captions, questions made of them, pairs and answers share each batch."""
     config = run.config.distill
     settings = {"distill": config.model_dump(), "seed": run.config.seed}
     version = 3 if run.config.score.unit == "ffn" else 2  # columns are trained since 3; rows as in 2
@@ -43,9 +59,9 @@ def distill(
         texts = read_captions(captions)
         examples = [Example(i, request, c) for i, c in texts.items()]
         tasks = [TaskFile("captions", write_examples(step.path("captions.parquet"), examples))]
-        if config.check_share:
-            checks = check_examples(texts, run.config.seed)
-            tasks.append(TaskFile("checks", write_examples(step.path("checks.parquet"), checks), share=config.check_share))
+        for name, share in question_shares(config).items():
+            asked = CAPTION_QUESTIONS[name](texts, run.config.seed)
+            tasks.append(TaskFile(name, write_examples(step.path(f"{name}.parquet"), asked), share, config.check_weight))
         if config.qa_weight:
             tasks += qa_tasks(warmed, config.qa_weight, config.qa_share)
         job = TrainJob(

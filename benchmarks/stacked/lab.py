@@ -29,7 +29,7 @@ from leaml.engine import Request
 from leaml.neurons import selection
 from leaml.scoring import ask
 from leaml.training import Example, Task
-from pipelines.distill import check_examples
+from pipelines.distill import CAPTION_QUESTIONS, question_shares
 from pipelines.method import self_training
 from pipelines.warmup import answer_examples, pair_examples
 
@@ -127,9 +127,15 @@ class Lab:
             self.say(f"{len(self.captioned[key])} captions")
         return self.captioned[key]
 
-    def checks(self, config: Config) -> list[Example]:
-        what = ("checks", config.caption.model_dump(), config.seed)
-        return self._made(what, lambda: check_examples(self.captions(config), config.seed))
+    def caption_tasks(self, config: Config) -> list[Task]:
+        """Questions made of the captions, as `pipelines.distill` asks them."""
+
+        def made(name: str) -> list[Example]:
+            what = (name, config.caption.model_dump(), config.seed)
+            return self._made(what, lambda: CAPTION_QUESTIONS[name](self.captions(config), config.seed))
+
+        shares = question_shares(config.distill)
+        return [Task(name, made(name), share, config.distill.check_weight) for name, share in shares.items()]
 
     def _sample(self, count: int | None, seed: int, without: Iterable[str] = ()) -> list[str]:
         left_out = set(without)
@@ -260,9 +266,7 @@ class Lab:
 
     def _distillation(self, e: Experiment, warmed: str) -> Arm:
         given = e.config.distill
-        tasks = [Task("captions", self.described(e.config))]
-        if given.check_share:
-            tasks.append(Task("checks", self.checks(e.config), share=given.check_share))
+        tasks = [Task("captions", self.described(e.config)), *self.caption_tasks(e.config)]
         if given.qa_weight:
             tasks += self.qa_tasks(e.case, given.qa_weight, given.qa_share)
         return Arm(self.models[warmed].weights, tasks, given, e.config.seed, rows=self._rows(e, warmed), name=e.name)

@@ -168,6 +168,14 @@ class DistillConfig(TrainConfig):
     check_share: float = Field(
         0.5, ge=0, description="Yes/no checks of single caption words for each caption in a batch; 0: none, as in the paper."
     )
+    gap_share: float = Field(
+        0.0, ge=0, description="Caption sentences with a gap to fill for each caption in a batch; 0: none."
+    )
+    check_weight: float = Field(
+        1.0,
+        gt=0,
+        description="Weight of the loss of checks and of that of gaps beside the caption loss, each a mean per token.",
+    )
     skip: bool = Field(False, description="Leave distillation out (the no_captions control, as SelTDA).")
 
 

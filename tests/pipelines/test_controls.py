@@ -19,6 +19,7 @@ from pipelines import adapt, method
 from pipelines.ingest import Labels, Sources
 from pipelines.models import model_key
 from pipelines.run import Run, Step
+from pipelines.train import read_examples
 
 CONFIG: dict[str, Any] = {
     "name": "plan",
@@ -144,15 +145,18 @@ def test_fine_tuning_begins_with_the_base_or_the_generator(
 
 def test_shares_and_weights_of_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = []
-    monkeypatch.setattr("pipelines.distill.read_captions", lambda step: {"i": "A red circle is at the top left."})
+    monkeypatch.setattr("pipelines.distill.read_captions", lambda step: {"i": "A red circle is at the top left.", "j": "Blue."})
     monkeypatch.setattr("pipelines.distill.run_training", lambda label, job, resources, callbacks: jobs.append(job) or {})
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
-    given = {"qa_weight": 0.2, "qa_share": 0.125, "check_share": 0.25}
+    given = {"qa_weight": 0.2, "qa_share": 0.125, "check_share": 0.25, "gap_share": 0.5, "check_weight": 0.3}
     with Run(parse(CONFIG | {"storage": str(tmp_path), "distill": given})) as run:
         inputs = (Step(name, name, "c" * 12, f"{tmp_path}/{name}") for name in ("caption", "warmup", "score"))
         method.distill(run, sources, *inputs)
     found = {task.name: (task.share, task.weight) for task in jobs[0].tasks}
-    assert found == {"captions": (1.0, 1.0), "checks": (0.25, 1.0), "pairs": (0.125, 0.2), "answers": (0.125, 0.2)}
+    made = {"captions": (1.0, 1.0), "checks": (0.25, 0.3), "gaps": (0.5, 0.3)}
+    assert found == made | {"pairs": (0.125, 0.2), "answers": (0.125, 0.2)}
+    (asked,) = {(e.request.split("?")[0], e.image_id) for e in read_examples(jobs[0].tasks[2].file)}
+    assert asked == ("what is missing", "i")
 
 
 def test_control_settings() -> None:

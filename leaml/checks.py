@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
@@ -30,6 +30,16 @@ class Check(NamedTuple):
     present: bool
 
 
+def _common(words: Iterable[frozenset[str]], captions: int) -> frozenset[str]:
+    """Words, given those of each caption, that more than `MOST_COMMON` of the captions have."""
+    frequency = Counter(word for own in words for word in own)
+    return frozenset(word for word, count in frequency.items() if count > MOST_COMMON * captions)
+
+
+def _words(caption: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(caption.lower()))
+
+
 def word_checks(captions: dict[str, str], seed: int) -> Iterator[Check]:
     """For every image one word of its caption and one word that it lacks but a caption like its own has.
 
@@ -42,9 +52,8 @@ def word_checks(captions: dict[str, str], seed: int) -> Iterator[Check]:
     """
     rng = random.Random(seed)
     ids = sorted(captions)
-    words = {i: frozenset(_WORD.findall(captions[i].lower())) for i in ids}
-    frequency = Counter(word for own in words.values() for word in own)
-    common = {word for word, count in frequency.items() if count > MOST_COMMON * len(ids)}
+    words = {i: _words(captions[i]) for i in ids}
+    common = _common(words.values(), len(ids))
     for image in ids:
         own = words[image] - common
         others = [j for j in rng.sample(ids, min(CANDIDATES, len(ids))) if words[j] - words[image] - common]
@@ -77,18 +86,17 @@ def gaps(captions: dict[str, str], seed: int) -> Iterator[Gap]:
         seed: of the draw; the result depends on it and on the captions only.
     """
     rng = random.Random(seed)
-    frequency = Counter(word for text in captions.values() for word in {w.group().lower() for w in _WORD.finditer(text)})
-    telling = {word for word, count in frequency.items() if count <= MOST_COMMON * len(captions)}
+    common = _common(map(_words, captions.values()), len(captions))
     for image in sorted(captions):
         found = []
         for sentence in re.split(r"(?<=[.!?])\s+", captions[image].strip()):
             words = list(_WORD.finditer(sentence))
             for place, word in enumerate(words):
-                if word.group().lower() not in telling:
+                if word.group().lower() in common:
                     continue
                 found.append((sentence, word.start(), word.end()))
                 after = words[place + 1] if place + 1 < len(words) else None
-                if after and after.group().lower() in telling and sentence[word.end() : after.start()] == " ":
+                if after and after.group().lower() not in common and sentence[word.end() : after.start()] == " ":
                     found.append((sentence, word.start(), after.end()))
         for sentence, start, end in rng.sample(found, min(PER_CAPTION, len(found))):
             if sentence[:start].strip() or len(sentence[end:].strip()) > 1:

@@ -129,13 +129,10 @@ def test_a_table_in_a_file_breaks_no_cell() -> None:
     given = json.dumps({"dataset": "sports", "labels": 40, "rows": rows})
     unset = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
     command = [sys.executable, "-c", program]
-    printed_rows = subprocess.run(
-        command, input=given, env=unset, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    (line,) = [line for line in printed_rows if "finetune_labels" in line]
-    assert [cell.strip() for cell in line.strip("│").split("│")] == ["finetune_labels", "0.500", "0.400 to 0.600", "100"] + [
-        "0.500"
-    ] * 6
+    ended = subprocess.run(command, input=given, env=unset, capture_output=True, text=True, check=True)
+    (line,) = [line for line in ended.stdout.splitlines() if "finetune_labels" in line]
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells == ["finetune_labels", "0.500", "0.400 to 0.600", "100", *["0.500"] * 6]
 
 
 def test_pairs_of_multiple_choice_rows_hold_the_text_and_answers_the_letter() -> None:

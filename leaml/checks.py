@@ -88,16 +88,22 @@ def gaps(captions: dict[str, str], seed: int) -> Iterator[Gap]:
     rng = random.Random(seed)
     common = _common(map(_words, captions.values()), len(captions))
     for image in sorted(captions):
-        found = []
-        for sentence in re.split(r"(?<=[.!?])\s+", captions[image].strip()):
-            words = list(_WORD.finditer(sentence))
-            for place, word in enumerate(words):
-                if word.group().lower() in common:
-                    continue
-                found.append((sentence, word.start(), word.end()))
-                after = words[place + 1] if place + 1 < len(words) else None
-                if after and after.group().lower() not in common and sentence[word.end() : after.start()] == " ":
-                    found.append((sentence, word.start(), after.end()))
-        for sentence, start, end in rng.sample(found, min(PER_CAPTION, len(found))):
-            if sentence[:start].strip() or len(sentence[end:].strip()) > 1:
-                yield Gap(image, f"{sentence[:start]}{BLANK}{sentence[end:]}", sentence[start:end])
+        found = [gap for sentence in re.split(r"(?<=[.!?])\s+", captions[image].strip()) for gap in _gaps(sentence, common)]
+        for sentence, words in rng.sample(found, min(PER_CAPTION, len(found))):
+            yield Gap(image, sentence, words)
+
+
+def _gaps(sentence: str, common: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """A sentence with each telling word, and each two side by side, left out; and those words."""
+    words = list(_WORD.finditer(sentence))
+    telling = [word.group().lower() not in common for word in words]
+    for place, word in enumerate(words):
+        if not telling[place]:
+            continue
+        ends = [word.end()]
+        if place + 1 < len(words) and telling[place + 1] and sentence[word.end() : words[place + 1].start()] == " ":
+            ends.append(words[place + 1].end())
+        for end in ends:
+            before, after = sentence[: word.start()], sentence[end:]
+            if before.strip() or len(after.strip()) > 1:
+                yield f"{before}{BLANK}{after}", sentence[word.start() : end]

@@ -21,7 +21,7 @@ from benchmarks.label_efficiency import FULL_BUDGETS
 from benchmarks.pair_precision import truth_of
 from benchmarks.stacked import domain, model
 from benchmarks.stacked.domain import Domain
-from benchmarks.stacked.lab import Lab
+from benchmarks.stacked.lab import Lab, Result
 from benchmarks.stacked.plans import PLANS, changed
 from benchmarks.stacked.texts import Texts
 from benchmarks.stacked.training import Bench
@@ -47,21 +47,22 @@ def run(given: Domain, plan: str, teacher: str, bench: dict[str, Any], workers: 
     def say(line: str) -> None:
         print(f"{time.time() - began:7.1f} s  {line}", flush=True)
 
-    found: dict[str, Any] = {"plan": plan, "config": given.config.model_dump(), "results": []}
+    found: dict[str, Any] = {"plan": plan, "config": given.config.model_dump()}
     with Workers(workers, truth_of(given.labeled)) as forked:
         pixels = torch.tensor(given.pixels, device=device)
         made = Bench(model.Shape.of(folder), Texts(folder), pixels, progress=say, **bench)
         models = (model.load(resolve_model(name), device) for name in (folder, teacher))
         lab = Lab(given, made, *models, forked, None if seconds is None else began + seconds)
-        for group in PLANS[plan](given):
+        results: list[Result] = []
+        for group in PLANS[plan](given, results):
             if lab.late():
                 say(f"no time is left for {len(group)} experiments")
                 break
-            for result in lab.run(group):
-                found["results"].append(vars(result) | {"correct": "".join("01"[c] for c in result.correct)})
+            results += lab.run(group)
+            found["results"] = [vars(r) | {"correct": "".join("01"[c] for c in r.correct)} for r in results]
             found |= {"seconds": round(time.time() - began, 1), "device": device}
             out.write_text(json.dumps(found) + "\n")
-            say(f"{len(found['results'])} results")
+            say(f"{len(results)} results")
 
 
 def main() -> None:

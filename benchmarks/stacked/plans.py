@@ -1,12 +1,18 @@
-"""What is tried: plans are groups of experiments on one domain, and what a group gave is written before the next one begins."""
+"""What is tried: plans are groups of experiments on one domain, and what a group gave is written before the next one begins.
+
+A plan is given the list of results so far, which grows while it is asked for groups.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from benchmarks.label_efficiency import FILTERS, FILTERS_AT
+from benchmarks.label_efficiency import FILTERS, FILTERS_AT, TUNED
 from benchmarks.stacked.domain import Case, Domain
-from benchmarks.stacked.lab import Experiment
+from benchmarks.stacked.lab import Experiment, Result
 from leaml.config import Config
 from leaml.config.reading import override, parse
 from pipelines.method import replaced
@@ -19,9 +25,19 @@ LABELS_ALONE = ("zero_shot", "finetune_labels", "lora_labels")
 PLAIN = ("full_labels", "captions_mixed", "self_training")
 NEURONS = ("all_neurons", "random_neurons", "magnitude_neurons", "lowest_neurons")
 
-Plan = list[list[Experiment]]
+Plan = Iterable[list[Experiment]]
 Choices = dict[str, list[str]]
 """Name -> configuration keys `a.b=value`."""
+
+SETTINGS: Choices = {
+    "no gaps, weight 1": ["distill.check_weight=1.0", "distill.gap_share=0.0"],
+    "gaps, weight 0.5": ["distill.check_weight=0.5", "distill.gap_share=0.5"],
+    "gaps, weight 0.2": ["distill.check_weight=0.2", "distill.gap_share=0.5"],
+    "gaps, fewer checks, weight 0.3": ["distill.check_weight=0.3", "distill.gap_share=0.5", "distill.check_share=0.25"],
+}
+"""What distillation asks about captions beside the captions themselves, and what it weighs."""
+WARMUPS: Choices = {f"warm-up {steps}": [f"warmup.steps={steps}"] for steps in (60, 300)}
+"""SelTDA's generator is trained by nothing else."""
 
 
 def changed(config: Config, *keys: str) -> Config:
@@ -37,7 +53,7 @@ def seeded(config: Config, case: Case) -> Config:
     return config.model_copy(update={"score": config.score.model_copy(update={"seed": case.draw})})
 
 
-def table(given: Domain) -> Plan:
+def table(given: Domain, results: Sequence[Result] = ()) -> Plan:
     """The methods at every budget, some controls at 1 %; then on the first `FEW` draws the other controls and each filter."""
     cases = [c for c in given.cases.values() if c.name != "full"]
     few = draws(given, FEW)
@@ -71,7 +87,7 @@ def one_factor(given: Domain, choices: Choices, count: int, kind: str = "method"
     ]
 
 
-def neurons(given: Domain) -> Plan:
+def neurons(given: Domain, results: Sequence[Result] = ()) -> Plan:
     """Rows by score and at random where few may move, on every draw of 1 %: generators, then adapted models."""
     choices: Choices = {
         f"{method} {ratio:g}": [f"score.method={method}", f"score.ratio={ratio}"]
@@ -82,7 +98,7 @@ def neurons(given: Domain) -> Plan:
     return [one_factor(given, choices, len(given.cases), "generator"), one_factor(given, adapted, len(given.cases))]
 
 
-def parts(given: Domain) -> Plan:
+def parts(given: Domain, results: Sequence[Result] = ()) -> Plan:
     """One part of the method at a time: first of the generator, by its own answers, then behind it, by the adapted model."""
     config = given.config
     rate, weight, share = float(config.distill.lr), config.distill.qa_weight, config.distill.qa_share  # type: ignore[arg-type]
@@ -122,4 +138,53 @@ def parts(given: Domain) -> Plan:
     ]
 
 
-PLANS: dict[str, Callable[[Domain], Plan]] = {"table": table, "neurons": neurons, "parts": parts}
+def chosen(given: Domain, results: Sequence[Result] = ()) -> Plan:
+    """The table with the settings of `SETTINGS` and `WARMUPS` that answer most about unlabeled images; rates by validation and
+    few rows on every draw of 1 %; then what the table tries on few draws."""
+    cases = draws(given, len(given.cases))
+    named = {f"leaml, {name}": keys for name, keys in SETTINGS.items()}
+    warmed = {f"no_captions, {name}": keys for name, keys in WARMUPS.items()}
+    yield [
+        *one_factor(given, named, len(cases)),
+        *(Experiment(name, c, seltda(seeded(given.config, c), keys)) for c in cases for name, keys in warmed.items()),
+        Experiment("full_labels", cases[0], given.config, "full_labels"),
+    ]
+    settled = replace(given, config=changed(given.config, *named[best(results, named)]))
+    warm = warmed[best(results, warmed)]
+    first, last = table(settled)
+    for number, e in enumerate(first):
+        if e.name == "no_captions":
+            first[number] = replace(e, config=seltda(e.config, warm))
+    twice = f"distill.lr={2 * float(given.config.distill.lr)}"  # type: ignore[arg-type]
+    few = {f"{m}, 10 % of rows": [f"score.method={m}", "score.ratio=0.1", twice] for m in ("squared", "random")}
+    mixed = [e for e in first if e.name == "captions_mixed"]
+    yield [*(e for e in first if e not in mixed), *one_factor(settled, few, len(cases))]
+    tuned = one_factor(settled, {"leaml, rate by validation": TUNED}, len(cases))
+    alone = [replace(e, name="no_captions, rate by validation", config=seltda(e.config, warm)) for e in tuned]
+    yield [*tuned, *alone]
+    yield [*mixed, *last]
+    yield one_factor(settled, {"leaml, 2 rounds": ["rounds=2"]}, FEW)
+
+
+def seltda(config: Config, keys: list[str]) -> Config:
+    """The control without captions, with settings of its own."""
+    return replaced(changed(config, *keys), "no_captions")
+
+
+def best(results: Sequence[Result], names: Iterable[str]) -> str:
+    """The name whose models know most of the unlabeled images, mean over the draws."""
+    known: dict[str, list[float]] = defaultdict(list)
+    for r in results:
+        if r.name in names and r.development is not None:
+            known[r.name].append(r.development)
+    found = max(known, key=lambda name: statistics.mean(known[name]))
+    print({name: round(statistics.mean(values), 4) for name, values in known.items()}, "best:", found, flush=True)
+    return found
+
+
+PLANS: dict[str, Callable[[Domain, Sequence[Result]], Plan]] = {
+    "table": table,
+    "chosen": chosen,
+    "neurons": neurons,
+    "parts": parts,
+}

@@ -118,3 +118,25 @@ def test_plans_change_one_thing_at_a_time(given: domain.Domain, monkeypatch: pyt
         assert len({c.model_dump_json() for c in changes.values()}) == len(changes) - max(0, len(same) - 1)
     assert {e.name: e.config for e in again}["rounds 2"] == default.model_copy(update={"rounds": 2})
     assert {e.kind for e in behind} == {"method", "full_labels"}
+
+
+def test_the_table_is_made_with_the_settings_that_know_most_of_unlabeled_images(
+    given: domain.Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "AT", 0.1)
+    results: list[lab.Result] = []
+    plan = iter(plans.chosen(given, results))
+    tried = next(plan)
+    known = {"leaml, gaps, weight 0.2": 0.7, "leaml, no gaps, weight 1": 0.6, "no_captions, warm-up 300": 0.5}
+    results += [lab.Result(e.name, e.case.name, [True], known.get(e.name, 0.4)) for e in tried if e.kind == "method"]
+    results.append(lab.Result("no_captions, warm-up 60", "10 % 0"))  # nothing was asked
+    table, tuned, few, again = plan
+    rows = {e.name: e.config for e in (*table, *tuned, *few, *again)}
+    assert {e.name for e in plans.table(given)[0]} <= set(rows)
+    for name in ("leaml", "random_neurons", "leaml_no_filters", "leaml, rate by validation", "leaml, 2 rounds"):
+        assert (rows[name].distill.check_weight, rows[name].distill.gap_share, rows[name].warmup.steps) == (0.2, 0.5, 2)
+    for name in ("no_captions", "no_captions, rate by validation"):
+        assert rows[name].distill.skip and rows[name].warmup.steps == 300
+    rates = [3e-4, 6e-4, 1e-3]
+    assert rows["leaml, rate by validation"].finetune.lr == rows["no_captions, rate by validation"].finetune.lr == rates
+    assert rows["random, 10 % of rows"].distill.lr == 2 * rows["leaml"].distill.lr  # type: ignore[operator]

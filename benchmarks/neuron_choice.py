@@ -108,6 +108,7 @@ def distil(loaded: Config, folders: Folders, questions: list[Example], arm: Arm)
         Task(name, read_examples(files.join(folders.distilled, f"{name}.parquet")), share, weight)
         for name, (share, weight) in made.items()
     ]
+    tasks = [task for task in tasks if task.examples]  # captions may give no questions
     if given.qa_weight:
         tasks += [Task(name, examples, given.qa_share, given.qa_weight) for name, examples in qa.items()]
     validation = Validation(questions, max(1, arm.steps // 4))

@@ -11,6 +11,7 @@ from leaml.training import Example
 from pipelines.caption import read_captions
 from pipelines.ingest import Sources
 from pipelines.models import trained
+from pipelines.progress import say
 from pipelines.run import Run, Step
 from pipelines.train import Judge, TaskFile, TrainJob, run_training, write_examples
 from pipelines.warmup import qa_tasks
@@ -30,7 +31,8 @@ def gap_examples(captions: dict[str, str], seed: int) -> list[Example]:
 
 
 CAPTION_QUESTIONS = {"checks": check_examples, "gaps": gap_examples}
-"""Tasks made of captions beside the captions themselves; their loss has the weight `distill.check_weight`."""
+"""Tasks made of captions beside the captions themselves; their loss has the weight `distill.check_weight`. Captions
+that are all alike give none, single words no gaps."""
 
 
 def question_shares(config: DistillConfig) -> dict[str, float]:
@@ -61,7 +63,11 @@ def distill(
         tasks = [TaskFile("captions", write_examples(step.path("captions.parquet"), examples))]
         for name, share in question_shares(config).items():
             asked = CAPTION_QUESTIONS[name](texts, run.config.seed)
-            tasks.append(TaskFile(name, write_examples(step.path(f"{name}.parquet"), asked), share, config.check_weight))
+            file = write_examples(step.path(f"{name}.parquet"), asked)
+            if asked:
+                tasks.append(TaskFile(name, file, share, config.check_weight))
+            else:
+                say(f"{step.label}: no {name} can be made of these {len(texts)} captions; trained without")
         if config.qa_weight:
             tasks += qa_tasks(warmed, config.qa_weight, config.qa_share)
         job = TrainJob(

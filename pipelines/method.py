@@ -106,8 +106,9 @@ def replaced(config: Config, name: str) -> Config:
     if name == "all_neurons":
         return config.model_copy(update={"score": config.score.model_copy(update={"ratio": 1.0})})
     if name == "no_captions":  # SelTDA, arXiv 2306.03932: no captions, no mask
+        steps = config.evaluate.baselines.no_captions_warmup or config.warmup.steps
         changes = {
-            "warmup": config.warmup.model_copy(update={"describe_first": False}),
+            "warmup": config.warmup.model_copy(update={"describe_first": False, "steps": steps}),
             "distill": config.distill.model_copy(update={"skip": True}),
             "generate": config.generate.model_copy(update={"caption": "none"}),
         }

@@ -135,7 +135,8 @@ class Lab:
             return self._made(what, lambda: CAPTION_QUESTIONS[name](self.captions(config), config.seed))
 
         shares = question_shares(config.distill)
-        return [Task(name, made(name), share, config.distill.check_weight) for name, share in shares.items()]
+        found = [Task(name, made(name), share, config.distill.check_weight) for name, share in shares.items()]
+        return [task for task in found if task.examples]
 
     def _sample(self, count: int | None, seed: int, without: Iterable[str] = ()) -> list[str]:
         left_out = set(without)

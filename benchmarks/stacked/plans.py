@@ -36,7 +36,7 @@ SETTINGS: Choices = {
     "gaps, fewer checks, weight 0.3": ["distill.check_weight=0.3", "distill.gap_share=0.5", "distill.check_share=0.25"],
 }
 """What distillation asks about captions beside the captions themselves, and what it weighs."""
-WARMUPS: Choices = {f"warm-up {steps}": [f"warmup.steps={steps}"] for steps in (60, 300)}
+WARMUPS: Choices = {f"warm-up {n}": [f"evaluate.baselines.no_captions_warmup={n}"] for n in (60, 300)}
 """SelTDA's generator is trained by nothing else."""
 
 
@@ -146,29 +146,20 @@ def chosen(given: Domain, results: Sequence[Result] = ()) -> Plan:
     warmed = {f"no_captions, {name}": keys for name, keys in WARMUPS.items()}
     yield [
         *one_factor(given, named, len(cases)),
-        *(Experiment(name, c, seltda(seeded(given.config, c), keys)) for c in cases for name, keys in warmed.items()),
+        *(replace(e, config=replaced(e.config, "no_captions")) for e in one_factor(given, warmed, len(cases))),
         Experiment("full_labels", cases[0], given.config, "full_labels"),
     ]
-    settled = replace(given, config=changed(given.config, *named[best(results, named)]))
-    warm = warmed[best(results, warmed)]
+    settled = replace(given, config=changed(given.config, *named[best(results, named)], *warmed[best(results, warmed)]))
     first, last = table(settled)
-    for number, e in enumerate(first):
-        if e.name == "no_captions":
-            first[number] = replace(e, config=seltda(e.config, warm))
     twice = f"distill.lr={2 * float(given.config.distill.lr)}"  # type: ignore[arg-type]
     few = {f"{m}, 10 % of rows": [f"score.method={m}", "score.ratio=0.1", twice] for m in ("squared", "random")}
     mixed = [e for e in first if e.name == "captions_mixed"]
     yield [*(e for e in first if e not in mixed), *one_factor(settled, few, len(cases))]
     tuned = one_factor(settled, {"leaml, rate by validation": TUNED}, len(cases))
-    alone = [replace(e, name="no_captions, rate by validation", config=seltda(e.config, warm)) for e in tuned]
+    alone = [replace(e, name="no_captions, rate by validation", config=replaced(e.config, "no_captions")) for e in tuned]
     yield [*tuned, *alone]
     yield [*mixed, *last]
     yield one_factor(settled, {"leaml, 2 rounds": ["rounds=2"]}, FEW)
-
-
-def seltda(config: Config, keys: list[str]) -> Config:
-    """The control without captions, with settings of its own."""
-    return replaced(changed(config, *keys), "no_captions")
 
 
 def best(results: Sequence[Result], names: Iterable[str]) -> str:

@@ -169,10 +169,10 @@ class DistillConfig(TrainConfig):
         0.5, ge=0, description="Yes/no checks of single caption words for each caption in a batch; 0: none, as in the paper."
     )
     gap_share: float = Field(
-        0.0, ge=0, description="Caption sentences with a gap to fill for each caption in a batch; 0: none."
+        0.5, ge=0, description="Caption sentences with a gap to fill for each caption in a batch; 0: none, as in the paper."
     )
     check_weight: float = Field(
-        1.0,
+        0.5,
         gt=0,
         description="Weight of the loss of checks and of that of gaps beside the caption loss, each a mean per token.",
     )
@@ -273,6 +273,11 @@ class BaselineConfig(Section):
     )
     lora_labels: TrainConfig = Field(default_factory=lambda: TrainConfig(lr=[1e-3, 3e-3]), description="LoRA on the labels.")
     lora_rank: int = Field(16, gt=0, description="LoRA rank, on all Linear modules.")
+    no_captions_warmup: int | None = Field(
+        None,
+        gt=0,
+        description="Warm-up steps of the no_captions control, whose generator is trained by nothing else; null: warmup.steps.",
+    )
 
 
 Control = Literal[

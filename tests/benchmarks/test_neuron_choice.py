@@ -13,6 +13,7 @@ from leaml.config import Config, ModelConfig
 from leaml.neurons import scores
 from leaml.training import Example
 from leaml.vlm import load
+from pipelines.distill import CAPTION_QUESTIONS
 from pipelines.ingest import draw_labels, ingest
 from pipelines.run import Run
 from pipelines.train import write_examples
@@ -45,9 +46,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Folders, fr
     images = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED)["image_id"].to_pylist()
     random.seed(0)
     captions = [Example(i, prompts.CAPTION, random.choice(["A teal circle.", "A gray square."])) for i in sorted(set(images))]
-    checks = [Example(e.image_id, prompts.CHECK.format(word="teal"), "yes" if "teal" in e.reply else "no") for e in captions]
     write_examples(str(distilled / "captions.parquet"), captions)
-    write_examples(str(distilled / "checks.parquet"), checks)
+    for name, make in CAPTION_QUESTIONS.items():
+        write_examples(str(distilled / f"{name}.parquet"), make({e.image_id: e.reply for e in captions}, 0))
     return config, Folders(sources.labeled.folder, str(warmed), str(distilled)), labels.image_ids
 
 

@@ -159,12 +159,28 @@ def test_shares_and_weights_of_distillation(tmp_path: Path, monkeypatch: pytest.
     assert asked == ("what is missing", "i")
 
 
+def test_captions_that_give_no_questions_are_distilled_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = []
+    monkeypatch.setattr("pipelines.distill.read_captions", lambda step: {"i": "Teal.", "j": "Blue.", "k": "Red."})
+    monkeypatch.setattr("pipelines.distill.run_training", lambda label, job, resources, callbacks: jobs.append(job) or {})
+    sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
+    with Run(parse(CONFIG | {"storage": str(tmp_path), "distill": {"qa_weight": 0}})) as run:
+        method.distill(run, sources, *(Step(n, n, "c" * 12, f"{tmp_path}/{n}") for n in ("caption", "warmup", "score")))
+    assert [task.name for task in jobs[0].tasks] == ["captions", "checks"]
+    assert "no gaps can be made of these 3 captions" in capsys.readouterr().out
+
+
 def test_control_settings() -> None:
     config = parse(CONFIG)
     assert method.replaced(config, "random_neurons").score.method == "random"
     assert method.replaced(config, "random_neurons").score.ratio == config.score.ratio
     assert method.replaced(config, "all_neurons").score.ratio == 1.0
-    assert method.replaced(config, "no_captions").distill.skip
+    alone = method.replaced(config, "no_captions")
+    assert alone.distill.skip and alone.warmup.steps == config.warmup.steps
+    longer = parse(CONFIG | {"evaluate": {"baselines": {"no_captions_warmup": 900}}})
+    assert method.replaced(longer, "no_captions").warmup.steps == 900 and longer.warmup.steps == config.warmup.steps
     with pytest.raises(InputError, match="unknown control 'nothing'"):
         method.replaced(config, "nothing")
 

@@ -116,7 +116,7 @@ def parts(given: Domain, results: Sequence[Result] = ()) -> Plan:
         "random rows 10 %, twice the rate": ["score.method=random", "score.ratio=0.1", f"distill.lr={2 * rate}"],
     }
     behind: Choices = {
-        "default": [],
+        "default, adapted": [],
         "captions 0": ["distill.skip=true"],
         "pairs 16": ["generate.pairs_per_image=16"],
         "images 400": ["generate.max_images=400"],
@@ -125,8 +125,8 @@ def parts(given: Domain, results: Sequence[Result] = ()) -> Plan:
         "correct 0.9": ["generate.correct_above=0.9"],
         "half the labels' share": [f"finetune.label_share={config.finetune.label_share / 2}"],
         "twice the labels' share": [f"finetune.label_share={config.finetune.label_share * 2}"],
-        "half the rate": [f"finetune.lr={float(config.finetune.lr) / 2}"],  # type: ignore[arg-type]
-        "twice the rate": [f"finetune.lr={float(config.finetune.lr) * 2}"],  # type: ignore[arg-type]
+        "fine-tuning at half the rate": [f"finetune.lr={float(config.finetune.lr) / 2}"],  # type: ignore[arg-type]
+        "fine-tuning at twice the rate": [f"finetune.lr={float(config.finetune.lr) * 2}"],  # type: ignore[arg-type]
         "from the base": ["finetune.start=base"],
     }
     all_labels = [Experiment("full_labels", case, config, "full_labels") for case in draws(given, FEW)]

@@ -33,10 +33,9 @@ matplotlib.use("svg")
 from matplotlib import pyplot
 
 from benchmarks import curves, pair_precision
-from leaml import config, tables
+from leaml import config, evaluation, tables
 from leaml import statistics as tests
 from leaml.data import files
-from leaml.evaluation import BASELINES
 from pipelines.adapt import adapt
 
 CONTROLS = ["no_captions", "random_neurons", "all_neurons", "full_labels"]
@@ -135,7 +134,7 @@ def gap_closed(metrics: dict[str, Any]) -> float | None:
     rows = metrics["rows"]
     if "full_labels" not in rows:
         return None
-    best = max(rows[name]["accuracy"] for name in BASELINES if name in rows)
+    best = max(rows[name]["accuracy"] for name in evaluation.BASELINES if name in rows)
     gap = rows["full_labels"]["accuracy"] - best
     return (rows["leaml"]["accuracy"] - best) / gap if gap > 0 else None
 
@@ -150,7 +149,6 @@ def summarise(draws: list[dict[str, Any]]) -> dict[str, Any]:
         rows[name] = {
             "mean": statistics.mean(accuracies),
             "draws": accuracies,
-            "ci95_draws": [d["rows"][name].get("ci95") for d in draws],
             "by_type": {k: statistics.mean(d["rows"][name]["by_type"][k] for d in draws) for k in kinds},
             "leaml_lead": [a - b for a, b in zip(ours, accuracies, strict=True)],
         }
@@ -173,19 +171,21 @@ def mean_pairs(draws: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def markdown(rows: dict[str, Any], compared: dict[str, dict[str, float]]) -> str:
-    """The table of docs/benchmarks.md."""
+def markdown(rows: dict[str, Any], compared: dict[str, dict[str, Any]]) -> str:
+    """The table of docs/benchmarks.md, from `summarise` and the `methods` of `report`."""
     kinds = sorted({k for r in rows.values() for k in r["by_type"]})
     lines = [
-        f"| row | mean | draws | {' | '.join(kinds)} | LEAML leads by (points) | p (Holm) |",
-        "|---|---|---|" + "---|" * (len(kinds) + 2),
+        f"| row | mean | 95 % | draws | {' | '.join(kinds)} | LEAML leads by (points) | p (Holm) |",
+        "|---|---|---|---|" + "---|" * (len(kinds) + 2),
     ]
     for name, row in rows.items():
         draws = " ".join(f"{a:.3f}" for a in row["draws"])
         types = " | ".join(f"{row['by_type'].get(k, float('nan')):.3f}" for k in kinds)
         lead = " ".join(f"{100 * x:+.1f}" for x in row["leaml_lead"])
         p_holm = f"{compared[name]['p_holm']:.4f}" if "p_holm" in compared[name] else ""
-        lines.append(f"| {name} | {row['mean']:.3f} | {draws} | {types} | {lead if name != 'leaml' else ''} | {p_holm} |")
+        ends = " to ".join(f"{end:.3f}" for end in compared[name].get("ci95") or [])
+        cells = [name, f"{row['mean']:.3f}", ends, draws, types, lead if name != "leaml" else "", p_holm]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -206,14 +206,23 @@ def plot(rows: dict[str, Any], file: Path, title: str) -> None:
     figure.savefig(file, metadata={"Date": None})
 
 
+def interval(draws: list[dict[str, Any]], row: str) -> list[float] | None:
+    """95 % interval of a row's mean accuracy: of one draw the run's own, of several a bootstrap over the images, each with the
+    answers of all draws. What other labels would give is in the draws themselves."""
+    if len(draws) == 1:
+        return draws[0]["rows"][row].get("ci95")
+    asked = [d["predictions"].get(row) for d in draws]
+    return None if None in asked else evaluation.summarise(pa.concat_tables(asked))["ci95"]
+
+
 def report(draws: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the JSON file holds of one budget: of one draw its own intervals, of several the lists."""
+    """What the JSON file holds of one budget."""
     rows, compared = summarise(draws), compare(draws)
     methods = {
         name: compared.get(name, {})
         | {
             "accuracy": row["mean"],
-            "ci95": row["ci95_draws"][0] if len(draws) == 1 else None,
+            "ci95": interval(draws, name),
             "by_type": row["by_type"],
             "draws": row["draws"],
             "leaml_lead": row["leaml_lead"],

@@ -57,8 +57,8 @@ def test_lead_is_taken_draw_by_draw() -> None:
 
 def test_table_and_plot(tmp_path: Path) -> None:
     rows = summarise([metrics(0.9, 0.7), metrics(0.8, 0.75)])
-    assert "| finetune_labels | 0.725 | 0.700 0.750 | 0.775 | 0.675 | +20.0 +5.0 | 0.0300 |" in markdown(
-        rows, {"finetune_labels": {"p_holm": 0.03}, "leaml": {}}
+    assert "| finetune_labels | 0.725 | 0.700 to 0.760 | 0.700 0.750 | 0.775 | 0.675 | +20.0 +5.0 | 0.0300 |" in markdown(
+        rows, {"finetune_labels": {"p_holm": 0.03, "ci95": [0.7, 0.76]}, "leaml": {}}
     )
     for name in "ab":
         plot(rows, tmp_path / f"{name}.svg", "title")
@@ -134,5 +134,9 @@ def test_gap_closed_and_report() -> None:
     assert found["methods"]["leaml"]["pairs"]["rejected_right"] is None
     assert "pairs" not in found["methods"]["full_labels"]
     assert report([one])["methods"]["leaml"]["ci95"] == [0.1, 0.2]
+    low, high = found["methods"]["finetune_labels"]["ci95"]  # over both draws: 50 images, right in 0.725 of the questions
+    assert 0.5 < low < 0.725 < high < 0.9 and found["methods"]["full_labels"]["ci95"] is None
+    (alone,) = {tuple(report([two] * count)["methods"]["finetune_labels"]["ci95"]) for count in (2, 5)}  # no more images
+    assert alone == pytest.approx((low, high), abs=0.06)
     one["rows"]["full_labels"]["accuracy"] = 0.6
     assert gap_closed(one) is None

@@ -98,7 +98,7 @@ class Tree:
     def run(self, *arguments: str, **variables: str | None) -> tuple[int, str, str]:
         process = self.start(*arguments, **variables)
         try:
-            out, err = process.communicate(timeout=90)
+            out, err = process.communicate(timeout=140)
         finally:
             process.kill()
         return process.returncode, out, err

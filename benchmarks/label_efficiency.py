@@ -31,6 +31,7 @@ import pyarrow as pa
 
 matplotlib.use("svg")
 from matplotlib import pyplot
+from scipy import stats
 
 from benchmarks import curves, pair_precision
 from leaml import config, evaluation, tables
@@ -175,16 +176,17 @@ def markdown(rows: dict[str, Any], compared: dict[str, dict[str, Any]]) -> str:
     """The table of docs/benchmarks.md, from `summarise` and the `methods` of `report`."""
     kinds = sorted({k for r in rows.values() for k in r["by_type"]})
     lines = [
-        f"| row | mean | 95 % | draws | {' | '.join(kinds)} | LEAML leads by (points) | p (Holm) |",
-        "|---|---|---|---|" + "---|" * (len(kinds) + 2),
+        f"| row | mean | 95 % | draws | {' | '.join(kinds)} | LEAML leads by (points) | p (Holm) | p over draws |",
+        "|---|---|---|---|" + "---|" * (len(kinds) + 3),
     ]
     for name, row in rows.items():
         draws = " ".join(f"{a:.3f}" for a in row["draws"])
         types = " | ".join(f"{row['by_type'].get(k, float('nan')):.3f}" for k in kinds)
         lead = " ".join(f"{100 * x:+.1f}" for x in row["leaml_lead"])
-        p_holm = f"{compared[name]['p_holm']:.4f}" if "p_holm" in compared[name] else ""
+        found = [compared[name].get(key) for key in ("p_holm", "p_draws")]
+        tested = ["" if p is None else "<0.0001" if p < 0.0001 else f"{p:.4f}" for p in found]
         ends = " to ".join(f"{end:.3f}" for end in compared[name].get("ci95") or [])
-        cells = [name, f"{row['mean']:.3f}", ends, draws, types, lead if name != "leaml" else "", p_holm]
+        cells = [name, f"{row['mean']:.3f}", ends, draws, types, lead if name != "leaml" else "", *tested]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -215,8 +217,14 @@ def interval(draws: list[dict[str, Any]], row: str) -> list[float] | None:
     return None if None in asked else evaluation.summarise(pa.concat_tables(asked))["ci95"]
 
 
+def over_draws(leads: list[float]) -> float | None:
+    """p-value of "LEAML's lead is chance" over the draws of the labels (paired t-test, two-sided); None of fewer than two
+    draws, or where all leads are the same."""
+    return float(stats.ttest_1samp(leads, 0).pvalue) if len({round(lead, 9) for lead in leads}) > 1 else None
+
+
 def report(draws: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the JSON file holds of one budget."""
+    """What the JSON file holds of one budget. `p_value` and `p_holm` ask for other images, `p_draws` for other labels."""
     rows, compared = summarise(draws), compare(draws)
     methods = {
         name: compared.get(name, {})
@@ -226,6 +234,7 @@ def report(draws: list[dict[str, Any]]) -> dict[str, Any]:
             "by_type": row["by_type"],
             "draws": row["draws"],
             "leaml_lead": row["leaml_lead"],
+            "p_draws": over_draws(row["leaml_lead"]),
         }
         for name, row in rows.items()
     }

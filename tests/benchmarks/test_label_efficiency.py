@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,8 +58,9 @@ def test_lead_is_taken_draw_by_draw() -> None:
 
 def test_table_and_plot(tmp_path: Path) -> None:
     rows = summarise([metrics(0.9, 0.7), metrics(0.8, 0.75)])
-    assert "| finetune_labels | 0.725 | 0.700 to 0.760 | 0.700 0.750 | 0.775 | 0.675 | +20.0 +5.0 | 0.0300 |" in markdown(
-        rows, {"finetune_labels": {"p_holm": 0.03, "ci95": [0.7, 0.76]}, "leaml": {}}
+    assert (
+        "| finetune_labels | 0.725 | 0.700 to 0.760 | 0.700 0.750 | 0.775 | 0.675 | +20.0 +5.0 | 0.0300 | 0.3440 |"
+        in markdown(rows, {"finetune_labels": {"p_holm": 0.03, "p_draws": 0.344, "ci95": [0.7, 0.76]}, "leaml": {}})
     )
     for name in "ab":
         plot(rows, tmp_path / f"{name}.svg", "title")
@@ -138,5 +140,8 @@ def test_gap_closed_and_report() -> None:
     assert 0.5 < low < 0.725 < high < 0.9 and found["methods"]["full_labels"]["ci95"] is None
     (alone,) = {tuple(report([two] * count)["methods"]["finetune_labels"]["ci95"]) for count in (2, 5)}  # no more images
     assert alone == pytest.approx((low, high), abs=0.06)
+    # leads of 20 and 5 points: t = 12.5 / 7.5 with one degree of freedom
+    assert found["methods"]["finetune_labels"]["p_draws"] == pytest.approx(1 - 2 / math.pi * math.atan(12.5 / 7.5))
+    assert found["methods"]["leaml"]["p_draws"] is None and report([one])["methods"]["finetune_labels"]["p_draws"] is None
     one["rows"]["full_labels"]["accuracy"] = 0.6
     assert gap_closed(one) is None

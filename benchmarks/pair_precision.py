@@ -4,7 +4,7 @@
 
 RUN is the folder of a run whose labeled source has questions about every image (easy-VQA, the sports set), of which the method
 got a few. A pair is judged where its image has its very question there, normalised; the share of accepted pairs for which that
-is so is `known`. Every `generate` step of the run's last command is a row.
+is so is `known`. Every `generate` step of the run's last command is a row, after its hardness filter where it has one.
 """
 
 from __future__ import annotations
@@ -65,14 +65,20 @@ def judge(rows: Iterable[dict[str, Any]], truth: Truth) -> dict[str, Any]:
 
 
 def of_run(run_folder: str) -> dict[str, dict[str, Any]]:
-    """`precision` of the last command's generate steps, by row. Raises InputError where the folder holds no run."""
+    """`precision` of what the last command's fine-tunings read, by row: a generate step, or the hardness step that filters it.
+    Raises InputError where the folder holds no run."""
     status = files.join(run_folder, "status.json")
     if not files.exists(status):
         msg = f"{run_folder} holds no run (no status.json); give the folder of one, such as runs/demo"
         raise InputError(msg)
     folders = {s["label"]: files.join(run_folder, s["folder"]) for s in json.loads(files.read_bytes(status))["steps"]}
     truth = read_truth(folders["ingest labeled"])
-    steps = {label.removeprefix("generate "): f for label, f in folders.items() if label.startswith("generate ")}
+    steps = {
+        label.removeprefix(f"{kind} "): folder
+        for kind in ("generate", "hardness")
+        for label, folder in folders.items()
+        if label.startswith(f"{kind} ")
+    }
     return {row: precision(folder, truth) for row, folder in steps.items()}
 
 

@@ -55,6 +55,17 @@ def test_a_pair_is_judged_where_its_image_has_its_question(run: Path) -> None:
     }
 
 
+def test_pairs_that_hardness_rejects_are_not_counted(run: Path) -> None:
+    rejected = [pair("what color is the shape", "Teal.", accepted=False), pair("is there a circle?", "no")]
+    rows = [{"image_id": "a", "pairs": rejected}]
+    tables.write(f"{run}/hardness-1/rows/0.parquet", tables.table(rows, tables.PSEUDO_QA))
+    status = json.loads((run / "status.json").read_text())
+    status["steps"].insert(2, {"label": "hardness leaml", "folder": "hardness-1"})
+    (run / "status.json").write_text(json.dumps(status))
+    (found,) = pair_precision.of_run(str(run)).values()
+    assert (found["accepted"], found["right"], found["rejected_right"]) == (1, 0.0, 1.0)
+
+
 def test_nothing_judged_is_blank_and_no_run_is_said(run: Path, tmp_path: Path) -> None:
     found = pair_precision.of_run(str(run))
     found["empty"] = {"accepted": 0, "known": 0.0, "right": None, "rejected_right": None, "by_type": {}}

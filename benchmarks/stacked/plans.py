@@ -15,6 +15,7 @@ from benchmarks.stacked.domain import Case, Domain
 from benchmarks.stacked.lab import Experiment, Result
 from leaml.config import Config
 from leaml.config.reading import override, parse
+from leaml.errors import InputError
 from pipelines.method import replaced
 
 AT = FILTERS_AT
@@ -163,11 +164,14 @@ def chosen(given: Domain, results: Sequence[Result] = ()) -> Plan:
 
 
 def best(results: Sequence[Result], names: Iterable[str]) -> str:
-    """The name whose models know most of the unlabeled images, mean over the draws."""
+    """The name whose models know most of the unlabeled images, mean over the draws. Raises InputError where none was asked."""
     known: dict[str, list[float]] = defaultdict(list)
     for r in results:
         if r.name in names and r.development is not None:
             known[r.name].append(r.development)
+    if not known:
+        msg = f"no model of {', '.join(names)} was asked about unlabeled images; give --seconds more, or a generate.max_images"
+        raise InputError(msg)
     found = max(known, key=lambda name: statistics.mean(known[name]))
     print({name: round(statistics.mean(values), 4) for name, values in known.items()}, "best:", found, flush=True)
     return found

@@ -129,6 +129,8 @@ def test_the_table_is_made_with_the_settings_that_know_most_of_unlabeled_images(
     results: list[lab.Result] = []
     plan = iter(plans.chosen(given, results))
     tried = next(plan)
+    with pytest.raises(InputError, match="weight 1, other was asked about unlabeled images"):
+        plans.best(results, ["leaml, no gaps, weight 1", "other"])
     known = {"leaml, gaps, weight 0.2": 0.7, "leaml, no gaps, weight 1": 0.6, "no_captions, warm-up 300": 0.5}
     results += [lab.Result(e.name, e.case.name, [True], known.get(e.name, 0.4)) for e in tried if e.kind == "method"]
     results.append(lab.Result("no_captions, warm-up 60", "10 % 0"))  # nothing was asked

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from benchmarks.label_efficiency import FILTERS, FILTERS_AT, TUNED
@@ -163,7 +163,7 @@ def chosen(given: Domain, results: Sequence[Result] = ()) -> Plan:
     yield one_factor(settled, {"leaml, 2 rounds": ["rounds=2"]}, FEW)
 
 
-def best(results: Sequence[Result], names: Iterable[str]) -> str:
+def best(results: Sequence[Result], names: Collection[str]) -> str:
     """The name whose models know most of the unlabeled images, mean over the draws. Raises InputError where none was asked."""
     known: dict[str, list[float]] = defaultdict(list)
     for r in results:

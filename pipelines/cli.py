@@ -225,23 +225,42 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
     keys_file: Annotated[str | None, typer.Option(help="File with one API key a line; also LEAML_API_KEYS.")] = None,
     add: Annotated[str | None, typer.Option(help="NAME=SOURCE: add a domain to the server at --address.")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to serve on; none: start one here.")] = None,
+    remove: Annotated[str | None, typer.Option(help="NAME: remove a domain from the server at --address.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to serve on, host:port; none: start one here.")] = None,
     verbose: Verbose = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI-compatible chat, questions about images with confidences, a page to try it."""
     from serve.settings import load_settings, merged
 
-    if add is not None:
-        from serve.launch import add_domain
-
-        name, _, source = add.partition("=")
-        typer.echo(f"{add_domain(name, source, address or 'auto').id} is served")
+    if add is not None or remove is not None:
+        _change_domains(add, remove, address, [model, *(overrides or []), settings, host, port, keys_file])
         return
     given = {"model": model, "http.host": host, "http.port": port, "auth.keys_file": keys_file}
     found = load_settings(merged(settings, given, overrides or []))
     from serve.launch import serve_until_stopped  # imported after the settings are known to be good: it takes seconds
 
     serve_until_stopped(found, address, verbose)
+
+
+def _change_domains(add: str | None, remove: str | None, address: str | None, others: list[Any]) -> None:
+    """`leaml serve --add` and `--remove`: nothing else of the server that runs is changed, so nothing else may be given."""
+    from leaml.errors import InputError
+
+    if any(other is not None for other in others) or (add is not None and remove is not None):
+        msg = "--add and --remove change one domain of the server at --address; give one of them and nothing else beside it"
+        raise InputError(msg)
+    from serve import launch
+
+    if add is None:
+        assert remove is not None
+        launch.remove_domain(remove, address)
+        typer.echo(f"{remove} is not served any more")
+        return
+    name, separator, source = add.partition("=")
+    if not separator or not source:
+        msg = f"--add {add}: give NAME=SOURCE, for example sports=adapters/sports"
+        raise InputError(msg)
+    typer.echo(f"{launch.add_domain(name, source, address).id} is served")
 
 
 @app.command()

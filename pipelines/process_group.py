@@ -7,7 +7,8 @@ from typing import Any
 
 from ray.train.torch import TorchConfig
 
-VARIABLE = "GLOO_SOCKET_IFNAME"
+from pipelines import _compat
+from pipelines.local_ray import GLOO, interface
 
 
 class NodeNetwork(TorchConfig):
@@ -26,15 +27,10 @@ class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]  # Ray makes it
 
 
 def listen_on_node_address() -> None:
-    """Name the interface with this node's address to Gloo, unless the environment names one."""
+    """Let this worker's sockets listen at the node's address: Gloo's, unless the environment names its interface, and torch's
+    store."""
     import ray
 
+    _compat.torch_store_on_its_address()
     if found := interface(ray.util.get_node_ip_address()):
-        os.environ.setdefault(VARIABLE, found)
-
-
-def interface(address: str) -> str | None:
-    """The network interface of this machine with the address; None: no such."""
-    import psutil
-
-    return next((name for name, entries in psutil.net_if_addrs().items() if any(e.address == address for e in entries)), None)
+        os.environ.setdefault(GLOO, found)

@@ -8,6 +8,7 @@ import warnings
 
 from leaml.config import ResourcesConfig
 from leaml.errors import ResourceError
+from pipelines import local_ray
 from pipelines.autoscaling import would_add
 
 MIN_LOGICAL_CPUS = 4
@@ -27,7 +28,6 @@ QUIET = {
 }
 
 PRIVATE = {
-    "RAY_AUTH_MODE": "disabled",  # on loopback it needs no token file in the user's home
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training, which waits for news of nodes to be taken away
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # between looks whether a training has ended; one machine can afford more
 }
@@ -43,15 +43,11 @@ def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
     import ray
 
     if not ray.is_initialized():
-        local = (
-            {} if resources.address else {"num_cpus": max(MIN_LOGICAL_CPUS, os.cpu_count() or 1), "include_dashboard": False}
-        )
-        ray.init(
-            address=resources.address or "local",  # none would join a cluster that happens to run here
-            log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.ERROR,
-            **local,  # type: ignore[arg-type]
-        )
+        logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+        if resources.address:
+            local_ray.join(resources.address, **logs)
+        else:
+            local_ray.start(num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=False, **logs)
     quiet_data(verbose)
     check_resources(resources)
 

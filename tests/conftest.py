@@ -50,14 +50,13 @@ def ray_local() -> Iterator[None]:
     """A Ray of this test module's own with 4 logical CPUs, as `start_ray` makes one; never a running cluster."""
     import ray
 
+    from pipelines import local_ray
     from pipelines.runtime import PRIVATE
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in PRIVATE.items():
             patch.setenv(name, value)
-        ray.init(
-            address="local", num_cpus=4, include_dashboard=False, object_store_memory=500_000_000, logging_level=logging.WARNING
-        )
+        local_ray.start(num_cpus=4, include_dashboard=False, object_store_memory=500_000_000, logging_level=logging.WARNING)
         yield
         ray.shutdown()
 

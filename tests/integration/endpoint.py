@@ -39,6 +39,13 @@ class Endpoint:
     def vqa(self, data: bytes, question: str, **fields: Any) -> httpx.Response:
         return self.client.post("/v1/vqa", json={"image": url(data), "question": question, **fields})
 
+    @property
+    def ray(self) -> str:
+        """Address of the Ray that it runs on."""
+        import ray
+
+        return str(ray.get_runtime_context().gcs_address)
+
     def current(self) -> dict[str, Any]:
         from ray import serve
 

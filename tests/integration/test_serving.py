@@ -80,7 +80,6 @@ def endpoint(expected: list[str]) -> Iterator[Endpoint]:
     finally:
         from ray import serve
 
-        del os.environ["LEAML_API_KEYS"]
         serve.shutdown()
         ray.shutdown()
 
@@ -239,6 +238,12 @@ def test_a_client_that_goes_away_frees_its_place_and_the_engine(endpoint: Endpoi
     assert running.endswith(" 0.0")
 
 
+def keys_file(folder: Path) -> Path:
+    file = folder / "keys"
+    file.write_text("sk-another-key-0123456789")
+    return file
+
+
 def neuron_adapter(folder: Path) -> str:
     """An adapter on a few rows of every Linear of the language model, which changes answers."""
     vlm = load.load(ModelConfig(name="leaml-tiny"))
@@ -259,7 +264,8 @@ def test_domains_are_added_to_a_running_server_and_bad_ones_refused(endpoint: En
     asked = questions()[:8]
     plain = [endpoint.vqa(data, question).json()["answer"] for data, question in asked]
     source = neuron_adapter(tmp_path / "neurons")
-    assert launch.add_domain("sports", source, "auto").id == "leaml-tiny:sports"
+    address = endpoint.ray
+    assert launch.add_domain("sports", source, address).id == "leaml-tiny:sports"
     domain = [endpoint.vqa(data, question, model="leaml-tiny:sports").json() for data, question in asked]
     assert [d["answer"] for d in domain] != plain
     assert {d["model"] for d in domain} == {"leaml-tiny:sports"}
@@ -273,13 +279,18 @@ def test_domains_are_added_to_a_running_server_and_bad_ones_refused(endpoint: En
     save_file(tensors, wrong / "adapter_model.safetensors")
     for name, bad in (("wrong", str(wrong)), ("gone", str(tmp_path / "nowhere"))):
         with pytest.raises(InputError, match=name):
-            launch.add_domain(name, bad, "auto")
+            launch.add_domain(name, bad, address)
     entries = endpoint.client.get("/v1/models").json()["data"]
     names = ("leaml-tiny", "leaml-tiny:sports", "leaml-tiny:teacher")
     assert [(e["id"], e["state"]) for e in entries] == [(name, "ready") for name in names]
     assert endpoint.vqa(*asked[0], model="leaml-tiny:sports").json()["answer"] == domain[0]["answer"]
     assert endpoint.vqa(*asked[0], model="leaml-tiny:wrong").status_code == 404
     assert endpoint.current()["pid"] == before  # no restart
+    for unnamed in (None, "auto"):
+        with pytest.raises(InputError, match="--address HOST:PORT"):
+            launch.add_domain("sports", source, unnamed)
+    with pytest.raises(InputError, match=r"runs at .* already"):  # nor does another server take its place
+        launch.start(load_settings({"model": "leaml-tiny", "auth": {"keys_file": str(keys_file(tmp_path))}}), address)
 
 
 def test_a_domain_with_an_engine_of_its_own_starts_with_its_first_question(endpoint: Endpoint) -> None:

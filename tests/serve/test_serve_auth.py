@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import pytest
-from scripted_service import KEY, OTHER_KEY, Client, chat_body
+from scripted_service import KEY, OTHER_KEY, Client, ScriptedService, chat_body
 
 from leaml.errors import ConfigError
 from serve import auth
@@ -95,11 +99,24 @@ async def test_cross_origin_pages_are_answered_only_where_listed(client: Client)
 def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# ours\n{KEY}\n\n  {OTHER_KEY}  \n")
-    environment = {"LEAML_API_KEYS": f"{KEY}, third-key-0123456789"}
-    found = auth.read_keys(str(file), environment)
+    found = auth.read_keys(str(file), f"{KEY}, third-key-0123456789")
     assert found == sorted(auth.digest(k) for k in (KEY, OTHER_KEY, "third-key-0123456789"))
-    assert auth.read_keys(None, {}) == []
     assert KEY not in str(found)
+    assert auth.read_keys(None, "") == []
+
+
+def test_keys_are_gone_from_the_environment_that_the_kernel_shows() -> None:
+    """What a process was started with stays in /proc/PID/environ when the variable is only unset."""
+    program = (
+        "import os, pathlib; from pipelines import local_ray; before = pathlib.Path('/proc/self/environ').read_bytes(); "
+        "print(len(local_ray.remove_serving_keys()), os.environ.get('LEAML_API_KEYS'), os.environ['NEXT']); "
+        "after = pathlib.Path('/proc/self/environ').read_bytes(); "
+        f"print({KEY.encode()!r} in before, {KEY.encode()!r} in after, b'NEXT=kept' in after)"
+    )
+    given = os.environ | {"LEAML_API_KEYS": f"{KEY},{OTHER_KEY}", "NEXT": "kept"}
+    done = subprocess.run([sys.executable, "-c", program], env=given, capture_output=True, text=True, check=True, timeout=60)
+    length = str(len(KEY) + 1 + len(OTHER_KEY))
+    assert done.stdout.split() == [length, "None", "kept", "True", "False", "True"]
 
 
 @pytest.mark.parametrize("content", ["", "# none\n", "short", "has a space in its middle", "ключ-ключ-ключ-ключ"])
@@ -107,10 +124,10 @@ def test_bad_key_files_are_refused_without_showing_them(tmp_path: Path, content:
     file = tmp_path / "keys"
     file.write_text(content)
     with pytest.raises(ConfigError) as raised:
-        auth.read_keys(str(file), {})
+        auth.read_keys(str(file), "")
     assert not content.strip("# \n") or content not in str(raised.value)
     with pytest.raises(ConfigError):
-        auth.read_keys(str(tmp_path / "missing"), {})
+        auth.read_keys(str(tmp_path / "missing"), "")
 
 
 def test_an_open_server_binds_to_loopback_only() -> None:
@@ -120,3 +137,22 @@ def test_an_open_server_binds_to_loopback_only() -> None:
     for host in ("0.0.0.0", "::", "192.168.0.4", "example.org", ""):
         with pytest.raises(ConfigError, match="API keys"):
             auth.refuse_open_server(host, [])
+
+
+def test_a_cluster_needs_keys() -> None:
+    auth.refuse_keyless_cluster([auth.digest(KEY)])
+    with pytest.raises(ConfigError, match="a server on a cluster needs API keys"):
+        auth.refuse_keyless_cluster([])
+
+
+@pytest.mark.anyio
+async def test_a_replica_that_does_not_know_its_keys_yet_answers_nobody(service: ScriptedService) -> None:
+    """Serve opens a replica's port before it hands over the configuration with the digests."""
+    from serve.app import create_app
+    from serve.replica import VqaServer
+    from serve.settings import load_settings
+
+    app = create_app(service, load_settings({"model": "tiny"}), VqaServer.__new__(VqaServer)._digests)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as c:
+        for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Bearer {KEY}"}, {"Authorization": basic("")}):
+            assert (await c.get("/v1/models", headers=headers)).status_code == 401

@@ -1,0 +1,57 @@
+"""Private parts of Ray 2.60 and torch 2.13 that this package uses, in one place, each with the reason."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def ray_on_loopback() -> Iterator[None]:
+    """Let a Ray that this process starts meanwhile call its node 127.0.0.1; its servers then bind to loopback alone.
+
+    Ray has a switch for it (`local_ray.LOOPBACK`), but reads it once, at its first import, and turns a `_node_ip_address` of
+    127.0.0.1 into the address that other machines reach.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def reload_authentication() -> None:
+    """Let this process follow RAY_AUTH_MODE, RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH as they are now; Ray reads them once."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # Cython
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def torch_store_on_its_address() -> None:
+    """Let the key-value store through which torch's processes find each other listen where they look for it.
+
+    By itself the store's server listens on every interface whatever host it is given, and answers everybody. `env://` and
+    `tcp://` have no argument for another socket.
+    """
+    from torch.distributed import TCPStore
+
+    rendezvous = importlib.import_module("torch.distributed.rendezvous")  # the name of a function, too
+
+    class AddressStore(TCPStore):
+        def __init__(
+            self, host_name: str, port: int, world_size: int | None = None, is_master: bool = False, **options: Any
+        ) -> None:
+            if is_master:
+                family, _, _, _, address = socket.getaddrinfo(host_name, port, type=socket.SOCK_STREAM)[0]
+                with contextlib.suppress(OSError):  # not an address of this machine: then as torch does
+                    options["master_listen_fd"] = socket.create_server(address[:2], family=family, backlog=1024).detach()
+            super().__init__(host_name, port, world_size, is_master, **options)
+
+    rendezvous.TCPStore = AddressStore  # type: ignore[attr-defined]

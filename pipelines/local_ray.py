@@ -1,0 +1,188 @@
+"""A Ray of this process's own: it listens on loopback alone, and only those who hold its token may use it.
+
+Whoever reaches a Ray without a token can run any code in it. Ray's own default is to listen on every interface, and where no
+token is set to answer everybody.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ipaddress
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from leaml.errors import ResourceError
+from pipelines import _compat
+
+SERVING_KEYS = "LEAML_API_KEYS"
+"""API keys of the endpoint; nothing that Ray starts needs them, so nothing that Ray starts may have them."""
+
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch for a cluster of more than this machine, on every platform; "0": the node is called 127.0.0.1."""
+
+GLOO = "GLOO_SOCKET_IFNAME"
+"""Interface that Gloo listens on."""
+
+MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+
+
+def start(**options: Any) -> str:
+    """Start Ray in this process with `ray.init(**options)`. Returns its address, 127.0.0.1:port.
+
+    The token is in a file that only this user can read, from where `join` takes it.
+
+    Raises:
+        ResourceError: the machine is too busy, the folder of tokens is not this user's alone, or Ray is not on loopback.
+    """
+    import ray
+
+    remove_serving_keys()
+    token = _write_token()
+    loopback = interface("127.0.0.1")
+    sockets = {LOOPBACK: "0", "VLLM_HOST_IP": "127.0.0.1", GLOO: loopback, "NCCL_SOCKET_IFNAME": loopback}
+    authentication = {MODE: "token", TOKEN: None, TOKEN_PATH: str(token)}
+    with _environment(sockets | authentication), _compat.ray_on_loopback():
+        _compat.reload_authentication()
+        try:
+            ray.init(address="local", **options)  # none would join a cluster that happens to run here
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            msg = (
+                f"Ray did not start within 30 s; the load average is {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores. End "
+                "other programs or wait, then run the same command again"
+            )
+            raise ResourceError(msg) from None
+    address = str(ray.get_runtime_context().gcs_address)
+    if not is_loopback(address.rpartition(":")[0]):
+        ray.shutdown()
+        msg = f"Ray listens at {address}, not on loopback, so it was stopped; use the version that LEAML is locked to"
+        raise ResourceError(msg)
+    _publish(token, address)
+    return address
+
+
+def join(address: str, **options: Any) -> None:
+    """Connect this process to the Ray at `address` with `ray.init(address, **options)`.
+
+    The token is the environment's (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH) or, for a Ray that `start` started on this machine
+    for this user, the one that it left. Nothing is written to the user's home.
+    """
+    import ray
+
+    remove_serving_keys()
+    token = None if os.environ.get(TOKEN) or os.environ.get(TOKEN_PATH) else token_of(address)
+    with _environment({MODE: "token", TOKEN_PATH: str(token)} if token else {}):
+        _compat.reload_authentication()
+        ray.init(address=address, **options)
+
+
+def token_of(address: str) -> Path | None:
+    """File with the token of the Ray that this user runs at a loopback address; None: there is no such."""
+    host, _, port = address.rpartition(":")
+    file = _folder() / f"{port}.token"
+    return file if is_loopback(host.strip("[]")) and port.isdigit() and file.is_file() else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def interface(address: str) -> str | None:
+    """The network interface of this machine with the address; None: no such."""
+    return next((name for name, entries in psutil.net_if_addrs().items() if any(e.address == address for e in entries)), None)
+
+
+def remove_serving_keys() -> str:
+    """Take the raw API keys out of this process's environment, where children and /proc would show them; returns them."""
+    keys = os.environ.get(SERVING_KEYS, "")
+    if keys:
+        _overwrite(SERVING_KEYS)
+    os.environ.pop(SERVING_KEYS, None)
+    return keys
+
+
+def _overwrite(name: str) -> None:
+    """Overwrite a variable where /proc/PID/environ shows it; unsetting alone leaves that memory as it is."""
+    import ctypes
+
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_void_p
+    where = getenv(name.encode())
+    if where:
+        ctypes.memset(where, 0, len(ctypes.string_at(where)))
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Variables (None: not set) for what is started meanwhile; this process has read them once and needs them no longer."""
+    before = {name: os.environ.get(name) for name in changes}
+
+    def put(values: Mapping[str, str | None]) -> None:
+        for name, value in values.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+    put(changes)
+    try:
+        yield
+    finally:
+        put(before)
+
+
+def _folder() -> Path:
+    return Path(tempfile.gettempdir()) / f"leaml-{os.getuid()}"
+
+
+def _write_token() -> Path:
+    """A new token in a file of this process. Raises ResourceError if others could read or plant it."""
+    folder = _folder()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        msg = f"{folder} is to hold tokens, but is not a folder that only this user can enter; remove it, or set TMPDIR"
+        raise ResourceError(msg)
+    _sweep(folder)
+    file = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(secrets.token_hex(32))
+    atexit.register(file.unlink, missing_ok=True)
+    return file
+
+
+def _publish(token: Path, address: str) -> None:
+    """Let `join` find the token by the address."""
+    named = token.with_name(f"{address.rpartition(':')[2]}.token")
+    named.unlink(missing_ok=True)  # of a process that was killed
+    named.symlink_to(token.name)
+    atexit.register(_remove_link, named, token.name)
+
+
+def _remove_link(named: Path, target: str) -> None:
+    if named.is_symlink() and str(named.readlink()) == target:
+        named.unlink()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes left that were killed."""
+    for file in folder.iterdir():
+        owner = (str(file.readlink()) if file.is_symlink() else file.name).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            file.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+"""What the processes of a command show to others: listening sockets and environments."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+MARK = "LEAML_TEST_MARK"
+
+
+@dataclass
+class Seen:
+    """What was seen of a family of processes.
+
+    Attributes:
+        sockets: Process name, address and port of each listening socket.
+        environments: Environment of each process as the kernel shows it, by process id and name.
+    """
+
+    sockets: set[tuple[str, str, int]] = field(default_factory=set)
+    environments: dict[tuple[int, str], bytes] = field(default_factory=dict)
+
+    def beyond_loopback(self) -> set[tuple[str, str, int]]:
+        """Sockets that another machine could reach."""
+        return {entry for entry in self.sockets if not _is_loopback(entry[1])}
+
+    def with_secret(self, secret: str) -> list[tuple[int, str]]:
+        """Processes whose environment holds a text."""
+        return [who for who, text in self.environments.items() if secret.encode() in text]
+
+    def look(self, mark: str) -> None:
+        """Add what the processes with the mark in their environment show now."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                with open(f"/proc/{process.pid}/environ", "rb") as stream:  # noqa: PTH123  not a file of the disk
+                    environment = stream.read()
+                if f"{MARK}={mark}".encode() not in environment:
+                    continue
+                name = process.name()
+                self.environments[process.pid, name] = environment
+                for found in process.net_connections("inet"):
+                    if found.status == psutil.CONN_LISTEN:
+                        self.sockets.add((name, found.laddr.ip, found.laddr.port))
+
+
+def _is_loopback(host: str) -> bool:
+    address = ipaddress.ip_address(host)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+@contextlib.contextmanager
+def watched(environment: dict[str, Any], seconds: float = 0.5) -> Iterator[Seen]:
+    """Mark an environment, and look at the processes that have it until the end."""
+    mark, seen, stop = uuid.uuid4().hex, Seen(), threading.Event()
+    environment[MARK] = mark
+
+    def go_on() -> None:
+        while not stop.wait(seconds):
+            seen.look(mark)
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()

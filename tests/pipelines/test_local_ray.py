@@ -1,0 +1,95 @@
+"""A Ray of this process's own: where it listens, who may use it, and what is left of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from leaml.errors import ResourceError
+from pipelines import local_ray
+
+JOIN = """
+import sys, os, ray
+from pipelines import local_ray
+local_ray.join(sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print("pid", ray.get(ray.remote(num_cpus=0)(lambda: __import__("os").getppid()).remote(), timeout=60))
+"""
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_it_is_on_loopback_and_its_user_joins_it_by_its_address(tmp_path: Path) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    assert address.startswith("127.0.0.1:")
+    token = local_ray.token_of(address)
+    assert token is not None
+    assert stat.S_IMODE(token.resolve().stat().st_mode) == 0o600
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+    assert len(token.read_text()) == 64
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"  # as tests/conftest.py says: what is set for Ray is set for Ray alone
+    assert local_ray.LOOPBACK not in os.environ
+    given = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"HOME": str(tmp_path)}
+    command = [sys.executable, "-c", JOIN, address]
+    joined = subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, check=False)
+    assert joined.returncode == 0 and "pid" in joined.stdout, joined.stderr
+    assert list(tmp_path.iterdir()) == []  # no ~/.ray/auth_token
+
+
+def test_a_token_is_found_only_for_a_ray_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"leaml-{os.getuid()}"
+    folder.mkdir(mode=0o700)
+    (folder / "6379.token").write_text("secret")
+    assert local_ray.token_of("127.0.0.1:6379") == folder / "6379.token"
+    assert local_ray.token_of("[::1]:6379") == folder / "6379.token"
+    for other in ("10.0.0.1:6379", "127.0.0.1:6380", "127.0.0.1", "auto", "ray://127.0.0.1:6379", "127.0.0.1:../6379"):
+        assert local_ray.token_of(other) is None, other
+
+
+def test_a_folder_that_others_can_enter_holds_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"leaml-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o755)
+    with pytest.raises(ResourceError, match="not a folder that only this user can enter; remove it"):
+        local_ray._write_token()
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ResourceError, match="only this user"):
+        local_ray._write_token()
+
+
+def test_tokens_of_killed_processes_are_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    first = local_ray._write_token()
+    local_ray._publish(first, "127.0.0.1:1111")
+    dead = first.with_name(f"{ended.stdout.strip()}-00000000")
+    dead.write_text("old")
+    local_ray._publish(dead, "127.0.0.1:2222")
+    second = local_ray._write_token()
+    names = {file.name for file in first.parent.iterdir()}
+    assert names == {first.name, second.name, "1111.token"}
+    assert first.read_text() != second.read_text()
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        *[(host, True) for host in ("127.0.0.1", "127.8.9.1", "localhost", "LOCALHOST", "::1", "::ffff:127.0.0.1", "::1%lo")],
+        *[
+            (host, False)
+            for host in ("0.0.0.0", "::", "10.0.0.1", "", "localhost.example.org", "::ffff:10.0.0.1", "127.0.0.1.")
+        ],
+    ],
+)
+def test_addresses_of_this_machine(host: str, own: bool) -> None:
+    assert local_ray.is_loopback(host) is own

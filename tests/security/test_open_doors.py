@@ -1,0 +1,187 @@
+"""Doors of a running adapt and serve, tried from outside: sockets, the token of Ray, API keys, `--add` from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from local_cluster import bury, free_port
+from open_sockets import Seen, watched
+from peft import LoraConfig, get_peft_model
+
+from leaml.config import ModelConfig
+from leaml.vlm import load
+
+ROOT = Path(__file__).parents[2]
+KEY = "sk-open-doors-0123456789"
+HOST = "127.0.0.2"
+"""Stands for an address that others reach: it is not the one that everything else is to be bound to."""
+
+pytestmark = pytest.mark.timeout(420)
+
+INTRUDER = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print("uid", ray.get(ray.remote(num_cpus=0)(lambda: __import__("os").getuid()).remote(), timeout=30))
+"""
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """A shell of its own: nothing of these tests' Ray, and a home in which nothing is to appear."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LEAML_"))}
+    return kept | {"HOME": str(home), "PYTHONPATH": str(ROOT), "TMPDIR": str(home / "t"), "HF_HUB_OFFLINE": "1"} | more
+
+
+def leaml(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines.cli", *arguments]
+    return subprocess.run(
+        command, cwd=home, env=environment(home, **more), capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="lo-", dir="/tmp") as name:  # short: the paths of Ray's sockets have a limit
+        (Path(name) / "t").mkdir()
+        yield Path(name)
+
+
+def test_nothing_of_a_running_adapt_listens_beyond_this_machine(home: Path) -> None:
+    tree = {
+        "name": "doors",
+        "storage": str(home / "runs"),
+        "data": {
+            "labeled": {"format": "easy_vqa", "split": "train", "limit": 24},
+            "evaluation": {"format": "easy_vqa", "split": "test", "limit": 4},
+            "budget": {"count": 8},
+        },
+        "warmup": {"steps": 4, "batch_size": 4},
+    }
+    config = home / "doors.yaml"
+    config.write_text(json.dumps(tree))
+    given = environment(home, LEAML_API_KEYS=KEY)
+    command = [sys.executable, "-m", "pipelines.cli", "warmup", str(config)]
+    with watched(given) as seen:
+        done = subprocess.run(command, cwd=home, env=given, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = {name for name, _, _ in seen.sockets}
+    assert {"raylet", "gcs_server"} <= names
+    assert any("EngineActor" in name or "EngineCore" in name for name in names)
+    assert any("RayTrainWorker" in name for name in names)  # its process group and torch's store
+    assert seen.beyond_loopback() == set()
+    assert seen.with_secret(KEY) == []
+    assert not (home / ".ray").exists()
+
+
+@dataclass
+class Server:
+    """A `leaml serve` of another process."""
+
+    home: Path
+    base: str
+    ray: str
+    seen: Seen
+
+    def status(self, path: str, key: str | None = None) -> int:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.get(self.base + path, headers=headers, timeout=30).status_code
+
+    def models(self) -> dict[str, str]:
+        reply = httpx.get(f"{self.base}/v1/models", headers={"Authorization": f"Bearer {KEY}"}, timeout=30)
+        return {model["id"]: model["state"] for model in reply.json()["data"]}
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[Server]:
+    port = free_port()
+    given = environment(home, LEAML_API_KEYS=KEY)
+    arguments = ["leaml-tiny", "--host", HOST, "--port", str(port), "engine.max_adapters=2"]
+    log = home / "serve.log"
+    with watched(given) as seen, log.open("w") as stream:
+        command = [sys.executable, "-m", "pipelines.cli", "serve", *arguments]
+        process = subprocess.Popen(command, cwd=home, env=given, stdout=stream, stderr=stream)
+        try:
+            end = time.monotonic() + 240
+            while not (found := re.search(r"Ray: (\S+?:\d+)", log.read_text())):
+                assert process.poll() is None and time.monotonic() < end, log.read_text()
+                time.sleep(0.5)
+            yield Server(home, f"http://{HOST}:{port}", found[1], seen)
+        finally:
+            bury(process)
+
+
+def lora(folder: Path) -> str:
+    model = get_peft_model(
+        load.load(ModelConfig(name="leaml-tiny")).model, LoraConfig(r=4, target_modules=r".*layers\.0\.mlp\.up_proj")
+    )
+    model.save_pretrained(str(folder))
+    return folder.name
+
+
+def test_only_the_address_asked_for_listens_beside_loopback(server: Server) -> None:
+    time.sleep(1.5)  # a look or two at everything that is up
+    assert {name for name, _, _ in server.seen.sockets} >= {"raylet", "gcs_server", "haproxy"}
+    assert server.seen.beyond_loopback() == set()
+    port = int(server.base.rpartition(":")[2])
+    assert {entry for entry in server.seen.sockets if entry[1] != "127.0.0.1" and "ffff" not in entry[1]} == {
+        ("haproxy", HOST, port)
+    }
+
+
+def test_no_process_has_the_raw_keys(server: Server) -> None:
+    names = " ".join(name for _, name in server.seen.environments)
+    assert all(part in names for part in ("raylet", "ServeReplica", "EngineCore", "haproxy", "ProxyActor"))
+    now = Seen()  # the command itself had them when it started
+    now.look(next(iter(re.findall(rb"LEAML_TEST_MARK=(\w+)", next(iter(server.seen.environments.values()))))).decode())
+    assert len(now.environments) > 5
+    assert now.with_secret(KEY) == []
+
+
+@pytest.mark.parametrize("token", [None, "f" * 64])
+def test_nobody_uses_ray_without_its_token(server: Server, token: str | None, tmp_path: Path) -> None:
+    given = environment(tmp_path, TMPDIR=tempfile.gettempdir(), RAY_AUTH_MODE="token" if token else "disabled")
+    if token:
+        given["RAY_AUTH_TOKEN"] = token
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", INTRUDER, server.ray], env=given, capture_output=True, text=True, timeout=60, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        assert b"uid" not in (error.stdout or b"")
+        return
+    assert tried.returncode != 0
+    assert "uid" not in tried.stdout
+    assert server.status("/health") == 200
+
+
+def test_a_domain_added_and_removed_from_another_shell_leaves_the_keys_alone(server: Server) -> None:
+    assert server.status("/v1/models") == 401
+    source = lora(server.home / "adapter")
+    unnamed = leaml(server.home, "serve", "--add", f"sports={source}")
+    assert unnamed.returncode == 2 and "--address" in unnamed.stderr
+    added = leaml(server.home, "serve", "--add", f"sports={source}", "--address", server.ray)
+    assert added.returncode == 0, added.stdout + added.stderr
+    for path in ("/v1/models", "/v1/card", "/metrics", "/"):
+        assert server.status(path) == 401, path
+        assert server.status(path, KEY) == 200, path
+    assert server.models() == {"leaml-tiny": "ready", "leaml-tiny:sports": "ready"}
+    unknown = leaml(server.home, "serve", "--remove", "sprots", "--address", server.ray)
+    assert unknown.returncode == 2 and "sports" in unknown.stderr
+    removed = leaml(server.home, "serve", "--remove", "sports", "--address", server.ray)
+    assert removed.returncode == 0, removed.stdout + removed.stderr
+    assert server.models() == {"leaml-tiny": "ready"}
+    assert server.status("/v1/models") == 401
+    again = leaml(server.home, "serve", "leaml-tiny", "--address", server.ray, "--port", server.base.rpartition(":")[2])
+    assert again.returncode == 2 and "API keys" in again.stderr  # a second server in its place needs keys, too
+    assert server.status("/v1/models") == 401
+    assert not (server.home / ".ray").exists()

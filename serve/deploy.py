@@ -162,7 +162,8 @@ def _options(
         log_engine_metrics=False,
         experimental_configs={"stream_batching_interval_ms": 0},
         deployment_config={
-            "max_ongoing_requests": limits.concurrency + limits.queue + 16,
+            # Serve counts a request from its headers on; in front of the routes it must not be the limit that is met first
+            "max_ongoing_requests": limits.connections + 16 if adapters_too else limits.concurrency + limits.queue + 16,
             "max_queued_requests": limits.queue,
             "backpressure_config": {"status_code": 429, "retry_after_s": limits.retry_after_seconds},
             "autoscaling_config": {

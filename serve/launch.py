@@ -52,7 +52,7 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
     load.check(made.base)
     refuse_failed(made.adapters)
     if address is None and settings.http.haproxy:
-        os.environ.update(forward.environment(settings.limits.body_seconds))
+        os.environ.update(forward.environment(settings.limits))
     engine = settings.engine
     replicas = max(1, settings.scaling.min_replicas)
     start_ray(ResourcesConfig(engines=replicas, engine_cpus=engine.cpus, engine_gpus=engine.gpus, address=address), verbose)

@@ -260,7 +260,7 @@ def test_escape_and_the_button_stop_a_question_and_free_the_server(page: Page, s
         page.get_by_role("button", name="Ask").wait_for()
         assert page.locator("#error").is_hidden()
         assert page.locator("#result").inner_text() == ""
-    until(page, lambda: script.cancelled == 2 and not app.state.context.places.inside)
+    until(page, lambda: script.cancelled == 2 and not app.state.context.limiter.admitted)
 
 
 def test_replies_are_text_and_never_markup(page: Page) -> None:

@@ -1,4 +1,4 @@
-"""ASGI middleware around the routes: request ids, access checks, security headers, errors in one shape, one log line a request."""
+"""ASGI middleware around the routes: request ids, access checks, security headers, errors in one shape, access log."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ class HttpSettings(Section):
     )
     cors_origins: list[str] = Field(
         default_factory=list,
-        description="Origins of web pages that may call, as https://host; none: same origin. `*`: any, with a key of their own.",
+        description="Origins of web pages that may call, as https://host; none: same origin. `*`: any, with a key of its own.",
     )
     allowed_hosts: list[str] = Field(
         default_factory=list,

@@ -89,8 +89,8 @@ def test_one_client_cannot_hold_all_connections(tmp_path: Path, exempt: str, ans
     found = 0
     with haproxy(tmp_path, exempt) as port, contextlib.ExitStack() as kept:
         for _ in range(6):
-            stream = kept.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError):  # reset, before or after it is used
+                stream = kept.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
                 stream.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
                 found += stream.recv(100).startswith(b"HTTP/1.1 200 ")
     assert found == answered

@@ -70,12 +70,12 @@ def check_host(headers: Headers, allowed: Sequence[str], bound: str, any_host: b
 def check_page(scope: Scope, origins: Sequence[str]) -> None:
     """Refuse what a browser sends for a page of another site or another port. Raises ApiError (403).
 
-    `origins` are those of http.cors_origins; `*` is none of them, since it would let every page in. A link to the page at `/`
+    `origins` are those of http.cors_origins; a `*` among them matches none, since it would let every page in. A link to the page at `/`
     may stand anywhere: that page holds no data.
     """
     headers = scope["headers"]
     origin, site = _values(headers, b"origin"), _values(headers, b"sec-fetch-site")
-    if origin and all(each in origins and each != "*" for each in origin):
+    if origin and set(origin) <= set(origins):
         return
     if site:  # it decides alone: behind a proxy the browser's idea of this server's origin may differ from Host
         own = all(each in ("none", "same-origin") for each in site)

@@ -196,6 +196,25 @@ class _Request:
 
 
 @pytest.mark.anyio
+async def test_a_body_whose_time_is_over_cannot_give_way_any_more() -> None:
+    settings = load_settings({"model": "a", "limits": {"bodies": 1, "body_seconds": 0.05}})
+    receiver, slow = BodyReceiver(settings.limits, Metrics()), random.Random(0)
+    slow.choice = lambda _: 10  # type: ignore[assignment,method-assign]
+    first = asyncio.create_task(receiver.receive(_Request(slow)))  # type: ignore[arg-type]
+
+    async def second() -> bytes:
+        await asyncio.sleep(0.04)
+        return await receiver.receive(_Request(random.Random(0)))  # type: ignore[arg-type]
+
+    later = asyncio.create_task(second())
+    await asyncio.sleep(0.01)
+    time.sleep(0.1)  # noqa: ASYNC251 - both are due now, and the second one comes before the first has heard that it is
+    assert await later == b"x" * 3000
+    with pytest.raises(ApiError, match="did not arrive"):
+        await first
+
+
+@pytest.mark.anyio
 async def test_nothing_is_counted_twice_or_forgotten_when_many_bodies_come_and_go() -> None:
     settings = load_settings(
         {"model": "a", "limits": {"bodies": 5, "body_bytes": 3000, "bodies_bytes": 9000, "body_seconds": 0.02}}

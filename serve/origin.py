@@ -70,8 +70,8 @@ def check_host(headers: Headers, allowed: Sequence[str], bound: str, any_host: b
 def check_page(scope: Scope, origins: Sequence[str]) -> None:
     """Refuse what a browser sends for a page of another site or another port. Raises ApiError (403).
 
-    `origins` are those of http.cors_origins; a `*` among them matches none, since it would let every page in. A link to the page at `/`
-    may stand anywhere: that page holds no data.
+    `origins` are those of http.cors_origins; a `*` among them matches none, since it would let every page in. A link to the
+    page at `/` may stand anywhere: that page holds no data.
     """
     headers = scope["headers"]
     origin, site = _values(headers, b"origin"), _values(headers, b"sec-fetch-site")

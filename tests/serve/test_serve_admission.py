@@ -208,7 +208,7 @@ async def test_a_body_whose_time_is_over_cannot_give_way_any_more() -> None:
 
     later = asyncio.create_task(second())
     await asyncio.sleep(0.01)
-    time.sleep(0.1)  # noqa: ASYNC251 - both are due now, and the second one comes before the first has heard that it is
+    time.sleep(0.1)  # both are due now, and the second one comes before the first has heard of it
     assert await later == b"x" * 3000
     with pytest.raises(ApiError, match="did not arrive"):
         await first

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse
 
 from leaml import __version__
 from serve import chat, documented, media, schemas, vqa
+from serve.admission import BodyReceiver, ConcurrencyLimiter
+from serve.deadlines import EventStream, guarded
 from serve.errors import ApiError, not_found
-from serve.gate import EventStream, Gate, Places, guarded, read_body
+from serve.middleware import AccessMiddleware
 from serve.observe import Metrics
 from serve.service import Model, Service
 from serve.settings import NAME, ServeSettings
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 STATIC = Path(__file__).parent / "static"
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What static/index.html says that it needs."""
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -44,16 +50,30 @@ class Context:
     service: Service
     settings: ServeSettings
     metrics: Metrics
-    places: Places
+    bodies: BodyReceiver
+    limiter: ConcurrencyLimiter
     digests: Sequence[str]
 
 
 def create_app(
-    service: Service, settings: ServeSettings, digests: Sequence[str] = (), metrics: Metrics | None = None
+    service: Service,
+    settings: ServeSettings,
+    digests: Sequence[str] = (),
+    metrics: Metrics | None = None,
+    sends_request_id: bool = True,
 ) -> FastAPI:
-    """The application in front of `service`; without `digests` of keys it answers this machine only."""
-    metrics = metrics or Metrics()
-    context = Context(service, settings, metrics, Places(settings.limits, metrics), digests)
+    """The application in front of `service`.
+
+    Args:
+        service: What answers.
+        settings: Everything.
+        digests: Of the keys; without any this machine alone is answered.
+        metrics: Where requests are counted.
+        sends_request_id: Add `X-Request-ID` to replies; False where the server in front does.
+    """
+    metrics, limits = metrics or Metrics(), settings.limits
+    bodies, limiter = BodyReceiver(limits, metrics), ConcurrencyLimiter(limits, metrics)
+    context = Context(service, settings, metrics, bodies, limiter, digests)
     app = FastAPI(title="LEAML", version=__version__, docs_url=None, redoc_url=None)
     app.state.context = context
     app.add_exception_handler(HTTPException, _http_error)
@@ -64,20 +84,12 @@ def create_app(
     _add_vqa(app, context)
     documented.install(app)
     app.add_middleware(
-        Gate,
-        limits=settings.limits,
+        AccessMiddleware,
+        settings=settings,
         metrics=metrics,
-        places=context.places,
         digests=lambda: context.digests,
-        open_paths=frozenset({"/health", *(["/metrics"] if settings.auth.open_metrics else [])}),
+        sends_request_id=sends_request_id,
     )
-    if settings.http.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.http.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-        )
     return app
 
 
@@ -99,11 +111,9 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 
 def _add_pages(app: FastAPI, context: Context) -> None:
-    policy = {"Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'"}
-
     def page(name: str) -> Any:
         async def serve_file() -> Response:
-            return FileResponse(STATIC / name, headers=policy)
+            return FileResponse(STATIC / name, headers={"Content-Security-Policy": PAGE_POLICY})
 
         return serve_file
 
@@ -165,21 +175,28 @@ def _check_type(request: Request, *allowed: str) -> str:
     return found
 
 
+async def _admitted_body(request: Request, context: Context) -> bytes:
+    """The body of a request that is admitted from when it has all arrived until its reply has been sent."""
+    body = await context.bodies.receive(request)
+    context.limiter.admit(request.scope["state"]["cleanup"])
+    return body
+
+
 def _add_chat(app: FastAPI, context: Context) -> None:
     service, settings = context.service, context.settings
 
     @app.post("/v1/chat/completions", **documented.CHAT)
     async def chat_completions(request: Request) -> Any:
         _check_type(request, "application/json")
-        asked = parse_json(schemas.ChatRequest, await read_body(request, settings.limits))
+        asked = parse_json(schemas.ChatRequest, await _admitted_body(request, context))
         body, references = chat.checked(asked, settings.limits)
         model = _find(context, asked.model)
         record = request.scope["state"]["record"]
         record.fields |= {"model": model.id, "images": len(references), "stream": body["stream"]}
-        place = contextlib.AsyncExitStack()
+        slot = contextlib.AsyncExitStack()
 
         async def work() -> tuple[Any, AsyncIterator[str] | None]:
-            await place.enter_async_context(context.places)
+            await slot.enter_async_context(context.limiter)
             pictures = [await media.from_reference(r, settings.media, settings.limits) for r in references]
             context.metrics.add("leaml_images", len(pictures))
             result = await service.chat(model, body, pictures, record.request_id)
@@ -188,11 +205,11 @@ def _add_chat(app: FastAPI, context: Context) -> None:
         try:
             first, events = await guarded(work(), request, settings.limits)
         except BaseException:
-            await place.aclose()
+            await slot.aclose()
             raise
         if events is not None:
-            return EventStream(first, events, request, settings.limits, place.aclose)
-        await place.aclose()
+            return EventStream(first, events, request, settings.limits, slot.aclose)
+        await slot.aclose()
         usage = first.get("usage") or {}
         _count_tokens(context, record, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
         return Response(json.dumps(first, separators=(",", ":")), media_type="application/json")
@@ -210,7 +227,7 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
     @app.post("/v1/vqa", **documented.VQA)
     async def answer_questions(request: Request) -> Response:
         kind = _check_type(request, "application/json", "multipart/form-data")
-        body = await read_body(request, limits)
+        body = await _admitted_body(request, context)
         upload: bytes | None = None
         if kind == "application/json":
             asked = parse_json(schemas.VqaRequest, body)
@@ -223,7 +240,7 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
         record.fields |= {"model": model.id, "images": 1, "questions": len(questions)}
 
         async def work() -> Any:
-            async with context.places:
+            async with context.limiter:
                 picture = (
                     await media.from_reference(asked.image, settings.media, limits)
                     if upload is None

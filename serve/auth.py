@@ -6,11 +6,14 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from starlette.types import Scope
 
 from leaml.errors import ConfigError
 from pipelines.local_ray import SERVING_KEYS, is_loopback
+from serve import origin
 from serve.errors import ApiError
 
 SHORTEST = 16
@@ -51,21 +54,30 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def check(headers: Mapping[bytes, bytes], client: str | None, digests: Sequence[str]) -> None:
+def check(scope: Scope, digests: Sequence[str], origins: Sequence[str], open_path: bool) -> None:
     """Let a request with one of the keys pass. Raises ApiError (401 or 403).
 
     A key comes as `Authorization: Bearer KEY`, or as the password of Basic authentication, which lets a browser open the page.
-    Without any keys only this machine may ask, whatever address the server was bound to.
+    Pages of other origins may not use what a browser adds by itself: the stored password, or without any keys its mere place
+    on this machine. Without keys only this machine may ask, whatever address the server was bound to.
+
+    Args:
+        scope: The request.
+        digests: Of the keys.
+        origins: Whose pages may ask all the same.
+        open_path: Whether this path needs no key.
     """
-    if not digests:
-        if client is not None and not is_loopback(client):
-            raise ApiError(403, "this server has no API keys and answers its own machine only", "no_keys")
-        return
+    headers: dict[bytes, bytes] = dict(scope["headers"])
     scheme, _, rest = headers.get(b"authorization", b"").partition(b" ")
     key, scheme = rest.strip(), scheme.lower()
+    if not digests or (scheme == b"basic" and not open_path):
+        origin.check_page(scope, origins)
+    if open_path:
+        return
+    if not digests:
+        origin.check_client(scope)
+        return
     if scheme == b"basic":
-        if headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):  # browsers add the password by themselves
-            raise ApiError(403, "a page of another site may not use a stored password", "cross_site")
         try:
             key = base64.b64decode(key, validate=True).partition(b":")[2]
         except (binascii.Error, ValueError):

@@ -170,6 +170,11 @@ def _options(
 
     settings = made.settings
     limits, scaling, engine = settings.limits, settings.scaling, settings.engine
+    ongoing, queued = limits.concurrency + limits.queue + 16, limits.queue
+    if adapters_too:
+        # the deployment with HTTP: Serve counts a request from its headers on, and before a key is looked at, so its limits
+        # would be used up by slow bodies and by bursts of strangers; those of serve/admission.py are met instead
+        ongoing = queued = limits.connections + 16
     bundle = {"CPU": engine.cpus} | ({"GPU": engine.gpus} if engine.gpus else {})
     llm_config = LLMConfig(
         model_loading_config={"model_id": model.id, "model_source": config.name},
@@ -179,8 +184,8 @@ def _options(
         log_engine_metrics=False,
         experimental_configs={"stream_batching_interval_ms": 0},
         deployment_config={
-            "max_ongoing_requests": limits.concurrency + limits.queue + 16,
-            "max_queued_requests": limits.queue,
+            "max_ongoing_requests": ongoing,
+            "max_queued_requests": queued,
             "backpressure_config": {"status_code": 429, "retry_after_s": limits.retry_after_seconds},
             "autoscaling_config": {
                 "min_replicas": replicas[0],

@@ -19,6 +19,7 @@ _ERRORS = {
     408: "The body came too slowly.",
     413: "Body or image too large.",
     415: "Another content type.",
+    421: "A host that this server does not answer to.",
     422: "Not acceptable; the message says why.",
     429: "Full; see Retry-After.",
     431: "Headers too large.",
@@ -26,7 +27,7 @@ _ERRORS = {
     503: "The model cannot answer now.",
     504: "The deadline has passed.",
 }
-_ALWAYS = (401, 403, 431, 500)
+_ALWAYS = (401, 403, 421, 431, 500)
 
 
 def _content(schema: str, kind: str = "application/json") -> dict[str, Any]:

@@ -32,8 +32,6 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """The reply."""
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
-        if self.status in (408, 413, 431):
-            headers["Connection"] = "close"  # the rest of the request was not read
         response = JSONResponse(self.body(), self.status, headers)
         if self.status == 401:
             for scheme in ("Bearer", "Basic"):  # a header each: Chromium reads the first scheme of one that lists both

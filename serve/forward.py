@@ -1,8 +1,8 @@
 """HAProxy in front of the replicas of a Ray that `leaml serve` starts: Ray Serve's own choice for throughput, made safe to run.
 
 Ray reads these settings from the environment when its processes start. As they come, HAProxy's statistics listen on every
-address without a password, replicas listen where HAProxy does, two servers on one machine share sockets and ports, and a client
-may take an hour for its headers.
+address without a password, replicas listen where HAProxy does, two servers on one machine share sockets and ports, a client may
+take an hour for its headers, and one client may hold all connections.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import socket
 import tempfile
 from pathlib import Path
 
+from serve.settings import LimitSettings
+
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 
 BEHIND = "127.0.0.1"
 """Where Serve and its replicas listen behind HAProxy."""
 
 SCRIPT = r"""#!/bin/bash
-# HAProxy with what Ray writes into its configuration, but statistics for this machine alone and little time for headers
+# HAProxy with what Ray writes into its configuration, but statistics for this machine alone, little time for headers and few
+# connections for one client; clients on this machine may be another proxy, with many clients of its own
 arguments=()
 while (($#)); do
     if [[ $1 == -f ]]; then
@@ -29,7 +32,12 @@ while (($#)); do
              own && $1 == "bind" { sub(/bind \*?:/, "bind 127.0.0.1:") }
              front && $1 == "bind" { sub(/bind [^ ]+:/, "bind HOST:") }
              { print }
-             $1 == "defaults" { print "    timeout http-request HEADERSs" }' "$2" >"$2.own" || exit 1
+             $1 == "defaults" { print "    timeout http-request HEADERSs" }
+             $1 " " $2 == "frontend http_frontend" {
+                 print "    stick-table type ipv6 size 100k expire 1m store conn_cur"
+                 print "    tcp-request connection track-sc0 src unless { src 127.0.0.0/8 ::1 }"
+                 print "    tcp-request connection reject if { sc0_conn_cur gt CLIENT }"
+             }' "$2" >"$2.own" || exit 1
         arguments+=(-f "$2.own")
         shift 2
     else
@@ -41,11 +49,11 @@ exec BINARY "${arguments[@]}"
 """
 
 
-def environment(header_seconds: float, host: str) -> dict[str, str]:
+def environment(limits: LimitSettings, host: str) -> dict[str, str]:
     """Environment of a Ray whose Serve forwards through HAProxy; empty where there is no HAProxy for this platform.
 
     Args:
-        header_seconds: Time for a client's headers to arrive.
+        limits: Time for headers, and numbers of connections.
         host: Address at which HAProxy listens. Serve is to be started with `BEHIND`, or its replicas listen at `host` too.
     """
     try:
@@ -57,9 +65,11 @@ def environment(header_seconds: float, host: str) -> dict[str, str]:
     folder = Path(tempfile.mkdtemp(prefix="leaml-serve-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     script = folder / "haproxy"
-    script.write_text(
-        SCRIPT.replace("BINARY", f"'{binary}'").replace("HEADERS", str(max(1, int(header_seconds)))).replace("HOST", host)
-    )
+    values = {"HOST": host, "HEADERS": str(max(1, int(limits.body_seconds))), "CLIENT": str(limits.client_connections)}
+    own = SCRIPT
+    for name, value in (values | {"BINARY": f"'{binary}'"}).items():
+        own = own.replace(name, value)
+    script.write_text(own)
     script.chmod(0o700)
     statistics, metrics = _free_ports(2)
     return {
@@ -72,6 +82,7 @@ def environment(header_seconds: float, host: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(limits.connections),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1" if (os.cpu_count() or 1) < 8 else "4",
         # a replica that is stopped keeps its door open this long, until HAProxy has heard of it
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",

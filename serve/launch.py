@@ -61,7 +61,7 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
     load.check(made.base)
     refuse_failed(made.adapters)
     host = settings.http.host
-    if address is None and settings.http.haproxy and (haproxy := forward.environment(settings.limits.body_seconds, host)):
+    if address is None and settings.http.haproxy and (haproxy := forward.environment(settings.limits, host)):
         os.environ.update(haproxy)
         host = forward.BEHIND
     engine = settings.engine

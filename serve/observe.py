@@ -23,7 +23,11 @@ COUNTERS: _Table = {
     "leaml_images": ("Decoded images.", ()),
 }
 HISTOGRAMS: _Table = {"leaml_request_seconds": ("Time from a request's headers to its reply's end.", ("route",))}
-GAUGES: _Table = {"leaml_running": ("Requests worked on.", ()), "leaml_waiting": ("Requests that wait for a place.", ())}
+GAUGES: _Table = {
+    "leaml_receiving": ("Requests whose bodies are on their way.", ()),
+    "leaml_running": ("Requests worked on.", ()),
+    "leaml_waiting": ("Requests that wait to be worked on.", ()),
+}
 
 
 class _Exporter(Protocol):

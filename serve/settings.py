@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from leaml.config.base import Section
 from leaml.config.reading import override
 from leaml.errors import ConfigError
+from serve.origin import split_authority
 
 NAME = r"^[A-Za-z0-9._:-]{1,128}$"
 """What a served model may be called."""
@@ -59,6 +60,10 @@ class LimitSettings(Section):
 
     body_bytes: int = Field(12 * 2**20, gt=0, description="Request body, counted while it is read (413).")
     body_seconds: float = Field(10.0, gt=0, description="Time for the whole body to arrive (408).")
+    bodies: int = Field(
+        1024, gt=0, description="Bodies that a replica receives at a time; above, the one longest on its way is given up (408)."
+    )
+    bodies_bytes: int = Field(256 * 2**20, gt=0, description="Bytes of all bodies that are being received; above, the same.")
     header_bytes: int = Field(16 * 1024, gt=0, description="All request headers together (431).")
     image_bytes: int = Field(8 * 2**20, gt=0, description="One encoded image (413).")
     pixels: int = Field(16_000_000, gt=0, description="One image; read from its header before it is decoded (413).")
@@ -78,6 +83,17 @@ class LimitSettings(Section):
     queue: int = Field(64, gt=0, description="Requests that wait for a place at a replica; more get 429.")
     deadline_seconds: float = Field(60.0, gt=0, description="From the end of the headers to the end of the reply (504).")
     retry_after_seconds: int = Field(2, gt=0, description="Retry-After of a 429 or 503.")
+    connections: int = Field(4096, gt=0, description="Connections at a time, idle ones too; more wait to be accepted.")
+    client_connections: int = Field(
+        512, gt=0, description="Connections of one address at a time; more are closed. HAProxy only, and not for this machine."
+    )
+
+    @model_validator(mode="after")
+    def _holds_a_body(self) -> LimitSettings:
+        if self.bodies_bytes < self.body_bytes:
+            msg = f"bodies_bytes is {self.bodies_bytes}, less than one body may have, body_bytes = {self.body_bytes}"
+            raise ValueError(msg)
+        return self
 
 
 class MediaSettings(Section):
@@ -155,7 +171,34 @@ class HttpSettings(Section):
         True,
         description="Forward requests by HAProxy, which comes with Ray; false: by Serve's proxy in Python, half as fast.",
     )
-    cors_origins: list[str] = Field(default_factory=list, description="Origins of web pages that may call; none: same origin.")
+    cors_origins: list[str] = Field(
+        default_factory=list,
+        description="Origins of web pages that may call, as https://host; none: same origin. `*`: any, with a key of its own.",
+    )
+    allowed_hosts: list[str] = Field(
+        default_factory=list,
+        description="Host names, with or without :port, that requests may name beside localhost and the bound address (421); "
+        "none: no others without API keys, any with them.",
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        for each in value:
+            scheme, _, authority = each.partition("://")
+            if each != "*" and (not re.fullmatch("[a-z][a-z0-9.+-]*", scheme) or split_authority(authority) is None):
+                msg = f"{each!r} is no origin: give scheme://host or scheme://host:port, without a path, or *"
+                raise ValueError(msg)
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, value: list[str]) -> list[str]:
+        for each in value:
+            if split_authority(each) is None:
+                msg = f"{each!r} is no host: give a name or an address ([...] around IPv6), with or without :port"
+                raise ValueError(msg)
+        return value
 
 
 class ServeSettings(Section):

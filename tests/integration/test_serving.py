@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -215,6 +216,23 @@ def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoi
         assert not any(word in reply.text for word in ("vllm", "VLLM", "PIL", "Traceback", "pydantic")), (number, reply.text)
     assert endpoint.client.get("/health").status_code == 200
     assert endpoint.vqa(data, question).status_code == 200
+
+
+def test_slow_bodies_and_refused_ones_leave_others_answered(endpoint: Endpoint) -> None:
+    data, question = questions()[0]
+    host, port = endpoint.base.removeprefix("http://").split(":")
+    head = "POST /v1/vqa HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n"
+    for key, sent in ((KEY, b"{"), (KEY, b" " * 30_000), ("wrong", b"{")):
+        with contextlib.ExitStack() as slow:
+            opened = [slow.enter_context(socket.create_connection((host, int(port)))) for _ in range(150)]
+            for connection in opened:
+                connection.sendall(f"{head}Authorization: Bearer {key}\r\n\r\n".encode() + sent)
+            began = time.perf_counter()
+            reply = endpoint.vqa(data, question)
+            assert (reply.status_code, time.perf_counter() - began < 2) == (200, True)
+            assert len(reply.headers.get_list("x-request-id")) == 1
+            opened[0].settimeout(10)
+            assert opened[0].recv(100).startswith(b"HTTP/1.1 401 " if key == "wrong" else b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize("stream", [True, False])

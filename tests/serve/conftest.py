@@ -31,7 +31,7 @@ def client(service: ScriptedService) -> Client:
         digests = sorted([digest(KEY), digest(OTHER_KEY)]) if keys else []
         app = create_app(service, load_settings({"model": "tiny", **(settings or {})}), digests)
         transport = httpx.ASGITransport(app, client=(address, 1234), raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://serve", headers=AUTH if headers is None else headers)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=AUTH if headers is None else headers)
 
     return make
 

@@ -111,8 +111,8 @@ def serving(app: Any) -> Iterator[str]:
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
-    """A headless Chromium of the system; skips the test where there is none."""
+def chromium(*options: str) -> Iterator[Any]:
+    """A headless Chromium of the system with more options; skips the test where there is none."""
     named = ("chromium", "chromium-browser", "google-chrome")
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, named)), None)
     if found is None:
@@ -125,6 +125,7 @@ def chromium() -> Iterator[Any]:
         "--disable-component-update",
         "--disable-sync",
         "--no-first-run",
+        *options,
     ]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=quiet, chromium_sandbox=os.geteuid() != 0)

@@ -62,7 +62,7 @@ def client(address: tuple[str, int]) -> Iterator[httpx.Client]:
         assert c.post("/v1/vqa", json={"image": data_url(), "question": "a"}).status_code == 200
         assert c.get("/health").json() == {"status": "ok"}
         assert time.perf_counter() - began < 1
-        assert APP.state.context.places.inside == 0
+        assert APP.state.context.limiter.admitted == 0
 
 
 def refused(reply: httpx.Response) -> str:

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image, ImageDraw
 from playground import KEY, Script, app_of, chromium, serving
+from starlette.responses import HTMLResponse
 
 from serve.auth import digest
 from serve.service import Question
@@ -35,7 +36,7 @@ PICTURE = picture()
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium() as found:
+    with chromium("--host-resolver-rules=MAP rebound.example 127.0.0.1") as found:
         yield found
 
 
@@ -260,7 +261,7 @@ def test_escape_and_the_button_stop_a_question_and_free_the_server(page: Page, s
         page.get_by_role("button", name="Ask").wait_for()
         assert page.locator("#error").is_hidden()
         assert page.locator("#result").inner_text() == ""
-    until(page, lambda: script.cancelled == 2 and not app.state.context.places.inside)
+    until(page, lambda: script.cancelled == 2 and not app.state.context.limiter.admitted)
 
 
 def test_replies_are_text_and_never_markup(page: Page) -> None:
@@ -300,3 +301,38 @@ def test_it_fits_a_phone_and_follows_the_colour_scheme(page: Page) -> None:
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (scheme, width)
     assert backgrounds == ["rgb(251, 250, 247)", "rgb(20, 24, 26)"]
+
+
+ELSEWHERE = """async (target) => {
+    const form = () => { const made = new FormData(); made.append("question", "a"); return made; };
+    const ways = [
+        fetch(`${target}/v1/vqa`, { method: "POST", mode: "no-cors", body: form() }),
+        fetch(`${target}/v1/vqa`, { method: "POST", body: form() }),
+        fetch(`${target}/v1/models`),
+        fetch(`${target}/v1/models`, { mode: "no-cors" }),
+        fetch(`${target}/v1/vqa`, { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}" }),
+    ];
+    return (await Promise.allSettled(ways)).map((way) => (way.status === "fulfilled" ? way.value.type : "refused"));
+}"""
+
+
+def test_a_page_elsewhere_reaches_nothing_but_may_link_here(browser: Browser, app: FastAPI, address: str) -> None:
+    with serving(HTMLResponse("<a href='x'>a</a>")) as elsewhere:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(elsewhere)
+        assert page.evaluate(ELSEWHERE, address) == ["refused"] * 5
+        refusals = app.state.context.metrics.text().decode().partition('reason="cross_site",replica=""} ')[2]
+        assert refusals.startswith("5.0")  # one of them when the browser asked whether it may
+        page.evaluate("(target) => document.querySelector('a').setAttribute('href', target)", address)
+        page.get_by_role("link").click()
+        page.get_by_text("Model card: demo").wait_for()
+        context.close()
+
+
+def test_a_name_that_is_pointed_to_this_machine_is_not_answered(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    answered = page.goto(address.replace("127.0.0.1", "rebound.example"))
+    assert answered is not None
+    assert answered.status == 421
+    page.close()

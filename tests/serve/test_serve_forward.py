@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from serve import forward
+from serve.settings import LimitSettings
 
 WRITTEN = """global
     maxconn 4096
@@ -22,13 +29,14 @@ listen stats
 """
 
 
-def test_statistics_stay_on_this_machine_headers_are_timed_and_it_alone_listens_at_the_host(tmp_path: Path) -> None:
+def test_only_haproxy_listens_at_the_host_headers_are_timed_and_clients_have_few_connections(tmp_path: Path) -> None:
     written, fake = tmp_path / "haproxy.cfg", tmp_path / "binary with space"
     written.write_text(WRITTEN)
     fake.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o700)
     script = tmp_path / "script"
-    script.write_text(forward.SCRIPT.replace("BINARY", f"'{fake}'").replace("HEADERS", "7").replace("HOST", "10.1.2.3"))
+    made = forward.SCRIPT.replace("BINARY", f"'{fake}'").replace("HEADERS", "7").replace("HOST", "10.1.2.3")
+    script.write_text(made.replace("CLIENT", "50"))
     script.chmod(0o700)
     command = [str(script), "-db", "-f", str(written), "-sf", "123", "-x", "a b"]
     got = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -40,15 +48,66 @@ def test_statistics_stay_on_this_machine_headers_are_timed_and_it_alone_listens_
         "bind 127.0.0.1:8404",
     ]
     assert changed[changed.index("defaults") + 1].strip() == "timeout http-request 7s"
-    assert len(changed) == len(WRITTEN.splitlines()) + 1
+    own = [line.strip() for line in changed[changed.index("frontend http_frontend") :]]
+    assert own[2:4] == [
+        "tcp-request connection track-sc0 src unless { src 127.0.0.0/8 ::1 }",
+        "tcp-request connection reject if { sc0_conn_cur gt 50 }",
+    ]
+    assert len(changed) == len(WRITTEN.splitlines()) + 4
+
+
+RUNNING = """defaults
+    mode http
+    timeout client 5s
+    timeout connect 5s
+    timeout server 5s
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    http-request return status 200 content-type text/plain string "here"
+"""
+
+
+@contextlib.contextmanager
+def haproxy(folder: Path, exempt: str) -> Iterator[int]:
+    """HAProxy with three connections for a client outside of `exempt`; gives its port."""
+    (port,) = forward._free_ports(1)
+    environment = forward.environment(LimitSettings(client_connections=3), "127.0.0.1")
+    binary, written = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"]), folder / "haproxy.cfg"
+    binary.write_text(binary.read_text().replace("127.0.0.0/8 ::1", exempt))
+    written.write_text(RUNNING.format(port=port))
+    process = subprocess.Popen([str(binary), "-db", "-f", str(written)])
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        time.sleep(0.1)  # until the connection of the loop is forgotten
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.parametrize(("exempt", "answered"), [("10.0.0.0/8", 3), ("127.0.0.0/8 ::1", 6)])
+def test_one_client_cannot_hold_all_connections(tmp_path: Path, exempt: str, answered: int) -> None:
+    found = 0
+    with haproxy(tmp_path, exempt) as port, contextlib.ExitStack() as kept:
+        for _ in range(6):
+            with contextlib.suppress(ConnectionError):  # reset, before or after it is used
+                stream = kept.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+                stream.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                found += stream.recv(100).startswith(b"HTTP/1.1 200 ")
+    assert found == answered
 
 
 def test_two_servers_share_no_file() -> None:
-    one, other = forward.environment(10, "127.0.0.1"), forward.environment(10, "0.0.0.0")
+    one = forward.environment(LimitSettings(connections=777), "127.0.0.1")
+    other = forward.environment(LimitSettings(), "0.0.0.0")
     assert one[forward.SWITCH] == "1"
     own = [name for name in one if name.endswith(("_PATH", "_LOC", "_FILE", "_BASE"))]
     assert len(own) >= 6
     assert all(one[name] != other[name] for name in own)
+    assert one["RAY_SERVE_HAPROXY_MAXCONN"] == "777"
     assert one["RAY_SERVE_HAPROXY_STATS_PORT"] != one["RAY_SERVE_HAPROXY_METRICS_PORT"]
     binary = Path(one["RAY_SERVE_HAPROXY_BINARY_PATH"])
     version = subprocess.run([str(binary), "-v"], capture_output=True, text=True, check=True).stdout

@@ -170,6 +170,9 @@ def test_every_limit_of_ray_is_set() -> None:
     )
     options = deploy._options(plan, _Options, plan.main, plan.base, (2, 4))
     assert options["max_ongoing_requests"] == 31
+    ingress = deploy._options(plan, _Options, plan.main, plan.base, (2, 4), adapters_too=True)
+    for limit in ("max_ongoing_requests", "max_queued_requests"):  # a connection may be a slow body, or have no key
+        assert ingress[limit] > plan.settings.limits.connections
     assert options["max_queued_requests"] == 5
     assert options["backpressure_config"] == {"status_code": 429, "retry_after_s": 2}
     scaling = options["autoscaling_config"]

@@ -219,7 +219,7 @@ async def test_the_page_is_served_with_its_files_and_no_others(client: Client) -
     async with client() as c:
         page = await c.get("/")
         assert page.status_code == 200
-        assert "default-src 'self'" in page.headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'" in page.headers["content-security-policy"]
         assert (await c.get("/static/app.js")).status_code == 200
         for path in ("/static/../app.py", "/static/%2e%2e/settings.py", "/static/", "/static/index.html/..", "/docs"):
             assert (await c.get(path)).status_code == 404, path

@@ -29,6 +29,13 @@ from serve.settings import ServeSettings, load_settings, read_settings
         ({"model": "a", "media": {"s3_prefixes": ["file:///etc/"]}}, "s3_prefixes"),
         ({"model": "a", "media": {"hosts": ["http://a.example"]}}, "hosts"),
         ({"model": "a", "media": {"hosts": ["A.example"]}}, "hosts"),
+        ({"model": "a", "limits": {"body_bytes": 1000, "bodies_bytes": 999}}, "bodies_bytes"),
+        ({"model": "a", "http": {"allowed_hosts": ["https://a.example"]}}, "allowed_hosts"),
+        ({"model": "a", "http": {"allowed_hosts": ["*"]}}, "allowed_hosts"),
+        ({"model": "a", "http": {"allowed_hosts": ["::1"]}}, "allowed_hosts"),
+        ({"model": "a", "http": {"cors_origins": ["https://a.example/"]}}, "cors_origins"),
+        ({"model": "a", "http": {"cors_origins": ["a.example"]}}, "cors_origins"),
+        ({"model": "a", "http": {"cors_origins": ["null"]}}, "cors_origins"),
     ],
 )
 def test_bad_settings_are_refused_by_name(tree: dict[str, Any], word: str) -> None:

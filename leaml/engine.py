@@ -153,9 +153,7 @@ class VllmEngine:
         for r in requests:
             text = self._prompt(self.processor, r.text, r.prefix)
             image = self._shrink(r.image)
-            prompts.append(
-                {"prompt": text, "multi_modal_data": {"image": image}, "multi_modal_uuids": {"image": [r.image_id]}}
-            )
+            prompts.append({"prompt": text, "multi_modal_data": {"image": image}, "multi_modal_uuids": {"image": [r.image_id]}})
             sampling.append(
                 SamplingParams(
                     n=r.n,

@@ -22,12 +22,12 @@ MAX_PIXELS = 25_000_000
 MAX_SIDE = 32_768
 """Default limit of width and height, in pixels."""
 MAX_ASPECT = 100.0
-"""Default limit of the longer side over the shorter one. Panoramas reach 10, crops of text lines 60; above, processors that scale
-the shorter side up make gigabytes of an image of a few pixels, and Qwen's refuses at 200."""
+"""Default limit of the longer side over the shorter one. Panoramas reach 10, crops of text lines 60. Far above, processors that
+scale the shorter side up make gigabytes of an image of a few pixels, and Qwen's refuses at 200."""
 
 BYTES_PER_PIXEL = 32
-"""Most memory that `decode` takes at a time, in bytes per pixel. JPEG 2000 needs 25 and WebP 17, everything else up to 13 (measured
-in tests/test_image_memory.py); what comes out has 4."""
+"""Most memory that `decode` takes at a time, in bytes per pixel: JPEG 2000 25, WebP 17, everything else up to 14, as is measured
+in tests/test_image_memory.py. What comes out has 4."""
 
 # Formats that decode in this process alone: Pillow's EPS reader, for one, starts Ghostscript on the file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")

@@ -13,7 +13,7 @@ _BYTES = {1, 2, 6, 7}
 
 
 def too_many_values(data: bytes) -> bool:
-    """Whether an entry of the first directory of a TIFF or BigTIFF lists more than `MAX_VALUES` numbers; False for other files."""
+    """Whether an entry of the first directory of a TIFF or BigTIFF lists more than `MAX_VALUES` numbers."""
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
         return False

@@ -22,7 +22,7 @@ from leaml import images
 width, height, file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
 def in_child(work):
-    """What `work` prints, in a process of its own, so that no image is decoded into memory that another one left."""
+    # a process of its own, so that no image is decoded into memory that another one left
     reading, writing = os.pipe()
     if os.fork() == 0:
         os.write(writing, json.dumps(work()).encode())

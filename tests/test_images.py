@@ -255,7 +255,7 @@ def of_pieces() -> dict[str, bytes]:
 def test_files_made_of_pieces_are_refused_at_once() -> None:
     for name, data in of_pieces().items():
         began = time.thread_time()
-        with pytest.raises(ImageRejected, match="damaged: |not an image: "):
+        with pytest.raises(ImageRejected, match=r"damaged: |not an image: "):
             decode(data, LIMIT)
         assert time.thread_time() - began < 1, name
 

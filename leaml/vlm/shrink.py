@@ -1,8 +1,8 @@
 """Shrinks an image to what a model's processor keeps of it, before it is handed on.
 
-An engine that is given an image of 16 megapixels copies, converts and resizes all of it for a model that looks at 64 x 64 pixels.
-Made here by the processor's own rule and filter, the first resize leaves the processor nothing to shrink, so the pixels the model
-sees are the same (with a processor on torchvision, whose filters round differently, within 2 of 255).
+An engine that is given an image of 16 megapixels copies, converts and resizes all of it for a model that looks at 64 x 64.
+Made here by the processor's own rule and filter, the first resize leaves the processor nothing to shrink, so the model sees the
+same pixels (with a processor on torchvision, whose filters round differently, pixels within 2 of 255).
 """
 
 from __future__ import annotations
@@ -153,4 +153,4 @@ _RULES: dict[str, Callable[[Any], Callable[[_Size], _Size] | None]] = {
     "CLIPImageProcessor": _shortest_edge,
     "PixtralImageProcessor": _patches,
 }
-"""By class name. Processors that make several images of one (InternVL, LLaVA-NeXT, LLaVA-OneVision) start each from the original."""
+"""By class name. InternVL, LLaVA-NeXT and LLaVA-OneVision are missing: they make several images, each from the original."""

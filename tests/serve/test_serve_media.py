@@ -272,7 +272,8 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "code"), [((60, 60), "image_pixels"), ((101, 20), "image_side"), ((20, 101), "image_side"), ((1, 21), "image_aspect")]
+    ("size", "code"),
+    [((60, 60), "image_pixels"), ((101, 20), "image_side"), ((20, 101), "image_side"), ((1, 21), "image_aspect")],
 )
 def test_sizes_over_a_limit_are_refused_before_decoding(
     size: tuple[int, int], code: str, monkeypatch: pytest.MonkeyPatch

@@ -91,9 +91,7 @@ def test_the_shipped_model_is_shown_64_pixels() -> None:
     assert shrink_of(Processor(images))(photo(500, 250)).size == (64, 32)
 
 
-@pytest.mark.parametrize(
-    "folder", sorted(p.name for p in ZOO.iterdir() if p.is_dir()) if ZOO.is_dir() else ["none"]
-)
+@pytest.mark.parametrize("folder", sorted(p.name for p in ZOO.iterdir() if p.is_dir()) if ZOO.is_dir() else ["none"])
 def test_published_settings(folder: str) -> None:
     if not (ZOO / folder).is_dir():
         pytest.skip("../shared/zoo, with settings as models are published with, is not there")

@@ -26,7 +26,7 @@ MAX_ASPECT = 100.0
 scale the shorter side up make gigabytes of an image of a few pixels, and Qwen's refuses at 200."""
 
 BYTES_PER_PIXEL = 32
-"""Most memory that `decode` takes at a time, in bytes per pixel: JPEG 2000 25, WebP 17, everything else up to 14, as is measured
+"""Most memory that `decode` takes at a time, in bytes per pixel. JPEG 2000 takes 25, WebP 17, all else up to 14, as is measured
 in tests/test_image_memory.py. What comes out has 4."""
 
 # Formats that decode in this process alone: Pillow's EPS reader, for one, starts Ghostscript on the file.

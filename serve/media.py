@@ -35,6 +35,8 @@ from serve.settings import LimitSettings, MediaSettings
 
 _DATA = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,32}(?:;[a-zA-Z0-9=._-]{1,64}){0,4};base64,")
 _DECODERS = ThreadPoolExecutor(4, thread_name_prefix="images")
+_LARGE = ThreadPoolExecutor(2, thread_name_prefix="large-images")
+"""Of their own, so that the headers and the decoding of small images do not wait for large ones."""
 _FETCHERS = ThreadPoolExecutor(16, thread_name_prefix="fetch")
 """Of their own, so that slow hosts hold up no image that is here."""
 
@@ -84,7 +86,8 @@ class Decoder:
             msg = f"the images have {total} pixels together, more than the limit of {self.budget.largest}; scale them down"
             raise ApiError(413, msg, "pixels_in_flight", "image")
         async with self.budget.taken(total) as held:
-            work = [_DECODERS.submit(_decode, each, self.limits, shrink) for each in encoded]
+            pool = _DECODERS if total <= self.budget.small else _LARGE
+            work = [pool.submit(_decode, each, self.limits, shrink) for each in encoded]
             try:
                 pictures = [await asyncio.wrap_future(each) for each in work]
             finally:

@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 
 class _Lane:
@@ -48,14 +49,14 @@ class Held:
 
     def __init__(self, lane: _Lane, pixels: int) -> None:
         self._lane, self._pixels = lane, pixels
-        self._running: list[Future[object]] = []
+        self._running: list[Future[Any]] = []
 
     def keep(self, pixels: int) -> None:
         """Give all but this many back."""
         given, self._pixels = max(0, self._pixels - pixels), min(self._pixels, pixels)
         self._lane.give(given)
 
-    def until(self, work: Sequence[Future[object]]) -> None:
+    def until(self, work: Sequence[Future[Any]]) -> None:
         """Give nothing back before the threads at `work` are done."""
         self._running = [each for each in work if not each.done()]
 

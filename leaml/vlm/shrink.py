@@ -130,7 +130,7 @@ def _shortest_edge(images: Any) -> Callable[[_Size], _Size] | None:
     edge = images.size.get("shortest_edge")
     if not edge or images.size.get("longest_edge"):
         return _fixed(images)
-    keywords = {"default_to_square": False, "input_data_format": "channels_first"}
+    keywords: dict[str, Any] = {"default_to_square": False, "input_data_format": "channels_first"}
     return lambda size: _turned(get_resize_output_image_size(_blank(size), size=edge, **keywords))
 
 

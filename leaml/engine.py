@@ -107,6 +107,7 @@ class VllmEngine:
         from vllm import LLM  # import sets up platform and threads, so it comes after the environment
 
         from leaml.vlm.collate import prompt
+        from leaml.vlm.shrink import shrink_of
 
         self._prompt = prompt
         options: dict[str, Any] = {
@@ -142,6 +143,7 @@ class VllmEngine:
         self.processor = AutoProcessor.from_pretrained(
             spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
+        self._shrink = shrink_of(self.processor, spec.options.get("mm_processor_kwargs"))
 
     def generate(self, requests: list[Request]) -> list[list[Completion]]:
         from vllm import SamplingParams
@@ -150,9 +152,8 @@ class VllmEngine:
         prompts, sampling = [], []
         for r in requests:
             text = self._prompt(self.processor, r.text, r.prefix)
-            prompts.append(
-                {"prompt": text, "multi_modal_data": {"image": r.image}, "multi_modal_uuids": {"image": [r.image_id]}}
-            )
+            image = self._shrink(r.image)
+            prompts.append({"prompt": text, "multi_modal_data": {"image": image}, "multi_modal_uuids": {"image": [r.image_id]}})
             sampling.append(
                 SamplingParams(
                     n=r.n,

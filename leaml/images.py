@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from leaml import tiff
 from leaml.errors import LeamlError
 
 MAX_PIXELS = 25_000_000
 """Default limit, in pixels; Pillow itself only warns at 89 million."""
+MAX_SIDE = 32_768
+"""Default limit of width and height, in pixels."""
+MAX_ASPECT = 100.0
+"""Default limit of the longer side over the shorter one. Panoramas reach 10, crops of text lines 60. Far above, processors that
+scale the shorter side up make gigabytes of an image of a few pixels, and Qwen's refuses at 200."""
+
+BYTES_PER_PIXEL = 32
+"""Most memory that `decode` takes at a time, in bytes per pixel. JPEG 2000 takes 25, WebP 17, all else up to 14, as is measured
+in tests/test_image_memory.py. What comes out has 4."""
 
 # Formats that decode in this process alone: Pillow's EPS reader, for one, starts Ghostscript on the file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")
@@ -29,6 +40,20 @@ SUFFIXES = (
 Image.init()  # all plugins now: Pillow loads them at first use, and two threads that decode at once then see half of them
 
 _ORIENTATION = 0x0112
+_TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TILE_WIDTH, _TILE_HEIGHT = 0x0142, 0x0143
+_TILE = 2**20
+"""Pixels of a tile that an image may have whatever its size."""
+_STRIP = 250_000
+"""Pixels that are converted at a time, so that no intermediate image is as large as the whole."""
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "I", "F"}
 
 
@@ -48,69 +73,152 @@ class ImageInfo:
     height: int
 
 
+@dataclass(frozen=True)
+class ImageLimits:
+    """What an image may have, in pixels; read from its header before anything is decoded.
+
+    Attributes:
+        pixels: width x height.
+        side: width, and height.
+        aspect: longer side over shorter side.
+    """
+
+    pixels: int = MAX_PIXELS
+    side: int = MAX_SIDE
+    aspect: float = MAX_ASPECT
+
+    def check(self, width: int, height: int) -> None:
+        """Raise ImageRejected for a size over a limit."""
+        size = f"{width}x{height}"
+        if width * height > self.pixels:
+            reason = f"too large: {size} = {width * height} pixels over the limit of {self.pixels}"
+            raise ImageRejected(reason)
+        if max(width, height) > self.side:
+            reason = f"too long: {size} has a side over the limit of {self.side} pixels"
+            raise ImageRejected(reason)
+        if max(width, height) > self.aspect * min(width, height):
+            reason = f"too narrow: the sides of {size} differ by more than the limit of {self.aspect:g}:1"
+            raise ImageRejected(reason)
+
+
+def read_size(data: bytes, limits: ImageLimits) -> ImageInfo:
+    """Size of an image from its header alone, as it is stored, that is before EXIF rotation. Raises ImageRejected."""
+    with _quiet(), _open(data, limits) as image:
+        return ImageInfo(*image.size)
+
+
 def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """Check that `data` is a complete image of at most `max_pixels`; the size is read and checked before anything is decoded.
+    """Check that `data` is a complete image within the limits; the size is read and checked before anything is decoded.
 
     Raises:
-        ImageRejected: empty, not an image, over the limit, truncated or damaged.
+        ImageRejected: empty, not an image, over a limit, truncated or damaged.
     """
-    with _quiet(), _loaded(data, max_pixels) as image:
+    with _quiet(), _loaded(data, ImageLimits(max_pixels)) as image:
         width, height = image.size
         if _orientation(image) >= 5:  # 5 to 8 turn the image by a quarter
             width, height = height, width
         return ImageInfo(width, height)
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, limits: ImageLimits | None = None) -> Image.Image:
     """Decode to 8-bit RGB: first frame, EXIF rotation applied, transparency on white, 16-bit values scaled.
+
+    Args:
+        data: The encoded image.
+        max_pixels: Limit of width x height; the other limits are the defaults of `ImageLimits`.
+        limits: All limits, in place of `max_pixels`.
 
     Raises:
         ImageRejected: as `inspect`.
     """
-    with _quiet(), _loaded(data, max_pixels) as image:
-        orientation = _orientation(image)
-        rgb = _to_rgb(image)
-        if orientation == 1:
-            return rgb
-        rgb.getexif()[_ORIENTATION] = orientation
-        return ImageOps.exif_transpose(rgb)
+    with _quiet():
+        with _loaded(data, limits or ImageLimits(max_pixels)) as image:
+            orientation = _orientation(image)
+            rgb = _to_rgb(image)
+        del image  # before the image is turned, which takes as much again
+        return rgb if orientation == 1 else rgb.transpose(_TURNED[orientation])
 
 
 @contextlib.contextmanager
-def _loaded(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    image = _open(data, max_pixels)
-    with image:
+def _loaded(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
+    with _open(data, limits) as image:
+        size = image.size
         try:
             image.load()
+        except ImageRejected:
+            raise
         except Exception as error:  # decoders raise anything from struct.error to IndexError on damaged data
             raise ImageRejected(_fault(error)) from None
+        if image.size != size:
+            reason = f"damaged: {image.width}x{image.height} pixels where the header says {size[0]}x{size[1]}"
+            raise ImageRejected(reason)
         if image.mode not in _MODES and not image.mode.startswith("I;16"):
             reason = f"unsupported colour mode: {image.mode}"
             raise ImageRejected(reason)
         yield image
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+_PIECES = "damaged: it consists of too many pieces, or names the same piece too often"
+
+
+class _Reader(io.BytesIO):
+    """An encoded image that is read in a bounded number of pieces and bytes.
+
+    Pillow parses chunks, segments, boxes and directories in Python, one read or more each. A file of a few megabytes that
+    consists of them takes minutes, and entries of a directory that all name the same megabytes take gigabytes.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._pieces = 20_000 + len(data) // 128
+        self._bytes = 2**20 + 4 * len(data)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self._pieces -= 1
+        self._bytes -= len(found)
+        if self._pieces < 0 or self._bytes < 0:
+            raise ImageRejected(_PIECES)
+        return found
+
+
+def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     if not data:
         reason = "empty file"
         raise ImageRejected(reason)
+    if tiff.too_many_values(data):
+        raise ImageRejected(_PIECES)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(_Reader(data), formats=FORMATS)
+    except ImageRejected:
+        raise
     except Image.DecompressionBombError as error:
         found = re.search(r"\d+", str(error))  # Pillow refuses by itself here, before we can see the size
-        reason = f"too large: {found[0] if found else 'unknown number of'} pixels over the limit of {max_pixels}"
+        reason = f"too large: {found[0] if found else 'unknown number of'} pixels over the limit of {limits.pixels}"
         raise ImageRejected(reason) from None
     except Image.UnidentifiedImageError:
         reason = f"not an image: {_guess(data)}"
         raise ImageRejected(reason) from None
     except Exception as error:  # header parsers raise anything on damaged data
         raise ImageRejected(_fault(error)) from None
-    width, height = image.size
-    if width * height > max_pixels:
+    try:
+        limits.check(*image.size)
+        _check_tile(image)
+    except ImageRejected:
         image.close()
-        reason = f"too large: {width}x{height} = {width * height} pixels over the limit of {max_pixels}"
-        raise ImageRejected(reason)
+        raise
     return image
+
+
+def _check_tile(image: Image.Image) -> None:
+    """Raise ImageRejected for a TIFF in tiles far larger than the image, which are decoded whole."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:
+        return
+    tile = tags.get(_TILE_WIDTH), tags.get(_TILE_HEIGHT)
+    if all(isinstance(side, int) for side in tile) and tile[0] * tile[1] > max(_TILE, 2 * image.width * image.height):
+        reason = f"damaged: tiles of {tile[0]}x{tile[1]} in an image of {image.width}x{image.height}"
+        raise ImageRejected(reason)
 
 
 def _guess(data: bytes) -> str:
@@ -140,24 +248,62 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB copy without metadata, because the caller's file is closed and a profile can be as large as the pixels."""
+    convert = _conversion(image)
+    if convert is None:
+        rgb = image.copy()
+        rgb.info.clear()
+        return rgb
+    rgb = Image.new("RGB", image.size)
+    for strip, top in _strips(image):
+        rgb.paste(convert(strip), (0, top))
+    return rgb
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
+    """Parts of the image with the row where each begins."""
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height))), top
+
+
+def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
+    """Function that makes RGB of a strip; None: the image is RGB."""
     if image.mode.startswith("I;16"):
-        # convert("RGB") would clip at 255 and turn nearly everything white
-        values = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+        return _scaled
     if image.mode in ("I", "F"):
-        return _stretched(np.asarray(image, dtype=np.float64))
+        low, high = _range(image)
+        return lambda strip: _stretched(strip, low, high)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    # A copy, because the caller's file is closed and the EXIF tag is set anew
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+        return _on_white
+    return None if image.mode == "RGB" else lambda strip: strip.convert("RGB")
 
 
-def _stretched(values: np.ndarray) -> Image.Image:
+def _scaled(strip: Image.Image) -> Image.Image:
+    # convert("RGB") would clip at 255 and turn nearly everything white
+    values = np.asarray(strip).astype(np.uint32)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    rgba = strip.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
+
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    """Least and greatest finite value; 0 and 0 where there is none."""
+    low, high = math.inf, -math.inf
+    for strip, _ in _strips(image):
+        values = np.asarray(strip, dtype=np.float64)
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    return (low, high) if low <= high else (0.0, 0.0)
+
+
+def _stretched(strip: Image.Image, low: float, high: float) -> Image.Image:
     """32-bit integers and floats state no range, so their own minimum and maximum become black and white."""
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    values = np.asarray(strip, dtype=np.float64)
     scale = 255.0 / (high - low) if high > low else 0.0
     eight = np.nan_to_num((values - low) * scale, nan=0.0, posinf=255.0, neginf=0.0)
     return Image.fromarray(np.clip(np.rint(eight), 0, 255).astype(np.uint8)).convert("RGB")

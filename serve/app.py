@@ -52,6 +52,7 @@ class Context:
     metrics: Metrics
     bodies: BodyReceiver
     limiter: ConcurrencyLimiter
+    decoder: media.Decoder
     digests: Sequence[str]
 
 
@@ -73,7 +74,7 @@ def create_app(
     """
     metrics, limits = metrics or Metrics(), settings.limits
     bodies, limiter = BodyReceiver(limits, metrics), ConcurrencyLimiter(limits, metrics)
-    context = Context(service, settings, metrics, bodies, limiter, digests)
+    context = Context(service, settings, metrics, bodies, limiter, media.Decoder(limits), digests)
     app = FastAPI(title="LEAML", version=__version__, docs_url=None, redoc_url=None)
     app.state.context = context
     app.add_exception_handler(HTTPException, _http_error)
@@ -197,7 +198,8 @@ def _add_chat(app: FastAPI, context: Context) -> None:
 
         async def work() -> tuple[Any, AsyncIterator[str] | None]:
             await slot.enter_async_context(context.limiter)
-            pictures = [await media.from_reference(r, settings.media, settings.limits) for r in references]
+            encoded = [await media.from_reference(r, settings.media, settings.limits) for r in references]
+            pictures = await slot.enter_async_context(context.decoder.opened(encoded, service.shrink(model)))
             context.metrics.add("leaml_images", len(pictures))
             result = await service.chat(model, body, pictures, record.request_id)
             return (result, None) if isinstance(result, dict) else (await anext(result), result)
@@ -234,6 +236,7 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
         else:
             upload, fields = await read_form(request.headers, body, limits)
             asked = validate(schemas.VqaRequest, {"image": "file", **fields})
+        del body  # it can wait long, and what was made of it holds the image already
         questions = vqa.questions_of(asked, limits)
         model = _find(context, asked.model)
         record = request.scope["state"]["record"]
@@ -241,13 +244,14 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
 
         async def work() -> Any:
             async with context.limiter:
-                picture = (
+                encoded = (
                     await media.from_reference(asked.image, settings.media, limits)
                     if upload is None
                     else await media.from_bytes(upload, limits)
                 )
-                context.metrics.add("leaml_images", 1)
-                return await service.answer(model, picture, questions, asked.alternatives, record.request_id)
+                async with context.decoder.opened([encoded], service.shrink(model)) as (picture,):
+                    context.metrics.add("leaml_images", 1)
+                    return await service.answer(model, picture, questions, asked.alternatives, record.request_id)
 
         answers = await guarded(work(), request, limits)
         _count_tokens(context, record, sum(a.prompt_tokens for a in answers), sum(a.reply_tokens for a in answers))

@@ -146,7 +146,7 @@ def application(made: Plan) -> Any:
     for model, config, adapter in made.merged:
         options = _options(made, ModelServer, model, config, (scaling.domain_min_replicas, scaling.domain_max_replicas))
         bound = _deployment(ModelServer, options, f"Domain-{model.id.rpartition(':')[2]}", made.version)
-        peers[model.id] = bound.bind(options["llm_config"], model, config, adapter)
+        peers[model.id] = bound.bind(options["llm_config"], model, config, made.settings.limits, adapter)
         merged.append(model)
     options = _options(made, VqaServer, made.main, made.base, (scaling.min_replicas, scaling.max_replicas), adapters_too=True)
     main = _deployment(VqaServer, options, INGRESS, made.version).options(user_config=made.user_config)

@@ -11,8 +11,9 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
 from leaml.errors import DataError
 from leaml.scoring import chosen_letters, option_letters
+from leaml.vlm.shrink import Shrink
 from serve.errors import explained, refuse, stopped
-from serve.media import Picture
+from serve.media import Encoded, Picture
 from serve.service import Answer, Model, Question, Reply
 from serve.vqa import request_text
 
@@ -33,8 +34,8 @@ class Engine(VLLMEngine):
 class EngineModels:
     """Answers and chats of one vLLM engine and the adapters in it."""
 
-    def __init__(self, server: Any, processor: Any) -> None:
-        self._server, self._processor = server, processor
+    def __init__(self, server: Any, processor: Any, shrink: Shrink) -> None:
+        self._server, self._processor, self.shrink = server, processor, shrink
         self._client = server.engine._engine_client
         self._registry = server.engine._oai_models
         self.max_model_len = int(self._client.model_config.max_model_len)
@@ -61,7 +62,7 @@ class EngineModels:
         """Let a model or adapter answer once, which also warms it up. Raises ValueError if its numbers are none."""
         from PIL import Image
 
-        grey = Picture(b"", "trial", Image.new("RGB", (64, 64), "grey"))
+        grey = Picture(Encoded(b"", "trial", 64 * 64), Image.new("RGB", (64, 64), "grey"))
         (answer,) = await self.answer(Model(name, "", answer_tokens=2), grey, [Question("what is it?")], 0, f"trial-{name}")
         if not math.isfinite(answer.reply.logprob):
             msg = "its answers have no finite probability"

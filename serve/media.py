@@ -1,6 +1,7 @@
 """Images of a request: uploads, data URLs, ids under configured S3 prefixes and, only from listed hosts, http(s) URLs.
 
-vLLM never sees a URL: every image is fetched, checked and decoded here, by the code that `leaml evaluate` decodes with.
+vLLM never sees a URL: every image is fetched, checked and decoded here, by the code that `leaml evaluate` decodes with. It is
+decoded when its pixels have room in the replica's budget, and shrunk to what the model's processor keeps.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import http.client
 import ipaddress
@@ -16,6 +18,7 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -25,64 +28,127 @@ from PIL import Image
 from leaml import images
 from leaml.data import files
 from leaml.errors import DataError
+from leaml.vlm.shrink import Shrink
 from serve.errors import ApiError, refuse, unprocessable
+from serve.pixels import PixelBudget
 from serve.settings import LimitSettings, MediaSettings
 
 _DATA = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,32}(?:;[a-zA-Z0-9=._-]{1,64}){0,4};base64,")
-_THREADS = ThreadPoolExecutor(4, thread_name_prefix="images")
-"""Few, so that not many images are decoded, and large, at the same time."""
+_DECODERS = ThreadPoolExecutor(4, thread_name_prefix="images")
+_LARGE = ThreadPoolExecutor(2, thread_name_prefix="large-images")
+"""Of their own, so that the headers and the decoding of small images do not wait for large ones."""
+_FETCHERS = ThreadPoolExecutor(16, thread_name_prefix="fetch")
+"""Of their own, so that slow hosts hold up no image that is here."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One image: its encoded bytes, their hash (the project's image_id) and its 8-bit RGB pixels."""
+class Encoded:
+    """One image as it came: its bytes, their hash (the project's image_id) and the pixels that its header announces."""
 
     data: bytes = field(repr=False)
     image_id: str
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image: as it came, and its 8-bit RGB pixels, no more of them than the model's processor keeps."""
+
+    encoded: Encoded
     image: Image.Image = field(repr=False)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Encoded bytes travel, pixels do not."""
-        return _decode, (self.data, self.image.width * self.image.height)
+    @property
+    def image_id(self) -> str:
+        """Hash of the encoded bytes."""
+        return self.encoded.image_id
 
 
-async def from_reference(reference: str, media: MediaSettings, limits: LimitSettings) -> Picture:
+class Decoder:
+    """Decodes images while their pixels fit into the budget of a replica.
+
+    An image takes its pixels from the budget before it is decoded, keeps what is left of them after shrinking, and gives that
+    back when its request is done. Images wait in order.
+
+    Args:
+        limits: Limits of an image, and the budget.
+    """
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self.limits, self.budget = limits, PixelBudget(limits.pixels_in_flight)
+
+    @contextlib.asynccontextmanager
+    async def opened(self, encoded: Sequence[Encoded], shrink: Shrink) -> AsyncIterator[list[Picture]]:
+        """The decoded images of one request, all or none of them. Raises ApiError."""
+        total = sum(each.pixels for each in encoded)
+        if total > self.budget.largest:
+            msg = f"the images have {total} pixels together, more than the limit of {self.budget.largest}; scale them down"
+            raise ApiError(413, msg, "pixels_in_flight", "image")
+        async with self.budget.taken(total) as held:
+            pool = _DECODERS if total <= self.budget.small else _LARGE
+            work = [pool.submit(_decode, each, self.limits, shrink) for each in encoded]
+            try:
+                pictures = [await asyncio.wrap_future(each) for each in work]
+            finally:
+                # a thread goes on when its request is given up, and so does its memory
+                held.until([each for each in work if not each.cancel()])
+            held.keep(sum(picture.image.width * picture.image.height for picture in pictures))
+            yield pictures
+
+
+async def from_reference(reference: str, media: MediaSettings, limits: LimitSettings) -> Encoded:
     """The image behind a data URL, an s3:// id or an http(s) URL. Raises ApiError."""
     scheme = reference[:8].partition(":")[0].lower()
     if scheme == "data":
         return await from_bytes(_data(reference, limits), limits)
     if scheme == "s3":
-        return await from_bytes(await _run(_s3, reference, media, limits), limits)
+        return await from_bytes(await _run(_FETCHERS, _s3, reference, media, limits), limits)
     if scheme in ("http", "https") and media.hosts:
-        return await from_bytes(await _run(_fetch, reference, media, limits), limits)
+        return await from_bytes(await _run(_FETCHERS, _fetch, reference, media, limits), limits)
     msg = "an image is given as data:image/...;base64,... or as an s3:// id under a configured prefix; nothing else is fetched"
     raise unprocessable(msg, "image_source", "image")
 
 
-async def from_bytes(data: bytes, limits: LimitSettings) -> Picture:
-    """The image that `data` encodes. Raises ApiError: too many bytes or pixels (413), not a whole image (422)."""
+async def from_bytes(data: bytes, limits: LimitSettings) -> Encoded:
+    """The image that `data` encodes. Raises ApiError: too many bytes or a size over a limit (413), not an image (422)."""
     if len(data) > limits.image_bytes:
         raise _too_large(limits)
-    return await _run(_decode, data, limits.pixels)
+    return await _run(_DECODERS, _checked, data, limits)
 
 
-async def _run(work, *arguments):  # type: ignore[no-untyped-def]
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, work, *arguments)
+async def _run(pool: ThreadPoolExecutor, work, *arguments):  # type: ignore[no-untyped-def]
+    return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
 
 
-def _decode(data: bytes, pixels: int) -> Picture:
+def _checked(data: bytes, limits: LimitSettings) -> Encoded:
+    with _explained(limits):
+        size = images.read_size(data, limits.of_image)
+    return Encoded(data, hashlib.sha256(data).hexdigest(), size.width * size.height)
+
+
+def _decode(encoded: Encoded, limits: LimitSettings, shrink: Shrink) -> Picture:
+    with _explained(limits):
+        return Picture(encoded, shrink(images.decode(encoded.data, limits=limits.of_image)))
+
+
+@contextlib.contextmanager
+def _explained(limits: LimitSettings) -> Iterator[None]:
+    """An image that is rejected as ApiError."""
     try:
-        image = images.decode(data, pixels)
+        yield
     except images.ImageRejected as error:
-        if error.reason.startswith("too large"):
-            msg = f"the image has more than {pixels} pixels, the limit; scale it down"
-            raise ApiError(413, msg, "image_pixels", "image") from None
         fault = error.reason.partition(":")[0]
+        over = {
+            "too large": ("image_pixels", f"has more than {limits.pixels} pixels, the limit; scale it down"),
+            "too long": ("image_side", f"is wider or higher than {limits.image_side} pixels, the limit; scale it down"),
+            "too narrow": ("image_aspect", f"is longer than {limits.image_aspect:g} times its width, the limit; cut it up"),
+        }
+        if fault in over:
+            code, msg = over[fault]
+            raise ApiError(413, f"the image {msg}", code, "image") from None
         msg = f"the image cannot be read ({fault}); send a whole JPEG, PNG, WebP, GIF, BMP, TIFF, JPEG 2000 or AVIF file"
         refuse(msg, "image_unreadable", "image")
-    return Picture(data, hashlib.sha256(data).hexdigest(), image)
 
 
 def _too_large(limits: LimitSettings) -> ApiError:

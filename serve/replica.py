@@ -21,14 +21,15 @@ from leaml.config import ModelConfig, resolve_model
 from leaml.engine import local_model
 from leaml.errors import LeamlError
 from leaml.finished import Finished
+from leaml.vlm.shrink import Shrink, shrink_of
 from serve import _compat, adapters, observe
 from serve.app import Context, create_app
 from serve.engine import Engine, EngineModels
 from serve.errors import ApiError
-from serve.media import Picture
+from serve.media import Decoder, Encoded, Picture
 from serve.rayexport import RayExporter
 from serve.service import Answer, Model, Question
-from serve.settings import ServeSettings
+from serve.settings import LimitSettings, ServeSettings
 
 _LOADING = 120.0
 """Seconds for one adapter to load and answer once."""
@@ -41,11 +42,12 @@ class ModelServer(LLMServer):
         llm_config: Ray's configuration of the engine.
         model: What is served.
         base: The model to load, and to merge `adapter` into where that is given.
+        limits: Limits of images.
         adapter: Source of an adapter that cannot be a LoRA, "" for none.
     """
 
     async def __init__(  # type: ignore[misc]
-        self, llm_config: Any, model: Model, base: ModelConfig, adapter: str = ""
+        self, llm_config: Any, model: Model, base: ModelConfig, limits: LimitSettings, adapter: str = ""
     ) -> None:
         from transformers import AutoProcessor
 
@@ -61,29 +63,33 @@ class ModelServer(LLMServer):
         processor = await asyncio.to_thread(
             AutoProcessor.from_pretrained, folder, revision=base.revision, trust_remote_code=base.trust_remote_code
         )
-        self.engine_models = EngineModels(self, processor)
+        shrink = shrink_of(processor, llm_config.engine_kwargs.get("mm_processor_kwargs"))
+        self.engine_models = EngineModels(self, processor, shrink)
+        self.decoder = Decoder(limits)
         await self.engine_models.try_out(model.id)
 
     async def answer_for(
-        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+        self, model: Model, encoded: Encoded, questions: list[Question], alternatives: int, request_id: str
     ) -> list[Answer] | ApiError:
         """As Service.answer, for another replica; an error is returned, since Ray would wrap it."""
         try:
-            return await self.engine_models.answer(model, picture, questions, alternatives, request_id)
+            async with self.decoder.opened([encoded], self.engine_models.shrink) as (picture,):
+                return await self.engine_models.answer(model, picture, questions, alternatives, request_id)
         except ApiError as error:
             return error
 
     async def chat_for(
-        self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
+        self, model: Model, body: dict[str, Any], encoded: list[Encoded], request_id: str
     ) -> AsyncIterator[dict[str, Any] | str | ApiError]:
         """As Service.chat, for another replica: the reply alone, or the events."""
         try:
-            result = await self.engine_models.chat(model, body, pictures, request_id)
-            if isinstance(result, dict):
-                yield result
-                return
-            async for event in result:
-                yield event
+            async with self.decoder.opened(encoded, self.engine_models.shrink) as pictures:
+                result = await self.engine_models.chat(model, body, pictures, request_id)
+                if isinstance(result, dict):
+                    yield result
+                    return
+                async for event in result:
+                    yield event
         except ApiError as error:
             yield error
 
@@ -116,9 +122,9 @@ class VqaServer(ModelServer):
         merged: list[Model],
         found: Finished,
     ) -> None:
-        await super().__init__(llm_config, model, base)
         self.found = found
         self.settings = ServeSettings.model_validate(settings)
+        await super().__init__(llm_config, model, base, self.settings.limits)
         self.service = ReplicaService(self, peers, merged)
         self._deployed, self._environment = settings, dict[str, str]()
         self._context: Context | None = None
@@ -167,6 +173,10 @@ class ReplicaService:
         """The main model first."""
         return [self._main, *self._adapters.values(), *self._merged]
 
+    def shrink(self, model: Model) -> Shrink:
+        """As Service.shrink; a replica of a merged model shrinks images itself, for a processor that may be another."""
+        return self._engine.shrink if model.kind != "merged" else lambda image: image
+
     def card(self, model: Model) -> dict[str, Any]:
         """As Service.card."""
         return self.cards.get(model.id, {})
@@ -207,7 +217,7 @@ class ReplicaService:
         if model.kind != "merged":
             return await self._engine.chat(model, body, pictures, request_id)
         handle = self._peers[model.id].options(method_name="chat_for", stream=True)
-        stream = _passed_on(handle.remote(model, body, pictures, request_id))
+        stream = _passed_on(handle.remote(model, body, [picture.encoded for picture in pictures], request_id))
         first = await anext(stream)
         return first if isinstance(first, dict) else _with_first(first, stream)
 
@@ -217,7 +227,7 @@ class ReplicaService:
         """As Service.answer."""
         if model.kind != "merged":
             return await self._engine.answer(model, picture, questions, alternatives, request_id)
-        call = self._peers[model.id].answer_for.remote(model, picture, questions, alternatives, request_id)
+        call = self._peers[model.id].answer_for.remote(model, picture.encoded, questions, alternatives, request_id)
         result = await _forwarded(lambda: call)
         if isinstance(result, ApiError):
             raise result

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from leaml.vlm.shrink import Shrink
 from serve.media import Picture
 
 
@@ -68,6 +69,10 @@ class Service(Protocol):
 
     def models(self) -> list[Model]:
         """The main model first."""
+        ...
+
+    def shrink(self, model: Model) -> Shrink:
+        """What makes an image as small as the model's processor would."""
         ...
 
     def card(self, model: Model) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from leaml.config.base import Section
 from leaml.config.reading import override
 from leaml.errors import ConfigError
+from leaml.images import MAX_ASPECT, MAX_SIDE, ImageLimits
 from serve.origin import split_authority
+from serve.pixels import PixelBudget
 
 NAME = r"^[A-Za-z0-9._:-]{1,128}$"
 """What a served model may be called."""
@@ -67,6 +69,13 @@ class LimitSettings(Section):
     header_bytes: int = Field(16 * 1024, gt=0, description="All request headers together (431).")
     image_bytes: int = Field(8 * 2**20, gt=0, description="One encoded image (413).")
     pixels: int = Field(16_000_000, gt=0, description="One image; read from its header before it is decoded (413).")
+    image_side: int = Field(MAX_SIDE, gt=0, description="Width, and height, of one image in pixels (413).")
+    image_aspect: float = Field(MAX_ASPECT, ge=1, description="Longer side of one image over its shorter side (413).")
+    pixels_in_flight: int = Field(
+        40_000_000,
+        gt=0,
+        description="All images that a replica has decoded or decodes at a time, 7/8 of it for those over 1/64; more wait.",
+    )
     images: int = Field(1, ge=0, description="Images of one chat request (422); vLLM reserves memory for them.")
     prompt_chars: int = Field(8000, gt=0, description="All texts of one request together (422).")
     messages: int = Field(64, gt=0, description="Messages of one chat request (422).")
@@ -94,6 +103,21 @@ class LimitSettings(Section):
             msg = f"bodies_bytes is {self.bodies_bytes}, less than one body may have, body_bytes = {self.body_bytes}"
             raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _one_image_fits(self) -> LimitSettings:
+        if self.pixels > (most := PixelBudget(self.pixels_in_flight).largest):
+            msg = (
+                f"one image may have {self.pixels} pixels (limits.pixels), more than the {most} that pixels_in_flight"
+                f" {self.pixels_in_flight} leaves for one request; lower limits.pixels or raise limits.pixels_in_flight"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def of_image(self) -> ImageLimits:
+        """Limits of one image."""
+        return ImageLimits(self.pixels, self.image_side, self.image_aspect)
 
 
 class MediaSettings(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from leaml.images import ImageInfo, ImageRejected, decode, inspect
+from leaml.images import ImageInfo, ImageLimits, ImageRejected, decode, inspect, read_size
 
 LIMIT = 1_000_000
 
@@ -71,7 +72,7 @@ def test_size_is_checked_before_anything_is_decoded(monkeypatch: pytest.MonkeyPa
         inspect(png_header(2000, 2000), LIMIT)
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 20_000)])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 100), (100, 1), (9000, 100)])
 def test_odd_sizes_under_the_limit_pass(width: int, height: int) -> None:
     assert inspect(encode(Image.new("RGB", (width, height))), LIMIT) == ImageInfo(width, height)
 
@@ -155,3 +156,114 @@ def test_no_pillow_warning_leaks_from_any_thread() -> None:
             assert set(pool.map(check, range(200))) == {"64", "too large"}
         assert warnings.filters == filters
     assert leaked == []
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "reason"),
+    [
+        (101, 1, "too narrow: the sides of 101x1 differ by more than the limit of 100:1"),
+        (1, 101, "too narrow: "),
+        (1, 900_000, "too long: 1x900000 has a side over the limit of 32768 pixels"),
+        (32_769, 30, "too long: "),
+    ],
+)
+def test_sides_are_limited_and_checked_before_anything_is_decoded(
+    width: int, height: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded an image over a limit"))
+    for function in (inspect, decode):
+        with pytest.raises(ImageRejected) as caught:
+            function(png_header(width, height), LIMIT)
+        assert caught.value.reason.startswith(reason)
+
+
+def test_size_is_read_without_decoding_and_before_rotation() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert read_size(encode(photo(40, 20), "JPEG", exif=exif), ImageLimits()) == ImageInfo(40, 20)
+    assert read_size(png_header(64, 32), ImageLimits()) == ImageInfo(64, 32)  # holds no pixels
+    with pytest.raises(ImageRejected, match="too narrow"):
+        read_size(encode(photo(40, 10)), ImageLimits(aspect=3))
+
+
+def test_every_rotation_is_that_of_pillow() -> None:
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encode(photo(40, 24), exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        assert np.array_equal(np.asarray(decode(data, LIMIT)), np.asarray(expected)), orientation
+
+
+def test_strips_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.arange(64 * 48, dtype=np.int64).reshape(48, 64)
+    masks = Image.fromarray((values % 256).astype(np.uint8))
+    kinds = {
+        "F": encode(Image.fromarray(values.astype(np.float32)), "TIFF"),
+        "I": encode(Image.fromarray(values.astype(np.int32)), "TIFF"),
+        "I;16": encode(Image.fromarray((values * 20).astype(np.uint16))),
+        "CMYK": encode(photo().convert("CMYK"), "TIFF"),
+        "P": encode(photo().quantize(64), transparency=3),
+        "RGBA": encode(Image.merge("RGBA", (*photo().split(), masks))),
+    }
+    whole = {kind: decode(data, LIMIT).tobytes() for kind, data in kinds.items()}
+    monkeypatch.setattr("leaml.images._STRIP", 200)  # three rows
+    for kind, data in kinds.items():
+        assert decode(data, LIMIT).tobytes() == whole[kind], kind
+
+
+def test_metadata_does_not_stay_with_the_pixels() -> None:
+    for image in (photo(), photo().convert("L"), photo().convert("RGBA")):
+        assert decode(encode(image, icc_profile=b"x" * 1000), LIMIT).info == {}
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def tiff_file(entries: list[tuple[int, int, int, int]], rest: bytes) -> bytes:
+    """A TIFF with these entries `tag, type, count, value`; the value -1 stands for the place of `rest`."""
+    place = 8 + 2 + 12 * len(entries) + 4
+    body = struct.pack("<H", len(entries))
+    for tag, kind, count, value in entries:
+        body += struct.pack("<HHL", tag, kind, count)
+        body += struct.pack("<HH", value, 0) if kind == 3 else struct.pack("<L", place if value < 0 else value)
+    return b"II*\0" + struct.pack("<L", 8) + body + bytes(4) + rest
+
+
+def of_pieces() -> dict[str, bytes]:
+    """Files of a few megabytes that consist of nothing but pieces."""
+    png, jpeg, gif = encode(photo()), encode(photo(), "JPEG"), encode(photo().quantize(256), "GIF")
+    palette = 13 + 3 * 256
+    grey = [(256, 4, 1, 100), (257, 4, 1, 100), (258, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
+    tile = zlib.compress(bytes(8192 * 8192), 1)
+    strips = [*grey, (259, 3, 1, 1), (273, 4, 500_000, -1), (278, 4, 1, 1), (279, 4, 500_000, -1)]
+    tiles = [*grey, (259, 3, 1, 8), (322, 4, 1, 8192), (323, 4, 1, 8192), (324, 4, 1, -1), (325, 4, 1, len(tile))]
+    j2k = encode(photo(), "JPEG2000")
+    return {
+        "text chunks": png[:33] + b"".join(chunk(b"tEXt", b"k%d\0v" % n) for n in range(100_000)) + png[33:],
+        "data chunks": png[:33] + chunk(b"IDAT", b"") * 200_000 + png[33:],
+        "comments": jpeg[:2] + b"\xff\xfe\0\2" * 500_000 + jpeg[2:],
+        "sub-blocks": gif[:palette] + b"!\xfe" + b"\1a" * 1_000_000 + b"\0" + gif[palette:],
+        "boxes": j2k[:32] + struct.pack(">I4s", 8, b"free") * 300_000 + j2k[32:],
+        "strips": tiff_file(sorted(strips), struct.pack("<L", 8) * 500_000),
+        "one tile": tiff_file(sorted(tiles), tile),
+        "overlapping entries": tiff_file([(1000 + n, 7, 1_000_000, -1) for n in range(5000)], bytes(1_000_000)),
+    }
+
+
+def test_files_made_of_pieces_are_refused_at_once() -> None:
+    for name, data in of_pieces().items():
+        began = time.thread_time()
+        with pytest.raises(ImageRejected, match=r"damaged: |not an image: "):
+            decode(data, LIMIT)
+        assert time.thread_time() - began < 1, name
+
+
+def test_files_of_many_honest_pieces_pass() -> None:
+    raw = zlib.compress(b"".join(b"\0" + row.tobytes() for row in np.asarray(photo(600, 400))), 0)
+    small = b"".join(chunk(b"IDAT", raw[at : at + 512]) for at in range(0, len(raw), 512))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 600, 400, 8, 2, 0, 0, 0))
+    assert decode(b"\x89PNG\r\n\x1a\n" + head + small + chunk(b"IEND", b"")).tobytes() == photo(600, 400).tobytes()
+    for compression in ("tiff_lzw", "jpeg"):
+        assert decode(encode(photo(600, 400), "TIFF", compression=compression)).size == (600, 400)

@@ -63,7 +63,11 @@ class DataConfig(Section):
     evaluation_questions: int | None = Field(
         None, gt=0, description="Evaluate on at most this many questions (whole images, by seed); none: all."
     )
-    max_pixels: int = Field(25_000_000, gt=0, description="Larger images are quarantined before they are decoded, in pixels.")
+    max_pixels: int = Field(
+        25_000_000,
+        gt=0,
+        description="Pixels; larger images are quarantined before they are decoded, as are sides over 32,768 or beyond 100:1.",
+    )
     max_quarantined: float = Field(0.05, ge=0, le=1, description="Stop when a larger share of the images is unreadable.")
     near_duplicate_bits: int | None = Field(
         None,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import struct
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import httpx
+import psutil
 
 from leaml.config import SourceConfig
 from leaml.data import registry
@@ -27,6 +30,25 @@ def questions() -> list[tuple[bytes, str]]:
 
 def url(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def memory(processes: list[psutil.Process]) -> int:
+    """Resident bytes of all."""
+    return sum(process.memory_info().rss for process in processes)
+
+
+def png_of_zeros(width: int, height: int, mark: int) -> bytes:
+    """A black PNG of some kilobytes; `mark` makes its content differ."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    note = chunk(b"tEXt", b"mark\0%d" % mark)
+    packer = zlib.compressobj(1)
+    row = bytes(3 * width + 1)
+    rows = b"".join(packer.compress(row * (height // 100)) for _ in range(100)) + packer.flush()
+    return b"\x89PNG\r\n\x1a\n" + header + note + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 class Endpoint:

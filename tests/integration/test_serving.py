@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +23,7 @@ import openai
 import psutil
 import pytest
 import torch
-from endpoint import KEY, Endpoint, about, questions, url, wait_until
+from endpoint import HEADERS, KEY, Endpoint, about, memory, png_of_zeros, questions, url, wait_until
 from local_cluster import free_port
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
@@ -72,7 +72,7 @@ def endpoint(expected: list[str]) -> Iterator[Endpoint]:
         "domains": [{"name": "teacher", "source": "leaml-tiny-teacher"}],  # starts when it is asked
         "http": {"port": port},
         "engine": {"max_adapters": 2, "max_adapter_rank": 16},
-        "limits": {"body_bytes": 1_000_000, "pixels": 1_000_000, "body_seconds": 1, "deadline_seconds": 90},
+        "limits": {"body_bytes": 1_000_000, "body_seconds": 1, "deadline_seconds": 90},
         "scaling": {"health_seconds": 1},
     }
     launch.start(load_settings(tree))
@@ -175,7 +175,7 @@ def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoi
         lambda: endpoint.client.post(
             "/v1/vqa", content=iter([b"x" * 100_000] * 11), headers={"Content-Type": "application/json"}
         ),
-        lambda: endpoint.vqa(png_header(2000, 2000), question),
+        lambda: endpoint.vqa(png_header(5000, 4000), question),
         lambda: endpoint.vqa(data[:60], question),
         lambda: endpoint.vqa(data, "a <image> b"),
         lambda: endpoint.vqa(data, question, model="../../etc/passwd"),
@@ -233,6 +233,52 @@ def test_slow_bodies_and_refused_ones_leave_others_answered(endpoint: Endpoint) 
             assert len(reply.headers.get_list("x-request-id")) == 1
             opened[0].settimeout(10)
             assert opened[0].recv(100).startswith(b"HTTP/1.1 401 " if key == "wrong" else b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    ("size", "status"), [((1, 16_000_000), 413), ((4000, 4000), 200), ((500, 32_000), 200)], ids=["tall", "square", "long"]
+)
+def test_a_flood_of_images_takes_little_memory_and_holds_nobody_up(
+    endpoint: Endpoint, size: tuple[int, int], status: int
+) -> None:
+    replica = psutil.Process(endpoint.current()["pid"])
+    family = [replica, *replica.children(recursive=True)]  # with vLLM's core
+    start, peak, waits, done = memory(family), 0, [0.0], threading.Event()
+    data, question = questions()[0]
+
+    began = time.monotonic()
+    assert endpoint.vqa(data, question, alternatives=0).status_code == 200
+    slowness = max(1.0, (time.monotonic() - began) / 0.2)  # the machine may be busy with other tests
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.02):
+            peak = max(peak, memory(family))
+
+    def ask() -> None:
+        with httpx.Client(base_url=endpoint.base, headers=HEADERS, timeout=60) as other:
+            while not done.wait(0.1):
+                for send in (
+                    lambda: other.get("/health"),
+                    lambda: other.post("/v1/vqa", json={"image": url(data), "question": question}),
+                ):
+                    began = time.monotonic()
+                    assert send().status_code == 200
+                    waits.append(time.monotonic() - began)
+
+    with ThreadPoolExecutor(26) as pool:
+        others = [pool.submit(watch), pool.submit(ask)]
+        bodies = [png_of_zeros(*size, mark) for mark in range(24)]
+        replies = [pool.submit(endpoint.vqa, body, question, alternatives=0) for body in bodies]
+        found = Counter(reply.result().status_code for reply in replies)
+        done.set()
+        for other in others:
+            other.result()
+    assert found[status] > 0
+    assert set(found) <= {status, 504}  # that late only where other tests take the processors
+    assert len(waits) > 2
+    assert max(waits) < 5 * slowness, slowness
+    assert peak - start < 2 * 2**30, (start, peak)
 
 
 @pytest.mark.parametrize("stream", [True, False])

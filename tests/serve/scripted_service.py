@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from leaml.vlm.shrink import Shrink
 from serve.media import Picture
 from serve.service import Answer, Model, Question, Reply
 
@@ -44,6 +45,9 @@ class ScriptedService:
 
     def models(self) -> list[Model]:
         return self.served
+
+    def shrink(self, model: Model) -> Shrink:
+        return lambda image: image
 
     def card(self, model: Model) -> dict[str, Any]:
         return {"model": model.id, "run": model.run}

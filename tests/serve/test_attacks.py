@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -129,6 +130,28 @@ def png_of_header(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     rows = zlib.compress(bytes(min(width * 3 + 1, 1_000_000)) * min(height, 100))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("size", "code"),
+    [
+        ((1, 3_000_000), "image_side"),
+        ((32_769, 100), "image_side"),
+        ((1, 101), "image_aspect"),
+        ((32_000, 101), "image_aspect"),
+    ],
+)
+def test_images_that_are_long_and_narrow(client: httpx.Client, size: tuple[int, int], code: str) -> None:
+    assert asked(client, data_url(png_of_header(*size))) == {code}
+
+
+def test_a_crowd_of_files_made_of_pieces(client: httpx.Client) -> None:
+    whole = png()
+    chunks = struct.pack(">I", 1) + b"tEXta" + struct.pack(">I", zlib.crc32(b"tEXta"))
+    url = data_url(whole[:33] + chunks * 70_000 + whole[33:])
+    with ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(lambda _: client.post("/v1/vqa", json={"image": url, "question": "a"}), range(16)))
+    assert {reply.json()["error"]["code"] for reply in replies} == {"image_unreadable"}
 
 
 @pytest.mark.parametrize("size", [(50_000, 50_000), (2**31 - 1, 2**31 - 1), (4_000_001, 1), (1, 4_000_001), (20_000, 20_000)])

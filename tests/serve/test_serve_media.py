@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.server
-import pickle
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from scripted_service import data_url, png
 
+from leaml import images
 from leaml.data import files
+from leaml.vlm.shrink import Shrink
 from serve import media
 from serve.errors import ApiError
 from serve.settings import LimitSettings, MediaSettings
@@ -22,7 +25,16 @@ LIMITS = LimitSettings(image_bytes=5000)
 
 
 def fetch(reference: str, settings: MediaSettings | None = None, limits: LimitSettings = LIMITS) -> media.Picture:
-    return asyncio.run(media.from_reference(reference, settings or MediaSettings(), limits))
+    async def work() -> media.Picture:
+        encoded = await media.from_reference(reference, settings or MediaSettings(), limits)
+        async with media.Decoder(limits).opened([encoded], unchanged) as (picture,):
+            return picture
+
+    return asyncio.run(work())
+
+
+def unchanged(image: Image.Image) -> Image.Image:
+    return image
 
 
 def refused(reference: str, settings: MediaSettings | None = None) -> tuple[int, str]:
@@ -34,7 +46,7 @@ def refused(reference: str, settings: MediaSettings | None = None) -> tuple[int,
 def test_a_data_url_is_decoded_as_evaluation_decodes() -> None:
     picture = fetch(data_url(png(7, 5, kind="JPEG"), "jpeg"))
     assert (picture.image.mode, picture.image.size) == ("RGB", (7, 5))
-    assert pickle.loads(pickle.dumps(picture)).image.tobytes() == picture.image.tobytes()
+    assert picture.image.tobytes() == images.decode(picture.encoded.data).tobytes()
     assert b"JFIF" not in repr(picture).encode()
 
 
@@ -254,6 +266,119 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     whole = png(64, 64, kind="JPEG")
     for data in (b"", b"GIF89a", whole[: len(whole) // 2], b"<svg xmlns='x'/>", b"%PDF-1.4", b"\x93NUMPY" + bytes(64)):
         with pytest.raises(ApiError) as raised:
-            asyncio.run(media.from_bytes(data, LIMITS))
+            fetch(data_url(data))
         assert (raised.value.status, raised.value.code) == (422, "image_unreadable")
         assert "PIL" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("size", "code"),
+    [((60, 60), "image_pixels"), ((101, 20), "image_side"), ((20, 101), "image_side"), ((1, 21), "image_aspect")],
+)
+def test_sizes_over_a_limit_are_refused_before_decoding(
+    size: tuple[int, int], code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media.images, "decode", lambda *_a, **_k: pytest.fail("decoded"))
+    limits = LimitSettings(pixels=3000, image_side=100, image_aspect=20)
+    with pytest.raises(ApiError) as raised:
+        fetch(data_url(png(*size)), limits=limits)
+    assert (raised.value.status, raised.value.code) == (413, code)
+    assert "limit" in raised.value.message
+
+
+def opened(
+    decoder: media.Decoder, *sizes: tuple[int, int], shrink: Shrink = unchanged
+) -> contextlib.AbstractAsyncContextManager[list[media.Picture]]:
+    """A request with images of these sizes."""
+    encoded = [media.Encoded(png(*size), "id", size[0] * size[1]) for size in sizes]
+    return decoder.opened(encoded, shrink)
+
+
+def test_pixels_are_held_from_decoding_to_the_end_and_only_those_that_are_left() -> None:
+    decoder = media.Decoder(LimitSettings(pixels=7000, pixels_in_flight=8000))
+
+    async def work() -> None:
+        free = []
+
+        def half(image: Image.Image) -> Image.Image:
+            free.append(decoder.budget.free)
+            return image.resize((10, 10))
+
+        async with opened(decoder, (60, 100), shrink=half) as (picture,):
+            assert picture.image.size == (10, 10)
+            free.append(decoder.budget.free)
+        assert [*free, decoder.budget.free] == [2000, 7900, 8000]
+
+    asyncio.run(work())
+
+
+def test_images_of_one_request_get_their_pixels_together() -> None:
+    decoder = media.Decoder(LimitSettings(pixels=7000, pixels_in_flight=8000))
+
+    async def two() -> int:
+        async with opened(decoder, (50, 60), (50, 70)) as pictures:
+            await asyncio.sleep(0.01)
+            return len(pictures)
+
+    async def work() -> None:
+        async with asyncio.timeout(5):  # each with one image, waiting for the other's pixels, would be for ever
+            assert await asyncio.gather(two(), two(), two()) == [2, 2, 2]
+        with pytest.raises(ApiError) as raised:
+            await opened(decoder, (60, 100), (60, 100)).__aenter__()
+        assert (raised.value.status, raised.value.code) == (413, "pixels_in_flight")
+
+    asyncio.run(work())
+
+
+def test_a_request_that_is_given_up_keeps_its_pixels_until_its_thread_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, go, began = media.Decoder(LimitSettings(pixels=7000, pixels_in_flight=8000)), threading.Event(), threading.Event()
+    decode = media.images.decode
+
+    def slow(*arguments: object, **keywords: object) -> Image.Image:
+        began.set()
+        go.wait(5)
+        return decode(*arguments, **keywords)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(media.images, "decode", slow)
+
+    async def work() -> None:
+        task = asyncio.ensure_future(opened(decoder, (60, 100)).__aenter__())
+        waits = asyncio.ensure_future(opened(decoder, (60, 100)).__aenter__())
+        await asyncio.to_thread(began.wait, 5)
+        task.cancel()
+        waits.cancel()
+        await asyncio.gather(task, waits, return_exceptions=True)
+        assert decoder.budget.free == 2000
+        go.set()
+        async with asyncio.timeout(5):
+            while decoder.budget.free != 8000:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(work())
+
+
+def test_pixels_come_back_from_an_image_that_cannot_be_read() -> None:
+    decoder = media.Decoder(LimitSettings())
+    free = decoder.budget.free
+
+    async def work() -> None:
+        with pytest.raises(ApiError):
+            await decoder.opened([media.Encoded(png(64, 64)[:-40], "id", 4096)], unchanged).__aenter__()
+        assert decoder.budget.free == free
+
+    asyncio.run(work())
+
+
+def test_slow_hosts_hold_up_no_other_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(media, "_fetch", lambda *_: go.wait(5) and png())
+
+    async def work() -> None:
+        limits, settings = LimitSettings(), MediaSettings(hosts=["ok.example"])
+        slow = [asyncio.ensure_future(media.from_reference("http://ok.example/", settings, limits)) for _ in range(8)]
+        async with asyncio.timeout(2):
+            await media.from_reference(data_url(), settings, limits)
+        go.set()
+        await asyncio.gather(*slow)
+
+    asyncio.run(work())

@@ -1,0 +1,156 @@
+"""Shrinks an image to what a model's processor keeps of it, before it is handed on.
+
+An engine that is given an image of 16 megapixels copies, converts and resizes all of it for a model that looks at 64 x 64.
+Made here by the processor's own rule and filter, the first resize leaves the processor nothing to shrink, so the model sees the
+same pixels (with a processor on torchvision, whose filters round differently, pixels within 2 of 255).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Shrink = Callable[[Image.Image], Image.Image]
+"""Makes an image as small as the model's processor would; what it would not shrink comes back as it is."""
+
+_Size = tuple[int, int]
+_PIL = "Pil"
+"""End of the class names of processors without torchvision."""
+
+
+def shrink_of(processor: Any, overrides: dict[str, Any] | None = None) -> Shrink:
+    """The `Shrink` of a processor.
+
+    Args:
+        processor: Of the model.
+        overrides: vLLM's `mm_processor_kwargs`; with any, images are left as they are, since they may change sizes.
+    """
+    images = getattr(processor, "image_processor", None)
+    # a class of the model's own code may resize in any way, whatever it inherits from
+    known = type(images).__module__.startswith("transformers.models.")
+    rule = _RULES.get(type(images).__name__.removesuffix(_PIL).removesuffix("Fast")) if known else None
+    if rule is None or overrides or not getattr(images, "do_resize", False):
+        return _unchanged
+    found = rule(images)
+    if found is None:
+        return _unchanged
+    resample = _filter(images)
+
+    def shrink(image: Image.Image) -> Image.Image:
+        target = found(image.size)
+        smaller = 0 < target[0] <= image.width and 0 < target[1] <= image.height and target != image.size
+        # a size that the processor would change once more is another image than its one resize makes
+        if not smaller or found(target) != target:
+            return image
+        return image.resize(target, resample)
+
+    return shrink
+
+
+def _unchanged(image: Image.Image) -> Image.Image:
+    return image
+
+
+def _filter(images: Any) -> Image.Resampling:
+    """The filter that the processor resizes with."""
+    resample = Image.Resampling(int(images.resample))
+    if resample == Image.Resampling.LANCZOS and not type(images).__name__.endswith(_PIL):
+        from transformers.utils import is_torchvision_greater_or_equal
+
+        if not is_torchvision_greater_or_equal("0.27"):
+            return Image.Resampling.BICUBIC
+    return resample
+
+
+def _function(images: Any, name: str) -> Callable[..., Any]:
+    """A function of the processor's own module."""
+    return getattr(sys.modules[type(images).__module__], name)  # type: ignore[no-any-return]
+
+
+def _blank(size: _Size) -> np.ndarray:
+    """An image of this size, channels first, that takes no memory: for functions that only look at the shape."""
+    return np.broadcast_to(np.uint8(0), (3, size[1], size[0]))
+
+
+def _turned(height_width: tuple[int, int]) -> _Size:
+    return int(height_width[1]), int(height_width[0])
+
+
+def _longest_edge(images: Any) -> Callable[[_Size], _Size] | None:
+    """Idefics3 and SmolVLM: the longer side gets a length, and tiles are cut from that."""
+    edge, output = images.size.get("longest_edge"), _function(images, "get_resize_output_image_size")
+    return (lambda size: _turned(output(_blank(size), edge))) if edge else None
+
+
+def _area(images: Any) -> Callable[[_Size], _Size] | None:
+    """Qwen-VL: sides are multiples of a patch, and their product is bounded."""
+    least, most, resize = images.size.get("shortest_edge"), images.size.get("longest_edge"), _function(images, "smart_resize")
+    factor = images.patch_size * images.merge_size
+
+    def output(size: _Size) -> _Size:
+        try:
+            return _turned(resize(size[1], size[0], factor=factor, min_pixels=least, max_pixels=most))
+        except ValueError:  # too long and narrow, which is for the processor to say
+            return size
+
+    return output if least and most else None
+
+
+def _area_of_frames(images: Any) -> Callable[[_Size], _Size] | None:
+    """GLM-4V: as Qwen-VL, for an image that counts as several frames."""
+    least, most, resize = images.size.get("shortest_edge"), images.size.get("longest_edge"), _function(images, "smart_resize")
+    frames, factor = images.temporal_patch_size, images.patch_size * images.merge_size
+    common = {"temporal_factor": frames, "factor": factor, "min_pixels": least, "max_pixels": most}
+
+    def output(size: _Size) -> _Size:
+        try:
+            return _turned(resize(num_frames=frames, height=size[1], width=size[0], **common))
+        except ValueError:
+            return size
+
+    return output if least and most else None
+
+
+def _fixed(images: Any) -> Callable[[_Size], _Size] | None:
+    """SigLIP (PaliGemma) and Gemma 3: one size for all images, unless crops are taken first."""
+    height, width = images.size.get("height"), images.size.get("width")
+    if not height or not width or getattr(images, "do_pan_and_scan", False) or getattr(images, "do_center_crop", False):
+        return None
+    return lambda _: (width, height)
+
+
+def _shortest_edge(images: Any) -> Callable[[_Size], _Size] | None:
+    """CLIP (LLaVA-1.5): the shorter side gets a length, and the middle is cut out."""
+    from transformers.image_transforms import get_resize_output_image_size
+
+    edge = images.size.get("shortest_edge")
+    if not edge or images.size.get("longest_edge"):
+        return _fixed(images)
+    keywords: dict[str, Any] = {"default_to_square": False, "input_data_format": "channels_first"}
+    return lambda size: _turned(get_resize_output_image_size(_blank(size), size=edge, **keywords))
+
+
+def _patches(images: Any) -> Callable[[_Size], _Size] | None:
+    """Pixtral: the longer side is bounded, and sides are multiples of a patch."""
+    edge, output = images.size.get("longest_edge"), _function(images, "get_resize_output_image_size")
+    patch = images.patch_size
+    patches = (patch, patch) if isinstance(patch, int) else (patch["height"], patch["width"])
+    keywords = {"size": (edge, edge), "patch_size": patches, "input_data_format": "channels_first"}
+    return (lambda size: _turned(output(_blank(size), **keywords))) if edge else None
+
+
+_RULES: dict[str, Callable[[Any], Callable[[_Size], _Size] | None]] = {
+    "Idefics3ImageProcessor": _longest_edge,
+    "SmolVLMImageProcessor": _longest_edge,
+    "Qwen2VLImageProcessor": _area,
+    "Glm4vImageProcessor": _area_of_frames,
+    "SiglipImageProcessor": _fixed,
+    "Gemma3ImageProcessor": _fixed,
+    "CLIPImageProcessor": _shortest_edge,
+    "PixtralImageProcessor": _patches,
+}
+"""By class name. InternVL, LLaVA-NeXT and LLaVA-OneVision are missing: they make several images, each from the original."""

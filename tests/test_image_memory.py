@@ -1,0 +1,114 @@
+"""Memory that decoding takes at most, against the figure that docs/serving.md and the limits count with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leaml.images import BYTES_PER_PIXEL
+
+WIDTH, HEIGHT = 2400, 2000
+
+SCRIPT = r"""
+import io, json, os, sys
+import numpy as np
+from PIL import Image
+from leaml import images
+
+width, height, file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+
+def in_child(work):
+    # a process of its own, so that no image is decoded into memory that another one left
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.write(writing, json.dumps(work()).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as result:
+        return json.loads(result.read())
+
+def make(case):
+    global rgb, grey, deep
+    noise = np.random.default_rng(0).integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
+    rgb = Image.fromarray(noise).resize((width, height))
+    grey = np.asarray(rgb.convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 200)
+    with open(file, "wb") as out:
+        return out.write(case())
+
+def peak():
+    with open(file, "rb") as source:
+        data = source.read()
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+    before = memory("VmRSS")
+    image = images.decode(data)
+    return (memory("VmHWM") - before) / (width * height)
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+def memory(name):
+    for line in open("/proc/self/status"):
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+
+exif = Image.Exif()
+exif[0x0112] = 6
+progressive = {"progressive": True, "subsampling": 0}
+lzw = {"compression": "tiff_lzw"}
+cases = {
+    "1": lambda: encoded(rgb.convert("1"), "PNG"),
+    "L": lambda: encoded(rgb.convert("L"), "PNG"),
+    "P": lambda: encoded(rgb.quantize(64), "PNG"),
+    "P with transparency": lambda: encoded(rgb.quantize(64), "PNG", transparency=1),
+    "RGB": lambda: encoded(rgb, "PNG"),
+    "RGBA": lambda: encoded(rgb.convert("RGBA"), "PNG"),
+    "LA": lambda: encoded(rgb.convert("LA"), "PNG"),
+    "I;16": lambda: encoded(deep, "PNG"),
+    "I;16 TIFF": lambda: encoded(deep, "TIFF", **lzw),
+    "I TIFF": lambda: encoded(Image.fromarray(grey.astype(np.int32)), "TIFF", **lzw),
+    "F TIFF": lambda: encoded(Image.fromarray(grey.astype(np.float32)), "TIFF", **lzw),
+    "CMYK TIFF": lambda: encoded(rgb.convert("CMYK"), "TIFF", **lzw),
+    "RGB JPEG": lambda: encoded(rgb, "JPEG"),
+    "rotated JPEG": lambda: encoded(rgb, "JPEG", exif=exif),
+    "progressive JPEG": lambda: encoded(rgb, "JPEG", **progressive),
+    "progressive CMYK JPEG": lambda: encoded(rgb.convert("CMYK"), "JPEG", **progressive),
+    "RGBA WebP": lambda: encoded(rgb.convert("RGBA"), "WEBP", method=0),
+    "GIF": lambda: encoded(rgb.quantize(64), "GIF"),
+    "BMP": lambda: encoded(rgb, "BMP"),
+    "RGBA JPEG 2000": lambda: encoded(rgb.convert("RGBA"), "JPEG2000"),
+    "RGBA AVIF": lambda: encoded(rgb.convert("RGBA"), "AVIF", speed=10),
+}
+images.decode(encoded(Image.new("RGB", (64, 64)), "PNG"))  # what is loaded at first use
+found = {}
+for name, case in cases.items():
+    in_child(lambda: make(case))
+    found[name] = in_child(peak)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """Bytes per pixel at the peak, by kind of image, in a process of its own."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak is read from Linux's /proc")
+    command = [sys.executable, "-c", SCRIPT, str(WIDTH), str(HEIGHT), str(tmp_path_factory.mktemp("image") / "image")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def test_no_image_takes_more_memory_than_the_limits_count_with(measured: dict[str, float]) -> None:
+    assert max(measured.values()) <= BYTES_PER_PIXEL, measured
+    assert max(measured.values()) > BYTES_PER_PIXEL / 2, measured  # the figure is no fiction
+
+
+def test_what_is_converted_takes_one_copy_and_not_many(measured: dict[str, float]) -> None:
+    small = {name: taken for name, taken in measured.items() if "JPEG 2000" not in name and "WebP" not in name}
+    assert max(small.values()) <= 14, small  # before images were converted in strips: 44 for floats, 20 with transparency

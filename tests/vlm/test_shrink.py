@@ -1,0 +1,133 @@
+"""Images shrunk before the processor sees them give the same tensors as images that it shrinks itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import AutoImageProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+from leaml.config import resolve_model
+from leaml.vlm.shrink import shrink_of
+
+ZOO = Path(__file__).parents[3] / "shared" / "zoo"
+SIZES = [(1000, 700), (701, 999), (333, 1900), (1500, 40), (40, 1500), (1024, 1024), (64, 64), (30, 20), (500, 503)]
+TOLERANCE = {"pil": 0.0, "torchvision": 2 / 255 / 0.25}
+"""Of normalised pixel values: equal to the last bit on Pillow; torchvision's filters round differently, by up to 2 of 255."""
+
+
+class Processor:
+    """Stands for a processor with these image settings."""
+
+    def __init__(self, images: Any) -> None:
+        self.image_processor = images
+
+
+def tiles(cls: Any, **settings: Any) -> Any:
+    return cls(size={"longest_edge": 256}, max_image_size={"longest_edge": 64}, **settings)
+
+
+SETTINGS: dict[str, Callable[[], Any]] = {
+    "idefics3": lambda: tiles(Idefics3ImageProcessorPil),
+    "idefics3 in one tile": lambda: tiles(Idefics3ImageProcessorPil, do_image_splitting=False),
+    "smolvlm": lambda: tiles(SmolVLMImageProcessorPil),
+    "qwen": lambda: Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28 * 64),
+    "glm": lambda: Glm4vImageProcessorPil(size={"shortest_edge": 12544, "longest_edge": 100352}),
+    "siglip": lambda: SiglipImageProcessorPil(size={"height": 56, "width": 56}),
+    "siglip, oblong": lambda: SiglipImageProcessorPil(size={"height": 56, "width": 84}),
+    "gemma": lambda: Gemma3ImageProcessorPil(size={"height": 56, "width": 56}),
+    "clip": lambda: CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}),
+    "clip without crop": lambda: CLIPImageProcessorPil(size={"height": 56, "width": 56}, do_center_crop=False),
+    "pixtral": lambda: PixtralImageProcessorPil(size={"longest_edge": 224}, patch_size={"height": 14, "width": 14}),
+}
+
+
+def photo(width: int, height: int) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 255, (max(1, height // 5), max(1, width // 5), 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height))
+
+
+def agree(images: Any) -> list[tuple[int, int]]:
+    """Assert that every size gives the same tensors shrunk and not; returns the sizes that were shrunk."""
+    shrink, shrunk = shrink_of(Processor(images)), []
+    backend = "pil" if type(images).__name__.endswith("Pil") else "torchvision"
+    for size in SIZES:
+        image = photo(*size)
+        small = shrink(image)
+        if small is image:
+            continue
+        assert small.width <= image.width
+        assert small.height <= image.height
+        shrunk.append(size)
+        expected, found = images(images=[image], return_tensors="pt"), images(images=[small], return_tensors="pt")
+        assert set(expected) == set(found)
+        for name in expected:
+            assert found[name].shape == expected[name].shape, (size, name)
+            assert float((found[name].double() - expected[name].double()).abs().max()) <= TOLERANCE[backend], (size, name)
+    return shrunk
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_tensors_are_the_same(name: str) -> None:
+    assert {(1000, 700), (701, 999), (1024, 1024)} <= set(agree(SETTINGS[name]()))
+
+
+def test_the_shipped_model_is_shown_64_pixels() -> None:
+    images = AutoImageProcessor.from_pretrained(resolve_model("leaml-tiny"))
+    assert len(agree(images)) >= 5
+    assert shrink_of(Processor(images))(photo(500, 250)).size == (64, 32)
+
+
+@pytest.mark.parametrize("folder", sorted(p.name for p in ZOO.iterdir() if p.is_dir()) if ZOO.is_dir() else ["none"])
+def test_published_settings(folder: str) -> None:
+    if not (ZOO / folder).is_dir():
+        pytest.skip("../shared/zoo, with settings as models are published with, is not there")
+    try:
+        images = AutoImageProcessor.from_pretrained(ZOO / folder, backend="pil")
+    except (ImportError, ValueError, OSError) as error:
+        pytest.skip(f"its processor does not load here: {error}")
+    several = folder in ("internvl", "llava_next", "llava_onevision")
+    large = folder == "smolvlm256m_shape"  # keeps 2048 pixels
+    assert bool(agree(images)) is not (several or large)
+
+
+def test_what_is_not_understood_is_left_as_it_is() -> None:
+    class Own(SiglipImageProcessorPil):
+        """Of a model's own code."""
+
+    image, size = photo(500, 400), {"height": 56, "width": 56}
+    fixed = SiglipImageProcessorPil(size=size)
+    assert shrink_of(Processor(fixed))(image).size == (56, 56)
+    for images in (
+        Own(size=size),
+        LlavaNextImageProcessorPil(),
+        SiglipImageProcessorPil(size=size, do_resize=False),
+        Gemma3ImageProcessorPil(size=size, do_pan_and_scan=True),
+        CLIPImageProcessorPil(size=size, do_center_crop=True),
+        None,
+    ):
+        assert shrink_of(Processor(images))(image) is image, images
+    assert shrink_of(Processor(fixed), {"size": {"height": 112, "width": 112}})(image) is image
+    assert shrink_of(object())(image) is image
+
+
+def test_small_and_odd_images_are_never_enlarged() -> None:
+    for name, make in SETTINGS.items():
+        shrink = shrink_of(Processor(make()))
+        for size in ((1, 1), (1, 100), (100, 1), (2, 3000), (27, 27), (3000, 31)):
+            small = shrink(Image.new("RGB", size))
+            assert small.width <= size[0], (name, size)
+            assert small.height <= size[1], (name, size)

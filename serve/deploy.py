@@ -155,7 +155,7 @@ def _options(
     limits, scaling, engine = settings.limits, settings.scaling, settings.engine
     ongoing, queued = limits.concurrency + limits.queue + 16, limits.queue
     if adapters_too:
-        # the deployment with HTTP: Serve counts a request from its headers on, and before a key is looked at, so its limits would
+        # the deployment with HTTP: Serve counts a request from its headers on, and before its key is read, so its limits would
         # be used up by slow bodies and by bursts of strangers; those of serve/admission.py are met instead
         ongoing = queued = limits.connections + 16
     bundle = {"CPU": engine.cpus} | ({"GPU": engine.gpus} if engine.gpus else {})

@@ -85,7 +85,7 @@ class Script(ScriptedService):
 
     def heard(self) -> list[tuple[bytes, Question, str]]:
         """Image, question and model of every question."""
-        return [(a["picture"].data, a["questions"][0], a["model"]) for a in self.asked]
+        return [(a["picture"].encoded.data, a["questions"][0], a["model"]) for a in self.asked]
 
 
 def app_of(script: Script, digests: tuple[str, ...] = ()) -> FastAPI:

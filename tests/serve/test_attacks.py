@@ -151,7 +151,8 @@ def test_a_crowd_of_files_made_of_pieces(client: httpx.Client) -> None:
     url = data_url(whole[:33] + chunks * 70_000 + whole[33:])
     with ThreadPoolExecutor(16) as pool:
         replies = list(pool.map(lambda _: client.post("/v1/vqa", json={"image": url, "question": "a"}), range(16)))
-    assert {reply.json()["error"]["code"] for reply in replies} == {"image_unreadable"}
+    codes = {reply.json()["error"]["code"] for reply in replies}
+    assert {"image_unreadable"} <= codes <= {"image_unreadable", "body_seconds"}  # a body has half a second here
 
 
 @pytest.mark.parametrize("size", [(50_000, 50_000), (2**31 - 1, 2**31 - 1), (4_000_001, 1), (1, 4_000_001), (20_000, 20_000)])

@@ -79,8 +79,15 @@ def join(address: str, **options: Any) -> None:
     import ray
 
     remove_serving_keys()
-    token = None if os.environ.get(TOKEN) or os.environ.get(TOKEN_PATH) else token_of(address)
-    with _environment({MODE: "token", TOKEN_PATH: str(token)} if token else {}):
+    changes: dict[str, str | None] = {}
+    with contextlib.ExitStack() as stack:
+        if is_loopback(address.rpartition(":")[0].strip("[]")):  # else Ray looks for it where other machines would
+            changes[LOOPBACK] = "0"
+            stack.enter_context(_compat.ray_on_loopback())
+        given = os.environ.get(TOKEN) or os.environ.get(TOKEN_PATH)
+        if not given and (token := token_of(address)) is not None:
+            changes |= {MODE: "token", TOKEN_PATH: str(token)}
+        stack.enter_context(_environment(changes))
         _compat.reload_authentication()
         ray.init(address=address, **options)
 

@@ -62,7 +62,7 @@ def environment(limits: LimitSettings, host: str) -> dict[str, str]:
         binary = get_haproxy_binary()
     except (ImportError, OSError):
         return {}
-    folder = Path(tempfile.mkdtemp(prefix="leaml-serve-"))
+    folder = _short_folder()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     script = folder / "haproxy"
     values = {"HOST": host, "HEADERS": str(max(1, int(limits.body_seconds))), "CLIENT": str(limits.client_connections)}
@@ -87,6 +87,15 @@ def environment(limits: LimitSettings, host: str) -> dict[str, str]:
         # a replica that is stopped keeps its door open this long, until HAProxy has heard of it
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
     }
+
+
+def _short_folder() -> Path:
+    """A folder of this user's own for HAProxy's sockets, whose paths may have 97 characters; Ray puts 57 into them."""
+    folder = Path(tempfile.mkdtemp(prefix="lm-"))
+    if len(str(folder)) > 97 - 57 - len("/metrics.sock"):
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="lm-", dir="/tmp"))
+    return folder
 
 
 def _free_ports(count: int) -> list[int]:

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -37,17 +38,16 @@ class Seen:
 
     def look(self, mark: str) -> None:
         """Add what the processes with the mark in their environment show now."""
+        marked: dict[int, str] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                with open(f"/proc/{process.pid}/environ", "rb") as stream:  # noqa: PTH123  not a file of the disk
-                    environment = stream.read()
-                if f"{MARK}={mark}".encode() not in environment:
-                    continue
-                name = process.name()
-                self.environments[process.pid, name] = environment
-                for found in process.net_connections("inet"):
-                    if found.status == psutil.CONN_LISTEN:
-                        self.sockets.add((name, found.laddr.ip, found.laddr.port))
+                environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+                if f"{MARK}={mark}".encode() in environment:
+                    marked[process.pid] = process.name()
+                    self.environments[process.pid, process.name()] = environment
+        for found in psutil.net_connections("inet"):
+            if found.status == psutil.CONN_LISTEN and found.pid in marked:
+                self.sockets.add((marked[found.pid], found.laddr.ip, found.laddr.port))
 
 
 def _is_loopback(host: str) -> bool:
@@ -56,7 +56,7 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextlib.contextmanager
-def watched(environment: dict[str, Any], seconds: float = 0.5) -> Iterator[Seen]:
+def watched(environment: dict[str, Any], seconds: float = 1.0) -> Iterator[Seen]:
     """Mark an environment, and look at the processes that have it until the end."""
     mark, seen, stop = uuid.uuid4().hex, Seen(), threading.Event()
     environment[MARK] = mark

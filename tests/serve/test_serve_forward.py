@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +100,15 @@ def test_one_client_cannot_hold_all_connections(tmp_path: Path, exempt: str, ans
                 stream.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
                 found += stream.recv(100).startswith(b"HTTP/1.1 200 ")
     assert found == answered
+
+
+def test_sockets_have_short_paths_in_a_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in (tmp_path / ("long" * 20), Path("/tmp")):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        made = Path(forward.environment(LimitSettings(), "127.0.0.1")["RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"])
+        assert len(f"{made.parent}/{'0' * 56}/{made.name}") <= 97  # HAProxy's limit, with what Ray puts between
+        assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
 
 
 def test_two_servers_share_no_file() -> None:

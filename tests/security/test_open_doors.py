@@ -8,20 +8,26 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from local_cluster import bury, free_port
 from open_sockets import Seen, watched
 from peft import LoraConfig, get_peft_model
+from scripted_service import ScriptedService, data_url
 
 from leaml.config import ModelConfig
 from leaml.vlm import load
 from pipelines import local_ray
+from serve.app import create_app
+from serve.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-open-doors-0123456789"
@@ -148,38 +154,81 @@ def test_no_process_has_the_raw_keys(server: Server) -> None:
     assert now.with_secret(KEY) == []
 
 
-@pytest.mark.parametrize("token", [None, "f" * 64])
-def test_nobody_uses_ray_without_its_token(server: Server, token: str | None, tmp_path: Path) -> None:
-    given = environment(tmp_path, TMPDIR=tempfile.gettempdir(), RAY_AUTH_MODE="token" if token else "disabled")
+def intruder(address: str, home: Path, token: str | None) -> subprocess.CompletedProcess[str]:
+    """A stranger's program that knows the address, and perhaps a token."""
+    given = environment(home, TMPDIR=tempfile.gettempdir(), RAY_AUTH_MODE="token" if token else "disabled")
     given[local_ray.LOOPBACK] = "0"  # or Ray would look for it at this machine's other address, where nothing is
     if token:
         given["RAY_AUTH_TOKEN"] = token
-    command = [sys.executable, "-c", INTRUDER, server.ray]
-    tried = subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, check=False)
-    assert tried.returncode != 0
-    assert "uid" not in tried.stdout
-    assert "token" in tried.stderr.lower()
+    command = [sys.executable, "-c", INTRUDER, address]
+    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_nobody_uses_ray_without_its_token(server: Server, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        tries = list(pool.map(lambda token: intruder(server.ray, tmp_path, token), [None, "f" * 64]))
+    for tried in tries:
+        assert tried.returncode != 0
+        assert "uid" not in tried.stdout
+        assert "token" in tried.stderr.lower()
     assert server.status("/health") == 200
 
 
 def test_a_domain_added_and_removed_from_another_shell_leaves_the_keys_alone(server: Server) -> None:
     assert server.status("/v1/models") == 401
     source = lora(server.home / "adapter")
-    unnamed = leaml(server.home, "serve", "--add", f"sports={source}")
+    commands = [
+        ("--add", f"sports={source}"),
+        ("--add", f"sports={source}", "--address", server.ray),
+        ("--remove", "sprots", "--address", server.ray),
+        ("leaml-tiny", "--address", server.ray, "--port", server.base.rpartition(":")[2]),
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        unnamed, added, unknown, again = pool.map(lambda given: leaml(server.home, "serve", *given), commands)
     assert unnamed.returncode == 2 and "--address" in unnamed.stderr
-    added = leaml(server.home, "serve", "--add", f"sports={source}", "--address", server.ray)
+    assert unknown.returncode == 2 and "sprots" in unknown.stderr
+    assert again.returncode == 2 and "API keys" in again.stderr  # a server that would take its place
     assert added.returncode == 0, added.stdout + added.stderr
     for path in ("/v1/models", "/v1/card", "/metrics", "/"):
         assert server.status(path) == 401, path
         assert server.status(path, KEY) == 200, path
     assert server.models() == {"leaml-tiny": "ready", "leaml-tiny:sports": "ready"}
-    unknown = leaml(server.home, "serve", "--remove", "sprots", "--address", server.ray)
-    assert unknown.returncode == 2 and "sports" in unknown.stderr
     removed = leaml(server.home, "serve", "--remove", "sports", "--address", server.ray)
     assert removed.returncode == 0, removed.stdout + removed.stderr
     assert server.models() == {"leaml-tiny": "ready"}
     assert server.status("/v1/models") == 401
-    again = leaml(server.home, "serve", "leaml-tiny", "--address", server.ray, "--port", server.base.rpartition(":")[2])
-    assert again.returncode == 2 and "API keys" in again.stderr  # a second server in its place needs keys, too
-    assert server.status("/v1/models") == 401
     assert not (server.home / ".ray").exists()
+
+
+@pytest.fixture(scope="module")
+def keyless() -> Iterator[str]:
+    """The application without keys, on a socket."""
+    app = create_app(ScriptedService(), load_settings({"model": "tiny"}))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Host": "evil.example"}, 421),  # a name that was pointed to 127.0.0.1
+        ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"X-Forwarded-For": "203.0.113.9"}, 403),
+    ],
+)
+def test_pages_and_proxies_do_not_reach_a_server_without_keys(keyless: str, headers: dict[str, str], status: int) -> None:
+    body = {"image": data_url(), "question": "a"}
+    assert httpx.post(f"{keyless}/v1/vqa", json=body, headers=headers).status_code == status
+    assert httpx.get(f"{keyless}/v1/models", headers=headers).status_code == status

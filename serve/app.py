@@ -53,13 +53,13 @@ class Context:
     bodies: BodyReceiver
     limiter: ConcurrencyLimiter
     decoder: media.Decoder
-    digests: Sequence[str]
+    digests: Sequence[str] | None
 
 
 def create_app(
     service: Service,
     settings: ServeSettings,
-    digests: Sequence[str] = (),
+    digests: Sequence[str] | None = (),
     metrics: Metrics | None = None,
     sends_request_id: bool = True,
 ) -> FastAPI:
@@ -68,7 +68,7 @@ def create_app(
     Args:
         service: What answers.
         settings: Everything.
-        digests: Of the keys; without any this machine alone is answered.
+        digests: Of the keys; without any this machine alone is answered, and nobody while they are not known (None).
         metrics: Where requests are counted.
         sends_request_id: Add `X-Request-ID` to replies; False where the server in front does.
     """

@@ -42,7 +42,8 @@ class AccessMiddleware:
         app: What is behind it.
         settings: Limits, and whose requests are answered.
         metrics: Where requests are counted.
-        digests: Digests of the keys, asked for at each request since they can be changed while the server runs.
+        digests: Digests of the keys, asked for at each request since they can be changed while the server runs; None: they
+            are not known yet, and every request is refused (503).
         sends_request_id: Add `X-Request-ID` to replies; False where the server in front does, as Ray Serve's always does.
     """
 
@@ -51,7 +52,7 @@ class AccessMiddleware:
         app: ASGIApp,
         settings: ServeSettings,
         metrics: Metrics,
-        digests: Callable[[], Sequence[str]],
+        digests: Callable[[], Sequence[str] | None],
         sends_request_id: bool = True,
     ) -> None:
         self.app, self._limits, self._http, self._metrics = app, settings.limits, settings.http, metrics
@@ -101,7 +102,12 @@ class AccessMiddleware:
             scope.setdefault("state", {}).update(record=record, cleanup=cleanup)
             cleanup.callback(self._end, scope, record)
             try:
-                origin.check_host(scope["headers"], self._http.allowed_hosts, self._http.host, any_host=bool(self._digests()))
+                origin.check_host(
+                    scope["headers"],
+                    self._http.allowed_hosts,
+                    self._http.host,
+                    any_host=self._digests() is None or bool(self._digests()),
+                )
             except ApiError as error:
                 record.reason = error.code
                 await error.response()(scope, listen, answer)
@@ -134,7 +140,11 @@ class AccessMiddleware:
         size = sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope.get("query_string", b""))
         if size + len(scope.get("raw_path") or scope["path"]) > self._limits.header_bytes:
             raise ApiError(431, f"the headers have more than {self._limits.header_bytes} bytes, the limit", "header_bytes")
-        auth.check(scope, self._digests(), self._http.cors_origins, open_path=scope["path"] in self._open)
+        digests = self._digests()
+        if digests is None:
+            retry = self._limits.retry_after_seconds
+            raise ApiError(503, f"the server is starting; try again in {retry} s", "starting", retry_after=retry)
+        auth.check(scope, digests, self._http.cors_origins, open_path=scope["path"] in self._open)
 
     def _add_headers(self, message: Message, record: Record, close: bool) -> None:
         headers = MutableHeaders(scope=message)

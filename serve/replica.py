@@ -109,8 +109,9 @@ class VqaServer(ModelServer):
         found: Where the main model was found.
     """
 
-    _digests: Sequence[str] = ("",)
-    """Of the API keys. Serve starts the replica's HTTP server before `reconfigure` names them: until then no key is right."""
+    _digests: Sequence[str] | None = None
+    """Of the API keys. Serve starts the replica's HTTP server before `reconfigure` names them, and where the replica replaces
+    one that has died, HAProxy sends it requests at once; so until then (None) nobody is answered."""
 
     async def __init__(  # type: ignore[misc]
         self,
@@ -153,7 +154,7 @@ class VqaServer(ModelServer):
         unfinished = self.engine_models.unfinished()
         deployed = {
             "settings": self._deployed,
-            "digests": list(self._digests),
+            "digests": list(self._digests or ()),
             "environment": self._environment,
             "found": self.found,
         }

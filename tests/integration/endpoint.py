@@ -56,7 +56,7 @@ class Endpoint:
 
     def __init__(self, base: str) -> None:
         self.base = base
-        self.client = httpx.Client(base_url=base, headers=HEADERS, timeout=60)
+        self.client = httpx.Client(base_url=base, headers=HEADERS, timeout=150)
 
     def vqa(self, data: bytes, question: str, **fields: Any) -> httpx.Response:
         return self.client.post("/v1/vqa", json={"image": url(data), "question": question, **fields})

@@ -72,7 +72,7 @@ def endpoint(expected: list[str]) -> Iterator[Endpoint]:
         "domains": [{"name": "teacher", "source": "leaml-tiny-teacher"}],  # starts when it is asked
         "http": {"port": port},
         "engine": {"max_adapters": 2, "max_adapter_rank": 16},
-        "limits": {"body_bytes": 1_000_000, "body_seconds": 1, "deadline_seconds": 90},
+        "limits": {"body_bytes": 1_000_000, "body_seconds": 1, "deadline_seconds": 150},
         "scaling": {"health_seconds": 1},
     }
     launch.start(load_settings(tree))

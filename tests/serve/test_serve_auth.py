@@ -155,4 +155,7 @@ async def test_a_replica_that_does_not_know_its_keys_yet_answers_nobody(service:
     app = create_app(service, load_settings({"model": "tiny"}), VqaServer.__new__(VqaServer)._digests)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as c:
         for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": f"Bearer {KEY}"}, {"Authorization": basic("")}):
-            assert (await c.get("/v1/models", headers=headers)).status_code == 401
+            for path in ("/v1/models", "/health", "/"):
+                reply = await c.get(path, headers=headers)
+                assert (reply.status_code, reply.json()["error"]["code"]) == (503, "starting")  # which clients try again
+                assert reply.headers["retry-after"]

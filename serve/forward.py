@@ -2,18 +2,20 @@
 
 Ray reads these settings from the environment when its processes start. As they come, HAProxy's statistics listen on every
 address without a password, replicas listen where HAProxy does, two servers on one machine share sockets and ports, a client may
-take an hour for its headers, and one client may hold all connections.
+take an hour for its headers, one client may hold all connections, and while there is no replica every path is "not found".
 """
 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import socket
 import tempfile
 from pathlib import Path
 
+from serve.errors import ApiError
 from serve.settings import LimitSettings
 
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
@@ -28,9 +30,13 @@ arguments=()
 while (($#)); do
     if [[ $1 == -f ]]; then
         awk '/^[a-z]/ { own = ($1 " " $2 == "frontend prometheus" || $1 " " $2 == "listen stats")
-                        front = ($1 " " $2 == "frontend http_frontend") }
+                        front = ($1 " " $2 == "frontend http_frontend")
+                        unready = ($1 " " $2 == "backend default_backend") }
              own && $1 == "bind" { sub(/bind \*?:/, "bind 127.0.0.1:") }
              front && $1 == "bind" { sub(/bind [^ ]+:/, "bind HOST:") }
+             unready && /return status 404/ {
+                 $0 = "    http-request return status 503 content-type application/json hdr Retry-After 5 file UNREADY"
+             }
              { print }
              $1 == "defaults" { print "    timeout http-request HEADERSs" }
              $1 " " $2 == "frontend http_frontend" {
@@ -66,8 +72,10 @@ def environment(limits: LimitSettings, host: str) -> dict[str, str]:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     script = folder / "haproxy"
     values = {"HOST": host, "HEADERS": str(max(1, int(limits.body_seconds))), "CLIENT": str(limits.client_connections)}
+    unready = folder / "unready.json"
+    unready.write_text(json.dumps(ApiError(503, "no replica is ready; try again in 5 s", "starting").body()))
     own = SCRIPT
-    for name, value in (values | {"BINARY": f"'{binary}'"}).items():
+    for name, value in (values | {"UNREADY": str(unready), "BINARY": f"'{binary}'"}).items():
         own = own.replace(name, value)
     script.write_text(own)
     script.chmod(0o700)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from serve import forward
@@ -64,8 +65,11 @@ RUNNING = """defaults
     timeout connect 5s
     timeout server 5s
 frontend http_frontend
-    bind 127.0.0.1:{port}
-    http-request return status 200 content-type text/plain string "here"
+    bind 127.0.0.1:PORT
+    http-request return status 200 content-type text/plain string "here" if { path / }
+    default_backend default_backend
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "Path \\'%[path]\\' not found. Ping http://.../-/routes"
 """
 
 
@@ -76,7 +80,7 @@ def haproxy(folder: Path, exempt: str) -> Iterator[int]:
     environment = forward.environment(LimitSettings(client_connections=3), "127.0.0.1")
     binary, written = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"]), folder / "haproxy.cfg"
     binary.write_text(binary.read_text().replace("127.0.0.0/8 ::1", exempt))
-    written.write_text(RUNNING.format(port=port))
+    written.write_text(RUNNING.replace("PORT", str(port)))
     process = subprocess.Popen([str(binary), "-db", "-f", str(written)])
     try:
         for _ in range(200):
@@ -100,6 +104,15 @@ def test_one_client_cannot_hold_all_connections(tmp_path: Path, exempt: str, ans
                 stream.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
                 found += stream.recv(100).startswith(b"HTTP/1.1 200 ")
     assert found == answered
+
+
+def test_without_a_replica_every_path_is_not_ready_instead_of_not_found(tmp_path: Path) -> None:
+    with haproxy(tmp_path, "127.0.0.0/8 ::1") as port:
+        assert httpx.get(f"http://127.0.0.1:{port}/").text == "here"
+        for path in ("/v1/models", "/health"):
+            reply = httpx.get(f"http://127.0.0.1:{port}{path}")
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "starting")
+            assert reply.headers["retry-after"] == "5"
 
 
 def test_sockets_have_short_paths_in_a_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

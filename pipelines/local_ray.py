@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import ipaddress
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -31,13 +33,17 @@ LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 GLOO = "GLOO_SOCKET_IFNAME"
 """Interface that Gloo listens on."""
 
+_LONGEST_SESSION_FOLDER = 40
+"""Characters; the paths of sockets may have 107, and Ray puts up to 66 behind the folder."""
+
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
 def start(**options: Any) -> str:
     """Start Ray in this process with `ray.init(**options)`. Returns its address, 127.0.0.1:port.
 
-    The token is in a file that only this user can read, from where `join` takes it.
+    The token is in a file that only this user can read, from where `join` takes it. Ray's session, whose sockets and logs Ray
+    opens to everybody, is in the same folder.
 
     Raises:
         ResourceError: the machine is too busy, the folder of tokens is not this user's alone, or Ray is not on loopback.
@@ -52,7 +58,8 @@ def start(**options: Any) -> str:
     with _environment(sockets | authentication), _compat.ray_on_loopback():
         _compat.reload_authentication()
         try:
-            ray.init(address="local", **options)  # none would join a cluster that happens to run here
+            # no address would join a cluster that happens to run here
+            ray.init(address="local", _temp_dir=_session_folder(token.parent), **options)
         except Exception as error:
             if "timed out during startup" not in str(error):
                 raise
@@ -75,7 +82,13 @@ def join(address: str, **options: Any) -> None:
 
     The token is the environment's (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH) or, for a Ray that `start` started on this machine
     for this user, the one that it left. Nothing is written to the user's home.
+
+    Raises:
+        ResourceError: the address is Ray's word for a new cluster.
     """
+    if address in ("", "local"):
+        msg = f"the address {address!r} names no cluster that runs; leave it out to start one here"
+        raise ResourceError(msg)
     import ray
 
     remove_serving_keys()
@@ -161,17 +174,28 @@ def _folder() -> Path:
 def _write_token() -> Path:
     """A new token in a file of this process. Raises ResourceError if others could read or plant it."""
     folder = _folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         msg = f"{folder} is to hold tokens, but is not a folder that only this user can enter; remove it, or set TMPDIR"
         raise ResourceError(msg)
     _sweep(folder)
     file = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        stream.write(secrets.token_hex(32))
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # until this process ends, whoever looks at it from wherever
+    os.write(handle, secrets.token_hex(32).encode())
     atexit.register(file.unlink, missing_ok=True)
     return file
+
+
+def _session_folder(folder: Path) -> str:
+    """Where Ray puts its session: below `folder`, or where that is too deep for the paths of sockets, in a folder like it."""
+    found = folder / "ray"
+    if len(str(found)) > _LONGEST_SESSION_FOLDER:
+        found = Path(tempfile.mkdtemp(prefix="lr-", dir="/tmp"))
+        atexit.register(shutil.rmtree, found, ignore_errors=True)
+    return str(found)
 
 
 def _publish(token: Path, address: str) -> None:
@@ -188,8 +212,16 @@ def _remove_link(named: Path, target: str) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes left that were killed."""
-    for file in folder.iterdir():
-        owner = (str(file.readlink()) if file.is_symlink() else file.name).partition("-")[0]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            file.unlink(missing_ok=True)
+    """Remove tokens of processes that ended without doing so: those that nobody has locked.
+
+    Process ids would not tell: containers and machines that share the folder have their own.
+    """
+    found = list(folder.iterdir())
+    for file in found:
+        if file.is_file() and not file.is_symlink():
+            with contextlib.suppress(OSError), file.open() as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink()
+    for link in found:
+        if link.is_symlink() and not link.exists():
+            link.unlink(missing_ok=True)

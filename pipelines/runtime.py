@@ -44,7 +44,7 @@ def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
 
     if not ray.is_initialized():
         logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
-        if resources.address:
+        if resources.address is not None:
             local_ray.join(resources.address, **logs)
         else:
             local_ray.start(num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=False, **logs)

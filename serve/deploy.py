@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leaml.config import ModelConfig
@@ -45,6 +45,25 @@ class Plan:
     digests: Sequence[str] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
+    def without(self, name: str) -> Plan:
+        """The same without a domain; the others as they are planned, not looked for again."""
+        model = f"{self.main.id}:{name}"
+        domains = [domain for domain in self.settings.domains if domain.name != name]
+        return replace(
+            self,
+            settings=self.settings.model_copy(update={"domains": domains}),
+            adapters=[entry for entry in self.adapters if entry["id"] != model],
+            merged=[entry for entry in self.merged if entry[0].id != model],
+            cards={key: card for key, card in self.cards.items() if key != model},
+        )
+
+    def with_domain(self, domain: Domain) -> Plan:
+        """The same with one more domain. One that cannot be read is planned as failed, with the reason."""
+        settings = self.settings.model_copy(update={"domains": [*self.settings.domains, domain]})
+        made = replace(self, settings=settings, adapters=[*self.adapters], merged=[*self.merged], cards=dict(self.cards))
+        _add(made, domain, f"{self.main.id}:{domain.name}")
+        return made
+
     @property
     def base(self) -> ModelConfig:
         """What the main engine loads."""
@@ -66,27 +85,16 @@ class Plan:
         return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def plan(
-    settings: ServeSettings,
-    digests: Sequence[str] = (),
-    found: Finished | None = None,
-    environment: dict[str, str] | None = None,
-) -> Plan:
+def plan(settings: ServeSettings, digests: Sequence[str] = ()) -> Plan:
     """Find the models and decide how each domain is served.
 
     A domain that cannot be read is planned as one that failed, with the reason; so it never takes the others down.
 
-    Args:
-        settings: What is wanted.
-        digests: Of the API keys.
-        found: The main model where it is served already; None: it is looked for.
-        environment: Of the replicas' processes where they run already; None: made of this process's.
-
     Raises:
         InputError: the main model cannot be found.
     """
-    found = found or find(settings.model, settings.engine.dtype)
-    environment = replica_environment(settings.engine.cpus, settings.engine.gpus) if environment is None else environment
+    found = find(settings.model, settings.engine.dtype)
+    environment = replica_environment(settings.engine.cpus, settings.engine.gpus)
     name = settings.name or "".join(c if c.isalnum() or c in "._-" else "-" for c in found.name)[:64]
     main = _model(name, settings.model, found, settings, "main")
     made = Plan(settings, found, main, cards={name: card(found)}, digests=digests, environment=environment)
@@ -142,16 +150,15 @@ def application(made: Plan) -> Any:
     from serve.replica import ModelServer, VqaServer
 
     scaling = made.settings.scaling
-    peers, merged = {}, []
+    peers = {}
     for model, config, adapter in made.merged:
         options = _options(made, ModelServer, model, config, (scaling.domain_min_replicas, scaling.domain_max_replicas))
         bound = _deployment(ModelServer, options, f"Domain-{model.id.rpartition(':')[2]}", made.version)
         peers[model.id] = bound.bind(options["llm_config"], model, config, made.settings.limits, adapter)
-        merged.append(model)
     options = _options(made, VqaServer, made.main, made.base, (scaling.min_replicas, scaling.max_replicas), adapters_too=True)
     main = _deployment(VqaServer, options, INGRESS, made.version).options(user_config=made.user_config)
     settings = made.settings.model_dump(mode="json")
-    return main.bind(options["llm_config"], settings, made.main, made.base, peers, merged, made.found)
+    return main.bind(options["llm_config"], settings, made.main, made.base, peers, made.merged, made.found)
 
 
 def _deployment(cls: Any, options: dict[str, Any], name: str, version: str) -> Any:

@@ -8,10 +8,14 @@ take an hour for its headers, one client may hold all connections, and while the
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
+import secrets
+import shlex
 import shutil
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -51,7 +55,12 @@ while (($#)); do
         shift
     fi
 done
-exec BINARY "${arguments[@]}"
+# it ends with the process of Ray that started it: left alone it would forward to whatever listens at its old ports
+exec PYTHON -I -S -c '
+import ctypes, os, sys
+prctl = getattr(ctypes.CDLL(None), "prctl", None)
+if prctl: prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
+os.execv(sys.argv[1], sys.argv[1:])' BINARY "${arguments[@]}"
 """
 
 
@@ -75,11 +84,14 @@ def environment(limits: LimitSettings, host: str) -> dict[str, str]:
     unready = folder / "unready.json"
     unready.write_text(json.dumps(ApiError(503, "no replica is ready; try again in 5 s", "starting").body()))
     own = SCRIPT
-    for name, value in (values | {"UNREADY": str(unready), "BINARY": f"'{binary}'"}).items():
+    for name, value in (
+        values | {"UNREADY": str(unready), "PYTHON": shlex.quote(sys.executable), "BINARY": f"'{binary}'"}
+    ).items():
         own = own.replace(name, value)
     script.write_text(own)
     script.chmod(0o700)
     statistics, metrics = _free_ports(2)
+    first = _port_block()
     return {
         SWITCH: "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
@@ -90,6 +102,10 @@ def environment(limits: LimitSettings, host: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        # of this server alone: HAProxy would reach another one's proxy or replica, with its keys, at ports that all share
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first + 1),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _BLOCK - 1),
         "RAY_SERVE_HAPROXY_MAXCONN": str(limits.connections),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1" if (os.cpu_count() or 1) < 8 else "4",
         # a replica that is stopped keeps its door open this long, until HAProxy has heard of it
@@ -104,6 +120,20 @@ def _short_folder() -> Path:
         folder.rmdir()
         folder = Path(tempfile.mkdtemp(prefix="lm-", dir="/tmp"))
     return folder
+
+
+_BLOCK = 100
+"""Ports of one server: of its fallback proxy and of its replicas."""
+
+
+def _port_block() -> int:
+    """First of `_BLOCK` ports below those that the system gives out by itself, held by nobody as far as two of them tell."""
+    while True:
+        first = 10_000 + _BLOCK * secrets.randbelow(200)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for port in (first, first + 1):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
 
 
 def _free_ports(count: int) -> list[int]:

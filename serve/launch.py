@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from pipelines.runtime import start_ray
 from serve import auth, forward
 from serve.deploy import INGRESS, Plan, application, plan
 from serve.service import Model
-from serve.settings import MARGIN, Domain, ServeSettings, load_settings
+from serve.settings import MARGIN, ServeSettings, load_domain, load_settings
 
 APPLICATION = "leaml"
 
@@ -61,6 +63,8 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
     load.check(made.base)
     refuse_failed(made.adapters)
     host = settings.http.host
+    if address is None:
+        refuse_taken_port(host, settings.http.port)
     if address is None and settings.http.haproxy and (haproxy := forward.environment(settings.limits, host)):
         os.environ.update(haproxy)
         host = forward.BEHIND
@@ -121,10 +125,10 @@ def add_domain(name: str, source: str, address: str | None) -> Model:
     Raises:
         InputError: nothing runs there, or the domain cannot be served, with the reason.
     """
+    domain = load_domain(name, _whole(source))
     old = _deployed(address)
-    domain = Domain(name=name, source=_whole(source))
-    made = _changed(old, [*(d for d in old.settings.domains if d.name != name), domain])
-    refuse_failed([entry for entry in made.adapters if entry["id"] not in {o["id"] for o in old.adapters}])
+    made = old.without(name).with_domain(domain)
+    refuse_failed([entry for entry in made.adapters if entry["id"] == f"{made.main.id}:{name}"])
     deploy(made)
     found = next((m for m in _current()["models"] if m.id == f"{made.main.id}:{name}"), None)
     if found is None or found.state == "failed":
@@ -151,15 +155,18 @@ def remove_domain(name: str, address: str | None) -> None:
     if name not in names:
         msg = f"the server at {address} has no domain {name!r}; it has {', '.join(names) or 'none'}"
         raise InputError(msg)
-    deploy(_changed(old, [domain for domain in old.settings.domains if domain.name != name]))
+    deploy(old.without(name))
 
 
 def _deployed(address: str | None) -> Plan:
     """The plan of the server that runs on the Ray at `address`, made of what it says itself, nothing of this environment."""
-    if address is None or address == "auto":
-        msg = "name the server to change: --address HOST:PORT, the address of its Ray, which `leaml serve` printed"
+    host, _, port = (address or "").rpartition(":")
+    if address is None or not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host) or not port.isdigit():
+        got = "" if address is None else f", not {address!r}"
+        msg = f"name the server to change: --address HOST:PORT, the address of its Ray, which `leaml serve` printed{got}"
         raise InputError(msg)
     try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()  # Ray would try for minutes
         start_ray(ResourcesConfig(address=address))
         now = _current()
     except InputError:
@@ -170,12 +177,8 @@ def _deployed(address: str | None) -> Plan:
             "who started it, or name its token's file in RAY_AUTH_TOKEN_PATH"
         )
         raise InputError(msg) from None
-    return plan(load_settings(now["settings"]), now["digests"], now["found"], now["environment"])
-
-
-def _changed(old: Plan, domains: list[Domain]) -> Plan:
-    settings = load_settings(old.settings.model_copy(update={"domains": domains}).model_dump())
-    return plan(settings, old.digests, old.found, old.environment)
+    kept = ("found", "main", "adapters", "merged", "cards", "digests", "environment")
+    return Plan(settings=load_settings(now["settings"]), **{name: now[name] for name in kept})
 
 
 def _current() -> dict[str, Any]:
@@ -193,3 +196,13 @@ def refuse_failed(entries: list[dict[str, str]]) -> None:
         if entry["reason"]:
             msg = f"the domain {entry['id']!r} cannot be served: {entry['reason']}"
             raise InputError(msg)
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raise InputError for an address at which something listens, or that is none of this machine's."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(where[:2], family=family).close()
+    except OSError as error:
+        msg = f"the server cannot listen at {host}:{port}: {error.strerror}; give another --port or --host"
+        raise InputError(msg) from None

@@ -105,7 +105,7 @@ class VqaServer(ModelServer):
         base: The model to load.
         cards: The card of each model, by its id.
         peers: Handles of the domains with engines of their own, by the ids of their models.
-        merged: Those models.
+        merged: Those models, what each loads and the adapter that is merged into it.
         found: Where the main model was found.
     """
 
@@ -120,14 +120,14 @@ class VqaServer(ModelServer):
         model: Model,
         base: ModelConfig,
         peers: dict[str, DeploymentHandle],
-        merged: list[Model],
+        merged: list[tuple[Model, ModelConfig, str]],
         found: Finished,
     ) -> None:
-        self.found = found
+        self.found, self._merged = found, merged
         self.settings = ServeSettings.model_validate(settings)
         await super().__init__(llm_config, model, base, self.settings.limits)
-        self.service = ReplicaService(self, peers, merged)
-        self._deployed, self._environment = settings, dict[str, str]()
+        self.service = ReplicaService(self, peers, [model for model, _, _ in merged])
+        self._deployed, self._environment, self._adapters = settings, dict[str, str](), list[dict[str, str]]()
         self._context: Context | None = None
         self._changing = asyncio.Lock()
 
@@ -146,7 +146,7 @@ class VqaServer(ModelServer):
             self._digests = list(user_config["digests"])
             if self._context is not None:
                 self._context.digests = self._digests
-            self.service.cards = dict(user_config["cards"])
+            self.service.cards, self._adapters = dict(user_config["cards"]), list(user_config["adapters"])
             await self.service.change_adapters(user_config["adapters"])
 
     async def current(self) -> dict[str, Any]:
@@ -157,6 +157,10 @@ class VqaServer(ModelServer):
             "digests": list(self._digests or ()),
             "environment": self._environment,
             "found": self.found,
+            "main": self.model,
+            "merged": self._merged,
+            "adapters": self._adapters,
+            "cards": self.service.cards,
         }
         return deployed | {"models": self.service.models(), "pid": os.getpid(), "unfinished": unfinished}
 

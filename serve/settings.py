@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -19,6 +19,8 @@ from serve.pixels import PixelBudget
 
 NAME = r"^[A-Za-z0-9._:-]{1,128}$"
 """What a served model may be called."""
+
+S = TypeVar("S", bound=Section)
 
 MARGIN = 15.0
 """Seconds that a replica lives on after the longest answer, so that no request is lost when it is stopped."""
@@ -259,8 +261,17 @@ class ServeSettings(Section):
 
 def load_settings(tree: dict[str, Any], origin: str = "serve settings") -> ServeSettings:
     """Validate a plain tree. Raises ConfigError that names the key."""
+    return _validated(ServeSettings, tree, origin)
+
+
+def load_domain(name: str, source: str) -> Domain:
+    """A domain that is added to a server. Raises ConfigError for a name that it cannot have."""
+    return _validated(Domain, {"name": name, "source": source}, "--add NAME=SOURCE")
+
+
+def _validated(section: type[S], tree: dict[str, Any], origin: str) -> S:
     try:
-        return ServeSettings.model_validate(tree)
+        return section.model_validate(tree)
     except ValidationError as error:
         lines = [f"{'.'.join(str(p) for p in e['loc']) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
         msg = f"{origin}: {'; '.join(lines)} (docs/serving.md lists every key)"

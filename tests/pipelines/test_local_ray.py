@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -33,6 +34,8 @@ def test_it_is_on_loopback_and_its_user_joins_it_by_its_address(tmp_path: Path) 
     assert stat.S_IMODE(token.resolve().stat().st_mode) == 0o600
     assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
     assert len(token.read_text()) == 64
+    session = Path(ray._private.worker._global_node.get_session_dir_path())  # type: ignore[union-attr]
+    assert token.parent in session.parents or stat.S_IMODE(session.parents[0].stat().st_mode) == 0o700
     assert os.environ["RAY_AUTH_MODE"] == "disabled"  # as tests/conftest.py says: what is set for Ray is set for Ray alone
     assert local_ray.LOOPBACK not in os.environ
     given = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"HOME": str(tmp_path)}
@@ -65,19 +68,38 @@ def test_a_folder_that_others_can_enter_holds_no_token(tmp_path: Path, monkeypat
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ResourceError, match="only this user"):
         local_ray._write_token()
+    folder.unlink()
+    folder.write_text("a file")
+    with pytest.raises(ResourceError, match="only this user"):
+        local_ray._write_token()
+
+
+@pytest.mark.parametrize("address", ["local", ""])
+def test_ray_s_word_for_a_new_cluster_is_no_address(address: str) -> None:
+    with pytest.raises(ResourceError, match="leave it out to start one here"):
+        local_ray.join(address)
 
 
 def test_tokens_of_killed_processes_are_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
     first = local_ray._write_token()
     local_ray._publish(first, "127.0.0.1:1111")
-    dead = first.with_name(f"{ended.stdout.strip()}-00000000")
-    dead.write_text("old")
-    local_ray._publish(dead, "127.0.0.1:2222")
-    second = local_ray._write_token()
+    killed = (
+        "import os, tempfile; from pathlib import Path; from pipelines import local_ray; "
+        f"tempfile.tempdir = {str(tmp_path)!r}; token = local_ray._write_token(); "
+        "local_ray._publish(token, '127.0.0.1:2222'); print(token); os._exit(1)"
+    )
+    dead = Path(subprocess.run([sys.executable, "-c", killed], capture_output=True, text=True, check=False).stdout.strip())
+    assert dead.is_file()
+    (first.parent / "99999999-folder").mkdir()
+    # one that lives where this process id is unknown, as in another container, is known by its lock alone
+    elsewhere = first.with_name("99999999-00000000")
+    elsewhere.write_text("other")
+    with elsewhere.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = local_ray._write_token()
     names = {file.name for file in first.parent.iterdir()}
-    assert names == {first.name, second.name, "1111.token"}
+    assert names == {first.name, second.name, elsewhere.name, "1111.token", "99999999-folder"}
     assert first.read_text() != second.read_text()
 
 

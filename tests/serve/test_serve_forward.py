@@ -6,6 +6,7 @@ import contextlib
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def test_only_haproxy_listens_at_the_host_headers_are_timed_and_clients_have_few
     fake.chmod(0o700)
     script = tmp_path / "script"
     made = forward.SCRIPT.replace("BINARY", f"'{fake}'").replace("HEADERS", "7").replace("HOST", "10.1.2.3")
-    script.write_text(made.replace("CLIENT", "50"))
+    script.write_text(made.replace("CLIENT", "50").replace("PYTHON", sys.executable))
     script.chmod(0o700)
     command = [str(script), "-db", "-f", str(written), "-sf", "123", "-x", "a b"]
     got = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -133,6 +134,35 @@ def test_two_servers_share_no_file() -> None:
     assert all(one[name] != other[name] for name in own)
     assert one["RAY_SERVE_HAPROXY_MAXCONN"] == "777"
     assert one["RAY_SERVE_HAPROXY_STATS_PORT"] != one["RAY_SERVE_HAPROXY_METRICS_PORT"]
+    # nor a port at which the one's HAProxy would find the other's proxy or replica
+    fallback, least, most = (
+        [int(each[f"RAY_SERVE_{name}_HTTP_PORT"]) for each in (one, other)]
+        for name in ("FALLBACK_PROXY", "DIRECT_INGRESS_MIN", "DIRECT_INGRESS_MAX")
+    )
+    blocks = [set(range(a, c + 1)) | {b} for a, b, c in zip(least, fallback, most, strict=True)]
+    assert all(len(block) == 100 for block in blocks)
+    assert blocks[0] == blocks[1] or not blocks[0] & blocks[1]
     binary = Path(one["RAY_SERVE_HAPROXY_BINARY_PATH"])
     version = subprocess.run([str(binary), "-v"], capture_output=True, text=True, check=True).stdout
     assert "HAProxy" in version
+
+
+def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    (port,) = forward._free_ports(1)
+    binary = forward.environment(LimitSettings(), "127.0.0.1")["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    written = tmp_path / "haproxy.cfg"
+    written.write_text(RUNNING.replace("PORT", str(port)))
+    program = f"import subprocess, time; subprocess.Popen([{binary!r}, '-db', '-f', {str(written)!r}]); time.sleep(60)"
+    starter = subprocess.Popen([sys.executable, "-c", program])
+
+    def listens() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        return False
+
+    try:
+        assert any(listens() or time.sleep(0.05) for _ in range(200))
+    finally:
+        starter.kill()
+        starter.wait(10)
+    assert any(not listens() or time.sleep(0.05) for _ in range(100))

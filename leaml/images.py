@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from leaml import tiff
+from leaml import jpeg, tiff
 from leaml.errors import LeamlError
 
 MAX_PIXELS = 25_000_000
@@ -186,7 +186,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     if not data:
         reason = "empty file"
         raise ImageRejected(reason)
-    if tiff.too_many_values(data):
+    if tiff.too_many_values(data) or jpeg.too_many_scans(data):
         raise ImageRejected(_PIECES)
     try:
         image = Image.open(_Reader(data), formats=FORMATS)

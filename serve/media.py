@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import http.client
 import ipaddress
+import math
 import posixpath
 import re
 import socket
@@ -34,9 +35,11 @@ from serve.pixels import PixelBudget
 from serve.settings import LimitSettings, MediaSettings
 
 _DATA = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,32}(?:;[a-zA-Z0-9=._-]{1,64}){0,4};base64,")
+_HEADERS = ThreadPoolExecutor(2, thread_name_prefix="headers")
+"""Of their own, so that an image is checked, and refused, while others are decoded."""
 _DECODERS = ThreadPoolExecutor(4, thread_name_prefix="images")
 _LARGE = ThreadPoolExecutor(2, thread_name_prefix="large-images")
-"""Of their own, so that the headers and the decoding of small images do not wait for large ones."""
+"""Of their own, so that small images do not wait for large ones."""
 _FETCHERS = ThreadPoolExecutor(16, thread_name_prefix="fetch")
 """Of their own, so that slow hosts hold up no image that is here."""
 
@@ -68,8 +71,8 @@ class Picture:
 class Decoder:
     """Decodes images while their pixels fit into the budget of a replica.
 
-    An image takes its pixels from the budget before it is decoded, keeps what is left of them after shrinking, and gives that
-    back when its request is done. Images wait in order.
+    An image takes its pixels from the budget before it is decoded. Then it keeps the share of them that its
+    decoded and shrunk pixels have of the memory that decoding may take, until its request is done. Images wait in order.
 
     Args:
         limits: Limits of an image, and the budget.
@@ -93,7 +96,8 @@ class Decoder:
             finally:
                 # a thread goes on when its request is given up, and so does its memory
                 held.until([each for each in work if not each.cancel()])
-            held.keep(sum(picture.image.width * picture.image.height for picture in pictures))
+            left = sum(picture.image.width * picture.image.height for picture in pictures)
+            held.keep(math.ceil(left * images.BYTES_PER_DECODED_PIXEL / images.BYTES_PER_PIXEL))
             yield pictures
 
 
@@ -114,7 +118,7 @@ async def from_bytes(data: bytes, limits: LimitSettings) -> Encoded:
     """The image that `data` encodes. Raises ApiError: too many bytes or a size over a limit (413), not an image (422)."""
     if len(data) > limits.image_bytes:
         raise _too_large(limits)
-    return await _run(_DECODERS, _checked, data, limits)
+    return await _run(_HEADERS, _checked, data, limits)
 
 
 async def _run(pool: ThreadPoolExecutor, work, *arguments):  # type: ignore[no-untyped-def]

@@ -57,10 +57,16 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image: as it came, and its 8-bit RGB pixels, no more of them than the model's processor keeps."""
+    """One image: as it came, and decoded, where another replica does not do that."""
 
     encoded: Encoded
-    image: Image.Image = field(repr=False)
+    decoded: Image.Image | None = field(default=None, repr=False)
+
+    @property
+    def image(self) -> Image.Image:
+        """The 8-bit RGB pixels, no more of them than the model's processor keeps."""
+        assert self.decoded is not None, "this image is decoded by another replica"
+        return self.decoded
 
     @property
     def image_id(self) -> str:
@@ -82,12 +88,15 @@ class Decoder:
         self.limits, self.budget = limits, PixelBudget(limits.pixels_in_flight)
 
     @contextlib.asynccontextmanager
-    async def opened(self, encoded: Sequence[Encoded], shrink: Shrink) -> AsyncIterator[list[Picture]]:
-        """The decoded images of one request, all or none of them. Raises ApiError."""
+    async def opened(self, encoded: Sequence[Encoded], shrink: Shrink | None) -> AsyncIterator[list[Picture]]:
+        """The decoded images of one request, all or none of them; as they came without `shrink`. Raises ApiError."""
         total = sum(each.pixels for each in encoded)
         if total > self.budget.largest:
             msg = f"the images have {total} pixels together, more than the limit of {self.budget.largest}; scale them down"
             raise ApiError(413, msg, "pixels_in_flight", "image")
+        if shrink is None:
+            yield [Picture(each) for each in encoded]
+            return
         async with self.budget.taken(total) as held:
             pool = _DECODERS if total <= self.budget.small else _LARGE
             work = [pool.submit(_decode, each, self.limits, shrink) for each in encoded]

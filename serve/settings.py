@@ -74,7 +74,7 @@ class LimitSettings(Section):
     pixels_in_flight: int = Field(
         40_000_000,
         gt=0,
-        description="All images that a replica decodes at a time, and 1/8 of those decoded; 7/8 is for those over 1/64. More wait.",
+        description="All images a replica decodes at a time, and 1/8 of those decoded; 7/8 is for those over 1/64. More wait.",
     )
     images: int = Field(1, ge=0, description="Images of one chat request (422); vLLM reserves memory for them.")
     prompt_chars: int = Field(8000, gt=0, description="All texts of one request together (422).")

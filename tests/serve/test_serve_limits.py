@@ -15,6 +15,7 @@ from scripted_service import KEY, Client, ScriptedService, chat_body, data_url, 
 
 from serve import media
 from serve.observe import JsonFormatter, log
+from serve.service import Model
 
 pytestmark = pytest.mark.anyio
 JSON = {"Content-Type": "application/json"}
@@ -205,3 +206,27 @@ async def test_large_images_that_are_decoded_do_not_keep_others_waiting(client: 
         finally:
             service.release.set()
         assert [reply.status_code for reply in await asyncio.gather(*waiting)] == [200] * 8
+
+
+async def test_images_for_another_engine_are_checked_but_not_decoded(
+    client: Client, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media.images, "decode", lambda *_a, **_k: pytest.fail("decoded"))
+    service.served.append(Model("tiny:own", "models/own", kind="merged"))
+    service.holding = True
+    asked = {"image": data_url(png(100, 60)), "question": "a", "model": "tiny:own"}
+    async with client({"limits": {"pixels": 7000, "pixels_in_flight": 8000}}) as c:
+        waiting = [asyncio.ensure_future(c.post("/v1/vqa", json=asked)) for _ in range(8)]
+        chat = chat_body(data_url(png(100, 60)), model="tiny:own")
+        waiting.append(asyncio.ensure_future(c.post("/v1/chat/completions", json=chat)))
+        try:
+            async with asyncio.timeout(5):
+                while service.running < 9:  # none of them holds pixels: the budget has room for one
+                    await asyncio.sleep(0.01)
+        finally:
+            service.release.set()
+        assert [reply.status_code for reply in await asyncio.gather(*waiting)] == [200] * 9
+        too_large = await c.post("/v1/vqa", json=asked | {"image": data_url(png(100, 71))})
+        damaged = await c.post("/v1/vqa", json=asked | {"image": data_url(b"none")})
+    assert (too_large.status_code, damaged.status_code) == (413, 422)
+    assert {each["picture"].encoded.pixels for each in service.asked if "picture" in each} == {6000}

@@ -303,3 +303,15 @@ def test_only_the_scans_of_the_first_image_count() -> None:
     }
     for name, data in files.items():
         assert decode(data).size in {(64, 48), (640, 480)}, name
+
+
+def test_a_tiff_with_a_transfer_function_passes() -> None:
+    curves = struct.pack("<65536H", *range(65536)) * 3
+    place = 8 + 2 + 12 * 10 + 4
+    rgb = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, place + len(curves))]
+    entries = [*rgb, (277, 3, 1, 1), (278, 4, 1, 8), (279, 4, 1, 64), (301, 3, 3 * 65536, 0)]
+    data = tiff_file(entries, curves + bytes([77]) * 64)
+    # the writer puts SHORT values in place, and this one stands elsewhere
+    at = data.index(struct.pack("<HHL", 301, 3, 3 * 65536)) + 8
+    data = data[:at] + struct.pack("<L", place) + data[at + 4 :]
+    assert decode(data).getpixel((3, 3)) == (77, 77, 77)

@@ -248,7 +248,7 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
             encoded = (
                 await media.from_reference(asked.image, settings.media, limits)
                 if upload is None
-                else await media.from_bytes(upload, limits)
+                else await media.from_bytes(upload, settings.media, limits)
             )
             # the limiter last, so that none of its places is taken up by waiting for pixels
             async with context.decoder.opened([encoded], service.shrink(model)) as (picture,), context.limiter:

@@ -114,17 +114,20 @@ async def from_reference(reference: str, media: MediaSettings, limits: LimitSett
     """The image behind a data URL, an s3:// id or an http(s) URL. Raises ApiError."""
     scheme = reference[:8].partition(":")[0].lower()
     if scheme == "data":
-        return await from_bytes(_data(reference, limits), limits)
+        return await from_bytes(_data(reference, limits), media, limits)
     if scheme == "s3":
-        return await from_bytes(await _run(_FETCHERS, _s3, reference, media, limits), limits)
+        return await from_bytes(await _run(_FETCHERS, _s3, reference, media, limits), media, limits)
     if scheme in ("http", "https") and media.hosts:
-        return await from_bytes(await _run(_FETCHERS, _fetch, reference, media, limits), limits)
+        return await from_bytes(await _run(_FETCHERS, _fetch, reference, media, limits), media, limits)
     msg = "an image is given as data:image/...;base64,... or as an s3:// id under a configured prefix; nothing else is fetched"
     raise unprocessable(msg, "image_source", "image")
 
 
-async def from_bytes(data: bytes, limits: LimitSettings) -> Encoded:
+async def from_bytes(data: bytes, media: MediaSettings, limits: LimitSettings) -> Encoded:
     """The image that `data` encodes. Raises ApiError: too many bytes or a size over a limit (413), not an image (422)."""
+    if images.is_jpeg2000(data) and not media.jpeg2000:
+        msg = "JPEG 2000 is not read here; convert the image to PNG or JPEG, or have the server set media.jpeg2000"
+        refuse(msg, "image_unreadable", "image")
     if len(data) > limits.image_bytes:
         raise _too_large(limits)
     return await _run(_HEADERS, _checked, data, limits)
@@ -160,7 +163,7 @@ def _explained(limits: LimitSettings) -> Iterator[None]:
         if fault in over:
             code, msg = over[fault]
             raise ApiError(413, f"the image {msg}", code, "image") from None
-        msg = f"the image cannot be read ({fault}); send a whole JPEG, PNG, WebP, GIF, BMP, TIFF, JPEG 2000 or AVIF file"
+        msg = f"the image cannot be read ({fault}); send a whole JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file"
         refuse(msg, "image_unreadable", "image")
 
 

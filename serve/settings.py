@@ -133,6 +133,9 @@ class MediaSettings(Section):
         "addresses only, and redirects are not followed.",
     )
     fetch_seconds: float = Field(10.0, gt=0, description="Time for one image to be fetched.")
+    jpeg2000: bool = Field(
+        False, description="Read JPEG 2000 too, whose decoder stops the whole replica for seconds; for clients you trust."
+    )
 
     @field_validator("s3_prefixes")
     @classmethod

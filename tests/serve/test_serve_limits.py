@@ -200,7 +200,7 @@ async def test_large_images_that_are_decoded_do_not_keep_others_waiting(client: 
         asked = [c.post("/v1/vqa", json={"image": photo, "question": "a"}) for _ in range(8)]
         waiting = [asyncio.ensure_future(each) for each in asked]
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(50):
                 while service.running < 8:
                     await asyncio.sleep(0.02)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.server
+import io
 import socket
 import threading
 from collections.abc import Iterator
@@ -390,7 +391,7 @@ def test_headers_are_checked_while_all_decoders_are_busy() -> None:
 
     async def work() -> None:
         async with asyncio.timeout(5):
-            assert (await media.from_bytes(png(), LimitSettings())).pixels == 64
+            assert (await media.from_bytes(png(), MediaSettings(), LimitSettings())).pixels == 64
 
     try:
         asyncio.run(work())
@@ -398,3 +399,17 @@ def test_headers_are_checked_while_all_decoders_are_busy() -> None:
         go.set()
         for each in busy:
             each.result()
+
+
+def test_jpeg_2000_is_read_only_where_that_is_set() -> None:
+    boxed = png(40, 30, kind="JPEG2000")
+    bare = boxed[boxed.index(b"\xff\x4f\xff\x51") :]
+    for data in (boxed, bare):
+        assert Image.open(io.BytesIO(data)).format == "JPEG2000"
+        with pytest.raises(ApiError) as raised:
+            fetch(data_url(data, "jp2"))
+        assert (raised.value.status, raised.value.code) == (422, "image_unreadable")
+        assert "JPEG 2000" in raised.value.message
+        assert "PNG or JPEG" in raised.value.message
+        assert "media.jpeg2000" in raised.value.message
+        assert fetch(data_url(data), MediaSettings(jpeg2000=True)).image.size == (40, 30)

@@ -228,16 +228,25 @@ def _check_tile(image: Image.Image) -> None:
         raise ImageRejected(reason)
 
 
+OTHER_FILES = {
+    "MP4": "HEIC or another file of the MP4 family, not supported; convert it to JPEG",
+    "SVG": "SVG is not supported; render it to PNG",
+    "HTML": "an HTML page",
+    "PDF": "a PDF document",
+}
+"""What files are that are no images that can be read; fixed texts, without anything of a file."""
+
+
 def _guess(data: bytes) -> str:
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if data[4:8] == b"ftyp":
-        return "HEIC or another file of the MP4 family, not supported; convert it to JPEG"
+        return OTHER_FILES["MP4"]
     if b"<svg" in start:
-        return "SVG is not supported; render it to PNG"
+        return OTHER_FILES["SVG"]
     if start.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page"
+        return OTHER_FILES["HTML"]
     if start.startswith(b"%pdf"):
-        return "a PDF document"
+        return OTHER_FILES["PDF"]
     return f"unknown format or damaged header, starts with {data[:8].hex()}"
 
 

@@ -154,15 +154,20 @@ def _explained(limits: LimitSettings) -> Iterator[None]:
     try:
         yield
     except images.ImageRejected as error:
-        fault = error.reason.partition(":")[0]
+        fault, _, detail = error.reason.partition(": ")
         over = {
             "too large": ("image_pixels", f"has more than {limits.pixels} pixels, the limit; scale it down"),
             "too long": ("image_side", f"is wider or higher than {limits.image_side} pixels, the limit; scale it down"),
-            "too narrow": ("image_aspect", f"is longer than {limits.image_aspect:g} times its width, the limit; cut it up"),
+            "too narrow": (
+                "image_aspect",
+                f"has a side of more than {limits.image_aspect:g} times its shorter side, the limit; cut it up",
+            ),
         }
         if fault in over:
             code, msg = over[fault]
             raise ApiError(413, f"the image {msg}", code, "image") from None
+        if detail in images.OTHER_FILES.values():  # other details may hold bytes of the file
+            fault = f"{fault}: {detail}"
         msg = f"the image cannot be read ({fault}); send a whole JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file"
         refuse(msg, "image_unreadable", "image")
 

@@ -413,3 +413,23 @@ def test_jpeg_2000_is_read_only_where_that_is_set() -> None:
         assert "PNG or JPEG" in raised.value.message
         assert "media.jpeg2000" in raised.value.message
         assert fetch(data_url(data), MediaSettings(jpeg2000=True)).image.size == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(64), "HEIC or another file of the MP4 family, not supported; convert it to JPEG"),
+        (b"<svg xmlns='secret'/>", "SVG is not supported; render it to PNG"),
+        (b"%PDF-1.4 secret", "a PDF document"),
+        (b"<html>secret", "an HTML page"),
+        (b"secret", "(not an image);"),
+        (png(1, 101), "more than 100 times its shorter side"),
+        (png(101, 1), "more than 100 times its shorter side"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_said_without_anything_of_the_content(data: bytes, says: str) -> None:
+    with pytest.raises(ApiError) as raised:
+        fetch(data_url(data))
+    assert says in raised.value.message
+    assert "secret" not in raised.value.message
+    assert b"secret".hex() not in raised.value.message

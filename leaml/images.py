@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from leaml import tiff
+from leaml import jpeg, tiff
 from leaml.errors import LeamlError
 
 MAX_PIXELS = 25_000_000
@@ -26,8 +26,10 @@ MAX_ASPECT = 100.0
 scale the shorter side up make gigabytes of an image of a few pixels, and Qwen's refuses at 200."""
 
 BYTES_PER_PIXEL = 32
-"""Most memory that `decode` takes at a time, in bytes per pixel. JPEG 2000 takes 25, WebP 17, all else up to 14, as is measured
-in tests/test_image_memory.py. What comes out has 4."""
+"""Most memory that `decode` takes at a time, in bytes per pixel. JPEG 2000 takes 25, TIFF in tiles 18, WebP 17,
+all else up to 14, as is measured in tests/test_image_memory.py."""
+BYTES_PER_DECODED_PIXEL = 4
+"""What comes out has, in bytes per pixel: Pillow keeps RGB in four."""
 
 # Formats that decode in this process alone: Pillow's EPS reader, for one, starts Ghostscript on the file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")
@@ -99,6 +101,11 @@ class ImageLimits:
         if max(width, height) > self.aspect * min(width, height):
             reason = f"too narrow: the sides of {size} differ by more than the limit of {self.aspect:g}:1"
             raise ImageRejected(reason)
+
+
+def is_jpeg2000(data: bytes) -> bool:
+    """Whether `data` is what would be decoded as JPEG 2000, by its first bytes."""
+    return data.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"))
 
 
 def read_size(data: bytes, limits: ImageLimits) -> ImageInfo:
@@ -186,7 +193,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     if not data:
         reason = "empty file"
         raise ImageRejected(reason)
-    if tiff.too_many_values(data):
+    if tiff.too_many_values(data) or jpeg.too_many_scans(data):
         raise ImageRejected(_PIECES)
     try:
         image = Image.open(_Reader(data), formats=FORMATS)
@@ -221,16 +228,25 @@ def _check_tile(image: Image.Image) -> None:
         raise ImageRejected(reason)
 
 
+OTHER_FILES = {
+    "MP4": "HEIC or another file of the MP4 family, not supported; convert it to JPEG",
+    "SVG": "SVG is not supported; render it to PNG",
+    "HTML": "an HTML page",
+    "PDF": "a PDF document",
+}
+"""What files are that are no images that can be read; fixed texts, without anything of a file."""
+
+
 def _guess(data: bytes) -> str:
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if data[4:8] == b"ftyp":
-        return "HEIC or another file of the MP4 family, not supported; convert it to JPEG"
+        return OTHER_FILES["MP4"]
     if b"<svg" in start:
-        return "SVG is not supported; render it to PNG"
+        return OTHER_FILES["SVG"]
     if start.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page"
+        return OTHER_FILES["HTML"]
     if start.startswith(b"%pdf"):
-        return "a PDF document"
+        return OTHER_FILES["PDF"]
     return f"unknown format or damaged header, starts with {data[:8].hex()}"
 
 

@@ -197,9 +197,11 @@ def _add_chat(app: FastAPI, context: Context) -> None:
         slot = contextlib.AsyncExitStack()
 
         async def work() -> tuple[Any, AsyncIterator[str] | None]:
-            await slot.enter_async_context(context.limiter)
             encoded = [await media.from_reference(r, settings.media, settings.limits) for r in references]
             pictures = await slot.enter_async_context(context.decoder.opened(encoded, service.shrink(model)))
+            await slot.enter_async_context(
+                context.limiter
+            )  # last, so that none of its places is taken up by waiting for pixels
             context.metrics.add("leaml_images", len(pictures))
             result = await service.chat(model, body, pictures, record.request_id)
             return (result, None) if isinstance(result, dict) else (await anext(result), result)
@@ -243,15 +245,15 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
         record.fields |= {"model": model.id, "images": 1, "questions": len(questions)}
 
         async def work() -> Any:
-            async with context.limiter:
-                encoded = (
-                    await media.from_reference(asked.image, settings.media, limits)
-                    if upload is None
-                    else await media.from_bytes(upload, limits)
-                )
-                async with context.decoder.opened([encoded], service.shrink(model)) as (picture,):
-                    context.metrics.add("leaml_images", 1)
-                    return await service.answer(model, picture, questions, asked.alternatives, record.request_id)
+            encoded = (
+                await media.from_reference(asked.image, settings.media, limits)
+                if upload is None
+                else await media.from_bytes(upload, settings.media, limits)
+            )
+            # the limiter last, so that none of its places is taken up by waiting for pixels
+            async with context.decoder.opened([encoded], service.shrink(model)) as (picture,), context.limiter:
+                context.metrics.add("leaml_images", 1)
+                return await service.answer(model, picture, questions, asked.alternatives, record.request_id)
 
         answers = await guarded(work(), request, limits)
         _count_tokens(context, record, sum(a.prompt_tokens for a in answers), sum(a.reply_tokens for a in answers))

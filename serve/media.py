@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import http.client
 import ipaddress
+import math
 import posixpath
 import re
 import socket
@@ -34,9 +35,11 @@ from serve.pixels import PixelBudget
 from serve.settings import LimitSettings, MediaSettings
 
 _DATA = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,32}(?:;[a-zA-Z0-9=._-]{1,64}){0,4};base64,")
+_HEADERS = ThreadPoolExecutor(2, thread_name_prefix="headers")
+"""Of their own, so that an image is checked, and refused, while others are decoded."""
 _DECODERS = ThreadPoolExecutor(4, thread_name_prefix="images")
 _LARGE = ThreadPoolExecutor(2, thread_name_prefix="large-images")
-"""Of their own, so that the headers and the decoding of small images do not wait for large ones."""
+"""Of their own, so that small images do not wait for large ones."""
 _FETCHERS = ThreadPoolExecutor(16, thread_name_prefix="fetch")
 """Of their own, so that slow hosts hold up no image that is here."""
 
@@ -54,10 +57,16 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image: as it came, and its 8-bit RGB pixels, no more of them than the model's processor keeps."""
+    """One image: as it came, and decoded, where another replica does not do that."""
 
     encoded: Encoded
-    image: Image.Image = field(repr=False)
+    decoded: Image.Image | None = field(default=None, repr=False)
+
+    @property
+    def image(self) -> Image.Image:
+        """The 8-bit RGB pixels, no more of them than the model's processor keeps."""
+        assert self.decoded is not None, "this image is decoded by another replica"
+        return self.decoded
 
     @property
     def image_id(self) -> str:
@@ -68,8 +77,8 @@ class Picture:
 class Decoder:
     """Decodes images while their pixels fit into the budget of a replica.
 
-    An image takes its pixels from the budget before it is decoded, keeps what is left of them after shrinking, and gives that
-    back when its request is done. Images wait in order.
+    An image takes its pixels from the budget before it is decoded. Then it keeps the share of them that its
+    decoded and shrunk pixels have of the memory that decoding may take, until its request is done. Images wait in order.
 
     Args:
         limits: Limits of an image, and the budget.
@@ -79,12 +88,15 @@ class Decoder:
         self.limits, self.budget = limits, PixelBudget(limits.pixels_in_flight)
 
     @contextlib.asynccontextmanager
-    async def opened(self, encoded: Sequence[Encoded], shrink: Shrink) -> AsyncIterator[list[Picture]]:
-        """The decoded images of one request, all or none of them. Raises ApiError."""
+    async def opened(self, encoded: Sequence[Encoded], shrink: Shrink | None) -> AsyncIterator[list[Picture]]:
+        """The decoded images of one request, all or none of them; as they came without `shrink`. Raises ApiError."""
         total = sum(each.pixels for each in encoded)
         if total > self.budget.largest:
             msg = f"the images have {total} pixels together, more than the limit of {self.budget.largest}; scale them down"
             raise ApiError(413, msg, "pixels_in_flight", "image")
+        if shrink is None:
+            yield [Picture(each) for each in encoded]
+            return
         async with self.budget.taken(total) as held:
             pool = _DECODERS if total <= self.budget.small else _LARGE
             work = [pool.submit(_decode, each, self.limits, shrink) for each in encoded]
@@ -93,7 +105,8 @@ class Decoder:
             finally:
                 # a thread goes on when its request is given up, and so does its memory
                 held.until([each for each in work if not each.cancel()])
-            held.keep(sum(picture.image.width * picture.image.height for picture in pictures))
+            left = sum(picture.image.width * picture.image.height for picture in pictures)
+            held.keep(math.ceil(left * images.BYTES_PER_DECODED_PIXEL / images.BYTES_PER_PIXEL))
             yield pictures
 
 
@@ -101,20 +114,23 @@ async def from_reference(reference: str, media: MediaSettings, limits: LimitSett
     """The image behind a data URL, an s3:// id or an http(s) URL. Raises ApiError."""
     scheme = reference[:8].partition(":")[0].lower()
     if scheme == "data":
-        return await from_bytes(_data(reference, limits), limits)
+        return await from_bytes(_data(reference, limits), media, limits)
     if scheme == "s3":
-        return await from_bytes(await _run(_FETCHERS, _s3, reference, media, limits), limits)
+        return await from_bytes(await _run(_FETCHERS, _s3, reference, media, limits), media, limits)
     if scheme in ("http", "https") and media.hosts:
-        return await from_bytes(await _run(_FETCHERS, _fetch, reference, media, limits), limits)
+        return await from_bytes(await _run(_FETCHERS, _fetch, reference, media, limits), media, limits)
     msg = "an image is given as data:image/...;base64,... or as an s3:// id under a configured prefix; nothing else is fetched"
     raise unprocessable(msg, "image_source", "image")
 
 
-async def from_bytes(data: bytes, limits: LimitSettings) -> Encoded:
+async def from_bytes(data: bytes, media: MediaSettings, limits: LimitSettings) -> Encoded:
     """The image that `data` encodes. Raises ApiError: too many bytes or a size over a limit (413), not an image (422)."""
+    if images.is_jpeg2000(data) and not media.jpeg2000:
+        msg = "JPEG 2000 is not read here; convert the image to PNG or JPEG, or have the server set media.jpeg2000"
+        refuse(msg, "image_unreadable", "image")
     if len(data) > limits.image_bytes:
         raise _too_large(limits)
-    return await _run(_DECODERS, _checked, data, limits)
+    return await _run(_HEADERS, _checked, data, limits)
 
 
 async def _run(pool: ThreadPoolExecutor, work, *arguments):  # type: ignore[no-untyped-def]
@@ -138,16 +154,21 @@ def _explained(limits: LimitSettings) -> Iterator[None]:
     try:
         yield
     except images.ImageRejected as error:
-        fault = error.reason.partition(":")[0]
+        fault, _, detail = error.reason.partition(": ")
         over = {
             "too large": ("image_pixels", f"has more than {limits.pixels} pixels, the limit; scale it down"),
             "too long": ("image_side", f"is wider or higher than {limits.image_side} pixels, the limit; scale it down"),
-            "too narrow": ("image_aspect", f"is longer than {limits.image_aspect:g} times its width, the limit; cut it up"),
+            "too narrow": (
+                "image_aspect",
+                f"has a side of more than {limits.image_aspect:g} times its shorter side, the limit; cut it up",
+            ),
         }
         if fault in over:
             code, msg = over[fault]
             raise ApiError(413, f"the image {msg}", code, "image") from None
-        msg = f"the image cannot be read ({fault}); send a whole JPEG, PNG, WebP, GIF, BMP, TIFF, JPEG 2000 or AVIF file"
+        if detail in images.OTHER_FILES.values():  # other details may hold bytes of the file
+            fault = f"{fault}: {detail}"
+        msg = f"the image cannot be read ({fault}); send a whole JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file"
         refuse(msg, "image_unreadable", "image")
 
 

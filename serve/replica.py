@@ -178,9 +178,9 @@ class ReplicaService:
         """The main model first."""
         return [self._main, *self._adapters.values(), *self._merged]
 
-    def shrink(self, model: Model) -> Shrink:
-        """As Service.shrink; a replica of a merged model shrinks images itself, for a processor that may be another."""
-        return self._engine.shrink if model.kind != "merged" else lambda image: image
+    def shrink(self, model: Model) -> Shrink | None:
+        """As Service.shrink; a replica of a merged model decodes images itself, with a budget and a processor of its own."""
+        return self._engine.shrink if model.kind != "merged" else None
 
     def card(self, model: Model) -> dict[str, Any]:
         """As Service.card."""

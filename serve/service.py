@@ -71,8 +71,8 @@ class Service(Protocol):
         """The main model first."""
         ...
 
-    def shrink(self, model: Model) -> Shrink:
-        """What makes an image as small as the model's processor would."""
+    def shrink(self, model: Model) -> Shrink | None:
+        """What makes an image as small as the model's processor would; None: images are decoded behind the service."""
         ...
 
     def card(self, model: Model) -> dict[str, Any]:

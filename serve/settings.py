@@ -76,7 +76,7 @@ class LimitSettings(Section):
     pixels_in_flight: int = Field(
         40_000_000,
         gt=0,
-        description="All images that a replica has decoded or decodes at a time, 7/8 of it for those over 1/64; more wait.",
+        description="All images a replica decodes at a time, and 1/8 of those decoded; 7/8 is for those over 1/64. More wait.",
     )
     images: int = Field(1, ge=0, description="Images of one chat request (422); vLLM reserves memory for them.")
     prompt_chars: int = Field(8000, gt=0, description="All texts of one request together (422).")
@@ -135,6 +135,9 @@ class MediaSettings(Section):
         "addresses only, and redirects are not followed.",
     )
     fetch_seconds: float = Field(10.0, gt=0, description="Time for one image to be fetched.")
+    jpeg2000: bool = Field(
+        False, description="Read JPEG 2000 too, whose decoder stops the whole replica for seconds; for clients you trust."
+    )
 
     @field_validator("s3_prefixes")
     @classmethod

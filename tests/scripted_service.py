@@ -46,8 +46,8 @@ class ScriptedService:
     def models(self) -> list[Model]:
         return self.served
 
-    def shrink(self, model: Model) -> Shrink:
-        return lambda image: image
+    def shrink(self, model: Model) -> Shrink | None:
+        return None if model.kind == "merged" else lambda image: image
 
     def card(self, model: Model) -> dict[str, Any]:
         return {"model": model.id, "run": model.run}

@@ -267,3 +267,51 @@ def test_files_of_many_honest_pieces_pass() -> None:
     assert decode(b"\x89PNG\r\n\x1a\n" + head + small + chunk(b"IEND", b"")).tobytes() == photo(600, 400).tobytes()
     for compression in ("tiff_lzw", "jpeg"):
         assert decode(encode(photo(600, 400), "TIFF", compression=compression)).size == (600, 400)
+
+
+def with_scans(copies: int, width: int = 4000, height: int = 4000) -> bytes:
+    """A progressive JPEG whose last scan, without data, is there this many times more."""
+    data = encode(Image.new("L", (width, height), 128), "JPEG", progressive=True)
+    assert data.endswith(b"\xff\xd9")
+    # the first bit of the first DC coefficient once more, which adds nothing
+    scan = b"\xff\xda\0\x08\x01\x01\0\0\0\x10" + b"\0\0"
+    return data[:-2] + scan * copies + b"\xff\xd9"
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
+    with_fill = with_scans(10_000).replace(b"\xff\xda", b"\xff\xd0\xff\xff\xda")
+    for data in (with_scans(10_000), with_scans(101, 64, 64), with_fill):
+        for function in (inspect, decode, lambda data: read_size(data, ImageLimits())):
+            began = time.thread_time()
+            with pytest.raises(ImageRejected, match="damaged: it consists of too many pieces"):
+                function(data)
+            assert time.thread_time() - began < 0.5
+
+
+def test_only_the_scans_of_the_first_image_count() -> None:
+    baseline, progressive = encode(photo(), "JPEG"), encode(photo(), "JPEG", progressive=True)
+    thumbnails = b"\xff\xe1\xea\x62" + b"\xff\xda\0\x08" * 15_000
+    restarts = encode(photo(640, 480), "JPEG", restart_marker_blocks=1)
+    files = {
+        "baseline": baseline,
+        "progressive": progressive,
+        "restarts": restarts,
+        "some scans": with_scans(50, 64, 48),
+        "several images": progressive * 40,
+        "a video behind": baseline + b"\xff\xda" * 1_000_000,
+        "thumbnails": baseline[:2] + thumbnails + baseline[2:],
+    }
+    for name, data in files.items():
+        assert decode(data).size in {(64, 48), (640, 480)}, name
+
+
+def test_a_tiff_with_a_transfer_function_passes() -> None:
+    curves = struct.pack("<65536H", *range(65536)) * 3
+    place = 8 + 2 + 12 * 10 + 4
+    rgb = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, place + len(curves))]
+    entries = [*rgb, (277, 3, 1, 1), (278, 4, 1, 8), (279, 4, 1, 64), (301, 3, 3 * 65536, 0)]
+    data = tiff_file(entries, curves + bytes([77]) * 64)
+    # the writer puts SHORT values in place, and this one stands elsewhere
+    at = data.index(struct.pack("<HHL", 301, 3, 3 * 65536)) + 8
+    data = data[:at] + struct.pack("<L", place) + data[at + 4 :]
+    assert decode(data).getpixel((3, 3)) == (77, 77, 77)

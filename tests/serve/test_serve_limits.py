@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from PIL import Image
 from scripted_service import KEY, Client, ScriptedService, chat_body, data_url, png
 
+from serve import media
 from serve.observe import JsonFormatter, log
+from serve.service import Model
 
 pytestmark = pytest.mark.anyio
 JSON = {"Content-Type": "application/json"}
@@ -155,3 +160,73 @@ async def test_logs_are_json_with_the_request_id_and_nothing_of_the_content(clie
     text = "\n".join(lines)
     for secret in ("zebra", "giraffe", KEY, picture[40:80], "wrong-key"):
         assert secret not in text
+
+
+async def test_images_that_wait_for_pixels_take_no_place(
+    client: Client, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, decode = threading.Event(), media.images.decode
+
+    def slow(data: bytes, **limits: Any) -> Image.Image:
+        if len(data) == len(large):
+            go.wait(10)
+        return decode(data, **limits)
+
+    monkeypatch.setattr(media.images, "decode", slow)
+    large = png(100, 60)
+    async with client({"limits": {"pixels": 7000, "pixels_in_flight": 8000, "concurrency": 32}}) as c:
+
+        async def ask(data: bytes) -> int:
+            return (await c.post("/v1/vqa", json={"image": data_url(data), "question": "a"})).status_code
+
+        async def chat(*urls: str) -> int:
+            return (await c.post("/v1/chat/completions", json=chat_body(*urls))).status_code
+
+        waiting = [asyncio.ensure_future(each) for _ in range(18) for each in (ask(large), chat(data_url(large)))]
+        try:
+            await asyncio.sleep(0.2)
+            async with asyncio.timeout(2):
+                assert await asyncio.gather(ask(png()), chat(), chat(data_url())) == [200] * 3
+            assert not any(each.done() for each in waiting)
+        finally:
+            go.set()
+        assert await asyncio.gather(*waiting) == [200] * 36
+
+
+async def test_large_images_that_are_decoded_do_not_keep_others_waiting(client: Client, service: ScriptedService) -> None:
+    service.holding = True
+    photo = data_url(png(4000, 3000))
+    async with client() as c:
+        asked = [c.post("/v1/vqa", json={"image": photo, "question": "a"}) for _ in range(8)]
+        waiting = [asyncio.ensure_future(each) for each in asked]
+        try:
+            async with asyncio.timeout(50):
+                while service.running < 8:
+                    await asyncio.sleep(0.02)
+        finally:
+            service.release.set()
+        assert [reply.status_code for reply in await asyncio.gather(*waiting)] == [200] * 8
+
+
+async def test_images_for_another_engine_are_checked_but_not_decoded(
+    client: Client, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media.images, "decode", lambda *_a, **_k: pytest.fail("decoded"))
+    service.served.append(Model("tiny:own", "models/own", kind="merged"))
+    service.holding = True
+    asked = {"image": data_url(png(100, 60)), "question": "a", "model": "tiny:own"}
+    async with client({"limits": {"pixels": 7000, "pixels_in_flight": 8000}}) as c:
+        waiting = [asyncio.ensure_future(c.post("/v1/vqa", json=asked)) for _ in range(8)]
+        chat = chat_body(data_url(png(100, 60)), model="tiny:own")
+        waiting.append(asyncio.ensure_future(c.post("/v1/chat/completions", json=chat)))
+        try:
+            async with asyncio.timeout(5):
+                while service.running < 9:  # none of them holds pixels: the budget has room for one
+                    await asyncio.sleep(0.01)
+        finally:
+            service.release.set()
+        assert [reply.status_code for reply in await asyncio.gather(*waiting)] == [200] * 9
+        too_large = await c.post("/v1/vqa", json=asked | {"image": data_url(png(100, 71))})
+        damaged = await c.post("/v1/vqa", json=asked | {"image": data_url(b"none")})
+    assert (too_large.status_code, damaged.status_code) == (413, 422)
+    assert {each["picture"].encoded.pixels for each in service.asked if "picture" in each} == {6000}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.server
+import io
 import socket
 import threading
 from collections.abc import Iterator
@@ -294,7 +295,7 @@ def opened(
     return decoder.opened(encoded, shrink)
 
 
-def test_pixels_are_held_from_decoding_to_the_end_and_only_those_that_are_left() -> None:
+def test_pixels_are_held_from_decoding_to_the_end_and_then_only_the_share_of_those_that_are_left() -> None:
     decoder = media.Decoder(LimitSettings(pixels=7000, pixels_in_flight=8000))
 
     async def work() -> None:
@@ -307,7 +308,7 @@ def test_pixels_are_held_from_decoding_to_the_end_and_only_those_that_are_left()
         async with opened(decoder, (60, 100), shrink=half) as (picture,):
             assert picture.image.size == (10, 10)
             free.append(decoder.budget.free)
-        assert [*free, decoder.budget.free] == [2000, 7900, 8000]
+        assert [*free, decoder.budget.free] == [2000, 7987, 8000]  # an eighth of 10 x 10, rounded up
 
     asyncio.run(work())
 
@@ -382,3 +383,53 @@ def test_slow_hosts_hold_up_no_other_image(monkeypatch: pytest.MonkeyPatch) -> N
         await asyncio.gather(*slow)
 
     asyncio.run(work())
+
+
+def test_headers_are_checked_while_all_decoders_are_busy() -> None:
+    go = threading.Event()
+    busy = [pool.submit(go.wait, 10) for pool in (media._DECODERS, media._LARGE) for _ in range(8)]
+
+    async def work() -> None:
+        async with asyncio.timeout(5):
+            assert (await media.from_bytes(png(), MediaSettings(), LimitSettings())).pixels == 64
+
+    try:
+        asyncio.run(work())
+    finally:
+        go.set()
+        for each in busy:
+            each.result()
+
+
+def test_jpeg_2000_is_read_only_where_that_is_set() -> None:
+    boxed = png(40, 30, kind="JPEG2000")
+    bare = boxed[boxed.index(b"\xff\x4f\xff\x51") :]
+    for data in (boxed, bare):
+        assert Image.open(io.BytesIO(data)).format == "JPEG2000"
+        with pytest.raises(ApiError) as raised:
+            fetch(data_url(data, "jp2"))
+        assert (raised.value.status, raised.value.code) == (422, "image_unreadable")
+        assert "JPEG 2000" in raised.value.message
+        assert "PNG or JPEG" in raised.value.message
+        assert "media.jpeg2000" in raised.value.message
+        assert fetch(data_url(data), MediaSettings(jpeg2000=True)).image.size == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(64), "HEIC or another file of the MP4 family, not supported; convert it to JPEG"),
+        (b"<svg xmlns='secret'/>", "SVG is not supported; render it to PNG"),
+        (b"%PDF-1.4 secret", "a PDF document"),
+        (b"<html>secret", "an HTML page"),
+        (b"secret", "(not an image);"),
+        (png(1, 101), "more than 100 times its shorter side"),
+        (png(101, 1), "more than 100 times its shorter side"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_said_without_anything_of_the_content(data: bytes, says: str) -> None:
+    with pytest.raises(ApiError) as raised:
+        fetch(data_url(data))
+    assert says in raised.value.message
+    assert "secret" not in raised.value.message
+    assert b"secret".hex() not in raised.value.message

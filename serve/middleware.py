@@ -69,7 +69,8 @@ class AccessMiddleware:
                 self._respond,
                 allow_origins=self._http.cors_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+                allow_headers=["*"],  # clients send their own, as x-stainless-*; it is the key that decides
+                expose_headers=["Retry-After", "X-Request-ID"],
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -96,6 +96,21 @@ async def test_cross_origin_pages_are_answered_only_where_listed(client: Client)
         assert "access-control-allow-origin" not in other.headers
 
 
+@pytest.mark.anyio
+async def test_listed_pages_send_any_header_and_read_what_clients_need(client: Client) -> None:
+    asked = "authorization,content-type,x-stainless-os,x-stainless-retry-count,openai-organization"
+    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked}
+    for listed in ("https://a.example", "*"):
+        async with client({"http": {"cors_origins": [listed]}}) as c:
+            preflight = await c.options("/v1/chat/completions", headers=ask | {"Origin": "https://a.example"})
+            assert preflight.status_code == 200
+            assert preflight.headers["access-control-allow-headers"] == asked
+            reply = await c.post("/v1/chat/completions", json=chat_body(), headers={"Origin": "https://a.example"})
+            assert reply.headers["access-control-expose-headers"] == "Retry-After, X-Request-ID"
+    async with client({"http": {"cors_origins": ["https://a.example"]}}) as c:
+        assert (await c.options("/v1/vqa", headers=ask | {"Origin": "https://b.example"})).status_code == 400
+
+
 def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# ours\n{KEY}\n\n  {OTHER_KEY}  \n")

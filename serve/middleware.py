@@ -83,6 +83,8 @@ class AccessMiddleware:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         record = Record(given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, scope["method"])
+        if scope["method"] == "HEAD":
+            scope, send = _as_get(scope, send)
         unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         sized = False  # whether the client can tell where the reply ends
 
@@ -174,6 +176,15 @@ class AccessMiddleware:
         route = getattr(scope.get("route"), "path", None)  # set by the router, so never a path that a client made up
         record.route = route or record.route
         record.end(self._metrics)
+
+
+def _as_get(scope: Scope, send: Send) -> tuple[Scope, Send]:
+    """A HEAD request as a GET request whose reply has no body."""
+
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return {**scope, "method": "GET"}, send_head
 
 
 async def _discard(receive: Receive, most: int) -> None:

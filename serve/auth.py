@@ -28,25 +28,45 @@ def read_keys(keys_file: str | None, given: str) -> list[str]:
         given: Further keys, separated by commas or white space: what LEAML_API_KEYS holds.
 
     Raises:
-        ConfigError: the file cannot be read or names no key, or a key is too short or not plain ASCII. Keys are not shown.
+        ConfigError: the file cannot be read, it or a `given` that is not empty names no key, or what looks like a key is none:
+            too short, not plain ASCII, or several keys, quotes or an assignment. Keys are not shown.
     """
     found = given.replace(",", " ").split()
-    if keys_file is not None:
-        try:
-            lines = Path(keys_file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            msg = f"cannot read the API keys in {keys_file}: {type(error).__name__}; give a text file with one key a line"
-            raise ConfigError(msg) from None
-        keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-        if not keys:
-            msg = f"{keys_file} names no API key; write one a line, each at least {SHORTEST} characters"
-            raise ConfigError(msg)
-        found += keys
-    for place, key in enumerate(found, 1):
-        if len(key) < SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
-            msg = f"API key number {place} must have at least {SHORTEST} printable ASCII characters without spaces"
-            raise ConfigError(msg)
-    return sorted({digest(key) for key in found})
+    for key in found:
+        _check_key(key, SERVING_KEYS)
+    if given and not found:
+        msg = f"{SERVING_KEYS} is set and names no API key; give keys separated by commas, or unset it"
+        raise ConfigError(msg)
+    if keys_file is None:
+        return sorted({digest(key) for key in found})
+    try:
+        lines = Path(keys_file).read_text(encoding="utf-8-sig").splitlines()  # editors of Windows write a mark in front
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"cannot read the API keys in {keys_file}: {type(error).__name__}; give a text file with one key a line"
+        raise ConfigError(msg) from None
+    keys = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")}
+    if not keys:
+        msg = f"{keys_file} names no API key; write one a line, each at least {SHORTEST} characters"
+        raise ConfigError(msg)
+    for number, key in keys.items():
+        _check_key(key, f"line {number} of {keys_file}")
+    return sorted({digest(key) for key in [*found, *keys.values()]})
+
+
+def _check_key(key: str, place: str) -> None:
+    """Raise ConfigError for what is no key, above all for what would be taken as one that nobody has."""
+    if key.startswith(f"{SERVING_KEYS}="):
+        wrong = f"starts with {SERVING_KEYS}=; give the key alone"
+    elif any(quote in key for quote in "\"'`"):
+        wrong = "has quotes, which would be part of the key; leave them out"
+    elif "," in key or ";" in key:
+        wrong = "has a comma or semicolon; in a file write one key a line, in the variable separate keys by commas"
+    elif len(key) < SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
+        wrong = f"must have at least {SHORTEST} printable ASCII characters without spaces"
+    else:
+        return
+    msg = f"an API key cannot be used: {place} {wrong}"
+    raise ConfigError(msg)
 
 
 def digest(key: str) -> str:

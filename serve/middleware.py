@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ _SECURITY_HEADERS = {
 
 _LAST_WORDS = 5.0
 """Seconds after the deadline in which a client can still take the error that tells of it."""
+
+_LINGER_GAP, _LINGER_SECONDS, _LINGER_BYTES = 0.2, 5.0, 16 * 2**20
+"""After a refusal: longest pause of what still arrives, longest time for it, and its bytes above limits.body_bytes."""
 
 
 class AccessMiddleware:
@@ -65,7 +69,8 @@ class AccessMiddleware:
                 self._respond,
                 allow_origins=self._http.cors_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+                allow_headers=["*"],  # clients send their own, as x-stainless-*; it is the key that decides
+                expose_headers=["Retry-After", "X-Request-ID"],
             )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +83,10 @@ class AccessMiddleware:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         record = Record(given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, scope["method"])
+        if scope["method"] == "HEAD":
+            scope, send = _as_get(scope, send)
         unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        sized = False  # whether the client can tell where the reply ends
 
         async def listen() -> Message:
             nonlocal unread
@@ -88,9 +96,18 @@ class AccessMiddleware:
             return message
 
         async def answer(message: Message) -> None:
+            nonlocal sized
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 self._add_headers(message, record, close=unread)
+                sized = "content-length" in MutableHeaders(scope=message)
+            elif unread and sized and not message.get("more_body"):
+                await deliver({**message, "more_body": True})
+                await _discard(listen, self._limits.body_bytes + _LINGER_BYTES)
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
+            await deliver(message)
+
+        async def deliver(message: Message) -> None:
             try:
                 # a client that does not read its reply must not keep a place for it
                 async with asyncio.timeout(remaining(record, self._limits) + _LAST_WORDS):
@@ -159,3 +176,27 @@ class AccessMiddleware:
         route = getattr(scope.get("route"), "path", None)  # set by the router, so never a path that a client made up
         record.route = route or record.route
         record.end(self._metrics)
+
+
+def _as_get(scope: Scope, send: Send) -> tuple[Scope, Send]:
+    """A HEAD request as a GET request whose reply has no body."""
+
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return {**scope, "method": "GET"}, send_head
+
+
+async def _discard(receive: Receive, most: int) -> None:
+    """Read the rest of a request whose reply has been sent, before the connection is closed.
+
+    A connection that is closed with unread data is reset, and the reset can overtake the reply. What arrives is not kept.
+    Ends with the body, when the client goes away or makes a pause, and after `most` bytes.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while most > 0:
+                message = await asyncio.wait_for(receive(), _LINGER_GAP)
+                if not message.get("more_body"):  # the end, or http.disconnect
+                    return
+                most -= len(message["body"])

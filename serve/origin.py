@@ -8,6 +8,7 @@ address that the server binds to, and by keys.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 
@@ -19,19 +20,65 @@ from serve.errors import ApiError
 Headers = Iterable[tuple[bytes, bytes]]
 """Headers as ASGI has them: lower-case names, repeated ones in order."""
 
-_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
+_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{0,5}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 _PROXY_HEADERS = frozenset(
     {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"}
 )
 
 
 def split_authority(text: str) -> tuple[str, str] | None:
-    """Host (lower case, without brackets and the root's dot) and port ("" without one) of `host:port`; None: it is neither."""
+    """Host and port of `host:port`, written as browsers write them; None: it is neither.
+
+    The host is lower-case, without brackets and the root's dot, and an IPv6 address in its shortest form. The port is "" where
+    none is named, and never one that nothing listens on.
+    """
     found = _AUTHORITY.fullmatch(text)
     if found is None:
         return None
     address, name, port = found.groups()
-    return (address or name.removesuffix(".")).lower(), port or ""
+    host = _short_ipv6(address) if address else name.lower().removesuffix(".")
+    if host is None or not (address or _is_name(host)) or (port and not 0 < int(port) < 2**16):
+        return None
+    return host, str(int(port)) if port else ""
+
+
+def _short_ipv6(text: str) -> str | None:
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped  # which Python may write with dots, and browsers do not
+    return str(address) if mapped is None else f"::ffff:{int(mapped) >> 16:x}:{int(mapped) & 0xFFFF:x}"
+
+
+def _is_name(host: str) -> bool:
+    """Whether it can be a name or an IPv4 address; browsers turn other numbers, as `127.1`, into addresses."""
+    labels = host.split(".")
+    if re.fullmatch("[0-9]+|0x[0-9a-f]*", labels[-1]) is None:
+        return "" not in labels
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def normal_origin(text: str) -> str | None:
+    """An origin as browsers send it: lower-case, without its scheme's default port; None: it is none."""
+    scheme, _, rest = text.lower().partition("://")
+    if re.fullmatch("[a-z][a-z0-9.+-]*", scheme) is None or (authority := split_authority(rest)) is None:
+        return None
+    host, port = authority
+    if rest.partition(":")[0].endswith("."):  # with the root's dot it is another origin
+        host += "."
+    return f"{scheme}://{join_authority(host, '' if port == _DEFAULT_PORTS.get(scheme) else port)}"
+
+
+def join_authority(host: str, port: str) -> str:
+    """`host:port` of both, or the host alone where the port is ""."""
+    host = f"[{host}]" if ":" in host else host
+    return f"{host}:{port}" if port else host
 
 
 def check_host(headers: Headers, allowed: Sequence[str], bound: str, any_host: bool) -> None:
@@ -45,13 +92,15 @@ def check_host(headers: Headers, allowed: Sequence[str], bound: str, any_host: b
     """
     if any_host and not allowed:
         return
-    named = _values(headers, b"host")
+    named, own = _values(headers, b"host"), split_authority(join_authority(bound.partition("%")[0], ""))
     if len(named) == 1 and (authority := split_authority(named[0])) is not None:
-        host, _ = authority
-        own = is_loopback(host) or host == bound.lower()
-        if own or any(split_authority(each) in (authority, (host, "")) for each in allowed):
+        host, port = authority
+        # browsers leave the default port out, and which one that is depends on whether TLS ends at a proxy
+        ways = [(host, ""), authority] if port else [(host, each) for each in ("", "80", "443")]
+        if is_loopback(host) or (host, "") == own or any(split_authority(each) in ways for each in allowed):
             return
-    msg = "the Host header must name this server once: localhost, or a host that http.allowed_hosts lists"
+    shown = join_authority(own[0], "") if own else bound
+    msg = f"the Host header must name this server once: localhost, {shown}, or a host that http.allowed_hosts lists"
     raise ApiError(421, msg, "host")
 
 
@@ -93,7 +142,8 @@ def _proxy_clients(headers: Headers) -> list[str]:
     for header, value in headers:
         if header not in _PROXY_HEADERS:
             continue
-        for element in value.decode("latin-1").split(","):
+        elements = [each for each in value.decode("latin-1").split(",") if each.strip()]  # empty ones mean nothing (RFC 9110)
+        for element in elements or [""]:
             if header == b"forwarded":
                 pairs = [pair.strip().partition("=") for pair in element.split(";")]
                 named += [address for key, _, address in pairs if key.lower() == "for"] or ["not named"]

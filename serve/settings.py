@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from leaml.config.base import Section
+from leaml.config import base
 from leaml.config.reading import override
 from leaml.errors import ConfigError
 from leaml.images import MAX_ASPECT, MAX_SIDE, ImageLimits
-from serve.origin import split_authority
+from serve.origin import join_authority, normal_origin, split_authority
 from serve.pixels import PixelBudget
 
 NAME = r"^[A-Za-z0-9._:-]{1,128}$"
@@ -24,6 +24,12 @@ S = TypeVar("S", bound=Section)
 
 MARGIN = 15.0
 """Seconds that a replica lives on after the longest answer, so that no request is lost when it is stopped."""
+
+
+class Section(base.Section):
+    """Numbers are finite: no timer takes an endless time."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class Domain(Section):
@@ -214,11 +220,10 @@ class HttpSettings(Section):
     @classmethod
     def _are_origins(cls, value: list[str]) -> list[str]:
         for each in value:
-            scheme, _, authority = each.partition("://")
-            if each != "*" and (not re.fullmatch("[a-z][a-z0-9.+-]*", scheme) or split_authority(authority) is None):
+            if each != "*" and normal_origin(each) is None:
                 msg = f"{each!r} is no origin: give scheme://host or scheme://host:port, without a path, or *"
                 raise ValueError(msg)
-        return value
+        return [normal_origin(each) or each for each in value]
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -227,7 +232,7 @@ class HttpSettings(Section):
             if split_authority(each) is None:
                 msg = f"{each!r} is no host: give a name or an address ([...] around IPv6), with or without :port"
                 raise ValueError(msg)
-        return value
+        return [join_authority(*authority) for each in value if (authority := split_authority(each))]
 
 
 class ServeSettings(Section):

@@ -96,6 +96,21 @@ async def test_cross_origin_pages_are_answered_only_where_listed(client: Client)
         assert "access-control-allow-origin" not in other.headers
 
 
+@pytest.mark.anyio
+async def test_listed_pages_send_any_header_and_read_what_clients_need(client: Client) -> None:
+    asked = "authorization,content-type,x-stainless-os,x-stainless-retry-count,openai-organization"
+    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked}
+    for listed in ("https://a.example", "*"):
+        async with client({"http": {"cors_origins": [listed]}}) as c:
+            preflight = await c.options("/v1/chat/completions", headers=ask | {"Origin": "https://a.example"})
+            assert preflight.status_code == 200
+            assert preflight.headers["access-control-allow-headers"] == asked
+            reply = await c.post("/v1/chat/completions", json=chat_body(), headers={"Origin": "https://a.example"})
+            assert reply.headers["access-control-expose-headers"] == "Retry-After, X-Request-ID"
+    async with client({"http": {"cors_origins": ["https://a.example"]}}) as c:
+        assert (await c.options("/v1/vqa", headers=ask | {"Origin": "https://b.example"})).status_code == 400
+
+
 def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# ours\n{KEY}\n\n  {OTHER_KEY}  \n")
@@ -128,6 +143,63 @@ def test_bad_key_files_are_refused_without_showing_them(tmp_path: Path, content:
     assert not content.strip("# \n") or content not in str(raised.value)
     with pytest.raises(ConfigError):
         auth.read_keys(str(tmp_path / "missing"), "")
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        (f"{KEY},{OTHER_KEY}", "comma or semicolon"),
+        (f"{KEY};{OTHER_KEY}", "comma or semicolon"),
+        (f"{KEY},", "comma or semicolon"),
+        (f'"{KEY}"', "quotes"),
+        (f"'{KEY}'", "quotes"),
+        (f"`{KEY}`", "quotes"),
+        (f"LEAML_API_KEYS={KEY}", "starts with LEAML_API_KEYS="),
+        (f'LEAML_API_KEYS="{KEY}"', "starts with LEAML_API_KEYS="),
+        (f"export LEAML_API_KEYS={KEY}", "without spaces"),
+        (f"{KEY} {OTHER_KEY}", "without spaces"),
+        (f"{KEY} # ours", "without spaces"),
+        ("short", "at least 16"),
+    ],
+)
+def test_lines_that_would_become_a_key_that_nobody_has_are_refused(tmp_path: Path, line: str, wrong: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# ours\n\n{OTHER_KEY}\n  {line}\n")
+    with pytest.raises(ConfigError) as raised:
+        auth.read_keys(str(file), "")
+    assert f"line 4 of {file} " in str(raised.value)
+    assert wrong in str(raised.value)
+    assert KEY not in str(raised.value)
+    assert line == "short" or line not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (f'"{KEY}"', "quotes"),
+        (f"{KEY};{OTHER_KEY}", "comma or semicolon"),
+        (f"{OTHER_KEY},LEAML_API_KEYS={KEY}", "starts with"),
+        ("short", "at least 16"),
+        (",", "names no API key"),
+        (" , ,\n", "names no API key"),
+        (" ", "names no API key"),
+    ],
+)
+def test_a_variable_without_usable_keys_is_refused(tmp_path: Path, given: str, wrong: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(KEY)
+    for path in (None, str(file)):
+        with pytest.raises(ConfigError, match="LEAML_API_KEYS") as raised:
+            auth.read_keys(path, given)
+        assert wrong in str(raised.value)
+        assert KEY not in str(raised.value)
+
+
+def test_key_files_of_other_editors_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    for content in (f"\ufeff{KEY}\r\n{OTHER_KEY}\r\n", f"\ufeff# ours\n{KEY}\n{OTHER_KEY}"):
+        file.write_bytes(content.encode())
+        assert auth.read_keys(str(file), "") == sorted([auth.digest(KEY), auth.digest(OTHER_KEY)])
 
 
 def test_an_open_server_binds_to_loopback_only() -> None:

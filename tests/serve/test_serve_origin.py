@@ -26,6 +26,8 @@ OWN_HOSTS = [
     "localhost.",
     "localhost:8000",
     "localhost:1",
+    "localhost:",
+    "[::1]:",
     "127.0.0.1",
     "127.0.0.1:8000",
     "127.9.9.9",
@@ -119,6 +121,31 @@ async def test_listed_hosts_are_answered_beside_those_of_this_machine(client: Cl
                 assert (await c.get("/health", headers={"Host": host})).status_code == 421, host
 
 
+async def test_hosts_are_compared_as_addresses_and_without_default_ports(client: Client) -> None:
+    listed = {
+        "http": {
+            "allowed_hosts": ["[2001:DB8:0:0::1]", "a.example:443", "b.example:80", "c.example:8443"],
+            "host": "2001:db8::0:7",
+        }
+    }
+    for keys in (True, False):
+        async with client(listed, keys=keys, headers=AUTH if keys else {}) as c:
+            for host in (
+                "[2001:db8::1]:80",
+                "[2001:0db8::1]",
+                "a.example",
+                "a.example:443",
+                "b.example",
+                "[2001:db8::7]:9",
+                "localhost:",
+            ):
+                assert (await c.get("/v1/models", headers={"Host": host})).status_code == 200, host
+            for host in ("a.example:80", "b.example:443", "c.example", "[2001:db8::2]"):
+                reply = await c.get("/v1/models", headers={"Host": host})
+                assert reply.status_code == 421, host
+                assert "[2001:db8::7]" in reply.json()["error"]["message"]
+
+
 async def test_with_keys_any_host_is_answered_unless_some_are_listed(client: Client) -> None:
     async with client() as c:
         for host in ("leaml.example", "10.0.0.9:8000"):
@@ -128,7 +155,9 @@ async def test_with_keys_any_host_is_answered_unless_some_are_listed(client: Cli
 def test_authorities_are_split() -> None:
     assert split_authority("A.Example.:80") == ("a.example", "80")
     assert split_authority("[::1]:80") == ("::1", "80")
-    for bad in ("", ":80", "a:", "a b", "a/b", "::1", "[a.example]", "a:123456"):
+    assert split_authority("[0:0:0:0:0:0:0:1]:") == ("::1", "")
+    assert split_authority("a:") == ("a", "")  # which RFC 3986 allows
+    for bad in ("", ":80", "a b", "a/b", "::1", "[a.example]", "[abcd]", "a:123456", "a:65536", "a:0", "127.1", "a..b"):
         assert split_authority(bad) is None, bad
 
 
@@ -238,6 +267,9 @@ REMOTE = [
     {"X-Forwarded-For": "[2001:db8::1]:80"},
     {"X-Forwarded-For": "unknown"},
     {"X-Forwarded-For": ""},
+    {"X-Forwarded-For": " , "},
+    {"X-Forwarded-For": "10.0.0.9,"},
+    {"Forwarded": "for=10.0.0.9,"},
     {"X-Real-IP": "10.0.0.9"},
     {"CF-Connecting-IP": "10.0.0.9"},
     {"X-Forwarded-For": "127.0.0.1", "X-Real-IP": "10.0.0.9"},
@@ -251,6 +283,9 @@ LOCAL = [
     {"X-Forwarded-For": "::1, 127.0.0.1:80"},
     {"Forwarded": 'for="[::1]:80";proto=http, for=127.0.0.1'},
     {"X-Real-IP": "::ffff:127.0.0.1"},
+    {"X-Forwarded-For": "127.0.0.1,"},
+    {"X-Forwarded-For": "127.0.0.1, ,::1 , "},
+    {"Forwarded": "for=127.0.0.1, "},
 ]
 
 

@@ -36,11 +36,72 @@ from serve.settings import ServeSettings, load_settings, read_settings
         ({"model": "a", "http": {"cors_origins": ["https://a.example/"]}}, "cors_origins"),
         ({"model": "a", "http": {"cors_origins": ["a.example"]}}, "cors_origins"),
         ({"model": "a", "http": {"cors_origins": ["null"]}}, "cors_origins"),
+        *[
+            ({"model": "a", "http": {key: [prefix + host]}}, key)
+            for key, prefix in (("cors_origins", "http://"), ("allowed_hosts", ""))
+            for host in (
+                "a:0",
+                "a:65536",
+                "a:99999",
+                "[abcd]",
+                "[1::2::3]",
+                "[127.0.0.1]",
+                "127.1",
+                "0x7f.1",
+                "1.2.3.256",
+                "a..b",
+            )
+        ],
     ],
 )
 def test_bad_settings_are_refused_by_name(tree: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         load_settings(tree)
+
+
+def test_hosts_and_origins_are_kept_as_browsers_write_them() -> None:
+    origins = {
+        "https://A.Example": "https://a.example",
+        "HTTPS://c.d:443": "https://c.d",
+        "http://x:80": "http://x",
+        "http://x:080": "http://x",
+        "http://x:": "http://x",
+        "http://x:443": "http://x:443",
+        "https://x:80": "https://x:80",
+        "https://x.:443": "https://x.",
+        "http://[0:0:0:0:0:0:0:1]:80": "http://[::1]",
+        "http://[2001:DB8:0::1]:8080": "http://[2001:db8::1]:8080",
+        "http://[::ffff:127.0.0.1]": "http://[::ffff:7f00:1]",
+        "app://localhost": "app://localhost",
+        "*": "*",
+    }
+    hosts = {
+        "A.Example.": "a.example",
+        "a:443": "a:443",
+        "a:": "a",
+        "[2001:DB8:0::1]:08": "[2001:db8::1]:8",
+        "10.0.0.9": "10.0.0.9",
+    }
+    http = load_settings({"model": "a", "http": {"cors_origins": list(origins), "allowed_hosts": list(hosts)}}).http
+    assert http.cors_origins == list(origins.values())
+    assert http.allowed_hosts == list(hosts.values())
+
+
+def test_no_number_is_endless() -> None:
+    def floats(model: type[BaseModel]) -> list[tuple[str, str]]:
+        return [(model.__name__, name) for name, field in model.model_fields.items() if field.annotation is float]
+
+    sections = {name: field.annotation for name, field in ServeSettings.model_fields.items()}
+    found = 0
+    for section, model in sections.items():
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        for _, name in floats(model):
+            found += 1
+            for value in (float("inf"), float("nan")):
+                with pytest.raises(ConfigError, match=f"{section}.{name}: .*finite"):
+                    load_settings({"model": "a", section: {name: value}})
+    assert found > 8
 
 
 def test_every_field_says_what_it_is() -> None:

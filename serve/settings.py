@@ -20,8 +20,6 @@ from serve.pixels import PixelBudget
 NAME = r"^[A-Za-z0-9._:-]{1,128}$"
 """What a served model may be called."""
 
-S = TypeVar("S", bound=Section)
-
 MARGIN = 15.0
 """Seconds that a replica lives on after the longest answer, so that no request is lost when it is stopped."""
 
@@ -30,6 +28,9 @@ class Section(base.Section):
     """Numbers are finite: no timer takes an endless time."""
 
     model_config = ConfigDict(allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class Domain(Section):

@@ -143,7 +143,7 @@ class Job:
     def _wait_for_nodes(self) -> None:
         from ray._raylet import GcsClient
 
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while True:
             try:
                 alive = [n for n in GcsClient(address=self.machines.address).get_all_node_info().values() if n.state == 0]

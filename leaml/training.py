@@ -23,6 +23,7 @@ from leaml.errors import ConfigError, StepError
 from leaml.objectives import IGNORED, per_example_loss, token_loss
 from leaml.vlm.collate import Collator, Turn
 from leaml.vlm.load import VLM
+from leaml.vlm.precision import Precision, compute_dtype
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,12 @@ def reply_tokens(labels: torch.Tensor, numbers: torch.Tensor, tasks: int) -> tor
 
 
 def task_loss(
-    vlm: VLM, batch: dict[str, torch.Tensor], numbers: torch.Tensor, weights: list[float], precision: str, tokens: torch.Tensor
+    vlm: VLM,
+    batch: dict[str, torch.Tensor],
+    numbers: torch.Tensor,
+    weights: list[float],
+    precision: Precision,
+    tokens: torch.Tensor,
 ) -> torch.Tensor:
     """Sum over tasks of weight x mean token cross-entropy of that task's reply tokens (token mean, not example mean).
 
@@ -146,7 +152,8 @@ def task_loss(
     """
     labels = batch["labels"]
     device_type = labels.device.type
-    with torch.autocast(device_type, torch.bfloat16, enabled=precision == "bfloat16"):
+    dtype = compute_dtype(precision, device_type)
+    with torch.autocast(device_type, dtype, enabled=dtype != torch.float32):
         logits = vlm.model(**{k: v for k, v in batch.items() if k != "labels"}).logits
     total = logits.new_zeros((), dtype=torch.float32)
     for number, weight in enumerate(weights):

@@ -19,6 +19,7 @@ from benchmarks.stacked.model import Shape, Weights
 from benchmarks.stacked.texts import Texts
 from leaml.config import TrainConfig
 from leaml.training import Example, Task, batch_counts, learning_rate
+from leaml.vlm.precision import compute_dtype
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -283,7 +284,7 @@ def _together(bench: Bench, arms: Sequence[Arm]) -> list[Trained]:
     rates = rates.to(device)
     given = Parameters(arms)
     first, second = torch.zeros_like(given.values), torch.zeros_like(given.values)
-    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    dtype = compute_dtype(config.precision, device.type)
     total = torch.zeros(len(arms), device=device)
     advance = model.fast(update) if compiled else update
     corrections = torch.tensor([[1 - b ** (s + 1) for b in BETAS] for s in range(config.steps)], device=device)

@@ -106,8 +106,10 @@ class TrainConfig(Section):
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm clipping.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="Autocast type of the forward pass; weights keep theirs."
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Autocast type of the forward pass; weights keep theirs. auto: bfloat16 where the hardware multiplies it"
+        " (GPUs from Ampere on, CPUs with AVX-512), else float32.",
     )
     save_every: int = Field(100, gt=0, description="Steps between checkpoints that a killed run resumes from.")
 

@@ -26,6 +26,7 @@ from leaml.tiny import build, language, tokens, world
 from leaml.tiny.card import card
 from leaml.tiny.loop import Log, Phases, Schedule
 from leaml.tiny.probes import Probes, WordAlignment
+from leaml.vlm.precision import fast_bfloat16
 
 IGNORED = -100
 POOL = 30_000
@@ -171,7 +172,7 @@ def train_text(
     for step in range(steps):
         examples = [text_example(rng, negations=step >= steps // 2) for _ in range(batch_size)]
         batch = encoder.batch(examples)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16("cpu")):
             out = model(**batch)
         schedule.step(out.loss)
         log.add(out.loss.item(), rates_by_kind(examples, replies_right(out.logits, batch["labels"])))
@@ -198,7 +199,7 @@ def train_vision(
         known = min(1.0, 0.25 + 1.5 * step / steps)  # curriculum: the largest quarter first, everything from half-way on
         picked = [largest_first[rng.randrange(int(known * len(largest_first)))] for _ in range(batch_size)]
         scenes, pixels = [pool.scenes[i] for i in picked], pool.pixels[picked]
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16("cpu")):
             features = inner.get_image_features(normalise(pixels)).pooler_output
             loss, rates = probes(features, probes.targets(scenes), probes.object_mask(scenes, pixels))
             if alignment is not None:
@@ -227,7 +228,7 @@ def train_language(
         picked = [rng.randrange(len(pool.scenes)) for _ in range(batch_size)]
         examples = [make_example(rng, i, pool.scenes[i]) for i in picked]
         batch = encoder.batch(examples)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16("cpu")):
             out = model(pixel_values=shown(examples, pool.pixels), **batch)
         schedule.step(out.loss)
         log.add(out.loss.item(), rates_by_kind(examples, replies_right(out.logits, batch["labels"])))

@@ -98,6 +98,13 @@ class Machines:
         self.nodes[name] = self._start(where, ip, [f"--address={self.address}", f"--num-cpus={self.cpus}"])
         return name
 
+    def replace_ended(self) -> None:
+        """New nodes for those that gave up, as a cluster manager makes them: Ray lets a node start for 30 s at most."""
+        for name, node in list(self.nodes.items()):
+            if node.poll() is not None:
+                self.kill(name)
+                self.add()
+
     def workers(self) -> dict[int, str]:
         """Processes that hold an engine or train, with their nodes."""
         found = {}

@@ -151,7 +151,8 @@ class Job:
                     return
             except Exception as error:
                 assert time.monotonic() < end, error
-            assert time.monotonic() < end, "the nodes did not join"
+            assert time.monotonic() < end, f"the nodes did not join: {Path(f'{self.machines.base}.log').read_text()[-3000:]}"
+            self.machines.replace_ended()
             time.sleep(0.5)
 
     def until(self, condition: Callable[[], object], what: str) -> None:

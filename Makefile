@@ -1,10 +1,10 @@
 # Start here: `make demo` adapts the shipped tiny model on this machine, `make test` checks the project.
-.PHONY: help setup demo test models clean
+.PHONY: help setup demo test research-test models clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
 help: ## Show the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 setup: ## Make .venv with everything that the other targets need; instant when it is there
 	@bash tools/setup.sh
@@ -17,6 +17,9 @@ test: setup ## Lint, format check, types and tests; PYTEST_ARGS="-k name" narrow
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy --num-workers 2
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+research-test: setup ## Tests of the experiments on the method, which `make test` leaves out
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m research $(PYTEST_ARGS)
 
 models: setup ## Retrain the two shipped tiny models from the procedural world
 	@$(BIN)/python -m leaml.tiny.train base --out leaml/tiny/models/leaml-tiny

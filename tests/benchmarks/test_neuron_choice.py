@@ -19,6 +19,8 @@ from pipelines.run import Run
 from pipelines.train import write_examples
 from pipelines.warmup import answer_examples, pair_examples
 
+pytestmark = pytest.mark.research
+
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Folders, frozenset[str]]:

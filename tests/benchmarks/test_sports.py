@@ -27,6 +27,8 @@ from leaml.data import kvasir, registry
 from leaml.errors import DataError, ResourceError
 from leaml.tiny.world import COLUMNS, ROWS, place
 
+pytestmark = pytest.mark.research
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 INSTALLED = all(importlib.util.find_spec(name) for name in ("ale_py", "ocatari"))
 needs_games = pytest.mark.skipif(not INSTALLED, reason="needs ale-py and OCAtari: the extra sports")

@@ -11,6 +11,8 @@ from benchmarks import sports_captions, sports_teacher
 from leaml.config import ModelConfig, TrainConfig
 from leaml.vlm import load
 
+pytestmark = pytest.mark.research
+
 TENNIS = "A picture of tennis. A player in blue is at the top left. A player in red is in the center. There is no ball."
 SKIING = "A picture of skiing. A player in red is at the top left. 3 trees are visible. 1 flag is visible."
 

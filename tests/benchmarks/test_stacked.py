@@ -19,6 +19,8 @@ from leaml.training import Example, Task, Trainer, Worker
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
 
+pytestmark = pytest.mark.research
+
 FOLDER = Path(resolve_model("leaml-tiny"))
 IMAGES = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (64, 64, 3), dtype=np.uint8)) for n in range(6)]
 WORDS = ("red", "a green circle", "no", "yes", "two blue squares on the left", "gray")

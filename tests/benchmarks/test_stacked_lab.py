@@ -14,6 +14,8 @@ from leaml.errors import InputError
 from pipelines.ingest import draw_labels, ingest, sample_refs, training_images
 from pipelines.run import Run
 
+pytestmark = pytest.mark.research
+
 DEMO = Path("pipelines/configs/demo.yaml")
 SMALL = [
     "data.labeled.limit=60",

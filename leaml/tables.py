@@ -32,8 +32,10 @@ LABELED = pa.schema(
         ("answer", pa.string()),
         ("question_type", pa.string()),
         ("options", pa.list_(pa.string())),
+        ("where", pa.string()),
     ]
 )
+"""`where`: file and line that a row comes from, for messages."""
 CAPTIONS = pa.schema(
     [
         ("image_id", pa.string()),

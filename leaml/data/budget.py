@@ -80,7 +80,7 @@ def _held_out(fraction: float, images: int) -> int:
 def _trimmed(labeled: pa.Table, rows: list[int], size: int, seed: int) -> list[int]:
     if len(rows) <= size:
         return rows
-    found = labeled.take(rows).to_pylist()
+    found = labeled.select([name for name in labeled.column_names if name != "where"]).take(rows).to_pylist()
     order = sorted(range(len(rows)), key=lambda i: _hash(seed, repr(sorted(found[i].items()))))
     return [rows[i] for i in order[:size]]
 

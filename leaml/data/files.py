@@ -28,6 +28,7 @@ _TEMPORARY = re.compile(r"^\..*\.tmp$")
 _READ_BUFFER = 1 << 20
 _WHOLE, _PART = 64 << 20, 1 << 20
 """Sizes from which on a fingerprint reads parts, and of a part."""
+_NAME_SHOWN = 200
 _UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(_UMASK)
 
@@ -60,7 +61,8 @@ def resolve(base: str, name: str) -> str:
     """
     path = name if is_remote(name) else join(base, name)
     if "\0" in name or not _normal(path).startswith(_normal(base).rstrip("/") + "/"):
-        msg = f"{name} is outside of the folder {base}; set `images` to a folder that holds it"
+        shown = name if len(name) <= _NAME_SHOWN else f"{name[:_NAME_SHOWN]}..."
+        msg = f"{shown} is outside of the folder {base}; set `images` to a folder that holds it"
         raise DataError(msg)
     return path
 

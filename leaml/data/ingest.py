@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from leaml import images, tables
 from leaml.config import SourceConfig
 from leaml.data import files, registry
-from leaml.data.records import Question, Record
+from leaml.data.label_counts import NO_IMAGE, LabelCounts, RefusedFile
+from leaml.data.records import Question, Record, RefusedRow
 from leaml.errors import DataError
 
 PART_BYTES = 64 << 20
@@ -34,11 +35,12 @@ _LABELED_BATCH = 4096
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What an ingest wrote: distinct images, labeled rows, and the rows of the quarantine table."""
+    """What an ingest wrote: distinct images, labeled rows, the rows of the quarantine table, and counts of the label rows."""
 
     images: int
     rows: int
     quarantined: list[dict[str, Any]]
+    labels: LabelCounts
 
 
 def ingest(
@@ -49,6 +51,7 @@ def ingest(
     max_quarantined: float = 0.05,
     split: str | None = None,
     progress: Callable[[int], None] | None = None,
+    labels_matter: bool = True,
 ) -> IngestResult:
     """Write a source as contract tables. Memory holds one part file at a time, whatever the size of the source.
 
@@ -60,15 +63,17 @@ def ingest(
         images_out: Folder for `part-00000.parquet`, ...; parts of an earlier attempt are removed.
         labeled_out: File for the labeled rows; None: do not write them.
         max_pixels: Larger images are quarantined.
-        max_quarantined: Largest share of the images that may be unreadable.
+        max_quarantined: Largest share of the images that may be unreadable, and of the label rows that may be unusable.
         split: Value of the column `split`; None: what the source says.
         progress: Called with the number of images seen so far.
+        labels_matter: Whether unusable label rows can stop the ingest; of an unlabeled source nobody needs them.
 
     Returns:
         Counts, and the rows of the quarantine table (see `quarantine_file`).
 
     Raises:
-        DataError: the source cannot be read, or too many of its images cannot; the quarantine is written before that.
+        DataError: the source cannot be read, or too many of its images or label rows cannot be used; the quarantine and
+            `refused_rows_file` are written before that.
     """
     records = registry.read(source)
     _remove_parts(images_out)
@@ -78,22 +83,32 @@ def ingest(
         for number, (record, checked) in enumerate(_inspected(records, max_pixels), 1):
             if isinstance(checked, str):
                 quarantined.append(_quarantined(record, checked))
+                out.refuse(record)
             else:
                 out.add(record, checked)
             if progress is not None:
                 progress(number)
         out.close()
         tables.write(quarantine_file(images_out, labeled_out), tables.table(quarantined, tables.QUARANTINE))
+        if out.refused.rows:
+            files.publish_file(out.refused.path, refused_rows_file(images_out, labeled_out))
         _check_share(quarantined, number, max_quarantined, source)
+        if labels_matter:
+            out.counts.check(max_quarantined, source.path or source.format)
         if labeled_out is not None:
             files.publish_file(out.labeled, labeled_out)
-    return IngestResult(out.images, out.rows, quarantined)
+    return IngestResult(out.images, out.rows, quarantined, out.counts)
 
 
 def quarantine_file(images_out: str, labeled_out: str | None) -> str:
     """Path of the quarantine table: beside the labeled file, or else beside the folder of images."""
     beside = labeled_out or images_out.rstrip("/") + ".parquet"
     return files.join(posixpath.dirname(beside), f"quarantine-{posixpath.basename(beside)}")
+
+
+def refused_rows_file(images_out: str, labeled_out: str | None) -> str:
+    """Path of the list of label rows that were refused, a CSV file beside the quarantine table; there only if some were."""
+    return quarantine_file(images_out, labeled_out).replace("quarantine-", "refused-").removesuffix(".parquet") + ".csv"
 
 
 def _remove_parts(images_out: str) -> None:
@@ -158,6 +173,17 @@ class _Tables:
         self._parts = _Parts(images_out)
         self._writer = pq.ParquetWriter(self.labeled, tables.LABELED)
         self._pending: list[dict[str, object]] = []
+        self.counts, self.refused = LabelCounts(), RefusedFile(Path(folder) / "refused.csv")
+
+    def refuse(self, record: Record) -> None:
+        """Count the label rows of an image that cannot be used."""
+        self._refuse(record.refused)
+        self._refuse(RefusedRow(q.where or _text(record.uri), NO_IMAGE) for q in record.questions)
+
+    def _refuse(self, rows: Iterable[RefusedRow]) -> None:
+        for row in rows:
+            self.counts.refuse(row)
+            self.refused.add(row)
 
     def add(self, record: Record, info: images.ImageInfo) -> None:
         """Add an image, unless it is there, and those of its questions that are new."""
@@ -165,12 +191,26 @@ class _Tables:
         if self._seen.add(identity):
             self._parts.add(_image_row(identity, record, info, self._split))
             self.images += 1
-        self._pending += _labeled_rows(identity, record.questions, self._seen)
+        self._refuse(record.refused)
+        for question in record.questions:
+            self._label(identity, question, question.where or _text(record.uri))
         if len(self._pending) >= _LABELED_BATCH:
             self._flush()
 
+    def _label(self, identity: str, question: Question, where: str) -> None:
+        """Add a labeled row unless an equal one is there."""
+        asked = repr((identity, question.question, question.options))
+        new = self._seen.add(repr((asked, question.answer, question.question_type)))
+        # Two types of one question and answer are two rows, but no contradiction
+        conflicting = not self._seen.add(f"asked {asked}") and self._seen.add(f"answered {asked} {question.answer}")
+        self._seen.add(f"answered {asked} {question.answer}")
+        self.counts.use(question, where, new, conflicting)
+        if new:
+            self._pending.append(_labeled_row(identity, question, where))
+
     def close(self) -> None:
         """Write what is pending and finish all files."""
+        self.refused.close()
         self._flush()
         self._writer.close()
         self._parts.close()
@@ -227,16 +267,15 @@ def _image_row(identity: str, record: Record, info: images.ImageInfo, split: str
     }
 
 
-def _labeled_rows(identity: str, questions: tuple[Question, ...], seen: _Seen) -> Iterator[dict[str, object]]:
-    for q in questions:
-        if seen.add(repr((identity, q.question, q.answer, q.question_type, q.options))):
-            yield {
-                "image_id": identity,
-                "question": q.question,
-                "answer": q.answer,
-                "question_type": q.question_type,
-                "options": None if q.options is None else list(q.options),
-            }
+def _labeled_row(identity: str, question: Question, where: str) -> dict[str, object]:
+    return {
+        "image_id": identity,
+        "question": question.question,
+        "answer": question.answer,
+        "question_type": question.question_type,
+        "options": None if question.options is None else list(question.options),
+        "where": _text(where),
+    }
 
 
 def _quarantined(record: Record, reason: str) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from leaml.data import files
 from leaml.data.records import Question, Record, hash_split
 from leaml.errors import DataError
 
 COLUMNS = {"source", "question", "answer", "img_id"}
-"""Columns besides the image; they tell the data set apart from others."""
+"""Columns besides the image."""
 
 # Exact strings of the data set, misspellings included
 QUESTION_TYPES = {
@@ -39,6 +40,12 @@ QUESTION_TYPES = {
     "How many instrumnets are in the image?": "count",
     "How many polyps are in the image?": "count",
 }
+
+
+def recognises(columns: Iterable[str], questions: Iterable[Any]) -> bool:
+    """Whether a data set with these columns and different questions is Kvasir-VQA: anybody may name columns so, but not ask so."""
+    asked = {str(question).strip() for question in questions} if set(columns) >= COLUMNS else set()
+    return len(asked & QUESTION_TYPES.keys()) > len(asked) / 2
 
 
 def parse(question: str, answer: str | None) -> Question | None:

@@ -7,8 +7,10 @@ and answer columns; several rows may be about one image. Text is held in memory,
 
 from __future__ import annotations
 
+import json
 import posixpath
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,13 +18,15 @@ import pyarrow.parquet as pq
 
 from leaml.config import SourceConfig
 from leaml.data import files
-from leaml.data.records import Keep, Question, Record, fetch, need_path, parse_question
+from leaml.data.embedded import decode
+from leaml.data.label_rows import COLUMNS, parse
+from leaml.data.records import Keep, LabelRows, Record, fetch, need_path
 from leaml.data.registry import reader
 from leaml.errors import DataError
 from leaml.tables import IMAGES, LABELED, check, image_id
 
 _BATCH = 32  # rows decoded at a time: encoded images of a few MB each
-_TEXT = ("question", "answer", "question_type", "options")
+_SUFFIX = ".parquet"
 
 
 @reader("parquet")
@@ -36,19 +40,19 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
 
 
 def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
-    found = files.listing(path, [".parquet"])
+    found = files.listing(path, [_SUFFIX])
     below = {uri: uri[len(path.rstrip("/")) + 1 :] for uri in found}
     images = [uri for uri in found if below[uri].startswith("images")]
     if not images:
         msg = f"{path} holds no images*.parquet; give a folder of LEAML tables, or the path of a single parquet file"
         raise DataError(msg)
-    groups: dict[str, list[Question]] = {}
+    groups: dict[str, LabelRows] = {}
     for uri in (uri for uri in found if below[uri].startswith("labeled")):
         for batch in _batches(uri, None, 4096):
             for number, row in enumerate(check(pa.Table.from_batches([batch]), LABELED, uri).to_pylist()):
-                question = parse_question(row, f"{uri}, image {row['image_id']}, row {number}")
-                if question is not None:
-                    groups.setdefault(row["image_id"], []).append(question)
+                where = row.pop("where") or f"{uri}, image {row['image_id']}, row {number}"
+                known = {name: value for name, value in row.items() if value is not None}
+                groups.setdefault(row["image_id"], LabelRows()).add(parse(known, where, LABELED.names))
     for uri in images:
         for batch in _batches(uri, None, _BATCH):
             for row in check(pa.Table.from_batches([batch]), IMAGES, uri).to_pylist():
@@ -56,29 +60,29 @@ def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
                     continue
                 name = row["uri"] or f"{uri}#{row['image_id']}"
                 if keep(name):
-                    questions = tuple(groups.get(row["image_id"], ()))
+                    rows = groups.get(row["image_id"]) or LabelRows()
                     where = source.images or path
-                    yield _record(name, row["bytes"], row["source"] or "parquet", row["split"], questions, where)
+                    yield _record(name, row["bytes"], row["source"] or "parquet", row["split"], rows, where)
 
 
 def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
-    names = _schema(path).names
+    schema = _schema(path)
+    names = schema.names
     if not {"bytes", "image", "uri"} & set(names):
         msg = f"{path}: no image column; it needs bytes, image or uri, and has {names}"
         raise DataError(msg)
     if source.split is not None and "split" not in names:
         msg = f"{path}: split is {source.split!r}, but the file has no column split; remove split from the config"
         raise DataError(msg)
-    groups: dict[str, list[Question]] = {}
+    groups: dict[str, LabelRows] = {}
+    classes = _class_names(schema)
     key_columns = [name for name in ("image_id", "uri") if name in names][:1] or ["bytes", "image"]
-    for number, row in _rows(path, [*key_columns, *_TEXT, "split"], names):
+    for number, row in _rows(path, [*key_columns, *COLUMNS, "split"], names):
         if source.split is None or row["split"] == source.split:
-            questions = groups.setdefault(_key(row), [])
-            question = parse_question(row, f"{path}, row {number}")
-            if question is not None:
-                questions.append(question)
+            row |= {name: known.get(row[name]) for name, known in classes.items() if name in row}
+            groups.setdefault(_key(row, number), LabelRows()).add(parse(row, f"{path}, row {number}", names))
     for number, row in _rows(path, ["image_id", "uri", "bytes", "image", "source", "split"], names):
-        found = groups.pop(_key(row), None)  # None: not of this split, or the image came before
+        found = groups.pop(_key(row, number), None)  # None: not of this split, or the image came before
         if found is None:
             continue
         data, name = _image(row)
@@ -89,20 +93,29 @@ def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
                 data,
                 row.get("source") or "parquet",
                 row.get("split"),
-                tuple(found),
+                found,
                 source.images or posixpath.dirname(path) or ".",
             )
 
 
-def _record(
-    uri: str, data: bytes | None, source: str, split: str | None, questions: tuple[Question, ...], folder: str
-) -> Record:
+def _record(uri: str, data: bytes | None, source: str, split: str | None, rows: LabelRows, folder: str) -> Record:
+    made = Record(uri, source, split, data, **rows.fields())
     if data is not None:
-        return Record(uri, source, split, data, questions)
+        return made
+    if uri.rpartition("#")[0].endswith(_SUFFIX):  # named by us: there is nothing to read
+        return replace(made, error="the row has no image")
     try:
-        return Record(files.resolve(folder, uri), source, split, None, questions)
+        return replace(made, uri=files.resolve(folder, uri))
     except DataError as error:
-        return Record(uri, source, split, None, questions, str(error))
+        return replace(made, error=str(error))
+
+
+def _class_names(schema: pa.Schema) -> dict[str, dict[Any, str]]:
+    """Of columns of classes, as `datasets` writes them: number to name."""
+    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = (noted.get("info") or {}).get("features") or {}
+    labels = {name: f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+    return {name: dict(enumerate(names)) for name, names in labels.items()}
 
 
 def _image(row: dict[str, Any]) -> tuple[bytes | None, str | None]:
@@ -115,15 +128,18 @@ def _image(row: dict[str, Any]) -> tuple[bytes | None, str | None]:
         data = data or image
     elif isinstance(image, str):
         name = name or image
+    if data is None and name is not None and (data := decode(name)) is not None:
+        return data, None
     return data, name
 
 
-def _key(row: dict[str, Any]) -> str:
+def _key(row: dict[str, Any], number: int) -> str:
+    """What tells the row's image from others; a row without one is no other row's image."""
     key = row.get("image_id") or row.get("uri")
     if key is not None:
         return str(key)
     data, name = _image(row)
-    return image_id(data) if data else str(name)
+    return image_id(data) if data else name or f"row {number}"
 
 
 def _rows(path: str, columns: list[str], names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:

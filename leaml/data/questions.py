@@ -1,4 +1,4 @@
-"""Questions without answers, for predictions in batches: JSON Lines or CSV with the columns image?, question and options?.
+"""Questions without answers, for predictions in batches: JSON Lines, CSV or TSV with the columns image?, question and options?.
 
     {"image": "frame_0001.jpg", "question": "is there a polyp?"}
     {"image": "frame_0002.jpg", "question": "what colour is it?", "options": ["red", "pink"]}
@@ -8,19 +8,16 @@ Without the column `image` every question is asked about every image. In CSV, op
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from leaml.data import files
+from leaml.data import delimited
 from leaml.data.jsonl import lines
+from leaml.data.label_options import MOST_OPTIONS
 from leaml.errors import DataError
 
 COLUMNS = ("image", "question", "options")
-MOST_OPTIONS = 26
-"""One letter each."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +30,13 @@ class Asked:
 
 
 def read(uri: str) -> list[Asked]:
-    """The questions of a file, in its order; CSV if its name ends so, else JSON Lines.
+    """The questions of a file, in its order; CSV or TSV if its name ends so, else JSON Lines.
 
     Raises:
         DataError: The file cannot be read, holds no question, a line is wrong (file and line are named), or only some lines
             name an image.
     """
-    rows = _csv(uri) if uri.lower().endswith(".csv") else lines(uri)
+    rows = _table(uri) if uri.lower().endswith((".csv", ".tsv")) else lines(uri)
     found = [_parse(row, where) for where, row in rows]
     if not found:
         msg = f"{uri} holds no question; write one a line"
@@ -73,26 +70,9 @@ def _parse(row: Any, where: str) -> Asked:
     return Asked(image, question, None if options is None else tuple(options))
 
 
-def _csv(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        text = files.read_bytes(uri).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        msg = f"{uri}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
-        raise DataError(msg) from None
-    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        if "question" not in (table.fieldnames or []):
-            msg = f"{uri} has no column 'question' in its first line, but {table.fieldnames or 'nothing'}"
-            raise DataError(msg)
-        for row in table:
-            where = f"{uri}:{table.line_num}"
-            if None in row:
-                msg = f"{where}: more cells than columns; put a text that holds a comma in double quotes"
-                raise DataError(msg)
-            cells: dict[str, Any] = {key: value for key, value in row.items() if value or key in ("image", "question")}
-            if "options" in cells:
-                cells["options"] = [option.strip() for option in cells["options"].split("|")]
-            yield where, cells
-    except csv.Error as error:
-        msg = f"{uri}:{table.line_num}: not valid CSV: {error}"
-        raise DataError(msg) from None
+def _table(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for where, row in delimited.rows(uri, "question"):
+        cells: dict[str, Any] = {key: value for key, value in row.items() if value or key in ("image", "question")}
+        if "options" in cells:
+            cells["options"] = [option.strip() for option in cells["options"].split("|")]
+        yield where, cells

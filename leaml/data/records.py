@@ -4,33 +4,83 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leaml.data import files
+from leaml.data.embedded import Embedded
 from leaml.errors import ConfigError, DataError
 
 MAX_IMAGE_BYTES = 256 << 20
 """Larger files are not read into memory, in bytes."""
+MAX_NAME = 200
+"""Characters of a name that is no path which are shown."""
+MAX_PATH = 4096
+"""Longest path, in characters, that can be one."""
 
 _READ_AHEAD = 8  # files in flight: hides the latency of object stores at a bounded cost in memory
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about an image and its answer."""
+    """A question about an image and its answer.
+
+    Attributes:
+        question: What is asked.
+        answer: The reply; with options a letter, several letters or the text of one.
+        question_type: Name of its kind.
+        options: The texts behind the letters A, B, ...
+        where: File and line (or row) that it comes from; None: known by the image alone.
+        doubts: What is odd about the row though it is used, see `leaml.data.label_rows`.
+    """
 
     question: str
     answer: str
     question_type: str | None = None
     options: tuple[str, ...] | None = None
+    where: str | None = field(default=None, compare=False)
+    doubts: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """A label row that cannot be used: its file and line, the kind of fault (the same for many rows) and this one's detail."""
+
+    where: str
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}{f': {self.detail}' if self.detail else ''}"
+
+
+@dataclass
+class LabelRows:
+    """The label rows of one image while a source is read: `Record(..., **rows.fields())`."""
+
+    questions: list[Question] = field(default_factory=list)
+    refused: list[RefusedRow] = field(default_factory=list)
+
+    def add(self, row: Question | RefusedRow | None) -> None:
+        """Add what `label_rows.parse` made of a row; None, a row without a question, is no label row."""
+        if isinstance(row, Question):
+            self.questions.append(row)
+        elif row is not None:
+            self.refused.append(row)
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a Record."""
+        return {"questions": tuple(self.questions), "refused": tuple(self.refused)}
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image: its encoded bytes, or `error` where they could not be had."""
+    """One image: its encoded bytes, or `error` where they could not be had; its questions, and the label rows refused.
+
+    Rows that name no image that can be had are refused with the first record of their file.
+    """
 
     uri: str
     source: str
@@ -38,43 +88,11 @@ class Record:
     data: bytes | None
     questions: tuple[Question, ...] = ()
     error: str | None = None
+    refused: tuple[RefusedRow, ...] = ()
 
 
 Keep = Callable[[str], bool]
 """Asked by a reader before it loads the image with this URI: is it wanted?"""
-
-
-def parse_question(row: Mapping[str, Any], where: str) -> Question | None:
-    """The question in `row` (keys question, answer and optionally question_type, options), or None if it has neither.
-
-    Args:
-        row: A line of a file, a JSON object, a table row.
-        where: File and place of the row, for the error message.
-
-    Raises:
-        DataError: only one of question and answer, or a value that is not text.
-    """
-    if row.get("question") is None and row.get("answer") is None:
-        return None
-    options = row.get("options")
-    if isinstance(options, Mapping):
-        options = [options[key] for key in sorted(options)]
-    return Question(
-        _text(row, "question", where),
-        _text(row, "answer", where),
-        _text(row, "question_type", where) if row.get("question_type") is not None else None,
-        None if options is None else tuple(str(option) for option in options if option is not None),
-    )
-
-
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        msg = f"{where}: {key!r} must be text that is not empty, got {value!r}; mend or remove this entry"
-        raise DataError(msg)
-    return value
 
 
 def fetch(records: Iterable[Record], locate: Callable[[str], str] | None = None) -> Iterator[Record]:
@@ -103,17 +121,51 @@ def fetch(records: Iterable[Record], locate: Callable[[str], str] | None = None)
             yield pending.popleft().result()
 
 
-def by_image(groups: Mapping[str, list[Question]], folder: str, source: str, split: str | None, keep: Keep) -> Iterator[Record]:
-    """Records of images named relative to `folder`, with their questions; one outside of the folder becomes an error."""
+def by_image(
+    groups: Mapping[str, LabelRows],
+    folder: str,
+    source: str,
+    split: str | None,
+    keep: Keep,
+    embedded: Embedded,
+    loose: Sequence[RefusedRow] = (),
+) -> Iterator[Record]:
+    """Records of images named relative to `folder`, or held in `embedded`, with their label rows.
+
+    Args:
+        groups: Name of the image to its label rows; a name outside of the folder becomes a record with `error`.
+        folder: Folder of the images.
+        source: Name of the format.
+        split: Split of all records.
+        keep: Which images are wanted.
+        embedded: Images that stand in the file itself.
+        loose: Refused rows that belong to no image; they come with the first record.
+
+    Raises:
+        DataError: There are refused rows, and no image.
+    """
+    if loose and not groups:
+        msg = f"{len(loose)} label rows and none has an image; the first is {loose[0]}; correct the file"
+        raise DataError(msg)
 
     def wanted() -> Iterator[Record]:
-        for name, questions in groups.items():
-            try:
-                record = Record(files.resolve(folder, name), source, split, None, tuple(questions))
-            except DataError as error:
-                record = Record(name, source, split, None, tuple(questions), str(error))
-            if keep(record.uri):
-                yield record
+        first = tuple(loose)
+        for name, rows in groups.items():
+            made = Record(name, source, split, None, **rows.fields())
+            if name in embedded:
+                made = replace(made, uri=embedded.uri(name))
+            elif len(name) > MAX_PATH:
+                what = f"a text of {len(name)} characters, neither a path nor an image in base64"
+                made = replace(made, uri=f"{name[:MAX_NAME]}...", error=what)
+            else:
+                try:
+                    made = replace(made, uri=files.resolve(folder, name))
+                except DataError as error:
+                    made = replace(made, error=str(error))
+            if keep(made.uri):
+                data = embedded.data(name) if name in embedded else None
+                yield replace(made, data=data, refused=made.refused + first)
+                first = ()
 
     return fetch(wanted())
 

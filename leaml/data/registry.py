@@ -19,13 +19,16 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from leaml.config import SourceConfig
+from leaml.data.label_rows import checked
 from leaml.data.records import Keep, Record
 from leaml.errors import ConfigError, DataError
 
 Reader = Callable[[SourceConfig, Keep], Iterator[Record]]
 
-# Modules of the same name, imported at first use: PyAV and datasets are slow to import
-_SHIPPED = ("conversations", "easy_vqa", "folder", "huggingface", "jsonl", "parquet", "sportu", "video", "webdataset")
+# Imported at first use: PyAV and datasets are slow to import
+_NAMED_AS_FORMAT = ("conversations", "easy_vqa", "folder", "huggingface", "jsonl", "parquet", "sportu", "video", "webdataset")
+_SHIPPED = {name: name for name in _NAMED_AS_FORMAT} | {"csv": "delimited"}
+"""Format to the module under `leaml.data` that reads it."""
 _READERS: dict[str, Reader] = {}
 
 
@@ -47,13 +50,14 @@ def read(source: SourceConfig) -> Iterator[Record]:
 
     Raises:
         ConfigError: unknown format, or a field that the format needs is missing.
-        DataError: the file or folder is missing, malformed or empty. A single unreadable image is a Record with `error`.
+        DataError: the file or folder is missing, malformed or empty. A single unreadable image is a Record with `error`, a
+            label row that cannot be used is among the `refused` of its image's record.
     """
     function = _find(source.format)
     keep: Keep = lambda _: True  # noqa: E731
     if source.limit is not None:
         keep = _smallest(function, source, source.limit).__contains__
-    records = function(source, keep)
+    records = map(checked, function(source, keep))
     first = next(records, None)  # so that a missing file is an error here and not at the first use of the result
     if first is None:
         msg = f"format {source.format!r} found no images in {source.path or 'its package'}; check path, images and split"
@@ -76,7 +80,7 @@ def count(source: SourceConfig) -> int:
 
 def _find(name: str) -> Reader:
     if name not in _READERS and name in _SHIPPED:
-        importlib.import_module(f"leaml.data.{name}")
+        importlib.import_module(f"leaml.data.{_SHIPPED[name]}")
     if name not in _READERS:
         known = sorted({*_READERS, *_SHIPPED})
         near = difflib.get_close_matches(name, known, 1)

@@ -13,23 +13,25 @@ import posixpath
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leaml.config import SourceConfig
 from leaml.data import files, video
-from leaml.data.records import Keep, Question, Record, hash_split, need_path
+from leaml.data.label_rows import OUTSIDE, check, parse
+from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, hash_split, need_path
 from leaml.data.registry import reader
+from leaml.data.values import shorten
 from leaml.errors import DataError
+from leaml.scoring import chosen_letters, option_letters
 
 _CLIP = re.compile(r"^(.+?_\d+)(?:_\d+)?$")
-_LETTERS = "ABCDEFGHIJ"
 
 
 @dataclass
 class _Clip:
     video: str | None = None
-    questions: list[Question] = field(default_factory=list)
+    rows: LabelRows = field(default_factory=LabelRows)
 
 
 @reader("sportu")
@@ -68,7 +70,7 @@ def shuffled(key: str, options: Mapping[str, str], answer: str) -> tuple[tuple[s
     order = sorted(options)
     random.Random(f"sportu:{key}").shuffle(order)
     texts = tuple(options[letter] for letter in order)
-    return texts, "".join(letter for letter, text in zip(_LETTERS, texts, strict=False) if text in right)
+    return texts, "".join(letter for letter, text in zip(option_letters(len(texts)), texts, strict=True) if text in right)
 
 
 def _clips(annotations: list[str]) -> dict[str, _Clip]:
@@ -81,27 +83,27 @@ def _clips(annotations: list[str]) -> dict[str, _Clip]:
             raise DataError(msg) from None
         for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
             where = f"{path}, entry {number}"
-            if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("id", "question", "answer")):
-                msg = f"{where}: needs the texts id, question and answer, got {str(entry)[:80]}; mend or remove this entry"
+            if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+                msg = f"{where}: needs the texts id, question and answer, got {shorten(entry)}; correct or remove this entry"
                 raise DataError(msg)
             match = _CLIP.match(entry["id"])
             clip = clips.setdefault(match[1] if match else entry["id"], _Clip())
             clip.video = clip.video or entry.get("video")
-            clip.questions.append(_question(entry, where))
+            clip.rows.add(_question(entry, where) or RefusedRow(where, "no question", shorten(entry)))
     return clips
 
 
-def _question(entry: dict[str, Any], where: str) -> Question:
+def _question(entry: dict[str, Any], where: str) -> Question | RefusedRow | None:
     level = entry.get("difficulty level") or entry.get("difficulty_level")
-    options = {str(k).strip().upper(): str(v) for k, v in (entry.get("options") or {}).items() if v is not None}
-    if not options:  # the open-ended questions
-        return Question(entry["question"], entry["answer"], level)
-    try:
-        texts, answer = shuffled(f"{entry['id']}:{entry['question']}", options, entry["answer"])
-    except KeyError as error:
-        msg = f"{where}: answer {entry['answer']!r} names option {error}, options are {sorted(options)}; mend this entry"
-        raise DataError(msg) from None
-    return Question(entry["question"], answer, level, texts)
+    found = check(parse(entry | {"question_type": level}, where))
+    if not isinstance(found, Question) or not found.options:  # the open-ended questions have none
+        return found
+    letters = chosen_letters(found.answer, found.options)
+    if letters is None:
+        return RefusedRow(where, OUTSIDE, f"the answer {shorten(found.answer)} is none of {shorten(found.options)}")
+    lettered = dict(zip(option_letters(len(found.options)), found.options, strict=True))
+    texts, answer = shuffled(f"{entry['id']}:{entry['question']}", lettered, ", ".join(sorted(letters)))
+    return replace(found, answer=answer, options=texts)
 
 
 def _record(name: str, clip: _Clip, split: str, folder: str, videos: dict[str, str], keep: Keep) -> Iterator[Record]:
@@ -113,7 +115,7 @@ def _record(name: str, clip: _Clip, split: str, folder: str, videos: dict[str, s
             return
         with files.local_copy(uri.removesuffix("#t=middle")) as local:
             data = video.png(video.middle_frame(local))
-        yield Record(uri, "sportu", split, data, tuple(clip.questions))
+        yield Record(uri, "sportu", split, data, **clip.rows.fields())
     except DataError as error:
         if uri != name or keep(uri):
-            yield Record(uri, "sportu", split, None, tuple(clip.questions), str(error))
+            yield Record(uri, "sportu", split, None, error=str(error), **clip.rows.fields())

@@ -17,8 +17,10 @@ from typing import Any
 from leaml import images
 from leaml.config import SourceConfig
 from leaml.data import files
-from leaml.data.records import MAX_IMAGE_BYTES, Keep, Question, Record, need_path, parse_question, refuse_split
+from leaml.data.label_rows import parse
+from leaml.data.records import MAX_IMAGE_BYTES, Keep, LabelRows, Record, need_path, refuse_split
 from leaml.data.registry import reader
+from leaml.data.values import shorten
 from leaml.errors import DataError
 
 _SHARDS = (".tar", ".tar.gz", ".tgz")
@@ -36,19 +38,19 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
 def _samples(shard: str, keep: Keep) -> Iterator[Record]:
     key: str | None = None
     pictures: list[Record] = []
-    questions: tuple[Question, ...] = ()
+    rows = LabelRows()
     for name, content in _members(shard, keep):
         folder, base = posixpath.split(name)
         found = posixpath.join(folder, base.partition(".")[0])
         if found != key:
-            yield from (replace(picture, questions=questions) for picture in pictures)
-            key, pictures, questions = found, [], ()
+            yield from (replace(picture, **rows.fields()) for picture in pictures)
+            key, pictures, rows = found, [], LabelRows()
         if base.lower().endswith(".json"):
-            questions = _questions(content, f"{shard}#{name}")
+            rows = _rows(content, f"{shard}#{name}")
         else:
             error = content if isinstance(content, str) else None
             pictures.append(Record(f"{shard}#{name}", "webdataset", None, None if error else content, error=error))
-    yield from (replace(picture, questions=questions) for picture in pictures)
+    yield from (replace(picture, **rows.fields()) for picture in pictures)
 
 
 def _members(shard: str, keep: Keep) -> Iterator[tuple[str, Any]]:
@@ -71,7 +73,7 @@ def _members(shard: str, keep: Keep) -> Iterator[tuple[str, Any]]:
             raise DataError(msg) from None
 
 
-def _questions(content: Any, where: str) -> tuple[Question, ...]:
+def _rows(content: Any, where: str) -> LabelRows:
     try:
         found = json.loads(content)
     except ValueError as error:
@@ -81,7 +83,9 @@ def _questions(content: Any, where: str) -> tuple[Question, ...]:
         found = found["qa"]
     entries = found if isinstance(found, list) else [found]
     if not all(isinstance(entry, dict) for entry in entries):
-        msg = f"{where}: must be an object with question and answer, or a list of them, got {str(found)[:80]}"
+        msg = f"{where}: must be an object with question and answer, or a list of them, got {shorten(found)}"
         raise DataError(msg)
-    parsed = [parse_question(entry, where) for entry in entries]
-    return tuple(question for question in parsed if question is not None)
+    rows = LabelRows()
+    for number, entry in enumerate(entries):
+        rows.add(parse(entry, where if len(entries) == 1 else f"{where}, entry {number}"))
+    return rows

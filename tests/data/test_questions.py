@@ -50,10 +50,10 @@ def test_questions_alone_are_about_every_image(tmp_path: Path) -> None:
             "1 of 2 questions name an image; all must, or none",
         ),
         ("q.csv", "", r"q\.csv has no column 'question'"),
-        ("q.csv", "image;question\na;b\n", "has no column 'question' in its first line, but"),
+        ("q.csv", "image;text\na;b\n", "has no column 'question' in its first line, but"),
         ("q.csv", "image,question\na.png,what, or where?\n", r"q\.csv:2: more cells than columns"),
         ("q.csv", "image,question\n,what?\n", r"q\.csv:2: 'image' must be a file name"),
-        ("q.csv", 'question\n"what?\n', r"q\.csv:1: not valid CSV"),
+        ("q.csv", 'question\n"what?\n', r"q\.csv:2: not valid CSV"),
     ],
 )
 def test_faults_are_named_with_file_and_line(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -1,0 +1,124 @@
+"""What became of the label rows of a source: how many came in, are used, were refused and why, and what is odd about them."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from leaml.data.label_rows import TEXT_ONLY
+from leaml.data.records import Question, RefusedRow
+from leaml.errors import DataError
+
+EXAMPLES = 5
+"""Rows that are named of each reason."""
+
+DUPLICATE, CONFLICT = "equal rows, kept once", "questions of one image with different answers"
+NO_IMAGE = "its image cannot be used"
+_NO_FAULT = {NO_IMAGE, TEXT_ONLY}
+"""Reasons that do not count against the labels: images have a limit of their own."""
+
+
+@dataclass
+class LabelCounts:
+    """Counts of the label rows of one source.
+
+    Attributes:
+        rows: Rows that came in.
+        used: Rows that are labels now.
+        refused: Reason to number of rows that are not used.
+        warnings: What is odd about rows that are used, or that were equal to others, to number of rows.
+        examples: Reason or warning to the first rows with it, as `file:line: detail`.
+    """
+
+    rows: int = 0
+    used: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def refuse(self, row: RefusedRow) -> None:
+        """Count a row that is not used."""
+        self.rows += 1
+        self.refused[row.reason] += 1
+        self._note(row.reason, f"{row.where}: {row.detail}" if row.detail else row.where)
+
+    def use(self, question: Question, where: str, new: bool, conflicting: bool) -> None:
+        """Count a row that can be used; `new` unless it is equal to one before, `conflicting` if only its answer is not."""
+        self.rows += 1
+        if not new:
+            self._warn(DUPLICATE, where)
+            return
+        self.used += 1
+        if conflicting:
+            self._warn(CONFLICT, where)
+        for doubt in question.doubts:
+            self._warn(doubt, where)
+
+    def check(self, most: float, source: str) -> None:
+        """Raise DataError if more than the share `most` of the rows is refused for a fault of its own, or every row."""
+        faults = {reason: n for reason, n in self.refused.items() if reason not in _NO_FAULT}
+        bad, total = sum(faults.values()), self.rows - sum(self.refused[reason] for reason in _NO_FAULT)
+        if not bad or (bad <= most * total and bad < total):
+            return
+        shown = "\n".join(f"  {n} {reason}: {self._shown(reason)}" for reason, n in sorted(faults.items(), key=lambda i: -i[1]))
+        msg = (
+            f"{bad} of {total} label rows of {source} cannot be used, over the limit of {most:.0%} (data.max_quarantined); "
+            f"correct them or raise the limit, and the others are used:\n{shown}"
+        )
+        raise DataError(msg)
+
+    def lines(self) -> list[str]:
+        """The counts for the log: one line, and one for each reason and warning with the first rows."""
+        if not self.rows:
+            return []
+        lost = sum(self.refused.values())
+        found = [f"{self.rows:,} label rows, {self.used:,} used, {lost:,} refused"]
+        for kind, counts in (("refused", self.refused), ("warning", self.warnings)):
+            found += [f"{kind}: {n:,} {reason}: {self._shown(reason)}" for reason, n in counts.most_common()]
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """The counts as JSON holds them."""
+        return {
+            "rows": self.rows,
+            "used": self.used,
+            "refused": dict(self.refused.most_common()),
+            "warnings": dict(self.warnings.most_common()),
+            "examples": self.examples,
+        }
+
+    def _warn(self, warning: str, where: str) -> None:
+        self.warnings[warning] += 1
+        self._note(warning, where)
+
+    def _note(self, key: str, example: str) -> None:
+        noted = self.examples.setdefault(key, [])
+        if len(noted) < EXAMPLES:
+            noted.append(example)
+
+    def _shown(self, key: str) -> str:
+        noted = self.examples[key]
+        more = (self.refused[key] or self.warnings[key]) - len(noted)
+        return "; ".join(noted) + (f"; and {more:,} more" if more > 0 else "")
+
+
+class RefusedFile:
+    """All refused rows as a CSV file that people can read, written while the source is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = str(path), 0
+        self._stream = path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+        self._writer = csv.writer(self._stream)
+        self._writer.writerow(("where", "reason", "detail"))
+
+    def add(self, row: RefusedRow) -> None:
+        """Write one row."""
+        self._writer.writerow((row.where, row.reason, row.detail))
+        self.rows += 1
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._stream.close()

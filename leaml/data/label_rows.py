@@ -1,0 +1,190 @@
+"""The one place where a label row is checked: question, answer, options, letters, placeholders and length.
+
+`parse` makes a question of what a file holds, `checked` looks at the questions of every record, whichever reader made it. A row
+that training or scoring could not use as it is meant is refused with its file and line; one that is only odd keeps a doubt,
+which ingest counts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from leaml.data.label_options import MOST_OPTIONS, Options, parse_options
+from leaml.data.records import Question, Record, RefusedRow
+from leaml.data.values import UnusableError, is_missing, shorten, text_of
+from leaml.scoring import chosen_letters, normalise, option_letters
+
+MOST_CHARACTERS = 8000
+"""Of a question with its options, and of an answer: about 2,000 tokens, more than most models can be taught in one example."""
+
+OUTSIDE, LETTER_ALONE, MISSPELT = "answer outside its options", "answer is a letter without options", "misspelt key"
+"""Doubts: what is counted about rows that are used."""
+
+TEXT_ONLY = "text only"
+"""Reason of rows that show no image and are no fault: chats among others."""
+
+COLUMNS = ("question", "answer", "question_type", "options")
+"""Keys of a label row besides those of its image."""
+_NEAR = 0.8
+"""Likeness, 0 to 1, from which on an unknown key is taken for a known one misspelt: that of "anwser" is 0.83."""
+
+_PLACEHOLDER = re.compile(r"<(?:image|video|audio)>", re.I)
+_LETTERS_ONLY = re.compile(r"^[\s(\[]*[A-Z](?:[\s)\].]*(?:[,;&/]|\band\b)[\s(\[]*[A-Z])*[\s)\].:]*$", re.I)
+_LETTER_AND_TEXT = re.compile(r"^\s*\(?([A-Za-z])[).:]+\s+\S", re.S)
+_NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
+_LETTERED_LINES = re.compile(r"(?:^|[\s(])A[).:].*(?:[\s(])B[).:]", re.S)
+
+
+def parse(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = None) -> Question | RefusedRow | None:
+    """The question in `row`, why it cannot be used, or None if the row has neither question nor answer.
+
+    Args:
+        row: A line of a file, an object, a table row: question, answer and optionally question_type, options.
+        where: File and line of the row.
+        keys: All keys of the row, where `row` holds only those that are known.
+    """
+    names = tuple(row if keys is None else keys)
+    misspelt = near_keys(tuple(str(name) for name in names))
+    if is_missing(row.get("question")) and is_missing(row.get("answer")):
+        if lost := [pair for pair in misspelt if pair[1] in ("question", "answer")]:
+            return RefusedRow(where, f"no {lost[0][1]}", _hint(lost))
+        if row.get("question") is None and row.get("answer") is None:
+            return None
+    try:
+        return _question(row, where, misspelt)
+    except UnusableError as error:
+        hint = _hint([pair for pair in misspelt if error.reason == f"no {pair[1]}"])
+        return RefusedRow(where, error.reason, "; ".join(part for part in (error.detail, hint) if part))
+
+
+def checked(record: Record) -> Record:
+    """The record without those of its questions that cannot be used; they are among its `refused` rows."""
+    found = [check(replace(question, where=question.where or record.uri)) for question in record.questions]
+    refused = tuple(row for row in found if isinstance(row, RefusedRow))
+    questions = tuple(row for row in found if isinstance(row, Question))
+    return replace(record, questions=questions, refused=record.refused + refused)
+
+
+def _question(row: Mapping[str, Any], where: str, misspelt: tuple[tuple[str, str], ...]) -> Question:
+    question = text_of(row.get("question"), "the question")
+    answer = text_of(row.get("answer"), "the answer")
+    kind = row.get("question_type")
+    options = parse_options(row.get("options"))
+    doubts = tuple(f"{MISSPELT} {name!r} (for {known!r})" for name, known in misspelt)
+    if options is not None:
+        answer = _named(answer, options)
+    elif "options" in row and _is_letter(answer) and not _LETTERED_LINES.search(question):
+        raise UnusableError(LETTER_ALONE, f"the answer is {answer!r}, and there are no options")
+    texts = None if options is None else options.texts
+    return Question(question, answer, None if is_missing(kind) else text_of(kind, "the question_type"), texts, where, doubts)
+
+
+def _named(answer: str, options: Options) -> str:
+    """The answer, its option's letter where the file names that by number."""
+    by_key = answer in options.keys
+    as_text = [n for n, text in enumerate(options.texts) if normalise(text) == normalise(answer)]
+    if by_key:
+        place = options.keys.index(answer)
+        if as_text and as_text != [place]:
+            raise UnusableError("ambiguous answer", f"the answer {answer!r} is the number of one option and the text of another")
+        if place < MOST_OPTIONS:
+            return string.ascii_uppercase[place]
+    if options.keys and _is_letter(answer) and not as_text and not _in_sequence(options.keys):
+        raise UnusableError("ambiguous answer", f"the answer is {answer!r}, and the options are the numbers {shorten(options.keys)}")
+    if options.split and len(options.texts) <= MOST_OPTIONS and chosen_letters(answer, options.texts) is None:
+        detail = f"the options are one text, and the answer {shorten(answer)} is none of {shorten(options.texts)}"
+        raise UnusableError("unreadable options", detail)
+    return answer
+
+
+def _in_sequence(keys: tuple[str, ...]) -> bool:
+    return keys in (tuple(str(n) for n in range(len(keys))), tuple(str(n + 1) for n in range(len(keys))))
+
+
+def check(question: Question | RefusedRow | None) -> Question | RefusedRow | None:
+    """The question as training and scoring take it, or why they cannot; what is no question stays as it is."""
+    if not isinstance(question, Question):
+        return question
+    try:
+        asked, answer = text_of(question.question, "the question"), text_of(question.answer, "the answer")
+        options = None if question.options is None else tuple(text_of(option, "an option") for option in question.options)
+        _check_texts(asked, answer, options or ())
+        doubts: set[str] = set(question.doubts)
+        if options:
+            answer = _letters(answer, options)
+            doubts |= set() if chosen_letters(answer, options) else {OUTSIDE}
+        elif _is_letter(answer) and not _LETTERED_LINES.search(asked):
+            doubts.add(LETTER_ALONE)
+    except UnusableError as error:
+        return RefusedRow(question.where or "", error.reason, error.detail)
+    return replace(question, question=asked, answer=answer, options=options or None, doubts=tuple(sorted(doubts)))
+
+
+def _check_texts(question: str, answer: str, options: tuple[str, ...]) -> None:
+    for what, text in (("question", question), ("answer", answer), *(("option", option) for option in options)):
+        if match := _PLACEHOLDER.search(text):
+            detail = f"the {what} {shorten(text)} holds {match[0]!r}, which stands for an image; remove it"
+            raise UnusableError("image placeholder in a text", detail)
+    asked = len(question) + sum(map(len, options))
+    for what, length in (("question with its options", asked), ("answer", len(answer))):
+        if length > MOST_CHARACTERS:
+            raise UnusableError("too long", f"the {what} has {length:,} characters, over the limit of {MOST_CHARACTERS:,}")
+    if len(options) > MOST_OPTIONS:
+        detail = f"{len(options)} options, and A to Z name {MOST_OPTIONS}; leave some out, or ask without options"
+        raise UnusableError("too many options", detail)
+    if len({" ".join(option.casefold().split()) for option in options}) < len(options):
+        raise UnusableError("equal options", f"two of the options {shorten(options)} are the same text")
+
+
+def _letters(answer: str, options: tuple[str, ...]) -> str:
+    """The answer, in capitals where it is the letter of an option. Raises UnusableError where it contradicts the options."""
+    letters = option_letters(len(options))
+    as_text = [letters[n] for n, text in enumerate(options) if normalise(text) == normalise(answer)]
+    if _LETTERS_ONLY.match(answer):
+        named = [letter.upper() for letter in re.findall(r"\b[A-Za-z]\b", answer)]
+        if lost := [letter for letter in named if letter not in letters]:
+            if as_text:
+                return answer
+            raise UnusableError(OUTSIDE, f"{lost[0]!r} names none of the {len(options)} options")
+        if as_text and as_text != named:
+            detail = f"the answer {answer!r} is the letter of one option and the text of another; write the letter and other texts"
+            raise UnusableError("ambiguous answer", detail)
+        return named[0] if len(named) == 1 else answer
+    if as_text or chosen_letters(answer, options):
+        return answer
+    if re.fullmatch("[A-Z]{2,}", answer) and "".join(sorted(set(answer))) == answer and set(answer) & set(letters):
+        raise UnusableError(OUTSIDE, f"{answer!r} names more than the {len(options)} options")
+    if match := _LETTER_AND_TEXT.match(answer):
+        detail = f"the answer {shorten(answer)} begins with a letter that has another text in {shorten(options)}"
+        if match[1].upper() not in letters:
+            detail = f"{match[1]!r} names none of the {len(options)} options"
+        raise UnusableError(OUTSIDE, detail)
+    if _NUMBER.match(answer):
+        detail = f"the answer {answer!r} is a number: neither a letter nor a text of {shorten(options)}"
+        raise UnusableError(OUTSIDE, detail)
+    return answer
+
+
+def _is_letter(answer: str) -> bool:
+    return len(answer.strip("().: ")) == 1 and answer.strip("().: ") in string.ascii_uppercase
+
+
+@functools.lru_cache(maxsize=1024)  # the rows of a file have few different sets of keys
+def near_keys(names: tuple[str, ...], known: tuple[str, ...] = COLUMNS) -> tuple[tuple[str, str], ...]:
+    """Unknown keys, each with the known key that it is like and that the row lacks."""
+    absent = [key for key in known if key not in names]
+    found = []
+    for name in names if absent else ():
+        if name not in known and (near := difflib.get_close_matches(name.strip().lower(), absent, 1, _NEAR)):
+            found.append((name, near[0]))
+    return tuple(found)
+
+
+def _hint(pairs: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f"key {name!r}: did you mean {known!r}?" for name, known in pairs)

@@ -1,0 +1,71 @@
+"""Files of rows that name images, JSON Lines and CSV alike: rows of one image are put together, the images are not loaded."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from leaml.config import SourceConfig
+from leaml.data.embedded import Embedded
+from leaml.data.label_rows import near_keys, parse
+from leaml.data.records import Keep, LabelRows, Record, RefusedRow, by_image
+from leaml.data.values import is_missing, shorten
+from leaml.errors import DataError
+
+
+def records(path: str, rows: Iterable[tuple[str, Any]], source: SourceConfig, keep: Keep) -> Iterator[Record]:
+    """One record per image, in the order of first mention; image paths are relative to `images` or the file's folder.
+
+    Args:
+        path: The file.
+        rows: Place (file and line) and value of each row.
+        source: What is read.
+        keep: Which images are wanted.
+
+    Raises:
+        DataError: No row has the wanted split, or none names an image.
+    """
+    groups: dict[str, LabelRows] = {}
+    loose: list[RefusedRow] = []
+    splits: set[str] = set()
+    embedded = Embedded(path)
+    for where, row in rows:
+        split = row.get("split") if isinstance(row, Mapping) else None
+        splits.add(str(split))
+        if source.split is not None and split != source.split:
+            continue
+        image = image_name(row, where)
+        if isinstance(image, str):
+            groups.setdefault(embedded.name(image), LabelRows()).add(parse(row, where))
+        else:
+            loose.append(image or _imageless(row, where))
+    if source.split is not None and source.split not in splits:
+        msg = f"{path}: no line has split {source.split!r}, only {', '.join(sorted(splits))}; correct or remove split"
+        raise DataError(msg)
+    folder = source.images or posixpath.dirname(path) or "."
+    yield from by_image(groups, folder, source.format, source.split, keep, embedded, loose)
+
+
+def image_name(row: Any, where: str) -> str | RefusedRow | None:
+    """The image that a row names in `image` or `images` (a text, or a list of one), why it has no usable one, or None."""
+    if not isinstance(row, Mapping):
+        return None
+    image = next((row[key] for key in ("image", "images") if not is_missing(row.get(key))), None)
+    while isinstance(image, list | tuple) and len(image) == 1:
+        image = image[0]
+    if isinstance(image, Mapping):  # as in messages of OpenAI's form, and in tables of `datasets`
+        image = next((image[key] for key in ("path", "url", "image") if isinstance(image.get(key), str)), image)
+    if image is None or (isinstance(image, str) and image.strip()):
+        return image
+    if isinstance(image, list | tuple):
+        return RefusedRow(where, "several images", f"{len(image)} images; write a row for each of them")
+    return RefusedRow(where, "no image", f"the image is {shorten(image)}, not a path")
+
+
+def _imageless(row: Any, where: str) -> RefusedRow:
+    if not isinstance(row, Mapping):
+        return RefusedRow(where, "no image", f"not an object with the key 'image', but {shorten(row)}")
+    near = near_keys(tuple(str(key) for key in row), ("image",))
+    hint = f"; key {near[0][0]!r}: did you mean 'image'?" if near else ""
+    return RefusedRow(where, "no image", f"each row must have the path of an image in the key 'image'{hint}")

@@ -1,0 +1,69 @@
+"""Single values of label rows: numbers as people write them, what counts as missing, and values cut for messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+_SHOWN = 80
+_NAN = "nan"
+
+
+class UnusableError(Exception):
+    """A value of a label row cannot be used: `reason` is the kind of fault, the same for many rows, `detail` this one."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def shorten(value: Any, most: int = _SHOWN) -> str:
+    """A value for a message: its `repr`, cut to `most` characters."""
+    # Cut before repr: an image in base64 is megabytes of text, and repr would copy it
+    text = repr(value[: most + 1] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for nothing: null, NaN, pandas' NA or NaT, a text of blanks, an object or list of nothing."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, float | np.floating | Decimal):
+        return math.isnan(value)
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, Mapping):
+        return all(is_missing(v) for v in value.values())
+    return isinstance(value, list | tuple) and all(is_missing(v) for v in value)
+
+
+def text_of(value: Any, what: str) -> str:
+    """A text, or a number as people write it: 3.0, which tables make of 3 where a cell of the column is empty, is "3".
+
+    Raises:
+        UnusableError: A value of another kind, or one that stands for nothing; also the text "nan", which is what is left of
+            a missing number.
+    """
+    if isinstance(value, str) and value.strip() and value.strip().lower() != _NAN:
+        return value.strip()
+    if is_missing(value) or (isinstance(value, str) and value.strip().lower() == _NAN):
+        raise UnusableError(f"no {what.split()[-1]}", f"{what} is {'missing' if value is None else shorten(value)}")
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | Decimal | np.number):
+        raise UnusableError(f"{what.split()[-1]} is no text", f"{what} is {shorten(value)}, not text")
+    return _number(value, what)
+
+
+def _number(value: Any, what: str) -> str:
+    if not math.isfinite(value):
+        raise UnusableError(f"{what.split()[-1]} is no text", f"{what} is {shorten(value)}, not a finite number")
+    if value == int(value):
+        return str(int(value))
+    if isinstance(value, Decimal):
+        return format(value.normalize(), "f")
+    with np.errstate(over="ignore"):
+        single = np.float32(value)  # a float32 column: 0.1 comes out as 0.10000000149011612
+    return str(single) if float(single) == float(value) else repr(float(value))

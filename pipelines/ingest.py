@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import re
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from rich.markup import escape
 
 from leaml import tables
 from leaml.config import SourceConfig
@@ -15,7 +18,8 @@ from leaml.data import budget, files, store
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.store import ImageIndex
 from leaml.errors import DataError
-from pipelines.progress import Bar
+from leaml.vlm import load
+from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
 
 
@@ -70,7 +74,35 @@ def ingest(run: Run) -> Sources:
                 f"{shared[0].image_id}); the evaluation would be worthless. Remove them from one side"
             )
             raise DataError(msg)
+    refuse_special_tokens(run, sources)
     return sources
+
+
+def refuse_special_tokens(run: Run, sources: Sources) -> None:
+    """Refuse labels that hold a special token of the model, before captions are made that such a training would waste.
+
+    The tokens are the model's, and ingest knows no model, so that another one does not read the data again.
+
+    Raises:
+        DataError: With file and line of the first rows.
+    """
+    tokens = load.special_tokens(run.config.model)
+    if not tokens:
+        return
+    pattern = "|".join(re.escape(token) for token in tokens)
+    for step in (sources.labeled, sources.evaluation):
+        rows = tables.read(step.path("labeled.parquet"), tables.LABELED)
+        joined = pc.binary_join(pc.fill_null(rows["options"], []), "\n")
+        texts = pc.binary_join_element_wise(rows["question"], rows["answer"], joined, "\n")
+        bad = rows.filter(pc.match_substring_regex(texts, pattern))
+        if bad.num_rows:
+            first = bad.slice(0, 1).to_pylist()[0]
+            found = re.search(pattern, "\n".join([first["question"], first["answer"], *(first["options"] or [])]))
+            msg = (
+                f"{bad.num_rows} label rows hold a special token of the model {run.config.model.name!r}, for example "
+                f"{found[0] if found else ''!r}: {'; '.join(str(w) for w in bad['where'].to_pylist()[:5])}; remove it from them"
+            )
+            raise DataError(msg)
 
 
 def source_steps(run: Run) -> Sources:
@@ -89,7 +121,7 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
         "max_pixels": data.max_pixels,
         "max_quarantined": data.max_quarantined,
     }
-    step = run.step("ingest", settings, [], label=f"ingest {role}")
+    step = run.step("ingest", settings, [], version=2, label=f"ingest {role}")
 
     def work() -> dict[str, object]:
         with Bar(step.label, source.limit or 0, "images") as bar:
@@ -101,14 +133,19 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
                 data.max_quarantined,
                 source.split or role,
                 progress=bar.update,
+                labels_matter=role != "unlabeled",
             )
+        if role != "unlabeled":
+            for line in result.labels.lines():
+                say(escape(f"{step.label}: {line}"))
         if result.images == 0:
             msg = f"data.{role}: no readable image in {source.path or source.format!r}"
             raise DataError(msg)
         if role != "unlabeled" and result.rows == 0:
             msg = f"data.{role}: {source.path or source.format!r} has images but no questions; use a reader that gives them"
             raise DataError(msg)
-        return {"images": result.images, "rows": result.rows, "quarantined": len(result.quarantined)}
+        counts = {"images": result.images, "rows": result.rows, "quarantined": len(result.quarantined)}
+        return counts | {"labels": result.labels.summary()}
 
     return run.execute(step, work)
 

@@ -102,11 +102,15 @@ def _image(entry: Any, where: str) -> str | RefusedRow:
     """The one image of an entry, from its keys or the parts of its turns, or why it has none."""
     if not isinstance(entry, dict):
         return RefusedRow(where, "no image", f"not an object with the keys image and conversations, but {shorten(entry)}")
-    parts = [p for turn in _list_of_turns(entry) if isinstance(turn, dict) for p in turn.get("content") or [] if isinstance(p, dict)]
+    parts = [
+        p for turn in _list_of_turns(entry) if isinstance(turn, dict) for p in turn.get("content") or [] if isinstance(p, dict)
+    ]
     shown = [part.get("image_url") or part.get("image") for part in parts if part.get("image_url") or part.get("image")]
     image = row_files.image_name(entry, where) or row_files.image_name({"images": shown}, where)
     if image is not None:
         return image
     if parts or "<image>" in str(_list_of_turns(entry)):
-        return RefusedRow(where, "no image", f"its text shows one, but neither 'image' nor 'images' names it: {shorten(list(entry))}")
+        return RefusedRow(
+            where, "no image", f"its text shows one, but neither 'image' nor 'images' names it: {shorten(list(entry))}"
+        )
     return RefusedRow(where, TEXT_ONLY)

@@ -29,7 +29,10 @@ csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold an image in
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of first mention. Raises DataError naming file and line."""
     path = need_path("csv", source.path)
-    labels = ((where, {name: cell for name, cell in cells.items() if cell or name == "options"}) for where, cells in rows(path, "image"))
+    labels = (
+        (where, {name: cell for name, cell in cells.items() if cell or name == "options"})
+        for where, cells in rows(path, "image")
+    )
     yield from row_files.records(path, labels, source, keep)
 
 

@@ -23,6 +23,7 @@ from leaml.data import files, registry
 from leaml.data.label_counts import NO_IMAGE, LabelCounts, RefusedFile
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.errors import DataError
+from leaml.scoring import canonical
 
 PART_BYTES = 64 << 20
 PART_IMAGES = 2000
@@ -202,8 +203,9 @@ class _Tables:
         asked = repr((identity, question.question, question.options))
         new = self._seen.add(repr((asked, question.answer, question.question_type)))
         # Two types of one question and answer are two rows, but no contradiction
-        conflicting = not self._seen.add(f"asked {asked}") and self._seen.add(f"answered {asked} {question.answer}")
-        self._seen.add(f"answered {asked} {question.answer}")
+        asked_before = not self._seen.add(f"asked {asked}")
+        new_answer = self._seen.add(f"answered {asked} {sorted(canonical(question.answer, question.question_type))}")
+        conflicting = asked_before and new_answer
         self.counts.use(question, where, new, conflicting)
         if new:
             self._pending.append(_labeled_row(identity, question, where))

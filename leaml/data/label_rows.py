@@ -18,7 +18,7 @@ from typing import Any
 from leaml.data.label_options import MOST_OPTIONS, Options, parse_options
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
-from leaml.scoring import chosen_letters, normalise, option_letters
+from leaml.scoring import chosen_letters, normalise, option_letters, texts_of
 
 MOST_CHARACTERS = 8000
 """Of a question with its options, and of an answer: about 2,000 tokens, more than most models can be taught in one example."""
@@ -36,7 +36,7 @@ _NEAR = 0.8
 
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>", re.I)
 _LETTERS_ONLY = re.compile(r"^[\s(\[]*[A-Z](?:[\s)\].]*(?:[,;&/]|\band\b)[\s(\[]*[A-Z])*[\s)\].:]*$", re.I)
-_LETTER_AND_TEXT = re.compile(r"^\s*\(?([A-Za-z])[).:]+\s+\S", re.S)
+_LETTER_AND_TEXT = re.compile(r"^\s*\(?([A-Za-z])[).:]+\s+(\S.*)$", re.S)
 _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
 _LETTERED_LINES = re.compile(r"(?:^|[\s(])A[).:].*(?:[\s(])B[).:]", re.S)
 
@@ -92,11 +92,15 @@ def _named(answer: str, options: Options) -> str:
     if by_key:
         place = options.keys.index(answer)
         if as_text and as_text != [place]:
-            raise UnusableError("ambiguous answer", f"the answer {answer!r} is the number of one option and the text of another")
+            raise UnusableError(
+                "ambiguous answer", f"the answer {answer!r} is the number of one option and the text of another"
+            )
         if place < MOST_OPTIONS:
             return string.ascii_uppercase[place]
     if options.keys and _is_letter(answer) and not as_text and not _in_sequence(options.keys):
-        raise UnusableError("ambiguous answer", f"the answer is {answer!r}, and the options are the numbers {shorten(options.keys)}")
+        raise UnusableError(
+            "ambiguous answer", f"the answer is {answer!r}, and the options are the numbers {shorten(options.keys)}"
+        )
     if options.split and len(options.texts) <= MOST_OPTIONS and chosen_letters(answer, options.texts) is None:
         detail = f"the options are one text, and the answer {shorten(answer)} is none of {shorten(options.texts)}"
         raise UnusableError("unreadable options", detail)
@@ -153,18 +157,24 @@ def _letters(answer: str, options: tuple[str, ...]) -> str:
                 return answer
             raise UnusableError(OUTSIDE, f"{lost[0]!r} names none of the {len(options)} options")
         if as_text and as_text != named:
-            detail = f"the answer {answer!r} is the letter of one option and the text of another; write the letter and other texts"
+            detail = (
+                f"the answer {answer!r} is the letter of one option and the text of another; write the letter and other texts"
+            )
             raise UnusableError("ambiguous answer", detail)
         return named[0] if len(named) == 1 else answer
+    match = None if as_text else _LETTER_AND_TEXT.match(answer)
+    if match and match[1].upper() not in letters:
+        raise UnusableError(OUTSIDE, f"{match[1]!r} names none of the {len(options)} options")
+    if match and any(
+        normalise(match[2]) == normalise(text) != normalise(texts_of(match[1].upper(), options)[0]) for text in options
+    ):
+        raise UnusableError(
+            OUTSIDE, f"the answer {shorten(answer)} begins with a letter that has another text in {shorten(options)}"
+        )
     if as_text or chosen_letters(answer, options):
         return answer
     if re.fullmatch("[A-Z]{2,}", answer) and "".join(sorted(set(answer))) == answer and set(answer) & set(letters):
         raise UnusableError(OUTSIDE, f"{answer!r} names more than the {len(options)} options")
-    if match := _LETTER_AND_TEXT.match(answer):
-        detail = f"the answer {shorten(answer)} begins with a letter that has another text in {shorten(options)}"
-        if match[1].upper() not in letters:
-            detail = f"{match[1]!r} names none of the {len(options)} options"
-        raise UnusableError(OUTSIDE, detail)
     if _NUMBER.match(answer):
         detail = f"the answer {answer!r} is a number: neither a letter nor a text of {shorten(options)}"
         raise UnusableError(OUTSIDE, detail)

@@ -84,7 +84,7 @@ def _clips(annotations: list[str]) -> dict[str, _Clip]:
         for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
             where = f"{path}, entry {number}"
             if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
-                msg = f"{where}: needs the texts id, question and answer, got {shorten(entry)}; correct or remove this entry"
+                msg = f"{where}: needs the text id, got {shorten(entry)}; correct or remove this entry"
                 raise DataError(msg)
             match = _CLIP.match(entry["id"])
             clip = clips.setdefault(match[1] if match else entry["id"], _Clip())

@@ -142,6 +142,26 @@ def check(config: ModelConfig) -> None:
     _check_processor(config, found.model_type)
 
 
+def special_tokens(config: ModelConfig) -> list[str]:
+    """The texts that the model's tokenizer takes for special tokens, its image placeholder among them; loads no weights.
+
+    Only those that no ordinary text holds: some tokenizers pad with "!".
+    """
+    from transformers import AutoTokenizer
+
+    with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-tokenizer-") as scratch:
+        hub: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(_local(config.name, scratch), **hub)
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            msg = f"cannot load the tokenizer of the model {config.name!r}: {_first_line(error)}{_hint(error)}"
+            raise ModelError(msg) from error
+    marked = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(
+        token for token in marked | set(tokenizer.all_special_tokens) if re.search(r"[<\[|]", token) and len(token) > 2
+    )
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

@@ -45,10 +45,10 @@ def records(**source: Any) -> list[Record]:
 
 def test_generic_columns_group_equal_images(tmp_path: Path) -> None:
     images = [{"bytes": png(n), "path": None} for n in (1, 2, 1)]
-    columns = {"image": images, "question": ["q0", "q1", "q2"], "answer": ["a", "b", "c"], "options": [["x", "y"]] * 3}
+    columns = {"image": images, "question": ["q0", "q1", "q2"], "answer": ["A", "x", "B"], "options": [["x", "y"]] * 3}
     first, second = records(path=save(tmp_path / "set", columns))
     assert (first.data, second.data) == (png(1), png(2))
-    assert first.questions == (Question("q0", "a", None, ("x", "y")), Question("q2", "c", None, ("x", "y")))
+    assert first.questions == (Question("q0", "A", None, ("x", "y")), Question("q2", "B", None, ("x", "y")))
     assert len(records(path=str(tmp_path / "set"), limit=1)) == 1
 
 

@@ -1,0 +1,369 @@
+"""Label rows: what is plain is read as it is meant, what is not is refused with its file and line, and all of it is counted.
+
+The numbers in names are those of the issue's list of cases.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from leaml import tables
+from leaml.config import SourceConfig
+from leaml.data import label_counts, label_rows
+from leaml.data.ingest import IngestResult, ingest
+from leaml.data.label_rows import parse
+from leaml.data.records import Question, Record, RefusedRow
+from leaml.data.registry import read
+from leaml.errors import DataError
+from leaml.scoring import answer_text, option_letters
+
+NAN = float("nan")
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (seed % 256, seed // 256, 7)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for n in range(6):
+        (tmp_path / f"{n}.png").write_bytes(png(n))
+    return tmp_path
+
+
+def made(**row: Any) -> Question | RefusedRow | None:
+    """A row as the registry gives it."""
+    return label_rows.check(parse({"question": "which?", "answer": "A"} | row, "labels.jsonl:7"))
+
+
+def words(**row: Any) -> str | None:
+    """The right answer in words; None where the row is refused."""
+    found = made(**row)
+    if not isinstance(found, Question):
+        assert isinstance(found, RefusedRow) and found.where == "labels.jsonl:7" and found.reason
+        return None
+    return answer_text({"question": found.question, "answer": found.answer, "options": list(found.options or ())})
+
+
+def jsonl(folder: Path, rows: list[dict[str, Any]], name: str = "labels.jsonl") -> SourceConfig:
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return SourceConfig(format="jsonl", path=str(folder / name))
+
+
+def questions(source: SourceConfig) -> list[Question]:
+    return [question for record in read(source) for question in record.questions]
+
+
+def refused(source: SourceConfig) -> list[RefusedRow]:
+    return [row for record in read(source) for row in record.refused]
+
+
+def taken(source: SourceConfig, out: Path, **options: Any) -> IngestResult:
+    return ingest(source, str(out / "images"), str(out / "labeled.parquet"), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "right"),
+    [
+        ({"A": "black", "B": None, "C": "red", "D": "blue"}, "C", None),  # case 5: a gap shifts the letters behind it
+        (["black", None, "green", "blue"], "C", None),
+        (["black", NAN, "green"], "A", None),
+        ({"A": "black", "C": "red", "D": "blue"}, "C", None),
+        ({"B": "green", "A": "red", "a": "x"}, "B", None),
+        ({"B": "green", "A": "red"}, "B", "green"),
+        ({"A": "blue", "B": "red", "C": None, "D": None}, "B", "red"),  # a table pads the shorter ones
+        ([{"label": "A", "text": "x"}, {"label": "C", "text": "y"}], "C", None),
+        (["A. black", "C. red"], "C", None),
+        ("['red', 'blue']", "B", "blue"),  # case 6: forms of options
+        ('["red", "blue"]', "B", "blue"),
+        ('{"A": "red", "B": "blue"}', "B", "blue"),
+        ("['red' 'blue']", "B", "blue"),  # as NumPy prints an array
+        ("red|green", "B", "green"),
+        ("red, blue", "B", "blue"),
+        ("red, blue", "blue", "blue"),
+        ("red, blue", "purple", None),
+        ("A. red B. blue", "B", "blue"),
+        ("A) red\nB) blue, or not", "B", "blue, or not"),
+        ("(A) red (B) blue", "A", "red"),
+        ("red", "A", None),
+        ("[red, blue", "A", None),
+        (["B. x", "A. y"], "B", "x"),
+        ([{"label": "A", "text": "black"}, {"label": "B", "text": "red"}], "B", "red"),
+        ([{"A": "black"}, {"B": "red"}], "B", "red"),
+        ({"text": ["black", "red"], "label": ["A", "B"]}, "B", "red"),
+        ([{"colour": {"x": 1}}, {"colour": {"x": 2}}], "A", None),
+        ({str(n): f"c{n}" for n in range(1, 12)}, "10", "c10"),
+        ({str(n): f"c{n}" for n in range(1, 12)}, 2, "c2"),
+        ({"1": "2", "2": "1"}, "1", None),  # the number of one, the text of another
+        (["red", "green"], "E", None),
+        (["red", "green"], "b", "green"),
+        (["red", "green"], "(b)", "green"),
+        (["red", "green"], "A, C", None),
+        (["red", "green"], "B. green", "green"),
+        (["red", "green"], "A. green", None),
+        (["red", "green", "blue"], 1, None),  # counted from 0 or from 1?
+        ([1, 2, 3.0], 3, "3"),
+        (["B", "A"], "A", None),  # a letter, and the text of another option
+        (["red", " Red "], "A", None),
+        (7, "A", None),
+        ([], "A", None),
+        (NAN, "A", None),  # case 8
+        ([f"o{n}" for n in range(26)], "Z", "o25"),
+        ([f"o{n}" for n in range(30)], "o29", None),  # case 10
+    ],
+)
+def test_options_are_read_as_meant_or_the_row_is_refused(options: Any, answer: Any, right: str | None) -> None:
+    assert words(options=options, answer=answer) == right
+
+
+LETTERED = st.lists(
+    st.text("abcdefgh xyz", min_size=1).filter(str.strip), min_size=2, max_size=26, unique_by=lambda t: t.strip()
+)
+
+
+@hypothesis.given(texts=LETTERED, data=st.data())
+def test_5_6_whatever_the_form_a_letter_means_its_own_option_or_the_row_is_refused(
+    texts: list[str], data: st.DataObject
+) -> None:
+    texts = [f"colour {text.strip()}" for text in texts]
+    letters = option_letters(len(texts))
+    place = data.draw(st.integers(0, len(texts) - 1))
+    pairs = data.draw(st.permutations(list(zip(letters, texts, strict=True))))
+    forms = [
+        texts,
+        dict(pairs),
+        [{"label": letter, "text": text} for letter, text in pairs],
+        [f"{letter}. {text}" for letter, text in pairs],
+        json.dumps(dict(pairs)),
+        repr(texts),
+        "|".join(texts),
+        " ".join(f"{letter}. {text}" for letter, text in zip(letters, texts, strict=True)),
+        [*texts, None],
+    ]
+    for form in forms:
+        assert words(options=form, answer=letters[place]) == texts[place], form
+    lost = data.draw(st.integers(0, len(texts) - 2))
+    gaps = [
+        [None if n == lost else text for n, text in enumerate(texts)],
+        {letter: None if n == lost else text for n, (letter, text) in enumerate(zip(letters, texts, strict=True))},
+        {letter: text for n, (letter, text) in enumerate(zip(letters, texts, strict=True)) if n != lost},
+    ]
+    for form in gaps:
+        assert words(options=form, answer=letters[place]) is None, form
+
+
+def test_6_sportu_takes_lists_and_small_letters(tmp_path: Path) -> None:
+    options = {"A": "w", "B": "x", "C": "y", "D": "z"}
+    entries = [
+        {"id": "soccer_1_1", "question": "q1", "options": options, "answer": "d"},
+        {"id": "soccer_1_2", "question": "q2", "options": ["w", "x"], "answer": "B"},
+        {"id": "soccer_1_3", "question": "q3", "options": options | {"B": None}, "answer": "C"},
+    ]
+    (tmp_path / "ann.json").write_text(json.dumps(entries))
+    source = SourceConfig(format="sportu", path=str(tmp_path / "ann.json"))
+    found = [answer_text({"answer": q.answer, "options": list(q.options or ())}) for q in questions(source)]
+    assert found == ["z", "x"]
+    assert [(r.where, r.reason) for r in refused(source)] == [(f"{tmp_path}/ann.json, entry 2", "missing option")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [(NAN, None), (float("inf"), None), ("nan", None), (" ", None), (True, None), (["x"], None), (b"x", None)]
+    + [(2.0, "2"), (3, "3"), (2.5, "2.5"), (float(pa.scalar(0.1, pa.float32()).as_py()), "0.1"), (0.1, "0.1")]
+    + [("None", "None"), ("NA", "NA"), ("null", "null"), (" red ", "red")],
+)
+def test_8_15_values_become_the_text_that_people_write_or_are_refused(answer: Any, text: str | None) -> None:
+    assert words(answer=answer) == text
+
+
+@hypothesis.given(st.floats(allow_nan=False, allow_infinity=False))
+def test_8_a_number_is_written_without_change_of_value(value: float) -> None:
+    text = words(answer=value)
+    assert text is not None
+    assert float(text) == value or float(np.float32(text)) == value  # of a column of float32 the short form
+    assert text == str(int(value)) if value == int(value) else not text.endswith(".0")
+
+
+def test_8_columns_of_tables_keep_their_meaning(folder: Path) -> None:
+    columns = {"bytes": [png(n) for n in range(3)], "question": ["how many?"] * 3, "answer": [NAN, 2.0, 3.0]}
+    pq.write_table(pa.table(columns), folder / "float.parquet")
+    source = SourceConfig(format="parquet", path=str(folder / "float.parquet"))
+    assert [q.answer for q in questions(source)] == ["2", "3"]
+    assert [(r.where, r.reason) for r in refused(source)] == [(f"{folder}/float.parquet, row 0", "no answer")]
+    images = [{"bytes": png(n), "path": None} for n in range(2)]
+    features = datasets.Features(
+        {"image": datasets.Image(), "question": datasets.Value("string"), "answer": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    data = datasets.Dataset.from_dict({"image": images, "question": ["is it red?"] * 2, "answer": [1, 0]}, features=features)
+    data.save_to_disk(str(folder / "classes"))
+    data.to_parquet(str(folder / "classes.parquet"))
+    for form, name in (("huggingface", "classes"), ("parquet", "classes.parquet")):
+        assert [q.answer for q in questions(SourceConfig(format=form, path=str(folder / name)))] == ["yes", "no"]
+
+
+def conversation(image: dict[str, Any], text: str = "<image>what colour?") -> dict[str, Any]:
+    return {**image, "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "red"}]}
+
+
+def test_9_images_of_conversations_are_read_or_counted(folder: Path) -> None:
+    entries = [
+        conversation({"images": ["0.png"]}),
+        conversation({"image": "1.png"}),
+        conversation({"images": ["2.png", "3.png"]}),
+        conversation({"picture": "4.png"}),
+        conversation({}, "hello"),
+    ]
+    (folder / "chat.json").write_text(json.dumps(entries))
+    source = SourceConfig(format="conversations", path=str(folder / "chat.json"))
+    assert [Path(r.uri).name for r in read(source)] == ["0.png", "1.png"]
+    assert [q.question for q in questions(source)] == ["what colour?"] * 2
+    found = taken(source, folder / "out", max_quarantined=0.5).labels
+    assert (found.rows, found.used) == (5, 2)
+    assert found.refused == {"several images": 1, "no image": 1, label_rows.TEXT_ONLY: 1}
+    with pytest.raises(DataError, match=r"(?s)2 of 4 label rows of .*chat\.json, entry 2: 2 images"):
+        taken(source, folder / "again")
+
+
+def test_9_ones_own_columns_are_not_kvasir_vqa(folder: Path) -> None:
+    images = [{"bytes": png(n), "path": None} for n in range(2)]
+    columns = {"image": images, "source": ["a", "b"], "img_id": [1, 2], "question": ["which colour?"] * 2}
+    more = {"answer": ["A", "B"], "options": [["red", "blue"]] * 2, "question_type": ["single_choice"] * 2}
+    data = datasets.Dataset.from_dict(columns | more).cast_column("image", datasets.Image())
+    data.save_to_disk(str(folder / "own"))
+    found = questions(SourceConfig(format="huggingface", path=str(folder / "own")))
+    assert [(q.answer, q.options, q.question_type) for q in found] == [(a, ("red", "blue"), "single_choice") for a in "AB"]
+
+
+def test_9_every_null_image_counts(folder: Path) -> None:
+    images = [png(n) if n < 20 else None for n in range(100)]
+    columns = {"image": pa.array(images, pa.binary()), "question": ["q"] * 100, "answer": ["a"] * 100}
+    pq.write_table(pa.table(columns), folder / "null.parquet")
+    source = SourceConfig(format="parquet", path=str(folder / "null.parquet"))
+    with pytest.raises(DataError, match="80 of 100 images .* 80 not read"):
+        taken(source, folder / "out")
+    found = taken(source, folder / "out", max_quarantined=0.8)
+    assert (len(found.quarantined), found.labels.used) == (80, 20)
+    assert found.labels.refused == {label_counts.NO_IMAGE: 80}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"question": "<image>\nwhat colour?"}, {"answer": "an <IMAGE>"}, {"options": ["<video>", "x"]}]
+    + [{"question": "w " * 5000}, {"answer": "w " * 5000}, {"options": ["x" * 9000, "y"]}],
+)
+def test_10_rows_that_training_cannot_use_are_refused_at_ingest(row: dict[str, Any], folder: Path) -> None:
+    good = {"image": "0.png", "question": "which?", "answer": "A"}
+    source = jsonl(folder, [good | {"question": f"q{n}"} for n in range(3)] + [good | row])
+    with pytest.raises(DataError, match=r"1 of 4 label rows .*\n.*labels\.jsonl:4: ") as stopped:
+        taken(source, folder / "out")
+    assert len(str(stopped.value)) < 700
+    assert taken(source, folder / "out", max_quarantined=0.25).rows == 3
+    with (folder / "out" / "refused-labeled.csv").open(newline="") as stream:
+        assert [line["where"] for line in csv.DictReader(stream)] == [f"{folder}/labels.jsonl:4"]
+    assert taken(source, folder / "unlabeled", labels_matter=False).rows == 3
+
+
+@pytest.mark.parametrize("before", ["", "data:image/png;base64,"])
+def test_14_images_in_base64_are_read_and_never_shown(before: str, folder: Path) -> None:
+    noise = Image.effect_noise((300, 300), 90)
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    text = before + base64.b64encode(buffer.getvalue()).decode()
+    rows = [{"image": text, "question": "q", "answer": "a"}, {"image": text, "question": "r", "answer": "b"}]
+    (record,) = read(jsonl(folder, rows))
+    assert record.data == buffer.getvalue()
+    assert [q.question for q in record.questions] == ["q", "r"]
+    assert len(record.uri) < 300
+    for broken in (text[:-3] + "!", "x" * 100_000, "../" + "y" * 100_000):
+        with pytest.raises(DataError, match="1 of 1 images") as stopped:
+            taken(jsonl(folder, [{"image": broken, "question": "q", "answer": "a"}]), folder / "out")
+        assert len(str(stopped.value)) < 1500
+    with pytest.raises(DataError) as stopped:
+        taken(jsonl(folder, [{"picture": text, "question": "q", "answer": "a"}]), folder / "out")
+    assert len(str(stopped.value)) < 1500
+
+
+def test_15_words_of_a_metadata_file_are_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    datasets.disable_progress_bars()
+    (folder / "set" / "train").mkdir(parents=True)
+    answers = ["2", "None", "NA", "null", ""]
+    for n in range(5):
+        (folder / "set" / "train" / f"{n}.png").write_bytes(png(n))
+    lines = [f"{n}.png,how many?,{answer}" for n, answer in enumerate(answers)]
+    (folder / "set" / "train" / "metadata.csv").write_text("\n".join(["file_name,question,answer", *lines]))
+    source = SourceConfig(format="huggingface", path=str(folder / "set"))
+    assert sorted(q.answer for q in questions(source)) == sorted(answers[:4])
+    assert [(Path(r.where).name, r.reason) for r in refused(source)] == [("metadata.csv:6", "no answer")]
+
+
+@pytest.mark.parametrize(("name", "separator"), [("labels.csv", ","), ("labels.tsv", "\t"), ("labels.csv", ";")])
+def test_csv_says_what_json_lines_say(name: str, separator: str, folder: Path) -> None:
+    rows = [
+        {"image": "0.png", "question": "Red, or; blue?", "answer": "B", "question_type": "choice", "options": "red|blue"},
+        {"image": "0.png", "question": 'two\nlines of "text"', "answer": "None"},
+        {"image": "1.png", "question": "", "answer": ""},
+        {"image": "2.png", "question": "q", "answer": ""},
+        {"image": "3.png", "question": "q", "answer": "NA"},
+    ]
+    with (folder / name).open("w", newline="", encoding="utf-8-sig") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), restval="", delimiter=separator)
+        writer.writeheader()
+        writer.writerows(rows)
+    found: list[Record] = list(read(SourceConfig(format="csv", path=str(folder / name))))
+    assert [r.data for r in found] == [png(n) for n in range(4)]
+    assert found[0].questions == (
+        Question("Red, or; blue?", "B", "choice", ("red", "blue")),
+        Question('two\nlines of "text"', "None"),
+    )
+    assert [r.questions for r in found[1:3]] == [(), ()]
+    assert [str(r) for r in found[2].refused] == [f"{folder / name}:6: no answer: the answer is missing"]
+    assert found[3].questions == (Question("q", "NA"),)
+
+
+def test_every_row_is_counted_and_odd_ones_are_warned_of(folder: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        *({"image": "0.png", "question": "one?", "answer": "yes"} for _ in range(2)),
+        {"image": "0.png", "question": "one?", "answer": "no"},
+        {"image": "0.png", "question": "one?", "answer": "Yes."},
+        {"image": "1.png", "question": "two?", "answer": "purple", "options": ["red", "blue"]},
+        {"image": "1.png", "question": "three?", "answer": "A"},
+        {"image": "1.png", "question": "four?", "answer": "x", "qestion_type": "t"},
+        {"image": "1.png", "question": "five?", "anwser": "x"},
+        {"image": "2.png"},
+        {"image": "gone.png", "question": "six?", "answer": "x"},
+    ]
+    found = taken(jsonl(folder, rows), folder / "out", max_quarantined=0.3).labels
+    assert (found.rows, found.used) == (9, 6)
+    assert found.refused == {"no answer": 1, label_counts.NO_IMAGE: 1}
+    assert found.warnings == {
+        label_counts.DUPLICATE: 1,
+        label_counts.CONFLICT: 1,
+        label_rows.OUTSIDE: 1,
+        label_rows.LETTER_ALONE: 1,
+        f"{label_rows.MISSPELT} 'qestion_type' (for 'question_type')": 1,
+    }
+    assert found.examples[label_counts.CONFLICT] == [f"{folder}/labels.jsonl:3"]
+    assert found.examples["no answer"] == [
+        f"{folder}/labels.jsonl:8: the answer is missing; key 'anwser': did you mean 'answer'?"
+    ]
+    assert found.lines()[0] == "9 label rows, 6 used, 2 refused"
+    assert json.loads(json.dumps(found.summary()))["refused"] == found.refused
+    where = pq.read_table(folder / "out" / "labeled.parquet", schema=tables.LABELED)["where"].to_pylist()
+    assert where[0] == f"{folder}/labels.jsonl:1"

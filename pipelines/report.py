@@ -140,7 +140,7 @@ def _quarantine(run: Run) -> dict[str, int]:
 def _facts(run: Run, adapted: Step) -> dict[str, str]:
     config = run.config
     training = run.summary(adapted)
-    return {
+    return _label_facts(run) | {
         "model": config.model.name,
         "teacher": config.caption.url or config.caption.teacher.name,
         "neurons": f"{config.score.method}, top {100 * config.score.ratio:g} % per {config.score.scope}",
@@ -148,3 +148,17 @@ def _facts(run: Run, adapted: Step) -> dict[str, str]:
         "adapted model": adapted.path("model"),
         "learning rate of the fine-tuning": f"{training.get('lr', 0):g}",
     }
+
+
+def _label_facts(run: Run) -> dict[str, str]:
+    """What became of the label rows of each source that was ingested with counts."""
+    found = {}
+    for record in run.steps():
+        if record["name"] == "ingest" and not record["label"].endswith("unlabeled"):
+            step = Step("ingest", record["label"], "", files.join(run.folder, record["folder"]))
+            counts = run.summary(step).get("labels")
+            if counts and counts["rows"]:
+                lost = [f"{number} {reason}" for kind in ("refused", "warnings") for reason, number in counts[kind].items()]
+                text = f"{counts['rows']} in, {counts['used']} used" + "".join(f"; {part}" for part in lost)
+                found[f"label rows, {record['label'].removeprefix('ingest ')}"] = text
+    return found

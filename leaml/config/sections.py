@@ -28,7 +28,7 @@ class SourceConfig(Section):
     """One data source, read by the reader named `format`."""
 
     format: str = Field(
-        description="Reader: easy_vqa, folder, jsonl, conversations, parquet, huggingface, sportu, webdataset, video."
+        description="Reader: easy_vqa, folder, jsonl, csv, conversations, parquet, huggingface, sportu, webdataset, video."
     )
     path: str | None = Field(None, description="File or folder, local or s3://; hub id for huggingface; none for easy_vqa.")
     images: str | None = Field(
@@ -68,7 +68,9 @@ class DataConfig(Section):
         gt=0,
         description="Pixels; larger images are quarantined before they are decoded, as are sides over 32,768 or beyond 100:1.",
     )
-    max_quarantined: float = Field(0.05, ge=0, le=1, description="Stop when a larger share of the images is unreadable.")
+    max_quarantined: float = Field(
+        0.05, ge=0, le=1, description="Stop when a larger share of the images or of the label rows is unusable."
+    )
     near_duplicate_bits: int | None = Field(
         None,
         ge=0,

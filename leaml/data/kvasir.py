@@ -43,7 +43,7 @@ QUESTION_TYPES = {
 
 
 def recognises(columns: Iterable[str], questions: Iterable[Any]) -> bool:
-    """Whether a data set with these columns and different questions is Kvasir-VQA: anybody may name columns so, but not ask so."""
+    """Whether a data set is Kvasir-VQA, by its columns and different questions: others may have the columns, but not ask so."""
     asked = {str(question).strip() for question in questions} if set(columns) >= COLUMNS else set()
     return len(asked & QUESTION_TYPES.keys()) > len(asked) / 2
 

@@ -16,6 +16,9 @@ from typing import Any
 
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 
+UNREADABLE, GAP = "unreadable options", "missing option"
+"""Reasons for which a row is refused."""
+
 MOST_OPTIONS = 26
 """One letter each."""
 
@@ -63,7 +66,7 @@ def parse_options(value: Any) -> Options | None:
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         found = _listed(list(value))
     else:
-        raise UnusableError("unreadable options", f"options are {shorten(value)}, not a list")
+        raise UnusableError(UNREADABLE, f"options are {shorten(value)}, not a list")
     return replace(found, split=split) if found is not None and found.texts else None
 
 
@@ -73,7 +76,7 @@ def _from_text(text: str) -> tuple[Any, bool]:
         for read in (json.loads, _python_literal):
             with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
                 return read(text), False
-        raise UnusableError("unreadable options", f"options are {shorten(text)}, neither valid JSON nor a Python list")
+        raise UnusableError(UNREADABLE, f"options are {shorten(text)}, neither valid JSON nor a Python list")
     if not text:
         return None, False
     if (lettered := _split_letters(text)) is not None:
@@ -82,7 +85,7 @@ def _from_text(text: str) -> tuple[Any, bool]:
         parts = [part.strip() for part in text.strip(separator).split(separator)]
         if len(parts) > 1:
             return parts, True
-    raise UnusableError("unreadable options", f"options are the text {shorten(text)}, with one option at most")
+    raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}, with one option at most")
 
 
 def _python_literal(text: str) -> Any:
@@ -92,7 +95,7 @@ def _python_literal(text: str) -> Any:
 
 def _split_letters(text: str) -> list[str] | None:
     """`A. red B. blue` as two lettered texts; None unless the text begins with A and goes on letter by letter."""
-    starts = [match for match in _LETTER_HERE.finditer(text)]
+    starts = list(_LETTER_HERE.finditer(text))
     wanted = iter(string.ascii_uppercase)
     due, places = next(wanted), []
     for match in starts:
@@ -110,7 +113,7 @@ def _listed(values: list[Any]) -> Options | None:
         return _entries(values)
     if any(is_missing(value) for value in values):
         place = next(n for n, value in enumerate(values) if is_missing(value))
-        raise UnusableError("missing option", f"option {_letter(place)} is missing among {shorten(values)}")
+        raise UnusableError(GAP, f"option {_letter(place)} is missing among {shorten(values)}")
     texts = [text_of(value, "an option") for value in values]
     lettered = [_LETTERED.match(text) for text in texts]
     if len(texts) > 1 and all(lettered):
@@ -128,7 +131,7 @@ def _entries(entries: list[Any]) -> Options | None:
         label = next((key for key in _LABELS if key in entry and _KEY.match(str(entry[key]))), None)
         text = next((key for key in _TEXTS if key in entry and key != label), None)
         if text is None or (pairs and (label is None) != (pairs[0][0] is None)):
-            raise UnusableError("unreadable options", f"options are {shorten(entries)}; write texts, or label and text of each")
+            raise UnusableError(UNREADABLE, f"options are {shorten(entries)}; write texts, or label and text of each")
         pairs.append((None if label is None else entry[label], entry[text]))
     if pairs and pairs[0][0] is None:
         return _listed([text for _, text in pairs])
@@ -153,16 +156,16 @@ def _pairs(pairs: list[tuple[Any, Any]], shown: Any) -> Options | None:
     for key, _ in pairs:
         match = _KEY.match(str(key))
         if match is None:
-            raise UnusableError("unreadable options", f"key {shorten(key)} of the options is neither a letter nor a number")
+            raise UnusableError(UNREADABLE, f"key {shorten(key)} of the options is neither a letter nor a number")
         keys.append(match[1].upper())
     if len(set(keys)) != len(keys):
-        raise UnusableError("unreadable options", f"a key occurs twice in the options {shorten(shown)}")
+        raise UnusableError(UNREADABLE, f"a key occurs twice in the options {shorten(shown)}")
     values = [value for _, value in pairs]
     if all(key.isdigit() for key in keys):
         kept = sorted((int(key), value) for key, value in zip(keys, values, strict=True) if not is_missing(value))
         return Options(tuple(text_of(value, "an option") for _, value in kept), tuple(str(number) for number, _ in kept))
     if any(key.isdigit() for key in keys):
-        raise UnusableError("unreadable options", f"the options {shorten(shown)} are named by letters and by numbers")
+        raise UnusableError(UNREADABLE, f"the options {shorten(shown)} are named by letters and by numbers")
     return _by_letter([(key, value) for key, value in zip(keys, values, strict=True) if not is_missing(value)], shown)
 
 
@@ -170,7 +173,7 @@ def _by_letter(pairs: list[tuple[str, Any]], shown: Any) -> Options:
     pairs = sorted(pairs, key=lambda pair: pair[0])
     for place, (letter, _) in enumerate(pairs):
         if letter != _letter(place):
-            raise UnusableError("missing option", f"option {_letter(place)} is missing among {shorten(shown)}")
+            raise UnusableError(GAP, f"option {_letter(place)} is missing among {shorten(shown)}")
     return Options(tuple(text_of(value, "an option") for _, value in pairs))
 
 

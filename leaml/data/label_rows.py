@@ -15,13 +15,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from leaml.data.label_options import MOST_OPTIONS, Options, parse_options
+from leaml.data.label_options import MOST_OPTIONS, UNREADABLE, Options, parse_options
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 from leaml.scoring import chosen_letters, normalise, option_letters, texts_of
 
 MOST_CHARACTERS = 8000
 """Of a question with its options, and of an answer: about 2,000 tokens, more than most models can be taught in one example."""
+
+AMBIGUOUS, PLACEHOLDER, TOO_LONG = "ambiguous answer", "image placeholder in a text", "too long"
+TOO_MANY, EQUAL = "too many options", "equal options"
+"""Reasons for which a row is refused, beside those of its options and values."""
 
 OUTSIDE, LETTER_ALONE, MISSPELT = "answer outside its options", "answer is a letter without options", "misspelt key"
 """Doubts: what is counted about rows that are used."""
@@ -92,18 +96,14 @@ def _named(answer: str, options: Options) -> str:
     if by_key:
         place = options.keys.index(answer)
         if as_text and as_text != [place]:
-            raise UnusableError(
-                "ambiguous answer", f"the answer {answer!r} is the number of one option and the text of another"
-            )
+            raise UnusableError(AMBIGUOUS, f"the answer {answer!r} is the number of one option and the text of another")
         if place < MOST_OPTIONS:
             return string.ascii_uppercase[place]
     if options.keys and _is_letter(answer) and not as_text and not _in_sequence(options.keys):
-        raise UnusableError(
-            "ambiguous answer", f"the answer is {answer!r}, and the options are the numbers {shorten(options.keys)}"
-        )
+        raise UnusableError(AMBIGUOUS, f"the answer is {answer!r}, and the options are the numbers {shorten(options.keys)}")
     if options.split and len(options.texts) <= MOST_OPTIONS and chosen_letters(answer, options.texts) is None:
         detail = f"the options are one text, and the answer {shorten(answer)} is none of {shorten(options.texts)}"
-        raise UnusableError("unreadable options", detail)
+        raise UnusableError(UNREADABLE, detail)
     return answer
 
 
@@ -134,16 +134,16 @@ def _check_texts(question: str, answer: str, options: tuple[str, ...]) -> None:
     for what, text in (("question", question), ("answer", answer), *(("option", option) for option in options)):
         if match := _PLACEHOLDER.search(text):
             detail = f"the {what} {shorten(text)} holds {match[0]!r}, which stands for an image; remove it"
-            raise UnusableError("image placeholder in a text", detail)
+            raise UnusableError(PLACEHOLDER, detail)
     asked = len(question) + sum(map(len, options))
     for what, length in (("question with its options", asked), ("answer", len(answer))):
         if length > MOST_CHARACTERS:
-            raise UnusableError("too long", f"the {what} has {length:,} characters, over the limit of {MOST_CHARACTERS:,}")
+            raise UnusableError(TOO_LONG, f"the {what} has {length:,} characters, over the limit of {MOST_CHARACTERS:,}")
     if len(options) > MOST_OPTIONS:
         detail = f"{len(options)} options, and A to Z name {MOST_OPTIONS}; leave some out, or ask without options"
-        raise UnusableError("too many options", detail)
+        raise UnusableError(TOO_MANY, detail)
     if len({" ".join(option.casefold().split()) for option in options}) < len(options):
-        raise UnusableError("equal options", f"two of the options {shorten(options)} are the same text")
+        raise UnusableError(EQUAL, f"two of the options {shorten(options)} are the same text")
 
 
 def _letters(answer: str, options: tuple[str, ...]) -> str:
@@ -160,7 +160,7 @@ def _letters(answer: str, options: tuple[str, ...]) -> str:
             detail = (
                 f"the answer {answer!r} is the letter of one option and the text of another; write the letter and other texts"
             )
-            raise UnusableError("ambiguous answer", detail)
+            raise UnusableError(AMBIGUOUS, detail)
         return named[0] if len(named) == 1 else answer
     match = None if as_text else _LETTER_AND_TEXT.match(answer)
     if match and match[1].upper() not in letters:

@@ -51,15 +51,18 @@ def text_of(value: Any, what: str) -> str:
     if isinstance(value, str) and value.strip() and value.strip().lower() != _NAN:
         return value.strip()
     if is_missing(value) or (isinstance(value, str) and value.strip().lower() == _NAN):
-        raise UnusableError(f"no {what.split()[-1]}", f"{what} is {'missing' if value is None else shorten(value)}")
+        reason = f"no {what.split()[-1]}"
+        raise UnusableError(reason, f"{what} is {'missing' if value is None else shorten(value)}")
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | Decimal | np.number):
-        raise UnusableError(f"{what.split()[-1]} is no text", f"{what} is {shorten(value)}, not text")
+        reason = f"{what.split()[-1]} is no text"
+        raise UnusableError(reason, f"{what} is {shorten(value)}, not text")
     return _number(value, what)
 
 
 def _number(value: Any, what: str) -> str:
     if not math.isfinite(value):
-        raise UnusableError(f"{what.split()[-1]} is no text", f"{what} is {shorten(value)}, not a finite number")
+        reason = f"{what.split()[-1]} is no text"
+        raise UnusableError(reason, f"{what} is {shorten(value)}, not a finite number")
     if value == int(value):
         return str(int(value))
     if isinstance(value, Decimal):

@@ -184,9 +184,11 @@ def test_6_sportu_takes_lists_and_small_letters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "text"),
-    [(NAN, None), (float("inf"), None), ("nan", None), (" ", None), (True, None), (["x"], None), (b"x", None)]
-    + [(2.0, "2"), (3, "3"), (2.5, "2.5"), (float(pa.scalar(0.1, pa.float32()).as_py()), "0.1"), (0.1, "0.1")]
-    + [("None", "None"), ("NA", "NA"), ("null", "null"), (" red ", "red")],
+    [
+        *((NAN, None), (float("inf"), None), ("nan", None), (" ", None), (True, None), (["x"], None), (b"x", None)),
+        *((2.0, "2"), (3, "3"), (2.5, "2.5"), (float(pa.scalar(0.1, pa.float32()).as_py()), "0.1"), (0.1, "0.1")),
+        *(("None", "None"), ("NA", "NA"), ("null", "null"), (" red ", "red")),
+    ],
 )
 def test_8_15_values_become_the_text_that_people_write_or_are_refused(answer: Any, text: str | None) -> None:
     assert words(answer=answer) == text
@@ -255,7 +257,7 @@ def test_9_every_null_image_counts(folder: Path) -> None:
     columns = {"image": pa.array(images, pa.binary()), "question": ["q"] * 100, "answer": ["a"] * 100}
     pq.write_table(pa.table(columns), folder / "null.parquet")
     source = SourceConfig(format="parquet", path=str(folder / "null.parquet"))
-    with pytest.raises(DataError, match="80 of 100 images .* 80 not read"):
+    with pytest.raises(DataError, match=r"80 of 100 images .* 80 not read"):
         taken(source, folder / "out")
     found = taken(source, folder / "out", max_quarantined=0.8)
     assert (len(found.quarantined), found.labels.used) == (80, 20)
@@ -264,8 +266,10 @@ def test_9_every_null_image_counts(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [{"question": "<image>\nwhat colour?"}, {"answer": "an <IMAGE>"}, {"options": ["<video>", "x"]}]
-    + [{"question": "w " * 5000}, {"answer": "w " * 5000}, {"options": ["x" * 9000, "y"]}],
+    [
+        *({"question": "<image>\nwhat colour?"}, {"answer": "an <IMAGE>"}, {"options": ["<video>", "x"]}),
+        *({"question": "w " * 5000}, {"answer": "w " * 5000}, {"options": ["x" * 9000, "y"]}),
+    ],
 )
 def test_10_rows_that_training_cannot_use_are_refused_at_ingest(row: dict[str, Any], folder: Path) -> None:
     good = {"image": "0.png", "question": "which?", "answer": "A"}

@@ -1,4 +1,4 @@
-"""When sources are read anew: another content of the file makes other steps, the same one none."""
+"""Ingest of a run: when sources are read anew, and what it says about the label rows."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from leaml import tables
 from leaml.config import Config, parse
+from leaml.errors import DataError
 from pipelines.ingest import ingest
 from pipelines.run import Run
 
@@ -42,3 +44,29 @@ def test_a_labels_file_with_other_content_is_read_again(tmp_path: Path) -> None:
     assert ingested(config)[1] == {"ingest labeled": "reused", "ingest evaluation": "reused"}
     write(tmp_path / "train", {"a": "ulcer", "b": "none"})
     assert ingested(config) == (["none", "ulcer"], {"ingest labeled": "done", "ingest evaluation": "reused"})
+
+
+def test_label_rows_are_counted_in_log_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = write(tmp_path / "train", dict.fromkeys("abcd", "none"))
+    with Path(train).open("a") as stream:
+        stream.write('\n{"image": "a.png", "question": "what [else]?", "answer": null}')
+    evaluation = {"format": "jsonl", "path": write(tmp_path / "testing", {"e": "none"})}
+    data = {"labeled": {"format": "jsonl", "path": train}, "evaluation": evaluation, "max_quarantined": 0.2}
+    with Run(parse({"storage": str(tmp_path / "runs"), "data": data})) as run:
+        summary = run.summary(ingest(run).labeled)["labels"]
+    assert (summary["rows"], summary["used"], summary["refused"]) == (5, 4, {"no answer": 1})
+    shown = capsys.readouterr().out
+    assert "ingest labeled: 5 label rows, 4 used, 1 refused" in shown
+    assert f"refused: 1 no answer: {train}:5" in shown
+
+
+@pytest.mark.parametrize("side", ["train", "testing"])
+def test_special_tokens_of_the_model_are_refused_with_their_line_before_anything_starts(tmp_path: Path, side: str) -> None:
+    paths = {name: write(tmp_path / name, {f"{name[0]}{n}": "none" for n in range(2)}) for name in ("train", "testing")}
+    with Path(paths[side]).open("a") as stream:
+        row = {"image": f"{side[0]}0.png", "question": "why?", "answer": "A", "options": ["x <|end|>", "y"]}
+        stream.write("\n" + json.dumps(row))
+    data = {name: {"format": "jsonl", "path": paths[s]} for name, s in (("labeled", "train"), ("evaluation", "testing"))}
+    message = r"1 label rows hold a special token of the model '.*', for example '<\|end\|>': .*rows\.jsonl:3; remove it"
+    with Run(parse({"storage": str(tmp_path / "runs"), "data": data})) as run, pytest.raises(DataError, match=message):
+        ingest(run)

@@ -110,6 +110,8 @@ def taken(source: SourceConfig, out: Path, **options: Any) -> IngestResult:
         ([{"colour": {"x": 1}}, {"colour": {"x": 2}}], "A", None),
         ({str(n): f"c{n}" for n in range(1, 12)}, "10", "c10"),
         ({str(n): f"c{n}" for n in range(1, 12)}, 2, "c2"),
+        ({"10": "ten", "2": "two", "1": "one"}, "10", "ten"),
+        ({"10": "ten", "2": "two", "1": "one"}, "two", "two"),
         ({"1": "2", "2": "1"}, "1", None),  # the number of one, the text of another
         (["red", "green"], "E", None),
         (["red", "green"], "b", "green"),
@@ -130,6 +132,12 @@ def taken(source: SourceConfig, out: Path, **options: Any) -> IngestResult:
 )
 def test_options_are_read_as_meant_or_the_row_is_refused(options: Any, answer: Any, right: str | None) -> None:
     assert words(options=options, answer=answer) == right
+
+
+def test_6_numbered_options_are_in_the_order_of_their_numbers() -> None:
+    found = made(options={"10": "ten", "2": "two", "1": "one"}, answer="10")
+    assert isinstance(found, Question)
+    assert (found.options, found.answer) == (("one", "two", "ten"), "C")
 
 
 LETTERED = st.lists(
@@ -248,6 +256,8 @@ def test_9_ones_own_columns_are_not_kvasir_vqa(folder: Path) -> None:
     more = {"answer": ["A", "B"], "options": [["red", "blue"]] * 2, "question_type": ["single_choice"] * 2}
     data = datasets.Dataset.from_dict(columns | more).cast_column("image", datasets.Image())
     data.save_to_disk(str(folder / "own"))
+    with pytest.raises(DataError, match="split is 'test'"):  # of Kvasir-VQA, which has one, a test part is made
+        read(SourceConfig(format="huggingface", path=str(folder / "own"), split="test"))
     found = questions(SourceConfig(format="huggingface", path=str(folder / "own")))
     assert [(q.answer, q.options, q.question_type) for q in found] == [(a, ("red", "blue"), "single_choice") for a in "AB"]
 

@@ -1,7 +1,8 @@
 """Engines: what turns (image, request) into text. Captioning, generation, evaluation and prediction all use this interface.
 
 `VllmEngine` is vLLM's own engine (n samples on one prefill, cumulative log-probabilities, many requests in
-flight); `OpenAIEngine` (leaml/openai_engine.py) asks a server. Both are built from a plain `EngineSpec`, so an actor can build its own.
+flight); `OpenAIEngine` (leaml/openai_engine.py) asks a server. Both are built from a plain `EngineSpec`, so an actor can build
+its own.
 """
 
 from __future__ import annotations

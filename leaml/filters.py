@@ -127,7 +127,17 @@ def few_votes(candidate: Candidate, config: FilterConfig) -> str | None:
 
 
 Filter = Callable[[Candidate, FilterConfig], str | None]
-FILTERS: tuple[Filter, ...] = (cut_off, unparsable, length, prompt_echo, refusal, yes_and_no, low_logprob, round_trip, few_votes)
+FILTERS: tuple[Filter, ...] = (
+    cut_off,
+    unparsable,
+    length,
+    prompt_echo,
+    refusal,
+    yes_and_no,
+    low_logprob,
+    round_trip,
+    few_votes,
+)
 """In the order they are asked; the first reason is kept. `apply` adds the two below, `leaml.pairset` those of the whole set."""
 CUT, DUPLICATE, SIMILAR = "cut at the token limit", "duplicate question", "similar question"
 

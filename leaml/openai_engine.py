@@ -190,8 +190,8 @@ class OpenAIEngine:
 
 
 _ADVICE = (
-    "check caption.url (it usually ends with /v1), the model's name in caption.teacher.name, OPENAI_API_KEY and that the server "
-    "runs; finished captions are kept, the same command goes on"
+    "check caption.url (it usually ends with /v1), the model's name in caption.teacher.name, OPENAI_API_KEY and that the "
+    "server runs; finished captions are kept, the same command goes on"
 )
 
 

@@ -123,7 +123,9 @@ class EngineActor:
         rows = [row for row in rows if row["image_id"] not in reasons]
         quarantined += [_quarantined(unit, image_id, reason) for image_id, reason in reasons.items()]
         if quarantined:
-            tables.write(f"{self.output}/{quarantine.FOLDER}/{unit['unit']}.parquet", tables.table(quarantined, tables.QUARANTINE))
+            tables.write(
+                f"{self.output}/{quarantine.FOLDER}/{unit['unit']}.parquet", tables.table(quarantined, tables.QUARANTINE)
+            )
         counts["images"] = len(rows)
         counts.update(quarantine.counts_of(quarantined))
         files.write_bytes(f"{self.output}/counts/{unit['unit']}.json", json.dumps(counts).encode())

@@ -120,7 +120,9 @@ def test_a_server_that_is_not_there_ends_the_step() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     began = time.monotonic()
-    with pytest.raises(StepError, match=rf"127.0.0.1:{port}/v1 cannot be reached .*Connection refused.*the same command goes on"):
+    with pytest.raises(
+        StepError, match=rf"127.0.0.1:{port}/v1 cannot be reached .*Connection refused.*the same command goes on"
+    ):
         engine(f"http://127.0.0.1:{port}/v1").generate(requests(100))
     assert time.monotonic() - began < 10
 
@@ -194,7 +196,14 @@ def test_the_text_of_a_message(message: dict[str, Any], text: str, error: str) -
 
 @pytest.mark.parametrize(
     ("said", "used", "cut"),
-    [("length", None, True), ("MAX_TOKENS", None, True), ("stop", 48, False), (None, 48, True), (None, 20, False), ("eos", 3, False)],
+    [
+        ("length", None, True),
+        ("MAX_TOKENS", None, True),
+        ("stop", 48, False),
+        (None, 48, True),
+        (None, 20, False),
+        ("eos", 3, False),
+    ],
 )
 def test_a_reply_that_ended_at_the_limit_is_known(said: str | None, used: int | None, cut: bool) -> None:
     status, headers, data = completion("A red ball", said)

@@ -18,8 +18,8 @@ class ClientConfig(Section):
     retries: int = Field(
         6,
         ge=0,
-        description="Times a request is tried again when the server is busy (408, 409, 429, 5xx), hangs up or sends no JSON; it "
-        "waits as long as Retry-After says, else 0.5 to 8 s.",
+        description="Times a request is tried again when the server is busy (408, 409, 429, 5xx), hangs up or sends no JSON; "
+        "it waits as long as Retry-After says, else 0.5 to 8 s.",
     )
     image_format: Literal["png", "jpeg"] = Field("png", description="How images are sent; jpeg is smaller and loses a little.")
     image_quality: int = Field(90, ge=1, le=100, description="Quality of image_format jpeg.")
@@ -43,8 +43,8 @@ class CaptionConfig(Section):
     client: ClientConfig = Field(default_factory=ClientConfig, description="How url is asked.")
     file: str | None = Field(
         None,
-        description="File of ready captions (JSONL, JSON, CSV or Parquet with the columns image and caption; it may be the file "
-        "of the unlabeled source); its images are not captioned by the teacher.",
+        description="File of ready captions (JSONL, JSON, CSV or Parquet with the columns image and caption; it may be the "
+        "file of the unlabeled source); its images are not captioned by the teacher.",
     )
     column: str = Field("caption", description="Column, or key, of the caption in file.")
     complete: bool = Field(

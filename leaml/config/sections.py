@@ -12,6 +12,7 @@ from leaml.config.caption import CaptionConfig
 from leaml.config.models import ModelConfig
 from leaml.config.search import TuneConfig
 
+
 class SourceConfig(Section):
     """One data source, read by the reader named `format`."""
 

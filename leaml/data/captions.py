@@ -79,7 +79,8 @@ def _texts(uri: str, column: str) -> Iterator[tuple[str, str]]:
             raise DataError(msg)
         name, text = next((row[key] for key in NAMES if row.get(key)), None), row.get(column)
         if not isinstance(name, str) or not (text is None or isinstance(text, str)):
-            msg = f"{where}: needs the image's name in 'image' and text in {column!r}, got {str(name)[:80]!r} and {str(text)[:80]!r}"
+            got = f"{str(name)[:80]!r} and {str(text)[:80]!r}"
+            msg = f"{where}: needs the image's name in 'image' and text in {column!r}, got {got}"
             raise DataError(msg)
         if text and text.strip():
             yield name, text.strip()

@@ -1,7 +1,8 @@
 """Ready captions: a file that names images and says what they show.
 
 JSON Lines (or a JSON list) of `{"image": "frame_0001.jpg", "caption": "A pink polyp."}`, a JSON object `{"frame_0001.jpg": "A
-pink polyp."}`, CSV or Parquet with the same columns. `image` is a file name, as much of its path as tells it from others, or an
+pink polyp."}`, CSV or Parquet with the same columns (Parquet may
+hold the image itself). `image` is a file name, as much of its path as tells it from others, or an
 image_id; `file_name`, `uri` and `image_id` are read in its place.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from leaml import tables
 from leaml.data import files
 from leaml.data.jsonl import lines
 from leaml.errors import DataError
@@ -127,12 +129,20 @@ def _parquet(uri: str, column: str) -> Iterator[tuple[str, Any]]:
         except (OSError, ValueError) as error:
             msg = f"{uri} is not a whole Parquet file: {error}; write or copy it again"
             raise DataError(msg) from None
-        names = [name for name in (*NAMES, column) if name in parquet.schema_arrow.names]
+        names = [name for name in (*NAMES, "bytes", column) if name in parquet.schema_arrow.names]
         number = 0
         for batch in parquet.iter_batches(_BATCH, columns=names):
             for row in batch.to_pylist():
-                yield f"{uri}, row {number}", row
+                yield f"{uri}, row {number}", _named(row)
                 number += 1
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    """A Parquet row whose image is named: by its content, where the row holds that (as bytes, or as Hugging Face's struct)."""
+    image = row.get("image")
+    data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, image)
+    data = row.get("bytes") or (data if isinstance(data, bytes) else None)
+    return row | {"bytes": None, "image": tables.image_id(data) if data else path}
 
 
 def _normal(name: str) -> str:

@@ -10,9 +10,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
-from scripted import MAX_PIXELS, images_table, published
+from scripted import MAX_PIXELS, images_table, png, published
 from teacher_server import completion, refusal, serving
 
 from leaml import tables
@@ -156,7 +157,7 @@ def test_a_server_that_failed_is_asked_again_and_replies_are_removed_with_their_
     refs = images_table(tmp_path / "images", 4)
     (unit,) = make_units("caption", refs, {}, 4)
     with serving(lambda body, tries: refusal(500, "oh") if len(teacher.tries) == 1 else completion("A square.")) as teacher:
-        engine = actor(teacher.url, tmp_path / "out").engine
+        engine = actor(teacher.url, tmp_path / "out", concurrency=1).engine
         asked = [Request(Image.new("RGB", (8, 8), (n, 0, 0)), f"id{n}", "?") for n in range(4)]
         first = kept.KeptReplies(engine, str(tmp_path / "out" / kept.FOLDER / "u"), {}).generate(asked)  # type: ignore[arg-type]
         assert sum(c.failed for (c,) in first) == 1
@@ -227,8 +228,6 @@ def test_captions_are_read_from_files(tmp_path: Path, name: str) -> None:
     if name in GIVEN:
         Path(file).write_text(GIVEN[name])
     else:
-        import pyarrow as pa
-
         tables.write(file, pa.table({"uri": ["a/0.png", "1.png", "2.png"], "caption": ["Zero.", "One.", None]}))
     found = captions.read(file)
     assert [found.of(f"id{n}", f"data/frames/{uri}") for n, uri in enumerate(("a/0.png", "a/1.png", "2.png"))] == [
@@ -237,6 +236,15 @@ def test_captions_are_read_from_files(tmp_path: Path, name: str) -> None:
         None,
     ]
     assert found.unused == []
+
+
+@pytest.mark.parametrize("column", ["bytes", "image", "struct"])
+def test_captions_beside_the_image_itself(tmp_path: Path, column: str) -> None:
+    data = png(7)
+    value = {"bytes": data, "path": None} if column == "struct" else data
+    table = pa.table({"image" if column == "struct" else column: [value], "caption": ["Seven."]})
+    tables.write(str(tmp_path / "given.parquet"), table)
+    assert captions.read(str(tmp_path / "given.parquet")).of(tables.image_id(data), "x.png") == "Seven."
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -26,6 +27,8 @@ from leaml.errors import StepError
 
 MOST_IN_A_ROW = 32
 """Requests that may fail one after another before the server is taken for unusable."""
+SILENCE, FEW_IN_A_ROW = 240.0, 4
+"""Seconds without a success after which so few are enough: a busy server fails them slowly."""
 LONGEST_WAIT = 3600.0
 """Longest `Retry-After` that is waited for, in seconds; the client itself obeys up to two minutes."""
 _FOR_ALL = {401, 402, 404, 405, 407}
@@ -33,8 +36,40 @@ _FOR_ALL = {401, 402, 404, 405, 407}
 _OTHER_NAMES = {"max_tokens": "max_completion_tokens"}
 _OPTIONAL = ("max_tokens", "logprobs", "temperature", "top_p", "seed", "n")
 """What some servers refuse; left out, or given its other name, when they say so."""
+_BUSY = {408, 409, 429, 502, 503, 504, 529}
+"""Statuses that say nothing about the image; they are asked for again after the client has given up on them."""
+_BUSY_ROUNDS = 5
+"""Times the client's own retries are begun anew for a busy server."""
 _BODY_TRIES = 3
 """Times a reply is asked for that comes back as something else than a chat completion."""
+
+
+class _Slots:
+    """How many requests may be under way: half as many after one that met a busy server, slowly more again after others.
+
+    Otherwise a rate limit fails the same requests again and again until their retries are used up.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._limit, self._used = most, float(most), 0
+        self._changed = threading.Condition()
+
+    def take(self) -> None:
+        """Wait for a slot."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used < max(1, int(self._limit)))
+            self._used += 1
+
+    def give(self) -> None:
+        """Give the slot back."""
+        with self._changed:
+            self._used -= 1
+            self._changed.notify_all()
+
+    def note(self, busy: bool) -> None:
+        """Whether a request has met a busy server."""
+        with self._changed:
+            self._limit = max(1.0, self._limit / 2) if busy else min(self._most, self._limit + 1 / self._limit)
 
 
 class OpenAIEngine:
@@ -52,8 +87,9 @@ class OpenAIEngine:
             base_url=self.url, api_key=key, timeout=client.timeout, max_retries=client.retries
         ).chat.completions.with_raw_response
         self._pool = ThreadPoolExecutor(client.concurrency, thread_name_prefix="teacher")
+        self._slots = _Slots(client.concurrency)
         self._lock = threading.Lock()
-        self._failed = 0
+        self._failed, self._succeeded = 0, time.monotonic()
         self._refused: frozenset[str] = frozenset()
         self._stopped = threading.Event()
         self._given_up: StepError | None = None
@@ -84,9 +120,10 @@ class OpenAIEngine:
 
     def _one(self, request: Request) -> list[Completion]:
         """The completions of a request, or `n` that say why there are none. Raises StepError when the server is of no use."""
-        if self._given_up is not None:
-            raise self._given_up
+        self._slots.take()
         try:
+            if self._given_up is not None:
+                raise self._given_up
             reply = self._post(self._body(request))
             found = [_completion(choice, reply, request) for choice in reply["choices"]]
         except _RequestError as error:
@@ -95,16 +132,18 @@ class OpenAIEngine:
         except StepError as error:
             self._give_up(error)
             raise
+        finally:
+            self._slots.give()
         with self._lock:
-            self._failed = 0
+            self._failed, self._succeeded = 0, time.monotonic()
         return found
 
     def _note(self, reason: str) -> None:
         """Count a failed request. Raises StepError when too many failed one after another."""
         with self._lock:
             self._failed += 1
-            failed = self._failed
-        if failed >= MOST_IN_A_ROW:
+            failed, silent = self._failed, time.monotonic() - self._succeeded
+        if failed >= (FEW_IN_A_ROW if silent > SILENCE else MOST_IN_A_ROW):
             msg = f"{failed} requests to {self.url} failed one after another, the last: {reason}; {_ADVICE}"
             self._give_up(error := StepError(msg))
             raise error
@@ -157,17 +196,21 @@ class OpenAIEngine:
             _RefusedParameterError: The server refuses a parameter.
             _RequestError: This request failed for good.
         """
-        tries = min(_BODY_TRIES, self.spec.client.retries + 1)
+        retries = self.spec.client.retries
+        bodies, rounds = min(_BODY_TRIES, retries + 1), _BUSY_ROUNDS if retries else 1
         while True:
-            tries -= 1
             try:
-                return _parsed(self._client.create(**body).http_response.text)
+                reply = self._client.create(**body)
+                self._slots.note(busy=reply.retries_taken > 0)
+                return _parsed(reply.http_response.text)
             except _RequestError:
-                if tries <= 0 or self._stopped.wait(1.0):
+                bodies -= 1
+                if not bodies or self._stopped.wait(1.0):
                     raise
             except openai.APIStatusError as error:
-                pause = _long_pause(error)
-                if tries <= 0 or pause is None or self._stopped.wait(pause):
+                rounds -= 1
+                self._slots.note(busy=error.status_code in _BUSY)
+                if not rounds or not _is_busy(error) or self._stopped.wait(_pause(error)):
                     raise self._explained(error, body) from None
             except openai.APIConnectionError as error:
                 raise self._unconnected(error) from None
@@ -223,13 +266,16 @@ def _refused_parameter(error: openai.APIStatusError, body: dict[str, Any]) -> st
     return next((n for n in named if n == said), next((n for n in named if re.search(rf"\b{n}\b", text)), None))
 
 
-def _long_pause(error: openai.APIStatusError) -> float | None:
-    """Seconds of a `Retry-After` that is too long for the client; None: there is none, or none that is waited for."""
+def _is_busy(error: openai.APIStatusError) -> bool:
+    return error.status_code in _BUSY and "insufficient_quota" not in error.response.text
+
+
+def _pause(error: openai.APIStatusError) -> float:
+    """Seconds that a busy server asks for, at most `LONGEST_WAIT`; else as long as the client waits at most."""
     try:
-        seconds = float(error.response.headers.get("retry-after", ""))
+        return min(max(0.0, float(error.response.headers.get("retry-after", ""))), LONGEST_WAIT)
     except ValueError:
-        return None
-    return seconds if 120 < seconds <= LONGEST_WAIT else None
+        return 8.0
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from teacher_server import HANG_UP, Teacher, as_json, completion, refusal, serving
 
+from leaml import openai_engine
 from leaml.config import ClientConfig
 from leaml.engine import EngineSpec, Request
 from leaml.errors import StepError
@@ -53,6 +54,45 @@ def test_a_busy_server_is_asked_again_when_it_says(code: int) -> None:
     assert [c.text for c in found] == ["A red ball."] * 3
     assert set(teacher.tries.values()) == {2}
     assert teacher.times[3] - teacher.times[0] >= 2.0  # without the header it would be half a second
+
+
+def test_a_rate_limit_slows_requests_down_and_loses_no_image() -> None:
+    """One request in 50 ms: eight at a time would meet the limit seven times out of eight, more often than they may."""
+    allowed = [0.0]
+
+    def reply(body: dict[str, Any], tries: int) -> Any:
+        with teacher.lock:
+            now = time.monotonic()
+            if now < allowed[0]:
+                return refusal(429, "slow down", **{"retry-after-ms": "50", "Retry-After": "0.05"})
+            allowed[0] = now + 0.05
+        return GOOD
+
+    with serving(reply) as teacher:
+        found = ask(teacher, 60, retries=2, concurrency=8)
+    assert [c.text for c in found] == ["A red ball."] * 60
+
+
+def test_a_server_that_stays_busy_ends_the_step_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_engine, "SILENCE", 0.1)
+    monkeypatch.setattr(openai_engine, "_pause", lambda error: 0.01)
+    busy = refusal(503, "loading", **{"retry-after-ms": "10"})
+    with (
+        serving(lambda body, tries: busy) as teacher,
+        pytest.raises(StepError, match="4 requests .* one after another, .* 503: "),
+    ):
+        ask(teacher, 100, concurrency=2)
+    assert len(teacher.tries) <= 6
+
+
+def test_a_long_pause_that_the_server_asks_for_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("threading.Event.wait", lambda self, timeout=None: bool(waited.append(timeout or 0.0)))
+    busy = refusal(429, "come back in ten minutes", **{"Retry-After": "600"})
+    with serving(lambda body, tries: busy if tries == 1 else GOOD) as teacher:
+        one = engine(teacher.url)
+        assert one._one(requests(1)[0])[0].text == "A red ball."
+    assert 600.0 in waited
 
 
 def test_a_server_that_never_recovers_for_one_image_costs_that_image_alone() -> None:

@@ -1,9 +1,8 @@
 """Ready captions: a file that names images and says what they show.
 
 JSON Lines (or a JSON list) of `{"image": "frame_0001.jpg", "caption": "A pink polyp."}`, a JSON object `{"frame_0001.jpg": "A
-pink polyp."}`, CSV or Parquet with the same columns (Parquet may
-hold the image itself). `image` is a file name, as much of its path as tells it from others, or an
-image_id; `file_name`, `uri` and `image_id` are read in its place.
+pink polyp."}`, CSV or Parquet with the same columns; Parquet may hold the image itself. `image` is a file name, with as much of
+its path as tells it from others, or an image_id; `file_name`, `uri` and `image_id` are read in its place.
 """
 
 from __future__ import annotations

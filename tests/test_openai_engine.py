@@ -79,7 +79,7 @@ def test_a_server_that_stays_busy_ends_the_step_after_a_while(monkeypatch: pytes
     busy = refusal(503, "loading", **{"retry-after-ms": "10"})
     with (
         serving(lambda body, tries: busy) as teacher,
-        pytest.raises(StepError, match="4 requests .* one after another, .* 503: "),
+        pytest.raises(StepError, match=r"4 requests .* one after another, .* 503: "),
     ):
         ask(teacher, 100, concurrency=2)
     assert len(teacher.tries) <= 6

@@ -1,33 +1,32 @@
 """Engines: what turns (image, request) into text. Captioning, generation, evaluation and prediction all use this interface.
 
 `VllmEngine` is vLLM's own engine (n samples on one prefill, cumulative log-probabilities, many requests in
-flight); `OpenAIEngine` asks a server. Both are built from a plain `EngineSpec`, so an actor can build its own.
+flight); `OpenAIEngine` (leaml/openai_engine.py) asks a server. Both are built from a plain `EngineSpec`, so an actor can build
+its own.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
-import json
 import os
 import queue
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from PIL import Image
 
-from leaml import engine_process
+from leaml import engine_process, replies
+from leaml.config import ClientConfig
 from leaml.data import files
-from leaml.errors import ModelError, StepError
+from leaml.errors import ModelError
 
 _TOGETHER = 32
 """Requests that are prepared before the engine moves on."""
+FAILED = "error"
+"""`finish_reason` of a completion without a reply."""
 ON_CPU = {"TORCH_COMPILE_DISABLE": "1"}
 """Environment of an engine on a CPU. Told to compile nothing, vLLM still compiles a function of its sampler, a comparison and a
 sum: 1.5 of 15 s of processor time at each start, 13 of 27 at the first on a machine, and a C++ compiler is needed."""
@@ -51,12 +50,31 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled reply without its prefix. `mean_logprob` is the mean natural-log probability per token."""
+    """One sampled reply without its prefix.
+
+    Attributes:
+        text: Empty where there is no reply.
+        mean_logprob: Mean natural-log probability per token; nan where a server does not tell.
+        finish_reason: `replies.LENGTH` when it ended at the token limit.
+        tokens: Number of its tokens.
+        error: Why there is no reply; empty otherwise. vLLM always replies.
+    """
 
     text: str
     mean_logprob: float
     finish_reason: str
     tokens: int
+    error: str = ""
+
+    @property
+    def cut(self) -> bool:
+        """Whether it ended at the token limit instead of by itself."""
+        return self.finish_reason == replies.LENGTH
+
+    @property
+    def failed(self) -> bool:
+        """Whether the server failed, so that asking again may help."""
+        return self.finish_reason == FAILED
 
 
 class Engine(Protocol):
@@ -80,9 +98,13 @@ class EngineSpec:
     apart: bool = False
     """vLLM's core in a process of its own: requests are prepared while it computes, and if it dies, so does this process."""
     options: dict[str, Any] = field(default_factory=dict)
+    client: ClientConfig = field(default_factory=ClientConfig)
+    """How `url` is asked."""
 
     def build(self) -> Engine:
         if self.url:
+            from leaml.openai_engine import OpenAIEngine  # the client takes a second to import
+
             return OpenAIEngine(self)
         return VllmEngine(replace(self, model=local_model(self.model)))
 
@@ -235,7 +257,7 @@ class _Call:
 def _completion(sample: Any) -> Completion:
     tokens = len(sample.token_ids)
     mean = (sample.cumulative_logprob or 0.0) / max(1, tokens)
-    return Completion(sample.text.strip(), mean, str(sample.finish_reason), tokens)
+    return Completion(sample.text.strip(), mean, replies.finish_reason(sample.finish_reason), tokens)
 
 
 def _quiet_environment(spec: EngineSpec) -> None:
@@ -252,75 +274,3 @@ def _quiet_environment(spec: EngineSpec) -> None:
         os.environ.setdefault(name, value)
     if not spec.gpus:
         os.environ.update(ON_CPU | {"OMP_NUM_THREADS": str(max(1, int(spec.cpus)))})
-
-
-class OpenAIEngine:
-    """An OpenAI-compatible chat server; images travel as PNG data URLs. The key is read from OPENAI_API_KEY."""
-
-    PARALLEL = 32
-    TIMEOUT = 120.0
-
-    def __init__(self, spec: EngineSpec) -> None:
-        self.spec = spec
-
-    def generate(self, requests: list[Request]) -> list[list[Completion]]:
-        with ThreadPoolExecutor(self.PARALLEL) as pool:
-            return list(pool.map(self._one, requests))
-
-    def _one(self, r: Request) -> list[Completion]:
-        body: dict[str, Any] = {
-            "model": self.spec.model,
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "image_url", "image_url": {"url": _data_url(r.image)}},
-                        {"type": "text", "text": r.text},
-                    ],
-                }
-            ],
-            "n": r.n,
-            "temperature": r.temperature,
-            "top_p": r.top_p,
-            "max_tokens": r.max_tokens,
-            "logprobs": True,
-        }
-        if r.seed is not None:
-            body["seed"] = r.seed
-        if r.pattern:
-            body["structured_outputs"] = {"regex": r.pattern}  # vLLM's name
-        if r.prefix:
-            body["messages"].append({"role": "assistant", "content": r.prefix})
-            body |= {"continue_final_message": True, "add_generation_prompt": False}
-        reply = self._post(body)
-        try:
-            return [_chat_completion(choice) for choice in reply["choices"]]
-        except (KeyError, TypeError) as error:
-            msg = f"{self.spec.url} sent a reply without {error}: {json.dumps(reply)[:300]}"
-            raise StepError(msg) from None
-
-    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
-        url = f"{str(self.spec.url).rstrip('/')}/chat/completions"
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', 'none')}"}
-        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=self.TIMEOUT) as response:
-                return dict(json.load(response))
-        except urllib.error.HTTPError as error:
-            msg = f"{url} answered {error.code}: {error.read()[:300]!r}; check caption.url, the model name and OPENAI_API_KEY"
-            raise StepError(msg) from None
-        except OSError as error:
-            msg = f"{url} cannot be reached: {error}; check caption.url and that the server runs"
-            raise StepError(msg) from None
-
-
-def _chat_completion(choice: dict[str, Any]) -> Completion:
-    logprobs = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or []]
-    mean = sum(logprobs) / len(logprobs) if logprobs else 0.0
-    return Completion(str(choice["message"]["content"]).strip(), mean, str(choice["finish_reason"]), len(logprobs))
-
-
-def _data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from leaml import prompts, scoring
+from leaml import prompts, replies, scoring
 from leaml.config import FilterConfig
 from leaml.pairset import grams, similarity
 
@@ -26,6 +26,7 @@ class Candidate:
         mean_logprob: Mean log-probability of the reply's tokens, in nats.
         reanswers: Answers of further readings of the image to this question; empty when none were made.
         text: The generator's raw reply; empty when the pair did not come from one.
+        cut: Whether the reply, or the answer that made the pair, ended at the token limit.
     """
 
     question: str
@@ -33,12 +34,13 @@ class Candidate:
     mean_logprob: float
     reanswers: list[str] = field(default_factory=list)
     text: str = ""
+    cut: bool = False
 
     @classmethod
-    def from_reply(cls, text: str, mean_logprob: float, reanswers: Sequence[str] = ()) -> Candidate:
+    def from_reply(cls, text: str, mean_logprob: float, reanswers: Sequence[str] = (), cut: bool = False) -> Candidate:
         """Parse a generator's reply; one that holds no pair becomes a candidate that `unparsable` rejects."""
         question, answer = prompts.parse_qa(text) or ("", "")
-        return cls(question, answer, mean_logprob, list(reanswers), text)
+        return cls(question, answer, mean_logprob, list(reanswers), text, cut)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Decision:
     reason: str
     votes: float | None
     roundtrip: str | None
+
+
+def cut_off(candidate: Candidate, config: FilterConfig) -> str | None:
+    """The reply ended at the token limit (`generate.max_tokens`), so its answer may be the beginning of one."""
+    return CUT if candidate.cut else None
 
 
 def unparsable(candidate: Candidate, config: FilterConfig) -> str | None:
@@ -87,7 +94,7 @@ def prompt_echo(candidate: Candidate, config: FilterConfig) -> str | None:
 def refusal(candidate: Candidate, config: FilterConfig) -> str | None:
     """The model refused or talked about itself."""
     plain = (candidate.question + " \n " + candidate.answer).replace("’", "'")
-    return "refusal" if _REFUSAL.search(plain) else None
+    return "refusal" if replies.REFUSAL.search(plain) else None
 
 
 def yes_and_no(candidate: Candidate, config: FilterConfig) -> str | None:
@@ -120,18 +127,23 @@ def few_votes(candidate: Candidate, config: FilterConfig) -> str | None:
 
 
 Filter = Callable[[Candidate, FilterConfig], str | None]
-FILTERS: tuple[Filter, ...] = (unparsable, length, prompt_echo, refusal, yes_and_no, low_logprob, round_trip, few_votes)
+FILTERS: tuple[Filter, ...] = (
+    cut_off,
+    unparsable,
+    length,
+    prompt_echo,
+    refusal,
+    yes_and_no,
+    low_logprob,
+    round_trip,
+    few_votes,
+)
 """In the order they are asked; the first reason is kept. `apply` adds the two below, `leaml.pairset` those of the whole set."""
-DUPLICATE, SIMILAR = "duplicate question", "similar question"
+CUT, DUPLICATE, SIMILAR = "cut at the token limit", "duplicate question", "similar question"
 
 _PROMPTS = {scoring.normalise(prompt) for prompt in (prompts.CAPTION, prompts.GENERATE)}
 _ECHO = re.compile(
     "|".join([re.escape(prompts.CAPTION), re.escape(prompts.GENERATE.rstrip(".")), r"<\|[^|<>]*\|>", "<image>"]), re.I
-)
-_REFUSAL = re.compile(
-    r"\bas an ai\b|\bas a (?:large )?language model\b|\bi(?: cannot|'m unable| am unable| can ?not| can't|'m sorry| am sorry)\b"
-    r"|\bi (?:do not|don't) (?:know|have enough)\b|^\s*(?:sorry\b|unable to\b|cannot (?:determine|answer|tell)\b)",
-    re.I | re.M,
 )
 
 
@@ -151,7 +163,12 @@ def winning_reanswer(reanswers: Sequence[str]) -> str | None:
 
 
 def from_answers(
-    question: str, same: Sequence[Candidate], reanswers: Sequence[str], logprobs: Sequence[float], above: float = 0.0
+    question: str,
+    same: Sequence[Candidate],
+    reanswers: Sequence[str],
+    logprobs: Sequence[float],
+    above: float = 0.0,
+    cut: Sequence[bool] = (),
 ) -> list[Candidate]:
     """The pair that plain answers to a question make, unless a sampled pair has that answer or they are not sure enough of it.
 
@@ -164,6 +181,7 @@ def from_answers(
         reanswers: The model's answers.
         logprobs: Mean log-probability per token of each answer, in nats.
         above: Smallest share of the answers that agree, times their mean probability per token.
+        cut: Which of the answers ended at the token limit; empty: none.
 
     Returns:
         No or one candidate, with an empty answer where the model said nothing (`length` rejects it); sampled pairs that it
@@ -176,7 +194,8 @@ def from_answers(
     agreeing = [p for again, p in zip(reanswers, logprobs, strict=True) if scoring.canonical(again) == said]
     if sum(math.exp(p) for p in agreeing) / len(reanswers) < above:
         return []
-    return [Candidate(question, winner, sum(agreeing) / len(agreeing), list(reanswers))]
+    ended = any(again == winner and not ends for again, ends in zip(reanswers, cut or [False] * len(reanswers), strict=True))
+    return [Candidate(question, winner, sum(agreeing) / len(agreeing), list(reanswers), cut=not ended)]
 
 
 def decide(candidate: Candidate, config: FilterConfig) -> Decision:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from leaml import calibration, evaluation
 from leaml.config import Config
-from leaml.data import files, registry
+from leaml.data import captions, files, registry
 from leaml.errors import InputError
 from leaml.vlm import load
 from pipelines.contamination import refuse_near_duplicates
@@ -68,7 +68,9 @@ def check(config: Config) -> None:
         if source is not None:
             next(iter(registry.read(source)))
     load.check(config.model)
-    if config.caption.url is None:
+    if config.caption.file and not config.distill.skip:
+        captions.read(config.caption.file, config.caption.column)
+    if config.caption.url is None and config.caption.complete:
         load.check(config.caption.teacher)
 
 

@@ -1,22 +1,36 @@
-"""Step 1, caption: the teacher describes the images of the domain."""
+"""Step 1, caption: the teacher describes the images of the domain, but for those that come with a caption."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
 from typing import Any
 
-from leaml import prompts, tables
+from leaml import prompts, replies, tables
 from leaml.config import CaptionConfig, resolve_model
+from leaml.data import captions as ready
+from leaml.data import files
+from leaml.data.store import ImageIndex
 from leaml.engine import Engine, Request
+from leaml.errors import DataError, StepError
 from pipelines.ingest import Labels, Sources, sample_refs, training_images
 from pipelines.models import engine_spec, model_key
+from pipelines.progress import say
+from pipelines.quarantine import refused
 from pipelines.run import Run, Step
 from pipelines.unit import make_units
-from pipelines.units import Item, read_output, run_step
+from pipelines.units import Item, read_output, replied, run_step
+
+CUT_BACK = "captions cut back to whole sentences"
+GIVEN = "captions given"
+LEFT_OUT = "images left out without a caption"
+_PART = 20_000
+"""Given captions in a file."""
 
 
 class CaptionWork:
-    """One greedy caption per image."""
+    """One greedy caption per image; a reply that is none quarantines its image."""
 
     schema = tables.CAPTIONS
 
@@ -28,38 +42,93 @@ class CaptionWork:
         requests = [Request(i.image, i.image_id, self.prompt, max_tokens=self.max_tokens) for i in items]
         rows, counts = [], Counter[str]()
         for item, (completion,) in zip(items, engine.generate(requests), strict=True):
+            counts.update(replied([completion]))
+            text, reason = completion.text, completion.error
+            if not reason:
+                text, reason = replies.caption(text, completion.finish_reason, self.prompt)
+            if reason:
+                rows.append(refused(item.image_id, reason))
+                continue
+            counts[CUT_BACK] += completion.cut
             rows.append(
                 {
                     "image_id": item.image_id,
-                    "caption": completion.text,
+                    "caption": text,
                     "model": self.model,
-                    "mean_logprob": completion.mean_logprob,
+                    "mean_logprob": None if math.isnan(completion.mean_logprob) else completion.mean_logprob,
                     "finish_reason": completion.finish_reason,
                 }
             )
-            counts["tokens"] += completion.tokens
-        return rows, counts
+        return rows, +counts
 
 
 def caption(run: Run, sources: Sources, labels: Labels) -> Step:
     """Caption every training image (or `caption.max_images` of them, and always the labeled ones)."""
     config = run.config.caption
-    settings = config.model_dump() | {"teacher": model_key(config.teacher)}
-    settings |= {"labels": None if config.max_images is None else labels.key}
-    step = run.step("caption", settings, sources.training)
+    settings = _settings(config) | {"labels": None if config.max_images is None else labels.key}
+    step = run.step("caption", settings, sources.training, version=2)
 
     def work() -> dict[str, Any]:
         refs = sample_refs(training_images(sources), config.max_images, run.config.seed, always=labels.image_ids)
+        images = len(refs)
+        if config.file:
+            given = publish_given(ready.read(config.file, config.column), sources.image_folders, refs, step.folder)
+            refs = refs if config.complete else refs.only(given)
         resources = run.config.resources.teacher
+        if config.url:
+            resources = resources.model_copy(update={"engine_gpus": 0.0})  # the server has them
         units = make_units("caption", refs, {}, resources.images_per_unit)
-        spec = engine_spec(config.teacher, resources, config.url)
+        spec = engine_spec(config.teacher, resources, config.url, config.client)
         summary = run_step(run, step, units, spec, CaptionWork(config), resources)
+        if not summary.get("images"):
+            msg = f"{step.label}: none of {images} images has a caption; see {step.folder}/quarantine for the reasons"
+            raise StepError(msg)
+        summary |= {LEFT_OUT: images - len(refs)} if len(refs) < images else {}
         return summary | {"teacher": resolve_model(config.teacher.name).rsplit("/", 1)[-1]}
 
     return run.execute(step, work)
 
 
+def _settings(config: CaptionConfig) -> dict[str, Any]:
+    """What captions depend on: not how patient the client is, nor anything of it without a URL."""
+    patience = {"concurrency", "timeout", "retries"} if config.url else True
+    found = config.model_dump(exclude={"client": patience}) | {"teacher": model_key(config.teacher)}
+    return found | ({"content": files.fingerprint(config.file)} if config.file and files.exists(config.file) else {})
+
+
+def publish_given(given: ready.Captions, folders: list[str], refs: ImageIndex, output: str) -> list[str]:
+    """Write the captions that some of the images come with as finished units of the step; returns the images' ids.
+
+    Raises:
+        DataError: No image has a caption in the file, or a name in it is that of several images.
+    """
+    wanted = set(refs.ids.to_pylist())
+    rows: list[dict[str, object]] = []
+    example = None
+    for folder in folders:
+        for file in files.listing(folder, suffixes=(".parquet",)):
+            for row in tables.read(file, columns=["image_id", "uri"]).to_pylist():
+                example = example or row["uri"]
+                text = given.of(row["image_id"], row["uri"])
+                if text is not None and row["image_id"] in wanted:
+                    wanted.discard(row["image_id"])
+                    rows.append({"image_id": row["image_id"], "caption": text, "model": "given"})
+    if not rows:
+        msg = f"{given.uri}: none of its {len(given)} names, such as {given.unused[:1]}, is that of an image, such as {example}"
+        raise DataError(msg)
+    for number, start in enumerate(range(0, len(rows), _PART)):
+        part = rows[start : start + _PART]
+        counts = {"images": len(part), GIVEN: len(part)}
+        files.write_bytes(f"{output}/counts/given-{number:06d}.json", json.dumps(counts).encode())
+        tables.write(f"{output}/rows/given-{number:06d}.parquet", tables.table(part, tables.CAPTIONS))
+    unused, twice = len(given.unused), given.twice
+    notes = [f"{unused} of its names are no image of this run"] if unused else []
+    notes += [f"{twice} further captions of a name are left out, the first is kept"] if twice else []
+    say(f"caption: {len(rows)} of {len(refs)} images have one in {given.uri}" + "".join(f"; {note}" for note in notes))
+    return [str(row["image_id"]) for row in rows]
+
+
 def read_captions(step: Step) -> dict[str, str]:
-    """Captions by image id; empty ones are left out."""
+    """Captions by image id."""
     table = read_output(step.folder, tables.CAPTIONS)
     return {i: c for i, c in zip(table["image_id"].to_pylist(), table["caption"].to_pylist(), strict=True) if c}

@@ -16,7 +16,7 @@ from pipelines.ingest import Sources
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
 from pipelines.unit import make_units
-from pipelines.units import Item, read_output, run_step
+from pipelines.units import Item, read_output, replied, run_step
 
 
 class AnswerWork:
@@ -34,7 +34,7 @@ class AnswerWork:
         counts = Counter[str]()
         for (item, row), (completion,) in zip(asked, engine.generate(requests), strict=True):
             answers[item.image_id].append(judged(row, completion.text, completion.mean_logprob * completion.tokens))
-            counts["tokens"] += completion.tokens
+            counts.update(replied([completion]))
         counts["questions"] = len(asked)
         return [{"image_id": i, "answers": a} for i, a in answers.items()], counts
 

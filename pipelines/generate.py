@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter
 from typing import Any
 
-from leaml import filters, prompts, tables
+from leaml import filters, prompts, replies, tables
 from leaml.config import GenerateConfig
 from leaml.engine import Completion, Engine, Request
 from pipelines.caption import read_captions
@@ -21,7 +21,7 @@ from pipelines.models import engine_spec, trained
 from pipelines.pairs import filter_set
 from pipelines.run import Run, Step
 from pipelines.unit import make_units
-from pipelines.units import Item, read_files, run_step
+from pipelines.units import Item, read_files, replied, run_step
 
 
 class GenerateWork:
@@ -51,7 +51,8 @@ class GenerateWork:
         if self.config.caption == "teacher":
             return [str(i.extra or "") for i in items]
         requests = [Request(i.image, i.image_id, self.caption_prompt, max_tokens=self.config.max_tokens) for i in items]
-        return [completion.text for (completion,) in _counted(engine.generate(requests), counts)]
+        written = [completion for (completion,) in _counted(engine.generate(requests), counts)]
+        return [replies.whole_sentences(c.text) or c.text if c.cut else c.text for c in written]
 
     def _sample(
         self, engine: Engine, items: list[Item], captions: list[str], counts: Counter[str]
@@ -76,8 +77,8 @@ class GenerateWork:
             )
             for item, caption in zip(items, captions, strict=True)
         ]
-        replies = _counted(engine.generate(requests), counts)
-        return [[filters.Candidate.from_reply(c.text, c.mean_logprob) for c in samples] for samples in replies]
+        sampled = _counted(engine.generate(requests), counts)
+        return [[filters.Candidate.from_reply(c.text, c.mean_logprob, cut=c.cut) for c in samples] for samples in sampled]
 
     def _answer(
         self,
@@ -103,15 +104,15 @@ class GenerateWork:
         if not asked:
             return
         requests = [self._question(items[number], captions[number], question) for number, question in asked]
-        replies = _counted(engine.generate(requests), counts)
-        for (number, question), same, answers in zip(asked, asked.values(), replies, strict=True):
-            texts, logprobs = [a.text for a in answers], [a.mean_logprob for a in answers]
+        answered = _counted(engine.generate(requests), counts)
+        for (number, question), same, answers in zip(asked, asked.values(), answered, strict=True):
+            texts, logprobs, cut = [a.text for a in answers], [a.mean_logprob for a in answers], [a.cut for a in answers]
             for candidate in same:
                 candidate.reanswers.extend(texts)
             if question in config.questions:
-                candidates[number].extend(filters.from_answers(question, same, texts, logprobs))
+                candidates[number].extend(filters.from_answers(question, same, texts, logprobs, cut=cut))
             elif config.filters.round_trip and config.correct_above:
-                candidates[number].extend(filters.from_answers(question, same, texts, logprobs, config.correct_above))
+                candidates[number].extend(filters.from_answers(question, same, texts, logprobs, config.correct_above, cut))
 
     def _question(self, item: Item, caption: str, question: str) -> Request:
         """A question as a user puts it, or after the caption if there is one."""
@@ -128,10 +129,10 @@ class GenerateWork:
         )
 
 
-def _counted(replies: list[list[Completion]], counts: Counter[str]) -> list[list[Completion]]:
-    """The replies, their tokens counted."""
-    counts["tokens"] += sum(c.tokens for samples in replies for c in samples)
-    return replies
+def _counted(written: list[list[Completion]], counts: Counter[str]) -> list[list[Completion]]:
+    """The replies; their tokens, and how many were cut at the limit, are counted."""
+    counts.update(replied(c for samples in written for c in samples))
+    return written
 
 
 def sampling_seed(seed: int, key: str) -> int:
@@ -146,7 +147,7 @@ def generate(
     config = run.config.generate
     use = captions if config.caption == "teacher" else None
     inputs = [generator, *sources.training, labels_key(labels), *([use] if use else [])]
-    step = run.step("generate", config.model_dump(), inputs, version=3, label=f"generate {variant}")
+    step = run.step("generate", config.model_dump(), inputs, version=4, label=f"generate {variant}")
 
     def work() -> dict[str, Any]:
         refs = training_images(sources).without(labels.image_ids)

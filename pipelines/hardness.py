@@ -16,7 +16,7 @@ from pipelines.ingest import Sources, training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
 from pipelines.unit import make_units
-from pipelines.units import Item, run_step
+from pipelines.units import Item, replied, run_step
 
 REASON = "base answers it"
 
@@ -34,7 +34,7 @@ class HardnessWork:
         requests = [Request(i.image, i.image_id, pair["question"], max_tokens=self.max_tokens) for i, pair in asked]
         counts = Counter[str]()
         for (_, pair), (completion,) in zip(asked, engine.generate(requests) if requests else [], strict=True):
-            counts["tokens"] += completion.tokens
+            counts.update(replied([completion]))
             if scoring.is_correct(completion.text, pair["answer"]):
                 pair |= {"accepted": False, "reason": REASON}
         pairs = [pair for item in items for pair in item.extra["pairs"]]

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import yaml
 from rich.table import Table
 
-from leaml import prompts, tables
+from leaml import prompts, replies, tables
 from leaml.data import files
 from leaml.errors import DataError, InputError
 from pipelines.generate import sampling_seed
@@ -88,7 +88,9 @@ def _labels(step: dict[str, Any], image_id: str) -> None:
 
 def _caption(step: dict[str, Any], image_id: str) -> None:
     for row in _rows(_published(step), tables.CAPTIONS, image_id):
-        console.print(f"  caption by {row['model']} (log-probability {row['mean_logprob'] or 0:.2f}): {row['caption']}")
+        sure = "" if row["mean_logprob"] is None else f" (log-probability {row['mean_logprob']:.2f})"
+        cut = ", cut back to whole sentences" if row["finish_reason"] == replies.LENGTH else ""
+        console.print(f"  caption by {row['model']}{sure}{cut}: {row['caption']}")
 
 
 def _pairs(step: dict[str, Any], image_id: str) -> None:

@@ -18,7 +18,7 @@ TAGS = ("run", "step", "label")
 
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "leaml_step_images": ("Images whose rows are committed, by this process.", ()),
-    "leaml_step_quarantined": ("Images that could not be decoded.", ()),
+    "leaml_step_quarantined": ("Images without a result: not decoded, or without a usable reply.", ()),
     "leaml_step_tokens": ("Tokens written by engines.", ()),
     "leaml_step_pairs": ("Generated pairs by verdict: accepted, or the filter that rejected them.", ("verdict",)),
     "leaml_step_engine_seconds": ("Seconds engines worked, without their start; hours of them times a price are the cost.", ()),

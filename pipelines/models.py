@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from leaml.config import ModelConfig, ResourcesConfig, resolve_model
+from leaml.config import ClientConfig, ModelConfig, ResourcesConfig, resolve_model
 from leaml.data import files
 from leaml.engine import EngineSpec
 from pipelines.run import Step
@@ -31,8 +31,10 @@ def model_key(model: ModelConfig) -> dict[str, Any]:
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")
 
 
-def engine_spec(model: ModelConfig, resources: ResourcesConfig, url: str | None = None) -> EngineSpec:
-    """How to serve a model in this plan."""
+def engine_spec(
+    model: ModelConfig, resources: ResourcesConfig, url: str | None = None, client: ClientConfig | None = None
+) -> EngineSpec:
+    """How to serve a model in this plan, or with `url` to ask the server that does."""
     return EngineSpec(
         model=model.name if url else resolve_model(model.name),
         dtype=model.dtype,
@@ -42,5 +44,6 @@ def engine_spec(model: ModelConfig, resources: ResourcesConfig, url: str | None 
         gpus=resources.engine_gpus,
         cpus=resources.engine_cpus,
         sequences=resources.engine_sequences,
+        client=client or ClientConfig(),
         apart=resources.engine_gpus > 0,  # on a CPU it gains nothing and starts 16 s later
     )

@@ -15,6 +15,11 @@ from leaml import tables
 from leaml.data.store import ImageIndex, read_rows
 
 
+def unit_name(number: int, ids: list[str]) -> str:
+    """Name of the unit with these images; `number` keeps the order of the table."""
+    return f"unit-{number:06d}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}"
+
+
 @dataclass(frozen=True)
 class Unit:
     """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is."""
@@ -29,7 +34,7 @@ class Unit:
     @property
     def name(self) -> str:
         """Depends on the images alone; the number keeps the order of the table."""
-        return f"unit-{self.number:06d}-{hashlib.sha256(' '.join(self.ids).encode()).hexdigest()[:12]}"
+        return unit_name(self.number, self.ids)
 
     def without(self, done: set[str]) -> Unit:
         """The unit without the images in `done`."""

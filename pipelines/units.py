@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,16 +24,17 @@ from PIL import Image
 from leaml import errors, images, tables
 from leaml.config import ResourcesConfig
 from leaml.data import files
-from leaml.engine import Engine, EngineSpec
+from leaml.engine import Completion, Engine, EngineSpec
 from leaml.errors import LeamlError, StepError
+from pipelines import kept, quarantine
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
 from pipelines.unit import Unit, load
 
 ATTEMPTS = "attempts"
-QUARANTINED = "quarantined: "
-"""Beginning of the names of counts by reason."""
+CUT = "replies cut at the token limit"
+"""Name of the count of replies that ended there instead of by themselves."""
 MAX_ATTEMPTS = 3
 """Times a unit is begun in one run of the step. Ray itself starts engines again and tries units again for ever, also an image
 that kills every engine; but it cannot tell such an image from a node that is lost."""
@@ -49,7 +50,10 @@ class Item:
 
 
 class Work(Protocol):
-    """What a step does with the images of one unit. Must be picklable; returns one row per image and counts for the summary."""
+    """What a step does with the images of one unit. Must be picklable.
+
+    Returns one row per image, which is one of `quarantine.refused` where there is no result, and counts for the summary.
+    """
 
     schema: pa.Schema
 
@@ -63,8 +67,9 @@ class EngineActor:
     that one unit is decoded or published while another is with the engine; `seconds` add up to the time with any.
     """
 
-    def __init__(self, spec: EngineSpec, work: Work, output: str, max_pixels: int) -> None:
+    def __init__(self, spec: EngineSpec, work: Work, output: str, max_pixels: int, known: kept.Kept | None = None) -> None:
         self.work, self.output, self.max_pixels = work, output, max_pixels
+        self.known = None if spec.url is None else known or {}
         self.error: LeamlError | None = None
         self.lock, self.working, self.counted = threading.Lock(), 0, 0.0
         try:
@@ -104,20 +109,30 @@ class EngineActor:
 
     def _publish(self, unit: dict[str, Any]) -> Counter[str]:
         items, quarantined = self._decode(unit)
-        rows, counts = self.work(self.engine, items) if items else ([], Counter())
+        engine, replies = self.engine, f"{self.output}/{kept.FOLDER}/{unit['unit']}"
+        if self.known is not None:
+            engine = kept.KeptReplies(engine, replies, self.known)  # type: ignore[arg-type]  # of a URL
+        rows, counts = self.work(engine, items) if items else ([], Counter())
         made, expected = [r["image_id"] for r in rows], [i.image_id for i in items]
         if made != expected:
             msg = (
                 f"unit {unit['unit']}: {len(expected)} images went in, rows of {len(made)} came out in another order or number"
             )
             raise StepError(msg)
+        reasons = {row["image_id"]: row[quarantine.REASON] for row in rows if quarantine.REASON in row}
+        rows = [row for row in rows if row["image_id"] not in reasons]
+        quarantined += [_quarantined(unit, image_id, reason) for image_id, reason in reasons.items()]
         if quarantined:
-            tables.write(f"{self.output}/quarantine/{unit['unit']}.parquet", tables.table(quarantined, tables.QUARANTINE))
-        counts["images"], counts["quarantined"] = len(rows), len(quarantined)
-        counts.update(f"{QUARANTINED}{str(row['reason']).partition(':')[0]}" for row in quarantined)
+            tables.write(
+                f"{self.output}/{quarantine.FOLDER}/{unit['unit']}.parquet", tables.table(quarantined, tables.QUARANTINE)
+            )
+        counts["images"] = len(rows)
+        counts.update(quarantine.counts_of(quarantined))
         files.write_bytes(f"{self.output}/counts/{unit['unit']}.json", json.dumps(counts).encode())
         # last, since the rows' file is what makes the unit done
         tables.write(f"{self.output}/rows/{unit['unit']}.parquet", tables.table(rows, self.work.schema))
+        if self.known is not None:
+            files.delete_tree(replies)
         return counts
 
     def _decode(self, unit: dict[str, Any]) -> tuple[list[Item], list[dict[str, object]]]:
@@ -126,8 +141,21 @@ class EngineActor:
             try:
                 items.append(Item(image_id, images.decode(data, self.max_pixels), extra))
             except images.ImageRejected as error:
-                quarantined.append({"image_id": image_id, "uri": None, "step": unit["step"], "reason": str(error)})
+                quarantined.append(_quarantined(unit, image_id, str(error)))
         return items, quarantined
+
+
+def _quarantined(unit: dict[str, Any], image_id: str, reason: str) -> dict[str, object]:
+    return {"image_id": image_id, "uri": None, "step": unit["step"], "reason": reason}
+
+
+def replied(completions: Iterable[Completion]) -> Counter[str]:
+    """What is counted of every reply: its tokens, and whether it was cut at the limit."""
+    counts = Counter[str]()
+    for completion in completions:
+        counts["tokens"] += completion.tokens
+        counts[CUT] += completion.cut
+    return +counts
 
 
 def _remaining(units: list[dict[str, Any]], output: str) -> list[dict[str, Any]]:
@@ -153,7 +181,8 @@ def _sweep(output: str, finished: set[str]) -> None:
         for file in _listing(f"{output}/{folder}"):
             if file.rsplit("/", 1)[-1].rpartition(".")[0] not in finished:
                 files.delete_tree(file)
-    files.delete_tree(f"{output}/{ATTEMPTS}")
+    for folder in (ATTEMPTS, kept.FOLDER):
+        files.delete_tree(f"{output}/{folder}")
 
 
 def _finished(output: str) -> set[str]:
@@ -175,18 +204,19 @@ def run_units(
     Seconds and rates are of this process alone: `images_per_engine_s` while an engine works, without its start.
 
     Raises:
-        StepError: A worker failed, or more than the share `max_quarantined` of the images cannot be decoded; what is
-            published stays.
+        StepError: A worker failed, or more than the share `max_quarantined` of the images has no result; what is published
+            stays.
     """
     files.delete_tree(f"{output}/{ATTEMPTS}")
-    todo = _remaining(units, output)
     total = sum(u["count"] for u in units)
+    earlier = quarantine.settle(output, max_quarantined * total)
+    todo = _remaining(units, output)
     done = total - sum(u["count"] for u in todo)
     if done:
         say(f"{label}: {done} of {total} images were done before; {total - done} to do")
     counts, busy, began = Counter[str](), 0.0, time.time()
     if todo:
-        stream = _stream(todo, EngineActor, (spec, work, output, max_pixels), resources)
+        stream = _stream(todo, EngineActor, (spec, work, output, max_pixels, kept.read(output)), resources)
         say(f"{label}: {len(todo)} units, {resources.engines} engines; {_saturation(resources)}")
         sizes = {u["unit"]: u["count"] for u in todo}
         with Bar(label, total, "images", done) as bar, StepMetrics(output, label) as exported:
@@ -197,14 +227,14 @@ def run_units(
                 busy += row["seconds"]
                 done += sizes[row["unit"]]
                 bar.update(done, _note(counts, time.time() - began))
-                _check_quarantined(label, counts, total, max_quarantined, output)
+                quarantine.check(label, counts + earlier, done, total, max_quarantined, output)
                 exported.unit(made, row["seconds"])
                 exported.progress(done, total)
     finished = _finished(output)
     _sweep(output, finished)
     summary: dict[str, Any] = {**_read_counts(output, finished), "engine_seconds": round(busy, 1)}
     summary["wall_seconds"] = round(time.time() - began, 1)
-    _check_quarantined(label, summary, total, max_quarantined, output)
+    quarantine.check(label, summary, total, total, max_quarantined, output)
     if counts["images"]:
         busy = max(busy, 1e-3)
         summary["images_per_engine_s"] = round(counts["images"] / busy, 3)
@@ -292,18 +322,6 @@ def _rows(stream: Any, label: str) -> Iterator[dict[str, Any]]:
         raise StepError(msg) from error
 
 
-def _check_quarantined(label: str, counts: Mapping[str, Any], total: int, most: float, output: str) -> None:
-    bad = counts.get("quarantined", 0)
-    if bad <= most * total:
-        return
-    reasons = ", ".join(f"{n} {k.removeprefix(QUARANTINED)}" for k, n in counts.items() if k.startswith(QUARANTINED))
-    msg = (
-        f"{label}: {bad} of {total} images cannot be decoded any more, more than {most:.0%} (data.max_quarantined): {reasons}; "
-        f"see {output}/quarantine. Their files have changed since they were read in; restore them, or raise the limit"
-    )
-    raise StepError(msg)
-
-
 def _note(counts: Counter[str], seconds: float) -> str:
     if counts["pairs"]:
         rate, share = counts["pairs"] / max(seconds, 1e-3), 100 * counts["accepted"] / counts["pairs"]
@@ -316,7 +334,8 @@ def _describe(summary: dict[str, Any]) -> str:
     parts = [f"{summary.get(name, 0)} {name}" for name in ("images", "quarantined", "pairs", "tokens") if summary.get(name)]
     if summary.get("pairs"):
         parts.append(f"{100 * summary.get('accepted', 0) / summary['pairs']:.0f} % accepted")
-    for kind in ("rejected: ", QUARANTINED):
+    parts += [f"{n} {k}" for k, n in summary.items() if k.startswith(("captions ", "replies "))]
+    for kind in ("rejected: ", quarantine.QUARANTINED):
         parts += [f"{n} {k}" for n, k in sorted(((n, k) for k, n in summary.items() if k.startswith(kind)), reverse=True)]
     if "images_per_engine_s" in summary:
         rate, hours = summary["images_per_engine_s"], summary["engine_hours_per_million_images"]

@@ -27,6 +27,14 @@ def test_good_pair_is_accepted() -> None:
     assert decision == filters.Decision(True, "", pytest.approx(2 / 3), "Circle.")
 
 
+def test_answers_cut_at_the_token_limit_make_no_pair() -> None:
+    whole, half = "a small polyp", "a small polyp with a"
+    (corrected,) = filters.from_answers("What is it?", [], [half], [-0.01], 0.5, cut=[True])
+    assert (corrected.answer, reason(corrected, OFF)) == (half, "cut at the token limit")
+    (given,) = filters.from_answers("What is it?", [], [half, whole, whole], [-0.1] * 3, cut=[True, False, False])
+    assert (given.answer, reason(given, OFF)) == (whole, "")
+
+
 def test_replies_are_parsed_and_broken_ones_keep_their_text() -> None:
     good = Candidate.from_reply("Caption: a dot. Question: What is it? Answer: a dot", -1.0)
     assert (good.question, good.answer, reason(good)) == ("What is it?", "a dot", "")
@@ -145,6 +153,7 @@ def test_every_filter_is_reachable() -> None:
         for round_trip in (True, False)
         for candidate in (
             Candidate.from_reply("x", 0.0),
+            Candidate.from_reply("Question: What is it? Answer: a red", 0.0, cut=True),
             pair(answer=""),
             pair(answer="<image>"),
             pair(answer="I cannot"),

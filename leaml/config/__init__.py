@@ -4,12 +4,12 @@ Read from YAML with `load`, overridden with `a.b=value`, explained with `explain
 values are `ConfigError`s that name the key, the value and the fix.
 """
 
+from leaml.config.caption import CaptionConfig, ClientConfig
+from leaml.config.models import BUILTIN, ModelConfig, resolve_model
 from leaml.config.reading import explain, load, parse, resources_with
 from leaml.config.search import RangeConfig, TuneConfig
 from leaml.config.sections import (
-    BUILTIN,
     BaselineConfig,
-    CaptionConfig,
     Config,
     DataConfig,
     DistillConfig,
@@ -18,19 +18,18 @@ from leaml.config.sections import (
     FinetuneConfig,
     GenerateConfig,
     LabelBudget,
-    ModelConfig,
     ResourcesConfig,
     ScoreConfig,
     SourceConfig,
     TrainConfig,
     WarmupConfig,
-    resolve_model,
 )
 
 __all__ = [
     "BUILTIN",
     "BaselineConfig",
     "CaptionConfig",
+    "ClientConfig",
     "Config",
     "DataConfig",
     "DistillConfig",

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from leaml.config.base import Section
+from leaml.config.caption import CaptionConfig
+from leaml.config.models import ModelConfig
 from leaml.config.search import TuneConfig
-
-BUILTIN = {"leaml-tiny", "leaml-tiny-teacher"}
-"""Model names that resolve to the models shipped with the package."""
-
-
-class ModelConfig(Section):
-    """A Hugging Face image-text-to-text model."""
-
-    name: str = Field("leaml-tiny", description="Shipped name, hub id, local folder or s3:// folder.")
-    revision: str | None = Field(None, description="Hub revision (commit, tag or branch); pin a commit for real runs.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weight type for training and serving.")
-    trust_remote_code: bool = Field(False, description="Run code that comes with the model; off unless you trust its author.")
 
 
 class SourceConfig(Section):
@@ -69,7 +58,11 @@ class DataConfig(Section):
         description="Pixels; larger images are quarantined before they are decoded, as are sides over 32,768 or beyond 100:1.",
     )
     max_quarantined: float = Field(
-        0.05, ge=0, le=1, description="Stop when a larger share of the images or of the label rows is unusable."
+        0.05,
+        ge=0,
+        le=1,
+        description="Stop when a larger share of the images or of the label rows is unusable, or of the images gets no usable"
+        " caption.",
     )
     near_duplicate_bits: int | None = Field(
         None,
@@ -78,18 +71,6 @@ class DataConfig(Section):
         description="Refuse training images whose 64-bit perceptual hash differs from an evaluation image's in at most this "
         "many bits (4 finds rescaled and recompressed copies); none: exact copies are refused only.",
     )
-
-
-class CaptionConfig(Section):
-    """Step 1: the teacher describes the unlabeled and labeled images."""
-
-    teacher: ModelConfig = Field(
-        default_factory=lambda: ModelConfig(name="leaml-tiny-teacher"), description="Teacher MLLM served by vLLM."
-    )
-    url: str | None = Field(None, description="OpenAI-compatible base URL to ask instead of a local teacher.")
-    prompt: str | None = Field(None, description="Caption request; none: the built-in one.")
-    max_tokens: int = Field(48, gt=0, description="Longest caption, in tokens.")
-    max_images: int | None = Field(None, gt=0, description="Caption at most this many unlabeled images; none: all.")
 
 
 Rate = Annotated[float, Field(gt=0)]
@@ -392,12 +373,3 @@ class Config(Section):
     def run_folder(self) -> str:
         """Folder of this run, below `storage`."""
         return f"{self.storage.rstrip('/')}/{self.name}"
-
-
-def resolve_model(name: str) -> str:
-    """Local folder of a shipped model, or the name itself (hub id, folder, s3:// path)."""
-    if name in BUILTIN:
-        return str(Path(__file__).parents[1] / "tiny" / "models" / name)
-    if "://" not in name and Path(name).is_dir():
-        return str(Path(name).resolve())  # workers have another working directory
-    return name

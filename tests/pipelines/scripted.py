@@ -20,6 +20,7 @@ from leaml.data import store
 from leaml.data.store import ImageIndex
 from leaml.engine import Completion, Engine, EngineSpec, Request
 from leaml.errors import ModelError
+from pipelines.quarantine import refused
 from pipelines.units import Item
 
 RESOURCES = ResourcesConfig(engines=1, engine_units=1)
@@ -75,6 +76,19 @@ class CaptionLike:
             {"image_id": i.image_id, "caption": f"{c.text} extra {i.extra}"} for i, (c,) in zip(items, replies, strict=True)
         ]
         return rows, Counter(tokens=sum(c.tokens for (c,) in replies))
+
+
+class Refusing(CaptionLike):
+    """Has no result for the images `bad` until the file `right` is there."""
+
+    def __init__(self, bad: set[str], right: Path) -> None:
+        self.bad, self.right = bad, right
+
+    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+        rows, counts = super().__call__(engine, items)
+        if self.right.exists():
+            return rows, counts
+        return [refused(r["image_id"], "empty reply") if r["image_id"] in self.bad else r for r in rows], counts
 
 
 class Broken(CaptionLike):

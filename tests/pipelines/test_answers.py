@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -45,3 +47,14 @@ def test_every_answer_has_its_verdict_and_its_summed_log_probability() -> None:
     ]
     assert (counts["questions"], counts["tokens"]) == (3, 9)
     assert [(r.image_id, r.temperature, r.max_tokens) for r in engine.requests] == [("a", 0.0, 7), ("a", 0.0, 7), ("c", 0.0, 7)]
+
+
+def test_answers_cut_at_the_token_limit_are_counted() -> None:
+    class Cut(Parrot):
+        def generate(self, requests: list[Request]) -> list[list[Completion]]:
+            return [
+                [replace(c, finish_reason="length") for c in one] for one in super().generate(requests[:1])
+            ] + super().generate(requests[1:])
+
+    _, counts = AnswerWork(7)(Cut(), [item("a", labeled("is it red?", "red"), labeled("or blue?", "red"))])
+    assert (counts["questions"], counts["replies cut at the token limit"]) == (2, 1)

@@ -212,3 +212,33 @@ def test_given_questions_alone_need_no_sampling_and_take_the_winning_answer() ->
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GenerateConfig(**settings)
+
+
+class Cut(Recorder):
+    """The first pair, and every answer and caption, ends at the token limit."""
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]:
+        def reason(request: Request, n: int) -> str:
+            return "stop" if request.text == prompts.GENERATE and n and not request.prefix.endswith("Answer:") else "length"
+
+        return [[Completion(self._text(r, n), -0.01, reason(r, n), 4) for n in range(r.n)] for r in requests]
+
+    def _text(self, request: Request, n: int) -> str:
+        return "A wall. It has a" if request.text == "Look!" else super()._text(request, n)
+
+
+def test_pairs_and_answers_cut_at_the_token_limit_are_rejected_and_counted() -> None:
+    rows, counts = run(Cut(colours), ITEMS[:1], questions=["what else?"], filters=NO_FILTERS)
+    verdicts = [(p["question"], p["accepted"], p["reason"]) for p in rows[0]["pairs"]]
+    assert verdicts == [
+        ("What colour is part 0?", False, "cut at the token limit"),
+        ("What colour is part 1?", True, ""),
+        ("what else?", False, "cut at the token limit"),
+    ]
+    assert counts["rejected: cut at the token limit"] == 2
+    assert counts["replies cut at the token limit"] == 2
+
+
+def test_a_caption_of_its_own_that_is_cut_keeps_its_whole_sentences() -> None:
+    rows, _ = run(Cut(colours), ITEMS[:1], caption="self", filters=NO_FILTERS)
+    assert rows[0]["caption"] == "A wall."

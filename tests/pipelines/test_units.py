@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import scripted
-from scripted import MAX_PIXELS, RESOURCES, Broken, CaptionLike, ScriptedSpec, calls, images_table, published
+from scripted import MAX_PIXELS, RESOURCES, Broken, CaptionLike, Refusing, ScriptedSpec, calls, images_table, published
 
 from leaml import tables
 from leaml.data.store import ImageIndex
@@ -127,7 +127,7 @@ def test_corrupt_images_are_quarantined_and_the_rest_is_done(tmp_path: Path) -> 
 
 def test_too_many_images_that_cannot_be_decoded_end_the_step_and_the_finished_units_stay(tmp_path: Path) -> None:
     step = Step(tmp_path, corrupt=(0, 9, 18))
-    words = rf"^caption: 2 of {COUNT} images cannot be decoded any more, more than 5% \(data.max_quarantined\): .*/quarantine"
+    words = rf"^caption: 2 of {COUNT} images got no result, more than 5% \(data.max_quarantined\): .*/quarantine"
     with pytest.raises(StepError, match=words):
         step.run(max_quarantined=0.05)
     done = published(step.output)
@@ -136,6 +136,20 @@ def test_too_many_images_that_cannot_be_decoded_end_the_step_and_the_finished_un
         step.run(max_quarantined=0.14)
     assert step.run(max_quarantined=0.15)["quarantined"] == 3
     assert calls(step.log) == Counter(i for n, i in enumerate(step.ids) if n not in (0, 9, 18))
+
+
+def test_images_without_a_result_are_asked_for_again_once_the_model_is_put_right(step: Step) -> None:
+    marker, bad = step.output.parent / "right", {step.ids[n] for n in (0, 9, 18)}
+    with pytest.raises(StepError, match=rf"of {COUNT} images got no result, .*: \d empty reply; .*tries these images again"):
+        step.run(Refusing(bad, marker), max_quarantined=0.05)
+    with pytest.raises(StepError, match=rf"^caption: 3 of {COUNT} images got no result"):
+        step.run(Refusing(bad, marker), max_quarantined=0.14)
+    before = calls(step.log)
+    marker.touch()
+    summary = step.run(Refusing(bad, marker), max_quarantined=0.05)
+    assert (summary["images"], summary["quarantined"]) == (COUNT, 0)
+    assert step.captions() == step.expected()
+    assert calls(step.log) - before == Counter(bad)  # the others were not asked for again
 
 
 def test_engine_that_dies_once_is_started_again(step: Step) -> None:

@@ -1,0 +1,155 @@
+"""Ready captions: a file that names images and says what they show.
+
+JSON Lines (or a JSON list) of `{"image": "frame_0001.jpg", "caption": "A pink polyp."}`, a JSON object `{"frame_0001.jpg": "A
+pink polyp."}`, CSV or Parquet with the same columns; Parquet may hold the image itself. `image` is a file name, with as much of
+its path as tells it from others, or an image_id; `file_name`, `uri` and `image_id` are read in its place.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import posixpath
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from leaml import tables
+from leaml.data import files
+from leaml.data.jsonl import lines
+from leaml.errors import DataError
+
+NAMES = ("image", "file_name", "uri", "image_id")
+"""Columns that may hold the image's name, the first that is there."""
+_BATCH = 10_000
+
+
+class Captions:
+    """Captions by image name; `twice` counts further captions of a name, of which the first is kept."""
+
+    def __init__(self, uri: str, rows: Iterable[tuple[str, str]]) -> None:
+        self.uri, self.twice = uri, 0
+        self._texts: dict[str, str] = {}
+        self._used: dict[str, str] = {}
+        for name, text in rows:
+            known = self._texts.setdefault(_normal(name), text)
+            self.twice += known != text
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def of(self, image_id: str, uri: str | None) -> str | None:
+        """The caption of an image, None without one. Raises DataError when its name is that of another image, too."""
+        for name in (image_id, *_endings(_normal(uri or ""))):
+            if name in self._texts:
+                if self._used.setdefault(name, image_id) != image_id:
+                    msg = f"{self.uri}: {name!r} is the name of several images, one of them {uri}; write more of the path"
+                    raise DataError(msg)
+                return self._texts[name]
+        return None
+
+    @property
+    def unused(self) -> list[str]:
+        """Names that no image had."""
+        return [name for name in self._texts if name not in self._used]
+
+
+def read(uri: str, column: str = "caption") -> Captions:
+    """The captions of a file; empty ones count as none.
+
+    Args:
+        uri: JSON Lines, JSON, CSV or Parquet, by the name's ending.
+        column: Column, or key, of the caption.
+
+    Raises:
+        DataError: The file cannot be read, a row has no image or a caption that is no text, or no row has a caption.
+    """
+    found = Captions(uri, _texts(uri, column))
+    if not len(found):
+        msg = f"{uri} holds no caption in {column!r}; set caption.column to the column that does"
+        raise DataError(msg)
+    return found
+
+
+def _texts(uri: str, column: str) -> Iterator[tuple[str, str]]:
+    for where, row in _rows(uri, column):
+        if not isinstance(row, dict):
+            msg = f'{where}: not an object; write {{"image": ..., {column!r}: ...}}'
+            raise DataError(msg)
+        name, text = next((row[key] for key in NAMES if row.get(key)), None), row.get(column)
+        if not isinstance(name, str) or not (text is None or isinstance(text, str)):
+            got = f"{str(name)[:80]!r} and {str(text)[:80]!r}"
+            msg = f"{where}: needs the image's name in 'image' and text in {column!r}, got {got}"
+            raise DataError(msg)
+        if text and text.strip():
+            yield name, text.strip()
+
+
+def _rows(uri: str, column: str) -> Iterator[tuple[str, Any]]:
+    """`(file and place, row)`."""
+    ending = posixpath.splitext(uri)[1].lower()
+    if ending == ".parquet":
+        yield from _parquet(uri, column)
+    elif ending in (".csv", ".json"):
+        data = files.read_bytes(uri)
+        try:
+            text = data.decode("utf-8-sig")
+            yield from _csv(uri, text) if ending == ".csv" else _json(uri, text, column)
+        except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+            msg = f"{uri} is no valid {ending[1:].upper()} in UTF-8: {error}"
+            raise DataError(msg) from None
+    else:
+        yield from lines(uri)
+
+
+def _csv(uri: str, text: str) -> Iterator[tuple[str, Any]]:
+    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    for row in table:
+        if None in row:
+            msg = f"{uri}:{table.line_num}: more cells than columns; put a text that holds a comma in double quotes"
+            raise DataError(msg)
+        yield f"{uri}:{table.line_num}", row
+
+
+def _json(uri: str, text: str, column: str) -> Iterator[tuple[str, Any]]:
+    found = json.loads(text)
+    if isinstance(found, dict):
+        found = [{"image": name, column: caption} for name, caption in found.items()]
+    for number, row in enumerate(found if isinstance(found, list) else [found]):
+        yield f"{uri}, entry {number}", row
+
+
+def _parquet(uri: str, column: str) -> Iterator[tuple[str, Any]]:
+    with files.open_native(uri) as stream:
+        try:
+            parquet = pq.ParquetFile(stream)
+        except (OSError, ValueError) as error:
+            msg = f"{uri} is not a whole Parquet file: {error}; write or copy it again"
+            raise DataError(msg) from None
+        names = [name for name in (*NAMES, "bytes", column) if name in parquet.schema_arrow.names]
+        number = 0
+        for batch in parquet.iter_batches(_BATCH, columns=names):
+            for row in batch.to_pylist():
+                yield f"{uri}, row {number}", _named(row)
+                number += 1
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    """A Parquet row whose image is named: by its content, where the row holds that (as bytes, or as Hugging Face's struct)."""
+    image = row.get("image")
+    data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, image)
+    data = row.get("bytes") or (data if isinstance(data, bytes) else None)
+    return row | {"bytes": None, "image": tables.image_id(data) if data else path}
+
+
+def _normal(name: str) -> str:
+    return name if "://" in name else posixpath.normpath(name) if name else ""
+
+
+def _endings(path: str) -> Iterator[str]:
+    """The path, then ever less of it, down to the file's name."""
+    while path:
+        yield path
+        path = path.partition("/")[2].lstrip("/")

@@ -1,0 +1,314 @@
+"""A teacher behind a URL: any server that speaks OpenAI's chat protocol, asked through the `openai` client.
+
+A request that fails for good costs one image, whose completion says why. What would fail for every image (no server there, a
+key or a model name that it does not know, a server that answers nothing of use) ends the step instead.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import openai
+from PIL import Image
+
+from leaml import replies
+from leaml.engine import FAILED, Completion, EngineSpec, Request
+from leaml.errors import StepError
+
+MOST_IN_A_ROW = 32
+"""Requests that may fail one after another before the server is taken for unusable."""
+SILENCE, FEW_IN_A_ROW = 240.0, 4
+"""Seconds without a success after which so few are enough: a busy server fails them slowly."""
+LONGEST_WAIT = 3600.0
+"""Longest `Retry-After` that is waited for, in seconds; the client itself obeys up to two minutes."""
+_FOR_ALL = {401, 402, 404, 405, 407}
+"""Refusals that are about the key, the account, the model or the path, not about one image."""
+_OTHER_NAMES = {"max_tokens": "max_completion_tokens"}
+_OPTIONAL = ("max_tokens", "logprobs", "temperature", "top_p", "seed", "n")
+"""What some servers refuse; left out, or given its other name, when they say so."""
+_BUSY = {408, 409, 429, 502, 503, 504, 529}
+"""Statuses that say nothing about the image; they are asked for again after the client has given up on them."""
+_BUSY_ROUNDS = 5
+"""Times the client's own retries are begun anew for a busy server."""
+_BODY_TRIES = 3
+"""Times a reply is asked for that comes back as something else than a chat completion."""
+
+
+class _Slots:
+    """How many requests may be under way: half as many after one that met a busy server, slowly more again after others.
+
+    Otherwise a rate limit fails the same requests again and again until their retries are used up.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._limit, self._used = most, float(most), 0
+        self._changed = threading.Condition()
+
+    def take(self) -> None:
+        """Wait for a slot."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used < max(1, int(self._limit)))
+            self._used += 1
+
+    def give(self) -> None:
+        """Give the slot back."""
+        with self._changed:
+            self._used -= 1
+            self._changed.notify_all()
+
+    def note(self, busy: bool) -> None:
+        """Whether a request has met a busy server."""
+        with self._changed:
+            self._limit = max(1.0, self._limit / 2) if busy else min(self._most, self._limit + 1 / self._limit)
+
+
+class OpenAIEngine:
+    """An OpenAI-compatible chat server; images travel as data URLs. The key is read from OPENAI_API_KEY.
+
+    Several threads may call `generate`; together they have at most `client.concurrency` requests under way.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self.spec = spec
+        self.url = str(spec.url).rstrip("/").removesuffix("/chat/completions")
+        key = os.environ.get("OPENAI_API_KEY") or "none"
+        client = spec.client
+        self._client = openai.OpenAI(
+            base_url=self.url, api_key=key, timeout=client.timeout, max_retries=client.retries
+        ).chat.completions.with_raw_response
+        self._pool = ThreadPoolExecutor(client.concurrency, thread_name_prefix="teacher")
+        self._slots = _Slots(client.concurrency)
+        self._lock = threading.Lock()
+        self._failed, self._succeeded = 0, time.monotonic()
+        self._refused: frozenset[str] = frozenset()
+        self._stopped = threading.Event()
+        self._given_up: StepError | None = None
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]:
+        """The replies, in the order of the requests; one that failed for good has `error`.
+
+        Raises:
+            StepError: The server is of no use for any request.
+        """
+        found = {number: completions for batch in self.as_answered(requests) for number, completions in batch.items()}
+        return [found[number] for number in range(len(requests))]
+
+    def as_answered(self, requests: list[Request]) -> Iterator[dict[int, list[Completion]]]:
+        """Replies by the number of their request, as they come. Raises as `generate` does, after all that have come."""
+        waiting: dict[Future[list[Completion]], int] = {self._pool.submit(self._one, r): n for n, r in enumerate(requests)}
+        try:
+            while waiting:
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                numbers = {future: waiting.pop(future) for future in done}
+                errors = [error for future in done if (error := future.exception())]
+                yield {n: future.result() for future, n in numbers.items() if not future.exception()}
+                if errors:
+                    raise self._given_up or errors[0]
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _one(self, request: Request) -> list[Completion]:
+        """The completions of a request, or `n` that say why there are none. Raises StepError when the server is of no use."""
+        self._slots.take()
+        try:
+            if self._given_up is not None:
+                raise self._given_up
+            reply = self._post(self._body(request))
+            found = [_completion(choice, reply, request) for choice in reply["choices"]]
+        except _RequestError as error:
+            self._note(str(error))
+            return [Completion("", math.nan, FAILED, 0, f"server: {error}")] * request.n
+        except StepError as error:
+            self._give_up(error)
+            raise
+        finally:
+            self._slots.give()
+        with self._lock:
+            self._failed, self._succeeded = 0, time.monotonic()
+        return found
+
+    def _note(self, reason: str) -> None:
+        """Count a failed request. Raises StepError when too many failed one after another."""
+        with self._lock:
+            self._failed += 1
+            failed, silent = self._failed, time.monotonic() - self._succeeded
+        if failed >= (FEW_IN_A_ROW if silent > SILENCE else MOST_IN_A_ROW):
+            msg = f"{failed} requests to {self.url} failed one after another, the last: {reason}; {_ADVICE}"
+            self._give_up(error := StepError(msg))
+            raise error
+
+    def _give_up(self, error: StepError) -> None:
+        """No request is begun or waited for any more; those that would be raise the first error."""
+        with self._lock:
+            self._given_up = self._given_up or error
+        self._stopped.set()
+
+    def _body(self, r: Request) -> dict[str, Any]:
+        content = [
+            {"type": "image_url", "image_url": {"url": data_url(r.image, self.spec)}},
+            {"type": "text", "text": r.text},
+        ]
+        body: dict[str, Any] = {"model": self.spec.model, "messages": [{"role": "user", "content": content}]}
+        body |= {"temperature": r.temperature, "max_tokens": r.max_tokens, "logprobs": True}
+        body |= {"n": r.n} if r.n != 1 else {}
+        body |= {"top_p": r.top_p} if r.top_p != 1.0 else {}
+        body |= {"seed": r.seed} if r.seed is not None else {}
+        extra: dict[str, Any] = {}
+        if r.pattern:
+            extra["structured_outputs"] = {"regex": r.pattern}  # vLLM's name
+        if r.prefix:
+            body["messages"].append({"role": "assistant", "content": r.prefix})
+            extra |= {"continue_final_message": True, "add_generation_prompt": False}
+        return body | ({"extra_body": extra} if extra else {})
+
+    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A chat completion. Parameters that the server refuses are changed, for good once that has helped."""
+        refused = self._refused
+        while True:
+            try:
+                reply = self._send(_without(body, refused))
+            except _RefusedParameterError as error:
+                if error.name in refused:
+                    raise _RequestError(str(error)) from None
+                refused |= {error.name}
+                continue
+            if refused != self._refused:
+                with self._lock:
+                    self._refused |= refused
+            return reply
+
+    def _send(self, body: dict[str, Any]) -> dict[str, Any]:
+        """One chat completion, asked for again where the client does not do that by itself.
+
+        Raises:
+            StepError: Every request would fail like this.
+            _RefusedParameterError: The server refuses a parameter.
+            _RequestError: This request failed for good.
+        """
+        retries = self.spec.client.retries
+        bodies, rounds = min(_BODY_TRIES, retries + 1), _BUSY_ROUNDS if retries else 1
+        while True:
+            try:
+                reply = self._client.create(**body)
+                self._slots.note(busy=reply.retries_taken > 0)
+                return _parsed(reply.http_response.text)
+            except _RequestError:
+                bodies -= 1
+                if not bodies or self._stopped.wait(1.0):
+                    raise
+            except openai.APIStatusError as error:
+                rounds -= 1
+                self._slots.note(busy=error.status_code in _BUSY)
+                if not rounds or not _is_busy(error) or self._stopped.wait(_pause(error)):
+                    raise self._explained(error, body) from None
+            except openai.APIConnectionError as error:
+                raise self._unconnected(error) from None
+
+    def _explained(self, error: openai.APIStatusError, body: dict[str, Any]) -> Exception:
+        code, text = error.status_code, " ".join(error.response.text.split())[:300]
+        if code in _FOR_ALL or "insufficient_quota" in text:
+            return StepError(f"{self.url} answered {code}: {text!r}; {_ADVICE}")
+        if code in (400, 422, 501) and (name := _refused_parameter(error, body)):
+            return _RefusedParameterError(name, f"{code}: {text}")
+        return _RequestError(f"{code}: {text}")
+
+    def _unconnected(self, error: openai.APIConnectionError) -> Exception:
+        cause = error.__cause__ or error
+        why = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+        # by name, since the client may use httpx or httpx2
+        if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"):
+            return StepError(f"{self.url} cannot be reached ({why}); {_ADVICE}")
+        return _RequestError(why)
+
+
+_ADVICE = (
+    "check caption.url (it usually ends with /v1), the model's name in caption.teacher.name, OPENAI_API_KEY and that the "
+    "server runs; finished captions are kept, the same command goes on"
+)
+
+
+class _RequestError(Exception):
+    """A request failed for good."""
+
+
+class _RefusedParameterError(_RequestError):
+    """The server refuses the parameter `name`."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+def _without(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
+    """The body with its refused parameters renamed or left out."""
+    kept = {_OTHER_NAMES[k] if k in refused and k in _OTHER_NAMES else k: v for k, v in body.items()}
+    return {k: v for k, v in kept.items() if k not in refused}
+
+
+def _refused_parameter(error: openai.APIStatusError, body: dict[str, Any]) -> str | None:
+    """The optional parameter that a refusal is about; None when it is about something else."""
+    text = error.response.text
+    if re.search(r"context length|too (?:large|long|many tokens)|maximum (?:context|length)", text, re.I):
+        return None  # of this image and prompt, though it may name max_tokens
+    said = str(error.param or "")
+    named = [name for name in (*_OPTIONAL, *_OTHER_NAMES.values()) if name in body]
+    return next((n for n in named if n == said), next((n for n in named if re.search(rf"\b{n}\b", text)), None))
+
+
+def _is_busy(error: openai.APIStatusError) -> bool:
+    return error.status_code in _BUSY and "insufficient_quota" not in error.response.text
+
+
+def _pause(error: openai.APIStatusError) -> float:
+    """Seconds that a busy server asks for, at most `LONGEST_WAIT`; else as long as the client waits at most."""
+    try:
+        return min(max(0.0, float(error.response.headers.get("retry-after", ""))), LONGEST_WAIT)
+    except ValueError:
+        return 8.0
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """The chat completion in a reply of status 200. Raises _RequestError when it is none."""
+    try:
+        reply = json.loads(text)
+    except json.JSONDecodeError:
+        msg = f"no JSON: {' '.join(text.split())[:200]!r}"
+        raise _RequestError(msg) from None
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    if not choices or not all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices):
+        msg = f"no chat completion: {text[:200]!r}"
+        raise _RequestError(msg)
+    return dict(reply)
+
+
+def _completion(choice: dict[str, Any], reply: dict[str, Any], request: Request) -> Completion:
+    content = (choice.get("logprobs") or {}).get("content") or []
+    logprobs = [token["logprob"] for token in content if isinstance(token, dict) and "logprob" in token]
+    mean = sum(logprobs) / len(logprobs) if logprobs else math.nan
+    used = (reply.get("usage") or {}).get("completion_tokens") if len(reply["choices"]) == 1 else None
+    tokens = used if isinstance(used, int) else len(logprobs)
+    finished = replies.finish_reason(choice.get("finish_reason"), tokens, request.max_tokens)
+    text, error = replies.message_text(choice["message"])
+    return Completion(text, mean, finished, tokens, error)
+
+
+def data_url(image: Image.Image, spec: EngineSpec) -> str:
+    """The image as `spec.client` wants it sent."""
+    client, kind = spec.client, spec.client.image_format
+    if client.image_max_side and max(image.size) > client.image_max_side:
+        image = image.copy()
+        image.thumbnail((client.image_max_side, client.image_max_side))
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, kind.upper(), **({"quality": client.image_quality} if kind == "jpeg" else {}))
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,273 @@
+"""The teacher behind a URL, asked through real sockets: what is tried again, what costs one image, what ends the step."""
+
+import math
+import socket
+import time
+from typing import Any
+
+import pytest
+from PIL import Image
+from teacher_server import HANG_UP, Teacher, as_json, completion, refusal, serving
+
+from leaml import openai_engine
+from leaml.config import ClientConfig
+from leaml.engine import EngineSpec, Request
+from leaml.errors import StepError
+from leaml.openai_engine import MOST_IN_A_ROW, OpenAIEngine
+
+GOOD = completion("A red ball.")
+
+
+def requests(count: int, side: int = 8) -> list[Request]:
+    images = (Image.new("RGB", (side, side), (n % 256, n // 256, 0)) for n in range(count))
+    return [Request(image, f"id{n}", "Describe the image.", max_tokens=48) for n, image in enumerate(images)]
+
+
+def engine(url: str, **client: Any) -> OpenAIEngine:
+    return OpenAIEngine(EngineSpec("teacher", url=url, client=ClientConfig(**{"retries": 1, "concurrency": 4} | client)))
+
+
+def ask(teacher: Teacher, count: int = 1, **client: Any) -> list[Any]:
+    return [one for (one,) in engine(teacher.url, **client).generate(requests(count))]
+
+
+def test_captions_come_in_order_at_most_so_many_at_a_time_with_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    with serving(lambda body, tries: completion(body["messages"][0]["content"][0]["image_url"]["url"][-40:]), 0.05) as teacher:
+        found = ask(teacher, 20, concurrency=3)
+    urls = {b["messages"][0]["content"][0]["image_url"]["url"][-40:] for b in teacher.bodies}
+    assert len({c.text for c in found}) == 20 == len(teacher.bodies)
+    assert {c.text for c in found} == urls
+    assert teacher.most_running == 3
+    assert set(teacher.keys) == {"Bearer sk-secret"}
+    body = teacher.bodies[0]
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("teacher", 0.0, 48)
+    assert found[0].finish_reason == "stop"
+    assert math.isnan(found[0].mean_logprob)  # the server tells none: not certainty
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_busy_server_is_asked_again_when_it_says(code: int) -> None:
+    busy = refusal(code, "try again in 2 s", **{"Retry-After": "2"})
+    with serving(lambda body, tries: busy if tries == 1 else GOOD) as teacher:
+        found = ask(teacher, 3)
+    assert [c.text for c in found] == ["A red ball."] * 3
+    assert set(teacher.tries.values()) == {2}
+    assert teacher.times[3] - teacher.times[0] >= 2.0  # without the header it would be half a second
+
+
+def test_a_rate_limit_slows_requests_down_and_loses_no_image() -> None:
+    """One request in 50 ms: eight at a time would meet the limit seven times out of eight, more often than they may."""
+    allowed = [0.0]
+
+    def reply(body: dict[str, Any], tries: int) -> Any:
+        with teacher.lock:
+            now = time.monotonic()
+            if now < allowed[0]:
+                return refusal(429, "slow down", **{"retry-after-ms": "50", "Retry-After": "0.05"})
+            allowed[0] = now + 0.05
+        return GOOD
+
+    with serving(reply) as teacher:
+        found = ask(teacher, 60, retries=2, concurrency=8)
+    assert [c.text for c in found] == ["A red ball."] * 60
+
+
+def test_a_server_that_stays_busy_ends_the_step_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_engine, "SILENCE", 0.1)
+    monkeypatch.setattr(openai_engine, "_pause", lambda error: 0.01)
+    busy = refusal(503, "loading", **{"retry-after-ms": "10"})
+    with (
+        serving(lambda body, tries: busy) as teacher,
+        pytest.raises(StepError, match=r"4 requests .* one after another, .* 503: "),
+    ):
+        ask(teacher, 100, concurrency=2)
+    assert len(teacher.tries) <= 6
+
+
+def test_a_long_pause_that_the_server_asks_for_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("threading.Event.wait", lambda self, timeout=None: bool(waited.append(timeout or 0.0)))
+    busy = refusal(429, "come back in ten minutes", **{"Retry-After": "600"})
+    with serving(lambda body, tries: busy if tries == 1 else GOOD) as teacher:
+        one = engine(teacher.url)
+        assert one._one(requests(1)[0])[0].text == "A red ball."
+    assert 600.0 in waited
+
+
+def test_a_server_that_never_recovers_for_one_image_costs_that_image_alone() -> None:
+    bad: list[str] = []
+
+    def reply(body: dict[str, Any], tries: int) -> Any:
+        url = body["messages"][0]["content"][0]["image_url"]["url"]
+        bad.extend([url] if not bad else [])
+        return refusal(500, "internal error") if url == bad[0] else GOOD
+
+    with serving(reply) as teacher:
+        found = ask(teacher, 8)
+    assert sum(not c.error for c in found) == 7
+    (failed,) = (c for c in found if c.error)
+    assert (failed.text, failed.failed, failed.error.startswith("server: 500: ")) == ("", True, True)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (HANG_UP, "RemoteProtocolError"),
+        ((200, {"Content-Type": "text/html"}, b"<html>sign in</html>"), "no JSON: '<html>sign in</html>'"),
+        ((200, {}, b"<html>sign in</html>"), "no JSON"),
+        (as_json(200, {"error": {"message": "overloaded"}}), "no chat completion"),
+        (as_json(200, {"choices": []}), "no chat completion"),
+        (as_json(200, ["x"]), "no chat completion"),
+        (refusal(403, "moderation: this image is flagged"), "403: "),
+        (refusal(413, "too large"), "413: "),
+    ],
+)
+def test_replies_that_are_none_cost_one_image_and_end_the_step_when_all_are(broken: Any, reason: str) -> None:
+    with serving(lambda body, tries: broken if len(teacher.tries) == 1 else GOOD) as teacher:
+        found = ask(teacher, 6, concurrency=1)
+    assert [bool(c.error) for c in found] == [True] + [False] * 5
+    assert reason in found[0].error
+    with serving(lambda body, tries: broken) as teacher, pytest.raises(StepError, match="failed one after another") as raised:
+        ask(teacher, 200, retries=0, concurrency=8)
+    assert reason in str(raised.value)
+    assert len(teacher.tries) < MOST_IN_A_ROW + 8  # not the 200
+
+
+@pytest.mark.parametrize("broken", [HANG_UP, (200, {}, b"<html>starting</html>")])
+def test_a_reply_that_breaks_off_once_is_asked_for_again(broken: Any) -> None:
+    with serving(lambda body, tries: broken if tries == 1 else GOOD) as teacher:
+        assert [c.text for c in ask(teacher, 2)] == ["A red ball."] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (refusal(401, "Incorrect API key provided"), "answered 401: .*Incorrect API key.*OPENAI_API_KEY"),
+        (refusal(404, "The model `teacher` does not exist"), "answered 404: .*does not exist.*caption.teacher.name"),
+        (refusal(402, "no credit"), "answered 402"),
+        (refusal(429, "insufficient_quota: check your plan"), "answered 429.*insufficient_quota"),
+    ],
+)
+def test_what_is_wrong_for_every_image_ends_the_step_at_once(answer: Any, words: str) -> None:
+    with serving(lambda body, tries: answer) as teacher, pytest.raises(StepError, match=words):
+        ask(teacher, 100, retries=0)
+    assert len(teacher.tries) <= 8
+
+
+def test_a_server_that_is_not_there_ends_the_step() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(
+        StepError, match=rf"127.0.0.1:{port}/v1 cannot be reached .*Connection refused.*the same command goes on"
+    ):
+        engine(f"http://127.0.0.1:{port}/v1").generate(requests(100))
+    assert time.monotonic() - began < 10
+
+
+def test_what_was_answered_before_the_end_is_handed_over() -> None:
+    with serving(lambda body, tries: GOOD if len(teacher.tries) <= 3 else refusal(401, "key expired")) as teacher:
+        one, found = engine(teacher.url, concurrency=1), []
+        with pytest.raises(StepError, match="key expired"):
+            for batch in one.as_answered(requests(6)):
+                found += batch
+        assert found == [0, 1, 2]
+        with pytest.raises(StepError, match="key expired"):  # another thread's requests are not sent any more
+            one.generate(requests(3))
+    assert len(teacher.bodies) == 4
+
+
+@pytest.mark.parametrize("named", ["param", "message"])
+@pytest.mark.parametrize(
+    ("parameter", "other"),
+    [("max_tokens", "max_completion_tokens"), ("logprobs", None), ("temperature", None)],
+)
+def test_a_refused_parameter_is_renamed_or_left_out_for_good(parameter: str, other: str | None, named: str) -> None:
+    def reply(body: dict[str, Any], tries: int) -> Any:
+        if parameter not in body:
+            return GOOD
+        text = f"Unsupported parameter: '{parameter}' is not supported with this model." + (f" Use '{other}'." if other else "")
+        return refusal(400, text if named == "message" else "not supported", parameter if named == "param" else None)
+
+    with serving(reply) as teacher:
+        assert [c.text for c in ask(teacher, 10, concurrency=1)] == ["A red ball."] * 10
+    assert len(teacher.bodies) == 11  # found out once
+    assert teacher.bodies[-1].get(other or "", 48) == 48
+
+
+def test_an_image_that_is_too_large_for_the_context_changes_nothing_for_others() -> None:
+    refused = refusal(400, "max_tokens is too large: 48. This model's maximum context length is 4096 tokens")
+    with serving(lambda body, tries: refused if len(teacher.tries) == 1 else GOOD) as teacher:
+        found = ask(teacher, 4, concurrency=1)
+    assert [bool(c.error) for c in found] == [True, False, False, False]
+    assert all("max_tokens" in body for body in teacher.bodies)
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "error"),
+    [
+        ({"content": [{"type": "text", "text": "A red "}, {"type": "text", "text": "ball."}]}, "A red ball.", ""),
+        ({"content": ["A red ball."]}, "A red ball.", ""),
+        ({"content": {"type": "text", "text": "A red ball."}}, "A red ball.", ""),
+        ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "A ball."}]}, "A ball.", ""),
+        ({"content": "A ball.", "reasoning_content": "The user wants"}, "A ball.", ""),
+        ({"content": None, "reasoning": "Okay, the user wants"}, "", "a thought without an answer"),
+        ({"content": "", "reasoning_content": "Okay"}, "", "a thought without an answer"),
+        ({"content": None}, "", "empty reply"),
+        ({"content": "  \n"}, "", "empty reply"),
+        ({"content": []}, "", "empty reply"),
+        ({"content": None, "refusal": "I can't help with that."}, "", "refusal: I can't help with that."),
+        ({"content": [{"type": "refusal", "refusal": "No."}]}, "", "refusal: No."),
+        ({"content": [{"type": "image_url", "image_url": {}}]}, "", "content that is no text: {'type': 'image_url'"),
+        ({"content": 7}, "", "content that is no text: 7"),
+        ({}, "", "empty reply"),
+    ],
+)
+def test_the_text_of_a_message(message: dict[str, Any], text: str, error: str) -> None:
+    content = {"content": None, **message}
+    with serving(lambda body, tries: completion(**content)) as teacher:
+        (found,) = ask(teacher)
+    assert found.text == text
+    assert found.error.startswith(error) if error else not found.error
+    assert len(teacher.bodies) == 1  # it was answered; asking again would be paid for again
+
+
+@pytest.mark.parametrize(
+    ("said", "used", "cut"),
+    [
+        ("length", None, True),
+        ("MAX_TOKENS", None, True),
+        ("stop", 48, False),
+        (None, 48, True),
+        (None, 20, False),
+        ("eos", 3, False),
+    ],
+)
+def test_a_reply_that_ended_at_the_limit_is_known(said: str | None, used: int | None, cut: bool) -> None:
+    status, headers, data = completion("A red ball", said)
+    data = data[:-1] + (f', "usage": {{"completion_tokens": {used}}}}}'.encode() if used else b"}")
+    with serving(lambda body, tries: (status, headers, data)) as teacher:
+        (found,) = ask(teacher)
+    assert (found.text, found.cut) == ("A red ball", cut)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "size"),
+    [
+        ({}, "png", (2048, 1024)),
+        ({"image_format": "jpeg", "image_max_side": 100}, "jpeg", (100, 50)),
+        ({"image_max_side": None}, "png", (3000, 1500)),
+    ],
+)
+def test_images_are_sent_as_configured(options: dict[str, Any], kind: str, size: tuple[int, int]) -> None:
+    import base64
+    import io
+
+    with serving(lambda body, tries: GOOD) as teacher:
+        engine(teacher.url, **options).generate([Request(Image.new("RGB", (3000, 1500), "red"), "i", "?")])
+    head, _, data = teacher.bodies[0]["messages"][0]["content"][0]["image_url"]["url"].partition(",")
+    assert head == f"data:image/{kind};base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as sent:
+        assert (sent.format, sent.size) == (kind.upper(), size)

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,14 @@ import httpx
 import openai
 import psutil
 import pytest
-import torch
-from endpoint import HEADERS, KEY, Endpoint, about, memory, png_of_zeros, questions, url, wait_until
+from endpoint import HEADERS, KEY, Endpoint, about, keys_file, memory, png_header, png_of_zeros, questions, url, wait_until
 from local_cluster import free_port
-from peft import get_peft_model
 from safetensors.torch import load_file, save_file
+from shipped_model import evaluated, neuron_adapter
 
-from leaml import images, prompts
-from leaml.config import ModelConfig, ResourcesConfig, resolve_model
+from leaml import prompts
+from leaml.config import ModelConfig, resolve_model
 from leaml.errors import InputError
-from leaml.neurons.peft import NeuronConfig
-from leaml.vlm import load
-from pipelines.evaluate import AnswerWork
-from pipelines.models import engine_spec
-from pipelines.units import Item
 from serve import adapters, launch
 from serve.settings import load_settings
 
@@ -44,15 +37,6 @@ SECRET = "which marsupial hides behind it"
 """Words of a prompt, looked for in every log."""
 
 pytestmark = pytest.mark.timeout(500)
-
-
-def evaluated(asked: list[tuple[bytes, str]], max_tokens: int) -> list[str]:
-    """What `leaml evaluate` writes for these questions."""
-    engine = engine_spec(ModelConfig(name="leaml-tiny"), ResourcesConfig()).build()
-    rows = [{"question": q, "answer": "", "question_type": None, "options": None} for _, q in asked]
-    items = [Item(str(n), images.decode(data), [row]) for n, ((data, _), row) in enumerate(zip(asked, rows, strict=True))]
-    answers, _ = AnswerWork(max_tokens)(engine, items)
-    return [row["answers"][0]["prediction"] for row in answers]
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +139,6 @@ def test_the_openai_client_works_unchanged(endpoint: Endpoint) -> None:
         client.chat.completions.create(**ask | {"model": "gpt-4"})
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{endpoint.base}/v1", api_key="wrong").models.list()
-
-
-def png_header(width: int, height: int) -> bytes:
-    from PIL import Image
-
-    buffer = BytesIO()
-    Image.new("1", (width, height)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoint) -> None:
@@ -300,27 +276,6 @@ def test_a_client_that_goes_away_frees_its_place_and_the_engine(endpoint: Endpoi
     text = endpoint.client.get("/metrics").text
     running = next(line for line in text.splitlines() if line.startswith("leaml_running{"))
     assert running.endswith(" 0.0")
-
-
-def keys_file(folder: Path) -> Path:
-    file = folder / "keys"
-    file.write_text("sk-another-key-0123456789")
-    return file
-
-
-def neuron_adapter(folder: Path) -> str:
-    """An adapter on a few rows of every Linear of the language model, which changes answers."""
-    vlm = load.load(ModelConfig(name="leaml-tiny"))
-    generator = torch.Generator().manual_seed(0)
-    linears = load.language_linears(vlm.model)
-    rows = {name: torch.randperm(m.out_features, generator=generator)[:12] for name, m in linears.items()}
-    model = get_peft_model(vlm.model, NeuronConfig(rows=rows, train_bias=False))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(0, 0.1, generator=generator)
-    model.save_pretrained(str(folder))
-    return str(folder)
 
 
 def test_domains_are_added_to_a_running_server_and_bad_ones_refused(endpoint: Endpoint, tmp_path: Path) -> None:

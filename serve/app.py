@@ -18,7 +18,7 @@ from leaml import __version__
 from serve import chat, documented, media, schemas, vqa
 from serve.admission import BodyReceiver, ConcurrencyLimiter
 from serve.deadlines import EventStream, guarded
-from serve.errors import ApiError, not_found
+from serve.errors import ApiError, not_found, stopped
 from serve.middleware import AccessMiddleware
 from serve.observe import Metrics
 from serve.service import Model, Service
@@ -127,7 +127,7 @@ def _add_pages(app: FastAPI, context: Context) -> None:
         try:
             await context.service.health()
         except Exception:
-            raise ApiError(503, "the engine does not answer", "engine_dead", retry_after=5) from None
+            raise stopped() from None
         return JSONResponse({"status": "ok"})
 
     @app.get("/metrics", **documented.METRICS)

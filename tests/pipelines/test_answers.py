@@ -6,7 +6,9 @@ import pytest
 from PIL import Image
 
 from leaml.engine import Completion, Request
+from leaml.errors import DataError
 from pipelines.evaluate import AnswerWork
+from pipelines.predict import ReplyWork
 from pipelines.units import Item
 
 
@@ -19,7 +21,7 @@ class Parrot:
     def generate(self, requests: list[Request]) -> list[list[Completion]]:
         self.requests += requests
         words = [r.text.split()[-1].strip("?") for r in requests]
-        return [[Completion(word, -0.5, "stop", len(word))] for word in words]
+        return [[Completion(word, -0.5, "stop", len(word), "too long" if word == "cannot" else "")] for word in words]
 
 
 def item(name: str, *questions: dict[str, object]) -> Item:
@@ -45,3 +47,15 @@ def test_every_answer_has_its_verdict_and_its_summed_log_probability() -> None:
     ]
     assert (counts["questions"], counts["tokens"]) == (3, 9)
     assert [(r.image_id, r.temperature, r.max_tokens) for r in engine.requests] == [("a", 0.0, 7), ("a", 0.0, 7), ("c", 0.0, 7)]
+
+
+def test_a_question_that_the_model_cannot_be_asked_is_no_wrong_answer() -> None:
+    asked = item("a", labeled("is it red?", "red"), labeled("what if it cannot?", "red"))
+    with pytest.raises(DataError, match=r"'what if it cannot\?' about image a has no answer: too long"):
+        AnswerWork(7)(Parrot(), [asked])
+    (row,), counts = ReplyWork(7)(Parrot(), [asked])
+    assert [(r["question"], r.get("prediction"), r["error"]) for r in row["replies"]] == [
+        ("is it red?", "red", None),
+        ("what if it cannot?", None, "too long"),
+    ]
+    assert counts["questions"] == 2

@@ -71,6 +71,11 @@ def starting(retry_after: int, what: str = "the server") -> ApiError:
     return ApiError(503, f"{what} is starting; try again in {retry_after} s", "starting", retry_after=retry_after)
 
 
+def failed() -> ApiError:
+    """The engine lives, but one request failed in it."""
+    return ApiError(503, "the model could not answer this request; try again", "engine_failed", retry_after=2)
+
+
 def explained(status: int, message: str, max_model_len: int) -> ApiError:
     """vLLM's refusal in our words: its own name internals and repeat the request."""
     lower = message.lower()
@@ -84,5 +89,5 @@ def explained(status: int, message: str, max_model_len: int) -> ApiError:
     if "does not exist" in lower and status == 404:
         return ApiError(404, "the model is not served any more", "model_not_found", "model")
     if status >= 500:
-        return ApiError(503, "the model could not answer this request; try again", "engine_failed", retry_after=2)
+        return failed()
     return ApiError(422, "the model does not take this request: its template or its limits do not allow it", "refused_by_model")

@@ -44,7 +44,8 @@ while (($#)); do
              }
              $1 == "errorfile" { $0 = "    errorfile " $2 " " ($2 == 503 ? "STARTING" : "LOST") ".http" }
              { print }
-             $1 == "defaults" { print "    timeout http-request HEADERSs" }
+             # of a connection that was used before HAProxy takes the end for no error, and closes its client without a word
+             $1 == "defaults" { print "    timeout http-request HEADERSs\n    option http-server-close" }
              front && $1 == "frontend" { while ((getline rule < "FRONT") > 0) print "    " rule }' "$2" >"$2.own" || exit 1
         arguments+=(-f "$2.own")
         shift 2

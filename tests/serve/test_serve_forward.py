@@ -79,6 +79,7 @@ frontend http_frontend
     use_backend gone if { path_beg /gone/ }
     default_backend default_backend
 backend replicas
+    http-reuse always
     server one 127.0.0.1:REPLICA
 backend gone
     server one 127.0.0.1:1
@@ -128,6 +129,8 @@ def test_one_client_cannot_hold_all_connections(tmp_path: Path, exempt: str, ans
 class _Replica(http.server.BaseHTTPRequestHandler):
     """Answers `/replica/STATUS` as Ray does, `/replica/STATUS/own` as the application does, and dies at `/replica/dies`."""
 
+    protocol_version = "HTTP/1.1"
+
     def do_GET(self) -> None:
         _, _, status, *own = self.path.split("/")
         if status == "dies":
@@ -173,6 +176,7 @@ def forwarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client
 def test_what_no_application_has_answered_is_a_503_that_says_when_to_try_again(
     forwarded: httpx.Client, path: str, code: str, method: str
 ) -> None:
+    assert forwarded.get("/replica/200/own").status_code == 200  # there are connections that could be used again
     reply = forwarded.request(method, path, headers={"X-Request-ID": "mine-1"})
     assert reply.status_code == 503
     assert reply.headers["retry-after"] == {"starting": "5", "engine_dead": "10"}[code]

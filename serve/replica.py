@@ -190,24 +190,35 @@ class ReplicaService:
         return self.cards.get(model.id, {})
 
     async def change_adapters(self, wanted: list[dict[str, str]]) -> None:
-        """Load what is new or has another source, forget what is not wanted, leave the rest as it is."""
-        sources = {entry["id"]: entry["source"] for entry in wanted}
-        for name in [n for n, model in self._adapters.items() if sources.get(n) != model.source or model.state == "failed"]:
-            await self._engine.remove_adapter(name)
-            del self._adapters[name]
-        for entry in wanted:
-            if entry["id"] not in self._adapters:
-                self._adapters[entry["id"]] = await self._loaded(entry["id"], entry["source"], entry["reason"])
+        """Load what is new or has another source, forget what is not wanted, leave the rest as it is.
 
-    async def _loaded(self, name: str, source: str, reason: str) -> Model:
-        model = Model(
-            name, source, kind="adapter", answer_tokens=self._main.answer_tokens, max_model_len=self._main.max_model_len
-        )
+        What is wanted is listed before anything is waited for, so that no request finds it missing.
+        """
+        before = self._adapters
+        kept = {
+            entry["id"]: model
+            for entry in wanted
+            if (model := before.get(entry["id"])) and model.source == entry["source"] and model.state == "ready"
+        }
+        self._adapters = {entry["id"]: kept.get(entry["id"]) or self._listed(entry) for entry in wanted}
+        for name in before.keys() - kept.keys():
+            await self._engine.remove_adapter(name)
+        for entry in wanted:
+            if entry["id"] not in kept:
+                self._adapters[entry["id"]] = await self._loaded(self._adapters[entry["id"]], entry["reason"])
+
+    def _listed(self, entry: dict[str, str]) -> Model:
+        tokens, length = self._main.answer_tokens, self._main.max_model_len
+        model = Model(entry["id"], entry["source"], kind="adapter", state="loading")
+        return replace(model, answer_tokens=tokens, max_model_len=length)
+
+    async def _loaded(self, model: Model, reason: str) -> Model:
+        name = model.id
         try:
             if reason:
                 raise ValueError(reason)
             async with asyncio.timeout(_LOADING):
-                folder = await asyncio.to_thread(adapters.lora_folder, source, self._server.local_base)
+                folder = await asyncio.to_thread(adapters.lora_folder, model.source, self._server.local_base)
                 await self._engine.add_adapter(name, folder)
                 await self._engine.try_out(name)
         except (LeamlError, ValueError, ApiError, TimeoutError, OSError) as error:
@@ -216,7 +227,7 @@ class ReplicaService:
             observe.log.error("adapter refused", extra={"fields": {"model": name, "reason": why}})
             return replace(model, state="failed", reason=why)
         observe.log.info("adapter loaded", extra={"fields": {"model": name}})
-        return model
+        return replace(model, state="ready")
 
     async def chat(
         self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str

@@ -11,6 +11,7 @@ from scripted_service import Client, ScriptedService, chat_body, data_url, png
 from leaml.calibration import confidence
 from serve.chat import REFUSED
 from serve.errors import stopped
+from serve.service import Model
 
 pytestmark = pytest.mark.anyio
 
@@ -236,6 +237,17 @@ async def test_every_route_tells_a_dead_engine_and_when_to_try_again(
         reply = await c.post(path, **body)
     assert (reply.status_code, reply.json()["error"]["code"], reply.headers["retry-after"]) == (503, "engine_dead", "10")
     assert len(reply.headers.get_list("x-request-id")) == 1
+
+
+async def test_a_model_that_is_being_loaded_is_not_missing(client: Client, service: ScriptedService) -> None:
+    service.served.append(Model("tiny:new", "adapters/new", kind="adapter", state="loading"))
+    async with client() as c:
+        for reply in (
+            await c.post("/v1/vqa", json={"image": data_url(), "question": "a", "model": "tiny:new"}),
+            await c.post("/v1/chat/completions", json=chat_body(model="tiny:new")),
+        ):
+            assert (reply.status_code, reply.json()["error"]["code"], reply.headers["retry-after"]) == (503, "starting", "2")
+        assert (await c.get("/v1/models/tiny:new")).json()["state"] == "loading"
 
 
 async def test_a_stream_that_has_begun_ends_with_the_error_of_a_dead_engine(client: Client, service: ScriptedService) -> None:

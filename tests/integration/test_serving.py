@@ -142,7 +142,7 @@ def test_the_openai_client_works_unchanged(endpoint: Endpoint) -> None:
 
 
 def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoint) -> None:
-    data, question = questions()[0]
+    (data, question), fresh = questions()[0], png_of_zeros(64, 64, 7)
     chat = {"messages": [{"role": "user", "content": "a"}]}
     attacks: list[Callable[[], httpx.Response]] = [
         lambda: httpx.get(f"{endpoint.base}/v1/models"),
@@ -154,6 +154,7 @@ def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoi
         lambda: endpoint.vqa(png_header(5000, 4000), question),
         lambda: endpoint.vqa(data[:60], question),
         lambda: endpoint.vqa(data, "a <image> b"),
+        lambda: endpoint.vqa(fresh, "x y " * 1900),
         lambda: endpoint.vqa(data, question, model="../../etc/passwd"),
         lambda: endpoint.client.post("/v1/chat/completions", json=chat | {"max_tokens": 99999}),
         lambda: endpoint.client.post("/v1/chat/completions", json=chat | {"structured_outputs": {"regex": "(a+)+$"}}),
@@ -192,7 +193,7 @@ def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoi
         assert error["message"]
         assert not any(word in reply.text for word in ("vllm", "VLLM", "PIL", "Traceback", "pydantic")), (number, reply.text)
     assert endpoint.client.get("/health").status_code == 200
-    assert endpoint.vqa(data, question).status_code == 200
+    assert [endpoint.vqa(each, question).status_code for each in (data, fresh)] == [200, 200]
 
 
 def test_every_reply_has_one_request_id_and_a_clients_own_is_kept(endpoint: Endpoint) -> None:

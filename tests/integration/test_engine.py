@@ -101,15 +101,13 @@ def test_requests_that_the_model_cannot_be_asked_have_an_error_and_the_others_of
     shown = [world.render(s) for s in scenes(3)]
     (alone,) = teacher.generate([Request(shown[0], "image0", prompts.CAPTION)])[0]
     texts = [prompts.CAPTION, "is this <image> red?", "so long " * 3000, prompts.CAPTION]
-    requests = [Request(image, f"image{n}", text, n=2) for n, image in enumerate(shown) for text in texts]
+    requests = [Request(image, f"image{n}", text) for n, image in enumerate(shown) for text in texts]
     for made in (requests[1:3], requests):  # of the first none is left to be asked
         found = teacher.generate(made)
-        assert [len(completions) for completions in found] == [2] * len(made)
-        for request, completions in zip(made, found, strict=True):
-            for completion in completions:
-                if request.text == prompts.CAPTION:
-                    assert completion.text.endswith("background.") and not completion.error
-                else:
-                    assert (completion.text, completion.tokens) == ("", 0)
-                    assert ("placeholder '<image>'" if "<image>" in request.text else "longer than") in completion.error
+        for request, (completion,) in zip(made, found, strict=True):
+            if request.text == prompts.CAPTION:
+                assert completion.text.endswith("background.") and not completion.error
+            else:
+                assert (completion.text, completion.tokens) == ("", 0)
+                assert ("placeholder '<image>'" if "<image>" in request.text else "longer than") in completion.error
     assert found[0][0].text == found[3][0].text == alone.text

@@ -142,7 +142,7 @@ def test_the_openai_client_works_unchanged(endpoint: Endpoint) -> None:
 
 
 def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoint) -> None:
-    (data, question), fresh = questions()[0], png_of_zeros(64, 64, 7)
+    (data, question), fresh = questions()[0], png_of_zeros(100, 100, 7)
     chat = {"messages": [{"role": "user", "content": "a"}]}
     attacks: list[Callable[[], httpx.Response]] = [
         lambda: httpx.get(f"{endpoint.base}/v1/models"),

@@ -43,7 +43,7 @@ class Peer:
     async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
         """What a method yields, as `call`; the replica stops when this is closed."""
         await self._check_started()
-        replies = self._handle.options(method_name=method, stream=True).remote(*arguments)
+        replies: Any = self._handle.options(method_name=method, stream=True).remote(*arguments)
         iterator = aiter(replies)
         try:
             while True:

@@ -109,7 +109,6 @@ def test_requests_that_the_model_cannot_be_asked_have_an_error_and_the_others_of
                 assert completion.text.endswith("background.") and not completion.error
             else:
                 assert (completion.text, completion.tokens) == ("", 0)
-                assert (
-                    "placeholder '<image>'" if "<image>" in request.text else "maximum context length is 1024"
-                ) in completion.error
+                says = "placeholder '<image>'" if "<image>" in request.text else "maximum context length is 1024"
+                assert says in completion.error
     assert found[0][0].text == found[3][0].text == alone.text

@@ -21,7 +21,7 @@ from PIL import Image
 from leaml import engine_process, replies
 from leaml.config import ClientConfig
 from leaml.data import files
-from leaml.errors import ModelError
+from leaml.errors import DataError, ModelError
 
 _TOGETHER = 32
 """Requests that are prepared before the engine moves on."""
@@ -57,7 +57,7 @@ class Completion:
         mean_logprob: Mean natural-log probability per token; nan where a server does not tell.
         finish_reason: `replies.LENGTH` when it ended at the token limit.
         tokens: Number of its tokens.
-        error: Why there is no reply; empty otherwise. vLLM always replies.
+        error: Why there is no reply; empty otherwise.
     """
 
     text: str
@@ -168,12 +168,19 @@ class VllmEngine:
         self._shrink = shrink_of(self.processor, spec.options.get("mm_processor_kwargs"))
 
     def generate(self, requests: list[Request]) -> list[list[Completion]]:
+        """As Engine.generate. A request that the model cannot be asked has an `error`; the others are answered."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
         prompts, sampling = [], []
+        errors: list[str] = []
         for r in requests:
-            text = self._prompt(self.processor, r.text, r.prefix)
+            try:
+                text = self._prompt(self.processor, r.text, r.prefix)
+                errors.append("")
+            except DataError as error:
+                errors.append(str(error))
+                continue
             image = self._shrink(r.image)
             prompts.append({"prompt": text, "multi_modal_data": {"image": image}, "multi_modal_uuids": {"image": [r.image_id]}})
             sampling.append(
@@ -187,8 +194,11 @@ class VllmEngine:
                     structured_outputs=StructuredOutputsParams(regex=r.pattern) if r.pattern else None,
                 )
             )
-        outputs = self._driver.run(prompts, sampling)
-        return [[_completion(sample) for sample in output.outputs] for output in outputs]
+        outputs = iter(self._driver.run(prompts, sampling))
+        return [
+            _refused(error, r.n) if error else _completions(next(outputs), r.n)
+            for r, error in zip(requests, errors, strict=True)
+        ]
 
 
 class _Driver:
@@ -204,7 +214,7 @@ class _Driver:
         self.llm = built.result()
 
     def run(self, prompts: list[Any], sampling: list[Any]) -> list[Any]:
-        """vLLM's outputs for these prompts, in order. Raises what vLLM raises."""
+        """vLLM's outputs for these prompts, in order, or why it does not take one. Raises whatever else vLLM raises."""
         done: Future[list[Any]] = Future()
         self._asked.put((prompts, sampling, done))
         return done.result()
@@ -234,13 +244,31 @@ class _Driver:
         if waiting:
             part, waiting.prompts = waiting.prompts[:_TOGETHER], waiting.prompts[_TOGETHER:]
             sampling, waiting.sampling = waiting.sampling[:_TOGETHER], waiting.sampling[_TOGETHER:]
-            # vLLM makes its ids unique with a suffix that outputs do not have
-            waiting.ids += [i.rpartition("-")[0] for i in llm.enqueue(part, sampling, use_tqdm=False)]
-        finished = {o.request_id: o for o in llm.llm_engine.step() if o.finished}
+            for accepted in _enqueue(llm, part, sampling):
+                if isinstance(accepted, str):
+                    waiting.ids.append(accepted)
+                else:
+                    waiting.ids.append(f"refused {len(waiting.ids)}")
+                    waiting.outputs[waiting.ids[-1]] = accepted
+        busy = llm.llm_engine.has_unfinished_requests()  # a core in a process of its own never comes back from a step without
+        finished = {o.request_id: o for o in (llm.llm_engine.step() if busy else ()) if o.finished}
         for call in calls:
             call.outputs.update({i: finished[i] for i in call.ids if i in finished})
             if not call.prompts and len(call.outputs) == len(call.ids):
                 call.done.set_result([call.outputs[i] for i in call.ids])
+
+
+def _enqueue(llm: Any, prompts: list[Any], sampling: list[Any]) -> list[str | Exception]:
+    """The id of each request, or why vLLM does not take it. vLLM itself takes all of a list or none."""
+    from vllm.exceptions import VLLMClientError
+
+    try:
+        # vLLM makes its ids unique with a suffix that outputs do not have
+        return [i.rpartition("-")[0] for i in llm.enqueue(prompts, sampling, use_tqdm=False)]
+    except (ValueError, VLLMClientError) as error:
+        if len(prompts) == 1:
+            return [error]
+    return [_enqueue(llm, [prompt], [params])[0] for prompt, params in zip(prompts, sampling, strict=True)]
 
 
 @dataclass
@@ -252,6 +280,17 @@ class _Call:
     done: Future[list[Any]]
     ids: list[str] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
+
+
+def _completions(output: Any, n: int) -> list[Completion]:
+    """Of vLLM's output, or of the reason why there is none."""
+    if isinstance(output, Exception):
+        return _refused(f"the model cannot be asked this: {' '.join(str(output).split())[:300]}", n)
+    return [_completion(sample) for sample in output.outputs]
+
+
+def _refused(error: str, n: int) -> list[Completion]:
+    return [Completion("", 0.0, "refused", 0, error)] * n
 
 
 def _completion(sample: Any) -> Completion:

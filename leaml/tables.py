@@ -103,6 +103,26 @@ PREDICTIONS = pa.schema(
         ("logprob", pa.float32()),
     ]
 )
+REPLIES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        (
+            "replies",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("question", pa.string()),
+                        ("options", pa.list_(pa.string())),
+                        ("prediction", pa.string()),
+                        ("logprob", pa.float32()),
+                        ("error", pa.string()),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+"""Replies of a model to questions without a known answer, per image."""
 ANSWERED = pa.schema(
     [
         ("image_id", pa.string()),

@@ -11,7 +11,8 @@ import pyarrow as pa
 from leaml import scoring, tables
 from leaml.config import ModelConfig
 from leaml.data import store
-from leaml.engine import Engine, Request
+from leaml.engine import Completion, Engine, Request
+from leaml.errors import DataError
 from pipelines.ingest import Sources
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
@@ -27,15 +28,22 @@ class AnswerWork:
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
 
-    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    def ask(self, engine: Engine, items: list[Item]) -> list[tuple[Item, dict[str, Any], Completion]]:
+        """The reply to each question of each image, in order."""
         asked = [(item, row) for item in items for row in item.extra or []]
         requests = [Request(i.image, i.image_id, scoring.ask(row), max_tokens=self.max_tokens) for i, row in asked]
+        return [(*each, completion) for each, (completion,) in zip(asked, engine.generate(requests), strict=True)]
+
+    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
         answers: dict[str, list[dict[str, Any]]] = {item.image_id: [] for item in items}
         counts = Counter[str]()
-        for (item, row), (completion,) in zip(asked, engine.generate(requests), strict=True):
+        for item, row, completion in self.ask(engine, items):
+            if completion.error:  # to count it as a wrong answer would be a lie
+                msg = f"the question {row['question'][:80]!r} about image {item.image_id} has no answer: {completion.error}"
+                raise DataError(msg)
             answers[item.image_id].append(judged(row, completion.text, completion.mean_logprob * completion.tokens))
             counts.update(replied([completion]))
-        counts["questions"] = len(asked)
+            counts["questions"] += 1
         return [{"image_id": i, "answers": a} for i, a in answers.items()], counts
 
 

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import ipaddress
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -32,6 +33,9 @@ LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 GLOO = "GLOO_SOCKET_IFNAME"
 """Interface that Gloo listens on."""
+
+_NOT_IN_TIME = re.compile(r"timed out during startup|Failed to (?:start|connect to) GCS|Failed to get node info|No node info")
+"""What Ray says when a process of its own does not answer within 30 s of its start."""
 
 _LONGEST_SESSION_FOLDER = 40
 """Characters; the paths of sockets may have 107, and Ray puts up to 66 behind the folder."""
@@ -61,10 +65,10 @@ def start(**options: Any) -> str:
             # no address would join a cluster that happens to run here
             ray.init(address="local", _temp_dir=_session_folder(token.parent), **options)
         except Exception as error:
-            if "timed out during startup" not in str(error):
+            if not (isinstance(error, TimeoutError) or _NOT_IN_TIME.search(str(error))):
                 raise
             msg = (
-                f"Ray did not start within 30 s; the load average is {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores. End "
+                f"Ray did not start in time; the load average is {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores. End "
                 "other programs or wait, then run the same command again"
             )
             raise ResourceError(msg) from None

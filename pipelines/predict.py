@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from leaml.config import ResourcesConfig, resources_with
 from leaml.data import files, questions, store
 from leaml.data.questions import Asked
 from leaml.data.records import Record, fetch
+from leaml.engine import Engine
 from leaml.errors import DataError, InputError
 from leaml.finished import Finished, find
 from leaml.vlm import load
@@ -30,7 +32,7 @@ from pipelines.progress import Bar, say
 from pipelines.run import Lock
 from pipelines.runtime import start_ray
 from pipelines.unit import make_units
-from pipelines.units import read_files, run_units
+from pipelines.units import Item, read_files, run_units
 
 _SHOWN = 3
 _PART = 20_000
@@ -57,6 +59,24 @@ class Batch:
         return {
             i: [{"question": a.question, "options": a.options and list(a.options)} for a in rows] for i, rows in found.items()
         }
+
+
+class ReplyWork(AnswerWork):
+    """Greedy replies to the questions of each image; one that the model cannot be asked has an error in its place."""
+
+    schema = tables.REPLIES
+
+    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+        replies: dict[str, list[dict[str, Any]]] = {item.image_id: [] for item in items}
+        counts = Counter[str]()
+        for item, row, completion in self.ask(engine, items):
+            made: dict[str, Any] = {"error": completion.error or None}
+            if not completion.error:
+                made |= {"prediction": completion.text, "logprob": completion.mean_logprob * completion.tokens}
+            replies[item.image_id].append(row | made)
+            counts["tokens"] += completion.tokens
+            counts["questions"] += 1
+        return [{"image_id": image, "replies": rows} for image, rows in replies.items()], counts
 
 
 def predict(
@@ -97,7 +117,7 @@ def predict(
         start_ray(resources, verbose)
         units = make_units("predict", refs, batch.by_image(), resources.images_per_unit)
         spec = engine_spec(found.model, resources)
-        run_units("predict", units, spec, AnswerWork(found.answer_tokens), work, resources, found.max_pixels)
+        run_units("predict", units, spec, ReplyWork(found.answer_tokens), work, resources, found.max_pixels)
         table = _answered(batch, work, folder, found.temperature)
         _publish(table, output)
     files.delete_tree(f"{output}.work")
@@ -135,7 +155,7 @@ def _resolve(asked: list[Asked], folder: str) -> list[tuple[str, Asked]]:
 
 def _key(found: Finished, batch: Batch) -> str:
     """Names the work: another model or other questions are other work."""
-    content = [model_key(found.model), found.answer_tokens, [(file, a.question, a.options) for file, a in batch.asked]]
+    content = [2, model_key(found.model), found.answer_tokens, [(file, a.question, a.options) for file, a in batch.asked]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -160,23 +180,23 @@ def _index(batch: Batch, folder: str, shown: str) -> store.ImageIndex:
 
 def _answered(batch: Batch, work: str, folder: str, temperature: float | None) -> pa.Table:
     """A row a question, in the order of the questions."""
-    said: dict[tuple[str, str, tuple[str, ...]], tuple[str, float]] = {}
-    errors, asked = _quarantined(work), batch.by_image()
-    for part in read_files(work, tables.ANSWERS):
+    said: dict[tuple[str, str, tuple[str, ...]], dict[str, Any]] = {}
+    errors = _quarantined(work)
+    for part in read_files(work, tables.REPLIES):
         for made in part.to_pylist():
-            for question, answer in zip(asked[made["image_id"]], made["answers"], strict=True):
-                key = (made["image_id"], question["question"], tuple(question["options"] or ()))
-                said[key] = (answer["prediction"], answer["logprob"])
+            for reply in made["replies"]:
+                said[made["image_id"], reply["question"], tuple(reply["options"] or ())] = reply
 
     def row(file: str, each: Asked) -> dict[str, object]:
         image = batch.ids.get(file, "")
         found: dict[str, object] = {"image_id": image, "file": file.removeprefix(folder + "/"), "question": each.question}
-        key = (image, each.question, each.options or ())
-        if key not in said:
+        reply = said.get((image, each.question, each.options or ()))
+        if reply is None:
             return found | {"error": batch.errors.get(file) or errors.get(image, "no answer")}
-        prediction, logprob = said[key]
-        sure = calibration.confidence(logprob, 1.0 if temperature is None else temperature)
-        return found | {"prediction": prediction, "logprob": logprob, "confidence": sure}
+        if reply["error"]:
+            return found | {"error": reply["error"]}
+        sure = calibration.confidence(reply["logprob"], 1.0 if temperature is None else temperature)
+        return found | {"prediction": reply["prediction"], "logprob": reply["logprob"], "confidence": sure}
 
     parts = [batch.asked[start : start + _PART] for start in range(0, len(batch.asked), _PART)]
     return pa.concat_tables(tables.table([row(*each) for each in part], tables.ANSWERED) for part in parts)

@@ -67,9 +67,6 @@ def quiet_data(verbose: bool) -> None:
 
 def check_resources(resources: ResourcesConfig) -> None:
     """Raise ResourceError naming what an engine pool or the training workers need and the cluster lacks and cannot add."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     lanes, teacher = resources.lanes, resources.teacher
     plan = {
         "engines": (lanes * resources.engines, {"CPU": resources.engine_cpus, "GPU": resources.engine_gpus}),
@@ -77,12 +74,28 @@ def check_resources(resources: ResourcesConfig) -> None:
         "train_workers": (lanes * resources.train_workers, {"CPU": resources.train_cpus, "GPU": resources.train_gpus}),
     }
     for what, (count, each) in plan.items():
-        if (message := missing(what, count, each, nodes)) and not (resources.address and would_add(count, each)):
-            beside = ", or switch resources.parallel_baselines off" if resources.parallel_baselines else ""
-            beside += ", or let fewer trials (tune.concurrent) run at a time" if resources.concurrent_runs > 1 else ""
-            fix = f"lower resources.{what} or what each of them takes{beside}, or add nodes"
-            msg = f"{message}; {fix}"
-            raise ResourceError(msg)
+        beside = ", or switch resources.parallel_baselines off" if resources.parallel_baselines else ""
+        beside += ", or let fewer trials (tune.concurrent) run at a time" if resources.concurrent_runs > 1 else ""
+        fix = f"lower resources.{what} or what each of them takes{beside}, or add nodes"
+        refuse_unschedulable(f"resources.{what}", count, each, fix, grows=resources.address is not None)
+
+
+def refuse_unschedulable(what: str, count: int, each: dict[str, float], fix: str, grows: bool) -> None:
+    """Raise ResourceError, with the `fix`, if the cluster has no room for `count` processes with the resources `each`.
+
+    Args:
+        what: The setting that asks for them.
+        count: How many.
+        each: Resources of one.
+        fix: What to do about it.
+        grows: Ask the cluster's autoscaler, if it has one, whether it would add what is missing.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if (message := missing(what, count, each, nodes)) and not (grows and would_add(count, each)):
+        msg = f"{message}; {fix}"
+        raise ResourceError(msg)
 
 
 def missing(what: str, count: int, each: dict[str, float], nodes: list[dict[str, float]]) -> str | None:
@@ -93,9 +106,9 @@ def missing(what: str, count: int, each: dict[str, float], nodes: list[dict[str,
     for kind, amount in each.items():
         extra, total = (1 if kind == "CPU" else 0), sum(node.get(kind, 0) for node in nodes)
         if (need := count * amount + extra) > total:
-            return f"resources.{what} needs {need:g} {kind}, the cluster has {total:g}"
+            return f"{what} needs {need:g} {kind}, the cluster has {total:g}"
     places = [min((int(node.get(kind, 0) / amount + 1e-9) for kind, amount in each.items() if amount)) for node in nodes]
     if sum(places) < count:
         wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in each.items() if amount)
-        return f"resources.{what} needs {count} x {wanted}, each on one node; {len(nodes)} nodes hold {sum(places)} of them"
+        return f"{what} needs {count} x {wanted}, each on one node; {len(nodes)} nodes hold {sum(places)} of them"
     return None

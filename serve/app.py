@@ -18,7 +18,7 @@ from leaml import __version__
 from serve import chat, documented, media, schemas, vqa
 from serve.admission import BodyReceiver, ConcurrencyLimiter
 from serve.deadlines import EventStream, guarded
-from serve.errors import ApiError, not_found
+from serve.errors import ApiError, not_found, starting, stopped
 from serve.middleware import AccessMiddleware
 from serve.observe import Metrics
 from serve.service import Model, Service
@@ -127,7 +127,7 @@ def _add_pages(app: FastAPI, context: Context) -> None:
         try:
             await context.service.health()
         except Exception:
-            raise ApiError(503, "the engine does not answer", "engine_dead", retry_after=5) from None
+            raise stopped() from None
         return JSONResponse({"status": "ok"})
 
     @app.get("/metrics", **documented.METRICS)
@@ -154,17 +154,19 @@ def _add_models(app: FastAPI, context: Context) -> None:
 
     @app.get("/v1/card", **documented.CARD)
     async def card(model: str | None = None) -> Response:
-        return JSONResponse(context.service.card(_find(context, model, failed=True)))
+        return JSONResponse(context.service.card(_find(context, model, any_state=True)))
 
 
-def _find(context: Context, name: str | None, failed: bool = False) -> Model:
-    """The model of this name, the main one without a name. Raises ApiError: none (404), or it is down (503)."""
+def _find(context: Context, name: str | None, any_state: bool = False) -> Model:
+    """The model of this name, the main one without a name. Raises ApiError: none (404), or it does not answer (503)."""
     models = context.service.models()
     wanted = models[0].id if name is None else name
     for model in models:
         if model.id == wanted and re.fullmatch(NAME, wanted):
-            if model.state == "failed" and not failed:
+            if model.state == "failed" and not any_state:
                 raise ApiError(503, f"the model {model.id!r} could not be loaded: {model.reason}", "model_failed", "model")
+            if model.state == "loading" and not any_state:
+                raise starting(context.settings.limits.retry_after_seconds, f"the model {model.id!r}")
             return model
     raise not_found(wanted)
 

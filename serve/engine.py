@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
@@ -12,7 +14,7 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from leaml.errors import DataError
 from leaml.scoring import chosen_letters, option_letters
 from leaml.vlm.shrink import Shrink
-from serve.errors import explained, refuse, stopped
+from serve.errors import ApiError, explained, refuse, stopped
 from serve.media import Encoded, Picture
 from serve.service import Answer, Model, Question, Reply
 from serve.vqa import request_text
@@ -85,14 +87,60 @@ class EngineModels:
         except ValueError:
             refuse("the request has a field or a combination of fields that the model does not take", "bad_body")
         request.messages = [_with_images(message, pictures) for message in body["messages"]]
-        stream = await self._server.chat(request)
-        first = await anext(stream)
-        if isinstance(first, list):
-            first = first[0]
-        if isinstance(first, ErrorResponse):
+        with self._explaining():
+            stream = await self._server.chat(request)
+            first = await anext(stream)
+            if isinstance(first, list):
+                first = first[0]
+            try:
+                if isinstance(first, ErrorResponse):
+                    raise explained(int(first.error.code), first.error.message, self.max_model_len)
+                if isinstance(first, str):
+                    self._raise_if_error(first)
+            except ApiError:
+                await stream.aclose()
+                raise
+        return self._texts(first, stream) if body["stream"] else first.model_dump(mode="json")
+
+    async def _texts(self, first: str, stream: Any) -> AsyncIterator[str]:
+        """The events of a stream. Raises ApiError where vLLM writes an event that tells of an error."""
+        try:
+            yield first
+            with self._explaining():
+                async for items in stream:
+                    for item in items if isinstance(items, list) else [items]:
+                        if isinstance(item, str):
+                            self._raise_if_error(item)
+                            yield item
+        finally:
             await stream.aclose()
-            raise explained(int(first.error.code), first.error.message, self.max_model_len)
-        return _texts(first, stream) if body["stream"] else first.model_dump(mode="json")
+
+    def _raise_if_error(self, event: str) -> None:
+        """Raise ApiError for an event with an error, which vLLM writes in its own words."""
+        if event.startswith('data: {"error"'):
+            error = json.loads(event.removeprefix("data: "))["error"]
+            raise explained(int(error["code"]), str(error["message"]), self.max_model_len)
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Raise what vLLM raises as an ApiError, and whatever goes wrong with a dead engine as `stopped`."""
+        from vllm.exceptions import VLLMClientError, VLLMServerError
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            yield
+        except ApiError:
+            raise
+        except EngineDeadError:
+            raise stopped() from None
+        except Exception as error:
+            if self._client.errored:
+                raise stopped() from None
+            if isinstance(error, ValueError | VLLMClientError):
+                raise explained(400, str(error), self.max_model_len) from None
+            if isinstance(error, VLLMServerError):
+                raise explained(500, str(error), self.max_model_len) from None
+            raise
 
     async def answer(
         self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
@@ -169,8 +217,6 @@ class EngineModels:
     ) -> Any:
         """vLLM's final output of one greedy request; given up by vLLM when this is cancelled."""
         from vllm import SamplingParams
-        from vllm.exceptions import VLLMClientError
-        from vllm.v1.engine.exceptions import EngineDeadError
 
         key = "prompt" if isinstance(prompt, str) else "prompt_token_ids"
         request = {
@@ -181,13 +227,9 @@ class EngineModels:
         sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, **({"logprobs": 0} | extra))
         adapter = self._registry.lora_requests.get(model.id)
         final = None
-        try:
+        with self._explaining():
             async for output in self._client.generate(request, sampling, request_id, lora_request=adapter):
                 final = output
-        except EngineDeadError:
-            raise stopped() from None
-        except (ValueError, VLLMClientError) as error:
-            raise explained(400, str(error), self.max_model_len) from None
         return final
 
 
@@ -207,17 +249,6 @@ def _with_images(message: dict[str, Any], pictures: list[Picture]) -> dict[str, 
         for p in message["content"]
     ]
     return {"role": message["role"], "content": parts}
-
-
-async def _texts(first: str, stream: Any) -> AsyncIterator[str]:
-    try:
-        yield first
-        async for items in stream:
-            for item in items if isinstance(items, list) else [items]:
-                if isinstance(item, str):
-                    yield item
-    finally:
-        await stream.aclose()
 
 
 async def together(work: Sequence[Awaitable[T]]) -> list[T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 from starlette.responses import JSONResponse
@@ -59,14 +60,26 @@ def not_found(model: str) -> ApiError:
 
 
 def stopped() -> ApiError:
-    """The engine is dead; Serve replaces the replica at the next health check."""
-    return ApiError(503, "the model's engine has stopped and is being restarted", "engine_dead", retry_after=10)
+    """The engine is dead, or its replica is; Serve replaces the replica after three health checks."""
+    return ApiError(
+        503, "the model's engine has stopped and is being restarted; try again in 10 s", "engine_dead", retry_after=10
+    )
+
+
+def starting(retry_after: int, what: str = "the server") -> ApiError:
+    """There is no engine yet that could answer."""
+    return ApiError(503, f"{what} is starting; try again in {retry_after} s", "starting", retry_after=retry_after)
+
+
+def failed() -> ApiError:
+    """The engine lives, but one request failed in it."""
+    return ApiError(503, "the model could not answer this request; try again", "engine_failed", retry_after=2)
 
 
 def explained(status: int, message: str, max_model_len: int) -> ApiError:
     """vLLM's refusal in our words: its own name internals and repeat the request."""
     lower = message.lower()
-    if "enginedead" in lower.replace(" ", "") or "engine core" in lower:
+    if re.search(r"engine ?(dead|core)", lower):
         return stopped()
     if "maximum context" in lower or "maximum model length" in lower or "max_model_len" in lower or "longer than" in lower:
         msg = f"the request and its reply are longer than the model's {max_model_len} tokens; shorten it or lower max_tokens"
@@ -76,5 +89,5 @@ def explained(status: int, message: str, max_model_len: int) -> ApiError:
     if "does not exist" in lower and status == 404:
         return ApiError(404, "the model is not served any more", "model_not_found", "model")
     if status >= 500:
-        return ApiError(503, "the model could not answer this request; try again", "engine_failed", retry_after=2)
+        return failed()
     return ApiError(422, "the model does not take this request: its template or its limits do not allow it", "refused_by_model")

@@ -2,7 +2,8 @@
 
 Ray reads these settings from the environment when its processes start. As they come, HAProxy's statistics listen on every
 address without a password, replicas listen where HAProxy does, two servers on one machine share sockets and ports, a client may
-take an hour for its headers, one client may hold all connections, and while there is no replica every path is "not found".
+take an hour for its headers, one client may hold all connections, while there is no replica every path is "not found", and when
+one dies its clients get a 500 that does not say to try again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from serve.errors import ApiError
+from serve.errors import starting, stopped
 from serve.settings import LimitSettings
 
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
@@ -28,8 +29,8 @@ BEHIND = "127.0.0.1"
 """Where Serve and its replicas listen behind HAProxy."""
 
 SCRIPT = r"""#!/bin/bash
-# HAProxy with what Ray writes into its configuration, but statistics for this machine alone, little time for headers and few
-# connections for one client; clients on this machine may be another proxy, with many clients of its own
+# HAProxy with what Ray writes into its configuration, but statistics for this machine alone, little time for headers, our own
+# rules in front, and errors that tell clients to try again
 arguments=()
 while (($#)); do
     if [[ $1 == -f ]]; then
@@ -39,15 +40,13 @@ while (($#)); do
              own && $1 == "bind" { sub(/bind \*?:/, "bind 127.0.0.1:") }
              front && $1 == "bind" { sub(/bind [^ ]+:/, "bind HOST:") }
              unready && /return status 404/ {
-                 $0 = "    http-request return status 503 content-type application/json hdr Retry-After 5 file UNREADY"
+                 $0 = "    http-request return status 503 content-type application/json hdr Retry-After 5 file STARTING.json"
              }
+             $1 == "errorfile" { $0 = "    errorfile " $2 " " ($2 == 503 ? "STARTING" : "LOST") ".http" }
              { print }
-             $1 == "defaults" { print "    timeout http-request HEADERSs" }
-             $1 " " $2 == "frontend http_frontend" {
-                 print "    stick-table type ipv6 size 100k expire 1m store conn_cur"
-                 print "    tcp-request connection track-sc0 src unless { src 127.0.0.0/8 ::1 }"
-                 print "    tcp-request connection reject if { sc0_conn_cur gt CLIENT }"
-             }' "$2" >"$2.own" || exit 1
+             # of a connection that was used before HAProxy takes the end for no error, and closes its client without a word
+             $1 == "defaults" { print "    timeout http-request HEADERSs\n    option http-server-close" }
+             front && $1 == "frontend" { while ((getline rule < "FRONT") > 0) print "    " rule }' "$2" >"$2.own" || exit 1
         arguments+=(-f "$2.own")
         shift 2
     else
@@ -62,6 +61,24 @@ prctl = getattr(ctypes.CDLL(None), "prctl", None)
 if prctl: prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
 os.execv(sys.argv[1], sys.argv[1:])' BINARY "${arguments[@]}"
 """
+
+RULES = """\
+# few connections for one client; clients on this machine may be another proxy, with many clients of its own
+stick-table type ipv6 size 100k expire 1m store conn_cur
+tcp-request connection track-sc0 src unless { src 127.0.0.0/8 ::1 }
+tcp-request connection reject if { sc0_conn_cur gt CLIENT }
+# a request id of every reply, also of those that no replica has sent
+http-request set-var(txn.request_id) uuid()
+http-request set-var(txn.request_id) req.hdr(x-request-id) if { req.hdr(x-request-id) -m reg '^[A-Za-z0-9._:-]{1,64}$' }
+http-after-response set-header X-Request-ID %[var(txn.request_id)] unless { res.hdr(x-request-id) -m found }
+# what the application answers is marked by its headers; the rest is Ray's: a replica died (500), there is none (503), none came
+# while the request waited (408), or the routes are not known yet (404)
+acl answered res.hdr(x-content-type-options) -m found
+http-response return status 503 content-type application/json hdr Retry-After 10 file LOST.json if { status 500 502 } !answered
+http-response return status 503 content-type application/json hdr Retry-After 5 file STARTING.json \
+if { status 404 408 503 504 } !answered
+"""
+"""Of HAProxy's frontend for clients."""
 
 
 def environment(limits: LimitSettings, host: str) -> dict[str, str]:
@@ -79,17 +96,7 @@ def environment(limits: LimitSettings, host: str) -> dict[str, str]:
         return {}
     folder = _short_folder()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    script = folder / "haproxy"
-    values = {"HOST": host, "HEADERS": str(max(1, int(limits.body_seconds))), "CLIENT": str(limits.client_connections)}
-    unready = folder / "unready.json"
-    unready.write_text(json.dumps(ApiError(503, "no replica is ready; try again in 5 s", "starting").body()))
-    own = SCRIPT
-    for name, value in (
-        values | {"UNREADY": str(unready), "PYTHON": shlex.quote(sys.executable), "BINARY": f"'{binary}'"}
-    ).items():
-        own = own.replace(name, value)
-    script.write_text(own)
-    script.chmod(0o700)
+    script = write_script(folder, limits, host, binary)
     statistics, metrics = _free_ports(2)
     first = _port_block()
     return {
@@ -111,6 +118,33 @@ def environment(limits: LimitSettings, host: str) -> dict[str, str]:
         # a replica that is stopped keeps its door open this long, until HAProxy has heard of it
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
     }
+
+
+def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) -> Path:
+    """Write what stands in for the program `binary`, and the files that it needs, into `folder`; returns its path."""
+    values = {
+        "HOST": host,
+        "HEADERS": str(max(1, int(limits.body_seconds))),
+        "CLIENT": str(limits.client_connections),
+        "FRONT": str(folder / "front.cfg"),
+        "STARTING": str(folder / "starting"),
+        "LOST": str(folder / "lost"),
+        "PYTHON": shlex.quote(sys.executable),
+        "BINARY": f"'{binary}'",
+    }
+    script, rules = SCRIPT, RULES
+    for name, value in values.items():
+        script, rules = script.replace(name, value), rules.replace(name, value)
+    (folder / "front.cfg").write_text(rules)
+    for name, error in (("starting", starting(5)), ("lost", stopped())):
+        body = json.dumps(error.body())
+        (folder / f"{name}.json").write_text(body)
+        head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: {error.retry_after}\r\n"
+        (folder / f"{name}.http").write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    made = folder / "haproxy"
+    made.write_text(script)
+    made.chmod(0o700)
+    return made
 
 
 def _short_folder() -> Path:

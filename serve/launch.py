@@ -16,7 +16,7 @@ from leaml.errors import InputError, StepError
 from leaml.vlm import load
 from pipelines.local_ray import remove_serving_keys
 from pipelines.progress import say
-from pipelines.runtime import start_ray
+from pipelines.runtime import refuse_unschedulable, start_ray
 from serve import auth, forward
 from serve.deploy import INGRESS, Plan, application, plan
 from serve.service import Model
@@ -68,9 +68,8 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
     if address is None and settings.http.haproxy and (haproxy := forward.environment(settings.limits, host)):
         os.environ.update(haproxy)
         host = forward.BEHIND
-    engine = settings.engine
-    replicas = max(1, settings.scaling.min_replicas)
-    start_ray(ResourcesConfig(engines=replicas, engine_cpus=engine.cpus, engine_gpus=engine.gpus, address=address), verbose)
+    start_ray(ResourcesConfig(address=address), verbose)
+    refuse_unschedulable_engines(made, grows=address is not None)
     from ray import serve
 
     if APPLICATION in serve.status().applications:
@@ -129,11 +128,16 @@ def add_domain(name: str, source: str, address: str | None) -> Model:
     old = _deployed(address)
     made = old.without(name).with_domain(domain)
     refuse_failed([entry for entry in made.adapters if entry["id"] == f"{made.main.id}:{name}"])
-    deploy(made)
-    found = next((m for m in _current()["models"] if m.id == f"{made.main.id}:{name}"), None)
+    refuse_unschedulable_engines(made, grows=True)
+    found, why = None, "it did not appear"
+    try:
+        deploy(made)
+        found = next((m for m in _current()["models"] if m.id == f"{made.main.id}:{name}"), None)
+        why = found.reason if found else why
+    except StepError as error:  # its engine does not start
+        why = str(error)
     if found is None or found.state == "failed":
         deploy(old)
-        why = found.reason if found else "it did not appear"
         msg = f"the domain {name!r} was refused: {why}; the others are served as before"
         raise InputError(msg)
     result: Model = found
@@ -188,6 +192,23 @@ def _current() -> dict[str, Any]:
     handle: Any = serve.get_deployment_handle(INGRESS, APPLICATION)
     found: dict[str, Any] = handle.current.remote().result(timeout_s=60)
     return found
+
+
+def refuse_unschedulable_engines(made: Plan, grows: bool) -> None:
+    """Raise ResourceError if the engines that are to run all the time have no room; Serve would wait for it for ever.
+
+    Args:
+        made: What is to be deployed.
+        grows: The cluster may have an autoscaler.
+    """
+    scaling, engine = made.settings.scaling, made.settings.engine
+    domains = len(made.merged) * scaling.domain_min_replicas
+    what = "the main model" + (f" with {domains} engines of domains (scaling.domain_min_replicas)" if domains else "")
+    fix = "lower scaling.min_replicas or what each takes (engine.cpus, engine.gpus), or add nodes"
+    if domains:
+        fix += "; with scaling.domain_min_replicas=0 domains start when they are asked, one after the other"
+    each = {"CPU": engine.cpus, "GPU": engine.gpus}
+    refuse_unschedulable(what, max(1, scaling.min_replicas) + domains, each, fix, grows)
 
 
 def refuse_failed(entries: list[dict[str, str]]) -> None:

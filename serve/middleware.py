@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve import auth, origin
 from serve.deadlines import ClientGoneError, remaining
-from serve.errors import ApiError
+from serve.errors import ApiError, starting
 from serve.observe import Metrics, Record, log
 from serve.settings import ServeSettings
 
@@ -159,8 +159,7 @@ class AccessMiddleware:
             raise ApiError(431, f"the headers have more than {self._limits.header_bytes} bytes, the limit", "header_bytes")
         digests = self._digests()
         if digests is None:
-            retry = self._limits.retry_after_seconds
-            raise ApiError(503, f"the server is starting; try again in {retry} s", "starting", retry_after=retry)
+            raise starting(self._limits.retry_after_seconds)
         auth.check(scope, digests, self._http.cors_origins, open_path=scope["path"] in self._open)
 
     def _add_headers(self, message: Message, record: Record, close: bool) -> None:

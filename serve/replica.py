@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayError
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
-from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from leaml.config import ModelConfig, resolve_model
@@ -27,6 +25,7 @@ from serve.app import Context, create_app
 from serve.engine import Engine, EngineModels
 from serve.errors import ApiError
 from serve.media import Decoder, Encoded, Picture
+from serve.peers import Peer
 from serve.rayexport import RayExporter
 from serve.service import Answer, Model, Question
 from serve.settings import LimitSettings, ServeSettings
@@ -67,6 +66,9 @@ class ModelServer(LLMServer):
         self.engine_models = EngineModels(self, processor, shrink)
         self.decoder = Decoder(limits)
         await self.engine_models.try_out(model.id)
+
+    async def ready(self) -> None:
+        """Nothing: a reply says that this replica is there."""
 
     async def answer_for(
         self, model: Model, encoded: Encoded, questions: list[Question], alternatives: int, request_id: str
@@ -169,7 +171,8 @@ class ReplicaService:
     """`Service` of a VqaServer."""
 
     def __init__(self, server: VqaServer, peers: dict[str, DeploymentHandle], merged: list[Model]) -> None:
-        self._server, self._engine, self._peers, self._merged = server, server.engine_models, peers, merged
+        self._server, self._engine, self._merged = server, server.engine_models, merged
+        self._peers = {name: Peer(handle) for name, handle in peers.items()}
         self._main = replace(server.model, max_model_len=self._engine.max_model_len)
         self._adapters: dict[str, Model] = {}
         self.cards: dict[str, dict[str, Any]] = {}
@@ -187,24 +190,35 @@ class ReplicaService:
         return self.cards.get(model.id, {})
 
     async def change_adapters(self, wanted: list[dict[str, str]]) -> None:
-        """Load what is new or has another source, forget what is not wanted, leave the rest as it is."""
-        sources = {entry["id"]: entry["source"] for entry in wanted}
-        for name in [n for n, model in self._adapters.items() if sources.get(n) != model.source or model.state == "failed"]:
-            await self._engine.remove_adapter(name)
-            del self._adapters[name]
-        for entry in wanted:
-            if entry["id"] not in self._adapters:
-                self._adapters[entry["id"]] = await self._loaded(entry["id"], entry["source"], entry["reason"])
+        """Load what is new or has another source, forget what is not wanted, leave the rest as it is.
 
-    async def _loaded(self, name: str, source: str, reason: str) -> Model:
-        model = Model(
-            name, source, kind="adapter", answer_tokens=self._main.answer_tokens, max_model_len=self._main.max_model_len
-        )
+        What is wanted is listed before anything is waited for, so that no request finds it missing.
+        """
+        before = self._adapters
+        kept = {
+            entry["id"]: model
+            for entry in wanted
+            if (model := before.get(entry["id"])) and model.source == entry["source"] and model.state == "ready"
+        }
+        self._adapters = {entry["id"]: kept.get(entry["id"]) or self._listed(entry) for entry in wanted}
+        for name in before.keys() - kept.keys():
+            await self._engine.remove_adapter(name)
+        for entry in wanted:
+            if entry["id"] not in kept:
+                self._adapters[entry["id"]] = await self._loaded(self._adapters[entry["id"]], entry["reason"])
+
+    def _listed(self, entry: dict[str, str]) -> Model:
+        tokens, length = self._main.answer_tokens, self._main.max_model_len
+        model = Model(entry["id"], entry["source"], kind="adapter", state="loading")
+        return replace(model, answer_tokens=tokens, max_model_len=length)
+
+    async def _loaded(self, model: Model, reason: str) -> Model:
+        name = model.id
         try:
             if reason:
                 raise ValueError(reason)
             async with asyncio.timeout(_LOADING):
-                folder = await asyncio.to_thread(adapters.lora_folder, source, self._server.local_base)
+                folder = await asyncio.to_thread(adapters.lora_folder, model.source, self._server.local_base)
                 await self._engine.add_adapter(name, folder)
                 await self._engine.try_out(name)
         except (LeamlError, ValueError, ApiError, TimeoutError, OSError) as error:
@@ -213,7 +227,7 @@ class ReplicaService:
             observe.log.error("adapter refused", extra={"fields": {"model": name, "reason": why}})
             return replace(model, state="failed", reason=why)
         observe.log.info("adapter loaded", extra={"fields": {"model": name}})
-        return model
+        return replace(model, state="ready")
 
     async def chat(
         self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
@@ -221,8 +235,8 @@ class ReplicaService:
         """As Service.chat."""
         if model.kind != "merged":
             return await self._engine.chat(model, body, pictures, request_id)
-        handle = self._peers[model.id].options(method_name="chat_for", stream=True)
-        stream = _passed_on(handle.remote(model, body, [picture.encoded for picture in pictures], request_id))
+        encoded = [picture.encoded for picture in pictures]
+        stream = self._peers[model.id].stream("chat_for", model, body, encoded, request_id)
         first = await anext(stream)
         return first if isinstance(first, dict) else _with_first(first, stream)
 
@@ -232,39 +246,13 @@ class ReplicaService:
         """As Service.answer."""
         if model.kind != "merged":
             return await self._engine.answer(model, picture, questions, alternatives, request_id)
-        call = self._peers[model.id].answer_for.remote(model, picture.encoded, questions, alternatives, request_id)
-        result = await _forwarded(lambda: call)
-        if isinstance(result, ApiError):
-            raise result
-        return result
+        peer, encoded = self._peers[model.id], picture.encoded
+        answers: list[Answer] = await peer.call("answer_for", model, encoded, questions, alternatives, request_id)
+        return answers
 
     async def health(self) -> None:
         """As Service.health."""
         await self._server.check_health()
-
-
-async def _forwarded(call: Callable[[], Any]) -> Any:
-    try:
-        return await call()
-    except BackPressureError:
-        raise ApiError(429, "the domain is full; try again", "full", retry_after=2) from None
-    except RayError:
-        raise ApiError(503, "the domain's replica cannot answer now; try again", "domain_down", retry_after=10) from None
-
-
-async def _passed_on(replies: Any) -> AsyncIterator[Any]:
-    iterator = aiter(replies)
-    try:
-        while True:
-            try:
-                reply = await _forwarded(lambda: anext(iterator))
-            except StopAsyncIteration:
-                return
-            if isinstance(reply, ApiError):
-                raise reply
-            yield reply
-    finally:
-        replies.cancel()
 
 
 async def _with_first(first: str, rest: AsyncIterator[Any]) -> AsyncIterator[str]:

@@ -148,7 +148,7 @@ class ModelEntry(BaseModel):
     run: str
     source: str
     kind: Literal["main", "adapter", "merged"]
-    state: Literal["ready", "failed"]
+    state: Literal["ready", "loading", "failed"]
     reason: str
     calibrated: bool
     max_model_len: int

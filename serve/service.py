@@ -20,7 +20,7 @@ class Model:
         source: what it was made from, as it was given.
         run: name and folder of the run, "" if it is not of a run.
         kind: the main model, a LoRA beside it, or a merged model with replicas of its own.
-        state: whether it answers; `failed` has a `reason`.
+        state: whether it answers; `loading` soon will, `failed` has a `reason`.
         temperature: of the calibration; None: not calibrated.
         answer_tokens: longest answer of /v1/vqa.
         max_model_len: longest prompt and reply together, in tokens; 0: not known yet.
@@ -30,7 +30,7 @@ class Model:
     source: str
     run: str = ""
     kind: Literal["main", "adapter", "merged"] = "main"
-    state: Literal["ready", "failed"] = "ready"
+    state: Literal["ready", "loading", "failed"] = "ready"
     reason: str = ""
     temperature: float | None = None
     answer_tokens: int = 24

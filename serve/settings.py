@@ -180,9 +180,16 @@ class ScalingSettings(Section):
     target_requests: float = Field(16.0, gt=0, description="Requests per replica that the scaling aims at.")
     upscale_seconds: float = Field(10.0, ge=0, description="How long more requests are seen before replicas are added.")
     downscale_seconds: float = Field(120.0, ge=0, description="How long fewer requests are seen before replicas are removed.")
-    health_seconds: float = Field(5.0, gt=0, description="Time between two health checks of a replica's engine.")
+    health_seconds: float = Field(
+        2.0, gt=0, description="Time between two health checks of a replica's engine; the third that fails replaces it."
+    )
     health_timeout_seconds: float = Field(10.0, gt=0, description="A health check without reply for this long has failed.")
-    domain_min_replicas: int = Field(0, ge=0, description="Fewest replicas of a domain with a merged model of its own.")
+    domain_min_replicas: int = Field(
+        1,
+        ge=0,
+        description="Fewest replicas of a domain with a merged model of its own; 0: its engine starts with the first request, "
+        "and is given up when it idles.",
+    )
     domain_max_replicas: int = Field(1, gt=0, description="Most replicas of such a domain.")
 
     @model_validator(mode="after")

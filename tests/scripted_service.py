@@ -24,7 +24,10 @@ AUTH = {"Authorization": f"Bearer {KEY}"}
 
 
 class ScriptedService:
-    """Answers `red`; `delay` holds replies back, `release` lets them go, `cancelled` counts those that were given up."""
+    """Answers `red`; `delay` holds replies back, `release` lets them go, `cancelled` counts those that were given up.
+
+    `error` is raised instead of a reply, `dies` in a stream after its first event.
+    """
 
     def __init__(self) -> None:
         self.served = [
@@ -41,6 +44,7 @@ class ScriptedService:
         self.most_running = 0
         self.cancelled = 0
         self.error: Exception | None = None
+        self.dies: Exception | None = None
         self.healthy = True
 
     def models(self) -> list[Model]:
@@ -75,6 +79,8 @@ class ScriptedService:
                 chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
                 chunk["choices"] = [{"index": 0, "delta": {"content": word}, "finish_reason": None}]
                 yield f"data: {json.dumps(chunk)}\n\n"
+                if self.dies:
+                    raise self.dies
                 await asyncio.sleep(self.between)
             yield "data: [DONE]\n\n"
         except (asyncio.CancelledError, GeneratorExit):

@@ -8,6 +8,7 @@ Without the column `image` every question is asked about every image. In CSV, op
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from leaml.data.label_options import MOST_OPTIONS
 from leaml.errors import DataError
 
 COLUMNS = ("image", "question", "options")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""What JSON can hold and neither tokenizers nor tables can."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ def _parse(row: Any, where: str) -> Asked:
         good = isinstance(options, list) and all(isinstance(o, str) and o.strip() for o in options)
         if not good or not 2 <= len(options) <= MOST_OPTIONS:
             msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {options!r}"
+            raise DataError(msg)
+    for what, text in (("question", question), ("image", image or ""), *(("options", option) for option in options or ())):
+        if found := _NO_TEXT.search(text):
+            msg = f"{where}: {what!r} holds {found[0]!r}, which is half of a character or none; remove it"
             raise DataError(msg)
     return Asked(image, question, None if options is None else tuple(options))
 

@@ -246,7 +246,7 @@ async function loadModels() {
   }
   showError("");
   const before = modelChoice.value;
-  modelChoice.replaceChildren(...models.map((model) => make("option", { value: model.id }, model.state === "failed" ? `${model.id} (not loaded)` : model.id)));
+  modelChoice.replaceChildren(...models.map((model) => make("option", { value: model.id }, model.state === "ready" ? model.id : `${model.id} (${model.state === "loading" ? "loading" : "not loaded"})`)));
   if (models.some((model) => model.id === before)) modelChoice.value = before;
   modelChoice.disabled = models.length === 0;
   await loadCard();

@@ -7,10 +7,13 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+from PIL import Image
 
 from leaml.config import SourceConfig
 from leaml.data import registry
@@ -87,3 +90,15 @@ def wait_until(true: Callable[[], bool], seconds: float) -> float:
         assert time.monotonic() - began < seconds, "it did not happen in time"
         time.sleep(0.05)
     return time.monotonic() - began
+
+
+def png_header(width: int, height: int) -> bytes:
+    buffer = BytesIO()
+    Image.new("1", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def keys_file(folder: Path) -> Path:
+    file = folder / "keys"
+    file.write_text("sk-another-key-0123456789")
+    return file

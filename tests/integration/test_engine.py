@@ -95,3 +95,20 @@ def test_structured_replies_hold_a_pair_from_a_model_that_never_wrote_one(teache
     pairs = [prompts.parse_qa(text) for text in structured]
     assert len(pairs) == 24
     assert all(pair and len(pair[0]) <= 80 and len(pair[1]) <= 40 for pair in pairs)
+
+
+def test_requests_that_the_model_cannot_be_asked_have_an_error_and_the_others_of_their_images_a_reply(teacher: Engine) -> None:
+    shown = [world.render(s) for s in scenes(3)]
+    (alone,) = teacher.generate([Request(shown[0], "image0", prompts.CAPTION)])[0]
+    texts = [prompts.CAPTION, "is this <image> red?", "so long " * 3000, prompts.CAPTION]
+    requests = [Request(image, f"image{n}", text) for n, image in enumerate(shown) for text in texts]
+    for made in (requests[1:3], requests):  # of the first none is left to be asked
+        found = teacher.generate(made)
+        for request, (completion,) in zip(made, found, strict=True):
+            if request.text == prompts.CAPTION:
+                assert completion.text.endswith("background.") and not completion.error
+            else:
+                assert (completion.text, completion.tokens) == ("", 0)
+                says = "placeholder '<image>'" if "<image>" in request.text else "maximum context length is 1024"
+                assert says in completion.error
+    assert found[0][0].text == found[3][0].text == alone.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import signal
 import socket
 import threading
@@ -13,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,20 +20,15 @@ import httpx
 import openai
 import psutil
 import pytest
-import torch
-from endpoint import HEADERS, KEY, Endpoint, about, memory, png_of_zeros, questions, url, wait_until
+from endpoint import HEADERS, KEY, Endpoint, about, keys_file, memory, png_header, png_of_zeros, questions, url, wait_until
+from load import Load
 from local_cluster import free_port
-from peft import get_peft_model
 from safetensors.torch import load_file, save_file
+from shipped_model import evaluated, neuron_adapter
 
-from leaml import images, prompts
-from leaml.config import ModelConfig, ResourcesConfig, resolve_model
+from leaml import prompts
+from leaml.config import ModelConfig, resolve_model
 from leaml.errors import InputError
-from leaml.neurons.peft import NeuronConfig
-from leaml.vlm import load
-from pipelines.evaluate import AnswerWork
-from pipelines.models import engine_spec
-from pipelines.units import Item
 from serve import adapters, launch
 from serve.settings import load_settings
 
@@ -44,15 +37,6 @@ SECRET = "which marsupial hides behind it"
 """Words of a prompt, looked for in every log."""
 
 pytestmark = pytest.mark.timeout(500)
-
-
-def evaluated(asked: list[tuple[bytes, str]], max_tokens: int) -> list[str]:
-    """What `leaml evaluate` writes for these questions."""
-    engine = engine_spec(ModelConfig(name="leaml-tiny"), ResourcesConfig()).build()
-    rows = [{"question": q, "answer": "", "question_type": None, "options": None} for _, q in asked]
-    items = [Item(str(n), images.decode(data), [row]) for n, ((data, _), row) in enumerate(zip(asked, rows, strict=True))]
-    answers, _ = AnswerWork(max_tokens)(engine, items)
-    return [row["answers"][0]["prediction"] for row in answers]
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +53,11 @@ def endpoint(expected: list[str]) -> Iterator[Endpoint]:
     port = free_port()
     tree = {
         "model": "leaml-tiny",
-        "domains": [{"name": "teacher", "source": "leaml-tiny-teacher"}],  # starts when it is asked
+        "domains": [{"name": "teacher", "source": "leaml-tiny-teacher"}],
         "http": {"port": port},
         "engine": {"max_adapters": 2, "max_adapter_rank": 16},
         "limits": {"body_bytes": 1_000_000, "body_seconds": 1, "deadline_seconds": 150},
-        "scaling": {"health_seconds": 1},
+        "scaling": {"health_seconds": 1, "domain_min_replicas": 0},  # the teacher starts when it is asked
     }
     launch.start(load_settings(tree))
     try:
@@ -157,16 +141,8 @@ def test_the_openai_client_works_unchanged(endpoint: Endpoint) -> None:
         openai.OpenAI(base_url=f"{endpoint.base}/v1", api_key="wrong").models.list()
 
 
-def png_header(width: int, height: int) -> bytes:
-    from PIL import Image
-
-    buffer = BytesIO()
-    Image.new("1", (width, height)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoint) -> None:
-    data, question = questions()[0]
+    (data, question), fresh = questions()[0], png_of_zeros(100, 100, 7)
     chat = {"messages": [{"role": "user", "content": "a"}]}
     attacks: list[Callable[[], httpx.Response]] = [
         lambda: httpx.get(f"{endpoint.base}/v1/models"),
@@ -178,6 +154,7 @@ def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoi
         lambda: endpoint.vqa(png_header(5000, 4000), question),
         lambda: endpoint.vqa(data[:60], question),
         lambda: endpoint.vqa(data, "a <image> b"),
+        lambda: endpoint.vqa(fresh, "x y " * 1900),
         lambda: endpoint.vqa(data, question, model="../../etc/passwd"),
         lambda: endpoint.client.post("/v1/chat/completions", json=chat | {"max_tokens": 99999}),
         lambda: endpoint.client.post("/v1/chat/completions", json=chat | {"structured_outputs": {"regex": "(a+)+$"}}),
@@ -211,11 +188,27 @@ def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoi
                 break
         assert taken[-1] < 1, (number, taken)
         assert 400 <= reply.status_code < 500, (number, reply.text)
+        assert len(reply.headers.get_list("x-request-id")) == 1, number
         error = reply.json()["error"]
         assert error["message"]
         assert not any(word in reply.text for word in ("vllm", "VLLM", "PIL", "Traceback", "pydantic")), (number, reply.text)
     assert endpoint.client.get("/health").status_code == 200
-    assert endpoint.vqa(data, question).status_code == 200
+    assert [endpoint.vqa(each, question).status_code for each in (data, fresh)] == [200, 200]
+
+
+def test_every_reply_has_one_request_id_and_a_clients_own_is_kept(endpoint: Endpoint) -> None:
+    data, question = questions()[0]
+    ask, chat = {"image": url(data), "question": question}, about(data, question)
+    listed = endpoint.client.get("/openapi.json").json()["paths"]
+    paths = [path.replace("{model}", "leaml-tiny") for path, methods in listed.items() if "get" in methods]
+    replies = [endpoint.client.get(path) for path in (*paths, "/", "/nowhere", "/v1/vqa", "/-/healthz", "/-/routes")]
+    for fields in ({}, {"stream": True}):
+        replies.append(endpoint.client.post("/v1/chat/completions", json=chat | fields))
+    replies.append(endpoint.client.post("/v1/vqa", json=ask, headers={"X-Request-ID": "mine-1"}))
+    assert len(paths) >= 5
+    assert {r.status_code for r in replies} == {200, 404, 405}
+    assert [len(r.headers.get_list("x-request-id")) for r in replies] == [1] * len(replies)
+    assert replies[-1].headers["x-request-id"] == replies[-1].json()["id"] == "mine-1"
 
 
 def test_slow_bodies_and_refused_ones_leave_others_answered(endpoint: Endpoint) -> None:
@@ -302,27 +295,6 @@ def test_a_client_that_goes_away_frees_its_place_and_the_engine(endpoint: Endpoi
     assert running.endswith(" 0.0")
 
 
-def keys_file(folder: Path) -> Path:
-    file = folder / "keys"
-    file.write_text("sk-another-key-0123456789")
-    return file
-
-
-def neuron_adapter(folder: Path) -> str:
-    """An adapter on a few rows of every Linear of the language model, which changes answers."""
-    vlm = load.load(ModelConfig(name="leaml-tiny"))
-    generator = torch.Generator().manual_seed(0)
-    linears = load.language_linears(vlm.model)
-    rows = {name: torch.randperm(m.out_features, generator=generator)[:12] for name, m in linears.items()}
-    model = get_peft_model(vlm.model, NeuronConfig(rows=rows, train_bias=False))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(0, 0.1, generator=generator)
-    model.save_pretrained(str(folder))
-    return str(folder)
-
-
 def test_domains_are_added_to_a_running_server_and_bad_ones_refused(endpoint: Endpoint, tmp_path: Path) -> None:
     before = endpoint.current()["pid"]
     asked = questions()[:8]
@@ -359,11 +331,21 @@ def test_domains_are_added_to_a_running_server_and_bad_ones_refused(endpoint: En
 
 def test_a_domain_with_an_engine_of_its_own_starts_with_its_first_question(endpoint: Endpoint) -> None:
     data, _ = questions()[0]
+    ask = about(data, prompts.CAPTION) | {"model": "leaml-tiny:teacher", "temperature": 0, "max_tokens": 24}
+    for send in (
+        lambda: endpoint.vqa(data, prompts.CAPTION, model="leaml-tiny:teacher"),
+        lambda: endpoint.client.post("/v1/chat/completions", json=ask),
+        lambda: endpoint.client.post("/v1/chat/completions", json=ask | {"stream": True}),
+    ):
+        began = time.monotonic()
+        early = send()
+        assert (early.status_code, early.json()["error"]["code"], early.headers["retry-after"]) == (503, "starting", "20")
+        assert time.monotonic() - began < 10  # not the deadline
+    wait_until(lambda: endpoint.vqa(data, "what?", model="leaml-tiny:teacher").status_code != 503, 200)
     caption = endpoint.vqa(data, prompts.CAPTION, model="leaml-tiny:teacher", alternatives=2)
     assert caption.status_code == 200, caption.text
     assert caption.json()["model"] == "leaml-tiny:teacher"
     assert "background" in caption.json()["answer"]  # which the teacher's captions name, and no answer of the main model
-    ask = about(data, prompts.CAPTION) | {"model": "leaml-tiny:teacher", "temperature": 0, "max_tokens": 24}
     whole = endpoint.client.post("/v1/chat/completions", json=ask).json()
     assert whole["choices"][0]["message"]["content"].strip() == caption.json()["answer"]
     streamed = endpoint.client.post("/v1/chat/completions", json=ask | {"stream": True}).text
@@ -387,41 +369,32 @@ def test_nothing_of_a_request_is_in_any_log(endpoint: Endpoint) -> None:
         assert [file.name for file, text in logs.items() if word.encode() in text] == []
 
 
-def test_a_killed_replica_is_replaced_and_leaves_no_process(endpoint: Endpoint) -> None:
-    data, question = questions()[0]
-    seen: Counter[str] = Counter()
-    stop = threading.Event()
+@pytest.mark.parametrize("victim", ["engine", "replica"])
+def test_what_is_killed_under_load_is_replaced_and_meanwhile_every_route_says_to_try_again(
+    endpoint: Endpoint, victim: str, record_property: Callable[[str, object], None]
+) -> None:
+    with Load(endpoint, *questions()[0]) as load:
+        wait_until(lambda: len(load.seen) > 30, 60)
+        replica = psutil.Process(endpoint.current()["pid"])
+        children = replica.children(recursive=True)
+        core = max(children, key=lambda process: process.memory_info().rss)  # vLLM's core is a process of its own
+        assert {seen.status for seen in load.seen} == {200}
+        killed = time.monotonic()
+        os.kill(core.pid if victim == "engine" else replica.pid, signal.SIGKILL)
+        wait_until(lambda: any(seen.status != 200 for seen in load.seen), 60)
+        refused = time.monotonic()
+        wait_until(lambda: load.count(refused)[(200, "")] > 50, 200)
+    last = max(seen.when for seen in load.seen if seen.status != 200)
+    record_property("refused_seconds", round(last - killed, 1))
+    record_property("gap_seconds", round(min(s.when for s in load.seen if s.when > last) - killed, 1))
+    record_property("replies", str(load.count(killed)))
 
-    def load_it(seed: int) -> None:
-        draw = random.Random(seed)
-        while not stop.is_set():
-            for _ in range(200):  # one request, with retries, as clients have them
-                try:
-                    status = endpoint.vqa(data, question, alternatives=0).status_code
-                except httpx.HTTPError:
-                    status = 0
-                if status == 200 or stop.is_set():
-                    break
-                assert status in (0, 429, 500, 503, 504), status
-                seen["retried"] += 1
-                time.sleep(draw.uniform(0.3, 0.6))
-            seen["answered" if status == 200 else "lost"] += not stop.is_set()
-
-    threads = [threading.Thread(target=load_it, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    time.sleep(1)
-    replica = psutil.Process(endpoint.current()["pid"])
-    family = [replica, *replica.children(recursive=True)]
-    assert len(family) > 1  # vLLM's core is a process of its own
-    answered = seen["answered"]
-    os.kill(replica.pid, signal.SIGKILL)
-    wait_until(lambda: seen["answered"] > answered + 50, 120)
-    stop.set()
-    for thread in threads:
-        thread.join(60)
-    assert seen["lost"] == 0
-    _, alive = psutil.wait_procs(family, timeout=5)
+    again = {(503, "engine_dead"), (503, "starting")}
+    assert set(load.count()) <= {(200, ""), (200, "engine_dead"), *again}, load.count()  # the second: a stream that had begun
+    assert all(s.retry_after for s in load.seen if s.status == 503)
+    dead = {s.route for s in load.seen if s.code == "engine_dead"}
+    assert dead == set(load.routes) if victim == "engine" else dead
+    _, alive = psutil.wait_procs([replica, *children], timeout=30)
     assert alive == []
     # adapters come back with the replica
-    assert endpoint.client.get("/v1/models").json()["data"][1]["state"] == "ready"
+    wait_until(lambda: endpoint.client.get("/v1/models").json()["data"][1]["state"] == "ready", 30)

@@ -29,12 +29,16 @@ MAX_PIXELS = 1_000_000
 
 @dataclass(frozen=True)
 class ScriptedSpec(EngineSpec):
-    """`log` gets one file per call of generate, with the image ids. The faults are named by image id."""
+    """`log` gets one file per call of generate, with the image ids. The faults are named by image id.
+
+    A request whose text holds `refuses` gets no reply.
+    """
 
     log: str = ""
     exit_once: str = ""
     exit_always: str = ""
     build_error: str = ""
+    refuses: str = ""
     replies: dict[str, list[str]] = field(default_factory=dict)
 
     def build(self) -> Engine:
@@ -58,7 +62,12 @@ class ScriptedEngine:
         if self.spec.exit_once in ids and not marker.exists():
             marker.touch()
             os._exit(7)
-        return [[Completion(text, -0.5, "stop", 3) for text in self._texts(r)] for r in requests]
+        return [self._replies(r) for r in requests]
+
+    def _replies(self, request: Request) -> list[Completion]:
+        if self.spec.refuses and self.spec.refuses in request.text:
+            return [Completion("", 0.0, "refused", 0, f"holds {self.spec.refuses}")] * request.n
+        return [Completion(text, -0.5, "stop", 3) for text in self._texts(request)]
 
     def _texts(self, request: Request) -> list[str]:
         red, green, _ = request.image.getpixel((0, 0))

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from leaml.engine import Completion, Request
+from leaml.errors import DataError
 from pipelines.evaluate import AnswerWork
+from pipelines.predict import ReplyWork
 from pipelines.units import Item
 
 
@@ -21,7 +23,7 @@ class Parrot:
     def generate(self, requests: list[Request]) -> list[list[Completion]]:
         self.requests += requests
         words = [r.text.split()[-1].strip("?") for r in requests]
-        return [[Completion(word, -0.5, "stop", len(word))] for word in words]
+        return [[Completion(word, -0.5, "stop", len(word), "too long" if word == "cannot" else "")] for word in words]
 
 
 def item(name: str, *questions: dict[str, object]) -> Item:
@@ -58,3 +60,15 @@ def test_answers_cut_at_the_token_limit_are_counted() -> None:
 
     _, counts = AnswerWork(7)(Cut(), [item("a", labeled("is it red?", "red"), labeled("or blue?", "red"))])
     assert (counts["questions"], counts["replies cut at the token limit"]) == (2, 1)
+
+
+def test_a_question_that_the_model_cannot_be_asked_is_no_wrong_answer() -> None:
+    asked = item("a", labeled("is it red?", "red"), labeled("what if it cannot?", "red"))
+    with pytest.raises(DataError, match=r"'what if it cannot\?' about image a has no answer: too long"):
+        AnswerWork(7)(Parrot(), [asked])
+    (row,), counts = ReplyWork(7)(Parrot(), [asked])
+    assert [(r["question"], r.get("prediction"), r["error"]) for r in row["replies"]] == [
+        ("is it red?", "red", None),
+        ("what if it cannot?", None, "too long"),
+    ]
+    assert counts["questions"] == 2

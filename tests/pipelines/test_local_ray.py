@@ -115,3 +115,37 @@ def test_tokens_of_killed_processes_are_swept_away(tmp_path: Path, monkeypatch: 
 )
 def test_addresses_of_this_machine(host: str, own: bool) -> None:
     assert local_ray.is_loopback(host) is own
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Exception("The current node timed out during startup. This could happen because some of the raylet failed to startup"),
+        RuntimeError("Failed to start GCS.  Last 0 lines of error files:"),
+        RuntimeError("Failed to get node info for possible node ids: ['a'] when trying to resolve node to connect to."),
+        TimeoutError("Timed out after 30 seconds while waiting for node to startup."),
+    ],
+)
+def test_a_machine_that_is_too_busy_for_ray_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Exception
+) -> None:
+    import ray
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ray, "init", lambda **_: raised(said))
+    monkeypatch.setattr(os, "getloadavg", lambda: (17.2, 9.0, 4.0))
+    with pytest.raises(ResourceError, match=r"did not start in time; the load average is 17 on \d+ cores\. End other programs"):
+        local_ray.start()
+
+
+def test_another_fault_of_ray_is_not_taken_for_a_busy_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ray, "init", lambda **_: raised(ValueError("no such option")))
+    with pytest.raises(ValueError, match="no such option"):
+        local_ray.start()
+
+
+def raised(error: Exception) -> None:
+    raise error

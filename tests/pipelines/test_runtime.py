@@ -35,7 +35,7 @@ GPU_NODE = {"CPU": 16.0, "GPU": 4.0}
     ],
 )
 def test_what_is_missing_is_named(count: int, each: dict[str, float], nodes: list[dict[str, float]], message: str) -> None:
-    assert missing("engines", count, each, nodes) == message
+    assert missing("resources.engines", count, each, nodes) == message
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_what_is_missing_is_named(count: int, each: dict[str, float], nodes: lis
     ],
 )
 def test_plans_that_fit(count: int, each: dict[str, float], nodes: list[dict[str, float]]) -> None:
-    assert missing("engines", count, each, nodes) is None
+    assert missing("resources.engines", count, each, nodes) is None
 
 
 @pytest.mark.usefixtures("ray_local")

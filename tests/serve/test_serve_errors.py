@@ -27,6 +27,7 @@ def test_an_error_survives_the_way_between_replicas() -> None:
         (404, "The model `x` does not exist.", (404, "model_not_found")),
         (400, "jinja2.exceptions.TemplateError: secret", (422, "refused_by_model")),
         (500, "EngineDeadError: EngineCore encountered an issue", (503, "engine_dead")),
+        (400, "EngineCore encountered an issue. See stack trace (above) for the root cause.", (503, "engine_dead")),
         (500, "RuntimeError: secret", (503, "engine_failed")),
     ],
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
+import re
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +25,8 @@ WRITTEN = """global
     maxconn 4096
 defaults
     mode http
+    errorfile 502 /ray/500.http
+    errorfile 503 /ray/500.http
 frontend prometheus
     bind :9101
     mode http
@@ -38,10 +43,8 @@ def test_only_haproxy_listens_at_the_host_headers_are_timed_and_clients_have_few
     written.write_text(WRITTEN)
     fake.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o700)
-    script = tmp_path / "script"
-    made = forward.SCRIPT.replace("BINARY", f"'{fake}'").replace("HEADERS", "7").replace("HOST", "10.1.2.3")
-    script.write_text(made.replace("CLIENT", "50").replace("PYTHON", sys.executable))
-    script.chmod(0o700)
+    limits = LimitSettings(body_seconds=7, client_connections=50)
+    script = forward.write_script(tmp_path, limits, "10.1.2.3", str(fake))
     command = [str(script), "-db", "-f", str(written), "-sf", "123", "-x", "a b"]
     got = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert got == ["-db", "-f", f"{written}.own", "-sf", "123", "-x", "a b"]
@@ -53,11 +56,12 @@ def test_only_haproxy_listens_at_the_host_headers_are_timed_and_clients_have_few
     ]
     assert changed[changed.index("defaults") + 1].strip() == "timeout http-request 7s"
     own = [line.strip() for line in changed[changed.index("frontend http_frontend") :]]
-    assert own[2:4] == [
-        "tcp-request connection track-sc0 src unless { src 127.0.0.0/8 ::1 }",
-        "tcp-request connection reject if { sc0_conn_cur gt 50 }",
+    assert "tcp-request connection track-sc0 src unless { src 127.0.0.0/8 ::1 }" in own
+    assert "tcp-request connection reject if { sc0_conn_cur gt 50 }" in own
+    assert [line.split()[-1] for line in changed if "errorfile" in line] == [
+        f"{tmp_path}/lost.http",
+        f"{tmp_path}/starting.http",
     ]
-    assert len(changed) == len(WRITTEN.splitlines()) + 4
 
 
 RUNNING = """defaults
@@ -65,23 +69,38 @@ RUNNING = """defaults
     timeout client 5s
     timeout connect 5s
     timeout server 5s
+    errorfile 502 /ray/500.http
+    errorfile 503 /ray/500.http
+    errorfile 504 /ray/500.http
 frontend http_frontend
     bind 127.0.0.1:PORT
     http-request return status 200 content-type text/plain string "here" if { path / }
+    use_backend replicas if { path_beg /replica/ }
+    use_backend gone if { path_beg /gone/ }
     default_backend default_backend
+backend replicas
+    http-reuse always
+    server one 127.0.0.1:REPLICA
+backend gone
+    server one 127.0.0.1:1
 backend default_backend
     http-request return status 404 content-type text/plain lf-string "Path \\'%[path]\\' not found. Ping http://.../-/routes"
 """
 
 
+def running(port: int, replica: int = 1) -> str:
+    return RUNNING.replace("PORT", str(port)).replace("REPLICA", str(replica))
+
+
 @contextlib.contextmanager
-def haproxy(folder: Path, exempt: str) -> Iterator[int]:
+def haproxy(folder: Path, exempt: str = "127.0.0.0/8 ::1", replica: int = 1) -> Iterator[int]:
     """HAProxy with three connections for a client outside of `exempt`; gives its port."""
     (port,) = forward._free_ports(1)
     environment = forward.environment(LimitSettings(client_connections=3), "127.0.0.1")
     binary, written = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"]), folder / "haproxy.cfg"
-    binary.write_text(binary.read_text().replace("127.0.0.0/8 ::1", exempt))
-    written.write_text(RUNNING.replace("PORT", str(port)))
+    rules = binary.parent / "front.cfg"
+    rules.write_text(rules.read_text().replace("127.0.0.0/8 ::1", exempt))
+    written.write_text(running(port, replica))
     process = subprocess.Popen([str(binary), "-db", "-f", str(written)])
     try:
         for _ in range(200):
@@ -107,13 +126,70 @@ def test_one_client_cannot_hold_all_connections(tmp_path: Path, exempt: str, ans
     assert found == answered
 
 
-def test_without_a_replica_every_path_is_not_ready_instead_of_not_found(tmp_path: Path) -> None:
-    with haproxy(tmp_path, "127.0.0.0/8 ::1") as port:
-        assert httpx.get(f"http://127.0.0.1:{port}/").text == "here"
-        for path in ("/v1/models", "/health"):
-            reply = httpx.get(f"http://127.0.0.1:{port}{path}")
-            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "starting")
-            assert reply.headers["retry-after"] == "5"
+class _Replica(http.server.BaseHTTPRequestHandler):
+    """Answers `/replica/STATUS` as Ray does, `/replica/STATUS/own` as the application does, and dies at `/replica/dies`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        _, _, status, *own = self.path.split("/")
+        if status == "dies":
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(int(status))
+        for name, value in (("Content-Length", "5"), *([("X-Content-Type-Options", "nosniff")] if own else [])):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else b"reply")
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def forwarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Replica)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with haproxy(tmp_path_factory.mktemp("haproxy"), replica=server.server_port) as port:
+        yield httpx.Client(base_url=f"http://127.0.0.1:{port}")
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/v1/models", "starting"),  # no application
+        ("/health", "starting"),
+        ("/gone/x", "starting"),  # no replica that can be reached
+        ("/replica/dies", "engine_dead"),
+        ("/replica/500", "engine_dead"),  # Serve's proxy, of a replica that died
+        ("/replica/404", "starting"),  # Serve's proxy, before it knows the routes
+        ("/replica/408", "starting"),  # no replica came while the request waited
+        ("/replica/503", "starting"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+def test_what_no_application_has_answered_is_a_503_that_says_when_to_try_again(
+    forwarded: httpx.Client, path: str, code: str, method: str
+) -> None:
+    assert forwarded.get("/replica/200/own").status_code == 200  # there are connections that could be used again
+    reply = forwarded.request(method, path, headers={"X-Request-ID": "mine-1"})
+    assert reply.status_code == 503
+    assert reply.headers["retry-after"] == {"starting": "5", "engine_dead": "10"}[code]
+    assert reply.headers.get_list("x-request-id") == ["mine-1"]
+    assert reply.text == "" if method == "HEAD" else reply.json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize("status", [200, 401, 404, 408, 422, 429, 500, 503, 504])
+def test_what_the_application_has_answered_is_passed_on(forwarded: httpx.Client, status: int) -> None:
+    reply = forwarded.get(f"/replica/{status}/own", headers={"X-Request-ID": "not ours: <>"})
+    assert (reply.status_code, reply.text) == (status, "reply")
+    (made,) = reply.headers.get_list("x-request-id")
+    assert re.fullmatch(r"[0-9a-f-]{36}", made)
 
 
 def test_sockets_have_short_paths_in_a_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +227,7 @@ def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     (port,) = forward._free_ports(1)
     binary = forward.environment(LimitSettings(), "127.0.0.1")["RAY_SERVE_HAPROXY_BINARY_PATH"]
     written = tmp_path / "haproxy.cfg"
-    written.write_text(RUNNING.replace("PORT", str(port)))
+    written.write_text(running(port))
     program = f"import subprocess, time; subprocess.Popen([{binary!r}, '-db', '-f', {str(written)!r}]); time.sleep(60)"
     starter = subprocess.Popen([sys.executable, "-c", program])
 

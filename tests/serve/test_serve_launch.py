@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from leaml.errors import ConfigError, InputError
+from leaml.errors import ConfigError, InputError, ResourceError, StepError
 from serve import launch
-from serve.deploy import plan
+from serve.deploy import Plan, plan
 from serve.settings import Domain, load_settings
 
 
@@ -67,3 +67,43 @@ def test_other_domains_stay_as_they_were_deployed_where_their_files_cannot_be_re
     assert back.adapters == [] and set(back.cards) == set(deployed.cards)
     assert back.version == deployed.version  # no replica is replaced
     assert changed.without("medical").merged[0][0].id == "leaml-tiny:sports"
+
+
+def with_domains(count: int, **scaling: int) -> Plan:
+    domains = [{"name": f"d{n}", "source": "leaml-tiny-teacher"} for n in range(count)]
+    return plan(load_settings({"model": "leaml-tiny", "domains": domains, "scaling": scaling}), ["digest"])
+
+
+def test_engines_of_domains_start_with_the_server_and_those_that_have_no_room_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 4.0}}])
+    launch.refuse_unschedulable_engines(with_domains(2), grows=False)
+    launch.refuse_unschedulable_engines(with_domains(9, domain_min_replicas=0), grows=False)
+    said = r"with 3 engines of domains .*needs 5 CPU, the cluster has 4; .*scaling.domain_min_replicas=0 domains start when"
+    with pytest.raises(ResourceError, match=said):
+        launch.refuse_unschedulable_engines(with_domains(3), grows=False)
+    with pytest.raises(ResourceError, match=r"^the main model needs 5 CPU, the cluster has 4; lower scaling.min_replicas or"):
+        launch.refuse_unschedulable_engines(with_domains(0, min_replicas=4, max_replicas=4), grows=False)
+
+
+def test_a_domain_whose_engine_does_not_start_is_refused_and_the_server_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    old, deployed = with_domains(1), list[Plan]()
+
+    def deploy(made: Plan) -> None:
+        deployed.append(made)
+        if made is not old:
+            msg = "the model could not be served: no memory"
+            raise StepError(msg)
+
+    monkeypatch.setattr(launch, "_deployed", lambda _: old)
+    monkeypatch.setattr(launch, "refuse_unschedulable_engines", lambda *_, **__: None)
+    monkeypatch.setattr(launch, "deploy", deploy)
+    with pytest.raises(InputError, match="'sports' was refused: the model could not be served: no memory"):
+        launch.add_domain("sports", "leaml-tiny-teacher", "127.0.0.1:1")
+    assert [[model.id for model, _, _ in made.merged] for made in deployed] == [
+        ["leaml-tiny:d0", "leaml-tiny:sports"],
+        ["leaml-tiny:d0"],
+    ]

@@ -178,7 +178,7 @@ def test_every_limit_of_ray_is_set() -> None:
     scaling = options["autoscaling_config"]
     assert (scaling["min_replicas"], scaling["max_replicas"], scaling["target_ongoing_requests"]) == (2, 4, 16)
     assert options["graceful_shutdown_timeout_s"] > 90
-    assert options["health_check_period_s"] == 5
+    assert options["health_check_period_s"] == 2
     engine = options["llm_config"].engine_kwargs
     assert engine["allowed_media_domains"] == ["none.invalid"]
     assert not engine["enable_log_requests"]

@@ -10,6 +10,8 @@ from scripted_service import Client, ScriptedService, chat_body, data_url, png
 
 from leaml.calibration import confidence
 from serve.chat import REFUSED
+from serve.errors import stopped
+from serve.service import Model
 
 pytestmark = pytest.mark.anyio
 
@@ -212,7 +214,49 @@ async def test_health_tells_a_dead_engine(client: Client, service: ScriptedServi
     async with client() as c:
         assert (await c.get("/health")).json() == {"status": "ok"}
         service.healthy = False
-        assert (await c.get("/health")).status_code == 503
+        reply = await c.get("/health")
+    assert (reply.status_code, reply.json()["error"]["code"], reply.headers["retry-after"]) == (503, "engine_dead", "10")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/vqa", {"json": {"image": data_url(), "question": "a"}}),
+        ("/v1/vqa", {"json": {"image": data_url(), "questions": [{"question": "a"}, {"question": "b"}]}}),
+        ("/v1/vqa", {"files": {"file": ("a.png", png())}, "data": {"question": "a"}}),
+        ("/v1/chat/completions", {"json": chat_body(data_url())}),
+        ("/v1/chat/completions", {"json": chat_body(stream=True)}),
+    ],
+    ids=["vqa", "batch", "form", "chat", "stream"],
+)
+async def test_every_route_tells_a_dead_engine_and_when_to_try_again(
+    client: Client, service: ScriptedService, path: str, body: dict[str, Any]
+) -> None:
+    async with client() as c:
+        service.error = stopped()
+        reply = await c.post(path, **body)
+    assert (reply.status_code, reply.json()["error"]["code"], reply.headers["retry-after"]) == (503, "engine_dead", "10")
+    assert len(reply.headers.get_list("x-request-id")) == 1
+
+
+async def test_a_model_that_is_being_loaded_is_not_missing(client: Client, service: ScriptedService) -> None:
+    service.served.append(Model("tiny:new", "adapters/new", kind="adapter", state="loading"))
+    async with client() as c:
+        for reply in (
+            await c.post("/v1/vqa", json={"image": data_url(), "question": "a", "model": "tiny:new"}),
+            await c.post("/v1/chat/completions", json=chat_body(model="tiny:new")),
+        ):
+            assert (reply.status_code, reply.json()["error"]["code"], reply.headers["retry-after"]) == (503, "starting", "2")
+        assert (await c.get("/v1/models/tiny:new")).json()["state"] == "loading"
+
+
+async def test_a_stream_that_has_begun_ends_with_the_error_of_a_dead_engine(client: Client, service: ScriptedService) -> None:
+    service.dies = stopped()
+    async with client() as c:
+        reply = await c.post("/v1/chat/completions", json=chat_body(stream=True))
+    events = [line.removeprefix("data: ") for line in reply.text.split("\n\n") if line]
+    assert (reply.status_code, len(events), events[-1]) == (200, 3, "[DONE]")
+    assert json.loads(events[1])["error"]["code"] == "engine_dead"
 
 
 async def test_the_page_is_served_with_its_files_and_no_others(client: Client) -> None:

@@ -1,0 +1,82 @@
+"""Domains that have engines of their own, as the replica with HTTP asks them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serve.errors import ApiError, failed, starting, stopped
+
+_FRESH = 5.0
+"""Seconds that a domain is taken to be up after a reply; its last replica is removed after more without one."""
+
+_PATIENCE = 2.0
+"""Seconds to wait for a domain that may be up. One that starts takes tens of them, which no request should wait for."""
+
+_RETRY = 20
+"""Retry-After of a domain that starts, in seconds."""
+
+
+class Peer:
+    """One domain.
+
+    A call would wait for a replica until the deadline, in vain where the engine takes as long to start. So before the first
+    call, and after a pause or an error, the domain is asked whether it is there; that also makes Serve start it.
+    """
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+        self._replied = -_FRESH
+        self._asking: asyncio.Future[None] | None = None
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Result of a method of the domain's replica. Raises ApiError, also one that the replica returns."""
+        await self._check_started()
+        return await self._reply(lambda: self._handle.options(method_name=method).remote(*arguments))
+
+    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+        """What a method yields, as `call`; the replica stops when this is closed."""
+        await self._check_started()
+        replies: Any = self._handle.options(method_name=method, stream=True).remote(*arguments)
+        iterator = aiter(replies)
+        try:
+            while True:
+                try:
+                    yield await self._reply(lambda: anext(iterator))
+                except StopAsyncIteration:
+                    return
+        finally:
+            replies.cancel()
+
+    async def _check_started(self) -> None:
+        """Raise ApiError (503) when no replica answers soon."""
+        if time.monotonic() - self._replied < _FRESH:
+            return
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._reply(lambda: self._handle.options(method_name="ready").remote()))
+            self._asking.add_done_callback(lambda asking: asking.cancelled() or asking.exception())
+        await asyncio.wait([self._asking], timeout=_PATIENCE)
+        if not self._asking.done():
+            raise starting(_RETRY, "the domain")
+        self._asking.result()
+
+    async def _reply(self, call: Callable[[], Any]) -> Any:
+        try:
+            reply = await call()
+        except BackPressureError:
+            raise ApiError(429, "the domain is full; try again in 2 s", "full", retry_after=2) from None
+        except RayTaskError:
+            raise failed() from None
+        except (RayError, RayServeException):  # the replica died, or there is none
+            self._replied = -_FRESH
+            raise stopped() from None
+        self._replied = time.monotonic()
+        if isinstance(reply, ApiError):
+            raise reply
+        return reply

@@ -34,7 +34,11 @@ sum: 1.5 of 15 s of processor time at each start, 13 of 27 at the first on a mac
 
 @dataclass(frozen=True)
 class Request:
-    """One request about one image; `prefix` is the forced beginning of the reply, `pattern` a regular expression it follows."""
+    """One request about one image.
+
+    `prefix` is the forced beginning of the reply, `pattern` a regular expression it follows. With `reply` nothing is written:
+    the completion is this reply, with the log-probability that the model gives it and the end token behind it.
+    """
 
     image: Image.Image
     image_id: str
@@ -46,6 +50,7 @@ class Request:
     max_tokens: int = 32
     seed: int | None = None
     pattern: str | None = None
+    reply: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ class VllmEngine:
         _quiet_environment(spec)
         from vllm import LLM  # import sets up platform and threads, so it comes after the environment
 
-        from leaml.vlm.collate import prompt
+        from leaml.vlm.collate import Collator, prompt
         from leaml.vlm.shrink import shrink_of
 
         self._prompt = prompt
@@ -165,40 +170,76 @@ class VllmEngine:
         self.processor = AutoProcessor.from_pretrained(
             spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
+        self._collator = Collator(self.processor)
         self._shrink = shrink_of(self.processor, spec.options.get("mm_processor_kwargs"))
 
     def generate(self, requests: list[Request]) -> list[list[Completion]]:
         """As Engine.generate. A request that the model cannot be asked has an `error`; the others are answered."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import StructuredOutputsParams
-
         prompts, sampling = [], []
         errors: list[str] = []
         for r in requests:
             try:
                 text = self._prompt(self.processor, r.text, r.prefix)
+                reply = [] if r.reply is None else self._collator.reply_ids(r.reply, r.prefix, r.text)
                 errors.append("")
             except DataError as error:
                 errors.append(str(error))
                 continue
-            image = self._shrink(r.image)
-            prompts.append({"prompt": text, "multi_modal_data": {"image": image}, "multi_modal_uuids": {"image": [r.image_id]}})
-            sampling.append(
-                SamplingParams(
-                    n=r.n,
-                    temperature=r.temperature,
-                    top_p=r.top_p,
-                    max_tokens=r.max_tokens,
-                    seed=r.seed,
-                    logprobs=0,
-                    structured_outputs=StructuredOutputsParams(regex=r.pattern) if r.pattern else None,
-                )
-            )
+            shown = {"multi_modal_data": {"image": self._shrink(r.image)}, "multi_modal_uuids": {"image": [r.image_id]}}
+            asked = {"prompt_token_ids": [*self._collator.prompt_ids(text), *reply]} if reply else {"prompt": text}
+            prompts.append(asked | shown)
+            sampling.append(_sampling(r))
         outputs = iter(self._driver.run(prompts, sampling))
         return [
-            _refused(error, r.n) if error else _completions(next(outputs), r.n)
+            _refused(error, r.n) if error else self._completions(next(outputs), r)
             for r, error in zip(requests, errors, strict=True)
         ]
+
+    def _completions(self, output: Any, r: Request) -> list[Completion]:
+        """Of vLLM's output, or of the reason why there is none."""
+        if isinstance(output, Exception):
+            return _refused(f"the model cannot be asked this: {' '.join(str(output).split())[:300]}", r.n)
+        if r.reply is None:
+            return [_completion(sample) for sample in output.outputs]
+        ids = self._collator.reply_ids(r.reply, r.prefix, r.text)
+        return [Completion(r.reply, reply_logprob(output, ids) / len(ids), "given", len(ids))]
+
+
+def reply_logprob(output: Any, ids: list[int]) -> float:
+    """Sum of the natural-log probabilities of a reply's tokens, with which vLLM was asked for `prompt_logprobs`.
+
+    Args:
+        output: vLLM's RequestOutput.
+        ids: Ids of the reply with its end token, the last ones of the prompt but for what the model's processor puts behind it.
+
+    Raises:
+        ModelError: They do not stand at the end of the prompt.
+    """
+    shown = list(output.prompt_token_ids)
+    for end in range(len(shown), max(len(ids), len(shown) - 2) - 1, -1):
+        if shown[end - len(ids) : end] == ids:
+            scored = zip(ids, output.prompt_logprobs[end - len(ids) : end], strict=True)
+            return float(sum(each[token].logprob for token, each in scored))
+    msg = "the model's processor changes the text of a reply, so that options cannot be scored; ask without options"
+    raise ModelError(msg)
+
+
+def _sampling(r: Request) -> Any:
+    """vLLM's SamplingParams."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if r.reply is not None:
+        return SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+    return SamplingParams(
+        n=r.n,
+        temperature=r.temperature,
+        top_p=r.top_p,
+        max_tokens=r.max_tokens,
+        seed=r.seed,
+        logprobs=0,
+        structured_outputs=StructuredOutputsParams(regex=r.pattern) if r.pattern else None,
+    )
 
 
 class _Driver:
@@ -280,13 +321,6 @@ class _Call:
     done: Future[list[Any]]
     ids: list[str] = field(default_factory=list)
     outputs: dict[str, Any] = field(default_factory=dict)
-
-
-def _completions(output: Any, n: int) -> list[Completion]:
-    """Of vLLM's output, or of the reason why there is none."""
-    if isinstance(output, Exception):
-        return _refused(f"the model cannot be asked this: {' '.join(str(output).split())[:300]}", n)
-    return [_completion(sample) for sample in output.outputs]
 
 
 def _refused(error: str, n: int) -> list[Completion]:

@@ -115,6 +115,7 @@ REPLIES = pa.schema(
                         ("options", pa.list_(pa.string())),
                         ("prediction", pa.string()),
                         ("logprob", pa.float32()),
+                        ("own", pa.bool_()),
                         ("error", pa.string()),
                     ]
                 )
@@ -122,7 +123,7 @@ REPLIES = pa.schema(
         ),
     ]
 )
-"""Replies of a model to questions without a known answer, per image."""
+"""Answers of a model to questions without a known one, per image; `own`: the model's reply is the answer or names it."""
 ANSWERED = pa.schema(
     [
         ("image_id", pa.string()),
@@ -130,6 +131,7 @@ ANSWERED = pa.schema(
         ("question", pa.string()),
         ("prediction", pa.string()),
         ("confidence", pa.float32()),
+        ("calibrated", pa.bool_()),
         ("logprob", pa.float32()),
         ("error", pa.string()),
     ]

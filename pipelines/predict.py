@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -18,13 +19,15 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from leaml import calibration, images, tables
+from leaml.choice import Choice, choose, replies, settled
 from leaml.config import ResourcesConfig, resources_with
 from leaml.data import files, questions, store
 from leaml.data.questions import Asked
 from leaml.data.records import Record, fetch
-from leaml.engine import Engine
+from leaml.engine import Completion, Engine, Request
 from leaml.errors import DataError, InputError
 from leaml.finished import Finished, find
+from leaml.scoring import ask
 from leaml.vlm import load
 from pipelines.evaluate import AnswerWork
 from pipelines.models import engine_spec, model_key
@@ -62,21 +65,59 @@ class Batch:
 
 
 class ReplyWork(AnswerWork):
-    """Greedy replies to the questions of each image; one that the model cannot be asked has an error in its place."""
+    """Answers to the questions of each image: the greedy reply, or one of the options where there are some.
+
+    A question that the model cannot be asked has an error in its place.
+    """
 
     schema = tables.REPLIES
 
     def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
-        replies: dict[str, list[dict[str, Any]]] = {item.image_id: [] for item in items}
-        counts = Counter[str]()
-        for item, row, completion in self.ask(engine, items):
-            made: dict[str, Any] = {"error": completion.error or None}
-            if not completion.error:
-                made |= {"prediction": completion.text, "logprob": completion.mean_logprob * completion.tokens}
-            replies[item.image_id].append(row | made)
-            counts["tokens"] += completion.tokens
-            counts["questions"] += 1
-        return [{"image_id": image, "replies": rows} for image, rows in replies.items()], counts
+        found: dict[str, list[dict[str, Any]]] = {item.image_id: [] for item in items}
+        asked = self.ask(engine, items)
+        counts = Counter(questions=len(asked), tokens=sum(completion.tokens for _, _, completion in asked))
+        chosen = _choices(engine, asked)
+        for number, (item, row, completion) in enumerate(asked):
+            choice = chosen.get(number)
+            made: dict[str, Any] = {"error": (choice if isinstance(choice, str) else completion.error) or None}
+            if isinstance(choice, Choice):
+                made |= {"prediction": row["options"][choice.index], "logprob": choice.logprob, "own": choice.own}
+            elif not made["error"]:
+                made |= {"prediction": completion.text, "logprob": _logprob(completion), "own": True}
+            found[item.image_id].append(row | made)
+        return [{"image_id": image, "replies": rows} for image, rows in found.items()], counts
+
+
+def _choices(engine: Engine, asked: list[tuple[Item, dict[str, Any], Completion]]) -> dict[int, Choice | str]:
+    """The option that answers each question with options, or why none does, by the question's place in `asked`.
+
+    Options are scored only where the reply does not settle which it is.
+    """
+    chosen: dict[int, Choice | str] = {}
+    requests: list[Request] = []
+    sizes: dict[int, list[int]] = {}
+    for number, (item, row, completion) in enumerate(asked):
+        if not row["options"] or completion.error:
+            continue
+        if (choice := settled(completion.text, _logprob(completion), row["options"])) is not None:
+            chosen[number] = choice
+            continue
+        groups = replies(row["options"])
+        sizes[number] = [len(group) for group in groups]
+        requests += [Request(item.image, item.image_id, ask(row), reply=reply) for group in groups for reply in group]
+
+    scored = iter([completion for (completion,) in engine.generate(requests)] if requests else [])
+    for number, counts in sizes.items():
+        _, row, completion = asked[number]
+        groups = [list(itertools.islice(scored, count)) for count in counts]
+        error = next((each.error for group in groups for each in group if each.error), "")
+        logprobs = [[_logprob(each) for each in group] for group in groups]
+        chosen[number] = error or choose(completion.text, _logprob(completion), row["options"], logprobs)
+    return chosen
+
+
+def _logprob(completion: Completion) -> float:
+    return completion.mean_logprob * completion.tokens
 
 
 def predict(
@@ -155,7 +196,7 @@ def _resolve(asked: list[Asked], folder: str) -> list[tuple[str, Asked]]:
 
 def _key(found: Finished, batch: Batch) -> str:
     """Names the work: another model or other questions are other work."""
-    content = [2, model_key(found.model), found.answer_tokens, [(file, a.question, a.options) for file, a in batch.asked]]
+    content = [3, model_key(found.model), found.answer_tokens, [(file, a.question, a.options) for file, a in batch.asked]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -195,8 +236,14 @@ def _answered(batch: Batch, work: str, folder: str, temperature: float | None) -
             return found | {"error": batch.errors.get(file) or errors.get(image, "no answer")}
         if reply["error"]:
             return found | {"error": reply["error"]}
-        sure = calibration.confidence(reply["logprob"], 1.0 if temperature is None else temperature)
-        return found | {"prediction": reply["prediction"], "logprob": reply["logprob"], "confidence": sure}
+        calibrated = temperature is not None and reply["own"]
+        sure = calibration.confidence(min(0.0, reply["logprob"]), temperature if calibrated else 1.0)
+        return found | {
+            "prediction": reply["prediction"],
+            "logprob": reply["logprob"],
+            "confidence": sure,
+            "calibrated": calibrated,
+        }
 
     parts = [batch.asked[start : start + _PART] for start in range(0, len(batch.asked), _PART)]
     return pa.concat_tables(tables.table([row(*each) for each in part], tables.ANSWERED) for part in parts)

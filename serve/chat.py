@@ -48,11 +48,13 @@ def checked(request: ChatRequest, limits: LimitSettings) -> tuple[dict[str, Any]
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     if any(not 0 < len(stop) <= 64 for stop in stops):
         refuse("each of `stop` must have 1 to 64 characters", "stop_chars", "stop")
-    if request.temperature == 0 and (request.n or 1) > 1:
-        refuse("n must be 1 when temperature is 0: all replies would be the same", "inconsistent", "n")
+    temperature = request.temperature or 0.0  # greedy, as /v1/vqa and the evaluation; vLLM's own default is 1
+    if temperature == 0 and (request.n or 1) > 1:
+        msg = "n must be 1 when temperature is 0, the default: all replies would be the same; give a temperature above 0"
+        refuse(msg, "inconsistent", "n")
     messages, references = _messages(request.messages, limits)
     body = {name: value for name in _OWN if (value := getattr(request, name)) is not None}
-    body |= {"messages": messages, "stream": bool(request.stream)}
+    body |= {"messages": messages, "stream": bool(request.stream), "temperature": temperature}
     if named:  # else what the model's length leaves, up to the limit (serve/deploy.py)
         body["max_tokens"] = named
     if request.stream and request.stream_options:

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
+from leaml.choice import choose, replies, settled
+from leaml.engine import reply_logprob
 from leaml.errors import DataError
-from leaml.scoring import chosen_letters, option_letters
 from leaml.vlm.shrink import Shrink
 from serve.errors import ApiError, explained, refuse, stopped
 from serve.media import Encoded, Picture
@@ -37,7 +38,10 @@ class EngineModels:
     """Answers and chats of one vLLM engine and the adapters in it."""
 
     def __init__(self, server: Any, processor: Any, shrink: Shrink) -> None:
+        from leaml.vlm.collate import Collator
+
         self._server, self._processor, self.shrink = server, processor, shrink
+        self._collator = Collator(processor)
         self._client = server.engine._engine_client
         self._registry = server.engine._oai_models
         self.max_model_len = int(self._client.model_config.max_model_len)
@@ -164,13 +168,12 @@ class EngineModels:
         found = await self._generate(model, text, picture, request_id, model.answer_tokens, logprobs=free + 1 if free else 0)
         reply = found.outputs[0]
         greedy = Reply(reply.text.strip(), reply.cumulative_logprob or 0.0)
-        others: Sequence[Reply] = ()
-        if alternatives and question.options:
-            others = await self._options(model, text, picture, question, greedy.text, request_id)
-        elif alternatives:
-            others = await self._branches(model, text, picture, reply, alternatives, request_id)
+        used = (len(found.prompt_token_ids or ()), len(reply.token_ids))
+        if question.options:
+            return await self._option(model, text, picture, question, alternatives, greedy, used, request_id)
+        others = await self._branches(model, text, picture, reply, alternatives, request_id) if alternatives else []
         ranked = sorted((o for o in others if o.text != greedy.text), key=lambda o: -o.logprob)[:alternatives]
-        return Answer(greedy, tuple(ranked), len(found.prompt_token_ids or ()), len(reply.token_ids))
+        return Answer(greedy, tuple(ranked), *used)
 
     async def _branches(
         self, model: Model, text: str, picture: Picture, reply: Any, count: int, request_id: str
@@ -193,24 +196,36 @@ class EngineModels:
             by_text[other.text] = other  # of equal texts the most probable
         return list(by_text.values())
 
-    async def _options(
-        self, model: Model, text: str, picture: Picture, question: Question, greedy: str, request_id: str
-    ) -> list[Reply]:
-        """Each option the model did not choose, with the probability of that reply: its letter if it replies in letters."""
-        letters = option_letters(len(question.options))
-        in_letters = greedy.strip(" .()").upper() in letters
-        chosen = chosen_letters(greedy, question.options) or frozenset()
-        tokenizer = self._processor.tokenizer
-        prompt_ids = list(tokenizer(text)["input_ids"])
+    async def _option(
+        self,
+        model: Model,
+        text: str,
+        picture: Picture,
+        question: Question,
+        alternatives: int,
+        greedy: Reply,
+        used: tuple[int, int],
+        request_id: str,
+    ) -> Answer:
+        """The most probable option and the next ones; scored where they are asked for or the reply does not settle it."""
+        options = question.options
+        choice = settled(greedy.text, greedy.logprob, options)
+        if choice is None or alternatives:
+            prompt_ids = self._collator.prompt_ids(text)
 
-        async def option(place: int) -> Reply:
-            shown = letters[place] if in_letters else question.options[place]
-            ids = [*tokenizer(shown, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-            found = await self._generate(model, [*prompt_ids, *ids], picture, f"{request_id}-{place}", 1, prompt_logprobs=0)
-            scored = zip(ids, found.prompt_logprobs[-len(ids) :], strict=True)
-            return Reply(question.options[place], sum(each[token].logprob for token, each in scored))
+            async def score(reply: str, number: str) -> float:
+                ids = self._collator.reply_ids(reply)
+                found = await self._generate(
+                    model, [*prompt_ids, *ids], picture, f"{request_id}-{number}", 1, prompt_logprobs=0
+                )
+                return reply_logprob(found, ids)
 
-        return await together([option(place) for place, letter in enumerate(letters) if letter not in chosen])
+            groups = replies(options)
+            scored = iter(await together([score(r, f"{i}-{k}") for i, group in enumerate(groups) for k, r in enumerate(group)]))
+            choice = choose(greedy.text, greedy.logprob, options, [[next(scored) for _ in group] for group in groups])
+        others = [Reply(options[i], each) for i, each in enumerate(choice.others) if i != choice.index]
+        ranked = sorted(others, key=lambda o: -o.logprob)[:alternatives]
+        return Answer(Reply(options[choice.index], choice.logprob), tuple(ranked), *used, own=choice.own)
 
     async def _generate(
         self, model: Model, prompt: str | list[int], picture: Picture, request_id: str, max_tokens: int, **extra: Any

@@ -56,12 +56,16 @@ class Reply:
 
 @dataclass(frozen=True)
 class Answer:
-    """The greedy answer, its alternatives (most probable first), and tokens read and written."""
+    """The answer, its alternatives (most probable first), and tokens read and written.
+
+    `own`: the model's greedy reply is the answer or names it; False for an option that it would not have replied with.
+    """
 
     reply: Reply
     alternatives: tuple[Reply, ...] = ()
     prompt_tokens: int = 0
     reply_tokens: int = 0
+    own: bool = True
 
 
 class Service(Protocol):
@@ -95,7 +99,10 @@ class Service(Protocol):
     async def answer(
         self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
     ) -> list[Answer]:
-        """Greedy answers to questions about one image, as `leaml evaluate` gives them, each with its alternatives."""
+        """Answers to questions about one image, each with its alternatives.
+
+        Without options they are the greedy replies that `leaml evaluate` scores; with options one of these (leaml.choice).
+        """
         ...
 
     async def health(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 from leaml.calibration import confidence
+from leaml.choice import check_options
 from leaml.errors import DataError
 from leaml.scoring import ask
 from serve.chat import check_chars
@@ -49,6 +51,10 @@ def _question(text: str, options: list[str] | None, limits: LimitSettings) -> Qu
         return Question(text)
     if not 2 <= len(options) <= limits.options or any(not option.strip() for option in options):
         refuse(f"options must be 2 to {limits.options} texts that are not empty", "options", "options")
+    try:
+        check_options(options)
+    except DataError as error:
+        refuse(str(error), "options", "options")
     return Question(text, tuple(options))
 
 
@@ -78,14 +84,27 @@ def reply_of(
 
 
 def _answer(answer: Answer, model: Model) -> VqaAnswer:
+    """An answer as it is sent. Its confidences are of answers that exclude one another and sum to at most 1."""
+    calibrated = model.temperature is not None and answer.own
+    temperature = model.temperature if model.temperature is not None and calibrated else 1.0
+    sure = _confidence(answer.reply, temperature)
+    others = [_confidence(other, temperature) for other in answer.alternatives]
+    share = min(1.0, (1 - sure) / total) if (total := sum(others)) else 1.0
     return VqaAnswer(
         answer=answer.reply.text,
-        confidence=_confidence(answer.reply, model),
-        calibrated=model.temperature is not None,
-        alternatives=[VqaAlternative(answer=r.text, confidence=_confidence(r, model)) for r in answer.alternatives],
+        confidence=sure,
+        calibrated=calibrated,
+        alternatives=[
+            VqaAlternative(answer=other.text, confidence=_rounded_down(share * each))
+            for other, each in zip(answer.alternatives, others, strict=True)
+        ],
     )
 
 
-def _confidence(reply: Reply, model: Model) -> float:
+def _confidence(reply: Reply, temperature: float) -> float:
     # a sum of float32 log-probabilities can lie just above 0
-    return round(confidence(min(0.0, reply.logprob), 1.0 if model.temperature is None else model.temperature), 6)
+    return _rounded_down(confidence(min(0.0, reply.logprob), temperature))
+
+
+def _rounded_down(value: float) -> float:
+    return math.floor(value * 1e6) / 1e6

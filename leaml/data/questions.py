@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from leaml.choice import check_options
 from leaml.data import delimited
 from leaml.data.jsonl import lines
 from leaml.data.label_options import MOST_OPTIONS
@@ -70,6 +71,11 @@ def _parse(row: Any, where: str) -> Asked:
         if not good or not 2 <= len(options) <= MOST_OPTIONS:
             msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {options!r}"
             raise DataError(msg)
+        try:
+            check_options(options)
+        except DataError as error:
+            msg = f"{where}: {error}"
+            raise DataError(msg) from None
     for what, text in (("question", question), ("image", image or ""), *(("options", option) for option in options or ())):
         if found := _NO_TEXT.search(text):
             msg = f"{where}: {what!r} holds {found[0]!r}, which is half of a character or none; remove it"

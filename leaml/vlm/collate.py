@@ -172,17 +172,7 @@ class Collator:
 
     def _reply(self, turn: Turn, context: int) -> list[int]:
         """Ids of the reply and its end token, cut to what `max_length` leaves beside `context` tokens."""
-        text = self.chat.reply(turn.reply, turn.prefix)
-        found = self._replies.get(text)
-        if found is None:
-            found = self._reply_ids(text)
-            if not found or self.chat.placeholder_id in found:
-                msg = (
-                    f"the reply {turn.reply[:80]!r} to {turn.request[:80]!r} is empty or holds the image placeholder; remove it"
-                )
-                raise DataError(msg)
-            found = [*found, self.chat.end]
-            _keep(self._replies, text, found)
+        found = self.reply_ids(turn.reply, turn.prefix, turn.request)
         if self.max_length is None or context + len(found) <= self.max_length:
             return found
         if context >= self.max_length:
@@ -192,6 +182,34 @@ class Collator:
             )
             raise DataError(msg)
         return found[: self.max_length - context]
+
+    def reply_ids(self, reply: str, prefix: str = "", request: str = "") -> list[int]:
+        """Ids of a reply as it is trained: behind the prompt, with its end token.
+
+        Args:
+            reply: The text.
+            prefix: Forced beginning of the reply, part of the prompt.
+            request: Named in the error.
+
+        Raises:
+            DataError: The reply is empty or holds the image placeholder.
+        """
+        text = self.chat.reply(reply, prefix)
+        found = self._replies.get(text)
+        if found is None:
+            found = self._reply_ids(text)
+            if not found or self.chat.placeholder_id in found:
+                msg = f"the reply {reply[:80]!r} to {request[:80]!r} is empty or holds the image placeholder; remove it"
+                raise DataError(msg)
+            found = [*found, self.chat.end]
+            _keep(self._replies, text, found)
+        return found
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Ids of `prompt`'s text with one placeholder for the image, to hand to vLLM with ids of a reply behind them."""
+        if self.chat.plain:  # vLLM puts the image in front by itself
+            return [self.tokenizer.bos_token_id, *self._ids(text + "\n")]
+        return list(self.tokenizer(text)["input_ids"])
 
     def _reply_ids(self, text: str) -> list[int]:
         """Ids of a reply that stands behind a prompt.

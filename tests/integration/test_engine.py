@@ -112,3 +112,16 @@ def test_requests_that_the_model_cannot_be_asked_have_an_error_and_the_others_of
                 says = "placeholder '<image>'" if "<image>" in request.text else "maximum context length is 1024"
                 assert says in completion.error
     assert found[0][0].text == found[3][0].text == alone.text
+
+
+def test_a_given_reply_has_the_probability_with_which_it_is_written(teacher: Engine) -> None:
+    """And of replies that end after the first word, less: the end token counts."""
+    images = [(world.render(s), f"scene{i}") for i, s in enumerate(scenes(8))]
+    written = [c for (c,) in teacher.generate([Request(i, n, prompts.CAPTION, max_tokens=32) for i, n in images])]
+    given = [Request(i, n, prompts.CAPTION, reply=c.text.strip()) for (i, n), c in zip(images, written, strict=True)]
+    scored = [c for (c,) in teacher.generate(given)]
+    for one, other in zip(written, scored, strict=True):
+        assert (other.text, other.finish_reason, other.tokens) == (one.text.strip(), "given", one.tokens)
+        assert other.mean_logprob * other.tokens == pytest.approx(one.mean_logprob * one.tokens, abs=0.05)
+    short = teacher.generate([Request(i, n, prompts.CAPTION, reply="A") for i, n in images])
+    assert all(c.mean_logprob * c.tokens < -5 for (c,) in short)

@@ -103,18 +103,23 @@ def test_alternatives_are_other_answers_by_falling_confidence(endpoint: Endpoint
         assert reply["confidence"] + sum(sure) <= 1.001  # probabilities of different replies
 
 
-def test_every_option_has_a_confidence(endpoint: Endpoint) -> None:
+def test_with_options_the_answer_is_one_of_them(endpoint: Endpoint) -> None:
+    """Also of options that the model would never say, by itself "yes"; they are not calibrated then."""
     data, _ = questions()[0]
-    options = ["circle", "rectangle", "triangle"]
-    reply = endpoint.vqa(data, "what shape is in the image?", options=options).json()
-    alternatives = {a["answer"]: a["confidence"] for a in reply["alternatives"]}
-    assert set(alternatives) <= set(options)
-    assert len(alternatives) >= 2
-    # the probability of a forced reply is that of the same reply given freely
-    free = endpoint.vqa(data, "what shape is in the image?\nA. circle\nB. rectangle\nC. triangle", alternatives=8).json()
-    seen = {a["answer"]: a["confidence"] for a in free["alternatives"]}
-    for shared in set(seen) & set(alternatives):
-        assert alternatives[shared] == pytest.approx(seen[shared], abs=0.01)
+    for question, options, own in (
+        ("what shape is in the image?", ["circle", "rectangle", "triangle"], None),
+        ("is there a red shape in the image?", ["zebra", "quokka"], False),
+        ("what shape is in the image?", ["red", "blue", "green", "gray"], False),
+    ):
+        alone = endpoint.vqa(data, question, options=options, alternatives=0).json()
+        reply = endpoint.vqa(data, question, options=options, alternatives=8).json()
+        answers = [reply["answer"], *(a["answer"] for a in reply["alternatives"])]
+        sure = [reply["confidence"], *(a["confidence"] for a in reply["alternatives"])]
+        assert sorted(answers) == sorted(options)
+        assert sure[1:] == sorted(sure[1:], reverse=True)
+        assert 0 < sum(sure) <= 1
+        assert (alone["answer"], alone["confidence"]) == (reply["answer"], pytest.approx(reply["confidence"], abs=0.01))
+        assert own is None or reply["calibrated"] is own
 
 
 def test_the_openai_client_works_unchanged(endpoint: Endpoint) -> None:

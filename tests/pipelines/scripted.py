@@ -31,7 +31,7 @@ MAX_PIXELS = 1_000_000
 class ScriptedSpec(EngineSpec):
     """`log` gets one file per call of generate, with the image ids. The faults are named by image id.
 
-    A request whose text holds `refuses` gets no reply.
+    A request whose text holds `refuses` gets no reply. A given reply has the log-probability -4, `likely` has -1.
     """
 
     log: str = ""
@@ -39,6 +39,7 @@ class ScriptedSpec(EngineSpec):
     exit_always: str = ""
     build_error: str = ""
     refuses: str = ""
+    likely: str = ""
     replies: dict[str, list[str]] = field(default_factory=dict)
 
     def build(self) -> Engine:
@@ -67,6 +68,8 @@ class ScriptedEngine:
     def _replies(self, request: Request) -> list[Completion]:
         if self.spec.refuses and self.spec.refuses in request.text:
             return [Completion("", 0.0, "refused", 0, f"holds {self.spec.refuses}")] * request.n
+        if request.reply is not None:
+            return [Completion(request.reply, -0.5 if request.reply == self.spec.likely else -2.0, "given", 2)]
         return [Completion(text, -0.5, "stop", 3) for text in self._texts(request)]
 
     def _texts(self, request: Request) -> list[str]:

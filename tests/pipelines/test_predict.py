@@ -89,8 +89,9 @@ def test_named_images_options_repeats_and_copies(job: Job) -> None:
     ]
     rows = job.run(job.ask(*asked))
     assert [(r["file"], r["question"]) for r in rows] == [(a["image"], a["question"]) for a in asked]
-    assert [r["prediction"] for r in rows] == [f"image {n},0 sample 0" for n in (4, 1, 1, 4, 4)]
-    assert calls(job.log) == {job.id_of(4): 2, job.id_of(1): 1}  # equal questions about equal images are asked once
+    assert [r["prediction"] for r in rows] == ["red", *(f"image {n},0 sample 0" for n in (1, 1, 4)), "red"]
+    scored = 2 * 3  # each option's letter, text, and both
+    assert calls(job.log) == {job.id_of(4): 2 + scored, job.id_of(1): 1}  # equal questions about equal images are asked once
 
 
 def test_confidence_is_the_runs_calibrated_one_and_csv_is_written(job: Job) -> None:
@@ -125,6 +126,17 @@ def test_questions_that_the_model_cannot_be_asked_are_told_and_the_others_answer
     assert {(r["prediction"], r["confidence"], r["logprob"], r["error"]) for r in refused} == {
         (None, None, None, "holds <image>")
     }
+
+
+def test_with_options_the_answer_is_one_of_them_by_the_probability_of_its_replies(job: Job) -> None:
+    asked = [{"question": "colour?", "options": ["red", "blue"]}, {"question": "what?"}]
+    rows = job.run(job.ask(*asked), likely="B")
+    assert {r["prediction"] for r in rows[::2]} == {"blue"}
+    assert {r["calibrated"] for r in rows} == {False}  # the shipped model has no evaluation
+    # exp(-1) for "B", exp(-4) for "blue" and "B. blue", three of exp(-4) for red
+    share = (math.exp(-1) + 2 * math.exp(-4)) / (math.exp(-1) + 5 * math.exp(-4))
+    assert [r["confidence"] for r in rows[::2]] == pytest.approx([share] * 6, abs=1e-5)
+    assert [r["prediction"] for r in rows[1::2]] == [f"image {n},0 sample 0" for n in range(6)]
 
 
 def test_a_job_that_died_goes_on_and_asks_nothing_twice(job: Job) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
 from scripted_service import Client, ScriptedService, chat_body, data_url, png
 
 from leaml.calibration import confidence
+from serve import vqa
 from serve.chat import REFUSED
 from serve.errors import stopped
-from serve.service import Model
+from serve.service import Answer, Model, Reply
 
 pytestmark = pytest.mark.anyio
 
@@ -286,3 +288,36 @@ async def test_openapi_lists_exactly_the_routes(client: Client) -> None:
     assert {"401", "413", "422", "429", "504"} <= set(vqa["responses"])
     assert document["paths"]["/health"]["get"]["security"] == []
     assert "question" in document["components"]["schemas"]["VqaRequest"]["properties"]
+
+
+async def test_a_chat_is_greedy_unless_it_asks_for_a_temperature(client: Client, service: ScriptedService) -> None:
+    async with client() as c:
+        for given in ({}, {"temperature": None}, {"temperature": 0.7, "n": 2}):
+            assert (await c.post("/v1/chat/completions", json=chat_body(**given))).status_code == 200
+        several = await c.post("/v1/chat/completions", json=chat_body(n=2))
+    assert [asked["body"]["temperature"] for asked in service.asked] == [0.0, 0.0, 0.7]
+    assert "give a temperature above 0" in several.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("options", [["red", "Red."], ["one", "1"]])
+async def test_options_that_are_one_answer_are_refused(client: Client, options: list[str]) -> None:
+    async with client() as c:
+        reply = await c.post("/v1/vqa", json={"image": data_url(), "question": "colour?", "options": options})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (422, "options")
+    assert "same answer" in reply.json()["error"]["message"]
+
+
+def test_confidences_of_one_answer_sum_to_at_most_one_however_flat_the_calibration() -> None:
+    """Scaled by a temperature of 5, probabilities of 0.4, 0.3 and 0.2 are 0.48, 0.46 and 0.43."""
+    model = Model("tiny", "tiny", temperature=5.0)
+    others = tuple(Reply(text, math.log(p)) for text, p in (("blue", 0.3), ("green", 0.2)))
+    sent = vqa._answer(Answer(Reply("red", math.log(0.4)), others), model)
+    sure = [sent.confidence, *(other.confidence for other in sent.alternatives)]
+    assert sure[0] == pytest.approx(confidence(math.log(0.4), 5.0), abs=1e-5)
+    assert sure == sorted(sure, reverse=True)
+    assert 0.9999 < sum(sure) <= 1
+
+
+def test_an_option_that_the_model_would_not_reply_with_is_not_calibrated() -> None:
+    sent = vqa._answer(Answer(Reply("red", math.log(0.6)), own=False), Model("tiny", "tiny", temperature=5.0))
+    assert (sent.calibrated, sent.confidence) == (False, pytest.approx(0.6, abs=1e-5))

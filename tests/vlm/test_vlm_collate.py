@@ -52,6 +52,32 @@ def test_loss_is_on_the_reply_and_its_end_token_only(made: Made, pictures: list[
         assert turn.prefix in tokenizer.decode(ids[:length][~kept[:length]])
 
 
+def test_an_options_reply_has_the_ids_that_training_teaches(made: Made, pictures: list[Image.Image]) -> None:
+    """`leaml predict` and the endpoint score an option with these behind the prompt: " B" where the template has the space."""
+    collator = Collator(made.processor)
+    batch = collator([Turn(pictures[0], "Which?\nA. red\nB. blue", "B")])
+    labels = batch["labels"][0]
+    ids = collator.reply_ids("B")
+    assert labels[labels != IGNORED].tolist() == ids
+    assert (
+        made.processor.tokenizer.decode(ids)
+        == ("" if made.family == "paligemma" else gap_of(made, Turn(None, "", "B"))) + "B" + made.end
+    )
+
+
+def test_prompt_ids_are_those_of_training_with_the_image_unexpanded(made: Made, pictures: list[Image.Image]) -> None:
+    collator = Collator(made.processor)
+    image_id = made.model.config.image_token_id
+    batch = collator([Turn(pictures[0], "Which?", "B")])
+    context = batch["input_ids"][0][batch["labels"][0] == IGNORED].tolist()
+    asked = collator.prompt_ids(prompt(made.processor, "Which?"))
+    assert asked.count(image_id) == (0 if made.family == "paligemma" else 1)
+    at = asked.index(image_id) if image_id in asked else -1
+    before, after = asked[: max(0, at)], asked[at + 1 :]
+    assert context[: len(before)] == before
+    assert context[-len(after) :] == after
+
+
 def test_context_is_what_the_processor_makes_of_the_prompt(made: Made, pictures: list[Image.Image]) -> None:
     """At generation time the model is given the processor's ids of `prompt`; training must show the same ids."""
     turns = turns_of(made, pictures)

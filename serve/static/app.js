@@ -306,7 +306,8 @@ function evaluationTable(evaluation) {
   return make("div", {},
     make("p", { class: "note", id: "table-title" }, `Evaluation on ${evaluation.dataset}${by}`),
     make("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "table-title" },
-      make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...lines))));
+      make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...lines))),
+    ...(evaluation.warnings || []).map((text) => make("p", { class: "note" }, text)));
 }
 
 loadModels();

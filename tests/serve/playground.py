@@ -49,6 +49,7 @@ CARD = {
                 "by_type": {"color": 0.1},
             },
         ],
+        "warnings": ["1 validation question cannot show a difference."],
     },
     "calibration": {"temperature": 1.6, "ece": 0.021, "ece_uncalibrated": 0.09, "n": 1500},
     "code_version": "0.1.0",

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from playground import KEY, Script, app_of, chromium, serving
 from starlette.responses import HTMLResponse
 
+from leaml.report import ReportData, write_report
 from serve.auth import digest
 from serve.service import Question
 from serve.settings import ServeSettings
@@ -378,6 +379,7 @@ def test_the_card_has_run_labels_and_intervals_and_follows_the_model(page: Page)
         "off by 2.1 points on average (ECE over 1500 answers)",
         "accuracy 95 % interval questions color shape LEAML 94.1 % 92.8 – 95.3 1500 95.0 90.0",
         "Zero-shot 50.0 % 48.0 – 52.0 1500 10.0 –",
+        "1 validation question cannot show a difference.",
     ):
         assert part in words
     page.get_by_label("Model", exact=True).select_option("demo:other")
@@ -432,4 +434,47 @@ def test_a_name_that_is_pointed_to_this_machine_is_not_answered(browser: Browser
     answered = page.goto(address.replace("127.0.0.1", "rebound.example"))
     assert answered is not None
     assert answered.status == 421
+    page.close()
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_charts_of_a_report_are_whole_and_legible_on_a_phone(browser: Browser, width: int) -> None:
+    row = {
+        "accuracy": 0.9,
+        "ci95": [0.88, 0.92],
+        "n": 1500,
+        "images": 300,
+        "by_type": {"colour": 0.8},
+        "n_by_type": {"colour": 9},
+    }
+    curve = [(step, 3.0 - step / 100) for step in range(0, 200, 10)]
+    report = ReportData(
+        "demo",
+        "easy-vqa",
+        40,
+        {"rows": {"zero_shot": row, "finetune_labels": row, "leaml": row}},
+        losses={"warmup": curve, "finetune leaml": curve},
+        calibration={
+            "temperature": 1.0,
+            "ece": 0.1,
+            "ece_uncalibrated": 0.2,
+            "n": 9,
+            "bins": [{"confidence": 1, "accuracy": 1, "n": 9}],
+        },
+    )
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.set_content(write_report(report))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shown = [chart for chart in page.locator("svg.plot").all() if chart.is_visible()]
+    assert len(shown) == 3
+    for chart in shown:
+        box = chart.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        texts = [text.bounding_box() for text in chart.locator("text").all()]
+        assert texts
+        for text in texts:
+            assert text is not None
+            assert text["height"] >= 10  # pixels of a line of text
+            assert box["x"] - 1 <= text["x"] and text["x"] + text["width"] <= box["x"] + box["width"] + 1
     page.close()

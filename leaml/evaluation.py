@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from leaml import statistics, tables
 from leaml.errors import DataError
+from leaml.templates import templates
 
 BASELINES = ("blind_prior", "letter_prior", "zero_shot", "finetune_labels", "lora_labels")
 """Rows that the method is measured against; ablations (`random_neurons`, ...) and `full_labels` are no baselines. Nor is
@@ -43,20 +44,36 @@ def summarise(predictions: pa.Table, resamples: int = 2000, seed: int = 0) -> di
         seed: Seed of the draws.
 
     Returns:
-        `accuracy`, `ci95` (two ends), `n` (questions) and `by_type` (accuracy per question type, in alphabetical order; empty
-        when no question has a type). Accuracies lie between 0 and 1.
+        `accuracy`, `ci95` (two ends), `n` (questions), `images`, `by_type` (accuracy per question type, in alphabetical order;
+        empty when no question has a type) and `n_by_type` (questions of each). Without types `by_template` and `n_by_template`
+        are the same for the templates of the questions (`leaml.templates`). Accuracies lie between 0 and 1.
 
     Raises:
         DataError: No predictions, or some are not scored.
     """
     correct, images = _scored(predictions, "predictions")
     types = np.array([kind or UNTYPED for kind in predictions["question_type"].to_pylist()])
-    names = [] if set(types) == {UNTYPED} else sorted(set(types))
-    return {
+    typed = set(types) != {UNTYPED}
+    found = {
         "accuracy": round(float(correct.mean()), _DIGITS),
         "ci95": _rounded(statistics.bootstrap_interval(correct, images, resamples, seed)),
         "n": len(correct),
-        "by_type": {str(name): round(float(correct[types == name].mean()), _DIGITS) for name in names},
+        "images": len(set(images)),
+        **_broken_down(correct, types if typed else types[:0], "type"),
+    }
+    if not typed:
+        questions = predictions["question"].to_pylist()
+        template_of = templates(questions)
+        found |= _broken_down(correct, np.array([template_of[question] for question in questions]), "template")
+    return found
+
+
+def _broken_down(correct: np.ndarray, kinds: np.ndarray, what: str) -> dict[str, dict[str, float]]:
+    """Accuracy and number of questions of each kind; `kinds` is (n,) or empty."""
+    names = sorted(set(kinds))
+    return {
+        f"by_{what}": {str(name): round(float(correct[kinds == name].mean()), _DIGITS) for name in names},
+        f"n_by_{what}": {str(name): int((kinds == name).sum()) for name in names},
     }
 
 
@@ -118,6 +135,7 @@ def metrics_json(
     rows: Mapping[str, Mapping[str, Any]],
     comparison: Mapping[str, Any] | None = None,
     text: Mapping[str, Mapping[str, float]] | None = None,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of `evaluation/metrics.json`.
 
@@ -127,12 +145,13 @@ def metrics_json(
         rows: `summarise` of each row by name.
         comparison: `compare`, left out when None.
         text: `textmetrics.text_metrics` of each row by name, as key `text_metrics`; left out when None.
+        warnings: Where the comparison means little, as `comparisons.of_evaluation` says it; left out when there is nothing.
 
     Raises:
         DataError: A row lacks a key, or a number is not finite.
     """
     for name, row in rows.items():
-        if absent := {"accuracy", "ci95", "n", "by_type"} - set(row):
+        if absent := {"accuracy", "ci95", "n", "images", "by_type", "n_by_type"} - set(row):
             msg = f"row {name!r} of the metrics lacks {sorted(absent)}"
             raise DataError(msg)
     content: dict[str, Any] = {"dataset": dataset, "labels": labels, "rows": {name: dict(row) for name, row in rows.items()}}
@@ -140,6 +159,8 @@ def metrics_json(
         content["comparison"] = dict(comparison)
     if text is not None:
         content["text_metrics"] = {name: dict(found) for name, found in text.items()}
+    if warnings:
+        content["warnings"] = list(warnings)
     try:
         copy: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
     except ValueError as error:

@@ -29,7 +29,8 @@ def card(source: str | Finished) -> dict[str, Any]:
         known, `code_version` and `note`. Of a run also `run`, `run_id` (the step that made the model), `method`, `data`
         (`labeled`, `unlabeled`, `evaluation` in words, without the folders of this machine), `labels` (`images`, `questions`),
         `evaluation` (`dataset`, `rows` with `name`, `title`, `accuracy`, `ci95`, `n`, `by_type`, `ours`, and the `comparison`
-        with the best baseline), `calibration` and `date`; None where something is not known.
+        with the best baseline and `warnings`, where it means little), `calibration` and `date`; None where something is not
+        known.
 
     Raises:
         InputError: As `find`.
@@ -103,6 +104,7 @@ def _evaluation(metrics: dict[str, Any]) -> dict[str, Any]:
             for name in names
         ],
         "comparison": headline or None,
+        "warnings": metrics.get("warnings", []),
     }
 
 

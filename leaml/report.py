@@ -11,12 +11,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leaml import report_plots, report_sections
+from leaml.comparisons import SIGNIFICANT, smallest_difference
 from leaml.evaluation import TITLES
 from leaml.report_style import CSS, count, escape, p_value, percent, points, table
 
 YARDSTICKS = ("full_labels", "source_prior")
 """Rows that use all labels, or are told the source of each image: shown, but no rivals."""
-SIGNIFICANT = 0.05
+WRONG = 12
+"""Wrong answers that are shown."""
+_TEXT_METRICS = {
+    "bleu": "BLEU: how many of the words and sequences of up to four words of the answers are in the references, over all "
+    "questions together",
+    "rouge1": "ROUGE-1, ROUGE-2, ROUGE-L: words, pairs of words (in references that have one) and the longest common sequence, "
+    "F1, mean over the questions",
+    "meteor": "METEOR: words and their stems, with a discount for their order; a right answer of one word has 0.5",
+}
 
 
 @dataclass
@@ -36,6 +45,27 @@ class Sample:
     pairs: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class WrongAnswer:
+    """An evaluation question that the adapted model answered wrongly.
+
+    Attributes:
+        image: Encoded bytes.
+        question: As it was asked, with its options.
+        answer: The right answer.
+        prediction: What the adapted model said.
+        kind: Question type; empty without one.
+        baseline: What the best baseline said, and whether that is right; None where it was not asked.
+    """
+
+    image: bytes
+    question: str
+    answer: str
+    prediction: str
+    kind: str = ""
+    baseline: tuple[str, bool] | None = None
+
+
 @dataclass
 class ReportData:
     """Everything the page shows, as plain Python data; a part that is empty is said to be missing.
@@ -46,9 +76,11 @@ class ReportData:
         labels: Size of the label budget, as `labels` in `metrics.json`.
         metrics: Content of `metrics.json`; empty before evaluation.
         samples: Images to show.
+        wrong: Wrong answers to show.
+        sources: Per source (and for the labels used) what its ingest counted: numbers by name, counts of reasons nested.
         selection: Per Linear: `module`, `layer`, `name`, `rows` (neurons) and `selected`.
         losses: `(step, loss)` points per training run.
-        steps: Per step: `name`, `folder`, `seconds`, `state`.
+        steps: Per step: `name`, `label`, `folder`, `seconds`, `state`.
         filters: Generated pairs per reason, `accepted` included.
         quarantine: Images set aside per reason.
         facts: Versions, models, settings.
@@ -60,6 +92,8 @@ class ReportData:
     labels: int
     metrics: dict[str, Any] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
+    wrong: list[WrongAnswer] = field(default_factory=list)
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     selection: list[dict[str, Any]] = field(default_factory=list)
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
@@ -73,7 +107,9 @@ def write_report(data: ReportData) -> str:
     """The page as text; write it as UTF-8 to `report/index.html`."""
     sections = [
         ("accuracy", "Accuracy", _accuracy(data.metrics)),
+        ("wrong", "Wrong answers", report_sections.wrong_answers(data.wrong, bool(data.metrics))),
         ("confidence", "Confidence", report_sections.confidence(data.calibration)),
+        ("data", "Data", report_sections.sources(data.sources)),
         ("samples", "Samples", report_sections.samples(data.samples) or '<p class="note">No samples were kept.</p>'),
         ("filters", "Pseudo pairs", report_sections.filters(data.filters)),
         ("neurons", "Selected neurons", report_sections.neurons(data.selection)),
@@ -118,11 +154,19 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     sentence = (
         f"{mine} is {_more(difference)} the best baseline, {theirs} (95 % interval of the difference {points(low)} to "
         f"{points(high)} points, {p_value(p)}). {meaning}{_blind_warning(rows, ours)}"
+        f"{_beside(metrics.get('warnings') or [])}"
     )
     return (
         f'<section class="verdict {tone}"><div class="figures">{figures}</div>'
         f'<p><span class="headline">{headline}</span> {sentence}</p></section>'
     )
+
+
+def _beside(warnings: list[str]) -> str:
+    if not warnings:
+        return ""
+    number = "1 point" if len(warnings) == 1 else f"{len(warnings)} points"
+    return f' <a href="#accuracy">What limits this comparison</a>: {number} beside the table.'
 
 
 def _judge(difference: float, p: float, mine: str, theirs: str) -> tuple[str, str, str]:
@@ -173,23 +217,59 @@ def _accuracy(metrics: Mapping[str, Any]) -> str:
         return '<p class="note">Not evaluated yet.</p>'
     rows = {name: found[name] for name in (*TITLES, *found) if name in found}
     ours = (metrics.get("comparison") or {}).get("ours", "leaml")
-    types = sorted({kind for row in rows.values() for kind in row["by_type"]})
-    rivals = [row["by_type"] for name, row in rows.items() if name not in YARDSTICKS]
-    best = {kind: max((by_type.get(kind, 0.0) for by_type in rivals), default=0.0) for kind in types}
     lines = []
     for name, row in rows.items():
-        cells = "".join(_type_cell(row["by_type"].get(kind), best[kind]) for kind in types)
         low, high = (f"{100 * end:.1f}" for end in row["ci95"])
         lines.append(
             f'<tr{" class=ours" if name == ours else ""}><td>{escape(TITLES.get(name, name))}</td><td class="n">'
-            f'{percent(row["accuracy"])}</td><td class="n">{low} – {high}</td><td class="n">{count(row["n"])}</td>{cells}</tr>'
+            f'{percent(row["accuracy"])}</td><td class="n">{low} – {high}</td><td class="n">{count(row["n"])}</td></tr>'
         )
-    head = ["", "accuracy", "95 % interval", "questions", *map(escape, types)]
+    return "".join(
+        (
+            report_plots.accuracy_bars(rows, TITLES, ours),
+            _warnings(metrics.get("warnings") or []),
+            table(["", "accuracy", "95 % interval", "questions"], lines),
+            "".join(f'<p class="note">{escape(line)}</p>' for line in prior_notes(rows)),
+            _against(metrics.get("comparison")),
+            _breakdown(rows, ours),
+            _text(metrics.get("text_metrics")),
+        )
+    )
+
+
+def _warnings(sentences: list[str]) -> str:
+    if not sentences:
+        return ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f'<div class="warnings"><h3>What limits this comparison</h3><ul>{items}</ul></div>'
+
+
+def _breakdown(rows: Mapping[str, Any], ours: str) -> str:
+    """Table of the accuracy per question type, or where the rows have none per question template."""
+    what = "type" if any(row["by_type"] for row in rows.values()) else "template"
+    shares = {name: row.get(f"by_{what}") or {} for name, row in rows.items()}
+    kinds = sorted({kind for found in shares.values() for kind in found})
+    if not kinds:
+        return ""
+    lines = []
+    for kind in kinds:
+        asked = max((row.get(f"n_by_{what}") or {}).get(kind, 0) for row in rows.values())
+        rivals = {name: found[kind] for name, found in shares.items() if kind in found and name not in YARDSTICKS}
+        best = max(rivals.values(), default=0.0)
+        other = max((share for name, share in rivals.items() if name != ours), default=best)
+        shows = smallest_difference(asked, rivals.get(ours, best), other)
+        cells = "".join(_type_cell(found.get(kind), best) for found in shares.values())
+        lines.append(
+            f'<tr><td class="wrap">{escape(kind)}</td><td class="n">{count(asked) if asked else "–"}</td>'
+            f'<td class="n">{f"{100 * shows:.1f}" if shows <= 1 else "none"}</td>{cells}</tr>'
+        )
     aside = " and the prior by source" if "source_prior" in rows else ""
-    note = f"By question type in percent; the best of each type is bold (the ceiling{aside} aside)." if types else ""
-    note = "".join(f'<p class="note">{escape(line)}</p>' for line in (note, *prior_notes(rows)) if line)
-    plot = report_plots.accuracy_bars(rows, TITLES, ours)
-    return plot + table(head, lines) + note + _against(metrics.get("comparison")) + _text(metrics.get("text_metrics"))
+    note = (
+        f"Accuracy in percent; the best of each {what} is bold (the ceiling{aside} aside). “Shows” is the smallest difference, "
+        "in points, that so many questions can show between two rows."
+    )
+    head = [f"question {what}", "questions", "shows", *(escape(TITLES.get(name, name)) for name in rows)]
+    return f'<h3>By question {what}</h3>{table(head, lines, classes="broken")}<p class="note">{note}</p>'
 
 
 def _type_cell(value: float | None, best: float) -> str:
@@ -225,4 +305,8 @@ def _text(metrics: Mapping[str, Mapping[str, float]] | None) -> str:
         + "</tr>"
         for row, found in metrics.items()
     ]
-    return f"<h3>Text metrics</h3>{table(['', *map(escape, names)], lines)}"
+    if not names:
+        return ""
+    notes = ". ".join(text for name, text in _TEXT_METRICS.items() if name in names)
+    note = f"The metrics of the MEDVQA-GI challenges, from 0 to 1, to be read beside the accuracy (exact match). {notes}."
+    return f'<h3>Text metrics</h3>{table(["", *map(escape, names)], lines)}<p class="note">{escape(note)}</p>'

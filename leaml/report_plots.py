@@ -10,6 +10,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -40,6 +41,18 @@ _STYLE: Any = {
 }
 
 
+@dataclass(frozen=True)
+class _Screen:
+    """A width that a plot is drawn for; the page shows the one that fits, so that no text is cut or tiny."""
+
+    inches: float
+    shown: str
+    suffix: str = ""
+
+
+_WIDE, _NARROW = _Screen(11, "wide"), _Screen(4.4, "narrow", "-narrow")
+
+
 def accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], ours: str = "leaml") -> str:
     """Horizontal bars, one per row, with the 95 % interval as whisker and the accuracy in percent beside it.
 
@@ -49,14 +62,20 @@ def accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, st
         ours: The row drawn in the accent colour.
 
     Returns:
-        An `<svg>` in a scrollable box, or an empty string without rows.
+        Two `<svg>`, for wide and for narrow screens, or an empty string without rows.
     """
     if not rows:
         return ""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": "accuracy"}):
+    return _accuracy_bars(rows, titles, ours, _WIDE) + _accuracy_bars(rows, titles, ours, _NARROW)
+
+
+def _accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], ours: str, screen: _Screen) -> str:
+    name_of_plot = f"accuracy{screen.suffix}"
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name_of_plot}):
         height = 0.45 + 0.36 * len(rows)
-        figure = Figure(figsize=(11, height))
-        axes = figure.add_axes((0.2, 0.4 / height, 0.75, 1 - 0.45 / height))
+        left = 2.2 / screen.inches
+        figure = Figure(figsize=(screen.inches, height))
+        axes = figure.add_axes((left, 0.4 / height, 0.95 - left - 0.3 / screen.inches, 1 - 0.45 / height))
         for place, (name, row) in enumerate(rows.items()):
             value, (low, high) = 100 * row["accuracy"], (100 * end for end in row["ci95"])
             mine = name == ours
@@ -69,27 +88,33 @@ def accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, st
         axes.set_yticks(range(len(rows)), [_short(titles.get(name, name)) for name in rows])
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlim(0, 100)
+        axes.xaxis.set_major_locator(MaxNLocator(5 if screen is _WIDE else 2))
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
         _bare(axes, grid="x")
         for label, name in zip(axes.get_yticklabels(), rows, strict=True):
             label.set_fontweight("bold" if name == ours else "normal")
-        return _svg(figure, "accuracy", "Accuracy of each row with its 95 % interval")
+        return _svg(figure, name_of_plot, "Accuracy of each row with its 95 % interval", screen.shown)
 
 
-def loss_curves(losses: Mapping[str, Sequence[tuple[int, float]]], columns: int = 4) -> str:
+def loss_curves(losses: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     """One small panel per training run: loss over optimizer steps; losses that are not finite are left out.
 
     Returns:
-        An `<svg>` in a scrollable box, or an empty string when there is nothing to draw.
+        Two `<svg>`, for wide and for narrow screens, or an empty string when there is nothing to draw.
     """
     curves = {name: [(step, loss) for step, loss in points if math.isfinite(loss)] for name, points in losses.items()}
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
         return ""
-    columns = min(columns, max(2, len(curves)))
+    return _loss_curves(curves, 4, _WIDE) + _loss_curves(curves, 1, _NARROW)
+
+
+def _loss_curves(curves: Mapping[str, Sequence[tuple[int, float]]], columns: int, screen: _Screen) -> str:
+    columns = min(columns, max(2, len(curves))) if screen is _WIDE else columns
     lines = math.ceil(len(curves) / columns)
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": "losses"}):
-        figure = Figure(figsize=(11, 2.2 * lines), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12))
+    name_of_plot = f"losses{screen.suffix}"
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name_of_plot}):
+        figure = Figure(figsize=(screen.inches, 2.2 * lines), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12))
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes, (name, points) in zip(panels, curves.items(), strict=False):
             steps, values = zip(*points, strict=True)
@@ -104,7 +129,7 @@ def loss_curves(losses: Mapping[str, Sequence[tuple[int, float]]], columns: int 
             axes.tick_params(axis="y", labelcolor=MUTED)
         for axes in panels[len(curves) :]:
             axes.set_visible(False)
-        return _svg(figure, "losses", "Training loss over optimizer steps")
+        return _svg(figure, name_of_plot, "Training loss over optimizer steps", screen.shown)
 
 
 def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
@@ -114,11 +139,11 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
         bins: `bins` of `calibration.json`.
 
     Returns:
-        An `<svg>` in a scrollable box.
+        An `<svg>` that fits a narrow screen.
     """
     with mpl.rc_context({**_STYLE, "svg.hashsalt": "reliability"}):
-        figure = Figure(figsize=(11, 3.6))
-        axes = figure.add_axes((0.07, 0.15, 0.3, 0.82))
+        figure = Figure(figsize=(_NARROW.inches, 3.6))
+        axes = figure.add_axes((0.19, 0.15, 0.76, 0.82))
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", zorder=1)
         total = sum(bin_["n"] for bin_ in bins)
         sizes = [max(8.0, 600 * bin_["n"] / total) for bin_ in bins]
@@ -131,7 +156,7 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
             axis.set_major_locator(MaxNLocator(5))
             axis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
         _bare(axes, grid="y")
-        return _svg(figure, "reliability", "Accuracy over confidence")
+        return _svg(figure, "reliability", "Accuracy over confidence", "small")
 
 
 def _bare(axes: Axes, grid: Literal["x", "y"]) -> None:
@@ -149,7 +174,8 @@ def _short(text: str, limit: int = 30) -> str:
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def _svg(figure: Figure, name: str, description: str, shown: str) -> str:
+    """The figure as an `<svg>` of the class `shown`: it takes the width that there is, so its text must be legible there."""
     buffer = io.StringIO()
     figure.patch.set_alpha(0)
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -162,5 +188,4 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, count=1, flags=re.S)
     text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", text, count=1)
-    text = text.replace("<svg ", f'<svg class="plot" role="img" aria-label="{description}" ', 1).strip()
-    return f'<div class="scroll">{text}</div>'
+    return text.replace("<svg ", f'<svg class="plot {shown}" role="img" aria-label="{description}" ', 1).strip()

@@ -1,4 +1,4 @@
-"""The lower sections of the report: confidence, samples, filters, neurons, training, steps, quarantine, facts."""
+"""The lower sections of the report: wrong answers, confidence, data, samples, filters, neurons, training, steps and so on."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import base64
 import io
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from leaml import report_plots
+from leaml.evaluation import TITLES
 from leaml.report_style import bars, count, duration, escape, percent, table
 
 if TYPE_CHECKING:
-    from leaml.report import Sample
+    from leaml.report import Sample, WrongAnswer
 
 _SHOWN = 512  # longest side of a sample image on the page, in pixels
 _SMALL = 128  # below this, pixels are shown as squares
@@ -86,6 +88,55 @@ def _image(data: bytes) -> str:
     return f'<img{small} alt="sample image, {width} by {height} pixels" src="{source}">'
 
 
+def wrong_answers(items: list[WrongAnswer], evaluated: bool) -> str:
+    """Gallery of questions that the adapted model got wrong, each with what the best baseline said."""
+    if not items:
+        return '<p class="note">' + ("No wrong answer was kept." if evaluated else "Not evaluated yet.") + "</p>"
+    cards = []
+    for item in items:
+        said = [("right", escape(item.answer)), ("LEAML", f"<b>{escape(item.prediction) or '(nothing)'}</b>")]
+        if item.baseline is not None:
+            text, correct = item.baseline
+            said.append(("best baseline", f"{escape(text) or '(nothing)'} {'✓' if correct else '✗'}"))
+        kind = f'<span class="note">{escape(item.kind)}</span>' if item.kind else ""
+        answers = "".join(f"<dt>{who}</dt><dd>{text}</dd>" for who, text in said)
+        cards.append(
+            f'<article class="wrong">{_image(item.image)}<p>{escape(item.question)} {kind}</p><dl>{answers}</dl></article>'
+        )
+    text = "<p>The wrong answers that the model gave most confidence, taken from every kind of question in turn.</p>"
+    return f'{text}<div class="gallery">{"".join(cards)}</div>'
+
+
+def sources(counted: dict[str, dict[str, Any]]) -> str:
+    """What the ingest of each source counted, one column a source; counts of reasons are indented below their sum's name."""
+    flat = {source: list(_flattened(counts)) for source, counts in counted.items()}
+    names = list(dict.fromkeys(path for found in flat.values() for path, _ in found))
+    if not names:
+        return '<p class="note">Nothing was counted.</p>'
+    heads = list(dict.fromkeys(path[0] for path in names))
+    names.sort(key=lambda path: (heads.index(path[0]), len(path) > 1))  # a sum stands above its parts
+    lines = []
+    for path in names:
+        cells = []
+        for found in flat.values():
+            value = dict(found).get(path)
+            cells.append(f'<td class="n">{"–" if value is None else count(value)}</td>')
+        inside = len(path) > 1 and (path[0],) in names
+        label = ": ".join(path[1:] if inside else path).replace("_", " ")
+        lines.append(f'<tr><td class="wrap{" part" if inside else ""}">{escape(label)}</td>{"".join(cells)}</tr>')
+    return table(["", *map(escape, counted)], lines)
+
+
+def _flattened(counts: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Every whole number of a summary under the names that lead to it; what is no number is left out."""
+    for name, value in counts.items():
+        path = (*before, str(name))
+        if isinstance(value, dict):
+            yield from _flattened(value, path)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield path, value
+
+
 def filters(counts: dict[str, int]) -> str:
     """How many generated pairs were accepted, and how many each filter rejected."""
     total, accepted = sum(counts.values()), counts.get("accepted", 0)
@@ -143,7 +194,8 @@ def _sum_cell(cells: dict[tuple[str, int], list[int]], module: str | None = None
 
 def training(losses: dict[str, list[tuple[int, float]]]) -> str:
     """Loss curves, one panel per training run."""
-    plot = report_plots.loss_curves(losses)
+    names = {label: f"{label.partition(' ')[0]}: {row}" if (row := made_for(label)) else label for label in losses}
+    plot = report_plots.loss_curves({names[label]: points for label, points in losses.items()})
     if not plot:
         return '<p class="note">No losses were recorded.</p>'
     return f"<p>Training loss over optimizer steps; the number in each corner is the last value.</p>{plot}"
@@ -161,13 +213,23 @@ def steps(items: list[dict[str, Any]]) -> str:
         tone = state if state in {"done", "failed"} else "other"
         share = 100 * seconds / total if total else 0
         rows.append(
-            f'<tr><td>{escape(step["name"])}</td><td><span class="state {tone}">{escape(state)}</span></td>'
+            f"<tr><td>{escape(step['name'])}</td><td>{escape(made_for(step.get('label') or ''))}</td><td><span"
+            f' class="state {tone}">{escape(state)}</span></td>'
             f'<td class="n">{duration(seconds)}</td><td class="bar"><span class="share" style="width:{share:.1f}%"></span></td>'
             f"<td><code>{escape(step.get('folder') or '')}</code></td></tr>"
         )
-    rows.append(f'<tr class="total"><td>total</td><td></td><td class="n">{duration(total)}</td><td></td><td></td></tr>')
-    head = "<th>step</th><th>state</th><th class=n>time</th><th></th><th>folder</th>"
+    rows.append(
+        f'<tr class="total"><td>total</td><td></td><td></td><td class="n">{duration(total)}</td><td></td><td></td></tr>'
+    )
+    head = "<th>step</th><th>model or source</th><th>state</th><th class=n>time</th><th></th><th>folder</th>"
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def made_for(label: str) -> str:
+    """The row of the results, or the source, that a step's label names behind the step; empty when it names none."""
+    _, _, rest = label.partition(" ")
+    row, _, more = rest.partition(" ")
+    return f"{TITLES.get(row, row)}{f', {more}' if more else ''}"
 
 
 def quarantine(counts: dict[str, int]) -> str:

@@ -57,7 +57,23 @@ tr.ours td:first-child{color:var(--accent);font-weight:650}
 tr.total td{border-bottom:0;font-weight:600}
 td:first-child,th:first-child{padding-left:.5rem}
 code{font-family:var(--mono);font-size:.84em;color:var(--muted);overflow-wrap:anywhere}
-.plot{display:block;width:100%;min-width:42rem;height:auto;font-family:var(--sans)}
+.plot{display:block;width:100%;height:auto;font-family:var(--sans)}
+.plot.narrow{display:none}
+.plot.small{max-width:26rem}
+table.broken th{white-space:normal;min-width:4.5rem}
+table.broken td.wrap{min-width:11rem}
+td.part{padding-left:1.6rem!important;color:var(--muted)}
+.warnings{margin:1.2rem 0;padding:.1rem 1.2rem;background:var(--card);border:1px solid var(--line);
+    border-left:5px solid var(--flat);border-radius:6px}
+.warnings h3{margin-top:.8rem;color:var(--flat)}
+.warnings ul{margin:.2rem 0 .9rem;padding-left:1.1rem;max-width:56rem}
+.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(14rem,1fr));gap:1.4rem;margin:1rem 0}
+.wrong{font-size:.93rem}
+.wrong img,.wrong .missing{width:100%;max-height:14rem;object-fit:contain;border-radius:6px;display:block;
+    background:var(--shade);border:1px solid var(--line)}
+.wrong img.small{image-rendering:pixelated}
+.wrong p{margin:.5rem 0 .3rem;white-space:pre-line;overflow-wrap:anywhere}
+.wrong dl{margin:0;display:grid;grid-template-columns:auto 1fr;gap:.1rem .8rem}
 .sample{display:grid;grid-template-columns:11rem 1fr;gap:1.5rem;padding:1.4rem 0;border-top:1px solid var(--line)}
 .sample img,.sample .missing{width:11rem;border-radius:6px;display:block;background:var(--shade);
     border:1px solid var(--line)}
@@ -107,6 +123,9 @@ dl.facts{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1.4rem;fo
   .sample{grid-template-columns:1fr}
   ul.pairs li{grid-template-columns:1.3rem 1fr}
   .meta{grid-column:2;text-align:left}
+  .plot.wide{display:none}
+  .plot.narrow{display:block}
+  main,header,footer{padding-left:1rem;padding-right:1rem}
   h1{font-size:1.8rem}
 }
 @media print {
@@ -154,10 +173,11 @@ def count(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
-def table(headers: Sequence[str], rows: Iterable[str], numeric_from: int = 1) -> str:
+def table(headers: Sequence[str], rows: Iterable[str], numeric_from: int = 1, classes: str = "") -> str:
     """A scrollable table from escaped headers and ready `<tr>` rows; headers from `numeric_from` on are right-aligned."""
     head = "".join(f"<th{' class=n' if i >= numeric_from else ''}>{name}</th>" for i, name in enumerate(headers))
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    named = f' class="{classes}"' if classes else ""
+    return f'<div class="scroll"><table{named}><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def bars(counts: Sequence[tuple[str, int]], accent: str = "") -> str:

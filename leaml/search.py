@@ -7,11 +7,13 @@ import json
 import math
 import statistics
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
+from leaml import comparisons
 from leaml.config import Config, RangeConfig, parse
 from leaml.errors import ConfigError
 
@@ -80,6 +82,26 @@ class Found:
         if self.finalists:
             return dict(json.loads(max(self.finalists, key=lambda key: self.finalists[key])))
         return self.ranked[0].point if self.ranked else None
+
+    def warnings(self) -> list[str]:
+        """Where naming a best point means little."""
+        best = self.best
+        if best is None:
+            return []
+        if len(self.finalists) > 1:
+            ended = {key: [t for t in self.trials if t.finished and key_of(t.point) == key] for key in self.finalists}
+            reached = {key: statistics.median(t.accuracy for t in trials) for key, trials in ended.items()}
+        else:
+            reached = {key_of(t.point): t.accuracy for t in reversed(self.ranked)}
+        mine = reached.pop(key_of(best))
+        tried = {key_of(t.point) for t in self.compared}
+        found = comparisons.of_points([mine, *reached.values()], self.questions, len(tried))
+        for key, value in best.items():
+            if key.endswith(".lr") and isinstance(value, float):  # of other keys an end may be all there is, as a ratio of 1
+                found += comparisons.of_edge(
+                    key, value, [t.point[key] for t in self.compared if isinstance(t.point[key], float)]
+                )
+        return found
 
     def settle(self, count: int) -> None:
         """Take the median objective over the seeds of each of the `count` best points."""
@@ -173,10 +195,11 @@ def wilson(accuracy: float, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def best_yaml(config: Config, point: Point) -> str:
-    """The configuration at the best point, as `leaml adapt` takes it."""
+def best_yaml(config: Config, point: Point, warnings: Sequence[str] = ()) -> str:
+    """The configuration at the best point, as `leaml adapt` takes it, with what limits the comparison as comments."""
     tree = at(config, point).model_dump(mode="json", exclude={"tune"})
-    return "# the best point of a search: " + key_of(point) + "\n" + yaml.safe_dump(tree, sort_keys=False)
+    head = "".join(f"# {line}\n" for line in (f"the best point of a search: {key_of(point)}", *warnings))
+    return head + yaml.safe_dump(tree, sort_keys=False)
 
 
 def table(found: Found) -> str:
@@ -193,6 +216,12 @@ def table(found: Found) -> str:
         values = [str(trial.point.get(k)) for k in keys]
         lines.append("| " + " | ".join([*values, str(trial.seed), *numbers, trial.state]) + " |")
     return "\n".join(lines)
+
+
+def page(found: Found) -> str:
+    """The content of `trials.md`: the table, and what limits the comparison."""
+    notes = [f"- {warning}" for warning in found.warnings()]
+    return "\n".join([table(found), *(["", "What limits this comparison:", "", *notes] if notes else []), ""])
 
 
 def importances(found: Found, space: dict[str, RangeConfig]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from leaml import calibration, evaluation
+from leaml import calibration, comparisons, evaluation
 from leaml.config import Config
 from leaml.data import captions, files, registry
 from leaml.errors import InputError
@@ -113,8 +113,11 @@ def evaluate(
     rows = {n: evaluation.summarise(p, config.evaluate.bootstrap, config.seed) for n, p in predictions.items()}
     comparison = evaluation.compare(rows, predictions, "leaml")
     text = {name: textmetrics.text_metrics(*_texts(table)) for name, table in predictions.items()}
+    ours, *others = trainings(run, adapted)
+    compared = {"rows": rows, "comparison": comparison}
+    warnings = comparisons.of_evaluation(compared, evaluation.TITLES, ours, others, labels.validation.num_rows)
     dataset = config.data.evaluation.path or config.data.evaluation.format
-    metrics = evaluation.metrics_json(dataset, labels.images, rows, comparison, text)
+    metrics = evaluation.metrics_json(dataset, labels.images, rows, comparison, text if any(text.values()) else None, warnings)
     metrics |= {"label_rows": len(labels.rows()), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     table = predictions["leaml"]
     columns = [table[name].to_pylist() for name in ("image_id", "logprob", "correct")]
@@ -122,6 +125,29 @@ def evaluate(
     for name, content in (("calibration", calibration.calibrate(*columns) | made_by), ("metrics", metrics | made_by)):
         files.write_bytes(files.join(run.folder, "evaluation", f"{name}.json"), json.dumps(content, indent=1).encode())
     return metrics
+
+
+def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
+    """The last training of the adapted model, then those of the baselines."""
+    given = run.config.evaluate.baselines
+    configs = {"finetune_labels": given.finetune_labels, "lora_labels": given.lora_labels}
+    folders = {record["label"]: record["folder"] for record in run.steps()}
+    made = [("leaml", run.config.finetune, adapted.folder)]
+    made += [(row, config, files.join(run.folder, folders[f"finetune {row}"])) for row, config in configs.items()]
+    found = []
+    for row, config, folder in made:
+        summary = json.loads(files.read_bytes(files.join(folder, "training.json")))
+        found.append(
+            comparisons.Training(
+                evaluation.TITLES[row],
+                config.steps,
+                config.batch_size,
+                [(int(step), float(loss)) for step, loss in summary["losses"]],
+                summary["lr"],
+                tuple((tried["lr"], tried["accuracy"]) for tried in summary["sweep"]),
+            )
+        )
+    return found
 
 
 def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step, beside: bool = False) -> dict[str, Step]:

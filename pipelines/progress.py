@@ -23,6 +23,12 @@ def say(message: str) -> None:
     sys.stdout.flush()
 
 
+def warn(message: str) -> None:
+    """One line about something that the reader should know before trusting a number."""
+    console.print(f"warning: {message}", style="yellow", markup=False)
+    sys.stdout.flush()
+
+
 _live: list[Progress] = []
 """The bars shown on the terminal now: none, or one display that all open bars share."""
 _open = 0

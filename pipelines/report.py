@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections import Counter
 from typing import Any
 
 from rich.table import Table
 
-from leaml import report, tables
+from leaml import report, scoring, tables
 from leaml.data import files, store
 from leaml.neurons.overlap import place_of
+from leaml.templates import templates
+from pipelines.evaluate import evaluation_rows, read_predictions
 from pipelines.ingest import Labels, Sources
-from pipelines.progress import console, say
-from pipelines.run import Run, Step
+from pipelines.progress import console, say, warn
+from pipelines.run import DONE, Run, Step
 from pipelines.units import read_output
 
 SAMPLES = 12
@@ -30,6 +34,8 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: di
             labels=labels.images,
             metrics=metrics,
             samples=_samples(run, sources, generated, captions),
+            wrong=_wrong_answers(run, sources, metrics),
+            sources=_sources(run, labels),
             selection=_selection(scored) if scored else [],
             losses=_losses(run),
             steps=run.steps(),
@@ -70,6 +76,8 @@ def print_table(metrics: dict[str, Any]) -> None:
     for note in report.prior_notes(metrics["rows"]):
         console.print(note, style="dim")
     comparison = metrics.get("comparison")
+    for warning in metrics.get("warnings") or []:
+        warn(warning)
     if comparison:
         low, high = comparison["ci95"]
         console.print(
@@ -78,10 +86,10 @@ def print_table(metrics: dict[str, Any]) -> None:
         )
 
 
-def _latest(run: Run, name: str) -> Step | None:
-    """The main variant's step of this name among the steps of this run."""
+def _latest(run: Run, name: str, row: str = "leaml") -> Step | None:
+    """The step of this name, of the main variant or of another row, among the steps of this run."""
     for record in run.steps():
-        if record["name"] == name and record["label"] in (name, f"{name} leaml"):
+        if record["name"] == name and record["label"] in (name, f"{name} {row}"):
             return Step(name, record["label"], record["folder"].rsplit("-", 1)[-1], files.join(run.folder, record["folder"]))
     return None
 
@@ -100,6 +108,54 @@ def _samples(run: Run, sources: Sources, generated: Step | None, captions: Step 
         data = store.read_rows(ref.file, [ref.row])[0]["bytes"]
         samples.append(report.Sample(data, by_id.get(row["image_id"]), row["caption"], row["pairs"]))
     return samples
+
+
+def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[report.WrongAnswer]:
+    """Questions that the adapted model got wrong with most confidence, one of every kind in turn."""
+    answered = _latest(run, "evaluate")
+    if answered is None:
+        return []
+    best = _latest(run, "evaluate", (metrics.get("comparison") or {}).get("best_baseline", ""))  # a prior has no step
+    others = _by_question(best) if best else {}
+    asked = {_key(row): scoring.ask(row) for row in evaluation_rows(run, sources)}
+    wrong = [row for row in read_predictions(answered).to_pylist() if not row["correct"]]
+    wrong.sort(key=lambda row: (-(row["logprob"] if row["logprob"] is not None else -math.inf), *_key(row)))
+    template_of = templates(row["question"] for row in wrong)
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in wrong:
+        kinds.setdefault(row["question_type"] or template_of[row["question"]], []).append(row)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds))))
+    chosen = list(itertools.islice((row for row in turns if row is not None), report.WRONG))
+    wanted = {row["image_id"] for row in chosen}
+    refs = {ref.image_id: ref for ref in store.index(sources.evaluation.path("images")).only(wanted)}
+    found = []
+    for row in chosen:
+        ref, other = refs[row["image_id"]], others.get(_key(row))
+        image = store.read_rows(ref.file, [ref.row])[0]["bytes"]
+        baseline = (other["prediction"], other["correct"]) if other else None
+        text = asked.get(_key(row), row["question"])
+        kind = row["question_type"] or ""
+        found.append(report.WrongAnswer(image, text, row["answer"], row["prediction"], kind, baseline))
+    return found
+
+
+def _by_question(answered: Step) -> dict[tuple[str, str, str], dict[str, Any]]:
+    return {_key(row): row for row in read_predictions(answered).to_pylist()}
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["image_id"], row["question"], row["answer"]
+
+
+def _sources(run: Run, labels: Labels) -> dict[str, dict[str, Any]]:
+    """What the ingest of each source counted, and what of the labels is used."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in run.steps():
+        file = files.join(run.folder, record["folder"], DONE)
+        if record["name"] == "ingest" and files.exists(file):
+            found[record["label"].removeprefix("ingest ")] = json.loads(files.read_bytes(file))["summary"]
+    rows = {"train": labels.train.num_rows, "validation": labels.validation.num_rows}
+    return found | {"labels used": {"images": labels.images, "rows": sum(rows.values()), "of these": rows}}
 
 
 def _selection(scored: Step) -> list[dict[str, Any]]:

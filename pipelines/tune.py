@@ -24,7 +24,7 @@ from leaml.search import Found, Trial
 from pipelines.adapt import check
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, labels_key
 from pipelines.method import StopHereError, method
-from pipelines.progress import say
+from pipelines.progress import say, warn
 from pipelines.run import DONE, Run, Step
 from pipelines.runtime import start_ray
 from pipelines.train import PLACED, VALIDATED, Judge, validation_interval, write_examples
@@ -64,6 +64,8 @@ def tune(config: Config, verbose: bool = False) -> Found:
             files.write_bytes(files.join(run.folder, "tune", name), files.read_bytes(step.path(name)))
         run.finish()
     print(search.table(found))
+    for warning in found.warnings():
+        warn(warning)
     say(f"best: {search.key_of(found.best or {})}; leaml adapt {files.join(run.folder, 'tune', 'best.yaml')}")
     return found
 
@@ -107,12 +109,13 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: boo
     found.settle(config.tune.finalists)
     record = {"questions": found.questions, "finalists": found.finalists, "judge": found.judge}
     record["trials"] = [asdict(t) for t in found.trials]
+    record["warnings"] = found.warnings()
     record["importances"] = search.importances(found, config.tune.space)
     assert found.best is not None
     files.write_bytes(step.path("trials.json"), json.dumps(record, indent=1).encode())
-    files.write_bytes(step.path("trials.md"), (search.table(found) + "\n").encode())
+    files.write_bytes(step.path("trials.md"), search.page(found).encode())
     files.write_bytes(step.path("plot.svg"), search.plot(found, config.tune.space))
-    files.write_bytes(step.path("best.yaml"), search.best_yaml(config, found.best).encode())
+    files.write_bytes(step.path("best.yaml"), search.best_yaml(config, found.best, found.warnings()).encode())
     counts = {"trials": len(found.trials), "failed": sum(bool(t.error) for t in found.trials)}
     counts["stopped"] = sum(not t.finished and not t.error for t in found.trials)
     return counts | {"best": found.best, "seconds": round(time.time() - began, 1)}

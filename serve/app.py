@@ -143,7 +143,9 @@ def _entry(model: Model) -> dict[str, Any]:
 def _add_models(app: FastAPI, context: Context) -> None:
     @app.get("/v1/models", **documented.MODELS)
     async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [_entry(model) for model in context.service.models()]})
+        limits = schemas.Limits(**context.settings.limits.model_dump(include=set(schemas.Limits.model_fields)))
+        entries = [_entry(model) for model in context.service.models()]
+        return JSONResponse({"object": "list", "data": entries, "limits": limits.model_dump()})
 
     @app.get("/v1/models/{model}", **documented.MODEL)
     async def one_model(model: str) -> Response:

@@ -98,6 +98,7 @@ def install(app: FastAPI) -> None:
                     schemas.ErrorReply,
                     schemas.Health,
                     schemas.ModelEntry,
+                    schemas.Limits,
                     schemas.ModelList,
                     schemas.VqaBatchReply,
                     schemas.VqaReply,

@@ -154,11 +154,22 @@ class ModelEntry(BaseModel):
     max_model_len: int
 
 
+class Limits(BaseModel):
+    """What one request may hold, for clients that can scale an image before they send it."""
+
+    body_bytes: int
+    image_bytes: int
+    pixels: int
+    image_side: int
+    image_aspect: float
+
+
 class ModelList(BaseModel):
     """All served models, the main one first."""
 
     object: Literal["list"] = "list"
     data: list[ModelEntry]
+    limits: Limits
 
 
 class ErrorDetail(BaseModel):

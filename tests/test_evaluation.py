@@ -41,6 +41,8 @@ def test_summary_golden() -> None:
     assert found["accuracy"] == 0.625
     assert found["n"] == 8
     assert found["by_type"] == {"count": 1.0, "yes/no": 0.25}
+    assert found["n_by_type"] == {"count": 4, "yes/no": 4}
+    assert found["images"] == 2
     assert found["ci95"] == [0.5, 0.75]  # two images: 3 of 4 and 2 of 4
 
 
@@ -52,7 +54,10 @@ def test_interval_is_over_images_not_questions() -> None:
 
 
 def test_missing_types() -> None:
-    assert evaluation.summarise(predictions([True, False], types=(None,)), 10)["by_type"] == {}
+    untyped = evaluation.summarise(predictions([True, False, False], types=(None,)), 10)
+    assert (untyped["by_type"], untyped["n_by_type"]) == ({}, {})
+    assert untyped["by_template"] == {"question 0": 1.0, "question 1": 0.0, "question 2": 0.0}
+    assert untyped["n_by_template"] == {"question 0": 1, "question 1": 1, "question 2": 1}
     mixed = evaluation.summarise(predictions([True, False], types=("count", None)), 10)
     assert mixed["by_type"] == {"count": 1.0, "untyped": 0.0}
 
@@ -151,12 +156,13 @@ def test_metrics_json_schema() -> None:
     rows, found = rows_and_tables(leaml=0.6, zero_shot=0.5)
     content = evaluation.metrics_json("easy-vqa", 64, rows)
     assert list(content) == ["dataset", "labels", "rows"]
-    assert set(content["rows"]["leaml"]) == {"accuracy", "ci95", "n", "by_type"}
+    assert set(content["rows"]["leaml"]) == {"accuracy", "ci95", "n", "images", "by_type", "n_by_type"}
     comparison = evaluation.compare(rows, found, resamples=50, permutations=50)
     full = evaluation.metrics_json("easy-vqa", 64, rows, comparison, {"leaml": {"bleu": 0.5}})
     assert list(full) == ["dataset", "labels", "rows", "comparison", "text_metrics"]
     assert json.loads(json.dumps(full)) == full
-    with pytest.raises(DataError, match="lacks \\['ci95', 'n'\\]"):
+    assert evaluation.metrics_json("x", 1, rows, warnings=["few"])["warnings"] == ["few"]
+    with pytest.raises(DataError, match="lacks \\['ci95', 'images', 'n', 'n_by_type'\\]"):
         evaluation.metrics_json("x", 1, {"leaml": {"accuracy": 1.0, "by_type": {}}})
     with pytest.raises(DataError, match="JSON cannot"):
         evaluation.metrics_json("x", 1, rows, {"difference": float("nan")})

@@ -13,6 +13,13 @@ from leaml.finished import find
 from leaml.modelcard import card, licence
 
 
+def test_the_card_says_what_limits_the_comparison(tmp_path: Path) -> None:
+    warnings = ["1 validation question cannot show a difference"]
+    limited = card(str(write_run(tmp_path / "limited", metrics=METRICS | {"warnings": warnings})))
+    assert limited["evaluation"]["warnings"] == warnings
+    assert card(str(write_run(tmp_path / "earlier")))["evaluation"]["warnings"] == []
+
+
 def test_a_run_stands_for_its_adapted_model(tmp_path: Path) -> None:
     found = find(f"{write_run(tmp_path / 'mine')}/")
     assert found.model.name == f"{tmp_path}/mine/finetune-abc/model"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from leaml.report import ReportData, Sample, verdict, write_report
+from leaml.report import ReportData, Sample, WrongAnswer, verdict, write_report
 from leaml.report_style import duration, p_value, points
 
 BINS = [{"confidence": 0.55, "accuracy": 0.5, "n": 300}, {"confidence": 0.96, "accuracy": 0.97, "n": 1200}]
@@ -24,7 +24,9 @@ def png(size: tuple[int, int] = (64, 64), kind: str = "PNG") -> bytes:
 
 def row(accuracy: float) -> dict[str, Any]:
     ci95 = [accuracy - 0.02, accuracy + 0.02]
-    return {"accuracy": accuracy, "ci95": ci95, "n": 2400, "by_type": {"count": accuracy - 0.1, "shape": accuracy + 0.1}}
+    types = {"count": accuracy - 0.1, "shape": accuracy + 0.1}
+    counts = {"n": 2400, "images": 600, "n_by_type": {"count": 2396, "shape": 4}}
+    return {"accuracy": accuracy, "ci95": ci95, "by_type": types, **counts}
 
 
 def comparison(difference: float, p: float) -> dict[str, Any]:
@@ -55,8 +57,33 @@ def data() -> ReportData:
             {"module": "q_proj", "layer": 1, "name": "layers.1.q_proj", "rows": 128, "selected": 96},
             {"module": "up_proj", "layer": 1, "name": "layers.1.up_proj", "rows": 64, "selected": 0},
         ],
-        losses={"warmup": [(1, 2.0), (10, 1.25)], "broken": [(1, float("nan"))]},
-        steps=[{"name": "caption", "folder": "caption-ab12", "seconds": 192.3, "state": "done"}],
+        losses={"finetune lora_labels": [(1, 2.0), (10, 0.5)], "warmup": [(1, 2.0), (10, 1.25)], "broken": [(1, float("nan"))]},
+        steps=[
+            {"name": "caption", "label": "caption", "folder": "caption-ab12", "seconds": 192.3, "state": "done"},
+            {"name": "evaluate", "label": "evaluate lora_labels", "folder": "evaluate-1", "seconds": 4, "state": "reused"},
+            {"name": "finetune", "label": "finetune leaml round 1", "folder": "finetune-2", "seconds": 4, "state": "done"},
+            {"name": "ingest", "label": "ingest unlabeled", "folder": "ingest-3", "seconds": 4, "state": "done"},
+        ],
+        wrong=[
+            WrongAnswer(png(), "What is it?\nA. red\nB. blue", "A", "B", "colour", ("A", True)),
+            WrongAnswer(png(), "How many?", "2", ""),
+        ],
+        sources={
+            "labeled": {
+                "images": 80,
+                "rows": {"in": 90, "used": 81, "refused": {"no answer": 9}},
+                "quarantined": 2,
+                "seconds": 1.5,
+            },
+            "unlabeled": {
+                "images": 5000,
+                "rows": 0,
+                "quarantined": 3,
+                "reasons": {"truncated": 3},
+                "checked": True,
+                "note": "x",
+            },
+        },
         filters={"accepted": 30, "few votes": 60, "refusal": 10},
         quarantine={"truncated": 2},
         facts={"model": "leaml-tiny"},
@@ -121,11 +148,14 @@ def test_everything_is_escaped(data: ReportData) -> None:
                 "baselines": {EVIL: {**comparison(0.1, 0.01), "p_holm": 1}},
             },
             "text_metrics": {EVIL: {EVIL: 0.5}},
+            "warnings": [EVIL],
         },
         samples=[Sample(EVIL.encode(), EVIL, EVIL, [{**pair(EVIL, False, EVIL), "answer": EVIL, "roundtrip": EVIL + "2"}])],
         selection=[{"module": EVIL, "layer": 0, "name": EVIL, "rows": 2, "selected": 1}],
         losses={EVIL: [(1, 1.0)]},
-        steps=[{"name": EVIL, "folder": EVIL, "seconds": 1.0, "state": EVIL}],
+        wrong=[WrongAnswer(EVIL.encode(), EVIL, EVIL, EVIL, EVIL, (EVIL, False))],
+        sources={EVIL: {EVIL: {EVIL: 1}}},
+        steps=[{"name": EVIL, "label": f"{EVIL} {EVIL}", "folder": EVIL, "seconds": 1.0, "state": EVIL}],
         filters={EVIL: 1},
         quarantine={EVIL: 1},
         facts={EVIL: EVIL},
@@ -133,12 +163,12 @@ def test_everything_is_escaped(data: ReportData) -> None:
     page = write_report(evil)
     assert "<script" not in page
     assert '" onload=' not in re.sub(r"<text[^>]*>[^<]*</text>", "", page)  # quotes may stand in SVG text, not in attributes
-    assert page.count("&lt;script&gt;") >= 24
+    assert page.count("&lt;script&gt;") >= 36
 
 
 def test_accuracy_rows_are_named_ordered_and_plotted(data: ReportData) -> None:
     words = text_of(write_report(data))
-    assert "LEAML 65.0 % 63.0 – 67.0 2 400 55.0 75.0" in words
+    assert "LEAML 65.0 % 63.0 – 67.0 2 400 All labels" in words
     table = words[words.index("95 % interval questions") :]
     order = [table.index(name) for name in ("Blind prior", "LoRA on labels", "LEAML 65", "All labels (ceiling)")]
     assert order == sorted(order)
@@ -152,6 +182,63 @@ def test_best_of_a_type_is_bold_and_the_ceiling_is_no_rival(data: ReportData) ->
     page = write_report(data)
     assert '<td class="n"><b>75.0</b></td>' in page
     assert "<b>98.0</b>" not in page
+
+
+def test_each_question_type_has_its_number_of_questions_and_what_they_can_show(data: ReportData) -> None:
+    words = text_of(write_report(data))
+    assert (
+        "By question type question type questions shows Blind prior (no image) LoRA on labels LEAML All labels (ceiling)"
+        in words
+    )
+    assert re.search(r"count 2 396 2\.8 40\.0 50\.0 55\.0 78\.0 shape 4 none 60\.0 70\.0 75\.0 98\.0", words)
+
+
+def test_without_types_questions_are_broken_down_by_template(data: ReportData) -> None:
+    for found in data.metrics["rows"].values():
+        found |= {
+            "by_type": {},
+            "n_by_type": {},
+            "by_template": {"is there … in image": 0.25},
+            "n_by_template": {"is there … in image": 40},
+        }
+    words = text_of(write_report(data))
+    assert "By question template question template questions shows" in words
+    assert "is there … in image 40 18.8 25.0 25.0 25.0 25.0" in words
+
+
+def test_warnings_stand_beside_the_table_and_are_named_in_the_verdict(data: ReportData) -> None:
+    assert "What limits this comparison" not in text_of(write_report(data))
+    data.metrics["warnings"] = ["LoRA on labels was trained for 10 steps.", "Six questions."]
+    page = write_report(data)
+    assert "What limits this comparison : 2 points beside the table" in text_of(page)
+    box, table = page.index('<div class="warnings">'), page.index("95 % interval</th>")
+    assert box < table
+    assert "<li>LoRA on labels was trained for 10 steps.</li><li>Six questions.</li>" in page[box:table]
+
+
+def test_wrong_answers_show_image_question_both_answers_and_the_baselines(data: ReportData) -> None:
+    words = text_of(write_report(data))
+    assert "What is it? A. red B. blue colour right A LEAML B best baseline A ✓" in words
+    assert "How many? right 2 LEAML (nothing) " in words
+
+
+def test_whatever_ingest_counted_is_in_the_data_table(data: ReportData) -> None:
+    words = text_of(write_report(data))
+    table = words[words.index("Data labeled unlabeled") :]
+    assert table.startswith(
+        "Data labeled unlabeled images 80 5 000 rows – 0 in 90 – used 81 – refused: no answer 9 – "
+        "quarantined 2 3 reasons: truncated – 3"
+    )
+    assert "checked" not in words
+
+
+def test_text_metrics_are_explained(data: ReportData) -> None:
+    data.metrics["text_metrics"] = {"leaml": {"bleu": 0.5, "meteor": 0.25}, "lora_labels": {"bleu": 0.25, "meteor": 0.1}}
+    words = text_of(write_report(data))
+    assert "bleu meteor LEAML 0.500 0.250 LoRA on labels 0.250 0.100 The metrics of" in words
+    assert "BLEU: how many of the words" in words and "METEOR: words" in words and "ROUGE-2" not in words
+    data.metrics["text_metrics"] = {"leaml": {}}
+    assert "Text metrics" not in text_of(write_report(data))
 
 
 @pytest.mark.parametrize(
@@ -202,11 +289,11 @@ def test_samples_show_captions_verdicts_and_reasons(data: ReportData) -> None:
 def test_images_become_data_uris(data: ReportData) -> None:
     data.samples = [Sample(png()), Sample(png((2000, 1000))), Sample(png((10, 10), "BMP")), Sample(b"no image")]
     page = write_report(data)
-    assert len(re.findall(r'src="data:image/png;base64,', page)) == 1
+    assert len(re.findall(r'src="data:image/png;base64,', page)) == 1 + len(data.wrong)
     assert len(re.findall(r'src="data:image/jpeg;base64,', page)) == 2
     assert page.count("image cannot be shown") == 1
     assert "2000 by 1000 pixels" in page
-    assert len(page) < 60_000  # the large one was scaled down
+    assert len(page) < 80_000  # the large one was scaled down
 
 
 def test_neuron_heat_map(data: ReportData) -> None:
@@ -222,9 +309,12 @@ def test_neuron_heat_map(data: ReportData) -> None:
 
 def test_losses_filters_steps_and_quarantine(data: ReportData) -> None:
     words = text_of(write_report(data))
-    assert "warmup" in words and "1.25" in words and "broken" not in words
+    assert "finetune: LoRA on labels" in words and "warmup" in words and "1.25" in words and "broken" not in words
     assert "Of 100 generated pairs, 30 (30.0 %) were accepted. accepted 30 · 30.0 % few votes 60 · 60.0 % refusal 10" in words
-    assert "caption done 3 min 12 s caption-ab12 total 3 min 12 s" in words
+    assert "step model or source state time folder caption done 3 min 12 s caption-ab12" in words
+    assert "evaluate LoRA on labels reused 4.0 s" in words
+    assert "finetune LEAML, round 1 done 4.0 s" in words
+    assert "ingest unlabeled done 4.0 s ingest-3 total 3 min 24 s" in words
     assert "2 images were set aside" in words and "truncated 2" in words
     assert "1 234 labeled images" in words
 
@@ -239,6 +329,7 @@ def test_a_run_without_results_says_so() -> None:
         "No losses",
         "No confidences",
         "No step",
+        "Nothing was counted",
         "No image was set aside",
     ):
         assert phrase in words

@@ -164,3 +164,38 @@ def test_importances_and_plot() -> None:
 def test_last_step_that_trials_share(keys: list[str], changes: dict[str, Any], expected: str | None) -> None:
     space = {key: {"choices": [0.1, 0.2]} for key in keys}
     assert search.last_shared_step(parse({"data": DATA, "tune": {"space": space}} | changes)) == expected
+
+
+def test_a_best_of_one_validation_question_is_called_chance_wherever_it_is_named() -> None:
+    found = Found([trial(0.1, 1.0), trial(0.3, 0.0), trial(1.0, 0.0, finished=False)], questions=1)
+    (warning,) = found.warnings()
+    assert warning.startswith("1 validation question cannot show a difference between 2 points, however large")
+    assert f"What limits this comparison:\n\n- {warning}" in search.page(found)
+    written = search.best_yaml(config(), {"score.ratio": 0.1}, found.warnings())
+    assert written.splitlines()[1] == f"# {warning}"
+    assert yaml.safe_load(written)["score"]["ratio"] == 0.1
+    many = Found([trial(0.1, 0.9), trial(0.3, 0.5)], questions=400)
+    assert many.warnings() == []
+    assert search.page(many) == search.table(many) + "\n"
+
+
+def test_finalists_are_compared_by_their_median_and_luck_grows_with_the_points_tried() -> None:
+    trials = [trial(ratio / 100, 0.6) for ratio in range(1, 21)] + [trial(0.5, 0.9), trial(0.7, 0.88)]
+    found = Found([*trials, trial(0.5, 0.78, seed=1), trial(0.7, 0.72, seed=1)], questions=200)
+    found.settle(2)
+    (warning,) = found.warnings()
+    assert warning.startswith(
+        "1 of the 1 other points compared at the end may be as good as the best: 200 validation questions"
+    )
+    assert "the best leads the next by 4.0" in warning
+    assert Found([], 10).warnings() == []
+
+
+def test_a_learning_rate_at_the_edge_of_those_tried_is_told_and_a_ratio_of_all_is_not() -> None:
+    def at(ratio: float, lr: float, accuracy: float) -> Trial:
+        return Trial({"score.ratio": ratio, "finetune.lr": lr}, 0, accuracy, accuracy, 0.1, True)
+
+    edge = Found([at(1.0, 1e-2, 0.9), at(0.1, 1e-3, 0.3)], questions=500)
+    assert edge.warnings() == ["finetune.lr: 0.01 is the highest of the values tried; a higher one may be better."]
+    inside = Found([at(1.0, 1e-3, 0.9), at(0.1, 1e-2, 0.3), at(0.1, 1e-4, 0.3)], questions=500)
+    assert inside.warnings() == []

@@ -20,14 +20,24 @@ def test_synonyms_do_not_match() -> None:
     assert text_metrics(["big automobile"], ["large car"])["meteor"] == 0.0
 
 
-def test_one_word_answers_have_a_bleu() -> None:
-    assert text_metrics(["polyp", "Red"], ["polyp", "red"])["bleu"] == 1.0
-    assert text_metrics(["polyp", "red", "red", "red"], ["polyp", "red", "pink", "pink"])["bleu"] == 0.5
+def test_answers_of_one_word_have_exact_match_and_no_text_metrics() -> None:
+    assert text_metrics(["a red polyp", "Red"], ["polyp", "red"]) == {}
+
+
+def test_rouge_2_is_over_references_that_have_two_words() -> None:
+    found = text_metrics(["red and pink", "red", "one"], ["red and pink", "red", "two"])
+    assert found["rouge2"] == 1.0
+    assert found["rouge1"] == pytest.approx(2 / 3, abs=1e-4)
+    assert "rouge2" not in text_metrics(["ja, да"], ["да да"])
+    assert text_metrics(["polyp", "red", "a b"], ["polyp", "pink", "a b"])["bleu"] == pytest.approx(
+        0.75**0.5, abs=1e-4
+    )  # words, pairs of words
 
 
 def test_means_over_rows_and_range() -> None:
     found = text_metrics(["red and pink", ""], ["red and pink", "none"])
-    assert found["rouge1"] == found["rouge2"] == found["rougeL"] == 0.5
+    assert found["rouge1"] == found["rougeL"] == 0.5
+    assert found["rouge2"] == 1.0  # of the reference that has pairs of words
     assert found["meteor"] == pytest.approx((1 - 0.5 / 27) / 2, abs=1e-4)
     assert all(0 <= value <= 1 for value in found.values())
 

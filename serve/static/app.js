@@ -7,7 +7,11 @@ const [form, fileInput, preview, fileNote, question, options, askButton] =
 const [modelChoice, key, drop, errorBox, result, card] = ["model", "key", "drop", "error", "result", "card"].map(at);
 const SMALL = 160; // pixels; below this an image is shown as squares
 
-let image = null; // the File that will be sent
+const QUALITIES = [0.95, 0.85, 0.7]; // of a JPEG, one after the other, before it is made smaller
+const TEXT_ROOM = 4096; // bytes of a request beside its image and texts
+
+let image = null; // the File that was chosen
+let limits = null; // what the server takes, from /v1/models
 let asking = null; // the AbortController of the request on its way
 let countdown = 0; // timer of the wait that a full server asked for
 let cardWanted = 0; // number of the newest request for a card, so that late replies are dropped
@@ -120,11 +124,12 @@ function take(file) {
   preview.src = URL.createObjectURL(file);
   preview.alt = `The chosen image, ${file.name || "pasted"}`;
   preview.hidden = false;
-  fileNote.textContent = `${file.name || "pasted image"}, ${size(file.size)}`;
+  fileNote.textContent = described(file);
   drop.querySelector("b").textContent = "Choose another image";
   question.focus();
 }
 
+const described = (file) => `${file.name || "pasted image"}, ${size(file.size)}`;
 const size = (bytes) => (bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
 
 preview.addEventListener("load", () => {
@@ -151,6 +156,54 @@ document.addEventListener("drop", (event) => {
   take(event.dataTransfer.files[0]);
 });
 
+// ---- an image over the server's limits is scaled here
+
+/** The image as it can be sent with so many bytes of text: as it is, or scaled to the server's limits. */
+async function withinLimits(file, textBytes) {
+  if (!limits) return file; // the server will say
+  const most = Math.min(limits.image_bytes, limits.body_bytes - TEXT_ROOM - textBytes);
+  let picture;
+  try {
+    picture = await createImageBitmap(file, { imageOrientation: "from-image" }); // upright, whatever its EXIF says
+  } catch {
+    return file; // a format that this browser does not read and the server may
+  }
+  try {
+    const { width, height } = picture;
+    const [long, short] = [Math.max(width, height), Math.min(width, height)];
+    if (long > limits.image_aspect * short) {
+      throw new Refused(`The image is too narrow for this server: ${width} × ${height}, at most ${limits.image_aspect} : 1. Cut it.`, 0, 0);
+    }
+    const share = Math.min(1, Math.sqrt(limits.pixels / (width * height)), limits.image_side / long);
+    if (share === 1 && file.size <= most) return file;
+    const scaled = await encoded(picture, share, file.type === "image/png", most);
+    if (image === file) fileNote.textContent = `${described(file)}, sent as ${scaled.width} × ${scaled.height}, ${size(scaled.blob.size)}`;
+    return scaled.blob;
+  } finally {
+    picture.close();
+  }
+}
+
+/** The picture on white, at most so large: as PNG where it was one and fits, else as JPEG, smaller where that must be. */
+async function encoded(picture, share, lossless, most) {
+  for (;; share *= 0.8) {
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.max(1, Math.floor(picture.width * share));
+    canvas.height = Math.max(1, Math.floor(picture.height * share));
+    const context = canvas.getContext("2d");
+    if (!context) throw new Refused("This browser cannot scale so large an image; use a smaller one.", 0, 0);
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.imageSmoothingQuality = "high";
+    context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    for (const [type, quality] of [...(lossless ? [["image/png"]] : []), ...QUALITIES.map((one) => ["image/jpeg", one])]) {
+      const blob = await new Promise((done) => canvas.toBlob(done, type, quality));
+      if (blob === null) throw new Refused("This browser cannot scale so large an image; use a smaller one.", 0, 0);
+      if (blob.size <= most || Math.max(canvas.width, canvas.height) === 1) return { blob, width: canvas.width, height: canvas.height };
+    }
+  }
+}
+
 // ---- asking
 
 form.addEventListener("submit", (event) => {
@@ -168,15 +221,18 @@ async function ask() {
   const offered = options.value.split("\n").map((line) => line.trim()).filter(Boolean);
   if (!image) return needs("Choose an image first.", fileInput);
   if (!asked) return needs("Write a question first.", question);
-  const body = new FormData();
-  body.append("file", image, image.name || "pasted");
-  body.append("question", asked);
-  if (offered.length) body.append("options", JSON.stringify(offered));
-  if (modelChoice.value) body.append("model", modelChoice.value);
+  const texts = { question: asked, options: offered.length ? JSON.stringify(offered) : "", model: modelChoice.value };
+  const chosen = image;
   showError("");
   busy(new AbortController());
-  const began = performance.now();
   try {
+    const { signal } = asking;
+    const file = await withinLimits(chosen, new Blob(Object.values(texts)).size);
+    signal.throwIfAborted();
+    const body = new FormData();
+    body.append("file", file, chosen.name || "pasted");
+    for (const [name, text] of Object.entries(texts)) if (text) body.append(name, text);
+    const began = performance.now();
     const reply = await call("v1/vqa", { method: "POST", body, signal: asking.signal });
     showAnswer(asked, reply, performance.now() - began);
   } catch (error) {
@@ -240,7 +296,9 @@ function showAnswer(asked, reply, roundTrip) {
 async function loadModels() {
   let models;
   try {
-    models = (await call("v1/models")).data || [];
+    const served = await call("v1/models");
+    models = served.data || [];
+    limits = served.limits || null;
   } catch (error) {
     return report(error);
   }
@@ -306,7 +364,8 @@ function evaluationTable(evaluation) {
   return make("div", {},
     make("p", { class: "note", id: "table-title" }, `Evaluation on ${evaluation.dataset}${by}`),
     make("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "table-title" },
-      make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...lines))));
+      make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...lines))),
+    ...(evaluation.warnings || []).map((text) => make("p", { class: "note" }, text)));
 }
 
 loadModels();

@@ -49,6 +49,7 @@ CARD = {
                 "by_type": {"color": 0.1},
             },
         ],
+        "warnings": ["1 validation question cannot show a difference."],
     },
     "calibration": {"temperature": 1.6, "ece": 0.021, "ece_uncalibrated": 0.09, "n": 1500},
     "code_version": "0.1.0",
@@ -88,9 +89,10 @@ class Script(ScriptedService):
         return [(a["picture"].encoded.data, a["questions"][0], a["model"]) for a in self.asked]
 
 
-def app_of(script: Script, digests: tuple[str, ...] = ()) -> FastAPI:
-    """The application in front of scripted models, taking bodies of up to 100 kB."""
-    return create_app(script, ServeSettings.model_validate({"model": "demo", "limits": {"body_bytes": 100_000}}), digests)
+def app_of(script: Script, digests: tuple[str, ...] = (), **limits: int) -> FastAPI:
+    """The application in front of scripted models, taking bodies of up to 100 kB unless `limits` are given."""
+    settings = ServeSettings.model_validate({"model": "demo", "limits": limits or {"body_bytes": 100_000}})
+    return create_app(script, settings, digests)
 
 
 @contextmanager

@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from PIL import Image, ImageDraw
 from playground import KEY, Script, app_of, chromium, serving
 from starlette.responses import HTMLResponse
 
+from leaml.report import ReportData, write_report
 from serve.auth import digest
 from serve.service import Question
+from serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -73,8 +76,9 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     context.close()
 
 
-def choose(page: Page, data: bytes = PICTURE) -> None:
-    page.locator("#file").set_input_files({"name": "shape.png", "mimeType": "image/png", "buffer": data})
+def choose(page: Page, data: bytes = PICTURE, kind: str = "PNG") -> None:
+    name, mime = f"shape.{kind.lower()}", f"image/{kind.lower()}"
+    page.locator("#file").set_input_files({"name": name, "mimeType": mime, "buffer": data})
 
 
 def ask(page: Page, question: str) -> None:
@@ -190,6 +194,100 @@ def test_refusals_are_told_in_words(page: Page, data: bytes, question: str, word
     assert page.locator("#error").is_hidden()
 
 
+def photo(width: int, height: int, kind: str = "JPEG", orientation: int = 1, grain: int = 60) -> bytes:
+    """A grainy picture whose first row of pixels is red and whose last is blue, before it is turned by its EXIF."""
+    values = np.random.default_rng(0).integers(0, grain, (height, width, 3), dtype=np.uint8)
+    values[: height // 2, :, 0] += 180
+    values[height // 2 :, :, 2] += 180
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, kind, **{"quality": 95, "exif": exif} if kind == "JPEG" else {"compress_level": 1})
+    return buffer.getvalue()
+
+
+def received(script: Script) -> Image.Image:
+    """The picture that reached the model last."""
+    return Image.open(io.BytesIO(script.heard()[-1][0]))
+
+
+def test_a_photo_of_48_megapixels_is_scaled_to_the_servers_limits(browser: Browser, script: Script) -> None:
+    page = browser.new_page()
+    with serving(app_of(script, pixels=16_000_000)) as address:  # as every server has them
+        page.goto(address)
+        page.get_by_text("Model card: demo").wait_for()
+        data = photo(8064, 5952, orientation=6, grain=24)
+        assert len(data) > ServeSettings.model_validate({"model": "demo"}).limits.body_bytes
+        choose(page, data, "JPEG")
+        ask(page, "what is it?")
+        page.wait_for_selector(".answer", timeout=90_000)
+        assert page.locator("#error").is_hidden()
+        found = received(script)
+        assert 15_900_000 < found.width * found.height <= 16_000_000
+        assert found.height / found.width == pytest.approx(8064 / 5952, abs=0.001)  # upright, as its EXIF says
+        right, left = (found.getpixel((found.width * x // 10, found.height // 2)) for x in (9, 1))
+        assert right[0] > 150 > right[2] and left[2] > 150 > left[0]  # type: ignore[index,operator]
+        assert f"sent as {found.width} × {found.height}" in page.locator("#file-note").inner_text()
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "limits", "scaled"),
+    [
+        ("JPEG", (600, 400), {"image_side": 300}, (300, 200)),
+        ("PNG", (600, 400), {"pixels": 60_000}, (300, 200)),
+        ("JPEG", (600, 400), {"image_bytes": 40_000}, None),
+        ("PNG", (600, 400), {"image_bytes": 40_000}, None),
+        ("JPEG", (600, 400), {"body_bytes": 40_000}, None),
+        ("WEBP", (600, 400), {"image_side": 300}, (300, 200)),
+    ],
+)
+def test_every_limit_of_an_image_is_kept_by_scaling(
+    browser: Browser, script: Script, kind: str, size: tuple[int, int], limits: dict[str, int], scaled: tuple[int, int] | None
+) -> None:
+    page = browser.new_page()
+    with serving(app_of(script, **limits)) as address:
+        page.goto(address)
+        page.get_by_text("Model card: demo").wait_for()
+        choose(page, photo(*size, kind, grain=70), kind)
+        ask(page, "what is it? " + "x" * 3000)
+        assert said(page).startswith("what is it?")
+        found = received(script)
+        assert scaled is None or found.size == scaled
+        assert found.format == ("PNG" if kind == "PNG" and "pixels" in limits else "JPEG")
+        assert found.width / found.height == pytest.approx(1.5, abs=0.01)
+        assert len(script.heard()[-1][0]) <= limits.get("image_bytes", 8 << 20)
+    page.close()
+
+
+def test_what_is_clear_becomes_white_as_on_the_server_and_what_fits_is_sent_as_it_is(browser: Browser, script: Script) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (400, 400), (0, 0, 0, 0)).save(buffer, "PNG")
+    page = browser.new_page()
+    with serving(app_of(script, image_side=200)) as address:
+        page.goto(address)
+        page.get_by_text("Model card: demo").wait_for()
+        choose(page, buffer.getvalue())
+        ask(page, "what?")
+        said(page)
+        assert received(script).convert("RGB").getpixel((100, 100)) == (255, 255, 255)
+        choose(page, PICTURE)
+        ask(page, "and this?")
+        page.get_by_text("and this?").wait_for()
+        assert script.heard()[-1][0] == PICTURE
+    page.close()
+
+
+def test_a_picture_that_no_scaling_makes_wide_enough_is_not_sent(page: Page, script: Script) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4000, 2)).save(buffer, "PNG")
+    choose(page, buffer.getvalue())
+    ask(page, "what?")
+    page.get_by_text("The image is too narrow for this server: 4000 × 2, at most").wait_for()
+    assert script.heard() == []
+    assert page.get_by_role("button", name="Ask").is_visible()
+
+
 def test_a_full_server_says_when_to_come_back(page: Page) -> None:
     choose(page)
     page.evaluate(
@@ -281,6 +379,7 @@ def test_the_card_has_run_labels_and_intervals_and_follows_the_model(page: Page)
         "off by 2.1 points on average (ECE over 1500 answers)",
         "accuracy 95 % interval questions color shape LEAML 94.1 % 92.8 – 95.3 1500 95.0 90.0",
         "Zero-shot 50.0 % 48.0 – 52.0 1500 10.0 –",
+        "1 validation question cannot show a difference.",
     ):
         assert part in words
     page.get_by_label("Model", exact=True).select_option("demo:other")
@@ -335,4 +434,47 @@ def test_a_name_that_is_pointed_to_this_machine_is_not_answered(browser: Browser
     answered = page.goto(address.replace("127.0.0.1", "rebound.example"))
     assert answered is not None
     assert answered.status == 421
+    page.close()
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_charts_of_a_report_are_whole_and_legible_on_a_phone(browser: Browser, width: int) -> None:
+    row = {
+        "accuracy": 0.9,
+        "ci95": [0.88, 0.92],
+        "n": 1500,
+        "images": 300,
+        "by_type": {"colour": 0.8},
+        "n_by_type": {"colour": 9},
+    }
+    curve = [(step, 3.0 - step / 100) for step in range(0, 200, 10)]
+    report = ReportData(
+        "demo",
+        "easy-vqa",
+        40,
+        {"rows": {"zero_shot": row, "finetune_labels": row, "leaml": row}},
+        losses={"warmup": curve, "finetune leaml": curve},
+        calibration={
+            "temperature": 1.0,
+            "ece": 0.1,
+            "ece_uncalibrated": 0.2,
+            "n": 9,
+            "bins": [{"confidence": 1, "accuracy": 1, "n": 9}],
+        },
+    )
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.set_content(write_report(report))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    shown = [chart for chart in page.locator("svg.plot").all() if chart.is_visible()]
+    assert len(shown) == 3
+    for chart in shown:
+        box = chart.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        texts = [text.bounding_box() for text in chart.locator("text").all()]
+        assert texts
+        for text in texts:
+            assert text is not None
+            assert text["height"] >= 10  # pixels of a line of text
+            assert box["x"] - 1 <= text["x"] and text["x"] + text["width"] <= box["x"] + box["width"] + 1
     page.close()

@@ -14,6 +14,7 @@ from serve import vqa
 from serve.chat import REFUSED
 from serve.errors import stopped
 from serve.service import Answer, Model, Reply
+from serve.settings import LimitSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +46,10 @@ async def test_chat_streams_events_as_they_come(client: Client) -> None:
 
 async def test_models_are_listed_with_the_reason_of_a_failed_one(client: Client) -> None:
     async with client() as c:
-        entries = (await c.get("/v1/models")).json()["data"]
+        listed = (await c.get("/v1/models")).json()
+        entries, limits = listed["data"], listed["limits"]
+        assert limits == {key: getattr(LimitSettings(), key) for key in limits}
+        assert set(limits) == {"body_bytes", "image_bytes", "pixels", "image_side", "image_aspect"}
         assert [e["id"] for e in entries] == ["tiny", "tiny:sports", "tiny:broken"]
         assert entries[0] | {"run": "demo", "calibrated": True, "object": "model"} == entries[0]
         assert entries[2]["state"] == "failed"

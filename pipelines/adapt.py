@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from leaml import calibration, comparisons, evaluation
-from leaml.config import Config
+from leaml.config import Config, TrainConfig
 from leaml.data import captions, files, registry
 from leaml.errors import InputError
 from leaml.vlm import load
@@ -132,7 +132,7 @@ def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
     given = run.config.evaluate.baselines
     configs = {"finetune_labels": given.finetune_labels, "lora_labels": given.lora_labels}
     folders = {record["label"]: record["folder"] for record in run.steps()}
-    made = [("leaml", run.config.finetune, adapted.folder)]
+    made: list[tuple[str, TrainConfig, str]] = [("leaml", run.config.finetune, adapted.folder)]
     made += [(row, config, files.join(run.folder, folders[f"finetune {row}"])) for row, config in configs.items()]
     found = []
     for row, config, folder in made:

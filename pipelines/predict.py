@@ -109,9 +109,9 @@ def _choices(engine: Engine, asked: list[tuple[Item, dict[str, Any], Completion]
     scored = iter([completion for (completion,) in engine.generate(requests)] if requests else [])
     for number, counts in sizes.items():
         _, row, completion = asked[number]
-        groups = [list(itertools.islice(scored, count)) for count in counts]
-        error = next((each.error for group in groups for each in group if each.error), "")
-        logprobs = [[_logprob(each) for each in group] for group in groups]
+        given = [list(itertools.islice(scored, count)) for count in counts]
+        error = next((each.error for group in given for each in group if each.error), "")
+        logprobs = [[_logprob(each) for each in group] for group in given]
         chosen[number] = error or choose(completion.text, _logprob(completion), row["options"], logprobs)
     return chosen
 
@@ -236,13 +236,13 @@ def _answered(batch: Batch, work: str, folder: str, temperature: float | None) -
             return found | {"error": batch.errors.get(file) or errors.get(image, "no answer")}
         if reply["error"]:
             return found | {"error": reply["error"]}
-        calibrated = temperature is not None and reply["own"]
-        sure = calibration.confidence(min(0.0, reply["logprob"]), temperature if calibrated else 1.0)
+        fitted = temperature if reply["own"] else None
+        sure = calibration.confidence(min(0.0, reply["logprob"]), 1.0 if fitted is None else fitted)
         return found | {
             "prediction": reply["prediction"],
             "logprob": reply["logprob"],
             "confidence": sure,
-            "calibrated": calibrated,
+            "calibrated": fitted is not None,
         }
 
     parts = [batch.asked[start : start + _PART] for start in range(0, len(batch.asked), _PART)]

@@ -189,3 +189,53 @@ def test_shipped_recipes_load() -> None:
 def test_shipped_model_names_become_folders_and_others_stay() -> None:
     assert config.resolve_model("leaml-tiny").endswith("/leaml/tiny/models/leaml-tiny")
     assert config.resolve_model("owner/name") == "owner/name"
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("caption.teacher.url=http://t/v1", "'caption.url'"),  # one level up
+        ("teacher.name=big", "'caption.teacher'"),
+        ("budget={count: 4}", "'data.budget'"),
+        ("data.filters.round_trip=false", "'generate.filters'"),
+        ("score.steps=3", "'warmup.steps' or 'distill.steps' or 'finetune.steps' or one of 2 more"),
+        ("round_tripp=true", "'generate.filters.round_trip'"),  # elsewhere, and misspelt
+    ],
+)
+def test_a_key_in_the_wrong_section_is_told_its_place(file: Path, override: str, place: str) -> None:
+    assert f"did you mean {place}?" in refused(file, override)
+
+
+def test_a_key_of_an_entry_is_told_its_place(file: Path) -> None:
+    space = {"score.ratio": {"choice": [0.1]}}
+    file.write_text(yaml.safe_dump({"data": DATA, "tune": {"space": space}}))
+    assert "unknown key 'tune.space.score.ratio.choice': did you mean 'choices'?" in refused(file)
+
+
+def test_what_is_explained_is_what_an_empty_configuration_resolves_to(file: Path) -> None:
+    file.write_text(yaml.safe_dump({"data": DATA}))
+    found = config.load(file).model_dump()
+    for key, default, _ in config.explain():
+        if (
+            default in ("required", "section")
+            or ".KEY." in key
+            or key.startswith(("data.labeled", "data.unlabeled", "data.eval"))
+        ):
+            continue
+        value = found
+        for name in key.split("."):
+            value = value[name]
+        assert repr(value) == default, key
+
+
+def test_a_section_that_is_given_in_part_keeps_its_other_defaults(file: Path) -> None:
+    found = config.load(file, ["evaluate.baselines.lora_labels.steps=9", "caption.teacher.dtype=bfloat16"])
+    assert found.evaluate.baselines.lora_labels.lr == [1e-3, 3e-3]
+    assert found.caption.teacher.name == "leaml-tiny-teacher"
+
+
+def test_every_value_of_a_choice_is_explained() -> None:
+    explained = {key: text for key, _, text in config.explain()}
+    assert explained["evaluate.controls"].endswith("captions_mixed, self_training, full_labels.")
+    assert explained["score.scope"].endswith("One of: module, layer, global.")
+    assert "One of: json, csv, tensorboard, mlflow." in explained["tune.loggers"]

@@ -4,7 +4,8 @@ Read from YAML with `load`, overridden with `a.b=value`, explained with `explain
 values are `ConfigError`s that name the key, the value and the fix.
 """
 
-from leaml.config.reading import explain, load, parse, resources_with
+from leaml.config.keys import explain, refusal
+from leaml.config.reading import load, parse, resources_with
 from leaml.config.search import RangeConfig, TuneConfig
 from leaml.config.sections import (
     BUILTIN,
@@ -50,6 +51,7 @@ __all__ = [
     "explain",
     "load",
     "parse",
+    "refusal",
     "resolve_model",
     "resources_with",
 ]

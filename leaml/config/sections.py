@@ -24,6 +24,12 @@ class ModelConfig(Section):
     trust_remote_code: bool = Field(False, description="Run code that comes with the model; off unless you trust its author.")
 
 
+class TeacherConfig(ModelConfig):
+    """The model that writes captions."""
+
+    name: str = Field("leaml-tiny-teacher", description="Shipped name, hub id, local folder or s3:// folder.")
+
+
 class SourceConfig(Section):
     """One data source, read by the reader named `format`."""
 
@@ -81,9 +87,7 @@ class DataConfig(Section):
 class CaptionConfig(Section):
     """Step 1: the teacher describes the unlabeled and labeled images."""
 
-    teacher: ModelConfig = Field(
-        default_factory=lambda: ModelConfig(name="leaml-tiny-teacher"), description="Teacher MLLM served by vLLM."
-    )
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="Teacher MLLM served by vLLM.")
     url: str | None = Field(None, description="OpenAI-compatible base URL to ask instead of a local teacher.")
     prompt: str | None = Field(None, description="Caption request; none: the built-in one.")
     max_tokens: int = Field(48, gt=0, description="Longest caption, in tokens.")
@@ -91,6 +95,8 @@ class CaptionConfig(Section):
 
 
 Rate = Annotated[float, Field(gt=0)]
+Rates = Rate | Annotated[list[Rate], Field(min_length=1)]
+LR = "Learning rate; a list is swept on the validation part of the labels."
 
 
 class TrainConfig(Section):
@@ -98,9 +104,7 @@ class TrainConfig(Section):
 
     steps: int = Field(200, gt=0, description="Optimizer steps.")
     batch_size: int = Field(64, gt=0, description="Examples per optimizer step, shared by all workers.")
-    lr: Rate | Annotated[list[Rate], Field(min_length=1)] = Field(
-        5e-4, description="Learning rate; a list is swept on the validation part of the labels."
-    )
+    lr: Rates = Field(5e-4, description=LR)
     warmup_ratio: float = Field(
         0.05, ge=0, lt=1, description="Share of the steps with linearly rising learning rate; then cosine decay."
     )
@@ -271,13 +275,25 @@ class FinetuneConfig(TrainConfig):
     )
 
 
+class FinetuneLabelsConfig(TrainConfig):
+    """Full fine-tuning on the labels alone."""
+
+    lr: Rates = Field([3e-4, 1e-3], description=LR)
+
+
+class LoraLabelsConfig(TrainConfig):
+    """LoRA on the labels alone."""
+
+    lr: Rates = Field([1e-3, 3e-3], description=LR)
+
+
 class BaselineConfig(Section):
     """The baselines LEAML is compared with; their learning rates are swept on the validation labels."""
 
-    finetune_labels: TrainConfig = Field(
-        default_factory=lambda: TrainConfig(lr=[3e-4, 1e-3]), description="Full fine-tuning on the labels."
+    finetune_labels: FinetuneLabelsConfig = Field(
+        default_factory=FinetuneLabelsConfig, description="Full fine-tuning on the labels."
     )
-    lora_labels: TrainConfig = Field(default_factory=lambda: TrainConfig(lr=[1e-3, 3e-3]), description="LoRA on the labels.")
+    lora_labels: LoraLabelsConfig = Field(default_factory=LoraLabelsConfig, description="LoRA on the labels.")
     lora_rank: int = Field(16, gt=0, description="LoRA rank, on all Linear modules.")
     no_captions_warmup: int | None = Field(
         None,
@@ -316,8 +332,8 @@ class ResourcesConfig(Section):
     max_engines: int | None = Field(
         None, gt=0, description="Let the pool grow to this many engines while units wait, as nodes are there; none: fixed."
     )
-    engine_cpus: float = Field(1, gt=0, description="Logical CPUs of one engine.")
-    engine_gpus: float = Field(0, ge=0, description="GPUs of one engine; whole numbers > 1 are tensor parallel.")
+    engine_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one engine.")
+    engine_gpus: float = Field(0.0, ge=0, description="GPUs of one engine; whole numbers > 1 are tensor parallel.")
     engine_sequences: int = Field(
         128, gt=0, description="Sequences an engine works on at a time (vLLM's max_num_seqs); units should hold as many images."
     )
@@ -329,8 +345,8 @@ class ResourcesConfig(Section):
         2, gt=0, description="Units an engine works on at a time: the next one fills its batches while one ends."
     )
     train_workers: int = Field(1, gt=0, description="Data-parallel training workers.")
-    train_cpus: float = Field(1, gt=0, description="Logical CPUs of one training worker.")
-    train_gpus: float = Field(0, ge=0, description="GPUs of one training worker.")
+    train_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one training worker.")
+    train_gpus: float = Field(0.0, ge=0, description="GPUs of one training worker.")
     parallel_baselines: bool = Field(
         False,
         description="Train and evaluate the baselines while the method runs, and controls two at a time; needs all the above a "

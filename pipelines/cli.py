@@ -40,7 +40,9 @@ def _run(config_file: Path, overrides: list[str] | None, until: str, verbose: bo
 def adapt(
     config: ConfigFile,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print steps, rows and estimated GPU-hours; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check as a run does, print steps, rows and estimated GPU-hours; run nothing.")
+    ] = False,
     submit: Annotated[
         str | None, typer.Option(help="Run as a job of the Ray cluster at this address, http://host:8265.")
     ] = None,
@@ -60,9 +62,18 @@ def adapt(
 
         submit_run(found, submit, from_image, shared_storage, verbose)
         return
-    from pipelines.plan import show
+    from pipelines import plan
 
-    show(found)
+    if submit is not None:  # the job looks at data and models, which need not be on this machine
+        plan.show(found)
+        return
+    from pipelines.trial import refuse, refuse_machine
+
+    notes = refuse(found)
+    plan.show(found)
+    for note in notes:
+        plan.print_line(f"  {note}")
+    refuse_machine(found)
 
 
 def _step_command(name: str, what: str) -> Callable[..., None]:

@@ -58,6 +58,8 @@ class Run:
 
     dry = False
     """Whether steps are planned only, so that their addresses are known and what they make is not."""
+    first: int | None = None
+    """Images of each source that are read, to find out what is refused; None: all."""
 
     def __init__(self, config: Config, noted: bool = True) -> None:
         """With `noted` false the process works in a run that another one holds, and leaves status.json to that."""

@@ -65,11 +65,17 @@ def quiet_data(verbose: bool) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def check_resources(resources: ResourcesConfig) -> None:
-    """Raise ResourceError naming what an engine pool or the training workers need and the cluster lacks and cannot add."""
-    import ray
+def check_resources(resources: ResourcesConfig, nodes: list[dict[str, float]] | None = None) -> None:
+    """Raise ResourceError naming what an engine pool or the training workers need and the cluster lacks and cannot add.
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    Args:
+        resources: The plan.
+        nodes: What each node has; None: those of the Ray that this process is connected to.
+    """
+    if nodes is None:
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     lanes, teacher = resources.lanes, resources.teacher
     plan = {
         "engines": (lanes * resources.engines, {"CPU": resources.engine_cpus, "GPU": resources.engine_gpus}),

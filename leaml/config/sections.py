@@ -75,6 +75,11 @@ class DataConfig(Section):
         description="Pixels; larger images are quarantined before they are decoded, as are sides over 32,768 or beyond 100:1.",
     )
     max_quarantined: float = Field(0.05, ge=0, le=1, description="Stop when a larger share of the images is unreadable.")
+    exclude_evaluation: bool = Field(
+        False,
+        description="Leave images that are in the evaluation too out of the labeled and unlabeled ones, and near duplicates of "
+        "them where near_duplicate_bits is set, and count them; false: refuse the run and name them.",
+    )
     near_duplicate_bits: int | None = Field(
         None,
         ge=0,

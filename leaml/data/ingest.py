@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import posixpath
 import sqlite3
@@ -39,6 +40,8 @@ class IngestResult:
     images: int
     rows: int
     quarantined: list[dict[str, Any]]
+    complete: bool = True
+    """False where only the beginning of the source was read."""
 
 
 def ingest(
@@ -49,6 +52,8 @@ def ingest(
     max_quarantined: float = 0.05,
     split: str | None = None,
     progress: Callable[[int], None] | None = None,
+    first: int | None = None,
+    keep_bytes: bool = True,
 ) -> IngestResult:
     """Write a source as contract tables. Memory holds one part file at a time, whatever the size of the source.
 
@@ -63,6 +68,8 @@ def ingest(
         max_quarantined: Largest share of the images that may be unreadable.
         split: Value of the column `split`; None: what the source says.
         progress: Called with the number of images seen so far.
+        first: Read no more than so many images, to find out what would be refused; None: all.
+        keep_bytes: Write the images themselves; False: only their ids, names and sizes.
 
     Returns:
         Counts, and the rows of the quarantine table (see `quarantine_file`).
@@ -74,8 +81,8 @@ def ingest(
     _remove_parts(images_out)
     quarantined: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        out = _Tables(images_out, folder, split)
-        for number, (record, checked) in enumerate(_inspected(records, max_pixels), 1):
+        out = _Tables(images_out, folder, split, keep_bytes)
+        for number, (record, checked) in enumerate(_inspected(itertools.islice(records, first), max_pixels), 1):
             if isinstance(checked, str):
                 quarantined.append(_quarantined(record, checked))
             else:
@@ -84,10 +91,12 @@ def ingest(
                 progress(number)
         out.close()
         tables.write(quarantine_file(images_out, labeled_out), tables.table(quarantined, tables.QUARANTINE))
-        _check_share(quarantined, number, max_quarantined, source)
+        complete = number != first
+        if complete:  # of a part of the images nobody knows the share
+            _check_share(quarantined, number, max_quarantined, source)
         if labeled_out is not None:
             files.publish_file(out.labeled, labeled_out)
-    return IngestResult(out.images, out.rows, quarantined)
+    return IngestResult(out.images, out.rows, quarantined, complete)
 
 
 def quarantine_file(images_out: str, labeled_out: str | None) -> str:
@@ -150,8 +159,9 @@ class _Seen:
 class _Tables:
     """Sorts accepted records into part files of images and one local file of labeled rows, `labeled`."""
 
-    def __init__(self, images_out: str, folder: str, split: str | None) -> None:
+    def __init__(self, images_out: str, folder: str, split: str | None, keep_bytes: bool) -> None:
         self.images = self.rows = 0
+        self._keep_bytes = keep_bytes
         self.labeled = str(Path(folder) / "labeled.parquet")
         self._split = split
         self._seen = _Seen(str(Path(folder) / "seen.sqlite"))
@@ -163,7 +173,8 @@ class _Tables:
         """Add an image, unless it is there, and those of its questions that are new."""
         identity = tables.image_id(record.data or b"")
         if self._seen.add(identity):
-            self._parts.add(_image_row(identity, record, info, self._split))
+            row = _image_row(identity, record, info, self._split)
+            self._parts.add(row if self._keep_bytes else row | {"bytes": None})
             self.images += 1
         self._pending += _labeled_rows(identity, record.questions, self._seen)
         if len(self._pending) >= _LABELED_BATCH:
@@ -193,7 +204,7 @@ class _Parts:
 
     def add(self, row: dict[str, object]) -> None:
         self._rows.append(row)
-        self._bytes += len(row["bytes"])  # type: ignore[arg-type]
+        self._bytes += len(row["bytes"] or b"")  # type: ignore[arg-type]
         if self._bytes >= PART_BYTES or len(self._rows) >= PART_IMAGES:
             self.close()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from pictures import scene
 from PIL import Image
 
 from leaml.config import Config, parse
@@ -16,12 +16,6 @@ from pipelines.ingest import ingest
 from pipelines.run import Run
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(300)]
-
-
-def scene(seed: int) -> Image.Image:
-    """A smooth random picture."""
-    noise = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((200, 200), Image.Resampling.BICUBIC)
 
 
 def config(folder: Path, bits: int | None) -> Config:

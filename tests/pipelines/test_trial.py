@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from pictures import scene
 from typer.testing import CliRunner
 
 from leaml.config import load
@@ -19,12 +18,6 @@ from pipelines import adapt, cli, trial
 from pipelines.run import Run
 
 Tree = dict[str, Any]
-
-
-def scene(seed: int, size: int = 64) -> Image.Image:
-    """A smooth random picture."""
-    noise = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture

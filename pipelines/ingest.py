@@ -6,12 +6,14 @@ import hashlib
 import heapq
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from leaml import tables
-from leaml.config import SourceConfig
+from leaml.config import SourceConfig, relative_to
 from leaml.data import budget, files, store
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.store import ImageIndex
@@ -153,7 +155,7 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
     """Ingest a source. Another content of its file makes it anew; what lies in a folder is not looked at."""
     data = run.config.data
     settings = {
-        "source": source.model_dump() | _content(source),
+        "source": _identity(source, run.config.storage) | _content(source),
         "max_pixels": data.max_pixels,
         "max_quarantined": data.max_quarantined,
     }
@@ -182,6 +184,15 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
         return counts if result.complete else counts | {"first": run.first}
 
     return run.execute(step, work)
+
+
+def _identity(source: SourceConfig, storage: str) -> dict[str, Any]:
+    """A source as a setting: what lies beside the storage keeps its address when both move together."""
+    found = source.model_dump()
+    if not files.is_remote(storage):
+        near = relative_to(Path(files.absolute(storage)).parent)
+        found |= {key: near(found[key], False) for key in ("path", "images") if found[key]}
+    return found
 
 
 def _content(source: SourceConfig) -> dict[str, str]:

@@ -5,6 +5,7 @@ values are `ConfigError`s that name the key, the value and the fix.
 """
 
 from leaml.config.keys import explain, refusal
+from leaml.config.paths import absolute_from, relative_to, with_paths
 from leaml.config.reading import load, parse, resources_with
 from leaml.config.search import RangeConfig, TuneConfig
 from leaml.config.sections import (
@@ -48,10 +49,13 @@ __all__ = [
     "TrainConfig",
     "TuneConfig",
     "WarmupConfig",
+    "absolute_from",
     "explain",
     "load",
     "parse",
     "refusal",
+    "relative_to",
     "resolve_model",
     "resources_with",
+    "with_paths",
 ]

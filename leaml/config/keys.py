@@ -71,7 +71,7 @@ def _known_keys(location: tuple[int | str, ...], root: type[Section]) -> list[st
     names = iter(location)
     for name in names:
         field = section.model_fields.get(str(name))
-        nested = _section_of(field.annotation) if field else None
+        nested = section_of(field.annotation) if field else None
         if field is None or nested is None:
             return []
         section = nested
@@ -80,7 +80,8 @@ def _known_keys(location: tuple[int | str, ...], root: type[Section]) -> list[st
     return list(section.model_fields)
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section in an annotation: itself, or in a union, list or mapping."""
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate
@@ -91,7 +92,7 @@ def explain(section: type[Section] = Config, prefix: str = "") -> list[tuple[str
     """`(key, default, description)` of every field, in order; `KEY` stands for a key of one's own."""
     rows = []
     for name, field in section.model_fields.items():
-        nested = _section_of(field.annotation)
+        nested = section_of(field.annotation)
         default = (
             "required" if field.is_required() else "section" if nested else repr(field.get_default(call_default_factory=True))
         )

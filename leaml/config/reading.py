@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from leaml.config.base import Section
 from leaml.config.keys import refusal
+from leaml.config.paths import absolute_from, with_paths
 from leaml.config.sections import Config, ResourcesConfig, TrainConfig
 from leaml.errors import ConfigError
 
@@ -17,7 +18,11 @@ LISTING = "leaml config --explain"
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML file, apply `a.b=value` overrides and validate. Raises ConfigError."""
+    """Read a YAML file, apply `a.b=value` overrides and validate; paths become absolute. Raises ConfigError.
+
+    Relative paths in the file are relative to its folder, those in overrides to the current one. What comes through a pipe has
+    no folder: its paths stay as they are.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -34,8 +39,15 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not isinstance(tree, dict):
         msg = f"{path} must hold a mapping of sections, not {type(tree).__name__}"
         raise ConfigError(msg)
+    in_folder = Path(path).is_file()
+    if in_folder:
+        tree = with_paths(tree, absolute_from(Path(path).absolute().parent))
     for item in overrides or []:
         override(tree, item)
+        if in_folder:
+            tree = with_paths(tree, absolute_from(Path.cwd()), only=item.partition("=")[0].split("."))
+    if in_folder:
+        tree.setdefault("storage", str(Path("runs").absolute()))
     return parse(tree, str(path))
 
 

@@ -8,17 +8,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from leaml.config.base import Section
+from leaml.config.base import NAME, PATH, Section
 from leaml.config.search import TuneConfig
 
 BUILTIN = {"leaml-tiny", "leaml-tiny-teacher"}
 """Model names that resolve to the models shipped with the package."""
 
 
+MODEL = "Shipped name, hub id, local folder or s3:// folder."
+
+
 class ModelConfig(Section):
     """A Hugging Face image-text-to-text model."""
 
-    name: str = Field("leaml-tiny", description="Shipped name, hub id, local folder or s3:// folder.")
+    name: str = Field("leaml-tiny", description=MODEL, json_schema_extra=NAME)
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch); pin a commit for real runs.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weight type for training and serving.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model; off unless you trust its author.")
@@ -27,7 +30,7 @@ class ModelConfig(Section):
 class TeacherConfig(ModelConfig):
     """The model that writes captions."""
 
-    name: str = Field("leaml-tiny-teacher", description="Shipped name, hub id, local folder or s3:// folder.")
+    name: str = Field("leaml-tiny-teacher", description=MODEL, json_schema_extra=NAME)
 
 
 class SourceConfig(Section):
@@ -36,9 +39,16 @@ class SourceConfig(Section):
     format: str = Field(
         description="Reader: easy_vqa, folder, jsonl, conversations, parquet, huggingface, sportu, webdataset, video."
     )
-    path: str | None = Field(None, description="File or folder, local or s3://; hub id for huggingface; none for easy_vqa.")
+    path: str | None = Field(
+        None,
+        description="File or folder, local or s3://; hub id for huggingface; none for easy_vqa. Relative ones in a "
+        "config file are relative to that file, on the command line to the current folder.",
+        json_schema_extra=PATH,
+    )
     images: str | None = Field(
-        None, description="Folder that relative image paths in the file refer to; default: the file's folder."
+        None,
+        description="Folder that relative image paths in the file refer to; default: the file's folder.",
+        json_schema_extra=PATH,
     )
     split: str | None = Field(None, description="Split of the source, where it has several (easy_vqa: train or test).")
     fps: float = Field(1.0, gt=0, description="Video only: frames taken per second.")
@@ -388,7 +398,12 @@ class Config(Section):
     """Everything one run needs."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$", description="Run name; the folder under storage.")
-    storage: str = Field("runs", description="Local folder or s3://bucket/prefix that holds runs.")
+    storage: str = Field(
+        "runs",
+        description="Local folder or s3://bucket/prefix that holds runs; a relative one is relative to the config file that "
+        "gives it, the default to the current folder.",
+        json_schema_extra=PATH,
+    )
     seed: int = Field(0, ge=0, description="Seed of every random choice that has no seed of its own.")
     model: ModelConfig = Field(
         default_factory=ModelConfig, description="The VLM to adapt; also the QA generator's starting point."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from leaml.config import load
 from leaml.errors import InputError, ResourceError
 from pipelines import adapt, cli, trial
+from pipelines.plan import rehearse
 from pipelines.run import Run
 
 Tree = dict[str, Any]
@@ -154,3 +156,26 @@ def test_a_plan_that_this_machine_cannot_hold_is_shown_and_refused(recipe: Path)
     assert "resources.engines needs 4001 CPU" in str(done.exception)
     cluster = dry_run(recipe, "resources.engines=4000", "resources.address=auto")
     assert cluster.exit_code == 0, cluster.output
+
+
+def test_a_configuration_runs_from_any_folder_and_its_steps_are_the_same(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Also after the project has moved."""
+    tree = yaml.safe_load(recipe.read_text().replace(f"{recipe.parent}/", ""))
+    recipe.write_text(yaml.safe_dump(tree))
+    assert tree["data"]["labeled"]["path"] == "train/rows.jsonl"
+    folders = []
+    moved = tmp_path_factory.mktemp("moved") / "project"
+    for here, file in ((recipe.parent, recipe), (tmp_path_factory.mktemp("here"), recipe), (moved.parent, moved / recipe.name)):
+        if file != recipe:
+            shutil.copytree(recipe.parent, moved)
+        monkeypatch.chdir(here)
+        done = dry_run(file)
+        assert done.exit_code == 0, done.output
+        run, _, _ = rehearse(load(file))
+        assert run.folder == f"{file.parent}/runs/tried"
+        folders.append([Path(folder).name for folder in run.planned])
+    assert folders[0] == folders[1] == folders[2]
+    absent = dry_run(recipe, "data.labeled.path=none.jsonl").exception
+    assert f"{moved.parent}/none.jsonl does not exist" in str(absent)

@@ -15,14 +15,17 @@ import pyarrow.compute as pc
 from leaml import tables
 from leaml.config import SourceConfig, relative_to
 from leaml.data import budget, files, store
+from leaml.data.ingest import IngestResult, QuarantineError, check_share, quarantine_file, reasons
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.store import ImageIndex
 from leaml.errors import DataError
 from pipelines.progress import Bar, say
-from pipelines.run import Run, Step
+from pipelines.run import QUARANTINED, Run, Step, quarantine_text
 
 EXCLUDED = "excluded.parquet"
 """In the folder of a step that leaves images out: which, and why."""
+READ = "read.json"
+"""Summary of a read that was refused because too many images were quarantined, for a run with a higher limit."""
 SHOWN = 10
 """Images that a message names."""
 
@@ -157,33 +160,72 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
     settings = {
         "source": _identity(source, run.config.storage) | _content(source),
         "max_pixels": data.max_pixels,
-        "max_quarantined": data.max_quarantined,
     }
     step = run.step("ingest", settings, [], label=f"ingest {role}")
 
-    def work() -> dict[str, object]:
-        with Bar(step.label, source.limit or 0, "images") as bar:
-            result = ingest_source(
-                source,
-                step.path("images"),
-                step.path("labeled.parquet"),
-                data.max_pixels,
-                data.max_quarantined,
-                source.split or role,
-                progress=bar.update,
-                first=run.first,
-                keep_bytes=run.first is None or data.near_duplicate_bits is not None,
-            )
-        if result.images == 0:
-            msg = f"data.{role}: no readable image in {source.path or source.format!r}"
-            raise DataError(msg)
-        if role != "unlabeled" and result.rows == 0 and result.complete:
-            msg = f"data.{role}: {source.path or source.format!r} has images but no questions; use a reader that gives them"
-            raise DataError(msg)
-        counts = {"images": result.images, "rows": result.rows, "quarantined": len(result.quarantined)}
-        return counts if result.complete else counts | {"first": run.first}
+    kept = step.path(READ)
 
-    return run.execute(step, work)
+    def work() -> dict[str, Any]:
+        if files.exists(kept) and _share(before := json.loads(files.read_bytes(kept))) <= data.max_quarantined:
+            say(f"{step.label}: read before, under a lower data.max_quarantined; nothing is read again")
+            return dict(before)
+        try:
+            return _read(run, step, source, role)
+        except QuarantineError as error:
+            files.write_bytes(kept, json.dumps(_summary(error.result)).encode())
+            raise
+
+    run.execute(step, work)
+    if run.done(step):
+        _check_quarantined(run, step, source)
+    return step
+
+
+def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, Any]:
+    """Read a source into the step's tables. Raises DataError."""
+    data = run.config.data
+    with Bar(step.label, source.limit or 0, "images") as bar:
+        result = ingest_source(
+            source,
+            step.path("images"),
+            step.path("labeled.parquet"),
+            data.max_pixels,
+            data.max_quarantined,
+            source.split or role,
+            progress=bar.update,
+            first=run.first,
+            keep_bytes=run.first is None or data.near_duplicate_bits is not None,
+            keep_refused=True,
+        )
+    if result.images == 0:
+        msg = f"data.{role}: no readable image in {source.path or source.format!r}"
+        raise DataError(msg)
+    if role != "unlabeled" and result.rows == 0 and result.complete:
+        msg = f"data.{role}: {source.path or source.format!r} has images but no questions; use a reader that gives them"
+        raise DataError(msg)
+    return _summary(result) | ({} if result.complete else {"first": run.first})
+
+
+def _summary(result: IngestResult) -> dict[str, Any]:
+    counts = {"images": result.images, "rows": result.rows, "seen": result.seen, "quarantined": len(result.quarantined)}
+    return counts | {f"{QUARANTINED}{reason}": count for reason, count in reasons(result.quarantined).items()}
+
+
+def _share(summary: dict[str, Any]) -> float:
+    return float(summary["quarantined"] / max(1, summary["seen"]))
+
+
+def _check_quarantined(run: Run, step: Step, source: SourceConfig) -> None:
+    """Say what was quarantined. Raises QuarantineError where a step of before is over a limit of now."""
+    summary = run.summary(step)
+    if not summary["quarantined"]:
+        return
+    file = quarantine_file(step.path("images"), step.path("labeled.parquet"))
+    say(f"{step.label}: {quarantine_text(summary)}; which: {file}")
+    if "first" not in summary:
+        rows = tables.read(file, tables.QUARANTINE).to_pylist()
+        found = IngestResult(summary["images"], summary["rows"], rows, summary["seen"])
+        check_share(found, run.config.data.max_quarantined, source)
 
 
 def _identity(source: SourceConfig, storage: str) -> dict[str, Any]:

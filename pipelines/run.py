@@ -35,6 +35,8 @@ DONE = "_DONE.json"
 STATUS = "status.json"
 LOCK = "lock.json"
 RUNNING = "running"
+QUARANTINED = "quarantined: "
+"""Beginning of the names of counts by reason in a step's summary, beside `quarantined`."""
 KEPT = "finished steps and units are kept, and the last checkpoint of a training"
 """What a run that ends early leaves behind."""
 HEARTBEAT = 10.0
@@ -103,7 +105,7 @@ class Run:
         """Run `work` unless the step is finished, then mark it finished with the summary `work` returns."""
         if self.done(step):
             record = json.loads(files.read_bytes(step.path(DONE)))
-            self._note(step, "reused", record["seconds"])
+            self._note(step, "reused", record["seconds"], record["summary"])
             say(f"{step.label}: finished before, reused")
             return step
         with Clock(step.folder) as clock:
@@ -121,7 +123,7 @@ class Run:
                 with contextlib.suppress(DataError):  # must not hide why the step failed
                     self._note(step, _ended_by(error), clock.seconds)
                 raise
-        self._note(step, "done", seconds)
+        self._note(step, "done", seconds, summary)
         say(f"{step.label}: done in {seconds:.0f} s")
         return step
 
@@ -138,7 +140,7 @@ class Run:
                     step["state"] = "interrupted"
             self._write_status()
 
-    def _note(self, step: Step, state: str, seconds: float | None) -> None:
+    def _note(self, step: Step, state: str, seconds: float | None, summary: dict[str, Any] | None = None) -> None:
         with self._noting:
             self._steps[step.folder] = {
                 "name": step.name,
@@ -147,6 +149,9 @@ class Run:
                 "state": state,
                 "seconds": None if seconds is None else round(seconds, 1),
             }
+            if summary and summary.get("quarantined"):
+                counts = {key: count for key, count in summary.items() if key.startswith("quarantined")}
+                self._steps[step.folder]["quarantined"] = counts
             self._write_status()
 
     def _write_status(self) -> None:
@@ -299,6 +304,12 @@ def _interrupt_main() -> None:
 def _place(thread: int) -> tuple[int, int] | None:
     frame = sys._current_frames().get(thread)
     return None if frame is None else (id(frame), frame.f_lasti)
+
+
+def quarantine_text(summary: dict[str, Any]) -> str:
+    """How many images a step has quarantined and why, from its summary."""
+    why = ", ".join(f"{n} {key.removeprefix(QUARANTINED)}" for key, n in summary.items() if key.startswith(QUARANTINED))
+    return f"{summary['quarantined']} images quarantined" + (f" ({why})" if why else "")
 
 
 def is_held(uri: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from leaml.data import files
 from leaml.errors import DataError
 from pipelines.progress import PROGRESS, console
-from pipelines.run import LOCK, RUNNING, STATUS, is_held
+from pipelines.run import LOCK, RUNNING, STATUS, is_held, quarantine_text
 
 GO_ON = {
     "stopped": "its process has ended without a word; the same command goes on",
@@ -66,5 +66,7 @@ def _print(state: dict[str, Any], clear: bool) -> None:
         if now := step.get("progress"):
             seconds = f"step {now['step']}/{now['steps']}, {now['steps_per_s']:.1f} steps/s"
         console.print(f"  {step['state']:11} {step['label']:28} {seconds:>10}  {step['folder']}", markup=False)
+        if "quarantined" in step:
+            console.print(f"  {'':11} {quarantine_text(step['quarantined'])}", markup=False)
     if "go_on" in state:
         console.print(state["go_on"], markup=False)

@@ -29,12 +29,10 @@ from leaml.errors import LeamlError, StepError
 from pipelines.clock import EVERY
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
-from pipelines.run import Run, Step
+from pipelines.run import QUARANTINED, Run, Step
 from pipelines.unit import Unit, load
 
 ATTEMPTS = "attempts"
-QUARANTINED = "quarantined: "
-"""Beginning of the names of counts by reason."""
 MAX_ATTEMPTS = 3
 """Times a unit is begun in one run of the step. Ray itself starts engines again and tries units again for ever, also an image
 that kills every engine; but it cannot tell such an image from a node that is lost."""

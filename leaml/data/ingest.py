@@ -40,8 +40,18 @@ class IngestResult:
     images: int
     rows: int
     quarantined: list[dict[str, Any]]
+    seen: int = 0
+    """Images of the source that were looked at, equal ones and unusable ones included."""
     complete: bool = True
     """False where only the beginning of the source was read."""
+
+
+class QuarantineError(DataError):
+    """Too many images cannot be used; `result` says what was found."""
+
+    def __init__(self, message: str, result: IngestResult) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def ingest(
@@ -54,6 +64,7 @@ def ingest(
     progress: Callable[[int], None] | None = None,
     first: int | None = None,
     keep_bytes: bool = True,
+    keep_refused: bool = False,
 ) -> IngestResult:
     """Write a source as contract tables. Memory holds one part file at a time, whatever the size of the source.
 
@@ -70,12 +81,14 @@ def ingest(
         progress: Called with the number of images seen so far.
         first: Read no more than so many images, to find out what would be refused; None: all.
         keep_bytes: Write the images themselves; False: only their ids, names and sizes.
+        keep_refused: Write the labeled rows also where too many images cannot be used, for a higher limit.
 
     Returns:
         Counts, and the rows of the quarantine table (see `quarantine_file`).
 
     Raises:
-        DataError: the source cannot be read, or too many of its images cannot; the quarantine is written before that.
+        DataError: the source cannot be read.
+        QuarantineError: too many of its images cannot; images and quarantine are written before that.
     """
     records = registry.read(source)
     _remove_parts(images_out)
@@ -91,12 +104,14 @@ def ingest(
                 progress(number)
         out.close()
         tables.write(quarantine_file(images_out, labeled_out), tables.table(quarantined, tables.QUARANTINE))
-        complete = number != first
-        if complete:  # of a part of the images nobody knows the share
-            _check_share(quarantined, number, max_quarantined, source)
-        if labeled_out is not None:
+        result = IngestResult(out.images, out.rows, quarantined, number, number != first)
+        if labeled_out is not None and keep_refused:
             files.publish_file(out.labeled, labeled_out)
-    return IngestResult(out.images, out.rows, quarantined, complete)
+        if result.complete:  # of a part of the images nobody knows the share
+            check_share(result, max_quarantined, source)
+        if labeled_out is not None and not keep_refused:
+            files.publish_file(out.labeled, labeled_out)
+    return result
 
 
 def quarantine_file(images_out: str, labeled_out: str | None) -> str:
@@ -260,16 +275,21 @@ def _text(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def _check_share(quarantined: list[dict[str, Any]], total: int, max_quarantined: float, source: SourceConfig) -> None:
-    bad = len(quarantined)
+def check_share(result: IngestResult, max_quarantined: float, source: SourceConfig) -> None:
+    """Raise QuarantineError if more than that share of the images cannot be used, or none can."""
+    bad, total = len(result.quarantined), result.seen
     if bad <= max_quarantined * total and bad < total:
         return
-    reasons = Counter(row["reason"].partition(":")[0] for row in quarantined)
-    summary = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    first = quarantined[0]
+    summary = ", ".join(f"{count} {reason}" for reason, count in reasons(result.quarantined).items())
+    first = result.quarantined[0]
     msg = (
         f"{bad} of {total} images of {source.path or source.format} cannot be used, over the limit of "
         f"{max_quarantined:.0%} (data.max_quarantined): {summary}; the first is {first['uri']}: "
         f"{first['reason']}; mend the data or raise the limit"
     )
-    raise DataError(msg)
+    raise QuarantineError(msg, result)
+
+
+def reasons(quarantined: list[dict[str, Any]]) -> dict[str, int]:
+    """How many rows of a quarantine table have each kind of reason (what stands before the colon), most first."""
+    return dict(Counter(row["reason"].partition(":")[0] for row in quarantined).most_common())

@@ -33,3 +33,9 @@ class ResourceError(InputError):
 
 class StepError(LeamlError):
     """A step failed while running; what was committed stays and a rerun resumes."""
+
+
+class InterruptedCommandError(LeamlError):
+    """The user ended the command (Ctrl-C); exit code 130, as shells have it."""
+
+    exit_code = 130

@@ -38,6 +38,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif"),
     *(".heic", ".heif", ".svg"),
 )
+SUFFIX_RULE = f"a folder's images are its files that end in {', '.join(SUFFIXES)}; hidden ones are left out"
 
 Image.init()  # all plugins now: Pillow loads them at first use, and two threads that decode at once then see half of them
 

@@ -214,7 +214,7 @@ class Trainer:
         start = [p.detach().clone() for p in self.parameters]
         state: dict[str, Any] = {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
         state |= self.worker.restore() or {}
-        began = time.time()
+        self._began = time.time() - state.get("seconds", 0.0)
         while state["phase"] < len(phases):
             sweep = [*state["sweep"], self._tried(visible, phases[state["phase"]], state, start, held_out)]
             state = {"phase": state["phase"] + 1, "step": 0, "sweep": sweep, "losses": [], "validations": []}
@@ -224,7 +224,7 @@ class Trainer:
             raise StepError(msg)
         best = max(ended, key=lambda r: (r["accuracy"], -r["loss"]))["lr"] if ended else rates[0]
         self._train(self.tasks, best, state, start, self.validation)
-        return Outcome(best, state["losses"], state["sweep"], state["validations"], time.time() - began)
+        return Outcome(best, state["losses"], state["sweep"], state["validations"], time.time() - self._began)
 
     def _tried(
         self, tasks: list[Task], lr: float, state: dict[str, Any], start: list[torch.Tensor], held_out: list[Example]
@@ -327,7 +327,8 @@ class Trainer:
         self.worker.progress({"step": step, "steps": steps, "phase": state["phase"], "loss": loss, "steps_per_s": rate})
         if step % self.config.save_every == 0 and step < steps:
             parameters = [p.detach().cpu() for p in self.parameters]
-            self.worker.save({**state, "parameters": parameters, "optimizer": optimizer.state_dict()})
+            seconds = time.time() - self._began
+            self.worker.save({**state, "seconds": seconds, "parameters": parameters, "optimizer": optimizer.state_dict()})
 
     @torch.no_grad()
     def _validate(self, examples: list[Example]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from leaml.config import Config, TrainConfig
 from leaml.data import captions, files, registry
 from leaml.errors import InputError
 from leaml.vlm import load
-from pipelines.contamination import refuse_near_duplicates
+from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import predict, read_predictions
 from pipelines.finetune import finetune_labels
 from pipelines.ingest import Labels, Sources, draw_labels, ingest
@@ -32,10 +32,7 @@ DISTILLATION = ("caption", "score", "distill")
 
 def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dict[str, Any] | None:
     """Run the method up to and including the step `until`; returns the metrics when that is "evaluate"."""
-    check(config)
-    if config.distill.skip and until in DISTILLATION:
-        msg = f"distill.skip is true, so this run has no {until} step; set distill.skip to false or run another step"
-        raise InputError(msg)
+    check(config, until)
     from pipelines.report import write  # imported after the check: matplotlib takes a second
 
     with Run(config) as run:
@@ -46,7 +43,9 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
             run.finish()
             return None
         start_ray(config.resources, verbose)
-        refuse_near_duplicates(run, sources)
+        screened = screen_near_duplicates(run, sources)
+        if screened != sources:
+            sources, labels = screened, draw_labels(run, screened)
         whole = until == "evaluate"
         beside = Beside(lambda: baselines(run, sources, labels)) if whole and config.resources.parallel_baselines else None
         try:
@@ -61,9 +60,12 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
         return metrics
 
 
-def check(config: Config) -> None:
+def check(config: Config, until: str = "evaluate") -> None:
     """Everything that can be refused in seconds: sources that do not open, models that cannot be used."""
     check_steps(config)
+    if config.distill.skip and until in DISTILLATION:
+        msg = f"distill.skip is true, so this run has no {until} step; set distill.skip to false or run another step"
+        raise InputError(msg)
     for source in (config.data.labeled, config.data.unlabeled, config.data.evaluation):
         if source is not None:
             next(iter(registry.read(source)))

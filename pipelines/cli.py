@@ -6,17 +6,33 @@ import json
 import os
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
-from leaml.errors import LeamlError
+from leaml import __version__
+from leaml.errors import InterruptedCommandError, LeamlError
+
+
+class Commands(typer.core.TyperGroup):
+    """Typer would end an interrupted command without a word."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run the command. Raises InterruptedCommandError on Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            kept = "; ".join(getattr(error, "__notes__", []))
+            msg = f"interrupted{f'; {kept}' if kept else ''}; the same command goes on"
+            raise InterruptedCommandError(msg) from None
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Label-efficient adaptation of vision-language models (LEAML).",
     no_args_is_help=True,
     add_completion=False,
@@ -25,6 +41,19 @@ app = typer.Typer(
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see pipelines/configs.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value overrides.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and vLLM.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"leaml {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
 
 
 def _run(config_file: Path, overrides: list[str] | None, until: str, verbose: bool) -> None:
@@ -40,7 +69,9 @@ def _run(config_file: Path, overrides: list[str] | None, until: str, verbose: bo
 def adapt(
     config: ConfigFile,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print steps, rows and estimated GPU-hours; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check as a run does, print steps, rows and estimated GPU-hours; run nothing.")
+    ] = False,
     submit: Annotated[
         str | None, typer.Option(help="Run as a job of the Ray cluster at this address, http://host:8265.")
     ] = None,
@@ -60,9 +91,18 @@ def adapt(
 
         submit_run(found, submit, from_image, shared_storage, verbose)
         return
-    from pipelines.plan import show
+    from pipelines import plan
 
-    show(found)
+    if submit is not None:  # the job looks at data and models, which need not be on this machine
+        plan.show(found)
+        return
+    from pipelines.trial import refuse, refuse_machine
+
+    notes = refuse(found)
+    plan.show(found)
+    for note in notes:
+        plan.print_line(f"  {note}")
+    refuse_machine(found)
 
 
 def _step_command(name: str, what: str) -> Callable[..., None]:
@@ -168,25 +208,15 @@ def overlap(
 
 
 @app.command()
-def status(run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")]) -> None:
-    """Which steps of a run are done, and how far the running one is."""
-    from leaml.data import files
-    from leaml.errors import DataError
-    from pipelines.progress import console
+def status(
+    run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")],
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every 2 s until the run has ended.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch one line each time.")] = False,
+) -> None:
+    """Which steps of a run are done, how far the running one is, and whether a process works on it."""
+    from pipelines.status import show
 
-    file = files.join(run, "status.json")
-    if not files.exists(file):
-        msg = f"{run} is not a run folder: it has no status.json; give storage/name of a run"
-        raise DataError(msg)
-    state = json.loads(files.read_bytes(file))
-    console.print(f"run {state['run']}: {state['state']}, {time.time() - state['updated']:.0f} s ago")
-    for step in state["steps"]:
-        seconds = "" if step["seconds"] is None else f"{step['seconds']:.0f} s"
-        progress = files.join(run, step["folder"], "progress.json")
-        if step["state"] == "running" and files.exists(progress):
-            now: dict[str, Any] = json.loads(files.read_bytes(progress))
-            seconds = f"step {now['step']}/{now['steps']}, {now['steps_per_s']:.1f} steps/s"
-        console.print(f"  {step['state']:8} {step['label']:28} {seconds:>10}  {step['folder']}")
+    show(run, as_json, watch)
 
 
 @app.command()
@@ -296,12 +326,12 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app()
+    except InterruptedCommandError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     except LeamlError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="leaml-", suffix=".log", delete=False) as log:
             traceback.print_exc(file=log)

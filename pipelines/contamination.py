@@ -1,74 +1,101 @@
-"""Refuses a run whose training images nearly repeat evaluation images, as neighbouring frames of one video do.
+"""Finds training images that nearly repeat evaluation images, as neighbouring frames of one video do.
 
-Exact copies are refused at ingest. This finds changed ones by perceptual hash, when `data.near_duplicate_bits` asks for it.
+Exact copies are found at ingest. This finds changed ones by perceptual hash, when `data.near_duplicate_bits` asks for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from leaml import duplicates, images, tables
 from leaml.data import files
-from leaml.errors import DataError
-from pipelines.ingest import Sources
+from pipelines.ingest import Sources, excluding, publish_excluded, refuse_shared, role_of
 from pipelines.progress import Bar
 from pipelines.run import Run, Step
 
-EXAMPLES = 5
+Row = dict[str, Any]
+MapFiles = Callable[[Callable[[Row], Row], list[Row]], Iterable[Row]]
+"""Applies a function to rows that name files, in order."""
 
 
-def refuse_near_duplicates(run: Run, sources: Sources) -> None:
-    """Hash all images on the cluster and compare. Raises DataError with examples and what to do."""
-    bits = run.config.data.near_duplicate_bits
-    if bits is None:
-        return
+class Hashes(NamedTuple):
+    """Ids, names (uri, else id) and uint64 hashes of all images of a source."""
+
+    ids: list[str]
+    names: list[str]
+    hashes: np.ndarray
+
+
+def screen_near_duplicates(run: Run, sources: Sources, mapped: MapFiles | None = None) -> Sources:
+    """Hash all images and compare; near duplicates are left out of the sources, or refused by name.
+
+    Args:
+        run: The run; `data.near_duplicate_bits` none: nothing is done.
+        sources: What it has ingested.
+        mapped: How files are hashed; None: on the cluster, by Ray Data.
+
+    Raises:
+        DataError: There are some, and `data.exclude_evaluation` is not set.
+    """
+    data = run.config.data
+    if data.near_duplicate_bits is None:
+        return sources
+    bits = data.near_duplicate_bits
     everything = [sources.evaluation, *sources.training]
-    step = run.step("contamination", {"bits": bits, "max_pixels": run.config.data.max_pixels}, everything)
+    settings = {"bits": bits, "max_pixels": data.max_pixels} | ({"exclude": True} if data.exclude_evaluation else {})
+    step = run.step("contamination", settings, everything)
 
     def work() -> dict[str, Any]:
-        tested, *others = [_hashes(s, run.config.data.max_pixels) for s in everything]
-        for source, (names, hashes) in zip(sources.training, others, strict=True):
-            if pairs := duplicates.near_pairs(tested[1], hashes, bits):
-                raise DataError(_message(source, bits, pairs, tested[0], names))
-        return {"evaluation_images": len(tested[0]), "training_images": sum(len(names) for names, _ in others)}
+        tested, *others = [_hashes(s, data.max_pixels, mapped or _on_ray) for s in everything]
+        near: dict[Step, list[str]] = {}
+        for source, found in zip(sources.training, others, strict=True):
+            pairs = duplicates.near_pairs(tested.hashes, found.hashes, bits)
+            near[source] = sorted({found.ids[b] for _, b, _ in pairs} - sources.excluded)
+            if pairs and not data.exclude_evaluation:
+                shared = {b: f"{found.names[b]} is like {tested.names[a]} ({d} bits)" for a, b, d in reversed(pairs)}
+                what = f"{len(shared)} images of the {role_of(source)} source are near duplicates of evaluation images"
+                what += f" (data.near_duplicate_bits is {bits}; lower it if they are none)"
+                refuse_shared(source, what, [shared[b] for b in sorted(shared)])
+        counts = {"evaluation_images": len(tested.ids), "training_images": sum(len(found.ids) for found in others)}
+        if not data.exclude_evaluation:
+            return counts
+        return counts | publish_excluded(step, near, "near duplicates of evaluation images")
 
     run.execute(step, work)
+    return excluding(run, sources, step) if data.exclude_evaluation else sources
 
 
-def _message(source: Step, bits: int, pairs: list[tuple[int, int, int]], tested: list[str], names: list[str]) -> str:
-    role = source.label.split()[-1]
-    some = "; ".join(f"{names[b]} is like {tested[a]} ({d} bits)" for a, b, d in pairs[:EXAMPLES])
-    return (
-        f"{len({b for _, b, _ in pairs})} images of the {role} source are near duplicates of evaluation images, so the "
-        f"evaluation would be worthless: {some}{'; ...' if len(pairs) > EXAMPLES else ''}. Remove them from one side, split "
-        f"by video or patient, or lower data.near_duplicate_bits (now {bits})"
-    )
-
-
-def _hashes(source: Step, max_pixels: int) -> tuple[list[str], np.ndarray]:
-    """Names (uri, else id) and uint64 hashes of all images of a source; one Ray Data task per file."""
+def _on_ray(function: Callable[[Row], Row], rows: list[Row]) -> Iterator[Row]:
     import ray
 
+    stream = ray.data.from_items(rows, override_num_blocks=len(rows))
+    yield from stream.map(function, num_cpus=1).iter_rows()
+
+
+def _hashes(source: Step, max_pixels: int, mapped: MapFiles) -> Hashes:
     parts = files.listing(source.path("images"), suffixes=(".parquet",))
+    ids: list[str] = []
     names: list[str] = []
     hashes: list[int] = []
-    stream = ray.data.from_items([{"file": f} for f in parts], override_num_blocks=len(parts))
-    with Bar(f"hashes of {source.label.split()[-1]}", len(parts), "files") as bar:
-        for number, row in enumerate(stream.map(partial(_hash_file, max_pixels=max_pixels), num_cpus=1).iter_rows()):
+    with Bar(f"hashes of {role_of(source)}", len(parts), "files") as bar:
+        for number, row in enumerate(mapped(partial(_hash_file, max_pixels=max_pixels), [{"file": f} for f in parts])):
+            ids += list(row["ids"])
             names += list(row["names"])
             hashes += [int(h, 16) for h in row["hashes"]]
             bar.update(number + 1)
-    return names, np.array(hashes, dtype=np.uint64)
+    return Hashes(ids, names, np.array(hashes, dtype=np.uint64))
 
 
 def _hash_file(row: dict[str, Any], max_pixels: int) -> dict[str, Any]:
     """Hexadecimal hashes, since Arrow has no 64-bit numbers that survive NumPy's signed default."""
-    names, hashes = [], []
+    ids, names, hashes = [], [], []
     for record in tables.read(row["file"], columns=["image_id", "uri", "bytes"]).to_pylist():
         data = record["bytes"] if record["bytes"] is not None else files.read_bytes(record["uri"])
+        ids.append(record["image_id"])
         names.append(record["uri"] or record["image_id"])
         hashes.append(f"{duplicates.perceptual_hash(images.decode(data, max_pixels)):016x}")
-    return {"names": names, "hashes": hashes}
+    return {"ids": ids, "names": names, "hashes": hashes}

@@ -198,17 +198,18 @@ def _config(folder: str) -> dict[str, Any]:
 def _speed(record: dict[str, Any], tree: dict[str, Any]) -> tuple[float, float] | None:
     """Rate and seconds before that a `_DONE.json` tells."""
     name, summary, seconds = record["step"], record["summary"], float(record["seconds"])
+    attempts = int(record.get("attempts") or 1)  # each of them started engines or workers
     if name in ENGINES and summary.get("engine_seconds"):
         busy = float(summary["engine_seconds"])
         rate = float(summary.get("images_per_engine_s") or summary["images"] / busy)
-        return rate, max(0.0, seconds - busy / workers(name, tree)[0])
+        return rate, max(0.0, seconds - busy / workers(name, tree)[0]) / attempts
     if name in GRADIENTS:
-        return float(summary["examples"] / seconds), 0.0
+        return float(summary["examples"] / (summary.get("seconds") or seconds)), 0.0
     if name in TRAININGS:
         phases = 1 + len(summary.get("sweep") or [])
         steps = train_section(name, record["label"], tree)["steps"]
         busy = float(summary.get("seconds") or seconds)
-        return phases * steps / busy, max(0.0, seconds - busy)
+        return phases * steps / busy, max(0.0, seconds - busy) / attempts
     return None
 
 

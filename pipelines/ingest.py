@@ -6,21 +6,32 @@ import hashlib
 import heapq
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.markup import escape
 
 from leaml import tables
-from leaml.config import SourceConfig
+from leaml.config import SourceConfig, relative_to
 from leaml.data import budget, files, store
+from leaml.data.ingest import IngestResult, QuarantineError, check_labels, check_share, quarantine_file, reasons
 from leaml.data.ingest import ingest as ingest_source
+from leaml.data.label_counts import LabelCounts
 from leaml.data.store import ImageIndex
 from leaml.errors import DataError
 from leaml.vlm import load
 from pipelines.progress import Bar, say
-from pipelines.run import Run, Step
+from pipelines.run import QUARANTINED, Run, Step, quarantine_text
+
+EXCLUDED = "excluded.parquet"
+"""In the folder of a step that leaves images out: which, and why."""
+READ = "read.json"
+"""Summary of a read that was refused because too much was unusable, for a run with a higher limit."""
+SHOWN = 10
+"""Images that a message names."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,8 @@ class Sources:
     labeled: Step
     unlabeled: Step | None
     evaluation: Step
+    excluded: frozenset[str] = frozenset()
+    """Ids of labeled and unlabeled images that are not used."""
 
     @property
     def training(self) -> list[Step]:
@@ -63,19 +76,39 @@ class Labels:
 
 
 def ingest(run: Run) -> Sources:
-    """Ingest the labeled, unlabeled and evaluation sources; refuses images that are in evaluation and elsewhere."""
+    """Ingest the labeled, unlabeled and evaluation sources; refuse or leave out images that are in evaluation and elsewhere.
+
+    Raises DataError naming the files.
+    """
     sources = source_steps(run)
-    tested = store.index(sources.evaluation.path("images"))
-    for step in sources.training:
-        shared = store.index(step.path("images")).only(tested.ids)
+    for step in sources.training if not run.config.data.exclude_evaluation else []:
+        shared = _shared(step, sources.evaluation)
         if shared:
-            msg = (
-                f"{len(shared)} evaluation images are also in the {step.label.split()[-1]} source (for example "
-                f"{shared[0].image_id}); the evaluation would be worthless. Remove them from one side"
-            )
-            raise DataError(msg)
+            refuse_shared(step, f"{len(shared)} evaluation images are also in the {role_of(step)} source", shared)
     refuse_special_tokens(run, sources)
     return sources
+
+
+def refuse_shared(step: Step, what: str, names: list[str]) -> None:
+    """Raise DataError for images of a source that must not be in it: `what` is wrong with them, and their names."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    msg = (
+        f"{what}, so the evaluation would be worthless: {', '.join(names[:SHOWN])}{more}. Remove them from one side, split by "
+        f"video or patient, or leave them out of the {role_of(step)} images with data.exclude_evaluation=true"
+    )
+    raise DataError(msg)
+
+
+def role_of(step: Step) -> str:
+    """labeled, unlabeled or evaluation."""
+    return step.label.split()[-1]
+
+
+def _shared(step: Step, evaluation: Step) -> list[str]:
+    """Names of the images of a source that are evaluation images too, each with its other name where that differs."""
+    ids = store.index(step.path("images")).only(store.index(evaluation.path("images")).ids).ids.to_pylist()
+    here, there = (store.names(s.path("images"), ids) for s in (step, evaluation))
+    return sorted(here[i] if here[i] == there[i] else f"{here[i]} (evaluation: {there[i]})" for i in ids)
 
 
 def refuse_special_tokens(run: Run, sources: Sources) -> None:
@@ -106,48 +139,143 @@ def refuse_special_tokens(run: Run, sources: Sources) -> None:
 
 
 def source_steps(run: Run) -> Sources:
-    """Ingest each source, without looking at what came out."""
+    """Ingest each source; what is in the evaluation too is left out, where the configuration says so, else not looked at."""
     data = run.config.data
     labeled = _ingest_one(run, data.labeled, "labeled")
     unlabeled = _ingest_one(run, data.unlabeled, "unlabeled") if data.unlabeled else None
-    return Sources(labeled, unlabeled, _ingest_one(run, data.evaluation, "evaluation"))
+    sources = Sources(labeled, unlabeled, _ingest_one(run, data.evaluation, "evaluation"))
+    return _without_evaluation(run, sources) if data.exclude_evaluation else sources
+
+
+def _without_evaluation(run: Run, sources: Sources) -> Sources:
+    """The sources without the images that are evaluation images too; a step of its own, which holds the list of them."""
+    step = run.step("exclude", {}, [sources.evaluation, *sources.training])
+
+    def work() -> dict[str, object]:
+        tested = store.index(sources.evaluation.path("images")).ids
+        found = {s: store.index(s.path("images")).only(tested).ids.to_pylist() for s in sources.training}
+        return publish_excluded(step, found, "also in the evaluation")
+
+    return excluding(run, sources, run.execute(step, work))
+
+
+def publish_excluded(step: Step, found: dict[Step, list[str]], reason: str) -> dict[str, object]:
+    """Write what is left out of each source; returns the counts for the step's summary."""
+    counts: dict[str, object] = {}
+    rows: list[dict[str, object]] = []
+    for source, ids in found.items():
+        names, role = store.names(source.path("images"), ids), role_of(source)
+        rows += [{"image_id": i, "uri": names[i], "step": step.name, "reason": f"{role}: {reason}"} for i in ids]
+        counts[role] = len(ids)
+    tables.write(step.path(EXCLUDED), tables.table(rows, tables.QUARANTINE))
+    return {"excluded": counts}
+
+
+def excluding(run: Run, sources: Sources, step: Step) -> Sources:
+    """The sources without the images that `step` has found; what is made from them is made anew when it finds others."""
+    ids: list[str] = []
+    if run.done(step):  # else the steps are only planned
+        ids = tables.read(step.path(EXCLUDED), tables.QUARANTINE)["image_id"].to_pylist()
+        for role, count in run.summary(step)["excluded"].items():
+            say(f"{role}: {count} images left out ({step.label}; {step.path(EXCLUDED)})")
+
+    def left(source: Step) -> Step:
+        return replace(source, hash=hashlib.sha256(f"{source.hash}:{step.hash}".encode()).hexdigest()[:12])
+
+    unlabeled = None if sources.unlabeled is None else left(sources.unlabeled)
+    return Sources(left(sources.labeled), unlabeled, sources.evaluation, sources.excluded | frozenset(ids))
 
 
 def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
     """Ingest a source. Another content of its file makes it anew; what lies in a folder is not looked at."""
     data = run.config.data
     settings = {
-        "source": source.model_dump() | _content(source),
+        "source": _identity(source, run.config.storage) | _content(source),
         "max_pixels": data.max_pixels,
-        "max_quarantined": data.max_quarantined,
     }
     step = run.step("ingest", settings, [], version=2, label=f"ingest {role}")
 
-    def work() -> dict[str, object]:
-        with Bar(step.label, source.limit or 0, "images") as bar:
-            result = ingest_source(
-                source,
-                step.path("images"),
-                step.path("labeled.parquet"),
-                data.max_pixels,
-                data.max_quarantined,
-                source.split or role,
-                progress=bar.update,
-                labels_matter=role != "unlabeled",
-            )
-        if role != "unlabeled":
-            for line in result.labels.lines():
-                say(escape(f"{step.label}: {line}"))
-        if result.images == 0:
-            msg = f"data.{role}: no readable image in {source.path or source.format!r}"
-            raise DataError(msg)
-        if role != "unlabeled" and result.rows == 0:
-            msg = f"data.{role}: {source.path or source.format!r} has images but no questions; use a reader that gives them"
-            raise DataError(msg)
-        counts = {"images": result.images, "rows": result.rows, "quarantined": len(result.quarantined)}
-        return counts | {"labels": result.labels.summary()}
+    kept = step.path(READ)
 
-    return run.execute(step, work)
+    def work() -> dict[str, Any]:
+        if files.exists(kept) and _within(before := json.loads(files.read_bytes(kept)), role, data.max_quarantined):
+            say(f"{step.label}: read before, under a lower data.max_quarantined; nothing is read again")
+            return dict(before)
+        try:
+            return _read(run, step, source, role)
+        except QuarantineError as error:
+            files.write_bytes(kept, json.dumps(_summary(error.result)).encode())
+            raise
+
+    run.execute(step, work)
+    if run.done(step):
+        _check_quarantined(run, step, source)
+    return step
+
+
+def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, Any]:
+    """Read a source into the step's tables. Raises DataError."""
+    data = run.config.data
+    with Bar(step.label, source.limit or 0, "images") as bar:
+        result = ingest_source(
+            source,
+            step.path("images"),
+            step.path("labeled.parquet"),
+            data.max_pixels,
+            data.max_quarantined,
+            source.split or role,
+            progress=bar.update,
+            first=run.first,
+            keep_bytes=run.first is None or data.near_duplicate_bits is not None,
+            keep_refused=True,
+            labels_matter=role != "unlabeled",
+        )
+    if role != "unlabeled":
+        for line in result.labels.lines():
+            say(escape(f"{step.label}: {line}"))
+    if result.images == 0:
+        msg = f"data.{role}: no readable image in {source.path or source.format!r}"
+        raise DataError(msg)
+    if role != "unlabeled" and result.rows == 0 and result.complete:
+        msg = f"data.{role}: {source.path or source.format!r} has images but no questions; use a reader that gives them"
+        raise DataError(msg)
+    return _summary(result) | ({} if result.complete else {"first": run.first})
+
+
+def _summary(result: IngestResult) -> dict[str, Any]:
+    counts = {"images": result.images, "rows": result.rows, "seen": result.seen, "quarantined": len(result.quarantined)}
+    counts |= {f"{QUARANTINED}{reason}": count for reason, count in reasons(result.quarantined).items()}
+    return counts | {"labels": result.labels.summary()}
+
+
+def _within(summary: dict[str, Any], role: str, limit: float) -> bool:
+    """Whether what a read found is within a limit."""
+    good = summary["quarantined"] <= limit * max(1, summary["seen"])
+    return good and (role == "unlabeled" or not LabelCounts.of(summary["labels"]).too_many(limit))
+
+
+def _check_quarantined(run: Run, step: Step, source: SourceConfig) -> None:
+    """Say what was quarantined. Raises QuarantineError where a step of before is over a limit of now."""
+    summary, limit = run.summary(step), run.config.data.max_quarantined
+    file = quarantine_file(step.path("images"), step.path("labeled.parquet"))
+    if summary["quarantined"]:
+        say(f"{step.label}: {quarantine_text(summary)}; which: {file}")
+    if "first" in summary:
+        return
+    rows = tables.read(file, tables.QUARANTINE).to_pylist()
+    found = IngestResult(summary["images"], summary["rows"], rows, LabelCounts.of(summary["labels"]), summary["seen"])
+    check_share(found, limit, source)
+    if role_of(step) != "unlabeled":
+        check_labels(found, limit, source)
+
+
+def _identity(source: SourceConfig, storage: str) -> dict[str, Any]:
+    """A source as a setting: what lies beside the storage keeps its address when both move together."""
+    found = source.model_dump()
+    if not files.is_remote(storage):
+        near = relative_to(Path(files.absolute(storage)).parent)
+        found |= {key: near(found[key], False) for key in ("path", "images") if found[key]}
+    return found
 
 
 def _content(source: SourceConfig) -> dict[str, str]:
@@ -165,6 +293,11 @@ def draw_labels(run: Run, sources: Sources, everything: bool = False) -> Labels:
     if run.dry and not run.done(sources.labeled):
         return Labels(tables.LABELED.empty_table(), tables.LABELED.empty_table(), key)
     rows = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED)
+    if sources.excluded:
+        rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=pa.array(sorted(sources.excluded), pa.string()))))
+        if not rows.num_rows:
+            msg = "data.labeled: every labeled image is an evaluation image too, so none is left; give other labels"
+            raise DataError(msg)
     drawn = budget.draw(rows, config)
     return Labels(drawn.train, drawn.validation, key)
 
@@ -179,7 +312,7 @@ def training_images(sources: Sources) -> ImageIndex:
     parts: dict[str, ImageIndex] = {}
     for step in sources.training:
         folder = step.path("images")
-        found = store.index(folder)
+        found = store.index(folder).without(sources.excluded) if sources.excluded else store.index(folder)
         for part in parts.values():
             found = found.without(part.ids)
         parts[folder] = found

@@ -14,6 +14,7 @@ from leaml import prompts, replies, tables
 from leaml.data import files
 from leaml.errors import DataError, InputError
 from pipelines.generate import sampling_seed
+from pipelines.ingest import EXCLUDED
 from pipelines.progress import console
 from pipelines.run import DONE
 
@@ -22,11 +23,14 @@ def show(run: str, image: str) -> None:
     """Print everything the tables of a run say about one image. Raises DataError, InputError."""
     steps = _steps(run)
     image_id, origin = _find(steps, image)
-    console.print(f"[bold]image {image_id}[/bold]")
+    console.print(f"[bold]image {image_id or 'without content'}[/bold]")
     for key in ("uri", "width", "height", "source", "split"):
         if origin.get(key) is not None:
             console.print(f"  {key}: {origin[key]}")
     for step in steps:
+        for row in _unused(step):
+            if row["image_id"] == image_id or (row["image_id"] is None and row["uri"] == origin.get("uri")):
+                console.print(f"  {step['label']}: not used, {row['reason']}", markup=False)
         if step["name"] in SHOW:
             SHOW[step["name"]](step, image_id)
             for row in _rows(_published(step, "quarantine"), tables.QUARANTINE, image_id):
@@ -39,7 +43,8 @@ def _steps(run: str) -> list[dict[str, Any]]:
         msg = f"{run} is not a run folder: it has no status.json; give storage/name of a run"
         raise DataError(msg)
     steps = json.loads(files.read_bytes(file))["steps"]
-    return [{**s, "path": files.join(run, s["folder"])} for s in steps if s["state"] in ("done", "reused")]
+    made = ("done", "reused")  # an ingest that was refused has its quarantine all the same
+    return [{**s, "path": files.join(run, s["folder"])} for s in steps if s["state"] in made or s["name"] == "ingest"]
 
 
 def _find(steps: list[dict[str, Any]], image: str) -> tuple[str, dict[str, Any]]:
@@ -47,7 +52,7 @@ def _find(steps: list[dict[str, Any]], image: str) -> tuple[str, dict[str, Any]]
     found: dict[str, dict[str, Any]] = {}
     columns = ["image_id", "uri", "width", "height", "source", "split"]
     for step in steps:
-        if step["name"] == "ingest":
+        if step["name"] == "ingest" and files.exists(f"{step['path']}/images"):
             for file in files.listing(f"{step['path']}/images", suffixes=(".parquet",)):
                 table = tables.read(file, columns=columns)
                 uri = pc.fill_null(table["uri"], "")
@@ -55,14 +60,31 @@ def _find(steps: list[dict[str, Any]], image: str) -> tuple[str, dict[str, Any]]
                     pc.starts_with(table["image_id"], image), pc.or_(pc.equal(uri, image), pc.ends_with(uri, f"/{image}"))
                 )
                 found |= {row["image_id"]: row for row in table.filter(hit).to_pylist()}
+    for step in steps if not found else []:
+        found |= {row["image_id"] or row["uri"]: row for row in _unused(step) if _fits(row, image)}
     if len(found) == 1:
-        return next(iter(found.items()))
+        name, row = next(iter(found.items()))
+        return (name if row["image_id"] else ""), row
     if not found:
         msg = f"no image {image!r} in this run; give an image_id, its beginning, or a file name"
         raise InputError(msg)
     some = ", ".join(sorted(found)[:5])
     msg = f"{image!r} fits {len(found)} images ({some}{', ...' if len(found) > 5 else ''}); give a longer part"
     raise InputError(msg)
+
+
+def _unused(step: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a step has found in the sources and not taken: unreadable images, and those that are in the evaluation too."""
+    tables_of = {"ingest": "quarantine-labeled.parquet", "exclude": EXCLUDED, "contamination": EXCLUDED}
+    file = f"{step['path']}/{tables_of.get(step['name'], '')}"
+    if step["name"] not in tables_of or not files.exists(file):
+        return []
+    return list(tables.read(file, tables.QUARANTINE).to_pylist())
+
+
+def _fits(row: dict[str, Any], image: str) -> bool:
+    uri = row["uri"] or ""
+    return (row["image_id"] or "").startswith(image) or uri == image or uri.endswith(f"/{image}")
 
 
 def _rows(parts: list[str], schema: pa.Schema, image_id: str) -> list[dict[str, Any]]:

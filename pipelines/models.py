@@ -17,15 +17,15 @@ def trained(step: Step, base: ModelConfig) -> ModelConfig:
 
 
 def model_key(model: ModelConfig) -> dict[str, Any]:
-    """A model as a step's setting: its configuration and, for a local folder, the fingerprints of the files in it.
+    """A model as a step's setting: its configuration and, for a local folder, its own name and the fingerprints of its files.
 
-    Hub models are told apart by their revision.
+    So a folder may move, and hub models are told apart by their revision.
     """
     folder = Path(resolve_model(model.name))
     if not folder.is_dir():
         return model.model_dump()
     found = {f.name: files.fingerprint(str(f)) for f in sorted(folder.iterdir()) if f.suffix in _MODEL_FILES}
-    return model.model_dump() | {"files": found}
+    return model.model_dump() | {"name": folder.name, "files": found}
 
 
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")

@@ -1,7 +1,7 @@
 """`leaml adapt CONFIG --dry-run`: what a run would do, from the same code that does it, without doing any of it.
 
 The steps are made by the functions of the real run on a `Rehearsal`, which notes them: names, order and content addresses are
-those of the run. Nothing is written, Ray is not started and no hub is asked.
+those of the run. Nothing is written, Ray is not started and no hub is asked; what a run would refuse is found by `trial`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from leaml.data import files
 from leaml.data.count import Count, count
 from pipelines import estimates
 from pipelines.adapt import baseline_steps, check_steps, method_steps
-from pipelines.contamination import refuse_near_duplicates
+from pipelines.contamination import screen_near_duplicates
 from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Work
 from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
 from pipelines.method import method
@@ -80,8 +80,8 @@ def rehearse(config: Config) -> tuple[Rehearsal, Sources, Labels]:
     check_steps(config)
     run = Rehearsal(config)
     sources = source_steps(run)
+    sources = screen_near_duplicates(run, sources)
     labels = draw_labels(run, sources)
-    refuse_near_duplicates(run, sources)
     adapted = method(run, sources, labels)
     baseline_steps(run, sources, labels)
     method_steps(run, sources, labels, adapted)

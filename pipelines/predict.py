@@ -175,10 +175,10 @@ def _resources(found: Finished, overrides: list[str] | None) -> ResourcesConfig:
 
 def _resolve(asked: list[Asked], folder: str) -> list[tuple[str, Asked]]:
     """The file of each question; every image of the folder where questions name none. Raises DataError for missing ones."""
-    there = files.listing(folder, images.SUFFIXES)
+    there = files.image_files(folder, images.SUFFIXES)
     if asked[0].image is None:
         if not there:
-            msg = f"{folder} holds no image ({', '.join(images.SUFFIXES)}); give the folder of the images"
+            msg = f"{folder} holds no image; give the folder of the images ({images.SUFFIX_RULE})"
             raise DataError(msg)
         return [(file, each) for file in there for each in asked]
     known = set(there)

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 FILE_WIDTH = 200
 """Columns of a table where there is no terminal: a file or a log has no width of 80 that its cells must be broken for."""
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else FILE_WIDTH)
+PROGRESS = "progress.json"
+"""In the folder of a running training: its latest metrics."""
 LINE_EVERY = 15.0
 """Seconds between progress lines where there is no terminal."""
 

@@ -14,11 +14,10 @@ from typing import Any
 from leaml import tables
 from leaml.data import files
 from leaml.errors import StepError
+from pipelines.run import QUARANTINED
 from pipelines.unit import unit_name
 
 FOLDER = "quarantine"
-QUARANTINED = "quarantined: "
-"""Beginning of the names of counts by reason."""
 REASON = "quarantined_because"
 """Key of a row that a step's work returns for an image without a result."""
 EARLY = 64

@@ -28,9 +28,17 @@ from leaml import __version__
 from leaml.config import Config
 from leaml.data import files
 from leaml.errors import DataError, InputError, StepError
+from pipelines.clock import Clock
 from pipelines.progress import say
 
 DONE = "_DONE.json"
+STATUS = "status.json"
+LOCK = "lock.json"
+RUNNING = "running"
+QUARANTINED = "quarantined: "
+"""Beginning of the names of counts by reason in a step's summary, beside `quarantined`."""
+KEPT = "finished steps and units are kept, and the last checkpoint of a training"
+"""What a run that ends early leaves behind."""
 HEARTBEAT = 10.0
 """Seconds between signs of life of the process that holds a run."""
 SETTLE = 2.0
@@ -58,6 +66,8 @@ class Run:
 
     dry = False
     """Whether steps are planned only, so that their addresses are known and what they make is not."""
+    first: int | None = None
+    """Images of each source that are read, to find out what is refused; None: all."""
 
     def __init__(self, config: Config, noted: bool = True) -> None:
         """With `noted` false the process works in a run that another one holds, and leaves status.json to that."""
@@ -65,7 +75,7 @@ class Run:
         self.folder = files.absolute(config.run_folder)
         self._steps: dict[str, dict[str, Any]] = {}
         self._noting = threading.Lock()
-        self._state = "running"
+        self._state = RUNNING
 
     def variant(self, config: Config) -> Run:
         """The same run seen through another configuration: steps with equal settings are shared, status and lock too."""
@@ -95,24 +105,25 @@ class Run:
         """Run `work` unless the step is finished, then mark it finished with the summary `work` returns."""
         if self.done(step):
             record = json.loads(files.read_bytes(step.path(DONE)))
-            self._note(step, "reused", record["seconds"])
+            self._note(step, "reused", record["seconds"], record["summary"])
             say(f"{step.label}: finished before, reused")
             return step
-        say(f"{step.label}: started")
-        self._note(step, "running", None)
-        began = time.time()
-        try:
-            summary = work()
-            seconds = round(time.time() - began, 1)
-            record = {"step": step.name, "label": step.label, "inputs": step.inputs, "seconds": seconds}
-            record |= {"code": __version__, "summary": summary}
-            files.write_bytes(step.path("config.yaml"), self._config_yaml())
-            files.write_bytes(step.path(DONE), json.dumps(record, indent=1).encode())
-        except BaseException:
-            with contextlib.suppress(DataError):  # must not hide why the step failed
-                self._note(step, "failed", time.time() - began)
-            raise
-        self._note(step, "done", seconds)
+        with Clock(step.folder) as clock:
+            before = f"goes on, {clock.seconds:.0f} s were spent on it before" if clock.attempts > 1 else "started"
+            say(f"{step.label}: {before}")
+            self._note(step, RUNNING, None)
+            try:
+                summary = work()
+                seconds = round(clock.seconds, 1)
+                record = {"step": step.name, "label": step.label, "inputs": step.inputs, "seconds": seconds}
+                record |= {"attempts": clock.attempts, "code": __version__, "summary": summary}
+                files.write_bytes(step.path("config.yaml"), self._config_yaml())
+                files.write_bytes(step.path(DONE), json.dumps(record, indent=1).encode())
+            except BaseException as error:
+                with contextlib.suppress(DataError):  # must not hide why the step failed
+                    self._note(step, _ended_by(error), clock.seconds)
+                raise
+        self._note(step, "done", seconds, summary)
         say(f"{step.label}: done in {seconds:.0f} s")
         return step
 
@@ -121,12 +132,15 @@ class Run:
         return list(self._steps.values())
 
     def finish(self, state: str = "done") -> None:
-        """Write the final state to `status.json`."""
+        """Write the final state to `status.json`; a step that still runs in a thread ends with the process."""
         self._state = state
         with self._noting:
+            for step in self._steps.values():
+                if step["state"] == RUNNING:
+                    step["state"] = "interrupted"
             self._write_status()
 
-    def _note(self, step: Step, state: str, seconds: float | None) -> None:
+    def _note(self, step: Step, state: str, seconds: float | None, summary: dict[str, Any] | None = None) -> None:
         with self._noting:
             self._steps[step.folder] = {
                 "name": step.name,
@@ -135,39 +149,44 @@ class Run:
                 "state": state,
                 "seconds": None if seconds is None else round(seconds, 1),
             }
+            if summary and summary.get("quarantined"):
+                counts = {key: count for key, count in summary.items() if key.startswith("quarantined")}
+                self._steps[step.folder]["quarantined"] = counts
             self._write_status()
 
     def _write_status(self) -> None:
         if not self._noted:
             return
         status = {"run": self.config.name, "state": self._state, "updated": time.time(), "steps": self.steps()}
-        files.write_bytes(files.join(self.folder, "status.json"), json.dumps(status, indent=1).encode())
+        files.write_bytes(files.join(self.folder, STATUS), json.dumps(status, indent=1).encode())
 
     def _config_yaml(self) -> bytes:
         tree = {"leaml_version": __version__, **self.config.model_dump(mode="json")}
         return yaml.safe_dump(tree, sort_keys=False).encode()
 
     def __enter__(self) -> Run:
-        self._lock = Lock(files.join(self.folder, "lock.json"))
+        self._lock = Lock(files.join(self.folder, LOCK))
         self._lock.take()
         try:
             files.write_bytes(files.join(self.folder, "config.yaml"), self._config_yaml())
-        except BaseException:
-            self._leave()
+        except BaseException as error:
+            self._leave(error)
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         if self._lock.lost is not None:  # status.json is the other process's now
             raise self._lock.lost
-        if kind is None:
+        if error is None:
             self._lock.release()
-        else:
-            self._leave()
+            return
+        self._leave(error)
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(f"{KEPT} in {self.folder} (leaml status)")
 
-    def _leave(self) -> None:
-        """Ends a run that failed; a storage that fails as well must not hide why."""
-        for end in (lambda: self.finish("failed"), self._lock.release):
+    def _leave(self, error: BaseException) -> None:
+        """Ends a run that failed or was interrupted; a storage that fails as well must not hide why."""
+        for end in (lambda: self.finish(_ended_by(error)), self._lock.release):
             with contextlib.suppress(DataError):
                 end()
 
@@ -285,6 +304,27 @@ def _interrupt_main() -> None:
 def _place(thread: int) -> tuple[int, int] | None:
     frame = sys._current_frames().get(thread)
     return None if frame is None else (id(frame), frame.f_lasti)
+
+
+def quarantine_text(summary: dict[str, Any]) -> str:
+    """How many images a step has quarantined and why, from its summary."""
+    why = ", ".join(f"{n} {key.removeprefix(QUARANTINED)}" for key, n in summary.items() if key.startswith(QUARANTINED))
+    return f"{summary['quarantined']} images quarantined" + (f" ({why})" if why else "")
+
+
+def is_held(uri: str) -> bool:
+    """Whether a process that is alive, as far as can be told from here, holds the lock at `uri`."""
+    if not files.exists(uri):
+        return False
+    try:
+        return not _dead(json.loads(files.read_bytes(uri)))
+    except DataError:  # released in between
+        return False
+
+
+def _ended_by(error: BaseException) -> str:
+    """State of what ended with this error."""
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
 def _dead(holder: dict[str, Any]) -> bool:

@@ -65,8 +65,13 @@ def quiet_data(verbose: bool) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def check_resources(resources: ResourcesConfig) -> None:
-    """Raise ResourceError naming what an engine pool or the training workers need and the cluster lacks and cannot add."""
+def check_resources(resources: ResourcesConfig, nodes: list[dict[str, float]] | None = None) -> None:
+    """Raise ResourceError naming what an engine pool or the training workers need and the cluster lacks and cannot add.
+
+    Args:
+        resources: The plan.
+        nodes: What each node has; None: those of the Ray that this process is connected to.
+    """
     lanes, teacher = resources.lanes, resources.teacher
     plan = {
         "engines": (lanes * resources.engines, {"CPU": resources.engine_cpus, "GPU": resources.engine_gpus}),
@@ -77,10 +82,12 @@ def check_resources(resources: ResourcesConfig) -> None:
         beside = ", or switch resources.parallel_baselines off" if resources.parallel_baselines else ""
         beside += ", or let fewer trials (tune.concurrent) run at a time" if resources.concurrent_runs > 1 else ""
         fix = f"lower resources.{what} or what each of them takes{beside}, or add nodes"
-        refuse_unschedulable(f"resources.{what}", count, each, fix, grows=resources.address is not None)
+        refuse_unschedulable(f"resources.{what}", count, each, fix, grows=resources.address is not None, nodes=nodes)
 
 
-def refuse_unschedulable(what: str, count: int, each: dict[str, float], fix: str, grows: bool) -> None:
+def refuse_unschedulable(
+    what: str, count: int, each: dict[str, float], fix: str, grows: bool, nodes: list[dict[str, float]] | None = None
+) -> None:
     """Raise ResourceError, with the `fix`, if the cluster has no room for `count` processes with the resources `each`.
 
     Args:
@@ -89,10 +96,12 @@ def refuse_unschedulable(what: str, count: int, each: dict[str, float], fix: str
         each: Resources of one.
         fix: What to do about it.
         grows: Ask the cluster's autoscaler, if it has one, whether it would add what is missing.
+        nodes: What each node has; None: those of the Ray that this process is connected to.
     """
-    import ray
+    if nodes is None:
+        import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if (message := missing(what, count, each, nodes)) and not (grows and would_add(count, each)):
         msg = f"{message}; {fix}"
         raise ResourceError(msg)

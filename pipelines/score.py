@@ -60,9 +60,10 @@ def importance(run: Run, sources: Sources, warmed: Step, variant: str = "leaml")
             "output": step.folder,
         }
         count = min(config.samples, sum(len(read_examples(file)) for file in settings["examples"]))
+        began = time.time()
         with Watch(step.label, step.folder, count, unit="examples"):
             fit(_score_worker, settings, run.config.resources, files.join(step.folder, "ray"), step.label)
-        return {"examples": count}
+        return {"examples": count, "seconds": round(time.time() - began, 1)}  # a killed scoring begins anew
 
     return run.execute(step, work)
 

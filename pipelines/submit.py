@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import requests
 import yaml
 
-from leaml.config import Config
+from leaml.config import Config, parse, relative_to, with_paths
 from leaml.data import files
 from leaml.errors import InputError, ResourceError, StepError
 from pipelines.adapt import check_steps
@@ -46,7 +46,7 @@ def submit(config: Config, address: str, from_image: bool = False, shared_storag
     """Run `config` as a job of the cluster at `address` and follow it to its end; a job of this run that is there is followed.
 
     Args:
-        config: The configuration; relative paths in it are meant in the working tree.
+        config: The configuration; paths in the current folder are meant in the working tree that travels.
         address: Of Ray's dashboard, http://host:port.
         from_image: The job runs what the cluster's image has installed, not this working tree.
         shared_storage: Local storage is a volume that every node mounts there.
@@ -62,6 +62,8 @@ def submit(config: Config, address: str, from_image: bool = False, shared_storag
         logging.disable(logging.WARNING)  # Ray's client tells of every package and connection
     cluster = Cluster(address)
     config = config.model_copy(update={"storage": _storage(config, cluster, shared_storage)})
+    if not from_image and not cluster.here:  # what lies in the working tree travels with it
+        config = parse(with_paths(config.model_dump(mode="json"), relative_to(Path.cwd())))
     job = cluster.running(config)
     if job is None:
         job = cluster.start(config, from_image, verbose)

@@ -23,9 +23,8 @@ from leaml.data.store import ImageStore
 from leaml.errors import LeamlError, StepError
 from leaml.training import Example, Outcome, Task, Trainer, Validation, Worker
 from pipelines.metrics import StepMetrics
-from pipelines.progress import Bar
+from pipelines.progress import PROGRESS, Bar
 
-PROGRESS = "progress.json"
 VALIDATED = "validated"
 """Key under which Ray Train workers report what a validation on the way found."""
 PLACED = "placement_group"

@@ -27,9 +27,10 @@ from leaml.data import files
 from leaml.engine import Completion, Engine, EngineSpec
 from leaml.errors import LeamlError, StepError
 from pipelines import kept, quarantine
+from pipelines.clock import EVERY
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
-from pipelines.run import Run, Step
+from pipelines.run import QUARANTINED, Run, Step
 from pipelines.unit import Unit, load
 
 ATTEMPTS = "attempts"
@@ -189,6 +190,38 @@ def _finished(output: str) -> set[str]:
     return {u.rsplit("/", 1)[-1].removesuffix(".parquet") for u in _listing(f"{output}/rows")}
 
 
+class _Spent:
+    """Images and the seconds that engines took for them, over all attempts; kept in `engines.json` beside the rows.
+
+    A kill loses both numbers of a few seconds, so the rate stays right.
+    """
+
+    def __init__(self, output: str) -> None:
+        self._file = f"{output}/engines.json"
+        found = json.loads(files.read_bytes(self._file)) if files.exists(self._file) else {}
+        self.images: int = found.get("images", 0)
+        self.engine_seconds: float = found.get("engine_seconds", 0.0)
+        self._wall: float = found.get("wall_seconds", 0.0)
+        self._began = self._saved = time.time()
+
+    @property
+    def wall_seconds(self) -> float:
+        return self._wall + time.time() - self._began
+
+    def add(self, images: int, seconds: float) -> None:
+        """One more unit is done."""
+        self.images += images
+        self.engine_seconds += seconds
+        if time.time() - self._saved > EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write the numbers."""
+        numbers = {"images": self.images, "engine_seconds": self.engine_seconds, "wall_seconds": self.wall_seconds}
+        files.write_bytes(self._file, json.dumps(numbers).encode())
+        self._saved = time.time()
+
+
 def run_units(
     label: str,
     units: list[dict[str, Any]],
@@ -201,7 +234,7 @@ def run_units(
 ) -> dict[str, Any]:
     """Do every unit that is not published yet and return the totals over all units of the step.
 
-    Seconds and rates are of this process alone: `images_per_engine_s` while an engine works, without its start.
+    Seconds and rates are of all attempts: `images_per_engine_s` while an engine works, without its start.
 
     Raises:
         StepError: A worker failed, or more than the share `max_quarantined` of the images has no result; what is published
@@ -214,7 +247,7 @@ def run_units(
     done = total - sum(u["count"] for u in todo)
     if done:
         say(f"{label}: {done} of {total} images were done before; {total - done} to do")
-    counts, busy, began = Counter[str](), 0.0, time.time()
+    counts, began, spent = Counter[str](), time.time(), _Spent(output)
     if todo:
         stream = _stream(todo, EngineActor, (spec, work, output, max_pixels, kept.read(output)), resources)
         say(f"{label}: {len(todo)} units, {resources.engines} engines; {_saturation(resources)}")
@@ -224,7 +257,7 @@ def run_units(
             for row in _rows(stream, label):
                 made = Counter(json.loads(row["counts"]))
                 counts.update(made)
-                busy += row["seconds"]
+                spent.add(made["images"], row["seconds"])
                 done += sizes[row["unit"]]
                 bar.update(done, _note(counts, time.time() - began))
                 quarantine.check(label, counts + earlier, done, total, max_quarantined, output)
@@ -232,13 +265,14 @@ def run_units(
                 exported.progress(done, total)
     finished = _finished(output)
     _sweep(output, finished)
-    summary: dict[str, Any] = {**_read_counts(output, finished), "engine_seconds": round(busy, 1)}
-    summary["wall_seconds"] = round(time.time() - began, 1)
+    spent.save()
+    summary: dict[str, Any] = {**_read_counts(output, finished), "engine_seconds": round(spent.engine_seconds, 1)}
+    summary["wall_seconds"] = round(spent.wall_seconds, 1)
     quarantine.check(label, summary, total, total, max_quarantined, output)
-    if counts["images"]:
-        busy = max(busy, 1e-3)
-        summary["images_per_engine_s"] = round(counts["images"] / busy, 3)
-        hours = busy / counts["images"] * 1e6 / 3600
+    if spent.images:
+        busy = max(spent.engine_seconds, 1e-3)
+        summary["images_per_engine_s"] = round(spent.images / busy, 3)
+        hours = busy / spent.images * 1e6 / 3600
         summary["engine_hours_per_million_images"] = round(hours, 2)
         if resources.engine_gpus:
             summary["gpu_hours_per_million_images"] = round(hours * resources.engine_gpus, 2)
@@ -335,7 +369,7 @@ def _describe(summary: dict[str, Any]) -> str:
     if summary.get("pairs"):
         parts.append(f"{100 * summary.get('accepted', 0) / summary['pairs']:.0f} % accepted")
     parts += [f"{n} {k}" for k, n in summary.items() if k.startswith(("captions ", "replies "))]
-    for kind in ("rejected: ", quarantine.QUARANTINED):
+    for kind in ("rejected: ", QUARANTINED):
         parts += [f"{n} {k}" for n, k in sorted(((n, k) for k, n in summary.items() if k.startswith(kind)), reverse=True)]
     if "images_per_engine_s" in summary:
         rate, hours = summary["images_per_engine_s"], summary["engine_hours_per_million_images"]

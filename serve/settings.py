@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from leaml.config import base
+from leaml.config import base, refusal
 from leaml.config.reading import override
 from leaml.errors import ConfigError
 from leaml.images import MAX_ASPECT, MAX_SIDE, ImageLimits
@@ -289,9 +289,7 @@ def _validated(section: type[S], tree: dict[str, Any], origin: str) -> S:
     try:
         return section.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-        msg = f"{origin}: {'; '.join(lines)} (docs/serving.md lists every key)"
-        raise ConfigError(msg) from None
+        raise ConfigError(refusal(error, origin, section, "docs/serving.md")) from None
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

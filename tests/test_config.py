@@ -29,7 +29,7 @@ def refused(path: Path, *overrides: str) -> str:
 def test_file_fills_the_tree_and_the_rest_are_defaults(file: Path) -> None:
     found = config.load(file)
     assert (found.name, found.warmup.steps, found.data.labeled.split) == ("mine", 7, "train")
-    assert (found.distill.steps, found.score.ratio, found.run_folder) == (200, 0.3, "runs/mine")
+    assert (found.distill.steps, found.score.ratio, found.run_folder) == (200, 0.3, str(Path("runs/mine").absolute()))
 
 
 @pytest.mark.parametrize(
@@ -189,3 +189,129 @@ def test_shipped_recipes_load() -> None:
 def test_shipped_model_names_become_folders_and_others_stay() -> None:
     assert config.resolve_model("leaml-tiny").endswith("/leaml/tiny/models/leaml-tiny")
     assert config.resolve_model("owner/name") == "owner/name"
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("caption.teacher.url=http://t/v1", "'caption.url'"),  # one level up
+        ("teacher.name=big", "'caption.teacher'"),
+        ("budget={count: 4}", "'data.budget'"),
+        ("data.filters.round_trip=false", "'generate.filters'"),
+        ("score.steps=3", "'warmup.steps' or 'distill.steps' or 'finetune.steps' or one of 2 more"),
+        ("round_tripp=true", "'generate.filters.round_trip'"),  # elsewhere, and misspelt
+    ],
+)
+def test_a_key_in_the_wrong_section_is_told_its_place(file: Path, override: str, place: str) -> None:
+    assert f"did you mean {place}?" in refused(file, override)
+
+
+def test_a_key_of_an_entry_is_told_its_place(file: Path) -> None:
+    space = {"score.ratio": {"choice": [0.1]}}
+    file.write_text(yaml.safe_dump({"data": DATA, "tune": {"space": space}}))
+    assert "unknown key 'tune.space.score.ratio.choice': did you mean 'choices'?" in refused(file)
+
+
+def test_what_is_explained_is_what_an_empty_configuration_resolves_to() -> None:
+    found = config.parse({"data": DATA}).model_dump()
+    for key, default, _ in config.explain():
+        if (
+            default in ("required", "section")
+            or ".KEY." in key
+            or key.startswith(("data.labeled", "data.unlabeled", "data.eval"))
+        ):
+            continue
+        value = found
+        for name in key.split("."):
+            value = value[name]
+        assert repr(value) == default, key
+
+
+def test_a_section_that_is_given_in_part_keeps_its_other_defaults(file: Path) -> None:
+    found = config.load(file, ["evaluate.baselines.lora_labels.steps=9", "caption.teacher.dtype=bfloat16"])
+    assert found.evaluate.baselines.lora_labels.lr == [1e-3, 3e-3]
+    assert found.caption.teacher.name == "leaml-tiny-teacher"
+
+
+def test_every_value_of_a_choice_is_explained() -> None:
+    explained = {key: text for key, _, text in config.explain()}
+    assert explained["evaluate.controls"].endswith("captions_mixed, self_training, full_labels.")
+    assert explained["score.scope"].endswith("One of: module, layer, global.")
+    assert "One of: json, csv, tensorboard, mlflow." in explained["tune.loggers"]
+
+
+# --- paths -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration with relative paths in one folder, and the current folder, which is another one."""
+    project, here = tmp_path / "project", tmp_path / "here"
+    for folder in (project / "models" / "mine", project / "saved", here):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    content = {
+        "storage": "runs",
+        "model": {"name": "models/mine"},
+        "caption": {"teacher": {"name": "org/teacher"}},
+        "data": {
+            "labeled": {"format": "jsonl", "path": "data/train.jsonl", "images": "../pictures/"},
+            "unlabeled": {"format": "huggingface", "path": "saved"},
+            "evaluation": {"format": "huggingface", "path": "org/set"},
+        },
+        "tune": {"space": {"model.name": {"choices": ["models/mine", "leaml-tiny", "org/model"]}, "seed": {"choices": [1, 2]}}},
+    }
+    (project / "run.yaml").write_text(yaml.safe_dump(content))
+    return project
+
+
+def test_paths_of_a_file_are_relative_to_it_and_names_stay(elsewhere: Path) -> None:
+    found = config.load(elsewhere / "run.yaml")
+    assert found.run_folder == f"{elsewhere}/runs/run"
+    assert found.data.labeled.path == f"{elsewhere}/data/train.jsonl"
+    assert found.data.labeled.images == f"{elsewhere.parent}/pictures/"
+    assert found.model.name == f"{elsewhere}/models/mine"
+    assert found.caption.teacher.name == "org/teacher"
+    assert found.data.unlabeled is not None
+    assert (found.data.unlabeled.path, found.data.evaluation.path) == (f"{elsewhere}/saved", "org/set")
+    assert found.tune.space["model.name"].choices == [f"{elsewhere}/models/mine", "leaml-tiny", "org/model"]
+    assert found.tune.space["seed"].choices == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "path"),
+    [
+        ("data.labeled.path=x.jsonl", "{here}/x.jsonl"),
+        ("data.labeled={format: jsonl, path: ./a/../x.jsonl}", "{here}/x.jsonl"),
+        ("data.labeled.path=/data/x.jsonl", "/data/x.jsonl"),
+        ("data.labeled.path=s3://bucket/x.jsonl", "s3://bucket/x.jsonl"),
+        ("data.labeled.path=~/x.jsonl", "{home}/x.jsonl"),
+    ],
+)
+def test_paths_on_the_command_line_are_relative_to_the_current_folder(elsewhere: Path, override: str, path: str) -> None:
+    found = config.load(elsewhere / "run.yaml", [override])
+    assert found.data.labeled.path == path.format(here=Path.cwd(), home=Path.home())
+    assert found.model.name == f"{elsewhere}/models/mine"  # what the file gives is not looked for here
+
+
+def test_a_shipped_model_is_no_path_even_where_a_folder_has_its_name(elsewhere: Path) -> None:
+    (elsewhere / "leaml-tiny").mkdir()
+    (elsewhere / "run.yaml").write_text(yaml.safe_dump({"data": DATA, "model": {"name": "leaml-tiny"}}))
+    assert config.load(elsewhere / "run.yaml").model.name == "leaml-tiny"
+    (elsewhere / "run.yaml").write_text(yaml.safe_dump({"data": DATA, "model": {"name": "./leaml-tiny"}}))
+    assert config.load(elsewhere / "run.yaml").model.name == f"{elsewhere}/leaml-tiny"
+
+
+def test_what_was_resolved_resolves_to_itself_anywhere(elsewhere: Path) -> None:
+    """As the best configuration of a search does, which lies in the run's folder."""
+    found = config.load(elsewhere / "run.yaml")
+    (elsewhere / "models" / "best.yaml").write_text(yaml.safe_dump(found.model_dump(mode="json")))
+    assert config.load(elsewhere / "models" / "best.yaml") == found
+
+
+def test_paths_in_the_working_tree_can_be_made_relative_to_it(elsewhere: Path) -> None:
+    found = config.load(elsewhere / "run.yaml")
+    sent = config.parse(config.with_paths(found.model_dump(mode="json"), config.relative_to(elsewhere)))
+    assert (sent.data.labeled.path, sent.model.name) == ("data/train.jsonl", "models/mine")
+    assert sent.data.labeled.images == f"{elsewhere.parent}/pictures/"
+    assert sent.data.evaluation.path == "org/set"

@@ -5,8 +5,10 @@ values are `ConfigError`s that name the key, the value and the fix.
 """
 
 from leaml.config.caption import CaptionConfig, ClientConfig
+from leaml.config.keys import explain, refusal
 from leaml.config.models import BUILTIN, ModelConfig, resolve_model
-from leaml.config.reading import explain, load, parse, resources_with
+from leaml.config.paths import absolute_from, relative_to, with_paths
+from leaml.config.reading import load, parse, resources_with
 from leaml.config.search import RangeConfig, TuneConfig
 from leaml.config.sections import (
     BaselineConfig,
@@ -46,9 +48,13 @@ __all__ = [
     "TrainConfig",
     "TuneConfig",
     "WarmupConfig",
+    "absolute_from",
     "explain",
     "load",
     "parse",
+    "refusal",
+    "relative_to",
     "resolve_model",
     "resources_with",
+    "with_paths",
 ]

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.types import JsonValue
+
+PATH: dict[str, JsonValue] = {"holds": "path"}
+"""`json_schema_extra` of a field that holds a path, see `paths`."""
+NAME: dict[str, JsonValue] = {"holds": "path or name"}
 
 
 class Section(BaseModel):

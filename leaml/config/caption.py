@@ -6,8 +6,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from leaml.config.base import Section
-from leaml.config.models import ModelConfig
+from leaml.config.base import NAME, PATH, Section
+from leaml.config.models import MODEL, ModelConfig
+
+
+class TeacherConfig(ModelConfig):
+    """The model that writes captions."""
+
+    name: str = Field("leaml-tiny-teacher", description=MODEL, json_schema_extra=NAME)
 
 
 class ClientConfig(Section):
@@ -31,9 +37,7 @@ class ClientConfig(Section):
 class CaptionConfig(Section):
     """Step 1: the teacher describes the unlabeled and labeled images."""
 
-    teacher: ModelConfig = Field(
-        default_factory=lambda: ModelConfig(name="leaml-tiny-teacher"), description="Teacher MLLM served by vLLM."
-    )
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="Teacher MLLM served by vLLM.")
     url: str | None = Field(
         None,
         pattern=r"^https?://",
@@ -45,6 +49,7 @@ class CaptionConfig(Section):
         None,
         description="File of ready captions (JSONL, JSON, CSV or Parquet with the columns image and caption; it may be the "
         "file of the unlabeled source); its images are not captioned by the teacher.",
+        json_schema_extra=PATH,
     )
     column: str = Field("caption", description="Column, or key, of the caption in file.")
     complete: bool = Field(

@@ -7,16 +7,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from leaml.config.base import Section
+from leaml.config.base import NAME, Section
 
 BUILTIN = {"leaml-tiny", "leaml-tiny-teacher"}
 """Model names that resolve to the models shipped with the package."""
+MODEL = "Shipped name, hub id, local folder or s3:// folder."
 
 
 class ModelConfig(Section):
     """A Hugging Face image-text-to-text model."""
 
-    name: str = Field("leaml-tiny", description="Shipped name, hub id, local folder or s3:// folder.")
+    name: str = Field("leaml-tiny", description=MODEL, json_schema_extra=NAME)
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch); pin a commit for real runs.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Weight type for training and serving.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model; off unless you trust its author.")

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from leaml.config.base import Section
+from leaml.config.keys import refusal
+from leaml.config.paths import absolute_from, with_paths
 from leaml.config.sections import Config, ResourcesConfig, TrainConfig
 from leaml.errors import ConfigError
 
+LISTING = "leaml config --explain"
+
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML file, apply `a.b=value` overrides and validate. Raises ConfigError."""
+    """Read a YAML file, apply `a.b=value` overrides and validate; paths become absolute. Raises ConfigError.
+
+    Relative paths in the file are relative to its folder, those in overrides to the current one. What comes through a pipe has
+    no folder: its paths stay as they are.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -32,8 +39,15 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not isinstance(tree, dict):
         msg = f"{path} must hold a mapping of sections, not {type(tree).__name__}"
         raise ConfigError(msg)
+    in_folder = Path(path).is_file()
+    if in_folder:
+        tree = with_paths(tree, absolute_from(Path(path).absolute().parent))
     for item in overrides or []:
         override(tree, item)
+        if in_folder:
+            tree = with_paths(tree, absolute_from(Path.cwd()), only=item.partition("=")[0].split("."))
+    if in_folder:
+        tree.setdefault("storage", str(Path("runs").absolute()))
     return parse(tree, str(path))
 
 
@@ -42,7 +56,7 @@ def parse(tree: dict[str, Any], origin: str = "config") -> Config:
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain_errors(error, origin)) from None
+        raise ConfigError(refusal(error, origin, Config, LISTING)) from None
     if config.data.budget.count is not None and config.data.budget.fraction is not None:
         msg = f"{origin}: data.budget has both count and fraction; remove one of them"
         raise ConfigError(msg)
@@ -72,7 +86,7 @@ def resources_with(given: dict[str, Any], overrides: list[str] | None = None) ->
     try:
         return _Resources.model_validate(tree).resources
     except ValidationError as error:
-        raise ConfigError(_explain_errors(error, "overrides")) from None
+        raise ConfigError(refusal(error, "overrides", Config, LISTING)) from None
 
 
 def _batch_sizes(section: Section, prefix: str = "") -> list[tuple[str, int]]:
@@ -104,52 +118,3 @@ def override(tree: dict[str, Any], item: str) -> None:
     except yaml.YAMLError:
         msg = f"override {item!r}: {value!r} is not a YAML value; quote it"
         raise ConfigError(msg) from None
-
-
-def _explain_errors(error: ValidationError, origin: str) -> str:
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(p) for p in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(problem["loc"][:-1])
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
-            fix = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            lines.append(f"unknown key {where!r}: {fix}")
-        elif problem["type"] == "missing":
-            lines.append(f"missing key {where!r}: add it")
-        else:
-            lines.append(f"{where}: {problem['msg']} (got {problem['input']!r})")
-    return f"{origin}: " + "; ".join(lines) + " (leaml config --explain lists every key)"
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = Config
-    for name in location:
-        field = section.model_fields.get(str(name))
-        nested = _section_of(field.annotation) if field else None
-        if nested is None:
-            return []
-        section = nested
-    return list(section.model_fields)
-
-
-def _section_of(annotation: Any) -> type[Section] | None:
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
-            return candidate
-    return None
-
-
-def explain(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
-    """`(key, default, description)` of every field, in order."""
-    rows = []
-    for name, field in section.model_fields.items():
-        nested = _section_of(field.annotation)
-        default = (
-            "required" if field.is_required() else "section" if nested else repr(field.get_default(call_default_factory=True))
-        )
-        rows.append((prefix + name, default, field.description or ""))
-        if nested is not None:
-            every = "KEY." if get_origin(field.annotation) is dict else ""
-            rows.extend(explain(nested, f"{prefix}{name}.{every}"))
-    return rows

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from leaml.config.base import Section
+from leaml.config.base import PATH, Section
 from leaml.config.caption import CaptionConfig
 from leaml.config.models import ModelConfig
 from leaml.config.search import TuneConfig
@@ -19,9 +19,16 @@ class SourceConfig(Section):
     format: str = Field(
         description="Reader: easy_vqa, folder, jsonl, csv, conversations, parquet, huggingface, sportu, webdataset, video."
     )
-    path: str | None = Field(None, description="File or folder, local or s3://; hub id for huggingface; none for easy_vqa.")
+    path: str | None = Field(
+        None,
+        description="File or folder, local or s3://; hub id for huggingface; none for easy_vqa. Relative ones in a "
+        "config file are relative to that file, on the command line to the current folder.",
+        json_schema_extra=PATH,
+    )
     images: str | None = Field(
-        None, description="Folder that relative image paths in the file refer to; default: the file's folder."
+        None,
+        description="Folder that relative image paths in the file refer to; default: the file's folder.",
+        json_schema_extra=PATH,
     )
     split: str | None = Field(None, description="Split of the source, where it has several (easy_vqa: train or test).")
     fps: float = Field(1.0, gt=0, description="Video only: frames taken per second.")
@@ -64,6 +71,11 @@ class DataConfig(Section):
         description="Stop when a larger share of the images or of the label rows is unusable, or of the images gets no usable"
         " caption.",
     )
+    exclude_evaluation: bool = Field(
+        False,
+        description="Leave images that are in the evaluation too out of the labeled and unlabeled ones, and near duplicates of "
+        "them where near_duplicate_bits is set, and count them; false: refuse the run and name them.",
+    )
     near_duplicate_bits: int | None = Field(
         None,
         ge=0,
@@ -74,6 +86,8 @@ class DataConfig(Section):
 
 
 Rate = Annotated[float, Field(gt=0)]
+Rates = Rate | Annotated[list[Rate], Field(min_length=1)]
+LR = "Learning rate; a list is swept on the validation part of the labels."
 
 
 class TrainConfig(Section):
@@ -81,9 +95,7 @@ class TrainConfig(Section):
 
     steps: int = Field(200, gt=0, description="Optimizer steps.")
     batch_size: int = Field(64, gt=0, description="Examples per optimizer step, shared by all workers.")
-    lr: Rate | Annotated[list[Rate], Field(min_length=1)] = Field(
-        5e-4, description="Learning rate; a list is swept on the validation part of the labels."
-    )
+    lr: Rates = Field(5e-4, description=LR)
     warmup_ratio: float = Field(
         0.05, ge=0, lt=1, description="Share of the steps with linearly rising learning rate; then cosine decay."
     )
@@ -254,13 +266,25 @@ class FinetuneConfig(TrainConfig):
     )
 
 
+class FinetuneLabelsConfig(TrainConfig):
+    """Full fine-tuning on the labels alone."""
+
+    lr: Rates = Field([3e-4, 1e-3], description=LR)
+
+
+class LoraLabelsConfig(TrainConfig):
+    """LoRA on the labels alone."""
+
+    lr: Rates = Field([1e-3, 3e-3], description=LR)
+
+
 class BaselineConfig(Section):
     """The baselines LEAML is compared with; their learning rates are swept on the validation labels."""
 
-    finetune_labels: TrainConfig = Field(
-        default_factory=lambda: TrainConfig(lr=[3e-4, 1e-3]), description="Full fine-tuning on the labels."
+    finetune_labels: FinetuneLabelsConfig = Field(
+        default_factory=FinetuneLabelsConfig, description="Full fine-tuning on the labels."
     )
-    lora_labels: TrainConfig = Field(default_factory=lambda: TrainConfig(lr=[1e-3, 3e-3]), description="LoRA on the labels.")
+    lora_labels: LoraLabelsConfig = Field(default_factory=LoraLabelsConfig, description="LoRA on the labels.")
     lora_rank: int = Field(16, gt=0, description="LoRA rank, on all Linear modules.")
     no_captions_warmup: int | None = Field(
         None,
@@ -299,8 +323,8 @@ class ResourcesConfig(Section):
     max_engines: int | None = Field(
         None, gt=0, description="Let the pool grow to this many engines while units wait, as nodes are there; none: fixed."
     )
-    engine_cpus: float = Field(1, gt=0, description="Logical CPUs of one engine.")
-    engine_gpus: float = Field(0, ge=0, description="GPUs of one engine; whole numbers > 1 are tensor parallel.")
+    engine_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one engine.")
+    engine_gpus: float = Field(0.0, ge=0, description="GPUs of one engine; whole numbers > 1 are tensor parallel.")
     engine_sequences: int = Field(
         128, gt=0, description="Sequences an engine works on at a time (vLLM's max_num_seqs); units should hold as many images."
     )
@@ -312,8 +336,8 @@ class ResourcesConfig(Section):
         2, gt=0, description="Units an engine works on at a time: the next one fills its batches while one ends."
     )
     train_workers: int = Field(1, gt=0, description="Data-parallel training workers.")
-    train_cpus: float = Field(1, gt=0, description="Logical CPUs of one training worker.")
-    train_gpus: float = Field(0, ge=0, description="GPUs of one training worker.")
+    train_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one training worker.")
+    train_gpus: float = Field(0.0, ge=0, description="GPUs of one training worker.")
     parallel_baselines: bool = Field(
         False,
         description="Train and evaluate the baselines while the method runs, and controls two at a time; needs all the above a "
@@ -350,7 +374,12 @@ class Config(Section):
     """Everything one run needs."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$", description="Run name; the folder under storage.")
-    storage: str = Field("runs", description="Local folder or s3://bucket/prefix that holds runs.")
+    storage: str = Field(
+        "runs",
+        description="Local folder or s3://bucket/prefix that holds runs; a relative one is relative to the config file that "
+        "gives it, the default to the current folder.",
+        json_schema_extra=PATH,
+    )
     seed: int = Field(0, ge=0, description="Seed of every random choice that has no seed of its own.")
     model: ModelConfig = Field(
         default_factory=ModelConfig, description="The VLM to adapt; also the QA generator's starting point."

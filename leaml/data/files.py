@@ -182,6 +182,16 @@ def listing(uri: str, suffixes: Iterable[str] | None = None, recursive: bool = T
         return sorted(p for p in paths if p.lower().endswith(ends) and not _TEMPORARY.match(posixpath.basename(p)))
 
 
+def image_files(folder: str, suffixes: Iterable[str]) -> list[str]:
+    """The images of a folder, by the one rule that ingest and predict have: files with one of the suffixes, whatever its case.
+
+    Hidden files and what lies in hidden folders (names that begin with a dot) are left out. A file that a row names is taken
+    whatever its name. Raises DataError.
+    """
+    base = len(folder.rstrip("/")) + 1
+    return [uri for uri in listing(folder, suffixes) if not any(part.startswith(".") for part in uri[base:].split("/"))]
+
+
 def delete_tree(uri: str) -> None:
     """Delete a folder and everything in it, or a file; nothing there is fine."""
     kind = _kind(uri)

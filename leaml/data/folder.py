@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 
 from leaml import images
@@ -14,8 +13,7 @@ from leaml.data.registry import reader
 
 @reader("folder")
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
-    """Image files by suffix, in the order of their paths; hidden files are left out."""
+    """The folder's images by `files.image_files`, in the order of their paths."""
     refuse_split("folder", source.split)
-    found = files.listing(need_path("folder", source.path), images.SUFFIXES)
-    visible = (uri for uri in found if not posixpath.basename(uri).startswith("."))
-    yield from fetch(Record(uri, "folder", None, None) for uri in visible if keep(uri))
+    found = files.image_files(need_path("folder", source.path), images.SUFFIXES)
+    yield from fetch(Record(uri, "folder", None, None) for uri in found if keep(uri))

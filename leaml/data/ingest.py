@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import posixpath
 import sqlite3
@@ -42,6 +43,18 @@ class IngestResult:
     rows: int
     quarantined: list[dict[str, Any]]
     labels: LabelCounts
+    seen: int = 0
+    """Images of the source that were looked at, equal ones and unusable ones included."""
+    complete: bool = True
+    """False where only the beginning of the source was read."""
+
+
+class QuarantineError(DataError):
+    """Too many images cannot be used; `result` says what was found."""
+
+    def __init__(self, message: str, result: IngestResult) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def ingest(
@@ -53,6 +66,9 @@ def ingest(
     split: str | None = None,
     progress: Callable[[int], None] | None = None,
     labels_matter: bool = True,
+    first: int | None = None,
+    keep_bytes: bool = True,
+    keep_refused: bool = False,
 ) -> IngestResult:
     """Write a source as contract tables. Memory holds one part file at a time, whatever the size of the source.
 
@@ -68,20 +84,24 @@ def ingest(
         split: Value of the column `split`; None: what the source says.
         progress: Called with the number of images seen so far.
         labels_matter: Whether unusable label rows can stop the ingest; of an unlabeled source nobody needs them.
+        first: Read no more than so many images, to find out what would be refused; None: all.
+        keep_bytes: Write the images themselves; False: only their ids, names and sizes.
+        keep_refused: Write the labeled rows also where too many images or rows cannot be used, for a higher limit.
 
     Returns:
         Counts, and the rows of the quarantine table (see `quarantine_file`).
 
     Raises:
-        DataError: the source cannot be read, or too many of its images or label rows cannot be used; the quarantine and
-            `refused_rows_file` are written before that.
+        DataError: The source cannot be read.
+        QuarantineError: Too many of its images or label rows cannot be used; images, quarantine and `refused_rows_file` are
+            written before that.
     """
     records = registry.read(source)
     _remove_parts(images_out)
     quarantined: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        out = _Tables(images_out, folder, split)
-        for number, (record, checked) in enumerate(_inspected(records, max_pixels), 1):
+        out = _Tables(images_out, folder, split, keep_bytes)
+        for number, (record, checked) in enumerate(_inspected(itertools.islice(records, first), max_pixels), 1):
             if isinstance(checked, str):
                 quarantined.append(_quarantined(record, checked))
                 out.refuse(record)
@@ -93,12 +113,16 @@ def ingest(
         tables.write(quarantine_file(images_out, labeled_out), tables.table(quarantined, tables.QUARANTINE))
         if out.refused.rows:
             files.publish_file(out.refused.path, refused_rows_file(images_out, labeled_out))
-        _check_share(quarantined, number, max_quarantined, source)
-        if labels_matter:
-            out.counts.check(max_quarantined, source.path or source.format)
-        if labeled_out is not None:
+        result = IngestResult(out.images, out.rows, quarantined, out.counts, number, number != first)
+        if labeled_out is not None and keep_refused:
             files.publish_file(out.labeled, labeled_out)
-    return IngestResult(out.images, out.rows, quarantined, out.counts)
+        if result.complete:  # of a part of the images nobody knows the share
+            check_share(result, max_quarantined, source)
+            if labels_matter:
+                check_labels(result, max_quarantined, source)
+        if labeled_out is not None and not keep_refused:
+            files.publish_file(out.labeled, labeled_out)
+    return result
 
 
 def quarantine_file(images_out: str, labeled_out: str | None) -> str:
@@ -166,8 +190,9 @@ class _Seen:
 class _Tables:
     """Sorts accepted records into part files of images and one local file of labeled rows, `labeled`."""
 
-    def __init__(self, images_out: str, folder: str, split: str | None) -> None:
+    def __init__(self, images_out: str, folder: str, split: str | None, keep_bytes: bool) -> None:
         self.images = self.rows = 0
+        self._keep_bytes = keep_bytes
         self.labeled = str(Path(folder) / "labeled.parquet")
         self._split = split
         self._seen = _Seen(str(Path(folder) / "seen.sqlite"))
@@ -190,7 +215,8 @@ class _Tables:
         """Add an image, unless it is there, and those of its questions that are new."""
         identity = tables.image_id(record.data or b"")
         if self._seen.add(identity):
-            self._parts.add(_image_row(identity, record, info, self._split))
+            row = _image_row(identity, record, info, self._split)
+            self._parts.add(row if self._keep_bytes else row | {"bytes": None})
             self.images += 1
         self._refuse(record.refused)
         for question in record.questions:
@@ -235,7 +261,7 @@ class _Parts:
 
     def add(self, row: dict[str, object]) -> None:
         self._rows.append(row)
-        self._bytes += len(row["bytes"])  # type: ignore[arg-type]
+        self._bytes += len(row["bytes"] or b"")  # type: ignore[arg-type]
         if self._bytes >= PART_BYTES or len(self._rows) >= PART_IMAGES:
             self.close()
 
@@ -290,16 +316,29 @@ def _text(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def _check_share(quarantined: list[dict[str, Any]], total: int, max_quarantined: float, source: SourceConfig) -> None:
-    bad = len(quarantined)
+def check_share(result: IngestResult, max_quarantined: float, source: SourceConfig) -> None:
+    """Raise QuarantineError if more than that share of the images cannot be used, or none can."""
+    bad, total = len(result.quarantined), result.seen
     if bad <= max_quarantined * total and bad < total:
         return
-    reasons = Counter(row["reason"].partition(":")[0] for row in quarantined)
-    summary = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    first = quarantined[0]
+    summary = ", ".join(f"{count} {reason}" for reason, count in reasons(result.quarantined).items())
+    first = result.quarantined[0]
     msg = (
         f"{bad} of {total} images of {source.path or source.format} cannot be used, over the limit of "
         f"{max_quarantined:.0%} (data.max_quarantined): {summary}; the first is {first['uri']}: "
         f"{first['reason']}; mend the data or raise the limit"
     )
-    raise DataError(msg)
+    raise QuarantineError(msg, result)
+
+
+def check_labels(result: IngestResult, max_quarantined: float, source: SourceConfig) -> None:
+    """Raise QuarantineError if too many label rows cannot be used."""
+    try:
+        result.labels.check(max_quarantined, source.path or source.format)
+    except DataError as error:
+        raise QuarantineError(str(error), result) from None
+
+
+def reasons(quarantined: list[dict[str, Any]]) -> dict[str, int]:
+    """How many rows of a quarantine table have each kind of reason (what stands before the colon), most first."""
+    return dict(Counter(row["reason"].partition(":")[0] for row in quarantined).most_common())

@@ -57,18 +57,29 @@ class LabelCounts:
         for doubt in question.doubts:
             self._warn(doubt, where)
 
+    def too_many(self, most: float) -> bool:
+        """Whether more than the share `most` of the rows is refused for a fault of its own, or every row."""
+        bad, total = sum(self._faults().values()), self._total()
+        return bad > 0 and (bad > most * total or bad == total)
+
     def check(self, most: float, source: str) -> None:
-        """Raise DataError if more than the share `most` of the rows is refused for a fault of its own, or every row."""
-        faults = {reason: n for reason, n in self.refused.items() if reason not in _NO_FAULT}
-        bad, total = sum(faults.values()), self.rows - sum(self.refused[reason] for reason in _NO_FAULT)
-        if not bad or (bad <= most * total and bad < total):
+        """Raise DataError if there are `too_many` refused rows."""
+        if not self.too_many(most):
             return
+        faults, total = self._faults(), self._total()
+        bad = sum(faults.values())
         shown = "\n".join(f"  {n} {reason}: {self._shown(reason)}" for reason, n in sorted(faults.items(), key=lambda i: -i[1]))
         msg = (
             f"{bad} of {total} label rows of {source} cannot be used, over the limit of {most:.0%} (data.max_quarantined); "
             f"correct them or raise the limit, and the others are used:\n{shown}"
         )
         raise DataError(msg)
+
+    def _faults(self) -> dict[str, int]:
+        return {reason: n for reason, n in self.refused.items() if reason not in _NO_FAULT}
+
+    def _total(self) -> int:
+        return self.rows - sum(self.refused[reason] for reason in _NO_FAULT)
 
     def lines(self) -> list[str]:
         """The counts for the log: one line, and one for each reason and warning with the first rows."""
@@ -89,6 +100,12 @@ class LabelCounts:
             "warnings": dict(self.warnings.most_common()),
             "examples": self.examples,
         }
+
+    @classmethod
+    def of(cls, summary: dict[str, Any]) -> LabelCounts:
+        """The counts that `summary` holds."""
+        refused, warnings = Counter(summary["refused"]), Counter(summary["warnings"])
+        return cls(summary["rows"], summary["used"], refused, warnings, dict(summary["examples"]))
 
     def _warn(self, warning: str, where: str) -> None:
         self.warnings[warning] += 1

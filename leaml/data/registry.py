@@ -22,6 +22,7 @@ from leaml.config import SourceConfig
 from leaml.data.label_rows import checked
 from leaml.data.records import Keep, Record
 from leaml.errors import ConfigError, DataError
+from leaml.images import SUFFIX_RULE
 
 Reader = Callable[[SourceConfig, Keep], Iterator[Record]]
 
@@ -61,6 +62,7 @@ def read(source: SourceConfig) -> Iterator[Record]:
     first = next(records, None)  # so that a missing file is an error here and not at the first use of the result
     if first is None:
         msg = f"format {source.format!r} found no images in {source.path or 'its package'}; check path, images and split"
+        msg += f" ({SUFFIX_RULE})" if source.format == "folder" else ""
         raise DataError(msg)
     return itertools.chain([first], records)
 

@@ -109,6 +109,17 @@ def index(folder: str) -> ImageIndex:
     return ImageIndex.joined(parts)
 
 
+def names(folder: str, ids: Iterable[str]) -> dict[str, str]:
+    """What the images with these ids are called (their uri) in the images table in `folder`, by id."""
+    found: dict[str, str] = {}
+    wanted = pa.array(sorted(ids), pa.string())
+    for file in files.listing(folder, suffixes=(".parquet",)):
+        table = tables.read(file, columns=["image_id", "uri"])
+        for row in table.filter(pc.is_in(table["image_id"], value_set=wanted)).to_pylist():
+            found[row["image_id"]] = row["uri"] or row["image_id"]
+    return found
+
+
 def read_rows(file: str, rows: list[int]) -> list[dict[str, Any]]:
     """The rows `image_id, uri, bytes` with these numbers, reading only the row groups that hold them."""
     wanted, first = sorted(set(rows)), 0

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -164,6 +165,8 @@ def test_status_lists_steps_and_the_progress_of_the_running_one(tmp_path: Path) 
     ]
     state = {"run": "mine", "state": "running", "updated": time.time() - 7, "steps": steps}
     (tmp_path / "status.json").write_text(json.dumps(state))
+    lock = {"pid": os.getpid(), "host": socket.gethostname(), "beat": time.time()}
+    (tmp_path / "lock.json").write_text(json.dumps(lock))
     (tmp_path / "warmup-2").mkdir()
     progress = {"step": 30, "steps": 200, "steps_per_s": 2.5, "loss": 1.0, "phase": 0}
     (tmp_path / "warmup-2" / "progress.json").write_text(json.dumps(progress))

@@ -5,23 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from pictures import scene
 from PIL import Image
 
 from leaml.config import Config, parse
 from leaml.errors import DataError
-from pipelines.contamination import refuse_near_duplicates
+from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import ingest
 from pipelines.run import Run
 
 pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(300)]
-
-
-def scene(seed: int) -> Image.Image:
-    """A smooth random picture."""
-    noise = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((200, 200), Image.Resampling.BICUBIC)
 
 
 def config(folder: Path, bits: int | None) -> Config:
@@ -46,18 +40,18 @@ def test_a_rescaled_copy_of_an_evaluation_image_is_refused_by_name(tmp_path: Pat
     settings = config(tmp_path, 4)
     Image.open(tmp_path / "test" / "12.png").resize((120, 120)).save(tmp_path / "frames" / "copy.png")
     with Run(settings) as run, pytest.raises(DataError, match="1 images of the unlabeled source are near dup") as refused:
-        refuse_near_duplicates(run, ingest(run))
+        screen_near_duplicates(run, ingest(run))
     assert "copy.png is like" in str(refused.value)
     assert "12.png (" in str(refused.value)
     with Run(settings.model_copy(update={"data": settings.data.model_copy(update={"near_duplicate_bits": None})})) as run:
-        refuse_near_duplicates(run, ingest(run))  # off: nothing is hashed
+        screen_near_duplicates(run, ingest(run))  # off: nothing is hashed
         assert "contamination" not in {s["name"] for s in run.steps()}
 
 
 def test_other_images_pass_and_are_not_hashed_again(tmp_path: Path) -> None:
     for state in ("done", "reused"):
         with Run(config(tmp_path, 4)) as run:
-            refuse_near_duplicates(run, ingest(run))
+            screen_near_duplicates(run, ingest(run))
             (step,) = [s for s in run.steps() if s["name"] == "contamination"]
             assert step["state"] == state
     record = json.loads(Path(run.folder, step["folder"], "_DONE.json").read_text())

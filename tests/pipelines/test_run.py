@@ -139,7 +139,8 @@ def test_failed_work_is_not_finished_and_is_done_again(tmp_path: Path, error: Ba
         run.execute(step, Work(error))
     assert not run.done(step)
     assert not Path(step.path("_DONE.json")).exists()
-    assert status(tmp_path)["steps"][0]["state"] == "failed"
+    ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    assert status(tmp_path)["steps"][0]["state"] == ended
     with pytest.raises(DataError, match="'score' is not finished"):
         run.summary(step)
     again = Work()

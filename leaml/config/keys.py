@@ -1,0 +1,119 @@
+"""The keys of a configuration tree: the list of all with default and meaning, and what is said about a wrong one."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from leaml.config.base import Section
+from leaml.config.sections import Config
+
+
+def refusal(error: ValidationError, origin: str, root: type[Section], listing: str) -> str:
+    """What is wrong with a tree, in one line: every key with its value and the fix.
+
+    Args:
+        error: What pydantic found.
+        origin: Names the tree, for example its file.
+        root: The section that the tree was to be.
+        listing: What lists every key of it.
+    """
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(p) for p in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown key {where!r}: {_suggestion(problem['loc'], root)}")
+        elif problem["type"] == "missing":
+            lines.append(f"missing key {where!r}: add it")
+        elif problem["type"] in ("model_type", "model_attributes_type"):
+            known = ", ".join(_known_keys(problem["loc"], root))
+            lines.append(f"{where}: a section with the keys {known} is needed (got {problem['input']!r})")
+        else:
+            lines.append(f"{where}: {problem['msg']} (got {problem['input']!r})")
+    return f"{origin}: " + "; ".join(lines) + f" ({listing} lists every key)"
+
+
+def _suggestion(location: tuple[int | str, ...], root: type[Section]) -> str:
+    """Where an unknown key belongs: the key of that name elsewhere in the tree, else one with a similar name, here first."""
+    *parents, wrong = map(str, location)
+    known = _known_keys(location[:-1], root)
+    everywhere = [key for key, _, _ in explain(root) if ".KEY." not in key]
+    if same := [key for key in everywhere if key.rpartition(".")[2] == wrong]:
+        return f"did you mean {_some(sorted(same, key=lambda key: _distance(key.split('.'), parents)))}?"
+    if near := difflib.get_close_matches(wrong, known, 1):
+        return f"did you mean {near[0]!r}?"
+    leaves = difflib.get_close_matches(wrong, {key.rpartition(".")[2] for key in everywhere}, 1, cutoff=0.8)
+    if leaves:
+        return f"did you mean {_some([key for key in everywhere if key.rpartition('.')[2] == leaves[0]])}?"
+    return f"known keys: {', '.join(known)}"
+
+
+def _distance(key: list[str], parents: list[str]) -> int:
+    """Steps in the tree from the section `parents` to `key`."""
+    shared = 0
+    for a, b in zip(key, parents, strict=False):
+        if a != b:
+            break
+        shared += 1
+    return len(key) + len(parents) - 2 * shared
+
+
+def _some(keys: list[str], most: int = 3) -> str:
+    more = f" or one of {len(keys) - most} more" if len(keys) > most else ""
+    return " or ".join(map(repr, keys[:most])) + more
+
+
+def _known_keys(location: tuple[int | str, ...], root: type[Section]) -> list[str]:
+    section = root
+    names = iter(location)
+    for name in names:
+        field = section.model_fields.get(str(name))
+        nested = section_of(field.annotation) if field else None
+        if field is None or nested is None:
+            return []
+        section = nested
+        if get_origin(field.annotation) in (list, dict, tuple):
+            next(names, None)  # the number or the key of an entry
+    return list(section.model_fields)
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section in an annotation: itself, or in a union, list or mapping."""
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
+    return None
+
+
+def explain(section: type[Section] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
+    """`(key, default, description)` of every field, in order; `KEY` stands for a key of one's own."""
+    rows = []
+    for name, field in section.model_fields.items():
+        nested = section_of(field.annotation)
+        default = (
+            "required" if field.is_required() else "section" if nested else repr(field.get_default(call_default_factory=True))
+        )
+        rows.append((prefix + name, default, _description(field)))
+        if nested is not None:
+            every = "KEY." if get_origin(field.annotation) is dict else ""
+            rows.extend(explain(nested, f"{prefix}{name}.{every}"))
+    return rows
+
+
+def _description(field: FieldInfo) -> str:
+    """What a field says about itself, with the values it may have where these are few."""
+    text = field.description or ""
+    if values := _values(field.annotation):
+        text = f"{text.rstrip('.')}. One of: {', '.join(values)}."
+    return text
+
+
+def _values(annotation: Any) -> list[str]:
+    """Names that an annotation allows, also inside a list or a union; none where it allows others."""
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    inner = [a for a in get_args(annotation) if a not in (type(None), Ellipsis)]
+    return _values(inner[0]) if len(inner) == 1 else []

@@ -1,0 +1,72 @@
+"""`leaml status`: which steps of a run are done, how far the running one is, and whether anybody works on it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from leaml.data import files
+from leaml.errors import DataError
+from pipelines.progress import PROGRESS, console
+from pipelines.run import LOCK, RUNNING, STATUS, is_held, quarantine_text
+
+GO_ON = {
+    "stopped": "its process has ended without a word; the same command goes on",
+    "interrupted": "finished steps and units are kept; the same command goes on",
+    "failed": "finished steps and units are kept; the same command goes on once the cause is gone",
+}
+"""What to do with a run that is not running and not done."""
+WATCH_EVERY = 2.0
+
+
+def read(run: str) -> dict[str, Any]:
+    """The run's status.json with `progress` of running steps. A run whose process is gone is `stopped`, as are its steps.
+
+    Raises DataError if there is no run.
+    """
+    file = files.join(run, STATUS)
+    if not files.exists(file):
+        msg = f"{run} is not a run folder: it has no {STATUS}; give storage/name of a run"
+        raise DataError(msg)
+    state: dict[str, Any] = json.loads(files.read_bytes(file))
+    if state["state"] == RUNNING and not is_held(files.join(run, LOCK)):
+        again = json.loads(files.read_bytes(file))  # it may have ended between the two looks
+        state = again | {"state": "stopped"} if again["state"] == RUNNING else again
+    for step in state["steps"]:
+        progress = files.join(run, step["folder"], PROGRESS)
+        if step["state"] == RUNNING and state["state"] != RUNNING:
+            step["state"] = state["state"]
+        elif step["state"] == RUNNING and files.exists(progress):
+            step["progress"] = json.loads(files.read_bytes(progress))
+    if state["state"] in GO_ON:
+        state["go_on"] = GO_ON[state["state"]]
+    return state
+
+
+def show(run: str, as_json: bool = False, watch: bool = False) -> None:
+    """Print the state, as a table or as JSON; with `watch` again and again until the run does not run any more."""
+    while True:
+        state = read(run)
+        if as_json:
+            print(json.dumps(state, indent=None if watch else 1), flush=True)
+        else:
+            _print(state, clear=watch and console.is_terminal)
+        if not watch or state["state"] != RUNNING:
+            return
+        time.sleep(WATCH_EVERY)
+
+
+def _print(state: dict[str, Any], clear: bool) -> None:
+    if clear:
+        console.clear()
+    console.print(f"run {state['run']}: {state['state']}, {time.time() - state['updated']:.0f} s ago", markup=False)
+    for step in state["steps"]:
+        seconds = "" if step["seconds"] is None else f"{step['seconds']:.0f} s"
+        if now := step.get("progress"):
+            seconds = f"step {now['step']}/{now['steps']}, {now['steps_per_s']:.1f} steps/s"
+        console.print(f"  {step['state']:11} {step['label']:28} {seconds:>10}  {step['folder']}", markup=False)
+        if "quarantined" in step:
+            console.print(f"  {'':11} {quarantine_text(step['quarantined'])}", markup=False)
+    if "go_on" in state:
+        console.print(state["go_on"], markup=False)

@@ -1,0 +1,122 @@
+"""Images that ingest cannot use: counted in log and status, known to inspect; another limit reads nothing again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from leaml.config import Config, parse
+from leaml.data import registry
+from leaml.data.questions import Asked
+from leaml.errors import DataError
+from pipelines import ingest as ingest_module
+from pipelines import inspect, status
+from pipelines.ingest import ingest, training_images
+from pipelines.predict import _resolve
+from pipelines.run import Run
+
+
+def config(folder: Path, **data: Any) -> Config:
+    """Six frames, of which two are torn and one is too large; files that are no images by the rule for folders."""
+    for role, colours in {"train": range(3), "test": range(3, 5), "frames": range(5, 8)}.items():
+        (folder / role).mkdir(exist_ok=True)
+        lines = []
+        for colour in colours:
+            Image.new("RGB", (16, 16), (colour, 0, 0)).save(folder / role / f"{colour}.png")
+            lines.append(json.dumps({"image": f"{colour}.png", "question": "what?", "answer": "red"}))
+        (folder / role / "rows.jsonl").write_text("\n".join(lines))
+    frames = folder / "frames"
+    (frames / "torn.jpg").write_bytes(b"no image")
+    (frames / "empty.PNG").write_bytes(b"")
+    Image.new("RGB", (200, 200)).save(frames / "large.png")
+    (frames / "DCIM0001").write_bytes((frames / "5.png").read_bytes())
+    (frames / "._5.png").write_bytes(b"resource fork")
+    (frames / ".thumbs").mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8), (99, 0, 0)).save(frames / ".thumbs" / "5.png")
+    sources = {
+        "labeled": {"format": "jsonl", "path": str(folder / "train" / "rows.jsonl")},
+        "unlabeled": {"format": "folder", "path": str(frames)},
+        "evaluation": {"format": "jsonl", "path": str(folder / "test" / "rows.jsonl")},
+        "max_pixels": 10_000,
+    }
+    return parse({"name": "mine", "storage": str(folder / "runs"), "data": sources | data})
+
+
+def test_counts_and_reasons_are_said_and_in_the_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):  # also when the step is reused
+        with Run(config(tmp_path, max_quarantined=0.5)) as run:
+            sources = ingest(run)
+            run.finish()
+        assert "ingest unlabeled: 3 images quarantined (" in capsys.readouterr().out
+    (step,) = [s for s in run.steps() if "quarantined" in s]
+    counts = dict(step["quarantined"])
+    assert step["label"] == "ingest unlabeled"
+    assert counts.pop("quarantined") == 3 == sum(counts.values())
+    assert run.summary(sources.training[1])["images"] == 3
+    assert len(training_images(sources)) == 6
+    status.show(run.folder)
+    assert "3 images quarantined (" in capsys.readouterr().out
+
+
+def test_another_limit_reads_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        Run(config(tmp_path, max_quarantined=0.4)) as run,
+        pytest.raises(DataError, match=r"3 of 6 images of .* over the limit of 40%"),
+    ):
+        ingest(run)
+    monkeypatch.setattr(ingest_module, "ingest_source", only_the_evaluation(ingest_module.ingest_source))
+    with Run(config(tmp_path, max_quarantined=0.5)) as run:
+        assert len(training_images(ingest(run))) == 6
+    with (
+        Run(config(tmp_path, max_quarantined=0.3)) as run,
+        pytest.raises(DataError, match=r"3 of 6 images of .* over the limit of 30%"),
+    ):
+        ingest(run)  # a limit that is lowered afterwards holds too
+
+
+def only_the_evaluation(read: Any) -> Any:
+    """What the refused run had not come to yet may be read, nothing else."""
+
+    def check(source: Any, *arguments: Any, **more: Any) -> Any:
+        assert "test" in source.path, f"{source.path} is read again"
+        return read(source, *arguments, **more)
+
+    return check
+
+
+def test_data_that_was_mended_is_read_again(tmp_path: Path) -> None:
+    found = config(tmp_path, max_quarantined=0.4)
+    with Run(found) as run, pytest.raises(DataError, match=r"3 of 6 images"):
+        ingest(run)
+    (tmp_path / "frames" / "torn.jpg").unlink()
+    (tmp_path / "frames" / "empty.PNG").unlink()
+    with Run(found) as run:
+        assert run.summary(ingest(run).training[1])["quarantined"] == 1
+
+
+def test_inspect_knows_what_was_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Run(config(tmp_path, max_quarantined=0.5)) as run:
+        ingest(run)
+    capsys.readouterr()
+    inspect.show(run.folder, "torn.jpg")
+    out = capsys.readouterr().out
+    assert f"uri: {tmp_path}/frames/torn.jpg" in out
+    assert "ingest unlabeled: not used, " in out
+    with Run(config(tmp_path, max_quarantined=0.1)) as run, pytest.raises(DataError):
+        ingest(run)
+    capsys.readouterr()
+    inspect.show(run.folder, "large.png")  # also of a run that was refused for it
+    assert "not used, " in capsys.readouterr().out
+
+
+def test_ingest_and_predict_take_the_same_files_of_a_folder(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    asked = _resolve([Asked(None, "what?", None)], str(tmp_path / "frames"))
+    names = sorted(Path(file).name for file, _ in asked)
+    assert names == ["5.png", "6.png", "7.png", "empty.PNG", "large.png", "torn.jpg"]
+    assert found.data.unlabeled is not None
+    assert sorted(Path(r.uri).name for r in registry.read(found.data.unlabeled)) == names

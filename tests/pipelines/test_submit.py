@@ -204,7 +204,7 @@ def test_storage_of_this_machine_is_refused_elsewhere(tree: Tree, tmp_path: Path
     """With another folder for temporary files, the cluster's session is not found on this machine."""
     code, _, err = tree.run(TMPDIR=str(tmp_path))
     assert code == 2
-    assert "storage results is a folder, and the cluster" in err
+    assert f"storage {tree.folder / 'results'} is a folder, and the cluster" in err
     assert "s3://bucket/prefix" in err
 
 

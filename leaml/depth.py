@@ -79,17 +79,24 @@ def read_low_bytes(image: Image.Image) -> None:
 
 def joined(high: Image.Image, low: Image.Image, whites: tuple[float, ...]) -> Image.Image:
     """8 bits of the high and low bytes of a strip, each channel from 0 to its white."""
-    values = np.asarray(high).astype(np.uint32) * 256 + np.asarray(low)
-    eight = np.rint(np.minimum(values / np.asarray(whites), 1.0) * 255.0)
-    return Image.frombytes(high.mode, high.size, eight.astype(np.uint8).tobytes())
+    values = np.asarray(high).astype(np.uint32)
+    values *= 256
+    values += np.asarray(low)
+    white = np.asarray(whites, dtype=np.uint32)
+    np.minimum(values, white, out=values)
+    values *= 255  # in place and in integers: floats of a strip would be most of what decoding takes
+    values += white // 2
+    values //= white
+    return Image.frombytes(high.mode, high.size, values.astype(np.uint8).tobytes())
 
 
-def whites(high: Image.Image, stated: tuple[float, float] | None) -> tuple[float, ...]:
-    """White of each channel, by the greatest high byte of its colours; that of alpha is no less."""
+def whites(high: Image.Image, low: Image.Image, stated: tuple[float, float] | None) -> tuple[float, ...]:
+    """White of each channel, by the greatest value of the colours; that of alpha is no less."""
     colours = _colours(high)
-    tops = [top * 256 + 255 for _, top in _extrema(high)]
+    pairs = zip(_extrema(high), _extrema(low), strict=True)
+    tops = [above * 256 + 255 if above else below for (_, above), (_, below) in pairs]
     most = max(tops[:colours])
-    white = stated[1] if stated is not None and stated[1] % 256 == 255 and most <= stated[1] else _white(most)
+    white = stated[1] if stated is not None and most <= stated[1] else _white(most)
     return (*[white] * colours, *[max(white, _white(top)) for top in tops[colours:]])
 
 

@@ -292,11 +292,11 @@ def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
 
 def _with_low_bytes(image: Image.Image, data: bytes, limits: ImageLimits) -> Image.Image:
     """8-bit RGB of an image of 16-bit colours whose high bytes alone are dark."""
-    white = depth.whites(image, depth.stated_range(image, data))
-    rgb = Image.new("RGB", image.size)
     with _open(data, limits) as low:
         depth.read_low_bytes(low)
         _load(low)
+        white = depth.whites(image, low, depth.stated_range(image, data))
+        rgb = Image.new("RGB", image.size)
         for (strip, top), (below, _) in zip(_strips(image), _strips(low), strict=True):
             eight = depth.joined(strip, below, white)
             rgb.paste(_on_white(eight) if eight.has_transparency_data else eight.convert("RGB"), (0, top))

@@ -1,6 +1,6 @@
 """Images of more than 8 bits a value: which value is white, and the low bytes that Pillow drops.
 
-A file of 16 bits often holds 10, 12 or 14 of them, which read as 16 are black. White is what the file says; where it says nothing,
+A file of 16 bits often holds 10, 12 or 14 of them, which read as 16 are black. White is what the file says, or else
 the largest value of as many bits as its greatest value has.
 """
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from leaml import jpeg, tiff
+from leaml import depth, jpeg, tiff
 from leaml.errors import LeamlError
 
 MAX_PIXELS = 25_000_000
@@ -33,10 +33,10 @@ BYTES_PER_DECODED_PIXEL = 4
 
 # Formats that decode in this process alone: Pillow's EPS reader, for one, starts Ghostscript on the file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")
-# HEIC and SVG are not decoded; they stand here so that they end in quarantine with a reason and not in silence.
+# HEIC, SVG and PPM are not decoded; they stand here so that they end in quarantine with a reason and not in silence.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif"),
-    *(".heic", ".heif", ".svg"),
+    *(".heic", ".heif", ".svg", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
 SUFFIX_RULE = f"a folder's images are its files that end in {', '.join(SUFFIXES)}; hidden ones are left out"
 
@@ -121,7 +121,7 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     Raises:
         ImageRejected: empty, not an image, over a limit, truncated or damaged.
     """
-    with _quiet(), _loaded(data, ImageLimits(max_pixels)) as image:
+    with _quiet(), _loaded(data, ImageLimits(max_pixels)) as (image, _):
         width, height = image.size
         if _orientation(image) >= 5:  # 5 to 8 turn the image by a quarter
             width, height = height, width
@@ -129,7 +129,7 @@ def inspect(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, limits: ImageLimits | None = None) -> Image.Image:
-    """Decode to 8-bit RGB: first frame, EXIF rotation applied, transparency on white, 16-bit values scaled.
+    """Decode to 8-bit RGB: first frame, EXIF rotation applied, transparency on white, other depths scaled (`leaml.depth`).
 
     Args:
         data: The encoded image.
@@ -140,30 +140,40 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, limits: ImageLimits | None
         ImageRejected: as `inspect`.
     """
     with _quiet():
-        with _loaded(data, limits or ImageLimits(max_pixels)) as image:
+        limits = limits or ImageLimits(max_pixels)
+        with _loaded(data, limits) as (image, is_dark):
             orientation = _orientation(image)
-            rgb = _to_rgb(image)
+            rgb = _with_low_bytes(image, data, limits) if is_dark else _to_rgb(image, data)
         del image  # before the image is turned, which takes as much again
         return rgb if orientation == 1 else rgb.transpose(_TURNED[orientation])
 
 
 @contextlib.contextmanager
-def _loaded(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
+def _loaded(data: bytes, limits: ImageLimits) -> Iterator[tuple[Image.Image, bool]]:
+    """The image, and whether it is one of 16-bit colours that are dark without their low bytes, which Pillow drops."""
     with _open(data, limits) as image:
-        size = image.size
-        try:
-            image.load()
-        except ImageRejected:
-            raise
-        except Exception as error:  # decoders raise anything from struct.error to IndexError on damaged data
-            raise ImageRejected(_fault(error)) from None
+        size, raw = image.size, depth.raw_mode(image)
+        _load(image)
         if image.size != size:
             reason = f"damaged: {image.width}x{image.height} pixels where the header says {size[0]}x{size[1]}"
             raise ImageRejected(reason)
         if image.mode not in _MODES and not image.mode.startswith("I;16"):
             reason = f"unsupported colour mode: {image.mode}"
             raise ImageRejected(reason)
-        yield image
+        is_dark = depth.drops_low_bytes(image.mode, raw) and depth.is_dark(image)
+        if is_dark and depth.swapped(raw) is None:
+            reason = f"unsupported bit depth: less than 16 bits in 16 ({raw}); convert the image to 8 bits"
+            raise ImageRejected(reason)
+        yield image, is_dark
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        image.load()
+    except ImageRejected:
+        raise
+    except Exception as error:  # decoders raise anything from struct.error to IndexError on damaged data
+        raise ImageRejected(_fault(error)) from None
 
 
 _PIECES = "damaged: it consists of too many pieces, or names the same piece too often"
@@ -234,6 +244,7 @@ OTHER_FILES = {
     "SVG": "SVG is not supported; render it to PNG",
     "HTML": "an HTML page",
     "PDF": "a PDF document",
+    "PNM": "PPM, PGM and PBM are not supported; convert it to PNG",
 }
 """What files are that are no images that can be read; fixed texts, without anything of a file."""
 
@@ -248,6 +259,8 @@ def _guess(data: bytes) -> str:
         return OTHER_FILES["HTML"]
     if start.startswith(b"%pdf"):
         return OTHER_FILES["PDF"]
+    if re.match(rb"p[1-7f]\s", start):
+        return OTHER_FILES["PNM"]
     return f"unknown format or damaged header, starts with {data[:8].hex()}"
 
 
@@ -264,9 +277,9 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
     """8-bit RGB copy without metadata, because the caller's file is closed and a profile can be as large as the pixels."""
-    convert = _conversion(image)
+    convert = _conversion(image, data)
     if convert is None:
         rgb = image.copy()
         rgb.info.clear()
@@ -277,6 +290,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return rgb
 
 
+def _with_low_bytes(image: Image.Image, data: bytes, limits: ImageLimits) -> Image.Image:
+    """8-bit RGB of an image of 16-bit colours whose high bytes alone are dark."""
+    with _open(data, limits) as low:
+        depth.read_low_bytes(low)
+        _load(low)
+        white = depth.whites(image, low, depth.stated_range(image, data))
+        rgb = Image.new("RGB", image.size)
+        for (strip, top), (below, _) in zip(_strips(image), _strips(low), strict=True):
+            eight = depth.joined(strip, below, white)
+            rgb.paste(_on_white(eight) if eight.has_transparency_data else eight.convert("RGB"), (0, top))
+    return rgb
+
+
 def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
     """Parts of the image with the row where each begins."""
     rows = max(1, _STRIP // image.width)
@@ -284,22 +310,19 @@ def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
         yield image.crop((0, top, image.width, min(top + rows, image.height))), top
 
 
-def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image] | None:
+def _conversion(image: Image.Image, data: bytes) -> Callable[[Image.Image], Image.Image] | None:
     """Function that makes RGB of a strip; None: the image is RGB."""
-    if image.mode.startswith("I;16"):
-        return _scaled
-    if image.mode in ("I", "F"):
+    if image.mode.startswith(("I", "F")):
         low, high = _range(image)
+        stated = depth.stated_range(image, data)
+        if image.mode.startswith("I;16"):
+            low, high = depth.range_of(low, high, stated)
+        elif stated is not None and stated[0] <= low and high <= stated[1]:
+            low, high = stated
         return lambda strip: _stretched(strip, low, high)
     if image.has_transparency_data:
         return _on_white
     return None if image.mode == "RGB" else lambda strip: strip.convert("RGB")
-
-
-def _scaled(strip: Image.Image) -> Image.Image:
-    # convert("RGB") would clip at 255 and turn nearly everything white
-    values = np.asarray(strip).astype(np.uint32)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
 
 
 def _on_white(strip: Image.Image) -> Image.Image:
@@ -319,7 +342,7 @@ def _range(image: Image.Image) -> tuple[float, float]:
 
 
 def _stretched(strip: Image.Image, low: float, high: float) -> Image.Image:
-    """32-bit integers and floats state no range, so their own minimum and maximum become black and white."""
+    """From `low`, black, to `high`, white: convert("RGB") would clip at 255 and turn nearly everything white."""
     values = np.asarray(strip, dtype=np.float64)
     scale = 255.0 / (high - low) if high > low else 0.0
     eight = np.nan_to_num((values - low) * scale, nan=0.0, posinf=255.0, neginf=0.0)

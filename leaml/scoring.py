@@ -13,7 +13,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from leaml.boxes import final_answer
 from leaml.errors import DataError
+from leaml.spelling import one_spelling
 
 SET_TYPES = frozenset({"multiple_choice", "color", "colour", "location"})
 """Question types whose answers are lists, also when separated by commas."""
@@ -25,26 +27,44 @@ _NUMBER_WORDS = (
 )
 _NUMBERS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split(" "))}
 _LEAD = re.compile(
-    r"^\s*(?:(?:so|therefore)[\s,]+)?(?:(?:the\s+)?(?:final\s+|correct\s+|right\s+)?"
-    r"(?:answers?|options?|choices?|letters?)\s*(?:(?:is|are)\b|[:=])?\s*[:=]?\s*)+",
+    r"^\s*(?:(?:so|therefore|both|only)[\s,]+)?(?:(?:the\s+|my\s+)?(?:final\s+|correct\s+|right\s+)?"
+    r"(?:answers?|options?|choices?|letters?)\s*(?:(?:is|are)\b|[:=])?\s*[:=]?\s*(?:both\s+|only\s+)?)*"
+    r"(?:(?:所以|因此|正确|最终|我|应该|的)*(?:答案|选项|選項|选择|回答|选|選|答え)\s*(?:应该|應該)?[是为為选]?\s*[:=]?\s*)*"
+    r"(?:(?:antwort|réponse|respuesta|resposta|risposta|ответ|정답)\s*[:=]\s*)?",
     re.I,
 )
-_LETTER_WITH_TEXT = re.compile(r"^\(?([A-Za-z])(?:\)[.:]?|[.:])\s+(\S.*)$", re.S)
+_TAIL = re.compile(
+    r"\s*(?:\b(?:is|are)\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answers?|options?|choices?))?|\b(?:only|both)|选项|项|(?:都)?是?(?:正确|对)的?)"
+    r"\s*[.!]*\s*$",
+    re.I,
+)
+_AROUND = " \t\n.,;:!?()[]{}'\"*_`~$\\【】「」『』《》〈〉〔〕"
+"""What may stand around a letter; not "#", "-" and "+", which belong to C#, A- and A+."""
+_LETTER_WITH_TEXT = re.compile(r"^[(\[*]*([A-Za-z])(?:\**[)\].:][*)\].:]*|\s+-(?=\s))(?:\s+|(?=[^\x00-\x7f]))(\S.*)$", re.S)
+_BETWEEN = re.compile(r"[;,&/\n]|(?<=\w)\s*\+\s*(?=\w)|\b(?:and|und|et)\b|和|与|與|及|跟|와|과|と|\)\s*\(")
+_ATTACHED = frozenset("-#*'\"")
+"""Marks that belong to the word or number they end: A-, HER2-, C#, A*, 5', 5"."""
+_WIDE = str.maketrans("；，、،؛", ";,,,;")
+_PLAIN = str.maketrans("、。｡—–‐‑−", ",..-----")
+_LIST = re.compile(r"(?<!\d),|,(?!\d{3}(?!\d))")
+"""A comma that does not group the digits of a number."""
 
 
 @functools.lru_cache(maxsize=1 << 16)  # a data set has many more rows than different questions and answers
 def normalise(text: str) -> str:
     """Canonical form of a short answer or question.
 
-    Unicode NFKC, lower case, punctuation stripped at both ends, spaces collapsed, articles dropped, `zero`..`twenty` as
-    digits. Three deviations from the VQA evaluation keep different answers apart: an article in last place stays
-    ("hepatitis A", option "A"), as do "%" and the minus of a number; a text of punctuation alone stays as it is.
+    Lower case and one spelling of characters, numbers and units (`leaml.spelling`), punctuation stripped at both ends, spaces
+    collapsed, articles dropped, `zero`..`twenty` as digits. Deviations from the VQA evaluation keep different answers apart:
+    an article in last place stays ("hepatitis A", option "A"), as do "%", the minus of a number, and marks that belong to
+    what they end ("A-", "C#", 5' and 5"); a text of punctuation alone stays as it is.
     """
-    folded = " ".join(unicodedata.normalize("NFKC", text).lower().split())
+    folded = one_spelling(text)
     start, end = 0, len(folded)
     while start < end and _strippable(folded[start]) and not _is_minus(folded, start):
         start += 1
-    while end > start and _strippable(folded[end - 1]):
+    opened = folded[:start]
+    while end > start and _strippable(folded[end - 1]) and not _is_attached(folded, end - 1, opened):
         end -= 1
     words = (folded[start:end] or folded).split()
     kept = [word for place, word in enumerate(words) if word not in _ARTICLES or place == len(words) - 1]
@@ -55,10 +75,11 @@ def canonical(text: str, question_type: str | None = None) -> frozenset[str]:
     """The set of normalised items of an answer; two answers agree when their sets are equal.
 
     Items are separated by ";", and by "," too where `question_type` is one of `SET_TYPES`. A plain answer is a set of one,
-    an empty answer the empty set.
+    an empty answer the empty set. Thoughts of the model are no part of its answer (`leaml.boxes`).
     """
     kind = re.sub(r"[\s-]+", "_", (question_type or "").strip().lower())
-    items = re.split(r"[;,]" if kind in SET_TYPES else ";", text)
+    plain = final_answer(text).translate(_WIDE)
+    items = [item for part in plain.split(";") for item in (_LIST.split(part) if kind in SET_TYPES else [part])]
     return frozenset(item for item in map(normalise, items) if item)
 
 
@@ -82,10 +103,14 @@ def ask(row: Mapping[str, Any]) -> str:
 def chosen_letters(text: str, options: Sequence[str]) -> frozenset[str] | None:
     """Letters of the options a reply names, or None when it names none of them or contradicts itself.
 
-    Accepts "B", "b.", "(B)", "answer: B", "B. offside", the option's text, and several of them: "A, C", "A and C", "AC".
+    Accepts "B", "b.", "(B)", "answer: B", "B. offside", the option's text, and several of them: "A, C", "A and C", "AC"; also
+    in full-width letters, with Chinese punctuation, in a LaTeX box, and behind thoughts. "C. dog" contradicts itself where dog
+    is another option than C.
     """
-    reply = text.strip()
-    for candidate in dict.fromkeys((reply, _LEAD.sub("", reply))):
+    plain = final_answer(text).strip()
+    reply = unicodedata.normalize("NFKC", plain).translate(_PLAIN)
+    bare = _TAIL.sub("", _LEAD.sub("", reply))
+    for candidate in dict.fromkeys((plain, reply, _LEAD.sub("", reply), bare)):
         found = _read_letters(candidate, options)
         if found:
             return found
@@ -123,12 +148,20 @@ def is_correct(prediction: str, answer: str, question_type: str | None = None, o
 
 
 def _strippable(char: str) -> bool:
-    return char.isspace() or char == "`" or (unicodedata.category(char).startswith("P") and char != "%")
+    return char.isspace() or char == "`" or (unicodedata.category(char).startswith("P") and char not in "%‰‱")
 
 
 def _is_minus(text: str, place: int) -> bool:
     following = text[place + 1 : place + 2]
-    return text[place] in "-−" and following.isdigit()
+    return text[place] == "-" and (following.isdigit() or unicodedata.category(following or " ") in ("Sc", "Sm"))
+
+
+def _is_attached(text: str, place: int, opened: str) -> bool:
+    """Whether the mark at `place` belongs to the word before it: not where it closes one of `opened`, the marks in front."""
+    mark, before = text[place], text[place - 1 : place]
+    if mark not in _ATTACHED or mark in opened:
+        return False
+    return before.isdigit() if mark in "'\"" else before.isalnum() or before == mark
 
 
 def _read_letters(reply: str, options: Sequence[str]) -> frozenset[str] | None:
@@ -138,28 +171,45 @@ def _read_letters(reply: str, options: Sequence[str]) -> frozenset[str] | None:
         return frozenset({one})
     if several := _read_several(reply, letters, by_text):
         return several
-    match = _LETTER_WITH_TEXT.match(reply)  # a letter with an explanation, unless the text is that of another option
-    if match and match[1].upper() in letters and normalise(match[2]) not in by_text:
+    match = _LETTER_WITH_TEXT.match(reply)  # a letter with an explanation, unless that names other options
+    if match and match[1].upper() in letters and not _texts(match[2], by_text):
         return frozenset({match[1].upper()})
     return None
 
 
 def _read_one(item: str, letters: list[str], by_text: dict[str, str]) -> str | None:
-    bare = item.strip(" \t\n.,;:()[]{}'\"*`").upper()
-    if bare in letters:
-        return bare
+    return _bare_letter(item, letters) or _letter_of_text(item, by_text)
+
+
+def _bare_letter(item: str, letters: list[str]) -> str | None:
+    bare = item.strip(_AROUND).upper()
+    return bare if bare in letters else None
+
+
+def _letter_of_text(item: str, by_text: dict[str, str]) -> str | None:
+    """The letter of an option's text, or of a letter with its text."""
     if letter := by_text.get(normalise(item)):
         return letter
     match = _LETTER_WITH_TEXT.match(item.strip())
     return match[1].upper() if match and by_text.get(normalise(match[2])) == match[1].upper() else None
 
 
+def _texts(reply: str, by_text: dict[str, str]) -> bool:
+    """Whether a text is that of an option, or a list of them."""
+    return all(normalise(item) in by_text for item in _BETWEEN.split(reply)) or normalise(reply) in by_text
+
+
 def _read_several(reply: str, letters: list[str], by_text: dict[str, str]) -> frozenset[str] | None:
     joined = reply.strip(" .()")
     if re.fullmatch(r"[A-Z]{2,}", joined) and set(joined) <= set(letters):
         return frozenset(joined)
-    items = [item for item in re.split(r"[;,&/\n]|\band\b|\)\s*\(", reply) if item.strip(" .()[]'\"")]
+    items = [item for item in _BETWEEN.split(reply) if item.strip(_AROUND)]
     if len(items) == 1:
         items = reply.split()
-    found = {_read_one(item, letters, by_text) for item in items}
-    return None if None in found or not found else frozenset(letter for letter in found if letter)
+    bare = [_bare_letter(item, letters) for item in items]
+    texts = [_letter_of_text(item, by_text) for item, letter in zip(items, bare, strict=True) if letter is None]
+    if not items or None in texts:
+        return None
+    named, told = frozenset(filter(None, bare)), frozenset(filter(None, texts))
+    # "C, dog" gives a letter and a text: they must say the same
+    return None if named and told and named != told else named | told

@@ -68,6 +68,15 @@ def in_one_tile():
     body = b"".join(struct.pack("<HHLL", *entry) for entry in entries)
     return head + body + bytes(4) + struct.pack("<4H", 16, 16, 16, 16) + tile
 
+def of_twelve_bits():
+    # a PNG of 16-bit colours with values up to 4095, which is read twice
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    rows = (np.asarray(rgb).astype(np.uint16) * 16).astype(">u2").reshape(height, -1).view(np.uint8)
+    pixels = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes(), 1)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
 exif = Image.Exif()
 exif[0x0112] = 6
 progressive = {"progressive": True, "subsampling": 0}
@@ -86,6 +95,7 @@ cases = {
     "F TIFF": lambda: encoded(Image.fromarray(grey.astype(np.float32)), "TIFF", **lzw),
     "CMYK TIFF": lambda: encoded(rgb.convert("CMYK"), "TIFF", **lzw),
     "RGBA TIFF in one tile": in_one_tile,
+    "RGB of 12 bits": of_twelve_bits,
     "RGB JPEG": lambda: encoded(rgb, "JPEG"),
     "rotated JPEG": lambda: encoded(rgb, "JPEG", exif=exif),
     "progressive JPEG": lambda: encoded(rgb, "JPEG", **progressive),
@@ -122,6 +132,7 @@ def test_no_image_takes_more_memory_than_the_limits_count_with(measured: dict[st
 
 def test_what_is_converted_takes_one_copy_and_not_many(measured: dict[str, float]) -> None:
     assert 14 < measured["RGBA TIFF in one tile"] <= 21, measured
-    others = ("JPEG 2000", "WebP", "one tile")
+    others = ("JPEG 2000", "WebP", "one tile", "12 bits")
+    assert measured["RGB of 12 bits"] <= 16, measured  # high and low bytes, and what is made of them
     small = {name: taken for name, taken in measured.items() if not any(other in name for other in others)}
     assert max(small.values()) <= 14, small  # before images were converted in strips: 44 for floats, 20 with transparency

@@ -1,0 +1,134 @@
+"""Images of more than 8 bits a value: which value is white, and the low bytes that Pillow drops.
+
+A file of 16 bits often holds 10, 12 or 14 of them, which read as 16 are black. White is what the file says, or else
+the largest value of as many bits as its greatest value has.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+_FULL = 65535
+_MIN, _MAX, _SMIN, _SMAX = 280, 281, 340, 341
+"""TIFF's tags for the range of values: MinSampleValue, MaxSampleValue, SMinSampleValue, SMaxSampleValue."""
+_FLAT = 16
+"""Where the values take less than this part of black to white, they are stretched from the least to the greatest."""
+_SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+"""The other order of the two bytes of a value, by the last letter of Pillow's raw mode."""
+
+
+def stated_range(image: Image.Image, data: bytes) -> tuple[float, float] | None:
+    """Black and white as the tags of a TIFF or the chunk sBIT of a PNG say; None: the file says nothing."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None:
+        low = _number(tags.get(_SMIN, tags.get(_MIN, 0)))
+        high = _number(tags.get(_SMAX, tags.get(_MAX)))
+        return None if low is None or high is None or not low < high else (low, high)
+    bits = _significant_bits(data) if image.format == "PNG" else 0
+    return (0.0, float(2**bits - 1)) if bits else None
+
+
+def range_of(low: float, high: float, stated: tuple[float, float] | None) -> tuple[float, float]:
+    """Black and white of unsigned 16-bit values from `low` to `high`.
+
+    What the file states holds if the values lie inside: PNG's sBIT may also mean 12 bits that were spread over 16.
+    """
+    if stated is not None and stated[0] <= low and high <= stated[1]:
+        return stated
+    white = _white(int(high))
+    return (low, high) if 0 < high - low < white / _FLAT else (0.0, white)
+
+
+def raw_mode(image: Image.Image) -> str:
+    """How the values of a file lie in its bytes, in Pillow's words; before the image is loaded."""
+    arguments = image.tile[0].args if getattr(image, "tile", None) else ""  # type: ignore[attr-defined]
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def drops_low_bytes(mode: str, raw: str) -> bool:
+    """Whether Pillow makes 8 bits of 16 by leaving out the low bytes, given an image's mode and raw mode."""
+    return ";16" in raw and not mode.startswith(("I", "F"))
+
+
+def is_dark(image: Image.Image) -> bool:
+    """Whether the high bytes of an image use less than 8 bits, so that low bytes count."""
+    return max(high for _, high in _extrema(image)[: _colours(image)]) < 128
+
+
+def swapped(raw: str) -> str | None:
+    """The raw mode that reads the low bytes for the high ones; None where Pillow has none."""
+    if raw[-1:] not in _SWAPPED or not raw.startswith(("RGB;", "RGBA;", "RGBX;", "CMYK;")):
+        return None
+    return raw[:-1] + _SWAPPED[raw[-1]]
+
+
+def read_low_bytes(image: Image.Image) -> None:
+    """Have an image that is not loaded yet give the low bytes of its values."""
+    other = swapped(raw_mode(image))
+    image.tile = [  # type: ignore[attr-defined]
+        tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
+        for tile in image.tile  # type: ignore[attr-defined]
+    ]
+
+
+def joined(high: Image.Image, low: Image.Image, whites: tuple[float, ...]) -> Image.Image:
+    """8 bits of the high and low bytes of a strip, each channel from 0 to its white."""
+    values = np.asarray(high).astype(np.uint32)
+    values *= 256
+    values += np.asarray(low)
+    white = np.asarray(whites, dtype=np.uint32)
+    np.minimum(values, white, out=values)
+    values *= 255  # in place and in integers: floats of a strip would be most of what decoding takes
+    values += white // 2
+    values //= white
+    return Image.frombytes(high.mode, high.size, values.astype(np.uint8).tobytes())
+
+
+def whites(high: Image.Image, low: Image.Image, stated: tuple[float, float] | None) -> tuple[float, ...]:
+    """White of each channel, by the greatest value of the colours; that of alpha is no less."""
+    colours = _colours(high)
+    pairs = zip(_extrema(high), _extrema(low), strict=True)
+    tops = [above * 256 + 255 if above else below for (_, above), (_, below) in pairs]
+    most = max(tops[:colours])
+    white = stated[1] if stated is not None and most <= stated[1] else _white(most)
+    return (*[white] * colours, *[max(white, _white(top)) for top in tops[colours:]])
+
+
+def _white(value: int) -> float:
+    return float(2 ** max(1, value.bit_length()) - 1)
+
+
+def _extrema(image: Image.Image) -> list[tuple[int, int]]:
+    found: Any = image.getextrema()
+    return list(found) if isinstance(found[0], tuple) else [found]
+
+
+def _colours(image: Image.Image) -> int:
+    return len(image.getbands()) - (image.getbands()[-1] in "aA")
+
+
+def _number(value: Any) -> float | None:
+    """The number of a tag, the last one of several."""
+    if isinstance(value, tuple):
+        value = value[-1] if value else None
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _significant_bits(data: bytes) -> int:
+    """Greatest number in the chunk sBIT of a PNG, 0 without it; it stands before the pixels."""
+    place = 8
+    while place + 8 <= len(data) and data[place + 4 : place + 8] != b"IDAT":
+        (size,) = struct.unpack_from(">I", data, place)
+        if data[place + 4 : place + 8] == b"sBIT":
+            return min(16, max(data[place + 8 : place + 8 + min(size, 3)], default=0))
+        place += size + 12
+    return 0

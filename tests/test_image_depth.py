@@ -1,0 +1,157 @@
+"""Images of 10 to 16 bits a value decode to the same picture as their 8-bit versions, or are refused with the reason."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from leaml.images import ImageRejected, decode, inspect
+
+CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
+"""Channels by PNG's colour type."""
+
+
+def ramp(bits: int, channels: int = 1) -> np.ndarray:
+    """Height x width x channels: black to white in `bits` bits, other ways in other channels."""
+    one = np.rint(np.linspace(0, 2**bits - 1, 64 * 48)).astype(np.uint16).reshape(48, 64)
+    return np.stack([one, one[::-1], one[:, ::-1], np.full_like(one, 2**bits - 1)][:channels], axis=-1)
+
+
+def png16(values: np.ndarray, colour: int, significant: int | None = None) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    said = chunk(b"sBIT", bytes([significant] * channels)) if significant else b""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + said + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff16(values: np.ndarray, order: str = "<", deflate: bool = False, tags: dict[int, int] | None = None) -> bytes:
+    height, width, channels = values.shape
+    pixels = values.astype(f"{order}u2").tobytes()
+    pixels = zlib.compress(pixels) if deflate else pixels
+    entries = {256: (4, width), 257: (4, height), 259: (3, 8 if deflate else 1), 262: (3, 2 if channels > 1 else 1)}
+    entries |= {277: (3, channels), 278: (4, height), 279: (4, len(pixels))}
+    entries |= {338: (3, 2)} if channels == 4 else {}
+    entries |= {tag: (3, value) for tag, value in (tags or {}).items()}
+    depths = 8 + 2 + 12 * (len(entries) + 2) + 4
+    entries |= {273: (4, depths + 2 * channels)}
+    body = b""
+    for tag, (kind, value) in sorted([*entries.items(), (258, (3, 16))]):
+        if tag == 258:
+            body += struct.pack(f"{order}HHL", tag, 3, channels)
+            body += struct.pack(f"{order}HH", 16, 0) if channels == 1 else struct.pack(f"{order}L", depths)
+        else:
+            body += struct.pack(f"{order}HHL", tag, kind, 1)
+            body += struct.pack(f"{order}HH", value, 0) if kind == 3 else struct.pack(f"{order}L", value)
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}L", 8)
+    sizes = struct.pack(f"{order}{channels}H", *[16] * channels)
+    return start + struct.pack(f"{order}H", len(entries) + 1) + body + bytes(4) + sizes + pixels
+
+
+def eight(values: np.ndarray, bits: int) -> np.ndarray:
+    """The 8-bit RGB that `values` of `bits` bits should come out as; opaque."""
+    rgb = values[..., :3] if values.shape[-1] > 2 else np.repeat(values[..., :1], 3, axis=-1)
+    return np.rint(rgb / (2**bits - 1) * 255)
+
+
+@pytest.mark.parametrize("bits", [9, 10, 12, 14, 15, 16])
+def test_a_ramp_of_any_bits_in_16_goes_from_black_to_white(bits: int) -> None:
+    grey, rgb, rgba = (ramp(bits, channels) for channels in (1, 3, 4))
+    files = {
+        "PNG grey": (png16(grey, 0), grey),
+        "PNG RGB": (png16(rgb, 2), rgb),
+        "PNG RGBA": (png16(rgba, 6), rgba),
+        "TIFF grey": (tiff16(grey), grey),
+        "TIFF grey, big-endian": (tiff16(grey, ">"), grey),
+        "TIFF grey, deflated": (tiff16(grey, "<", True), grey),
+        "TIFF RGB": (tiff16(rgb), rgb),
+        "TIFF RGB, big-endian": (tiff16(rgb, ">"), rgb),
+        "TIFF RGB, deflated": (tiff16(rgb, "<", True), rgb),
+        "TIFF RGB, big-endian, deflated": (tiff16(rgb, ">", True), rgb),
+        "TIFF RGBA": (tiff16(rgba), rgba),
+    }
+    for name, (data, values) in files.items():
+        inspect(data)
+        found = np.asarray(decode(data)).astype(int)
+        # of 16 full bits a colour Pillow keeps the upper eight
+        assert np.abs(found - eight(values, bits)).max() <= (1 if bits == 16 else 0), name
+
+
+def test_twelve_packed_bits_are_those_of_sixteen() -> None:
+    values = ramp(12)[..., 0]
+    first, second = values[:, 0::2].astype(int), values[:, 1::2].astype(int)
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1).astype(np.uint8).tobytes()
+    entries = [(256, 4, 64), (257, 4, 48), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8 + 2 + 12 * 9 + 4)]
+    entries += [(277, 3, 1), (278, 4, 48), (279, 4, len(packed))]
+    body = b"".join(
+        struct.pack("<HHL", tag, kind, 1) + (struct.pack("<HH", value, 0) if kind == 3 else struct.pack("<L", value))
+        for tag, kind, value in entries
+    )
+    data = b"II*\0" + struct.pack("<LH", 8, len(entries)) + body + bytes(4) + packed
+    assert np.array_equal(np.asarray(decode(data)), np.asarray(decode(png16(ramp(12), 0))))
+
+
+def test_what_the_file_says_is_white_comes_first() -> None:
+    dim = ramp(12) // 4  # up to 1023 of 4095
+    assert np.asarray(decode(png16(dim, 0))).max() == 255
+    assert np.asarray(decode(png16(dim, 0, significant=12))).max() == 64
+    assert np.asarray(decode(png16(np.repeat(dim, 3, -1), 2, significant=12))).max() == 64
+    assert np.asarray(decode(tiff16(dim, tags={281: 4095}))).max() == 64
+    assert np.asarray(decode(tiff16(dim, ">", tags={281: 4095}))).max() == 64
+    # values over what is said: PNG's sBIT also stands for 12 bits that were spread over 16
+    assert np.array_equal(np.asarray(decode(png16(ramp(16), 0, significant=12))), np.asarray(decode(png16(ramp(16), 0))))
+    assert np.asarray(decode(tiff16(ramp(12), tags={281: 255}))).mean() == pytest.approx(127.5, abs=1)
+
+
+def test_an_image_of_sixteen_bits_keeps_its_contrast() -> None:
+    dull = ramp(16) // 2 + 16_000  # 0.24 to 0.74 of white
+    found = np.asarray(decode(png16(dull, 0)))
+    assert (found.min(), found.max()) == (62, 190)
+    same = Image.new("RGB", (8, 8), (128, 128, 128))
+    flat = decode(png16(np.full((8, 8, 1), 128 * 257), 0))
+    assert np.array_equal(np.asarray(flat), np.asarray(same))
+
+
+def test_values_far_from_black_are_stretched() -> None:
+    offset = ramp(8) + 32_768  # as scanners write signed values
+    found = np.asarray(decode(png16(offset, 0)))
+    assert (found.min(), found.max()) == (0, 255)
+
+
+def test_transparency_of_twelve_bits_is_put_on_white() -> None:
+    values = ramp(12, 4)
+    values[..., 3] = 0
+    assert np.asarray(decode(png16(values, 6))).min() == 255
+    for opaque in (4095, 65535):
+        values[..., 3] = opaque
+        assert np.array_equal(np.asarray(decode(png16(values, 6))), eight(values, 12))
+
+
+@pytest.mark.parametrize("header", [b"P5 64 48 4095\n", b"P6\n64 48\n255\n", b"P2\n2 2\n15\n1 2 3 4"])
+def test_formats_and_depths_that_are_not_read_are_refused_with_the_reason(header: bytes) -> None:
+    with pytest.raises(ImageRejected, match="PPM, PGM and PBM are not supported; convert it to PNG"):
+        decode(header + bytes(64 * 48 * 6))
+    for function in (decode, inspect):
+        with pytest.raises(ImageRejected, match="unsupported bit depth: less than 16 bits in 16"):
+            function(png16(ramp(12, 2), 4))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 65535), st.sampled_from([(1, 0), (3, 2), (4, 6)]), st.sampled_from(["png", "<", ">"]))
+def test_no_image_with_bright_values_comes_out_black(most: int, kind: tuple[int, int], form: str) -> None:
+    channels, colour = kind
+    values = (ramp(16, channels) * (most / 65535)).astype(np.uint16)
+    if channels == 4:
+        values[..., 3] = 65535
+    found = np.asarray(decode(png16(values, colour) if form == "png" else tiff16(values, form)))
+    assert found.max() >= 127
+    assert found.min() == 0

@@ -1,0 +1,204 @@
+"""Spellings of one answer count as equal, different answers stay different, and replies say which option they choose."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from leaml.scoring import canonical, chosen_letters, is_correct, normalise
+
+ANIMALS = ["cat", "dog", "bird", "fish"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("0.5", ".5"),
+        ("-0.5", "–.5"),
+        ("3.0", "3"),
+        ("0.10", "0.1"),
+        ("zero", "0.0"),
+        ("1,000", "1000"),
+        ("12,345.60", "12345.6"),
+        ("1,00,000", "100000"),
+        ("1\u202f000", "1000"),
+        ("1’000", "1000"),
+        ("–5", "-5"),
+        ("−5", "-5"),
+        ("5-10", "5–10"),
+        ("5 – 10 mm", "5-10mm"),
+        ("upper–left", "upper-left"),
+        ("10 %", "10%"),
+        ("١٠٪", "10%"),
+        ("37℃", "37 °C"),
+        ("½", "1/2"),
+        ("1½", "1 1/2"),
+        ("10²", "10^2"),
+        ("10⁻³", "10^-3"),
+        ("cm²", "cm2"),
+        ("H₂O", "H2O"),
+        ("Ca²⁺", "Ca2+"),
+        ("5″", '5"'),
+        ("٣", "3"),
+        ("ＨＥＲ２－", "HER2-"),
+        ("１，０００", "1000"),
+        ("红色。", "红色"),
+        ("红色；粉色", "粉色;红色"),
+        ("—red—", "red"),
+        ("*A*", "A"),
+        ('"5"', "5"),
+        ("soft\u00adhyphen", "softhyphen"),
+        (r"\boxed{red}", "red"),
+        (r"$\boxed{\frac{1}{2}}$", "1/2"),
+        (r"\(5\)", "5"),
+        ("<answer>red</answer>", "red"),
+        ("<think>blue? no</think> red", "red"),
+        ("it is blue? no</think>\nred", "red"),
+    ],
+)
+def test_two_spellings_of_one_answer(one: str, other: str) -> None:
+    assert is_correct(one, other)
+    assert is_correct(other, one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (".5", "5"),
+        ("–5", "5"),
+        ("-$5", "$5"),
+        ("1.5", "15"),
+        ("1,5", "15"),
+        ("1,000", "1"),
+        ("1.2.0", "1.2"),
+        ("v3.0", "v3"),
+        ("10²", "102"),
+        ("10₂", "102"),
+        ("10⁻³", "10-3"),
+        ("1½", "11/2"),
+        ("A-", "A"),
+        ("A+", "A"),
+        ("A*", "A"),
+        ("O–", "O"),
+        ("HER2-", "HER2"),
+        ("C#", "C"),
+        ("C++", "C"),
+        ("5'", '5"'),
+        ("5'", "5"),
+        ("5°", "5"),
+        ("10%", "10"),
+        ("10‰", "10%"),
+        ("<think>red", "red"),
+        ("<think>red</think>blue", "red"),
+        (r"\boxed{red}, so not \boxed{blue}", "red"),
+    ],
+)
+def test_different_answers_stay_different(one: str, other: str) -> None:
+    assert not is_correct(one, other)
+    assert not is_correct(other, one)
+
+
+def test_a_grouped_number_is_one_item_of_a_list() -> None:
+    assert canonical("1,000, 20", "color") == {"1000", "20"}
+    assert canonical("红色、粉色", "color") == canonical("粉色，红色", "color")
+
+
+@pytest.mark.parametrize(
+    ("reply", "letters"),
+    [
+        ("B。", "B"),
+        ("（B）", "B"),
+        ("Ｂ", "B"),
+        ("【B】", "B"),
+        ("「Ｂ」", "B"),
+        ("B．狗", "B"),
+        ("答案：B", "B"),
+        ("正确答案是Ｂ。", "B"),
+        ("选B", "B"),
+        ("B选项", "B"),
+        ("A、C", "AC"),
+        ("A，C", "AC"),
+        ("A和C", "AC"),
+        ("选A与C", "AC"),
+        ("ＡＣ", "AC"),
+        (r"\boxed{B}", "B"),
+        (r"The answer is $\boxed{\text{B}}$.", "B"),
+        (r"\boxed{A}? No: \boxed{B}", "B"),
+        (r"\boxed{A, C}", "AC"),
+        ("<answer>B</answer>", "B"),
+        ("<think>A?</think>B", "B"),
+        ("<THINKING>C, or A</THINKING>\n(B)", "B"),
+        ("Both A and C", "AC"),
+        ("A and C are correct", "AC"),
+        ("Only B", "B"),
+        ("B is correct.", "B"),
+        ("Antwort: B", "B"),
+        ("B (dog)", "B"),
+        ("B, dog", "B"),
+        ("B – dog", "B"),
+        ("**B.** dog", "B"),
+        ("C. it is a bird", "C"),
+        ("A. cat; C. bird", "AC"),
+    ],
+)
+def test_replies_that_name_options(reply: str, letters: str) -> None:
+    assert chosen_letters(reply, ANIMALS) == set(letters)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["C. dog", "C: dog", "C) dog", "(C) dog", "C - dog", "C, dog", "C (dog)", "C\ndog", "C. the dog.", "C. dog and cat",
+     "cat and C", "A或C", "either A or C", "All except: B", "not B", "B+", "B#", "B-", "a.m.", "<think>B", "E. dog"],
+)  # fmt: skip
+def test_replies_that_contradict_themselves_or_name_no_option(reply: str) -> None:
+    assert chosen_letters(reply, ANIMALS) is None
+
+
+def test_marks_that_belong_to_an_option_are_not_stripped() -> None:
+    assert chosen_letters("C#", ["Java", "C#", "C", "Go"]) == {"B"}
+    assert chosen_letters("10²", ["102", "10²"]) == {"B"}
+    assert chosen_letters("Both A and C", ["x", "y", "z", "Both A and C"]) == {"D"}
+
+
+numbers = st.decimals(min_value=-(10**9), max_value=10**9, places=3, allow_nan=False)
+dashes = st.sampled_from("-‐‑–−")
+
+
+@given(numbers, st.booleans(), dashes, st.integers(0, 3))
+def test_a_number_equals_itself_however_it_is_written(number, grouped: bool, dash: str, zeros: int) -> None:
+    plain = f"{number:f}".rstrip("0").rstrip(".")
+    written = f"{number:,f}" if grouped else f"{number:f}"
+    assert is_correct(written.replace("-", dash) + "0" * zeros, plain)
+
+
+@given(numbers, numbers)
+def test_different_numbers_differ(one, other) -> None:
+    assume(one != other)
+    assert not is_correct(f"{one:,f}", f"{other:f}")
+
+
+@given(st.text(st.characters(categories=["L", "Nd", "Zs", "P", "S", "No"]), max_size=12), st.sampled_from(["NFC", "NFD"]))
+def test_a_text_equals_itself_however_it_is_composed_and_spaced(text: str, form: str) -> None:
+    assert is_correct(text, text) == bool(canonical(text))
+    assert normalise(f" {unicodedata.normalize(form, text)}\t") == normalise(text)
+
+
+FORMS = ["{}", "({})", "（{}）", "{}。", "{}.", "答案：{}", "answer: {}", "**{}**", "【{}】", "the answer is {}"]
+FORMS += ["\\boxed{{{}}}", "<think>A or D</think>{}"]
+
+
+@given(st.sampled_from("ABCD"), st.sampled_from(FORMS))
+def test_every_form_names_its_letter(letter: str, form: str) -> None:
+    wide = chr(ord(letter) + ord("Ａ") - ord("A"))
+    for written in (letter, letter.lower(), wide):
+        assert chosen_letters(form.format(written), ANIMALS) == {letter}
+
+
+@given(st.permutations(range(4)), st.sampled_from([". ", ") ", ": ", " - ", ", "]))
+def test_a_letter_with_the_text_of_another_option_names_none(order: list[int], between: str) -> None:
+    letter, text = order[0], order[1]
+    assert chosen_letters("ABCD"[letter] + between + ANIMALS[text], ANIMALS) is None
+    assert chosen_letters("ABCD"[letter] + between + ANIMALS[letter], ANIMALS) == {"ABCD"[letter]}

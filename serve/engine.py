@@ -180,9 +180,10 @@ class EngineModels:
     ) -> list[Reply]:
         """Other answers: for each of the next most probable first tokens the greedy answer that begins with it."""
         tokenizer = self._processor.tokenizer
-        prompt_ids, end = list(tokenizer(text)["input_ids"]), tokenizer.eos_token_id
+        prompt_ids = self._collator.prompt_ids(text)
+        ends = {self._collator.chat.end, tokenizer.eos_token_id}  # Gemma 3 ends a reply with another token than a text
         first = {token: found.logprob for token, found in reply.logprobs[0].items()} if reply.logprobs else {}
-        tokens = [token for token in first if token not in (reply.token_ids[0], end)][:count]
+        tokens = [token for token in first if token != reply.token_ids[0] and token not in ends][:count]
 
         async def branch(token: int) -> Reply:
             ids = f"{request_id}-{token}"

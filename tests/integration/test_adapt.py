@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from leaml import tables
 from leaml.calibration import confidence
 from leaml.config import Config, parse
+from leaml.evaluation import TITLES
 from pipelines.plan import rehearse
 from pipelines.train import read_examples
 
@@ -93,7 +94,7 @@ def test_metrics_and_report(run: tuple[Path, Config, str]) -> None:
     assert len(set(answered["logprob"].to_pylist())) > 50
     assert metrics["rows"]["finetune_labels"]["accuracy"] > metrics["rows"]["zero_shot"]["accuracy"]
     page = (folder / "report" / "index.html").read_text()
-    assert "finetune_labels" in page
+    assert TITLES["finetune_labels"] in page
     assert "data:image/png;base64," in page
     assert "Expected calibration error" in page
     assert "lora_labels" in output

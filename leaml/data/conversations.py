@@ -40,7 +40,7 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
             loose.append(image)
             continue
         rows = groups.setdefault(embedded.name(image), LabelRows())
-        for row in _turns(entry, where):
+        for row in turns(entry, where):
             rows.add(row)
     folder = source.images or posixpath.dirname(path) or "."
     yield from by_image(groups, folder, "conversations", None, keep, embedded, loose)
@@ -64,7 +64,7 @@ def _entries(path: str) -> Iterator[tuple[str, Any]]:
         yield f"{path}, entry {number}", entry
 
 
-def _turns(entry: Any, where: str) -> Iterator[Question | RefusedRow | None]:
+def turns(entry: Any, where: str) -> Iterator[Question | RefusedRow | None]:
     """The questions and answers of an entry; behind a turn that does not fit nothing can be told apart any more."""
     asked: str | None = None
     for turn in _list_of_turns(entry):

@@ -24,6 +24,7 @@ from leaml.data import s3
 from leaml.errors import DataError
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_ONE_SLASH = re.compile(r"^s3:/(?!/)", re.IGNORECASE)
 _TEMPORARY = re.compile(r"^\..*\.tmp$")
 _READ_BUFFER = 1 << 20
 _WHOLE, _PART = 64 << 20, 1 << 20
@@ -37,6 +38,9 @@ def is_remote(uri: str) -> bool:
     """Whether `uri` is in S3. Raises DataError for any other scheme."""
     match = _SCHEME.match(uri)
     if match is None:
+        if _ONE_SLASH.match(uri):
+            msg = f"{uri} has one slash behind s3:; write s3://bucket/key"
+            raise DataError(msg)
         return False
     if match[1].lower() != "s3":
         msg = f"{uri}: scheme {match[1]!r} is not supported; give a local path or s3://bucket/key"
@@ -84,6 +88,8 @@ def open_native(uri: str) -> pa.NativeFile:
     """Open for random access, as Arrow readers want it. Raises DataError."""
     filesystem, path = _filesystem(uri)
     with _explained(uri, "read"):
+        if s3.is_foreign(uri):
+            return pa.BufferReader(s3.get(uri))
         return filesystem.open_input_file(path)
 
 
@@ -298,6 +304,8 @@ def _publish(temporary: Path, path: Path, if_absent: bool) -> bool:
 def _kind(uri: str) -> fs.FileType:
     filesystem, path = _filesystem(uri)
     with _explained(uri, "read"):
+        if s3.is_foreign(uri):
+            return fs.FileType.File if s3.exists(uri) else fs.FileType.NotFound
         return filesystem.get_file_info(path).type
 
 

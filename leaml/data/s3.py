@@ -49,6 +49,28 @@ def path(uri: str) -> str:
     return found
 
 
+def is_foreign(uri: str) -> bool:
+    """Whether a URI names a key that Arrow lists and does not read, since a part of its path is empty (`frames//a.png`)."""
+    return uri[:5].lower() == "s3://" and "//" in path(uri)
+
+
+def get(uri: str) -> bytes:
+    """An object, whatever its key. Raises FileNotFoundError."""
+    bucket, key = _bucket_key(uri)
+    try:
+        return bytes(_current_client().get_object(Bucket=bucket, Key=key)["Body"].read())
+    except ClientError as error:
+        if _status(error) == 404:
+            raise FileNotFoundError(uri) from None
+        raise
+
+
+def exists(uri: str) -> bool:
+    """Whether there is an object, whatever its key."""
+    bucket, key = _bucket_key(uri)
+    return _writer(_current_client(), bucket, key) is not None
+
+
 def filesystem() -> fs.S3FileSystem:
     """The Arrow file system of the configured endpoint."""
     with _MAKING:

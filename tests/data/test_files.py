@@ -189,3 +189,27 @@ def test_published_files_follow_the_umask(tmp_path: Path) -> None:
     plain.write_bytes(b"")
     files.write_bytes(str(tmp_path / "published"), b"x")
     assert (tmp_path / "published").stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize("key", ["frames//double.png", "frames/a b+c%20d.png", "frames/é中😀.png", "frames/sub//x//y.png"])
+def test_13_every_key_that_is_listed_is_read(bucket: str, key: str) -> None:
+    import boto3
+
+    client = boto3.client("s3")
+    name = bucket.removeprefix("s3://")
+    client.put_object(Bucket=name, Key="frames/", Body=b"")  # a folder, as consoles make them
+    client.put_object(Bucket=name, Key="frames/plain.png", Body=b"1")
+    client.put_object(Bucket=name, Key=key, Body=b"22")
+    assert sorted(files.listing(f"{bucket}/frames", [".png"])) == sorted([f"{bucket}/{key}", f"{bucket}/frames/plain.png"])
+    assert files.read_bytes(f"{bucket}/{key}") == b"22"
+    assert files.is_file(f"{bucket}/{key}")
+    with pytest.raises(DataError, match=r"gone\.png does not exist"):
+        files.read_bytes(f"{bucket}/frames//gone.png")
+    with pytest.raises(DataError, match="over the limit of 1"):
+        files.read_bytes(f"{bucket}/{key}", 1)
+
+
+@pytest.mark.parametrize("uri", ["s3:/bucket/key", "S3:/bucket/key"])
+def test_13_one_slash_is_said_in_one_message(uri: str) -> None:
+    with pytest.raises(DataError, match=r"one slash behind s3:; write s3://bucket/key"):
+        files.read_bytes(uri)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from leaml import prompts, replies, scoring
+from leaml.broken_text import is_broken
 from leaml.config import FilterConfig
 from leaml.pairset import grams, similarity
 
@@ -83,6 +84,13 @@ def length(candidate: Candidate, config: FilterConfig) -> str | None:
     return None
 
 
+def broken_text(candidate: Candidate, config: FilterConfig) -> str | None:
+    """The question or the answer is damaged, see leaml.broken_text."""
+    if not config.broken_text:
+        return None
+    return "broken text" if is_broken(candidate.question) or is_broken(candidate.answer) else None
+
+
 def prompt_echo(candidate: Candidate, config: FilterConfig) -> str | None:
     """The model repeated its instruction or a chat marker instead of answering it."""
     for text in (candidate.question, candidate.answer):
@@ -131,6 +139,7 @@ FILTERS: tuple[Filter, ...] = (
     cut_off,
     unparsable,
     length,
+    broken_text,
     prompt_echo,
     refusal,
     yes_and_no,

@@ -156,6 +156,7 @@ def test_every_filter_is_reachable() -> None:
             Candidate.from_reply("Question: What is it? Answer: a red", 0.0, cut=True),
             pair(answer=""),
             pair(answer="<image>"),
+            pair(question="a??eo red shape"),
             pair(answer="I cannot"),
             pair(answer="yes no"),
             pair(logprob=-6.0),

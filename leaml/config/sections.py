@@ -185,6 +185,10 @@ class FilterConfig(Section):
 
     max_question_chars: int | None = Field(200, gt=0, description="Reject longer questions, in characters.")
     max_answer_chars: int | None = Field(100, gt=0, description="Reject longer answers, in characters.")
+    broken_text: bool = Field(
+        True,
+        description="Reject pairs with replacement or control characters, marks inside words, or text in a wrong encoding.",
+    )
     min_mean_logprob: float | None = Field(None, description="Reject pairs whose mean token log-probability is lower.")
     round_trip: bool = Field(True, description="Reject pairs whose answer a second reading of the image does not give.")
     min_votes: float | None = Field(

@@ -12,6 +12,8 @@ from weakref import WeakKeyDictionary
 from leaml.errors import DataError, ModelError
 
 _REQUEST, _REPLY = "LEAMLrequestLEAML", "LEAMLreplyLEAML"
+_THOUGHTS = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]", "◁think▷": "◁/think▷"}
+"""What opens a thought in generation prompts, and what closes it."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,16 @@ def _templated(processor: Any) -> Chat:
     gap = around.removeprefix(opened) if around.startswith(opened) else ""
     bare_before, bare_after = bare.removeprefix(bos).split(_REQUEST)
     gap = gap if gap.isspace() else ""
+    after, bare_after = _without_open_thought(after), _without_open_thought(bare_after)
     return Chat((before, after), (bare_before, bare_after), gap, _end_token(processor.tokenizer, tail), token, token_id)
+
+
+def _without_open_thought(after: str) -> str:
+    """A generation prompt whose thought, if it opens one, is empty and closed: replies are answers, not thoughts."""
+    for opens, closes in _THOUGHTS.items():
+        if after.rfind(opens) > after.rfind(closes):
+            return after.rstrip() + f"\n\n{closes}\n\n"
+    return after
 
 
 def _added_bos(tokenizer: Any) -> str:

@@ -265,3 +265,27 @@ def test_a_beginning_token_is_not_doubled(tiny: Any, pictures: list[Image.Image]
     batch = Collator(processor)([Turn(pictures[0], "a", "b")])
     assert (batch["input_ids"] == 0).sum() == 1
     assert batch["input_ids"][0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("opened", "closed"), [("<think>\n", "<think>\n\n</think>\n\n"), ("[THINK]", "[THINK]\n\n[/THINK]\n\n")]
+)
+def test_a_thought_that_the_template_opens_is_closed_before_the_reply(
+    tiny: Any, pictures: list[Image.Image], opened: str, closed: str
+) -> None:
+    """Answers were trained inside of it."""
+    processor = copy.copy(tiny("idefics3").processor)
+    processor.chat_template = (
+        "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{%- for c in m.content -%}{%- if c.type == 'image' -%}"
+        + processor.image_token
+        + "{%- else -%}{{ c.text }}{%- endif -%}{%- endfor -%}<|im_end|>\n{%- endfor -%}"
+        + "{%- if add_generation_prompt -%}<|im_start|>assistant\n"
+        + opened
+        + "{%- endif -%}"
+    )
+    assert prompt(processor, "colour?").endswith("<|im_start|>assistant\n" + closed)
+    batch = Collator(processor)([Turn(pictures[0], "colour?", "red")])
+    kept = batch["labels"][0] != IGNORED
+    shown = processor.tokenizer.decode(batch["input_ids"][0][~kept])
+    assert shown.rstrip().endswith(closed.rstrip())
+    assert processor.tokenizer.decode(batch["labels"][0][kept]).startswith("red")

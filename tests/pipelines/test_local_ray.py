@@ -129,23 +129,26 @@ def test_addresses_of_this_machine(host: str, own: bool) -> None:
 def test_a_machine_that_is_too_busy_for_ray_is_said_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Exception
 ) -> None:
-    import ray
-
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(ray, "init", lambda **_: raised(said))
+    ray_fails(monkeypatch, said)
     monkeypatch.setattr(os, "getloadavg", lambda: (17.2, 9.0, 4.0))
     with pytest.raises(ResourceError, match=r"did not start in time; the load average is 17 on \d+ cores\. End other programs"):
         local_ray.start()
 
 
 def test_another_fault_of_ray_is_not_taken_for_a_busy_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(ray, "init", lambda **_: raised(ValueError("no such option")))
+    ray_fails(monkeypatch, ValueError("no such option"))
     with pytest.raises(ValueError, match="no such option"):
         local_ray.start()
 
 
-def raised(error: Exception) -> None:
-    raise error
+def ray_fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """`ray.init` raises. The Ray of this module keeps its token: with another one it would end this process."""
+    import ray
+
+    def init(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(local_ray._compat, "reload_authentication", lambda: None)

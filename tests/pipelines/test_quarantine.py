@@ -120,3 +120,27 @@ def test_ingest_and_predict_take_the_same_files_of_a_folder(tmp_path: Path) -> N
     assert names == ["5.png", "6.png", "7.png", "empty.PNG", "large.png", "torn.jpg"]
     assert found.data.unlabeled is not None
     assert sorted(Path(r.uri).name for r in registry.read(found.data.unlabeled)) == names
+
+
+def test_an_image_that_is_gone_stops_nothing_below_the_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has no id; reading it back from the quarantine ended every run and every `inspect`."""
+    chosen = config(tmp_path, max_quarantined=0.8)
+    with (tmp_path / "train" / "rows.jsonl").open("a") as rows:
+        rows.write('\n{"image": "gone.png", "question": "what?", "answer": "red"}')
+    (tmp_path / "frames" / "nowhere.png").symlink_to(tmp_path / "absent.png")
+    for _ in range(2):  # also when the step is reused
+        with Run(chosen) as run:
+            sources = ingest(run)
+            run.finish()
+    assert run.summary(sources.labeled)["images"] == 3
+    assert len(training_images(sources)) == 6
+    for name, reason in (
+        ("gone.png", "does not exist"),
+        ("nowhere.png", "not read"),
+        ("torn.jpg", "not an image"),
+        ("0.png", ""),
+    ):
+        capsys.readouterr()
+        inspect.show(run.folder, name)
+        said = " ".join(capsys.readouterr().out.split())
+        assert reason in said

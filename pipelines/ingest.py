@@ -17,7 +17,7 @@ from rich.markup import escape
 from leaml import tables
 from leaml.config import SourceConfig, relative_to
 from leaml.data import budget, files, store
-from leaml.data.ingest import IngestResult, QuarantineError, check_labels, check_share, quarantine_file, reasons
+from leaml.data.ingest import IngestResult, QuarantineError, check_limits, quarantine_file, reasons
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.label_counts import LabelCounts
 from leaml.data.store import ImageIndex
@@ -258,15 +258,13 @@ def _check_quarantined(run: Run, step: Step, source: SourceConfig) -> None:
     """Say what was quarantined. Raises QuarantineError where a step of before is over a limit of now."""
     summary, limit = run.summary(step), run.config.data.max_quarantined
     file = quarantine_file(step.path("images"), step.path("labeled.parquet"))
+    rows: list[dict[str, Any]] = []
     if summary["quarantined"]:
         say(f"{step.label}: {quarantine_text(summary)}; which: {file}")
-    if "first" in summary:
-        return
-    rows = tables.read(file, tables.QUARANTINE).to_pylist()
-    found = IngestResult(summary["images"], summary["rows"], rows, LabelCounts.of(summary["labels"]), summary["seen"])
-    check_share(found, limit, source)
-    if role_of(step) != "unlabeled":
-        check_labels(found, limit, source)
+        rows = tables.read(file, tables.QUARANTINE).to_pylist()
+    if "first" not in summary:
+        found = IngestResult(summary["images"], summary["rows"], rows, LabelCounts.of(summary["labels"]), summary["seen"])
+        check_limits(found, limit, source, labels_matter=role_of(step) != "unlabeled")
 
 
 def _identity(source: SourceConfig, storage: str) -> dict[str, Any]:

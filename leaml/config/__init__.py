@@ -5,6 +5,7 @@ values are `ConfigError`s that name the key, the value and the fix.
 """
 
 from leaml.config.caption import CaptionConfig, ClientConfig
+from leaml.config.generate import FilterConfig, GenerateConfig
 from leaml.config.keys import explain, refusal
 from leaml.config.models import BUILTIN, ModelConfig, resolve_model
 from leaml.config.paths import absolute_from, relative_to, with_paths
@@ -16,9 +17,7 @@ from leaml.config.sections import (
     DataConfig,
     DistillConfig,
     EvaluateConfig,
-    FilterConfig,
     FinetuneConfig,
-    GenerateConfig,
     LabelBudget,
     ResourcesConfig,
     ScoreConfig,

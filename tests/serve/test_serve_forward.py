@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import os
 import re
 import socket
 import stat
@@ -221,6 +222,27 @@ def test_two_servers_share_no_file() -> None:
     binary = Path(one["RAY_SERVE_HAPROXY_BINARY_PATH"])
     version = subprocess.run([str(binary), "-v"], capture_output=True, text=True, check=True).stdout
     assert "HAProxy" in version
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_the_second_server_of_a_process_does_not_stand_on_the_first(monkeypatch: pytest.MonkeyPatch, gone: bool) -> None:
+    """`serve.launch` leaves a server's environment to its process; what the first had written may be gone by then."""
+    for name, value in forward.environment(LimitSettings(), "127.0.0.1").items():
+        monkeypatch.setenv(name, value)
+    first = Path(os.environ[forward.BINARY])
+    if gone:
+        first.unlink()
+    second = Path(forward.environment(LimitSettings(), "127.0.0.1")[forward.BINARY])
+    assert second != first
+    assert str(first) not in second.read_text()
+
+
+def test_haproxy_of_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = tmp_path / "haproxy"
+    theirs.write_text("")
+    theirs.chmod(0o700)
+    monkeypatch.setenv(forward.BINARY, str(theirs))
+    assert f"'{theirs}'" in Path(forward.environment(LimitSettings(), "127.0.0.1")[forward.BINARY]).read_text()
 
 
 def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

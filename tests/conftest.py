@@ -15,6 +15,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Unset, a fresh local ray.init() turns token authentication on and writes ~/.ray/auth_token.
     "RAY_AUTH_MODE": "disabled",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a call of Ray without a Ray is an error, and not a Ray that nobody asked for
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",

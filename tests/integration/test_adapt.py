@@ -44,7 +44,7 @@ def settings(storage: Path) -> dict[str, Any]:
         "evaluate": {
             "bootstrap": 200,
             "baselines": {
-                "finetune_labels": {"steps": 30, "lr": [3e-4, 1e-3], "batch_size": 32},
+                "finetune_labels": {"steps": 30, "lr": 1e-3, "batch_size": 32},
                 "lora_labels": {"steps": 30, "lr": 1e-3, "batch_size": 16},
             },
         },
@@ -208,7 +208,7 @@ def test_a_second_run_reuses_every_step(run: tuple[Path, Config, str]) -> None:
 
 
 def test_a_killed_run_resumes_at_its_checkpoint(run: tuple[Path, Config, str], tmp_path: Path) -> None:
-    """Killed in the warm-up, while a baseline trains beside it. That such runs finish is shown by test_cluster_adapt."""
+    """Killed in the warm-up. That such runs finish is shown by test_cluster_adapt."""
     folder, _, _ = run
     config = write_config(tmp_path)
     # captions are shared work: with the finished steps copied the run begins with the warm-up
@@ -217,7 +217,7 @@ def test_a_killed_run_resumes_at_its_checkpoint(run: tuple[Path, Config, str], t
     for name in ("ingest labeled", "ingest evaluation", "caption"):
         source = step(folder, name)
         subprocess.run(["cp", "-r", str(source), str(target / source.name)], check=True)
-    command = [sys.executable, "-m", "pipelines.cli", "adapt", str(config)]
+    command = [sys.executable, "-m", "pipelines.cli", "warmup", str(config)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     warmed = target / step(folder, "warmup").name
     deadline = time.time() + 240

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
-from local_cluster import BIN, HEALTH, bury, family, free_port
+from local_cluster import BIN, HEALTH, bury, free_port
 
 
 def _ip(*arguments: str) -> bool:
@@ -107,13 +107,15 @@ class Machines:
 
     def workers(self) -> dict[int, str]:
         """Processes that hold an engine or train, with their nodes."""
+        roots = {node.pid: name for name, node in self.nodes.items()}
         found = {}
-        for name, node in self.nodes.items():
-            for process in family(node):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    title = " ".join(process.cmdline())
-                    if title.startswith("ray::") and ("EngineActor" in title or "RayTrainWorker" in title):
-                        found[process.pid] = name
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                title = " ".join(process.cmdline())
+                if title.startswith("ray::") and ("EngineActor" in title or "RayTrainWorker" in title):
+                    node = next((parent.pid for parent in process.parents() if parent.pid in roots), None)
+                    if node is not None:
+                        found[process.pid] = roots[node]
         return found
 
     def kill(self, name: str) -> None:

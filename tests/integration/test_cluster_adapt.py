@@ -161,7 +161,7 @@ class Job:
         while not condition():
             assert self.process.poll() is None, f"the job ended before {what}: {self.log.read_text()[-3000:]}"
             assert time.monotonic() < end, f"waited in vain for {what}: {self.log.read_text()[-3000:]}"
-            time.sleep(0.3)  # every look asks the storage and all processes of the nodes
+            time.sleep(0.5)  # every look asks the storage and all processes of the machine
 
     def end(self) -> None:
         bury(self.process)

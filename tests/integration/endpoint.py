@@ -84,11 +84,11 @@ def about(data: bytes, text: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}], "max_tokens": 8}
 
 
-def wait_until(true: Callable[[], bool], seconds: float) -> float:
+def wait_until(true: Callable[[], bool], seconds: float, pause: float = 0.05) -> float:
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < seconds, "it did not happen in time"
-        time.sleep(0.05)
+        time.sleep(pause)
     return time.monotonic() - began
 
 

@@ -17,8 +17,12 @@ import yaml
 from endpoint import KEY, Endpoint, questions, wait_until
 from local_cluster import BIN, free_port, head
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 CONFIG = Path(__file__).resolve().parents[2] / "serve" / "config.yaml"
+
+
+ASKED_EVERY = 1.0
+"""Seconds; an answer of Ray's dashboard costs it a tenth of one."""
 
 
 @dataclass
@@ -40,7 +44,7 @@ class Cluster:
         application = self.tree["applications"][0] | {"args": self.tree["applications"][0]["args"] | settings}
         self.config.write_text(yaml.safe_dump(self.tree | {"applications": [application]}))
         self.serve("deploy", str(self.config))
-        wait_until(lambda: self.status()["status"] in ("RUNNING", "DEPLOY_FAILED"), 200)
+        wait_until(lambda: self.status()["status"] in ("RUNNING", "DEPLOY_FAILED"), 250, ASKED_EVERY)
         assert self.status()["status"] == "RUNNING", self.status()["message"]
 
     def status(self) -> dict[str, Any]:
@@ -67,7 +71,7 @@ def test_the_shipped_configuration_is_deployed_and_shut_down(cluster: Cluster, t
         except httpx.HTTPError:
             return False
 
-    wait_until(answers, 60)
+    wait_until(answers, 60, ASKED_EVERY)
     # a domain that cannot be served leaves the others serving
     cluster.deploy(domains=[{"name": "gone", "source": str(tmp_path / "nothing")}])
     asked = Endpoint(f"http://127.0.0.1:{cluster.tree['http_options']['port']}")
@@ -79,6 +83,6 @@ def test_the_shipped_configuration_is_deployed_and_shut_down(cluster: Cluster, t
     assert models == {"leaml-tiny": "ready", "leaml-tiny:gone": "failed"}
 
     cluster.serve("shutdown", "-y")
-    wait_until(lambda: cluster.status()["status"] == "NONE", 60)
+    wait_until(lambda: cluster.status()["status"] == "NONE", 60, ASKED_EVERY)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{asked.base}/health")

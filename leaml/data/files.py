@@ -108,7 +108,17 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
 
 
 def fingerprint(uri: str) -> str:
-    """SHA-256 of a file's size and content; of more than 64 MiB only the first and the last MiB are read. Raises DataError."""
+    """SHA-256 of a file's size and content; of more than 64 MiB only the first and the last MiB are read. Raises DataError.
+
+    Of a folder: of the names and fingerprints of its files.
+    """
+    if not is_file(uri):
+        base = len(uri.rstrip("/")) + 1
+        found = listing(uri)
+        with ThreadPoolExecutor(s3.PARALLEL) as pool:
+            parts = zip(found, pool.map(fingerprint, found), strict=True)
+            text = "".join(f"{path[base:]}\n{part}\n" for path, part in parts)
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     with open_native(uri) as stream, _explained(uri, "read"):
         size = stream.size()
         digest = hashlib.sha256(f"{size}\n".encode())

@@ -23,10 +23,11 @@ from leaml.data import delimited, files, kvasir
 from leaml.data.embedded import decode
 from leaml.data.image_groups import ImageGroups, ImageRows, content_of
 from leaml.data.label_rows import COLUMNS, parse
-from leaml.data.records import MAX_IMAGE_BYTES, Keep, Record, hash_split, need_path
+from leaml.data.records import MAX_IMAGE_BYTES, SAVED, Keep, Record, hash_split, need_path
 from leaml.data.registry import reader
 from leaml.data.values import is_missing
 from leaml.errors import DataError
+from leaml.tables import image_id
 
 _IDS = ("img_id", "image_id")
 _BATCH = 32  # rows with images held at a time
@@ -39,14 +40,7 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     path = need_path("huggingface", source.path)
     with _local(path) as where:
         data, split = _open(path, where, source.split)
-        if "image" not in data.column_names:
-            msg = f"{path}: no column 'image'; it has {data.column_names}"
-            raise DataError(msg)
-        try:
-            data = data.cast_column("image", datasets.Image(decode=False))
-        except (TypeError, ValueError, pa.ArrowException) as error:
-            msg = f"{path}: column 'image' is {data.features['image']}, not images: {error}; cast it to datasets.Image"
-            raise DataError(msg) from None
+        data = _encoded_images(path, data)
         is_kvasir = _is_kvasir(data)
         texts = _csv_texts(where)
         for group in _grouped(path, where, data, is_kvasir, texts):
@@ -59,6 +53,44 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
                 yield _record(data[group.number], uri, made, group)
 
 
+def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and caption of the rows of all splits that have the column; yields as `leaml.data.captions` wants it.
+
+    Args:
+        path: A folder, local or in S3.
+        column: Column of the caption, and key of it in the rows that are yielded; their key `image` is the image's id, or the
+            URI of its record where the data set holds names of images.
+
+    Raises:
+        DataError: As `read`.
+    """
+    with _local(path) as where:
+        for split, data in _splits(path, where).items():
+            if column not in data.column_names:
+                continue
+            identity = _identity(data)
+            columns = ["image", column, *([identity] if identity else [])]
+            for number, row in _rows(_encoded_images(path, data), columns):
+                image, _ = _encoded(row["image"])
+                key = row[identity] if identity and not is_missing(row[identity]) else _content(row["image"], where)
+                yield (
+                    f"{path}, {split}, row {number}",
+                    {"image": image_id(image) if image else f"{path}#{key}", column: row[column]},
+                )
+
+
+def _encoded_images(path: str, data: datasets.Dataset) -> datasets.Dataset:
+    """The data set with its images as they are encoded. Raises DataError if it has none."""
+    if "image" not in data.column_names:
+        msg = f"{path}: no column 'image'; it has {data.column_names}"
+        raise DataError(msg)
+    try:
+        return data.cast_column("image", datasets.Image(decode=False))
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        msg = f"{path}: column 'image' is {data.features['image']}, not images: {error}; cast it to datasets.Image"
+        raise DataError(msg) from None
+
+
 @contextlib.contextmanager
 def _local(path: str) -> Iterator[str]:
     if not files.is_remote(path):
@@ -69,18 +101,20 @@ def _local(path: str) -> Iterator[str]:
         yield folder
 
 
-def _open(path: str, where: str, split: str | None) -> tuple[datasets.Dataset, str | None]:
-    """The wanted split and its name; no name if it has to be made from the only one (Kvasir-VQA)."""
-    saved = files.exists(where) and any(
-        files.exists(files.join(where, name)) for name in ("dataset_dict.json", "dataset_info.json", "state.json")
-    )
+def _splits(path: str, where: str) -> dict[str, datasets.Dataset]:
+    saved = files.exists(where) and any(files.exists(files.join(where, name)) for name in SAVED)
     try:
         found = datasets.load_from_disk(where) if saved else datasets.load_dataset(where)
     except Exception as error:  # hub, network, builder and Arrow errors have no common base
         text = " ".join(str(error).split())[:300]
         msg = f"cannot load the data set {path!r}: {text}; give a hub id (and be online) or a folder of save_to_disk"
         raise DataError(msg) from None
-    splits = found if isinstance(found, dict) else {str(found.split or "all"): found}
+    return found if isinstance(found, dict) else {str(found.split or "all"): found}
+
+
+def _open(path: str, where: str, split: str | None) -> tuple[datasets.Dataset, str | None]:
+    """The wanted split and its name; no name if it has to be made from the only one (Kvasir-VQA)."""
+    splits = _splits(path, where)
     names = list(splits)
     if split in splits:
         return splits[split], split
@@ -121,7 +155,7 @@ def _grouped(
     texts: dict[str, deque[tuple[str, dict[str, str]]]],
 ) -> ImageGroups:
     """The rows by image."""
-    identity = next((name for name in _IDS if name in data.column_names), None)
+    identity = _identity(data)
     columns = ["image", *([identity] if identity else []), *(name for name in COLUMNS if name in data.column_names)]
     named = {name: _class_names(data.features[name]) for name in columns}
     groups = ImageGroups()
@@ -137,6 +171,11 @@ def _grouped(
         rows = groups.of(number, place, key, identity, _content(row["image"], where))
         rows.add(parse(row, place, data.column_names))
     return groups
+
+
+def _identity(data: datasets.Dataset) -> str | None:
+    """The column of the image's id."""
+    return next((name for name in _IDS if name in data.column_names), None)
 
 
 def _rows(data: datasets.Dataset, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -20,12 +20,10 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
+from leaml import addresses
 from leaml.data import s3
 from leaml.errors import DataError
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_NO_SLASHES = re.compile(r"^(s3[an]?|https?|ftps?|file|gs|gcs|hdfs|az|abfss?|hf):", re.IGNORECASE)
-"""How an address begins that lacks a slash or both."""
 _TEMPORARY = re.compile(r"^\..*\.tmp$")
 _READ_BUFFER = 1 << 20
 _WHOLE, _PART = 64 << 20, 1 << 20
@@ -37,14 +35,14 @@ os.umask(_UMASK)
 
 def is_remote(uri: str) -> bool:
     """Whether `uri` is in S3. Raises DataError for any other scheme, and for one that lacks a slash behind the colon."""
-    match = _SCHEME.match(uri)
-    if match is None:
-        if _NO_SLASHES.match(uri):
+    scheme = addresses.scheme(uri)
+    if scheme is None:
+        if addresses.lacks_slash(uri):
             msg = f"{_shown(uri)} lacks a slash; write s3://bucket/key, or ./{_shown(uri)} for a local file of that name"
             raise DataError(msg)
         return False
-    if match[1].lower() != "s3":
-        msg = f"{_shown(uri)}: scheme {match[1]!r} is not supported; give a local path or s3://bucket/key"
+    if scheme != "s3":
+        msg = f"{_shown(uri)}: scheme {scheme!r} is not supported; give a local path or s3://bucket/key"
         raise DataError(msg)
     return True
 
@@ -231,7 +229,7 @@ def download_tree(uri: str, folder: str) -> None:
 
     def fetch(source: str) -> None:
         with _explained(source, "read"), open_native(source) as stream:
-            target = Path(resolve(folder, source.removeprefix(base)))
+            target = Path(resolve(folder, source[len(base) :]))
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:
                 shutil.copyfileobj(stream, out, _READ_BUFFER)

@@ -40,6 +40,8 @@ from leaml.errors import DataError
 SHARDS = (".tar", ".tar.gz", ".tgz")
 _JUNK = "__MACOSX"
 _LABEL, _CAPTION = ".json", ".txt"
+_SHOWN = 4
+"""Members named in a message."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,8 @@ def _fault(sample: _Sample, labels: list[_Member]) -> tuple[str, str] | None:
 
 
 def _names(members: list[_Member]) -> str:
-    return ", ".join(posixpath.basename(member.name) for member in members)
+    more = f" and {len(members) - _SHOWN} more" if len(members) > _SHOWN else ""
+    return ", ".join(posixpath.basename(member.name) for member in members[:_SHOWN]) + more
 
 
 def _rows(member: _Member) -> LabelRows:

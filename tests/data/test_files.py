@@ -72,7 +72,7 @@ def test_trees_travel_both_ways(base: str, tmp_path: Path) -> None:
     (start / "one").write_bytes(b"1")
     (start / "sub" / "two").write_bytes(b"2" * 3_000_000)
     files.upload_tree(str(start), files.join(base, "tree"))
-    files.download_tree(files.join(base, "tree"), str(tmp_path / "back"))
+    files.download_tree(files.join(base, "tree").replace("s3://", "S3://"), str(tmp_path / "back"))
     back = {
         p.relative_to(tmp_path / "back").as_posix(): p.stat().st_size for p in (tmp_path / "back").rglob("*") if p.is_file()
     }

@@ -194,6 +194,15 @@ def test_7_each_entry_of_a_member_is_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_7_a_message_names_a_few_of_many_members(tmp_path: Path) -> None:
+    members = [(f"clip.{n:03d}.{end}", answered("x") if end == "json" else png(n)) for n in range(9) for end in ("json", "png")]
+    shard(tmp_path / "0.tar", members)
+    details = {row.detail for record in records(format="webdataset", path=str(tmp_path)) for row in record.refused}
+    assert [detail.partition(";")[0] for detail in details] == [
+        "clip.000.json, clip.001.json, clip.002.json, clip.003.json and 5 more"
+    ]
+
+
 def test_7_links_in_a_shard_are_no_images_and_no_labels(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "0.tar", "w") as archive:
         for name, link in (("1.png", None), ("2.json", "1.json"), ("2.png", "1.png")):

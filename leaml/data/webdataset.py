@@ -15,7 +15,7 @@ import posixpath
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, Self
 
 from leaml import images
 from leaml.config import SourceConfig
@@ -89,6 +89,20 @@ class _Sample:
     def ending_in(self, ending: str) -> list[_Member]:
         """The members with this ending."""
         return [member for member in self.members if member.ending == ending]
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header that is whole: tarfile takes a torn one, and the want of one, for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            msg = "it has no end" if str(error) == "empty header" else str(error)
+            raise tarfile.ReadError(msg) from None
 
 
 @reader("webdataset")
@@ -183,9 +197,10 @@ def _digest(name: str) -> bytes:
 def _members(shard: str, keep: Keep, with_texts: bool) -> Iterator[_Member]:
     """All members but folders and hidden ones, with the content of those that are wanted."""
     wanted = {_LABEL, _CAPTION} if with_texts else {_LABEL}
+    mode: Literal["r:*", "r|*"] = "r:*" if with_texts else "r|*"  # with the images unread, most of a shard can be passed over
     with files.open_read(shard) as stream:
         try:
-            with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            with tarfile.open(fileobj=stream, mode=mode, tarinfo=_Header) as archive:
                 for info in archive:
                     member = _Member(shard, posixpath.normpath(info.name))
                     parts = member.name.split("/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -108,6 +109,31 @@ def test_a_caption_in_a_shard_is_that_of_its_name_and_of_one_image(tmp_path: Pat
     both = {"1.png": png(1), "1.json": b'{"caption": "Of the key."}', "1.txt": b"Of the text."}
     shard(tmp_path / "0.tar", both)
     assert captions.read(str(tmp_path / "0.tar")).of("id", uris[0]) == "Of the key."
+
+
+def test_captions_of_a_shard_are_read_without_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard(tmp_path / "0.tar", {"1.png": bytes(30 << 20), "1.txt": b"One."})
+    read: list[int] = []
+
+    class Counting(io.FileIO):
+        def readinto(self, buffer: Any, /) -> int:
+            read.append(len(buffer))
+            return super().readinto(buffer) or 0
+
+    monkeypatch.setattr(files, "open_native", Counting)
+    assert len(captions.read(str(tmp_path / "0.tar"))) == 1
+    assert sum(read) < 8 << 20
+
+
+def test_a_torn_or_packed_shard_of_captions(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", {"1.png": png(1), "1.txt": b"One.", "2.png": png(2), "2.txt": b"Two."})
+    whole = (tmp_path / "0.tar").read_bytes()
+    (tmp_path / "0.tgz").write_bytes(gzip.compress(whole))
+    assert len(captions.read(str(tmp_path / "0.tgz"))) == 2
+    for size in (1300, 2048, 2600):
+        (tmp_path / "0.tar").write_bytes(whole[:size])
+        with pytest.raises(DataError, match=r"0\.tar is not a whole tar archive"):
+            captions.read(str(tmp_path / "0.tar"))
 
 
 def test_a_file_of_captions_names_members_of_shards(tmp_path: Path) -> None:

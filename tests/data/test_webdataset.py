@@ -143,9 +143,28 @@ def test_7_labels_are_never_those_of_an_image_that_may_be_another_one(
         assert rows == [(folder + refused[0], refused[1])]
 
 
+def test_7_a_shard_that_is_torn_anywhere_is_an_error(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", [("1.png", png(1)), ("1.json", answered("red")), ("2.png", png(2)), ("2.json", answered("blue"))])
+    whole = (tmp_path / "0.tar").read_bytes()
+    assert len(whole.rstrip(b"\0")) > 7 * 512
+    for size in range(0, 8 * 512 + 1, 128):
+        (tmp_path / "0.tar").write_bytes(whole[:size])
+        with pytest.raises(DataError, match=r"0\.tar is not a whole tar archive"):
+            records(format="webdataset", path=str(tmp_path))
+    for damaged in (whole[:2048] + b"x" * 512 + whole[2560:], whole[:1024] + b"x" + whole[1025:]):
+        (tmp_path / "0.tar").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"0\.tar is not a whole tar archive"):
+            records(format="webdataset", path=str(tmp_path))
+    (tmp_path / "0.tar").write_bytes(whole[: 8 * 512 + 512])  # one block of the two that end it
+    assert len(records(format="webdataset", path=str(tmp_path))) == 2
+
+
 def test_7_names_of_members_have_one_form(tmp_path: Path) -> None:
     members = [("./1.png", png(1)), ("1.json", answered("red")), ("a//2.PNG", png(2)), ("./a/2.JSON", answered("blue"))]
     assert web(tmp_path, *members) == (["1.png: red", "a/2.PNG: blue"], [])
+    long = f"{'d' * 90}/{'é' * 90}/3"
+    assert web(tmp_path, (f"{long}.png", png(3)), (f"{long}.json", answered("green"))) == ([f"{long}.png: green"], [])
+    shard(tmp_path / "0.tar", members)
     (tmp_path / "0.tar").rename(tmp_path / "1.TAR")
     assert [r.questions[0].answer for r in records(format="webdataset", path=str(tmp_path))] == ["red", "blue"]
 

@@ -1,7 +1,8 @@
 """Images of more than 8 bits a value: which value is white, and the low bytes that Pillow drops.
 
 A file of 16 bits often holds 10, 12 or 14 of them, which read as 16 are black. White is what the file says, or else
-the largest value of as many bits as its greatest value has.
+the largest value of as many bits as its greatest value has. Of the values the thousandth part at each end, but at least
+one, does not count where it lies far outside of the others (`_FAR`): one broken pixel must not turn an image black.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from PIL import Image
 _FULL = 65535
 _MIN, _MAX, _SMIN, _SMAX = 280, 281, 340, 341
 """TIFF's tags for the range of values: MinSampleValue, MaxSampleValue, SMinSampleValue, SMaxSampleValue."""
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_OUTLIERS = 1000
+"""One of so many values at each end may be an outlier."""
+_FAR = 4
+"""Values are outliers where the range with them is over so many times the range without: two bits."""
 _FLAT = 16
 """Where the values take less than this part of black to white, they are stretched from the least to the greatest."""
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -28,9 +34,27 @@ def stated_range(image: Image.Image, data: bytes) -> tuple[float, float] | None:
     if tags is not None:
         low = _number(tags.get(_SMIN, tags.get(_MIN, 0)))
         high = _number(tags.get(_SMAX, tags.get(_MAX)))
-        return None if low is None or high is None or not low < high else (low, high)
+        if low is None or high is None or not low < high or (low, high) == (0, _FULL):  # the last says no more than 16 bits
+            return None
+        return low, high
     bits = _significant_bits(data) if image.format == "PNG" else 0
     return (0.0, float(2**bits - 1)) if bits else None
+
+
+def is_negative(image: Image.Image) -> bool:
+    """Whether the file says that 0 is white and Pillow does not turn it: it does so up to 8 bits only."""
+    tags = getattr(image, "tag_v2", None)
+    return image.mode.startswith(("I", "F")) and tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def without_outliers(low: float, high: float, values: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Least and greatest value, given those of all and a part of the values that stands for all; outliers do not count."""
+    if len(values) < 3:
+        return low, high
+    most = max(1, len(values) // _OUTLIERS)
+    inner = np.partition(values, (most, len(values) - 1 - most))
+    first, last = float(inner[most]), float(inner[-1 - most])
+    return (first, last) if 0 < _FAR * (last - first) < high - low else (low, high)
 
 
 def range_of(low: float, high: float, stated: tuple[float, float] | None) -> tuple[float, float]:
@@ -58,7 +82,7 @@ def drops_low_bytes(mode: str, raw: str) -> bool:
 
 def is_dark(image: Image.Image) -> bool:
     """Whether the high bytes of an image use less than 8 bits, so that low bytes count."""
-    return max(high for _, high in _extrema(image)[: _colours(image)]) < 128
+    return max(_tops(image)[: _colours(image)]) < 128
 
 
 def swapped(raw: str) -> str | None:
@@ -93,8 +117,8 @@ def joined(high: Image.Image, low: Image.Image, whites: tuple[float, ...]) -> Im
 def whites(high: Image.Image, low: Image.Image, stated: tuple[float, float] | None) -> tuple[float, ...]:
     """White of each channel, by the greatest value of the colours; that of alpha is no less."""
     colours = _colours(high)
-    pairs = zip(_extrema(high), _extrema(low), strict=True)
-    tops = [above * 256 + 255 if above else below for (_, above), (_, below) in pairs]
+    pairs = zip(_tops(high), _tops(low), strict=True)
+    tops = [above * 256 + 255 if above else below for above, below in pairs]
     most = max(tops[:colours])
     white = stated[1] if stated is not None and most <= stated[1] else _white(most)
     return (*[white] * colours, *[max(white, _white(top)) for top in tops[colours:]])
@@ -104,9 +128,17 @@ def _white(value: int) -> float:
     return float(2 ** max(1, value.bit_length()) - 1)
 
 
-def _extrema(image: Image.Image) -> list[tuple[int, int]]:
-    found: Any = image.getextrema()
-    return list(found) if isinstance(found[0], tuple) else [found]
+def _tops(image: Image.Image) -> list[int]:
+    """Greatest value of each band of 8 bits; those of colours without outliers."""
+    bands = np.asarray(image.histogram()).reshape(-1, 256)
+    return [_top(counts, number < _colours(image)) for number, counts in enumerate(bands)]
+
+
+def _top(counts: np.ndarray[Any, Any], but_outliers: bool) -> int:
+    above = np.cumsum(counts[::-1])[::-1]  # so many values are that great at least
+    greatest = int(np.flatnonzero(above)[-1])
+    inner = int(np.flatnonzero(above > max(1, above[0] // _OUTLIERS))[-1]) if above[0] > 2 else greatest
+    return inner if but_outliers and _FAR * (inner + 1) <= greatest + 1 else greatest
 
 
 def _colours(image: Image.Image) -> int:

@@ -57,6 +57,8 @@ _TILE = 2**20
 """Pixels of a tile that an image may have whatever its size."""
 _STRIP = 250_000
 """Pixels that are converted at a time, so that no intermediate image is as large as the whole."""
+_SAMPLE = 2**18
+"""Values of an image that are looked at for outliers."""
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "I", "F"}
 
 
@@ -244,6 +246,7 @@ OTHER_FILES = {
     "SVG": "SVG is not supported; render it to PNG",
     "HTML": "an HTML page",
     "PDF": "a PDF document",
+    "TIFF": "a damaged TIFF, or one whose bits, colours or compression are not supported; convert it to PNG",
     "PNM": "PPM, PGM and PBM are not supported; convert it to PNG",
 }
 """What files are that are no images that can be read; fixed texts, without anything of a file."""
@@ -259,6 +262,8 @@ def _guess(data: bytes) -> str:
         return OTHER_FILES["HTML"]
     if start.startswith(b"%pdf"):
         return OTHER_FILES["PDF"]
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return OTHER_FILES["TIFF"]
     if re.match(rb"p[1-7f]\s", start):
         return OTHER_FILES["PNM"]
     return f"unknown format or damaged header, starts with {data[:8].hex()}"
@@ -319,6 +324,8 @@ def _conversion(image: Image.Image, data: bytes) -> Callable[[Image.Image], Imag
             low, high = depth.range_of(low, high, stated)
         elif stated is not None and stated[0] <= low and high <= stated[1]:
             low, high = stated
+        if depth.is_negative(image):
+            low, high = high, low
         return lambda strip: _stretched(strip, low, high)
     if image.has_transparency_data:
         return _on_white
@@ -331,20 +338,23 @@ def _on_white(strip: Image.Image) -> Image.Image:
 
 
 def _range(image: Image.Image) -> tuple[float, float]:
-    """Least and greatest finite value; 0 and 0 where there is none."""
+    """Least and greatest finite value but for outliers; 0 and 0 where there is none."""
     low, high = math.inf, -math.inf
+    samples = []
+    step = image.width * image.height // _SAMPLE | 1  # odd: the columns of most widths take turns
     for strip, _ in _strips(image):
         values = np.asarray(strip, dtype=np.float64)
         finite = values[np.isfinite(values)]
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    return (low, high) if low <= high else (0.0, 0.0)
+            samples.append(finite[::step].copy())
+    return depth.without_outliers(low, high, np.concatenate(samples)) if samples else (0.0, 0.0)
 
 
 def _stretched(strip: Image.Image, low: float, high: float) -> Image.Image:
-    """From `low`, black, to `high`, white: convert("RGB") would clip at 255 and turn nearly everything white."""
+    """From `low`, black, to `high`, white, which may be the less: convert("RGB") would clip at 255, nearly all to white."""
     values = np.asarray(strip, dtype=np.float64)
-    scale = 255.0 / (high - low) if high > low else 0.0
+    scale = 255.0 / (high - low) if high != low else 0.0
     eight = np.nan_to_num((values - low) * scale, nan=0.0, posinf=255.0, neginf=0.0)
     return Image.fromarray(np.clip(np.rint(eight), 0, 255).astype(np.uint8)).convert("RGB")
 

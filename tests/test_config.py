@@ -285,6 +285,9 @@ def test_paths_of_a_file_are_relative_to_it_and_names_stay(elsewhere: Path) -> N
         ("data.labeled={format: jsonl, path: ./a/../x.jsonl}", "{here}/x.jsonl"),
         ("data.labeled.path=/data/x.jsonl", "/data/x.jsonl"),
         ("data.labeled.path=s3://bucket/x.jsonl", "s3://bucket/x.jsonl"),
+        ("data.labeled.path=s3:/bucket/x.jsonl", "s3:/bucket/x.jsonl"),  # refused as what it is, and not as a file that is gone
+        ("data.labeled={format: jsonl, path: 'http:x'}", "http:x"),
+        ("data.labeled={format: jsonl, path: './s3:x'}", "{here}/s3:x"),
         ("data.labeled.path=~/x.jsonl", "{home}/x.jsonl"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -134,6 +135,73 @@ def test_transparency_of_twelve_bits_is_put_on_white() -> None:
     for opaque in (4095, 65535):
         values[..., 3] = opaque
         assert np.array_equal(np.asarray(decode(png16(values, 6))), eight(values, 12))
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("deflate", [False, True])
+def test_18_white_is_zero_is_no_negative(bits: int, deflate: bool) -> None:
+    values = ramp(bits)
+    found = np.asarray(decode(tiff16(2**bits - 1 - values, "<", deflate, {262: 0}))).astype(int)
+    assert np.abs(found - eight(values, bits)).max() <= 1
+    floats = io.BytesIO()
+    Image.fromarray((2**bits - 1 - values[..., 0]).astype(np.float32)).save(floats, "TIFF", tiffinfo={262: 0})
+    assert np.abs(np.asarray(decode(floats.getvalue())).astype(int) - eight(values, bits)).max() <= 1
+
+
+def test_18_white_is_zero_with_a_stated_range() -> None:
+    dark = 4095 - ramp(12) // 4  # 0 is white: the darkest quarter
+    assert np.asarray(decode(tiff16(dark, tags={262: 0, 281: 4095}))).max() == 64
+    with pytest.raises(ImageRejected, match=r"a damaged TIFF, or one whose bits, .* convert it to PNG"):
+        decode(tiff16(dark, ">", tags={262: 0}))  # Pillow does not know it
+
+
+@pytest.mark.parametrize(
+    ("bits", "size", "count"), [(8, (48, 64), 3), (10, (48, 64), 1), (12, (8, 8), 1), (14, (48, 64), 3), (12, (700, 900), 300)]
+)
+def test_18_a_few_broken_pixels_turn_no_image_black(bits: int, size: tuple[int, int], count: int) -> None:
+    for channels, colour in ((1, 0), (3, 2), (4, 6)):
+        one = np.rint(np.linspace(0, 2**bits - 1, size[0] * size[1])).astype(np.uint16).reshape(size)
+        values = np.stack([one, one[::-1], one[:, ::-1], np.full_like(one, 65535)][:channels], axis=-1)
+        where = np.random.default_rng(0).choice(one.size, count, replace=False)
+        values.reshape(-1, channels)[where] = 65535
+        files = [png16(values, colour), png16(values, colour, significant=bits)]
+        for data in [*files, tiff16(values), tiff16(values, ">"), tiff16(values, tags={281: 65535})]:
+            found = np.asarray(decode(data)).astype(int)
+            right = eight(np.minimum(values, 2**bits - 1), bits)
+            assert np.abs(found - right).max() <= 1, (channels, colour)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_18_a_broken_pixel_of_other_depths_turns_no_image_black(kind: type) -> None:
+    values = np.linspace(-500, 1500, 64 * 48).reshape(48, 64).astype(kind)
+    clean = decode(tiff(values))
+    for far in (1e9, -1e9):
+        values[10, 10] = far
+        found = np.asarray(decode(tiff(values))).astype(int)
+        assert np.abs(np.delete(found - np.asarray(clean), 10, 0)).max() <= 1
+
+
+def tiff(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+def test_18_small_bright_things_on_black_are_no_outliers() -> None:
+    for channels, colour in ((1, 0), (3, 2)):
+        values = np.zeros((100, 100, channels), np.uint16)
+        values[50, 50:53] = 40_000
+        found = np.asarray(decode(png16(values, colour)))
+        assert found[50, 51].min() >= 150
+        assert found[0].max() == 0
+
+
+def test_18_the_contrast_of_a_whole_range_stays() -> None:
+    """A thousandth of the values is cut only where it lies far outside."""
+    values = ramp(16)
+    values[:40] //= 3
+    plain = np.asarray(decode(png16(values, 0))).astype(int)
+    assert np.abs(plain - eight(values, 16)).max() == 0
 
 
 @pytest.mark.parametrize("header", [b"P5 64 48 4095\n", b"P6\n64 48\n255\n", b"P2\n2 2\n15\n1 2 3 4"])

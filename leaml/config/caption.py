@@ -47,11 +47,14 @@ class CaptionConfig(Section):
     client: ClientConfig = Field(default_factory=ClientConfig, description="How url is asked.")
     file: str | None = Field(
         None,
-        description="File of ready captions (JSONL, JSON, CSV or Parquet with the columns image and caption; it may be the "
-        "file of the unlabeled source); its images are not captioned by the teacher.",
+        description="File of ready captions (JSONL, JSON, CSV or Parquet with the columns image and caption), or the path of a "
+        "source whose images have them (JSONL, CSV, Parquet, WebDataset, a folder of save_to_disk); images that have one are "
+        "not captioned by the teacher.",
         json_schema_extra=PATH,
     )
-    column: str = Field("caption", description="Column, or key, of the caption in file.")
+    column: str = Field(
+        "caption", description="Column, or key, of the caption in file (of WebDataset: in the .json; else the .txt)."
+    )
     complete: bool = Field(
         True, description="Whether the teacher captions the images that have none in file; false: they are left out, counted."
     )

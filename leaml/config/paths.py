@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from leaml import addresses
 from leaml.config.base import PATH, Section
 from leaml.config.keys import section_of
 from leaml.config.models import BUILTIN
@@ -28,7 +29,7 @@ def absolute_from(base: Path) -> Change:
     """Makes relative paths absolute. A name is taken for a path if it begins like one, or is there."""
 
     def change(value: str, may_be_name: bool) -> str:
-        if "://" in value or not value:
+        if addresses.scheme(value) or addresses.lacks_slash(value) or not value:  # files says what is wrong with the latter
             return value
         path = os.path.normpath(base / Path(value).expanduser())
         plainly = value.startswith(("/", "./", "../", "~")) or value in (".", "..")

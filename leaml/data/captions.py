@@ -3,6 +3,9 @@
 JSON Lines (or a JSON list) of `{"image": "frame_0001.jpg", "caption": "A pink polyp."}`, a JSON object `{"frame_0001.jpg": "A
 pink polyp."}`, CSV or Parquet with the same columns; Parquet may hold the image itself. `image` is a file name, with as much of
 its path as tells it from others, or an image_id; `file_name`, `uri` and `image_id` are read in its place.
+
+Or the source of the images itself: a Parquet file or a folder of them, WebDataset shards (a key of the `.json`, else the `.txt`
+beside the image), a folder of `datasets.save_to_disk`.
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from leaml import tables
-from leaml.data import files
+from leaml.data import files, webdataset
 from leaml.data.jsonl import lines
+from leaml.data.records import SAVED
 from leaml.errors import DataError
 
 NAMES = ("image", "file_name", "uri", "image_id")
 """Columns that may hold the image's name, the first that is there."""
-_BATCH = 10_000
+_BATCH, _BATCH_OF_IMAGES = 10_000, 32
 
 
 class Captions:
@@ -42,7 +46,8 @@ class Captions:
 
     def of(self, image_id: str, uri: str | None) -> str | None:
         """The caption of an image, None without one. Raises DataError when its name is that of another image, too."""
-        for name in (image_id, *_endings(_normal(uri or ""))):
+        path = _normal(uri or "")
+        for name in (image_id, *_endings(path), *_endings(_member(path))):
             if name in self._texts:
                 if self._used.setdefault(name, image_id) != image_id:
                     msg = f"{self.uri}: {name!r} is the name of several images, one of them {uri}; write more of the path"
@@ -60,7 +65,7 @@ def read(uri: str, column: str = "caption") -> Captions:
     """The captions of a file; empty ones count as none.
 
     Args:
-        uri: JSON Lines, JSON, CSV or Parquet, by the name's ending.
+        uri: JSON Lines, JSON, CSV, Parquet or a shard, by the name's ending; or a folder of Parquet, shards or a data set.
         column: Column, or key, of the caption.
 
     Raises:
@@ -90,7 +95,11 @@ def _texts(uri: str, column: str) -> Iterator[tuple[str, str]]:
 def _rows(uri: str, column: str) -> Iterator[tuple[str, Any]]:
     """`(file and place, row)`."""
     ending = posixpath.splitext(uri)[1].lower()
-    if ending == ".parquet":
+    if not files.is_file(uri):
+        yield from _folder(uri, column)
+    elif uri.lower().endswith(webdataset.SHARDS):
+        yield from webdataset.captions(uri, column)
+    elif ending == ".parquet":
         yield from _parquet(uri, column)
     elif ending in (".csv", ".json"):
         data = files.read_bytes(uri)
@@ -102,6 +111,25 @@ def _rows(uri: str, column: str) -> Iterator[tuple[str, Any]]:
             raise DataError(msg) from None
     else:
         yield from lines(uri)
+
+
+def _folder(uri: str, column: str) -> Iterator[tuple[str, Any]]:
+    found = files.listing(uri)
+    if any(files.join(uri.rstrip("/"), name) in found for name in SAVED):
+        from leaml.data import huggingface  # not above: datasets is slow to import
+
+        yield from huggingface.captions(uri, column)
+    elif any(name.lower().endswith(webdataset.SHARDS) for name in found):
+        yield from webdataset.captions(uri, column)
+    elif parts := [name for name in found if name.lower().endswith(".parquet")]:
+        for part in parts:
+            yield from _parquet(part, column)
+    else:
+        msg = (
+            f"{uri} is a folder without Parquet files, shards (.tar) or a data set of save_to_disk; give such a folder, or the "
+            "file of the captions, such as its metadata.csv"
+        )
+        raise DataError(msg)
 
 
 def _csv(uri: str, text: str) -> Iterator[tuple[str, Any]]:
@@ -130,7 +158,10 @@ def _parquet(uri: str, column: str) -> Iterator[tuple[str, Any]]:
             raise DataError(msg) from None
         names = [name for name in (*NAMES, "bytes", column) if name in parquet.schema_arrow.names]
         number = 0
-        for batch in parquet.iter_batches(_BATCH, columns=names):
+        if column not in names:  # another table of the folder
+            return
+        size = _BATCH_OF_IMAGES if {"image", "bytes"} & set(names) else _BATCH
+        for batch in parquet.iter_batches(size, columns=names):
             for row in batch.to_pylist():
                 yield f"{uri}, row {number}", _named(row)
                 number += 1
@@ -146,6 +177,12 @@ def _named(row: dict[str, Any]) -> dict[str, Any]:
 
 def _normal(name: str) -> str:
     return name if "://" in name else posixpath.normpath(name) if name else ""
+
+
+def _member(path: str) -> str:
+    """The name in its shard of a member of one, "" of another file."""
+    shard, _, name = path.rpartition("#")
+    return name if shard.lower().endswith(webdataset.SHARDS) else ""
 
 
 def _endings(path: str) -> Iterator[str]:

@@ -20,11 +20,10 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
+from leaml import addresses
 from leaml.data import s3
 from leaml.errors import DataError
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_ONE_SLASH = re.compile(r"^s3:/(?!/)", re.IGNORECASE)
 _TEMPORARY = re.compile(r"^\..*\.tmp$")
 _READ_BUFFER = 1 << 20
 _WHOLE, _PART = 64 << 20, 1 << 20
@@ -35,15 +34,15 @@ os.umask(_UMASK)
 
 
 def is_remote(uri: str) -> bool:
-    """Whether `uri` is in S3. Raises DataError for any other scheme."""
-    match = _SCHEME.match(uri)
-    if match is None:
-        if _ONE_SLASH.match(uri):
-            msg = f"{uri} has one slash behind s3:; write s3://bucket/key"
+    """Whether `uri` is in S3. Raises DataError for any other scheme, and for one that lacks a slash behind the colon."""
+    scheme = addresses.scheme(uri)
+    if scheme is None:
+        if addresses.lacks_slash(uri):
+            msg = f"{_shown(uri)} lacks a slash; write s3://bucket/key, or ./{_shown(uri)} for a local file of that name"
             raise DataError(msg)
         return False
-    if match[1].lower() != "s3":
-        msg = f"{uri}: scheme {match[1]!r} is not supported; give a local path or s3://bucket/key"
+    if scheme != "s3":
+        msg = f"{_shown(uri)}: scheme {scheme!r} is not supported; give a local path or s3://bucket/key"
         raise DataError(msg)
     return True
 
@@ -65,8 +64,7 @@ def resolve(base: str, name: str) -> str:
     """
     path = name if is_remote(name) else join(base, name)
     if "\0" in name or not _normal(path).startswith(_normal(base).rstrip("/") + "/"):
-        shown = name if len(name) <= _NAME_SHOWN else f"{name[:_NAME_SHOWN]}..."
-        msg = f"{shown} is outside of the folder {base}; set `images` to a folder that holds it"
+        msg = f"{_shown(name)} is outside of the folder {base}; set `images` to a folder that holds it"
         raise DataError(msg)
     return path
 
@@ -89,7 +87,7 @@ def open_native(uri: str) -> pa.NativeFile:
     filesystem, path = _filesystem(uri)
     with _explained(uri, "read"):
         if s3.is_foreign(uri):
-            return pa.BufferReader(s3.get(uri))
+            return pa.PythonFile(s3.Object(uri), mode="r")
         return filesystem.open_input_file(path)
 
 
@@ -108,7 +106,17 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
 
 
 def fingerprint(uri: str) -> str:
-    """SHA-256 of a file's size and content; of more than 64 MiB only the first and the last MiB are read. Raises DataError."""
+    """SHA-256 of a file's size and content; of more than 64 MiB only the first and the last MiB are read. Raises DataError.
+
+    Of a folder: of the names and fingerprints of its files.
+    """
+    if not is_file(uri):
+        base = len(uri.rstrip("/")) + 1
+        found = listing(uri)
+        with ThreadPoolExecutor(s3.PARALLEL) as pool:
+            parts = zip(found, pool.map(fingerprint, found), strict=True)
+            text = "".join(f"{path[base:]}\n{part}\n" for path, part in parts)
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     with open_native(uri) as stream, _explained(uri, "read"):
         size = stream.size()
         digest = hashlib.sha256(f"{size}\n".encode())
@@ -180,9 +188,11 @@ def listing(uri: str, suffixes: Iterable[str] | None = None, recursive: bool = T
         raise DataError(msg)
     ends = tuple(s.lower() for s in suffixes) if suffixes is not None else ("",)
     with _explained(uri, "list"):
-        if is_remote(uri):
+        if s3.is_foreign(uri):
+            paths: Iterable[str] = s3.listing(uri, recursive)
+        elif is_remote(uri):
             found = s3.filesystem().get_file_info(fs.FileSelector(s3.path(uri), recursive=recursive))
-            paths: Iterable[str] = ("s3://" + info.path for info in found if info.type == fs.FileType.File)
+            paths = ("s3://" + info.path for info in found if info.type == fs.FileType.File)
         else:
             paths = _walk(uri, recursive, set())
         return sorted(p for p in paths if p.lower().endswith(ends) and not _TEMPORARY.match(posixpath.basename(p)))
@@ -205,7 +215,9 @@ def delete_tree(uri: str) -> None:
         return
     filesystem, path = _filesystem(uri)
     with _explained(uri, "delete"), contextlib.suppress(FileNotFoundError):  # another one may delete it at the same time
-        if kind == fs.FileType.Directory:
+        if s3.is_foreign(uri):
+            s3.delete(uri)
+        elif kind == fs.FileType.Directory:
             filesystem.delete_dir(path)
         else:
             filesystem.delete_file(path)
@@ -217,7 +229,7 @@ def download_tree(uri: str, folder: str) -> None:
 
     def fetch(source: str) -> None:
         with _explained(source, "read"), open_native(source) as stream:
-            target = Path(resolve(folder, source.removeprefix(base)))
+            target = Path(resolve(folder, source[len(base) :]))
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as out:
                 shutil.copyfileobj(stream, out, _READ_BUFFER)
@@ -305,17 +317,23 @@ def _kind(uri: str) -> fs.FileType:
     filesystem, path = _filesystem(uri)
     with _explained(uri, "read"):
         if s3.is_foreign(uri):
-            return fs.FileType.File if s3.exists(uri) else fs.FileType.NotFound
+            return s3.kind(uri)
         return filesystem.get_file_info(path).type
 
 
 def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    if not is_remote(uri):
-        if "\0" in uri:
-            msg = f"{uri!r} holds a NUL character; remove it"
-            raise DataError(msg)
-        return fs.LocalFileSystem(), uri
-    return s3.filesystem(), s3.path(uri)
+    remote = is_remote(uri)
+    if "\0" in uri:
+        msg = f"{uri!r} holds a NUL character; remove it"
+        raise DataError(msg)
+    if remote:
+        return s3.filesystem(), s3.path(uri)
+    # Arrow takes a relative path with a colon for an address
+    return fs.LocalFileSystem(), f"./{uri}" if ":" in uri and not uri.startswith("/") else uri
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= _NAME_SHOWN else f"{name[:_NAME_SHOWN]}..."
 
 
 def _missing(uri: str) -> str:

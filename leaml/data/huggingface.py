@@ -1,7 +1,7 @@
 """Hugging Face data sets: a hub id, a folder written by `save_to_disk`, or a folder that `load_dataset` understands.
 
 Columns `image`, `question`, `answer` and optionally `question_type`, `options`, `source`, `img_id` or `image_id`; rows with
-the same image id (else path, else bytes) are one image. Kvasir-VQA is recognised by its columns and its question
+the same image id (without one, the same image) are about one image. Kvasir-VQA is recognised by its columns and its question
 templates, see `kvasir`.
 """
 
@@ -12,6 +12,7 @@ import posixpath
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -20,9 +21,11 @@ import pyarrow as pa
 from leaml.config import SourceConfig
 from leaml.data import delimited, files, kvasir
 from leaml.data.embedded import decode
+from leaml.data.image_groups import ImageGroups, ImageRows, content_of
 from leaml.data.label_rows import COLUMNS, parse
-from leaml.data.records import Keep, LabelRows, Record, hash_split, need_path
+from leaml.data.records import MAX_IMAGE_BYTES, SAVED, Keep, Record, hash_split, need_path
 from leaml.data.registry import reader
+from leaml.data.values import is_missing
 from leaml.errors import DataError
 from leaml.tables import image_id
 
@@ -37,23 +40,55 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     path = need_path("huggingface", source.path)
     with _local(path) as where:
         data, split = _open(path, where, source.split)
-        if "image" not in data.column_names:
-            msg = f"{path}: no column 'image'; it has {data.column_names}"
-            raise DataError(msg)
-        try:
-            data = data.cast_column("image", datasets.Image(decode=False))
-        except (TypeError, ValueError, pa.ArrowException) as error:
-            msg = f"{path}: column 'image' is {data.features['image']}, not images: {error}; cast it to datasets.Image"
-            raise DataError(msg) from None
+        data = _encoded_images(path, data)
         is_kvasir = _is_kvasir(data)
         texts = _csv_texts(where)
-        for key, (first, rows) in _grouped(path, data, is_kvasir, texts).items():
+        for group in _grouped(path, where, data, is_kvasir, texts):
+            key = f"row-{group.number}" if group.key is None else group.key
             made = hash_split(key) if is_kvasir else split
             if is_kvasir and source.split in _MADE_SPLITS and split is None and made != source.split:
                 continue
             uri = f"{path}#{key}"
             if keep(uri):
-                yield _record(data[first], uri, made, rows)
+                yield _record(data[group.number], uri, made, group)
+
+
+def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and caption of the rows of all splits that have the column; yields as `leaml.data.captions` wants it.
+
+    Args:
+        path: A folder, local or in S3.
+        column: Column of the caption, and key of it in the rows that are yielded; their key `image` is the image's id, or the
+            URI of its record where the data set holds names of images.
+
+    Raises:
+        DataError: As `read`.
+    """
+    with _local(path) as where:
+        for split, data in _splits(path, where).items():
+            if column not in data.column_names:
+                continue
+            identity = _identity(data)
+            columns = ["image", column, *([identity] if identity else [])]
+            for number, row in _rows(_encoded_images(path, data), columns):
+                image, _ = _encoded(row["image"])
+                key = row[identity] if identity and not is_missing(row[identity]) else _content(row["image"], where)
+                yield (
+                    f"{path}, {split}, row {number}",
+                    {"image": image_id(image) if image else f"{path}#{key}", column: row[column]},
+                )
+
+
+def _encoded_images(path: str, data: datasets.Dataset) -> datasets.Dataset:
+    """The data set with its images as they are encoded. Raises DataError if it has none."""
+    if "image" not in data.column_names:
+        msg = f"{path}: no column 'image'; it has {data.column_names}"
+        raise DataError(msg)
+    try:
+        return data.cast_column("image", datasets.Image(decode=False))
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        msg = f"{path}: column 'image' is {data.features['image']}, not images: {error}; cast it to datasets.Image"
+        raise DataError(msg) from None
 
 
 @contextlib.contextmanager
@@ -66,18 +101,20 @@ def _local(path: str) -> Iterator[str]:
         yield folder
 
 
-def _open(path: str, where: str, split: str | None) -> tuple[datasets.Dataset, str | None]:
-    """The wanted split and its name; no name if it has to be made from the only one (Kvasir-VQA)."""
-    saved = files.exists(where) and any(
-        files.exists(files.join(where, name)) for name in ("dataset_dict.json", "dataset_info.json", "state.json")
-    )
+def _splits(path: str, where: str) -> dict[str, datasets.Dataset]:
+    saved = files.exists(where) and any(files.exists(files.join(where, name)) for name in SAVED)
     try:
         found = datasets.load_from_disk(where) if saved else datasets.load_dataset(where)
     except Exception as error:  # hub, network, builder and Arrow errors have no common base
         text = " ".join(str(error).split())[:300]
         msg = f"cannot load the data set {path!r}: {text}; give a hub id (and be online) or a folder of save_to_disk"
         raise DataError(msg) from None
-    splits = found if isinstance(found, dict) else {str(found.split or "all"): found}
+    return found if isinstance(found, dict) else {str(found.split or "all"): found}
+
+
+def _open(path: str, where: str, split: str | None) -> tuple[datasets.Dataset, str | None]:
+    """The wanted split and its name; no name if it has to be made from the only one (Kvasir-VQA)."""
+    splits = _splits(path, where)
     names = list(splits)
     if split in splits:
         return splits[split], split
@@ -111,26 +148,52 @@ def _csv_texts(where: str) -> dict[str, deque[tuple[str, dict[str, str]]]]:
 
 
 def _grouped(
-    path: str, data: datasets.Dataset, is_kvasir: bool, texts: dict[str, deque[tuple[str, dict[str, str]]]]
-) -> dict[str, tuple[int, LabelRows]]:
-    """Image key -> first row and label rows. Reads images only where nothing else tells them apart."""
-    identity = next((name for name in _IDS if name in data.column_names), "image")
-    columns = list(dict.fromkeys([identity, *(["image"] if texts else []), *(n for n in COLUMNS if n in data.column_names)]))
+    path: str,
+    where: str,
+    data: datasets.Dataset,
+    is_kvasir: bool,
+    texts: dict[str, deque[tuple[str, dict[str, str]]]],
+) -> ImageGroups:
+    """The rows by image."""
+    identity = _identity(data)
+    columns = ["image", *([identity] if identity else []), *(name for name in COLUMNS if name in data.column_names)]
     named = {name: _class_names(data.features[name]) for name in columns}
-    groups: dict[str, tuple[int, LabelRows]] = {}
-    batches = data.select_columns(columns).iter(_BATCH if "image" in columns else 1000)
-    rows = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
-    for number, row in enumerate(rows):
-        labels = groups.setdefault(_key(row[identity], number), (number, LabelRows()))[1]
-        where = f"{path}, row {number}"
+    groups = ImageGroups()
+    for number, row in _rows(data, columns):
+        place = f"{path}, row {number}"
         row |= {name: names(row[name]) for name, names in named.items() if names is not None}
-        if written := texts.get((row.get("image") or {}).get("path") or ""):
-            where, cells = written.popleft()
+        if written := texts.get((row["image"] or {}).get("path") or ""):
+            place, cells = written.popleft()
             row |= {name: cells[name] or None for name in COLUMNS if name in cells}
         if is_kvasir:
             row.setdefault("question_type", kvasir.QUESTION_TYPES.get(str(row["question"]).strip()))
-        labels.add(parse(row, where, data.column_names))
+        key = None if identity is None or is_missing(row[identity]) else str(row[identity])
+        rows = groups.of(number, place, key, identity, _content(row["image"], where))
+        rows.add(parse(row, place, data.column_names))
     return groups
+
+
+def _identity(data: datasets.Dataset) -> str | None:
+    """The column of the image's id."""
+    return next((name for name in _IDS if name in data.column_names), None)
+
+
+def _rows(data: datasets.Dataset, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    batches = data.select_columns(columns).iter(_BATCH)
+    rows = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
+    return enumerate(rows)
+
+
+def _content(image: dict[str, Any] | None, where: str) -> str | None:
+    """What tells an image from others; its path is relative to the folder that was read, which may be a temporary copy."""
+    data, path = _encoded(image)
+    return content_of(data, path and path.removeprefix(posixpath.abspath(where) + "/"))
+
+
+def _encoded(image: dict[str, Any] | None) -> tuple[bytes | None, str | None]:
+    """The bytes of an image, or else its path."""
+    data, path = (image or {}).get("bytes"), (image or {}).get("path") or None
+    return data or (decode(path) if path else None) or None, path
 
 
 def _class_names(feature: Any) -> Callable[[Any], Any] | None:
@@ -144,19 +207,13 @@ def _class_names(feature: Any) -> Callable[[Any], Any] | None:
     return None
 
 
-def _key(identity: Any, number: int) -> str:
-    if isinstance(identity, dict):
-        identity = image_id(identity["bytes"]) if identity.get("bytes") else identity.get("path")
-    return f"row-{number}" if identity is None else str(identity)
-
-
-def _record(row: dict[str, Any], uri: str, split: str | None, rows: LabelRows) -> Record:
-    name = str(row.get("source") or "huggingface")
-    image = row["image"] or {}
-    data = image.get("bytes") or decode(image.get("path") or "")
-    if data is None and image.get("path"):
-        try:
-            data = files.read_bytes(image["path"])
-        except DataError as error:
-            return Record(uri, name, split, None, error=str(error), **rows.fields())
-    return Record(uri, name, split, data, error=None if data is not None else "the row has no image", **rows.fields())
+def _record(row: dict[str, Any], uri: str, split: str | None, group: ImageRows) -> Record:
+    data, path = _encoded(row["image"])
+    error = group.error or (None if data or path else "the row has no image")
+    made = Record(uri, str(row.get("source") or "huggingface"), split, None, error=error, **group.rows.fields())
+    if error is not None:
+        return made
+    try:
+        return replace(made, data=data or files.read_bytes(str(path), MAX_IMAGE_BYTES))
+    except DataError as fault:
+        return replace(made, error=str(fault))

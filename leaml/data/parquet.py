@@ -2,14 +2,15 @@
 
 A folder holds `images*.parquet` (or `images*/*.parquet`) and optionally `labeled*.parquet`, as in `leaml.tables`. A single
 file has the image as `bytes`, as `image` (bytes, path, or Hugging Face's struct of both) or as `uri`, and may have question
-and answer columns; several rows may be about one image. Text is held in memory, images never are.
+and answer columns. Rows are about one image where they have the same `image_id`, else the same `uri`, else the same image.
+Text is held in memory, images never are.
 """
 
 from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +20,18 @@ import pyarrow.parquet as pq
 from leaml.config import SourceConfig
 from leaml.data import files
 from leaml.data.embedded import decode
+from leaml.data.image_groups import ImageGroups, content_of
 from leaml.data.label_rows import COLUMNS, parse
-from leaml.data.records import Keep, LabelRows, Record, fetch, need_path
+from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_path
 from leaml.data.registry import reader
+from leaml.data.values import is_missing
 from leaml.errors import DataError
-from leaml.tables import IMAGES, LABELED, check, image_id
+from leaml.tables import IMAGES, LABELED, check
 
 _BATCH = 32  # rows decoded at a time: encoded images of a few MB each
 _SUFFIX = ".parquet"
+_IMAGE = ("image_id", "uri", "bytes", "image")
+"""Columns that tell images apart."""
 
 
 @reader("parquet")
@@ -46,23 +51,80 @@ def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
     if not images:
         msg = f"{path} holds no images*.parquet; give a folder of LEAML tables, or the path of a single parquet file"
         raise DataError(msg)
-    groups: dict[str, LabelRows] = {}
-    for uri in (uri for uri in found if below[uri].startswith("labeled")):
-        for batch in _batches(uri, None, 4096):
-            for number, row in enumerate(check(pa.Table.from_batches([batch]), LABELED, uri).to_pylist()):
-                where = row.pop("where") or f"{uri}, image {row['image_id']}, row {number}"
-                known = {name: value for name, value in row.items() if value is not None}
-                groups.setdefault(row["image_id"], LabelRows()).add(parse(known, where, LABELED.names))
-    for uri in images:
-        for batch in _batches(uri, None, _BATCH):
-            for row in check(pa.Table.from_batches([batch]), IMAGES, uri).to_pylist():
-                if source.split is not None and row["split"] != source.split:
-                    continue
-                name = row["uri"] or f"{uri}#{row['image_id']}"
-                if keep(name):
-                    rows = groups.get(row["image_id"]) or LabelRows()
-                    where = source.images or path
-                    yield _record(name, row["bytes"], row["source"] or "parquet", row["split"], rows, where)
+    labels = _labels(uri for uri in found if below[uri].startswith("labeled"))
+    loose = _without_their_image(labels, images, path, source.split)
+    where = source.images or path
+    for place, row in _table_rows(images, IMAGES, None, _BATCH):
+        if source.split is not None and row["split"] != source.split:
+            continue
+        uri = row["uri"] or f"{place.rpartition(', row ')[0]}#{row['image_id']}"
+        if keep(uri):
+            rows = labels.pop(row["image_id"], None) or LabelRows()
+            rows.refused += loose
+            loose = []
+            made = Record(uri, row["source"] or "parquet", row["split"], row["bytes"], **rows.fields())
+            yield _located(made, row["uri"], where)
+
+
+def _labels(uris: Iterable[str]) -> dict[str, LabelRows]:
+    """Image id to its label rows."""
+    labels: dict[str, LabelRows] = {}
+    for place, row in _table_rows(uris, LABELED, None, 4096):
+        where = row.pop("where") or place
+        known = {name: value for name, value in row.items() if value is not None}
+        labels.setdefault(row["image_id"], LabelRows()).add(parse(known, where, LABELED.names))
+    return labels
+
+
+def _without_their_image(labels: dict[str, LabelRows], images: list[str], path: str, split: str | None) -> list[RefusedRow]:
+    """Takes out of `labels` those whose id is that of no image, or of several; returns them as refused rows."""
+    places: dict[str, list[str]] = {name: [] for name in labels}
+    elsewhere: set[str] = set()
+    for where, row in _table_rows(images, IMAGES, ["image_id", "split"], 4096) if labels else ():
+        if row["image_id"] in places:
+            if split is None or row["split"] == split:
+                places[row["image_id"]].append(where)
+            else:
+                elsewhere.add(row["image_id"])
+    loose: list[RefusedRow] = []
+    several = _with_several_images({name for name, at in places.items() if len(at) > 1}, images, split)
+    for name, at in places.items():
+        if not at:
+            fault = ("no image", f"no row of images*.parquet in {path} has the image_id {name!r}")
+        elif name in several:
+            fault = ("several images under one image_id", f"{' and '.join(several[name])} have different ones under {name!r}")
+        else:
+            continue
+        rows = labels.pop(name)
+        if at or name not in elsewhere:  # those of another split are no rows of this source
+            loose += rows.refused
+            loose += [RefusedRow(question.where or path, *fault) for question in rows.questions]
+    return loose
+
+
+def _with_several_images(names: set[str], images: list[str], split: str | None) -> dict[str, list[str]]:
+    """Those of the ids under which there are different images, with the places of two of them."""
+    first: dict[str, tuple[str, str | None]] = {}
+    found: dict[str, list[str]] = {}
+    for where, row in _table_rows(images, IMAGES, ["image_id", "split", "bytes", "uri"], _BATCH) if names else ():
+        if row["image_id"] in names and (split is None or row["split"] == split):
+            content = content_of(row["bytes"], row["uri"])
+            place, other = first.setdefault(row["image_id"], (where, content))
+            if content != other:
+                found.setdefault(row["image_id"], [place, where])
+    return found
+
+
+def _table_rows(
+    uris: Iterable[str], schema: pa.Schema, columns: list[str] | None, size: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`(file and row, row)` of tables of one contract; columns that are not wanted are null."""
+    for uri in uris:
+        number = 0
+        for batch in _batches(uri, columns, size):
+            for row in check(pa.Table.from_batches([batch]), schema, uri).to_pylist():
+                yield f"{uri}, row {number}", row
+                number += 1
 
 
 def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
@@ -74,40 +136,38 @@ def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
     if source.split is not None and "split" not in names:
         msg = f"{path}: split is {source.split!r}, but the file has no column split; remove split from the config"
         raise DataError(msg)
-    groups: dict[str, LabelRows] = {}
+    groups = ImageGroups()
     classes = _class_names(schema)
-    key_columns = [name for name in ("image_id", "uri") if name in names][:1] or ["bytes", "image"]
-    for number, row in _rows(path, [*key_columns, *COLUMNS, "split"], names):
+    for number, row in _rows(path, [*_IMAGE, *COLUMNS, "split"], names):
         if source.split is None or row["split"] == source.split:
+            where = f"{path}, row {number}"
+            rows = groups.of(number, where, *_identity(row), _content(row))
             row |= {name: known.get(row[name]) for name, known in classes.items() if name in row}
-            groups.setdefault(_key(row, number), LabelRows()).add(parse(row, f"{path}, row {number}", names))
-    for number, row in _rows(path, ["image_id", "uri", "bytes", "image", "source", "split"], names):
-        found = groups.pop(_key(row, number), None)  # None: not of this split, or the image came before
-        if found is None:
+            rows.add(parse(row, where, names))
+    found = {group.number: group for group in groups}
+    folder = source.images or posixpath.dirname(path) or "."
+    for number, row in _rows(path, [*_IMAGE, "source", "split"], names):
+        group = found.pop(number, None)
+        if group is None:
             continue
         data, name = _image(row)
-        uri = name or f"{path}#{row.get('image_id') or number}"
+        uri = name or f"{path}#{number if is_missing(row.get('image_id')) else row['image_id']}"
+        uri = f"{path}, row {number}" if group.error else uri
         if keep(uri):
-            yield _record(
-                uri,
-                data,
-                row.get("source") or "parquet",
-                row.get("split"),
-                found,
-                source.images or posixpath.dirname(path) or ".",
-            )
+            made = Record(uri, str(row.get("source") or "parquet"), row.get("split"), data, **group.rows.fields())
+            yield replace(made, data=None, error=group.error) if group.error else _located(made, name, folder)
 
 
-def _record(uri: str, data: bytes | None, source: str, split: str | None, rows: LabelRows, folder: str) -> Record:
-    made = Record(uri, source, split, data, **rows.fields())
-    if data is not None:
-        return made
-    if uri.rpartition("#")[0].endswith(_SUFFIX):  # named by us: there is nothing to read
-        return replace(made, error="the row has no image")
+def _located(record: Record, name: str | None, folder: str) -> Record:
+    """A record without data with the address of its image, `name` in the folder, or with what is wrong with that."""
+    if record.data is not None:
+        return record
+    if name is None:
+        return replace(record, error="the row has no image")
     try:
-        return replace(made, uri=files.resolve(folder, uri))
+        return replace(record, uri=files.resolve(folder, name))
     except DataError as error:
-        return replace(made, error=str(error))
+        return replace(record, error=str(error))
 
 
 def _class_names(schema: pa.Schema) -> dict[str, dict[Any, str]]:
@@ -120,26 +180,30 @@ def _class_names(schema: pa.Schema) -> dict[str, dict[Any, str]]:
 
 def _image(row: dict[str, Any]) -> tuple[bytes | None, str | None]:
     """Bytes and name of the image, wherever the columns hold them."""
-    data, name = row.get("bytes"), row.get("uri")
     image = row.get("image")
-    if isinstance(image, dict):
-        data, name = data or image.get("bytes"), name or image.get("path")
-    elif isinstance(image, bytes):
-        data = data or image
-    elif isinstance(image, str):
-        name = name or image
-    if data is None and name is not None and (data := decode(name)) is not None:
-        return data, None
-    return data, name
+    parts = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image,)
+    data: bytes | None = None
+    name: str | None = None
+    for value in (row.get("bytes"), row.get("uri"), *parts):
+        embedded = decode(value) if isinstance(value, str) else value if isinstance(value, bytes) else None
+        if embedded is not None:
+            data = data or embedded
+        elif name is None and not is_missing(value) and not isinstance(value, list | dict):
+            name = str(value)
+    return data or None, name
 
 
-def _key(row: dict[str, Any], number: int) -> str:
-    """What tells the row's image from others; a row without one is no other row's image."""
-    key = row.get("image_id") or row.get("uri")
-    if key is not None:
-        return str(key)
+def _identity(row: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Id of the row's image and the column that it is from; a row without one has none."""
+    name = next((name for name in ("image_id", "uri") if not is_missing(row.get(name))), None)
+    if name is None or (name == "uri" and decode(str(row[name])) is not None):
+        return None, None
+    return str(row[name]), name
+
+
+def _content(row: dict[str, Any]) -> str | None:
     data, name = _image(row)
-    return image_id(data) if data else name or f"row {number}"
+    return content_of(data, None if is_missing(row.get("image_id")) and name == row.get("uri") else name)
 
 
 def _rows(path: str, columns: list[str], names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:

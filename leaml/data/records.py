@@ -20,6 +20,11 @@ MAX_NAME = 200
 MAX_PATH = 4096
 """Longest path, in characters, that can be one."""
 
+SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
+"""Files that tell a folder of `datasets.save_to_disk` from others; here, because `datasets` is slow to import."""
+NO_QUESTION, NOT_READ = "no question in it", "member of a kind that is not read"
+"""Reasons of what lies beside images and is no label row: it is counted, and no fault."""
+
 _READ_AHEAD = 8  # files in flight: hides the latency of object stores at a bounded cost in memory
 
 

@@ -7,6 +7,7 @@ profiles, instance roles, ...).
 from __future__ import annotations
 
 import functools
+import io
 import os
 import threading
 import time
@@ -43,32 +44,80 @@ _MAKING = threading.Lock()
 def path(uri: str) -> str:
     """`bucket/key` of an s3:// URI. Raises DataError if it names no bucket."""
     found = uri[len("s3://") :].rstrip("/")
-    if not found:
+    if not found or found.startswith("/"):
         msg = f"{uri} names no bucket; write s3://bucket/key"
         raise DataError(msg)
     return found
 
 
 def is_foreign(uri: str) -> bool:
-    """Whether a URI names a key that Arrow lists and does not read, since a part of its path is empty (`frames//a.png`)."""
+    """Whether a URI names what Arrow lists and cannot open, since a part of its path is empty (`frames//a.png`)."""
     return uri[:5].lower() == "s3://" and "//" in path(uri)
 
 
-def get(uri: str) -> bytes:
-    """An object, whatever its key. Raises FileNotFoundError."""
-    bucket, key = _bucket_key(uri)
-    try:
-        return bytes(_current_client().get_object(Bucket=bucket, Key=key)["Body"].read())
-    except ClientError as error:
-        if _status(error) == 404:
-            raise FileNotFoundError(uri) from None
-        raise
+class Object(io.RawIOBase):
+    """An object, whatever its key, read in the parts that are asked for. Raises FileNotFoundError."""
+
+    def __init__(self, uri: str) -> None:
+        self._bucket, self._key = _bucket_key(uri)
+        self._client, self._at = _current_client(), 0
+        head = _head(self._client, self._bucket, self._key)
+        if head is None:
+            raise FileNotFoundError(uri)
+        self._size, self._etag = int(head["ContentLength"]), head["ETag"]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        size = min(len(buffer), self._size - self._at)
+        if size <= 0:
+            return 0
+        part = f"bytes={self._at}-{self._at + size - 1}"
+        # The tag: a read in parts must not mix two versions of an object
+        found = self._client.get_object(Bucket=self._bucket, Key=self._key, Range=part, IfMatch=self._etag)["Body"].read()
+        buffer[: len(found)] = found
+        self._at += len(found)
+        return len(found)
 
 
-def exists(uri: str) -> bool:
-    """Whether there is an object, whatever its key."""
+def kind(uri: str) -> fs.FileType:
+    """Whether there is an object, a folder or nothing, whatever the key."""
     bucket, key = _bucket_key(uri)
-    return _writer(_current_client(), bucket, key) is not None
+    client = _current_client()
+    if _head(client, bucket, key) is not None:
+        return fs.FileType.File
+    below = client.list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
+    return fs.FileType.Directory if below.get("KeyCount") else fs.FileType.NotFound
+
+
+def listing(uri: str, recursive: bool = True) -> list[str]:
+    """URIs of the objects in a folder, whatever its key; those that stand for folders are left out."""
+    bucket, key = _bucket_key(uri)
+    options = {} if recursive else {"Delimiter": "/"}
+    pages = _current_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{key}/", **options)
+    keys = (found["Key"] for page in pages for found in page.get("Contents", ()))
+    return [f"s3://{bucket}/{key}" for key in keys if not key.endswith("/")]
+
+
+def delete(uri: str) -> None:
+    """Delete an object, or all of a folder, whatever the key; nothing there is fine."""
+    bucket, key = _bucket_key(uri)
+    client = _current_client()
+    client.delete_object(Bucket=bucket, Key=key)
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{key}/"):
+        if found := [{"Key": below["Key"]} for below in page.get("Contents", ())]:
+            client.delete_objects(Bucket=bucket, Delete={"Objects": found, "Quiet": True})
 
 
 def filesystem() -> fs.S3FileSystem:
@@ -122,8 +171,14 @@ def _put_first(client: Any, bucket: str, key: str, data: bytes) -> bool:
 
 def _writer(client: Any, bucket: str, key: str) -> str | None:
     """Which call wrote an object, "" if it does not say; None if there is no object."""
+    head = _head(client, bucket, key)
+    return None if head is None else str(head["Metadata"].get(_WRITER, ""))
+
+
+def _head(client: Any, bucket: str, key: str) -> dict[str, Any] | None:
+    """What is known of an object; None if there is none."""
     try:
-        return str(client.head_object(Bucket=bucket, Key=key)["Metadata"].get(_WRITER, ""))
+        return dict(client.head_object(Bucket=bucket, Key=key))
     except ClientError as error:
         if _status(error) == 404:
             return None

@@ -48,7 +48,9 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     annotations = [path] if files.is_file(path) else files.listing(path, [".json"])
     clips = _clips(annotations)
     folder = source.images or (posixpath.dirname(path) or "." if annotations == [path] else path)
-    videos = {posixpath.splitext(posixpath.basename(uri))[0]: uri for uri in files.listing(folder, video.SUFFIXES)}
+    videos: dict[str, list[str]] = {}
+    for uri in files.listing(folder, video.SUFFIXES):
+        videos.setdefault(posixpath.splitext(posixpath.basename(uri))[0], []).append(uri)
     for name, clip in clips.items():
         split = hash_split(name)
         if source.split in (None, split):
@@ -88,7 +90,12 @@ def _clips(annotations: list[str]) -> dict[str, _Clip]:
                 raise DataError(msg)
             match = _CLIP.match(entry["id"])
             clip = clips.setdefault(match[1] if match else entry["id"], _Clip())
-            clip.video = clip.video or entry.get("video")
+            named = str(entry["video"]) if entry.get("video") else clip.video
+            clip.video = clip.video or named
+            if named != clip.video:
+                detail = f"{shorten(named)}, and an entry of the same clip before it names {shorten(clip.video)}"
+                clip.rows.add(RefusedRow(where, "another video of one clip", detail))
+                continue
             clip.rows.add(_question(entry, where) or RefusedRow(where, "no question", shorten(entry)))
     return clips
 
@@ -106,13 +113,16 @@ def _question(entry: dict[str, Any], where: str) -> Question | RefusedRow | None
     return replace(found, answer=answer, options=texts)
 
 
-def _record(name: str, clip: _Clip, split: str, folder: str, videos: dict[str, str], keep: Keep) -> Iterator[Record]:
+def _record(name: str, clip: _Clip, split: str, folder: str, videos: dict[str, list[str]], keep: Keep) -> Iterator[Record]:
     uri = name
     try:
-        named = files.resolve(folder, clip.video) if clip.video else None
-        uri = f"{named or videos.get(name) or files.join(folder, name + '.mp4')}#t=middle"
+        named = [files.resolve(folder, clip.video)] if clip.video else videos.get(name) or [files.join(folder, name + ".mp4")]
+        uri = f"{named[0]}#t=middle"
         if not keep(uri):
             return
+        if len(named) > 1:
+            msg = f"{named[0]} and {named[1]} have the same name; say which one is meant in the key video"
+            raise DataError(msg)
         with files.local_copy(uri.removesuffix("#t=middle")) as local:
             data = video.png(video.middle_frame(local))
         yield Record(uri, "sportu", split, data, **clip.rows.fields())

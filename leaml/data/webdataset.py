@@ -1,8 +1,9 @@
 """WebDataset shards: tar files in which adjacent members of the same name up to the first dot of the file are one sample.
 
 `0001.jpg` (or another image) with an optional `0001.json`: an object with question and answer, a list of such objects, an
-object with such a list in `qa`, or with the `conversations` of LLaVA. A sample with several images gives each of them the
-questions.
+object with such a list in `qa`, or with the `conversations` of LLaVA. Labels are those of the one image of their sample, which
+must have their name but for the ending; others are refused. `0001.txt` is a caption, see `leaml.data.captions`. Members of
+other kinds are counted and not read.
 Shards are streamed, not unpacked. What macOS adds (`._0001.jpg`) and other hidden files are left out.
 """
 
@@ -14,48 +15,94 @@ import posixpath
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, Self
 
 from leaml import images
 from leaml.config import SourceConfig
 from leaml.data import files
 from leaml.data.conversations import turns
 from leaml.data.label_rows import parse
-from leaml.data.records import MAX_IMAGE_BYTES, Keep, LabelRows, Record, RefusedRow, need_path, refuse_split
+from leaml.data.records import (
+    MAX_IMAGE_BYTES,
+    NO_QUESTION,
+    NOT_READ,
+    Keep,
+    LabelRows,
+    Record,
+    RefusedRow,
+    need_path,
+    refuse_split,
+)
 from leaml.data.registry import reader
 from leaml.data.values import shorten
 from leaml.errors import DataError
 
-_SHARDS = (".tar", ".tar.gz", ".tgz")
+SHARDS = (".tar", ".tar.gz", ".tgz")
 _JUNK = "__MACOSX"
+_LABEL, _CAPTION = ".json", ".txt"
+_SHOWN = 4
+"""Members named in a message."""
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A member of a shard; no content: not wanted, or why it cannot be had is in `error`."""
+
+    shard: str
+    name: str
+    content: bytes | None = None
+    error: str | None = None
+
+    @property
+    def where(self) -> str:
+        return f"{self.shard}#{self.name}"
+
+    @property
+    def stem(self) -> str:
+        return posixpath.splitext(self.name)[0]
+
+    @property
+    def ending(self) -> str:
+        return posixpath.splitext(self.name)[1].lower()
 
 
 @dataclass
 class _Sample:
-    """Members of one name: images that are wanted, whether there are others, and the label rows of each JSON member."""
+    """Members of one name, in their order."""
 
     name: str
-    pictures: list[Record] = field(default_factory=list)
-    has_image: bool = False
-    labels: dict[str, LabelRows] = field(default_factory=dict)
+    members: list[_Member] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
 
-    def rows(self) -> LabelRows:
-        """The label rows of its images, or all of them refused where nobody can tell which are whose."""
-        if len(self.labels) > 1:
-            members = ", ".join(posixpath.basename(where) for where in self.labels)
-            return self._refused(
-                "several JSON members in one sample",
-                f"{members}; a sample's name ends at the first dot of the file, so take the dots out of the names",
-            )
-        if not self.has_image:
-            return self._refused("sample without an image", f"no image is beside it under the name {self.name!r}")
-        return next(iter(self.labels.values()), LabelRows())
+    def add(self, member: _Member) -> None:
+        """Add a member. Raises DataError if it is there."""
+        if member.name in self.names:
+            msg = f"{member.where} occurs twice in the shard, and nobody can tell which one counts; write the shard again"
+            raise DataError(msg)
+        self.names.add(member.name)
+        self.members.append(member)
 
-    def _refused(self, reason: str, detail: str) -> LabelRows:
-        refused = []
-        for where, rows in self.labels.items():
-            refused += rows.refused + [RefusedRow(where, reason, detail)] * len(rows.questions)
-        return LabelRows([], refused)
+    @property
+    def images(self) -> list[_Member]:
+        return [member for member in self.members if member.ending in images.SUFFIXES]
+
+    def ending_in(self, ending: str) -> list[_Member]:
+        """The members with this ending."""
+        return [member for member in self.members if member.ending == ending]
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header that is whole: tarfile takes a torn one, and the want of one, for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            msg = "it has no end" if str(error) == "empty header" else str(error)
+            raise tarfile.ReadError(msg) from None
 
 
 @reader("webdataset")
@@ -63,35 +110,69 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of shards and members; rows of no image come with the record behind or before them.
 
     Raises:
-        DataError: A shard is torn, the members of a sample are not adjacent, or there are label rows and no image.
+        DataError: A shard is torn, the members of a sample are not adjacent or occur twice, or there are label rows and no
+            image.
     """
     refuse_split("webdataset", source.split)
     path = need_path("webdataset", source.path)
     held: Record | None = None
+    has_images = False
     loose: list[RefusedRow] = []
-    for shard in [path] if files.is_file(path) else files.listing(path, _SHARDS):
+    for shard in _shards(path):
         for sample in _samples(shard, keep):
-            rows = sample.rows()
-            if not sample.pictures and not sample.has_image:
+            rows = _label_rows(sample)
+            if not sample.images:
                 loose += rows.refused
-            for picture in sample.pictures:
+            has_images = has_images or bool(sample.images)
+            for image in sample.images:
+                if image.content is None and image.error is None:
+                    continue
                 if held is not None:
                     yield held
-                held = replace(picture, questions=tuple(rows.questions), refused=(*rows.refused, *loose))
-                rows.refused, loose = [], []
+                made = Record(image.where, "webdataset", None, image.content, error=image.error)
+                held = replace(made, questions=tuple(rows.questions), refused=(*rows.refused, *loose))
+                rows, loose = LabelRows(), []
     if held is not None:
         yield replace(held, refused=(*held.refused, *loose))
-    elif loose:
-        msg = f"{len(loose)} label rows and none has an image; the first is {loose[0]}; correct the shard"
+    elif loose and not has_images:
+        msg = f"{path} holds no image, but {len(loose)} label rows or other members; the first is {loose[0]}; correct the shard"
         raise DataError(msg)
 
 
-def _samples(shard: str, keep: Keep) -> Iterator[_Sample]:
-    """The samples of a shard. Raises DataError where one goes on behind another one."""
+def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place and caption of images that have one: by the key `column` of the JSON member, or else the text of the `.txt` member.
+
+    Args:
+        path: A shard, or a folder of them.
+        column: Key of the caption, and of the rows that are yielded; their key `image` is the URI of the image's record.
+
+    Raises:
+        DataError: As `read`, and for a text that is not UTF-8.
+    """
+    for shard in _shards(path):
+        for sample in _samples(shard, lambda _: False, with_texts=True):
+            if len(sample.images) != 1:
+                continue
+            image = sample.images[0]
+            own = {member.ending: member for member in sample.members if member.stem == image.stem}
+            found = _json(own[_LABEL]) if _LABEL in own and own[_LABEL].error is None else None
+            text = found.get(column) if isinstance(found, dict) else None
+            if text is None and _CAPTION in own:
+                text = _text(own[_CAPTION])
+            if text is not None:
+                yield image.where, {"image": image.where, column: text}
+
+
+def _shards(path: str) -> list[str]:
+    return [path] if files.is_file(path) else files.listing(path, SHARDS)
+
+
+def _samples(shard: str, keep: Keep, with_texts: bool = False) -> Iterator[_Sample]:
+    """The samples of a shard. Raises DataError where one goes on behind another one, or has a member twice."""
     sample: _Sample | None = None
     ended: set[bytes] = set()
-    for name, content in _members(shard, keep):
-        folder, base = posixpath.split(name)
+    for member in _members(shard, keep, with_texts):
+        folder, base = posixpath.split(member.name)
         found = posixpath.join(folder, base.partition(".")[0])
         if sample is None or found != sample.name:
             if sample is not None:
@@ -99,19 +180,12 @@ def _samples(shard: str, keep: Keep) -> Iterator[_Sample]:
                 ended.add(_digest(sample.name))
             if _digest(found) in ended:
                 msg = (
-                    f"{shard}: the members of the sample {found!r} are apart ({name!r} comes behind another sample), so that "
-                    "labels would be lost; write the shard again in the order of names (tar --sort=name)"
+                    f"{shard}: the members of the sample {found!r} are apart ({member.name!r} comes behind another sample), so "
+                    "that labels would be lost; write the shard again in the order of names (tar --sort=name)"
                 )
                 raise DataError(msg)
             sample = _Sample(found)
-        where = f"{shard}#{name}"
-        if base.lower().endswith(".json"):
-            sample.labels[where] = _rows(content, where)
-            continue
-        sample.has_image = True
-        if content is not None:
-            error = content if isinstance(content, str) else None
-            sample.pictures.append(Record(where, "webdataset", None, None if error else content, error=error))
+        sample.add(member)
     if sample is not None:
         yield sample
 
@@ -120,46 +194,129 @@ def _digest(name: str) -> bytes:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:16]
 
 
-def _members(shard: str, keep: Keep) -> Iterator[tuple[str, Any]]:
-    """Name and content of JSON members and images: None for an image that is not wanted, a text that says why it has none."""
+def _members(shard: str, keep: Keep, with_texts: bool) -> Iterator[_Member]:
+    """All members but folders and hidden ones, with the content of those that are wanted."""
+    wanted = {_LABEL, _CAPTION} if with_texts else {_LABEL}
+    mode: Literal["r:*", "r|*"] = "r:*" if with_texts else "r|*"  # with the images unread, most of a shard can be passed over
     with files.open_read(shard) as stream:
         try:
-            with tarfile.open(fileobj=stream, mode="r|*") as archive:
-                for member in archive:
-                    parts = member.name.removeprefix("./").split("/")
-                    extension = posixpath.splitext(member.name)[1].lower()
-                    known = extension == ".json" or extension in images.SUFFIXES
-                    if not (known and member.isfile()) or _JUNK in parts or any(part.startswith(".") for part in parts):
+            with tarfile.open(fileobj=stream, mode=mode, tarinfo=_Header) as archive:
+                for info in archive:
+                    member = _Member(shard, posixpath.normpath(info.name))
+                    parts = member.name.split("/")
+                    if info.isdir() or _JUNK in parts or any(part.startswith(".") and part != ".." for part in parts):
                         continue
-                    if extension != ".json" and not keep(f"{shard}#{member.name}"):
-                        yield member.name, None
-                        continue
-                    if member.size > MAX_IMAGE_BYTES:
-                        yield member.name, f"member of {member.size} bytes is over the limit of {MAX_IMAGE_BYTES}"
-                        continue
-                    file = archive.extractfile(member)
-                    yield member.name, file.read() if file is not None else b""
+                    is_image = member.ending in images.SUFFIXES
+                    if not (member.ending in wanted or (is_image and keep(member.where))):
+                        yield member
+                    elif error := _unreadable(info):
+                        yield replace(member, error=error)
+                    else:
+                        file = archive.extractfile(info)
+                        yield replace(member, content=file.read() if file is not None else b"")
         except (tarfile.TarError, EOFError, OSError) as error:
             msg = f"{shard} is not a whole tar archive: {error}; copy this shard again or remove it"
             raise DataError(msg) from None
 
 
-def _rows(content: Any, where: str) -> LabelRows:
-    try:
-        found = json.loads(content)
-    except ValueError as error:
-        msg = f"{where} is not valid JSON: {error}; mend this member of the shard"
-        raise DataError(msg) from None
+def _unreadable(info: tarfile.TarInfo) -> str | None:
+    """Why the content of a member cannot be had."""
+    if info.issym() or info.islnk():
+        return f"a link to {info.linkname!r}; write the shard again with what it names (tar --dereference --hard-dereference)"
+    if not info.isfile():
+        return "neither a file nor a folder"
+    if info.size > MAX_IMAGE_BYTES:
+        return f"member of {info.size} bytes is over the limit of {MAX_IMAGE_BYTES}"
+    return None
+
+
+def _label_rows(sample: _Sample) -> LabelRows:
+    """The label rows of the sample's image, all of them refused where nobody can tell whose they are, and what is not read."""
+    others = [RefusedRow(m.where, *_not_read(m)) for m in sample.members if m not in sample.images and m.ending != _LABEL]
+    rows = {member: _rows(member) for member in sample.ending_in(_LABEL)}
+    others += [row for found in rows.values() for row in found.refused if row.reason == NO_QUESTION]
+    labels = {
+        member: LabelRows(found.questions, [row for row in found.refused if row.reason != NO_QUESTION])
+        for member, found in rows.items()
+        if found.questions or any(row.reason != NO_QUESTION for row in found.refused)
+    }
+    fault = _fault(sample, list(labels)) if labels else None
+    made = LabelRows()
+    for member, found in labels.items():
+        made.refused += found.refused
+        if fault:
+            made.refused += [RefusedRow(member.where, *fault)] * len(found.questions)
+        else:
+            made.questions += found.questions
+    made.refused += others
+    return made
+
+
+def _not_read(member: _Member) -> tuple[str, str]:
+    if member.ending == _CAPTION:
+        return NOT_READ, "a caption, which is used if caption.file names the shards"
+    return NOT_READ, f"images end in .jpg, .png, ..., labels in {_LABEL}, captions in {_CAPTION}"
+
+
+def _fault(sample: _Sample, labels: list[_Member]) -> tuple[str, str] | None:
+    """Reason and detail where nobody can tell which image the label rows of a sample belong to."""
+    shown = sample.images
+    if not shown:
+        return "sample without an image", f"no image is beside it under the name {sample.name!r}"
+    ends = "a sample's name ends at the first dot of the file, so take the dots out of the names"
+    if len(labels) > 1:
+        return "several JSON members in one sample", f"{_names(labels)}; {ends}"
+    if len(shown) > 1:
+        return "several images in one sample", f"{_names(shown)}; {ends}, or leave one image in each sample"
+    if labels[0].stem != shown[0].stem:
+        return "label of another name", f"the image of its sample is {_names(shown)}; write {shown[0].stem}{_LABEL}"
+    return None
+
+
+def _names(members: list[_Member]) -> str:
+    more = f" and {len(members) - _SHOWN} more" if len(members) > _SHOWN else ""
+    return ", ".join(posixpath.basename(member.name) for member in members[:_SHOWN]) + more
+
+
+def _rows(member: _Member) -> LabelRows:
+    """The label rows of a JSON member; what holds no question is refused as NO_QUESTION."""
+    where, rows = member.where, LabelRows()
+    if member.error is not None:
+        rows.add(RefusedRow(where, "member that cannot be read", member.error))
+        return rows
+    found = _json(member)
     if isinstance(found, dict) and isinstance(found.get("qa"), list):
         found = found["qa"]
     entries = found if isinstance(found, list) else [found]
-    if not all(isinstance(entry, dict) for entry in entries):
-        msg = f"{where}: must be an object with question and answer, or a list of them, got {shorten(found)}"
-        raise DataError(msg)
-    rows = LabelRows()
+    if not any(isinstance(entry, dict) for entry in entries):  # outlines of objects, among others
+        rows.add(RefusedRow(where, NO_QUESTION, shorten(found)))
+        return rows
     for number, entry in enumerate(entries):
         at = where if len(entries) == 1 else f"{where}, entry {number}"
+        if not isinstance(entry, dict):
+            rows.add(RefusedRow(at, "not an object", f"{shorten(entry)}; write an object with question and answer"))
+            continue
         chat = "conversations" in entry or "messages" in entry
-        for row in turns(entry, at) if chat else [parse(entry, at)]:
+        made = [row for row in (turns(entry, at) if chat else [parse(entry, at)]) if row is not None]
+        for row in made or [RefusedRow(at, NO_QUESTION, f"an object with the keys {shorten(list(entry))}")]:
             rows.add(row)
     return rows
+
+
+def _json(member: _Member) -> Any:
+    try:
+        return json.loads(member.content or b"")
+    except (ValueError, RecursionError) as error:
+        msg = f"{member.where} is not valid JSON: {error}; mend this member of the shard"
+        raise DataError(msg) from None
+
+
+def _text(member: _Member) -> str:
+    if member.error is not None:
+        msg = f"{member.where}: {member.error}"
+        raise DataError(msg)
+    try:
+        return (member.content or b"").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        msg = f"{member.where}: not UTF-8 ({error.reason} at byte {error.start}); save the text as UTF-8"
+        raise DataError(msg) from None

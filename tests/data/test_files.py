@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
 import pytest
 
-from leaml.data import files
+from leaml.data import files, s3
 from leaml.errors import DataError
 
 
@@ -71,7 +72,7 @@ def test_trees_travel_both_ways(base: str, tmp_path: Path) -> None:
     (start / "one").write_bytes(b"1")
     (start / "sub" / "two").write_bytes(b"2" * 3_000_000)
     files.upload_tree(str(start), files.join(base, "tree"))
-    files.download_tree(files.join(base, "tree"), str(tmp_path / "back"))
+    files.download_tree(files.join(base, "tree").replace("s3://", "S3://"), str(tmp_path / "back"))
     back = {
         p.relative_to(tmp_path / "back").as_posix(): p.stat().st_size for p in (tmp_path / "back").rglob("*") if p.is_file()
     }
@@ -146,10 +147,33 @@ def test_temporary_files_of_other_writers_are_not_listed(tmp_path: Path) -> None
     assert files.listing(str(tmp_path)) == [str(tmp_path / "part.parquet")]
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/x", "http://host/x", "s3://"])
-def test_unusable_addresses_are_refused(uri: str) -> None:
+ADDRESSES = ["gs://bucket/x", "http://host/x", "s3://", "s3:///x", "s3:////x", "S3:///bucket/key", "file:///x"]
+SLASHES = ["s3:", "s3:x", "s3:/bucket/key", "S3:/bucket/key", "http:/x", "https:x", "file:/x", "gs:/b/x", "hf:a/b"]
+
+
+@pytest.mark.parametrize("uri", [*ADDRESSES, *SLASHES])
+@pytest.mark.parametrize("function", [files.read_bytes, files.exists, files.is_file, files.listing, files.absolute])
+def test_unusable_addresses_are_refused_in_one_message(uri: str, function: Callable[[str], object]) -> None:
+    if function is files.absolute and uri.lower().startswith("s3://"):
+        return  # it looks at no bucket
     with pytest.raises(DataError, match="s3://bucket/key"):
-        files.read_bytes(uri)
+        function(uri)
+
+
+def test_a_nul_in_an_address_is_refused_wherever_it_is() -> None:
+    for uri in ("a\0b", "s3://bucket/a\0b"):
+        with pytest.raises(DataError, match="holds a NUL"):
+            files.read_bytes(uri)
+
+
+@pytest.mark.parametrize("name", ["a:b.png", "12:30.png", "x:/y.png", "./s3:x"])
+def test_a_local_file_may_have_a_colon(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files.write_bytes(name, b"1")
+    assert files.read_bytes(name) == b"1"
+    assert files.is_file(name)
+    files.delete_tree(name)
+    assert not files.exists(name)
 
 
 def test_an_unreachable_bucket_names_what_to_check(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +233,43 @@ def test_13_every_key_that_is_listed_is_read(bucket: str, key: str) -> None:
         files.read_bytes(f"{bucket}/{key}", 1)
 
 
-@pytest.mark.parametrize("uri", ["s3:/bucket/key", "S3:/bucket/key"])
-def test_13_one_slash_is_said_in_one_message(uri: str) -> None:
-    with pytest.raises(DataError, match=r"one slash behind s3:; write s3://bucket/key"):
-        files.read_bytes(uri)
+def test_20_a_folder_with_an_empty_part_in_its_path_is_one(bucket: str) -> None:
+    import boto3
+
+    client = boto3.client("s3")
+    folder = f"{bucket}/frames//day"
+    for key in ("frames//day/1.png", "frames//day/sub/2.png", "frames//day/", "frames//days/3.png"):
+        client.put_object(Bucket=bucket.removeprefix("s3://"), Key=key, Body=b"1" if key.endswith("png") else b"")
+    assert files.exists(folder)
+    assert not files.is_file(folder)
+    assert files.listing(f"{folder}/") == files.listing(folder) == [f"{folder}/1.png", f"{folder}/sub/2.png"]
+    assert files.listing(folder, recursive=False) == [f"{folder}/1.png"]
+    assert files.image_files(folder, [".png"]) == [f"{folder}/1.png", f"{folder}/sub/2.png"]
+    with pytest.raises(DataError, match="does not exist"):
+        files.listing(f"{bucket}/frames//da")
+    files.delete_tree(folder)
+    assert not files.exists(folder)
+    assert files.listing(f"{bucket}/frames") == [f"{bucket}/frames//days/3.png"]
+
+
+def test_20_an_object_with_an_empty_part_in_its_key_is_read_in_parts(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri, content = f"{bucket}/a//big.bin", os.urandom(300_000)
+    files.write_bytes(uri, content)
+    asked: list[int] = []
+    original = s3.Object.readinto
+
+    def spy(self: s3.Object, buffer: bytearray) -> int:
+        asked.append(len(buffer))
+        return original(self, buffer)
+
+    monkeypatch.setattr(s3.Object, "readinto", spy)
+    with pytest.raises(DataError, match="300000 bytes, over the limit of 1000"):
+        files.read_bytes(uri, 1000)
+    assert asked == []  # the limit is looked at before anything is read
+    with files.open_native(uri) as stream:
+        stream.seek(299_990)
+        assert stream.read(100) == content[299_990:]
+    assert sum(asked) <= 100
+    assert files.read_bytes(uri) == content
+    with files.open_read(uri) as buffered:
+        assert (buffered.read(5), buffered.seek(-5, 2), buffered.read()) == (content[:5], 299_995, content[-5:])

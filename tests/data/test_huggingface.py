@@ -59,6 +59,41 @@ def test_rows_without_an_image_are_error_records(tmp_path: Path) -> None:
     assert bad.error == "the row has no image"
 
 
+def test_3_9_rows_without_an_image_are_counted_each(tmp_path: Path) -> None:
+    columns = {"image": [{"bytes": png(1), "path": None}, *[None] * 80], "question": ["q"] * 81, "answer": ["a"] * 81}
+    found = records(path=save(tmp_path / "set", columns))
+    assert [r.error for r in found] == [None, *["the row has no image"] * 80]
+
+
+@pytest.mark.parametrize("ids", [["x", None, None], [0, None, 2]])
+def test_3_rows_without_an_id_are_told_apart_by_their_images(tmp_path: Path, ids: list[Any]) -> None:
+    images = [{"bytes": png(n), "path": None} for n in (1, 2, 3)]
+    columns = {"image": images, "img_id": ids, "question": ["q0", "q1", "q2"], "answer": ["a"] * 3}
+    found = records(path=save(tmp_path / "set", columns))
+    assert [(r.data, r.questions[0].question) for r in found] == [(png(n + 1), f"q{n}") for n in range(3)]
+
+
+@pytest.mark.parametrize("name", ["img_id", "image_id"])
+def test_11_another_image_under_one_id_is_quarantined_with_both_places(tmp_path: Path, name: str) -> None:
+    images = [None, *({"bytes": png(n), "path": "same.png"} for n in (1, 2, 1, 2))]
+    columns = {"image": images, name: ["x"] * 5, "question": [f"q{n}" for n in range(5)], "answer": ["a"] * 5}
+    path = save(tmp_path / "set", columns)
+    first, other = records(path=path)
+    assert (first.data, [q.question for q in first.questions]) == (png(1), ["q0", "q1", "q3"])
+    assert (other.data, [q.question for q in other.questions]) == (None, ["q2", "q4"])
+    assert str(other.error).startswith(f"{path}, row 2 and {path}, row 1 have different images under the {name} 'x'")
+    assert first.uri != other.uri
+
+
+def test_the_name_of_an_image_in_a_folder_does_not_say_where_the_folder_lies(tmp_path: Path) -> None:
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    (tmp_path / "set" / "train" / "1.png").write_bytes(png(1))
+    (tmp_path / "set" / "train" / "metadata.csv").write_text("file_name,question,answer\n1.png,q,a\n")
+    (found,) = records(path=str(tmp_path / "set"))
+    assert (found.data, found.questions) == (png(1), (Question("q", "a"),))
+    assert found.uri == f"{tmp_path}/set#train/1.png"
+
+
 def test_splits_have_to_be_named_where_there_are_several(tmp_path: Path) -> None:
     def part(n: int) -> datasets.Dataset:
         return datasets.Dataset.from_dict({"image": [{"bytes": png(n), "path": None}]}).cast_column("image", datasets.Image())

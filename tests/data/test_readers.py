@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,88 +244,6 @@ def test_single_parquet_groups_rows_of_one_image(folder: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), folder / "none.parquet")
     with pytest.raises(DataError, match="no image column"):
         records(format="parquet", path=str(folder / "none.parquet"))
-
-
-def shard(path: Path, members: list[tuple[str, bytes]], mode: str = "w") -> None:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-
-
-def test_webdataset(tmp_path: Path) -> None:
-    one = json.dumps({"question": "q", "answer": "a"}).encode()
-    many = json.dumps({"qa": [{"question": "q1", "answer": "a1"}, {"question": "q2", "answer": "a2"}]}).encode()
-    shard(
-        tmp_path / "0.tar", [("a/1.png", png(1)), ("a/1.json", one), ("a/2.json", many), ("a/2.PNG", png(2)), ("a/2.cls", b"7")]
-    )
-    shard(tmp_path / "1.tar.gz", [("3.jpg", png(3))], "w:gz")
-    found = records(format="webdataset", path=str(tmp_path))
-    assert [r.data for r in found] == [png(1), png(2), png(3)]
-    assert [r.questions for r in found] == [
-        (Question("q", "a"),),
-        (Question("q1", "a1"), Question("q2", "a2")),
-        (),
-    ]
-    assert found[0].uri == f"{tmp_path}/0.tar#a/1.png"
-    assert len(records(format="webdataset", path=str(tmp_path), limit=2)) == 2
-    (tmp_path / "2.tar").write_bytes((tmp_path / "0.tar").read_bytes()[:900])
-    with pytest.raises(DataError, match=r"2\.tar is not a whole tar archive"):
-        records(format="webdataset", path=str(tmp_path))
-
-
-def answered(colour: str) -> bytes:
-    return json.dumps({"question": "colour?", "answer": colour}).encode()
-
-
-def test_7_names_with_several_dots_are_one_sample_whose_labels_nobody_can_tell_apart(tmp_path: Path) -> None:
-    """`img.1` and `img.2` are the sample `img` to WebDataset: the last label was given to both images."""
-    members = [("v1.0/img.1.png", png(1)), ("v1.0/img.1.json", answered("red"))]
-    shard(tmp_path / "0.tar", [*members, ("v1.0/img.2.png", png(2)), ("v1.0/img.2.json", answered("blue"))])
-    found = records(format="webdataset", path=str(tmp_path))
-    assert [r.questions for r in found] == [(), ()]
-    refused = [row for r in found for row in r.refused]
-    assert [(row.where.rpartition("/")[2], row.reason) for row in refused] == [
-        ("img.1.json", "several JSON members in one sample"),
-        ("img.2.json", "several JSON members in one sample"),
-    ]
-    assert "first dot" in refused[0].detail
-
-
-def test_7_members_of_a_sample_that_are_apart_are_an_error(tmp_path: Path) -> None:
-    shard(tmp_path / "0.tar", [("1.png", png(1)), ("2.png", png(2)), ("1.json", answered("red")), ("2.json", answered("blue"))])
-    with pytest.raises(DataError, match=r"0\.tar: the members of the sample '1' are apart .*tar --sort=name"):
-        records(format="webdataset", path=str(tmp_path))
-
-
-def test_7_labels_without_an_image_are_refused_and_counted(tmp_path: Path) -> None:
-    shard(
-        tmp_path / "0.tar",
-        [("1.json", answered("red")), ("2.png", png(2)), ("2.json", answered("blue")), ("3.json", answered("x"))],
-    )
-    (found,) = records(format="webdataset", path=str(tmp_path))
-    assert found.questions == (Question("colour?", "blue"),)
-    assert [(row.where.rpartition("#")[2], row.reason) for row in found.refused] == [
-        ("1.json", "sample without an image"),
-        ("3.json", "sample without an image"),
-    ]
-    shard(tmp_path / "0.tar", [("1.json", answered("red"))])
-    with pytest.raises(DataError, match="1 label rows and none has an image"):
-        records(format="webdataset", path=str(tmp_path))
-
-
-def test_7_conversations_are_read_and_files_of_macos_are_not(tmp_path: Path) -> None:
-    chat = [{"from": "human", "value": "<image>\ncolour?"}, {"from": "gpt", "value": "red"}]
-    members = [
-        ("._1.png", b"junk"),
-        ("1.png", png(1)),
-        ("._1.json", b"junk"),
-        ("1.json", json.dumps({"conversations": chat}).encode()),
-    ]
-    shard(tmp_path / "0.tar", [*members, ("__MACOSX/2.png", b"junk"), (".hidden/3.png", b"junk")])
-    (found,) = records(format="webdataset", path=str(tmp_path))
-    assert (found.data, found.questions, found.refused) == (png(1), (Question("colour?", "red"),), ())
 
 
 def test_easy_vqa_is_complete_and_typed() -> None:

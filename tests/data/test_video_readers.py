@@ -115,6 +115,27 @@ def test_sportu_joins_questions_of_a_clip_and_takes_its_middle_frame(tmp_path: P
     assert sorted(r.uri for part in both for r in part) == sorted(r.uri for r in found)
 
 
+def test_11_sportu_takes_no_clip_for_another(tmp_path: Path) -> None:
+    movie(tmp_path / "one" / "soccer_1.mp4", 5)
+    movie(tmp_path / "two" / "soccer_1.mp4", 9)
+    movie(tmp_path / "two" / "soccer_2.mp4", 9)
+    rows = [
+        *(
+            entry("soccer_1_1", "q0", "A"),
+            entry("soccer_2_1", "q1", "A", video="two/soccer_2.mp4"),
+            entry("soccer_2_2", "q2", "A"),
+        ),
+        entry("soccer_2_3", "q3", "A", video="one/soccer_1.mp4"),
+    ]
+    (tmp_path / "mcq.json").write_text(json.dumps(rows))
+    first, second = records(format="sportu", path=str(tmp_path / "mcq.json"))
+    assert f"{tmp_path}/one/soccer_1.mp4 and {tmp_path}/two/soccer_1.mp4 have the same name" in str(first.error)
+    assert [q.question for q in second.questions] == ["q1", "q2"]
+    (row,) = second.refused
+    assert row.where == f"{tmp_path}/mcq.json, entry 3"
+    assert "'one/soccer_1.mp4', and an entry of the same clip before it names 'two/soccer_2.mp4'" in row.detail
+
+
 def test_sportu_shuffle_removes_the_letter_bias_and_is_fixed() -> None:
     options = {"A": "a", "B": "b", "C": "c", "D": "none of the above"}
     letters = [shuffled(f"q{n}", options, "D")[1] for n in range(2000)]

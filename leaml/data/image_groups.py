@@ -1,0 +1,69 @@
+"""Rows of tables that hold their images, put together by image; the images themselves are not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from leaml.data.records import LabelRows
+from leaml.tables import image_id
+
+
+@dataclass
+class ImageRows:
+    """The label rows of one image.
+
+    Attributes:
+        number: Row that holds the image, or the first of the rows if none does.
+        where: File and row of it.
+        key: What the rows have in common: their id, else the content of the image; None: neither is there.
+        content: Hash or name of the image, None without one.
+        rows: Their labels.
+        error: Why the image cannot be used: another one has the same id.
+    """
+
+    number: int
+    where: str
+    key: str | None
+    content: str | None
+    rows: LabelRows = field(default_factory=LabelRows)
+    error: str | None = None
+
+
+class ImageGroups:
+    """Rows by image. Rows of one id whose images differ are apart, and only the first image of them can be used."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str | int | None, ...], ImageRows] = {}
+
+    def __iter__(self) -> Iterator[ImageRows]:
+        """The images in the order of their first rows."""
+        return iter(self._groups.values())
+
+    def of(self, number: int, where: str, identity: str | None, name: str | None, content: str | None) -> LabelRows:
+        """Where the labels of a row belong.
+
+        Args:
+            number: Number of the row, different for each.
+            where: File and row.
+            identity: Id of the row's image in the file; None: it has none, and its content tells it from others.
+            name: What the id is called.
+            content: Hash of the image or its name, see `content_of`; None: the row has no image.
+        """
+        if identity is None:
+            place: tuple[str | int | None, ...] = ("row", number) if content is None else ("content", content)
+            return self._groups.setdefault(place, ImageRows(number, where, content, content)).rows
+        first = self._groups.setdefault((name, identity), ImageRows(number, where, identity, content))
+        if content is None or content == first.content:
+            return first.rows
+        if first.content is None:
+            first.number, first.where, first.content = number, where, content
+            return first.rows
+        error = f"{where} and {first.where} have different images under the {name} {identity!r}; give each image its own"
+        other = ImageRows(number, where, f"{identity}, row {number}", content, error=error)
+        return self._groups.setdefault((name, identity, content), other).rows
+
+
+def content_of(data: bytes | None, name: str | None) -> str | None:
+    """What tells an image from others: the hash of its bytes, or else its name; None without both."""
+    return image_id(data) if data else name or None

@@ -1,0 +1,169 @@
+"""Parquet: every row of a table is used, refused or quarantined, and belongs to its own image."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from leaml import tables
+from leaml.config import SourceConfig
+from leaml.data.ingest import IngestResult, QuarantineError, ingest
+from leaml.data.records import Record
+from leaml.data.registry import read
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (seed, 0, 7)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def table(path: Path, **columns: list[Any]) -> str:
+    size = len(next(iter(columns.values())))
+    columns.setdefault("question", [f"q{n}" for n in range(size)])
+    columns.setdefault("answer", ["a"] * size)
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def asked(path: str, **source: Any) -> list[tuple[bytes | None, list[str]]]:
+    return [(r.data, [q.question for q in r.questions]) for r in found(path, **source)]
+
+
+def found(path: str, **source: Any) -> list[Record]:
+    return list(read(SourceConfig(format="parquet", path=path, **source)))
+
+
+def ingested(path: str, folder: Path) -> IngestResult:
+    try:
+        return ingest(SourceConfig(format="parquet", path=path), f"{folder}/images", f"{folder}/labeled.parquet")
+    except QuarantineError as error:
+        return error.result
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("ids", [[1, None, None], ["x", None, ""], [0, None, 0], [1.0, NAN, None]])
+@pytest.mark.parametrize("column", ["image_id", "uri"])
+def test_3_rows_without_an_id_are_told_apart_by_their_images(tmp_path: Path, ids: list[Any], column: str) -> None:
+    path = table(tmp_path / "a.parquet", **{column: ids}, bytes=[png(1), png(2), png(1 if ids[0] == 0 else 3)])
+    if ids[0] == 0:
+        assert asked(path) == [(png(1), ["q0", "q2"]), (png(2), ["q1"])]
+    else:
+        assert asked(path) == [(png(1), ["q0"]), (png(2), ["q1"]), (png(3), ["q2"])]
+
+
+@pytest.mark.parametrize("nothing", [None, b""])
+def test_3_rows_without_id_and_image_are_counted_each(tmp_path: Path, nothing: bytes | None) -> None:
+    path = table(tmp_path / "a.parquet", image_id=["1", *[None] * 4], bytes=[png(1), *[nothing] * 4])
+    result = ingested(path, tmp_path / "out")
+    assert (result.images, result.seen, len(result.quarantined)) == (1, 5, 4)
+    assert (result.labels.rows, result.labels.used, sum(result.labels.refused.values())) == (5, 1, 4)
+
+
+def test_3_the_image_may_stand_in_any_row_of_its_id(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", image_id=["1", "2", "1", "1"], bytes=[None, png(2), png(1), None])
+    assert asked(path) == [(png(2), ["q1"]), (png(1), ["q0", "q2", "q3"])]
+
+
+@pytest.mark.parametrize("column", ["image_id", "uri"])
+@pytest.mark.parametrize("form", ["bytes", "image", "struct", "base64"])
+def test_11_another_image_under_one_id_is_quarantined_with_both_places(tmp_path: Path, column: str, form: str) -> None:
+    images: list[Any] = [png(1), png(2), png(1), png(2)]
+    if form == "struct":
+        images = [{"bytes": image, "path": "same.png"} for image in images]
+    if form == "base64":
+        images = [base64.b64encode(image).decode() for image in images]
+    path = table(tmp_path / "a.parquet", **{column: ["x"] * 4, "bytes" if form == "bytes" else "image": images})
+    first, other = found(path)
+    assert (first.data, [q.question for q in first.questions]) == (png(1), ["q0", "q2"])
+    assert other.data is None
+    assert [q.question for q in other.questions] == ["q1", "q3"]
+    assert str(other.error).startswith(f"{path}, row 1 and {path}, row 0 have different images under the {column} 'x'")
+    result = ingested(path, tmp_path / "out")
+    assert (result.images, len(result.quarantined), result.labels.rows, result.labels.used) == (1, 1, 4, 2)
+
+
+def test_11_other_names_under_one_id_are_other_images(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(png(int(name[0])))
+    path = table(tmp_path / "a.parquet", image_id=["x", "x"], image=["1.png", "2.png"])
+    first, other = found(path)
+    assert first.data == png(1)
+    assert "different images under the image_id 'x'" in str(other.error)
+
+
+def test_a_name_may_hold_a_hash(tmp_path: Path) -> None:
+    (tmp_path / "a#1.png").write_bytes(png(1))
+    assert asked(table(tmp_path / "a.parquet", image=["a#1.png"])) == [(png(1), ["q0"])]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.sampled_from([1, 2, None])), min_size=1, max_size=8))
+def test_3_every_row_is_used_or_refused_with_its_own_image(tmp_path: Path, rows: list[tuple[str | None, int | None]]) -> None:
+    path = tmp_path / "any.parquet"
+    columns = {
+        "image_id": pa.array([name for name, _ in rows], pa.string()),
+        "bytes": pa.array([seed and png(seed) for _, seed in rows], pa.binary()),
+        "question": [f"q{n}" for n in range(len(rows))],
+        "answer": ["a"] * len(rows),
+    }
+    pq.write_table(pa.table(columns), path)
+    records = found(str(path))
+    assert sorted(q.question for r in records for q in r.questions) == sorted(f"q{n}" for n in range(len(rows)))
+    for record in records:
+        for question in record.questions:
+            name, seed = rows[int(question.question[1:])]
+            if seed is not None and record.error is None:
+                assert record.data == png(seed)
+            if seed is None and name is None:
+                assert record.error == "the row has no image"
+
+
+def contract(folder: Path, images: list[dict[str, Any]], labels: list[tuple[str, str]]) -> str:
+    for number, row in enumerate(images):
+        (folder / "images").mkdir(exist_ok=True)
+        pq.write_table(tables.table([row], tables.IMAGES), folder / "images" / f"part-{number:05d}.parquet")
+    rows: list[dict[str, object]] = [{"image_id": name, "question": text, "answer": "a"} for name, text in labels]
+    pq.write_table(tables.table(rows, tables.LABELED), folder / "labeled.parquet")
+    return str(folder)
+
+
+def test_3_labels_whose_image_is_in_no_table_are_refused(tmp_path: Path) -> None:
+    path = contract(tmp_path, [{"image_id": "1", "bytes": png(1)}], [("1", "q0"), ("2", "q1"), ("2", "q2")])
+    (record,) = found(path)
+    assert [q.question for q in record.questions] == ["q0"]
+    assert [(row.reason, "image_id '2'" in row.detail) for row in record.refused] == [("no image", True)] * 2
+
+
+def test_3_labels_of_another_split_are_not_of_this_source(tmp_path: Path) -> None:
+    images = [{"image_id": str(n), "bytes": png(n), "split": "ab"[n]} for n in range(2)]
+    path = contract(tmp_path, images, [("0", "q0"), ("1", "q1"), ("9", "q9")])
+    (record,) = found(path, split="a")
+    assert [q.question for q in record.questions] == ["q0"]
+    assert [row.detail[-3:] for row in record.refused] == ["'9'"]
+
+
+def test_11_labels_of_an_id_with_several_images_are_refused_with_both_places(tmp_path: Path) -> None:
+    images = [{"image_id": "1", "bytes": png(n)} for n in (1, 2)] + [{"image_id": "2", "bytes": png(3)}] * 2
+    path = contract(tmp_path, images, [("1", "q0"), ("2", "q1")])
+    records = found(path)
+    assert [(r.data, [q.question for q in r.questions]) for r in records] == [
+        (png(1), []),
+        (png(2), []),
+        (png(3), ["q1"]),
+        (png(3), []),
+    ]
+    ((refused),) = [row for record in records for row in record.refused]
+    assert refused.reason == "several images under one image_id"
+    assert f"{path}/images/part-00000.parquet, row 0 and {path}/images/part-00001.parquet, row 0" in refused.detail

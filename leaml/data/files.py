@@ -71,6 +71,15 @@ def resolve(base: str, name: str) -> str:
     return path
 
 
+def no_path(name: str) -> str | None:
+    """Why a text cannot be the name of a file, to follow what it is in a message; None: it can."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        return f"holds {name[error.start]!r}, which is half of a character; correct the name"
+    return "holds '\\x00', which no name of a file does; correct the name" if "\0" in name else None
+
+
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     return _kind(uri) != fs.FileType.NotFound

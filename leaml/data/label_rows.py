@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from leaml.broken_text import refusal
 from leaml.data.label_options import MOST_OPTIONS, UNREADABLE, Options, parse_options
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
@@ -24,7 +25,7 @@ MOST_CHARACTERS = 8000
 """Of a question with its options, and of an answer: about 2,000 tokens, more than most models can be taught in one example."""
 
 AMBIGUOUS, PLACEHOLDER, TOO_LONG = "ambiguous answer", "image placeholder in a text", "too long"
-TOO_MANY, EQUAL = "too many options", "equal options"
+TOO_MANY, EQUAL, NO_TEXT = "too many options", "equal options", "characters that are no text"
 """Reasons for which a row is refused, beside those of its options and values."""
 
 OUTSIDE, LETTER_ALONE, MISSPELT = "answer outside its options", "answer is a letter without options", "misspelt key"
@@ -118,7 +119,8 @@ def check(question: Question | RefusedRow | None) -> Question | RefusedRow | Non
     try:
         asked, answer = text_of(question.question, "the question"), text_of(question.answer, "the answer")
         options = None if question.options is None else tuple(text_of(option, "an option") for option in question.options)
-        _check_texts(asked, answer, options or ())
+        kind = None if is_missing(question.question_type) else text_of(question.question_type, "the question_type")
+        _check_texts(asked, answer, options or (), kind)
         doubts: set[str] = set(question.doubts)
         if options:
             answer = _letters(answer, options)
@@ -127,11 +129,16 @@ def check(question: Question | RefusedRow | None) -> Question | RefusedRow | Non
             doubts.add(LETTER_ALONE)
     except UnusableError as error:
         return RefusedRow(question.where or "", error.reason, error.detail)
-    return replace(question, question=asked, answer=answer, options=options or None, doubts=tuple(sorted(doubts)))
+    made = replace(question, question=asked, answer=answer, question_type=kind, options=options or None)
+    return replace(made, doubts=tuple(sorted(doubts)))
 
 
-def _check_texts(question: str, answer: str, options: tuple[str, ...]) -> None:
-    for what, text in (("question", question), ("answer", answer), *(("option", option) for option in options)):
+def _check_texts(question: str, answer: str, options: tuple[str, ...], kind: str | None) -> None:
+    texts = (("question", question), ("answer", answer), *(("option", option) for option in options))
+    for what, text in (*texts, ("question_type", kind or "")):
+        if fault := refusal(text):
+            raise UnusableError(NO_TEXT, f"the {what} {shorten(text)} {fault}")
+    for what, text in texts:
         if match := _PLACEHOLDER.search(text):
             detail = f"the {what} {shorten(text)} holds {match[0]!r}, which stands for an image; remove it"
             raise UnusableError(PLACEHOLDER, detail)

@@ -341,6 +341,9 @@ def _explained(uri: str, verb: str) -> Iterator[None]:
         msg = f"cannot {verb} {uri}: {error.strerror or error}; give this user the right to {verb} it"
         raise DataError(msg) from None
     except (OSError, *s3.ERRORS) as error:
+        if verb == "read" and not is_remote(uri) and Path(uri).is_dir():
+            msg = f"{uri} is a folder; give the path of a file"
+            raise DataError(msg) from None
         fix = "check bucket, endpoint and AWS credentials" if is_remote(uri) else "check the path and the disk"
         msg = f"cannot {verb} {uri}: {error}; {fix}"
         raise DataError(msg) from None

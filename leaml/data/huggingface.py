@@ -20,7 +20,8 @@ import pyarrow as pa
 from leaml.config import SourceConfig
 from leaml.data import delimited, files, kvasir
 from leaml.data.embedded import decode
-from leaml.data.label_rows import COLUMNS, parse
+from leaml.data.label_keys import COLUMNS
+from leaml.data.label_rows import parse
 from leaml.data.records import Keep, LabelRows, Record, hash_split, need_path
 from leaml.data.registry import reader
 from leaml.errors import DataError

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from leaml.config import SourceConfig
 from leaml.data import files
 from leaml.data.embedded import decode
-from leaml.data.label_rows import COLUMNS, parse
+from leaml.data.label_keys import COLUMNS
+from leaml.data.label_rows import parse
 from leaml.data.records import Keep, LabelRows, Record, fetch, need_path
 from leaml.data.registry import reader
 from leaml.errors import DataError

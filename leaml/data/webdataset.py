@@ -9,7 +9,6 @@ Shards are streamed, not unpacked. What macOS adds (`._0001.jpg`) and other hidd
 from __future__ import annotations
 
 import hashlib
-import json
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any
 
 from leaml import images
 from leaml.config import SourceConfig
-from leaml.data import files
+from leaml.data import files, json_text
 from leaml.data.conversations import turns
 from leaml.data.label_rows import parse
 from leaml.data.records import MAX_IMAGE_BYTES, Keep, LabelRows, Record, RefusedRow, need_path, refuse_split
@@ -146,7 +145,7 @@ def _members(shard: str, keep: Keep) -> Iterator[tuple[str, Any]]:
 
 def _rows(content: Any, where: str) -> LabelRows:
     try:
-        found = json.loads(content)
+        found = json_text.loads(content)
     except ValueError as error:
         msg = f"{where} is not valid JSON: {error}; mend this member of the shard"
         raise DataError(msg) from None

@@ -17,7 +17,7 @@ def load(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:  # type: ignore[override]
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Not while it is constructed: merges (<<), which may name a key again, are among its keys by then
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}

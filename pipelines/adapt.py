@@ -17,7 +17,7 @@ from leaml.vlm import load
 from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import predict, read_predictions
 from pipelines.finetune import finetune_labels
-from pipelines.ingest import Labels, Sources, draw_labels, ingest
+from pipelines.ingest import Labels, Sources, draw_labels, ingest, named
 from pipelines.method import StopHereError, control, method
 from pipelines.models import trained
 from pipelines.priors import predict_priors
@@ -66,12 +66,15 @@ def check(config: Config, until: str = "evaluate") -> None:
     if config.distill.skip and until in DISTILLATION:
         msg = f"distill.skip is true, so this run has no {until} step; set distill.skip to false or run another step"
         raise InputError(msg)
-    for source in (config.data.labeled, config.data.unlabeled, config.data.evaluation):
+    data = config.data
+    for role, source in (("labeled", data.labeled), ("unlabeled", data.unlabeled), ("evaluation", data.evaluation)):
         if source is not None:
-            next(iter(registry.read(source)))
+            with named(f"data.{role}"):
+                next(iter(registry.read(source)))
     load.check(config.model)
     if config.caption.file and not config.distill.skip:
-        captions.read(config.caption.file, config.caption.column)
+        with named("caption.file"):
+            captions.read(config.caption.file, config.caption.column)
     if config.caption.url is None and config.caption.complete:
         load.check(config.caption.teacher)
 

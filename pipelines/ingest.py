@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from leaml.data.ingest import IngestResult, QuarantineError, check_limits, quara
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.label_counts import LabelCounts
 from leaml.data.store import ImageIndex
-from leaml.errors import DataError
+from leaml.errors import DataError, InputError
 from leaml.vlm import load
 from pipelines.progress import Bar, say
 from pipelines.run import QUARANTINED, Run, Step, quarantine_text
@@ -216,7 +218,7 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
 def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, Any]:
     """Read a source into the step's tables. Raises DataError."""
     data = run.config.data
-    with Bar(step.label, source.limit or 0, "images") as bar:
+    with Bar(step.label, source.limit or 0, "images") as bar, named(f"data.{role}"):
         result = ingest_source(
             source,
             step.path("images"),
@@ -240,6 +242,18 @@ def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, An
         msg = f"data.{role}: {source.path or source.format!r} has images but no questions; use a reader that gives them"
         raise DataError(msg)
     return _summary(result) | ({} if result.complete else {"first": run.first})
+
+
+@contextlib.contextmanager
+def named(key: str) -> Iterator[None]:
+    """Errors of the input with the key of the configuration in front that they are about."""
+    try:
+        yield
+    except QuarantineError:  # names its source, and holds what was found
+        raise
+    except InputError as error:
+        msg = f"{key}: {error}"
+        raise type(error)(msg) from None
 
 
 def _summary(result: IngestResult) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from leaml.config import base, refusal
+from leaml.config import base, refusal, yaml_text
 from leaml.config.reading import override
 from leaml.errors import ConfigError
 from leaml.images import MAX_ASPECT, MAX_SIDE, ImageLimits
@@ -295,7 +295,7 @@ def _validated(section: type[S], tree: dict[str, Any], origin: str) -> S:
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The tree of a YAML file: settings as such, or the `args` of the first application of a file for `serve deploy`."""
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = yaml_text.load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         msg = f"cannot read the settings {str(path)!r}: {error}; give a YAML file"
         raise ConfigError(msg) from None

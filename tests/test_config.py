@@ -7,6 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from leaml import config
+from leaml.config import reading, yaml_text
 from leaml.errors import ConfigError
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
@@ -318,3 +319,25 @@ def test_paths_in_the_working_tree_can_be_made_relative_to_it(elsewhere: Path) -
     assert (sent.data.labeled.path, sent.model.name) == ("data/train.jsonl", "models/mine")
     assert sent.data.labeled.images == f"{elsewhere.parent}/pictures/"
     assert sent.data.evaluation.path == "org/set"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("name: a\ndata:\n  x: 1\nname: b\n", "name", "1 and 4"),
+        ("name: a\ncaption:\n  url: b\n  timeout: 3\n  url: b\n", "url", "3 and 5"),
+        ("a: {b: 1, b: 2}\n", "b", "1 and 1"),
+        ("a:\n- {b: 1}\n- b: 1\n  'b': 2\n", "b", "3 and 4"),
+    ],
+)
+def test_a_key_that_occurs_twice_is_refused_with_both_lines(tmp_path: Path, text: str, key: str, lines: str) -> None:
+    (tmp_path / "twice.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"twice\.yaml: the key '{key}' occurs twice, in lines {lines}; remove one"):
+        config.load(tmp_path / "twice.yaml")
+
+
+def test_a_key_twice_in_an_override_is_refused_and_merges_may_name_a_key_again() -> None:
+    with pytest.raises(ConfigError, match=r"override .*: the key 'count' occurs twice"):
+        reading.override({}, "data.budget={count: 1, count: 2}")
+    text = "a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, x: 3}\n"
+    assert yaml_text.load(text) == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 3}}

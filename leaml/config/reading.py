@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from leaml.config import yaml_text
 from leaml.config.base import Section
 from leaml.config.keys import refusal
 from leaml.config.paths import absolute_from, with_paths
@@ -32,7 +33,10 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
         msg = f"cannot read the config file {str(path)!r}: not UTF-8 ({error.reason}); save it as UTF-8"
         raise ConfigError(msg) from None
     try:
-        tree = yaml.safe_load(text) or {}
+        tree = yaml_text.load(text) or {}
+    except yaml_text.DoubledKeyError as error:
+        msg = f"{path}: {error}"
+        raise ConfigError(msg) from None
     except yaml.YAMLError as error:
         msg = f"{path} is not valid YAML: {error}"
         raise ConfigError(msg) from None
@@ -114,7 +118,10 @@ def override(tree: dict[str, Any], item: str) -> None:
             raise ConfigError(msg)
         node = child
     try:
-        node[leaf] = yaml.safe_load(value)
+        node[leaf] = yaml_text.load(value)
+    except yaml_text.DoubledKeyError as error:
+        msg = f"override {item!r}: {error}"
+        raise ConfigError(msg) from None
     except yaml.YAMLError:
         msg = f"override {item!r}: {value!r} is not a YAML value; quote it"
         raise ConfigError(msg) from None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import posixpath
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from leaml import tables
-from leaml.data import files, webdataset
+from leaml.data import delimited, files, json_text, webdataset
 from leaml.data.jsonl import lines
 from leaml.data.records import SAVED
 from leaml.errors import DataError
@@ -106,7 +105,7 @@ def _rows(uri: str, column: str) -> Iterator[tuple[str, Any]]:
         try:
             text = data.decode("utf-8-sig")
             yield from _csv(uri, text) if ending == ".csv" else _json(uri, text, column)
-        except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        except (ValueError, csv.Error) as error:
             msg = f"{uri} is no valid {ending[1:].upper()} in UTF-8: {error}"
             raise DataError(msg) from None
     else:
@@ -134,6 +133,7 @@ def _folder(uri: str, column: str) -> Iterator[tuple[str, Any]]:
 
 def _csv(uri: str, text: str) -> Iterator[tuple[str, Any]]:
     table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    delimited.check_names(uri, table.fieldnames or ())
     for row in table:
         if None in row:
             msg = f"{uri}:{table.line_num}: more cells than columns; put a text that holds a comma in double quotes"
@@ -142,7 +142,7 @@ def _csv(uri: str, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _json(uri: str, text: str, column: str) -> Iterator[tuple[str, Any]]:
-    found = json.loads(text)
+    found = json_text.loads(text)
     if isinstance(found, dict):
         found = [{"image": name, column: caption} for name, caption in found.items()]
     for number, row in enumerate(found if isinstance(found, list) else [found]):

@@ -3,27 +3,34 @@
 {"image": "a.jpg", "conversations": [
     {"from": "human", "value": "<image>\\nWhat is it?"}, {"from": "gpt", "value": "A dog"}]}
 
-`images` with one image is read as well, and `messages` with role and content. Chats without an image are counted and left out.
+`images` with one image is read as well, and `messages` with role and content. `question_type` and `options` may stand in the
+user's turn, or in an entry with one question. `<image>` is left out at the ends of what the user says; an entry with one
+elsewhere is refused. Chats without an image are counted and left out.
 """
 
 from __future__ import annotations
 
-import json
 import posixpath
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from leaml.config import SourceConfig
-from leaml.data import files, row_files
+from leaml.data import files, json_text, row_files
 from leaml.data.embedded import Embedded
 from leaml.data.jsonl import lines
-from leaml.data.label_rows import TEXT_ONLY, parse
+from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, hint, labels_elsewhere, suggested
+from leaml.data.label_rows import DOUBLED, PLACEHOLDER, TEXT_ONLY, parse
 from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, by_image, need_path, refuse_split
 from leaml.data.registry import reader
-from leaml.data.values import shorten
+from leaml.data.values import UnusableError, is_missing, shorten
 from leaml.errors import DataError
 
 _USER, _MODEL = {"human", "user"}, {"gpt", "assistant"}
+_TURN_KEYS = ("from", "role", "value", "content")
+_IMAGE = "<image>"
+_AT_ENDS = re.compile(rf"^(?:\s*{_IMAGE})*\s*|\s*(?:{_IMAGE}\s*)*$")
+_OUT_OF_TURN, _NO_TURNS, _NO_TEXT = "turn without its counterpart", "no turns", "turn that is no text"
 
 
 @reader("conversations")
@@ -39,9 +46,12 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
         if isinstance(image, RefusedRow):
             loose.append(image)
             continue
-        rows = groups.setdefault(embedded.name(image), LabelRows())
+        rows = groups.setdefault(embedded.name(image), LabelRows(where=where))
         for row in turns(entry, where):
             rows.add(row)
+    if not groups and not loose:
+        msg = f"{path} holds no conversation; write one entry for each image"
+        raise DataError(msg)
     folder = source.images or posixpath.dirname(path) or "."
     yield from by_image(groups, folder, "conversations", None, keep, embedded, loose)
 
@@ -53,64 +63,160 @@ def _entries(path: str) -> Iterator[tuple[str, Any]]:
         yield from lines(path)
         return
     try:
-        entries = json.loads(files.read_bytes(path).decode("utf-8-sig"))
+        entries = json_text.loads(files.read_bytes(path).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         msg = f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
         raise DataError(msg) from None
-    except json.JSONDecodeError as error:
-        msg = f"{path}:{error.lineno}: not valid JSON ({error.msg} at column {error.colno}); mend the file"
+    except ValueError as error:
+        line = getattr(error, "lineno", None)
+        msg = f"{path}{f':{line}' if line else ''}: not valid JSON ({error}); mend the file"
         raise DataError(msg) from None
     for number, entry in enumerate(entries):
         yield f"{path}, entry {number}", entry
 
 
-def turns(entry: Any, where: str) -> Iterator[Question | RefusedRow | None]:
-    """The questions and answers of an entry; behind a turn that does not fit nothing can be told apart any more."""
-    asked: str | None = None
-    for turn in _list_of_turns(entry):
-        role = turn.get("from") or turn.get("role") if isinstance(turn, dict) else None
-        if role == "system":
-            continue
-        due = "human or user" if asked is None else "gpt or assistant"
-        text = _text(turn) if isinstance(turn, dict) else ""
-        if role not in (_USER if asked is None else _MODEL) or not text:
-            yield RefusedRow(where, "turn without its counterpart", f"expected a turn of {due} with text, got {shorten(turn)}")
-            return
-        if asked is None:
-            asked = text
-        else:
-            yield parse({"question": asked, "answer": text}, where)
-            asked = None
-    if asked is not None:
-        yield RefusedRow(where, "turn without its counterpart", "the last question has no reply; add it or remove the turn")
+def turns(entry: Any, where: str) -> Iterator[Question | RefusedRow]:
+    """The questions and answers of an entry; behind a turn that does not fit nothing can be told apart any more.
+
+    Args:
+        entry: An object with `conversations` or `messages`.
+        where: File and place of it.
+    """
+    try:
+        found = _list_of_turns(entry)
+    except UnusableError as error:
+        yield RefusedRow(where, error.reason, error.detail)
+        return
+    of_entry = {key: value for key, value in entry.items() if key not in (*CHAT_KEYS, *IMAGE_KEYS)}
+    pairs: list[dict[str, Any]] = []
+    fault: RefusedRow | None = None
+    asked: dict[str, Any] | None = None
+    try:
+        for turn in found:
+            role = _role(turn)
+            if role == "system":
+                continue
+            due, known = ("human or user", _USER) if asked is None else ("gpt or assistant", _MODEL)
+            if role not in known:
+                raise UnusableError(_OUT_OF_TURN, f"expected a turn of {due} with text, got {shorten(turn)}")
+            if asked is None:
+                asked = {key: value for key, value in turn.items() if key not in _TURN_KEYS}
+                asked["question"] = _without_image(_text(turn))
+            else:
+                pairs.append(asked | {"answer": _text(turn)})
+                asked = None
+        if asked is not None:
+            raise UnusableError(_OUT_OF_TURN, "the last question has no reply; add it or remove the turn")
+    except UnusableError as error:
+        fault = RefusedRow(where, error.reason, f"{error.detail}; what stands behind it is not read")
+    if not pairs and fault is None:
+        fault = RefusedRow(where, _NO_TURNS, f"its turns hold no question; the entry is {shorten(entry)}")
+    yield from (_parsed(pair, of_entry, len(pairs) == 1, where) for pair in pairs)
+    if fault is not None:
+        yield fault
+
+
+def _parsed(pair: dict[str, Any], of_entry: dict[str, Any], alone: bool, where: str) -> Question | RefusedRow:
+    """The row of a pair, with what the entry says of it."""
+    if twice := [key for key in COLUMNS if key in pair and not is_missing(of_entry.get(key))]:
+        return RefusedRow(where, DOUBLED, f"{twice[0]!r} stands in the turn and beside the turns; remove one")
+    made = parse(of_entry | pair, where)
+    if made is None:
+        return RefusedRow(where, _NO_TURNS, "a question and its answer are both missing")
+    if isinstance(made, Question) and not alone and made.options:
+        own = parse(pair, where)
+        if not isinstance(own, Question) or own.options != made.options:
+            detail = "options beside several questions; write them in the user's turn that they belong to"
+            return RefusedRow(where, "options of no one question", detail)
+    return made
+
+
+def _role(turn: Any) -> str | None:
+    role = (turn.get("from") or turn.get("role")) if isinstance(turn, Mapping) else None
+    return role if isinstance(role, str) else None
 
 
 def _list_of_turns(entry: Any) -> list[Any]:
-    turns = (entry.get("conversations") or entry.get("messages")) if isinstance(entry, dict) else None
-    return turns if isinstance(turns, list) else []
+    """The turns of an entry. Raises UnusableError if it has none, several lists of them, or something else there."""
+    if not isinstance(entry, Mapping):
+        raise UnusableError(_NO_TURNS, f"not an object with the key 'conversations', but {shorten(entry)}")
+    present = [key for key in CHAT_KEYS if not is_missing(entry.get(key))]
+    if len(present) > 1:
+        raise UnusableError(DOUBLED, f"keys {present[0]!r} and {present[1]!r}; remove one")
+    names = tuple(map(str, entry))
+    if not present:
+        if {"question", "answer"} & entry.keys():
+            detail = "question and answer stand in the entry itself; such rows are read by format: jsonl, one a line"
+        else:
+            meant = hint(suggested(names, CHAT_KEYS)[:1]) or labels_elsewhere(names)
+            detail = f"an entry needs turns in 'conversations' or 'messages'{'; ' + meant if meant else ''}"
+        raise UnusableError(_NO_TURNS, detail)
+    found = entry[present[0]]
+    if not isinstance(found, list):
+        raise UnusableError(_NO_TURNS, f"{present[0]!r} is {shorten(found)}, not a list of turns")
+    if beside := [key for key in ("question", "answer") if not is_missing(entry.get(key))]:
+        raise UnusableError(DOUBLED, f"{beside[0]!r} stands beside {present[0]!r}; remove one")
+    return found
 
 
-def _text(turn: dict[str, Any]) -> str:
-    """The text of a turn without the placeholders of its image."""
-    content = turn.get("value") or turn.get("content")
+def _text(turn: Mapping[str, Any]) -> str:
+    """The text of a turn, `<image>` where parts of it show one. Raises UnusableError if it has none, or something else."""
+    held = [turn[key] for key in ("value", "content") if not is_missing(turn.get(key))]
+    if not held:
+        raise UnusableError(_OUT_OF_TURN, f"the turn {shorten(turn)} has no text")
+    if len(held) > 1 and held[0] != held[1]:
+        raise UnusableError(DOUBLED, f"'value' and 'content' of the turn {shorten(turn)}; remove one")
+    content = held[0]
     if isinstance(content, list):  # parts of text and images, as OpenAI's API has them
-        content = "\n".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
-    return content.replace("<image>", "").strip() if isinstance(content, str) else ""
+        content = "\n".join(_part(part) for part in content)
+    if not isinstance(content, str):
+        raise UnusableError(_NO_TEXT, f"its content is {shorten(content)}; write a text, or parts of type text and image")
+    return content
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, Mapping):
+        if part.get("type", "text") == "text" and isinstance(part.get("text"), str):
+            return str(part["text"])
+        if part.get("type", "image") in ("image", "image_url"):
+            return _IMAGE
+    raise UnusableError(_NO_TEXT, f"the part {shorten(part)} is neither text nor an image")
+
+
+def _without_image(text: str) -> str:
+    """A question without the placeholder at its ends. Raises UnusableError for more than one, or one between words."""
+    if text.count(_IMAGE) > 1:
+        raise UnusableError(PLACEHOLDER, f"{shorten(text)} shows {text.count(_IMAGE)} images; the entry has one")
+    rest = _AT_ENDS.sub("", text)
+    if _IMAGE in rest:
+        detail = f"{shorten(text)} has {_IMAGE!r} between words; write it in front of them or behind them, or leave it out"
+        raise UnusableError(PLACEHOLDER, detail)
+    if not rest:
+        raise UnusableError(_OUT_OF_TURN, f"the question {shorten(text)} has no text")
+    return rest
 
 
 def _image(entry: Any, where: str) -> str | RefusedRow:
     """The one image of an entry, from its keys or the parts of its turns, or why it has none."""
-    if not isinstance(entry, dict):
+    if not isinstance(entry, Mapping):
         return RefusedRow(where, "no image", f"not an object with the keys image and conversations, but {shorten(entry)}")
-    parts = [
-        p for turn in _list_of_turns(entry) if isinstance(turn, dict) for p in turn.get("content") or [] if isinstance(p, dict)
-    ]
+    listed = [entry[key] for key in CHAT_KEYS if isinstance(entry.get(key), list)]
+    said = [turn for found in listed for turn in found if isinstance(turn, Mapping)]
+    contents = [turn.get(key) for turn in said for key in ("value", "content")]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
     shown = [part.get("image_url") or part.get("image") for part in parts if part.get("image_url") or part.get("image")]
-    image = row_files.image_name(entry, where) or row_files.image_name({"images": shown}, where)
-    if image is not None:
-        return image
-    if parts or "<image>" in str(_list_of_turns(entry)):
+    named = row_files.image_name(entry, where)
+    in_parts = row_files.image_name({"images": shown}, where)
+    if named is not None and in_parts is not None and not isinstance(named, RefusedRow) and named != in_parts:
         return RefusedRow(
-            where, "no image", f"its text shows one, but neither 'image' nor 'images' names it: {shorten(list(entry))}"
+            where, "several images", f"the entry names {shorten(named)} and its turns {shorten(shown)}; remove one"
         )
+    if found := named or in_parts:
+        return found
+    if parts or _IMAGE in str(listed) or suggested(tuple(map(str, entry)), IMAGE_KEYS[:1]):
+        return row_files.imageless(entry, where)
+    try:
+        _list_of_turns(entry)
+    except UnusableError as error:
+        return RefusedRow(where, error.reason, error.detail)
     return RefusedRow(where, TEXT_ONLY)

@@ -12,16 +12,18 @@ import csv
 import io
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from leaml.config import SourceConfig
-from leaml.data import files, row_files
+from leaml.data import file_kinds, files, label_keys, row_files
 from leaml.data.records import Keep, Record, need_path
 from leaml.data.registry import reader
+from leaml.data.values import shorten
 from leaml.errors import DataError
 
 _DELIMITERS = (",", "\t", ";")
+_HEAD = 10_000
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold an image in base64
 
 
@@ -44,20 +46,22 @@ def rows(uri: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
         column: A column that must be there.
 
     Raises:
-        DataError: Not UTF-8, not CSV, no such column, or more cells than columns.
+        DataError: Not UTF-8, not CSV, no such column, a name of several columns, or more cells than columns.
     """
+    data = files.read_bytes(uri)
     try:
-        text = files.read_bytes(uri).decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        msg = f"{uri}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
+        kind = file_kinds.of_bytes(data[:16]) or "; save the file as UTF-8"
+        msg = f"{uri}: not UTF-8 ({error.reason} at byte {error.start}){kind}"
         raise DataError(msg) from None
     line = 0
     try:
         table = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text, column), strict=True)
         names = [name.strip() for name in next(table, [])]
+        check_names(uri, names)
         if column not in names:
-            msg = f"{uri} has no column {column!r} in its first line, but {names or 'nothing'}"
-            raise DataError(msg)
+            raise DataError(_no_column(uri, column, names, text))
         line = table.line_num
         for cells in table:
             where, line = f"{uri}:{line + 1}", table.line_num  # a cell with line ends lasts several lines
@@ -65,17 +69,34 @@ def rows(uri: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 msg = f"{where}: more cells than columns; put a text that holds the separator in double quotes"
                 raise DataError(msg)
             if any(cell.strip() for cell in cells):
-                yield where, dict(itertools.zip_longest(names, (cell.strip() for cell in cells), fillvalue=""))
+                named = dict(itertools.zip_longest(names, (cell.strip() for cell in cells), fillvalue=""))
+                yield where, {name: cell for name, cell in named.items() if name}
     except csv.Error as error:
         msg = f"{uri}:{line + 1}: not valid CSV: {error}"
         raise DataError(msg) from None
 
 
+def check_names(uri: str, names: Sequence[str]) -> None:
+    """Raise DataError if two columns have one name, or names that differ in case alone: the cells of one would be lost."""
+    twice = next(((name, name) for name in names if name and names.count(name) > 1), None)
+    if pair := twice or label_keys.doubled(names, (*label_keys.IMAGE_KEYS, *label_keys.COLUMNS)):
+        msg = f"{uri}:1: the columns {pair[0]!r} and {pair[1]!r} have one name; rename or remove one of them"
+        raise DataError(msg)
+
+
+def _no_column(uri: str, column: str, names: list[str], text: str) -> str:
+    """What is wrong with a first line that lacks a column: the names that seem to be meant, or what else the file may be."""
+    known = (column, *label_keys.COLUMNS) if column == "image" else (column,)
+    renames = label_keys.suggested(tuple(names), known)
+    fix = "; in its first line write " + ", ".join(f"{right!r} for {wrong!r}" for wrong, right in renames) if renames else ""
+    if text.lstrip()[:1] in ("[", "{"):
+        fix = file_kinds.of_text(text[:_HEAD])
+    shown = shorten(names, 200) if names else "nothing"
+    return f"{uri} has no column {column!r} in its first line, but {shown}{fix}"
+
+
 def _delimiter(text: str, column: str) -> str:
-    """The separator that cuts `column` out of the first line; a comma where none does."""
+    """The separator that cuts `column` out of the first line; where none does, the one that cuts it into most cells."""
     first = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
-    for delimiter in _DELIMITERS:
-        names = next(csv.reader([first], delimiter=delimiter), [])
-        if column in (name.strip() for name in names):
-            return delimiter
-    return _DELIMITERS[0]
+    cells = {delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in _DELIMITERS}
+    return max(_DELIMITERS, key=lambda d: (column in (name.strip() for name in cells[d]), len(cells[d])))

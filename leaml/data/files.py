@@ -69,6 +69,15 @@ def resolve(base: str, name: str) -> str:
     return path
 
 
+def no_path(name: str) -> str | None:
+    """Why a text cannot be the name of a file, to follow what it is in a message; None: it can."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        return f"holds {name[error.start]!r}, which is half of a character; correct the name"
+    return "holds '\\x00', which no name of a file does; correct the name" if "\0" in name else None
+
+
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     return _kind(uri) != fs.FileType.NotFound
@@ -350,6 +359,9 @@ def _explained(uri: str, verb: str) -> Iterator[None]:
         msg = f"cannot {verb} {uri}: {error.strerror or error}; give this user the right to {verb} it"
         raise DataError(msg) from None
     except (OSError, *s3.ERRORS) as error:
+        if verb == "read" and not is_remote(uri) and Path(uri).is_dir():
+            msg = f"{uri} is a folder; give the path of a file"
+            raise DataError(msg) from None
         fix = "check bucket, endpoint and AWS credentials" if is_remote(uri) else "check the path and the disk"
         msg = f"cannot {verb} {uri}: {error}; {fix}"
         raise DataError(msg) from None

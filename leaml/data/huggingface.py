@@ -22,7 +22,8 @@ from leaml.config import SourceConfig
 from leaml.data import delimited, files, kvasir
 from leaml.data.embedded import decode
 from leaml.data.image_groups import ImageGroups, ImageRows, content_of
-from leaml.data.label_rows import COLUMNS, parse
+from leaml.data.label_keys import COLUMNS
+from leaml.data.label_rows import parse
 from leaml.data.records import MAX_IMAGE_BYTES, SAVED, Keep, Record, hash_split, need_path
 from leaml.data.registry import reader
 from leaml.data.values import is_missing

@@ -6,33 +6,67 @@ also stand in its line, as base64 or as a data URL.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from leaml.config import SourceConfig
-from leaml.data import files, row_files
+from leaml.data import file_kinds, files, json_text, row_files
 from leaml.data.records import Keep, Record, need_path
 from leaml.data.registry import reader
 from leaml.errors import DataError
 
+_HEAD = 10_000
+_SPREAD = "it is one JSON object over several lines; write each row on a line of its own"
+
 
 def lines(uri: str) -> Iterator[tuple[str, Any]]:
-    """`(file:line, value)` of every line that is not blank. Raises DataError for one that is not whole, valid JSON."""
+    """`(file:line, value)` of every line that is not blank.
+
+    Raises:
+        DataError: A line is not whole, valid JSON, or has a key twice; the file is a JSON list, or of another kind.
+    """
     with files.open_read(uri) as stream:
         for number, line in enumerate(stream, 1):
             where = f"{uri}:{number}"
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield where, json.loads(text)
+                if not text.strip():
+                    continue
+                value = json_text.loads(text)
             except UnicodeDecodeError as error:
-                msg = f"{where}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8"
+                kind = file_kinds.of_bytes(line) if number == 1 else ""
+                msg = f"{where}: not UTF-8 ({error.reason} at byte {error.start}){kind or '; save the file as UTF-8'}"
                 raise DataError(msg) from None
-            except json.JSONDecodeError as error:
-                torn = "" if line.endswith(b"\n") else "the last line, perhaps torn when the file was written: "
-                msg = f"{where}: {torn}not valid JSON ({error.msg} at column {error.colno}); mend or remove this line"
+            except json_text.DoubledKeyError as error:
+                msg = f"{where}: {error}"
                 raise DataError(msg) from None
+            except ValueError as error:
+                raise DataError(_no_json(uri, where, line, text, error)) from None
+            if _is_table(value):
+                msg = f"{uri}: {file_kinds.of_list(text)}"
+                raise DataError(msg)
+            yield where, value
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a line is a whole file of rows: a list of objects."""
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(entry, dict) for entry in value)
+
+
+def _no_json(uri: str, where: str, line: bytes, text: str, error: ValueError) -> str:
+    """What is wrong with a line that is no JSON, or with the file: one value over several lines, or another kind."""
+    reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+    start = text.strip()
+    if start[:1] in ("[", "{"):
+        with files.open_read(uri) as stream, contextlib.suppress(ValueError):
+            whole = json_text.loads(stream.read().decode("utf-8-sig"))
+            head = text + str(whole)[:_HEAD].replace("'", '"')
+            return f"{uri}: {file_kinds.of_list(head) if isinstance(whole, list) else _SPREAD}"
+    kind = file_kinds.of_text(text) if where.endswith(":1") and start[:1] not in ("[", "{") else ""
+    torn = "" if line.endswith(b"\n") or kind else "the last line, perhaps torn when the file was written: "
+    return f"{where}: {torn}not valid JSON ({reason}){kind or '; mend or remove this line'}"
 
 
 @reader("jsonl")

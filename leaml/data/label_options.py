@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from leaml.data import json_text
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 
 UNREADABLE, GAP = "unreadable options", "missing option"
@@ -73,7 +73,7 @@ def parse_options(value: Any) -> Options | None:
 def _from_text(text: str) -> tuple[Any, bool]:
     """The value that a text holds (an object or list written out, lettered or separated options); was it cut at separators?"""
     if text[:1] in ("[", "{"):
-        for read in (json.loads, _python_literal):
+        for read in (_json, _python_literal):
             with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
                 return read(text), False
         raise UnusableError(UNREADABLE, f"options are {shorten(text)}, neither valid JSON nor a Python list")
@@ -88,9 +88,21 @@ def _from_text(text: str) -> tuple[Any, bool]:
     raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}, with one option at most")
 
 
+def _json(text: str) -> Any:
+    try:
+        return json_text.loads(text)
+    except json_text.DoubledKeyError as error:
+        raise UnusableError(UNREADABLE, f"options are {shorten(text)}: {error}") from None
+
+
 def _python_literal(text: str) -> Any:
     # NumPy prints its arrays without commas, and Python joins neighbouring texts to one
-    return ast.literal_eval(re.sub(r"""(['"])\s+(?=['"])""", r"\1, ", text))
+    tree = ast.parse(re.sub(r"""(['"])\s+(?=['"])""", r"\1, ", text), mode="eval")
+    for node in ast.walk(tree):
+        keys = [ast.dump(key) for key in node.keys if key is not None] if isinstance(node, ast.Dict) else []
+        if len(set(keys)) < len(keys):
+            raise UnusableError(UNREADABLE, f"options are {shorten(text)}: a key occurs twice in one object; remove one")
+    return ast.literal_eval(tree)
 
 
 def _split_letters(text: str) -> list[str] | None:

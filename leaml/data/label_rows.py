@@ -7,16 +7,16 @@ which ingest counts.
 
 from __future__ import annotations
 
-import difflib
-import functools
 import re
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from leaml.broken_text import refusal
+from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
 from leaml.data.label_options import MOST_OPTIONS, UNREADABLE, Options, parse_options
-from leaml.data.records import Question, Record, RefusedRow
+from leaml.data.records import NO_QUESTION, Question, Record, RefusedRow
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 from leaml.scoring import chosen_letters, normalise, option_letters, texts_of
 
@@ -24,7 +24,8 @@ MOST_CHARACTERS = 8000
 """Of a question with its options, and of an answer: about 2,000 tokens, more than most models can be taught in one example."""
 
 AMBIGUOUS, PLACEHOLDER, TOO_LONG = "ambiguous answer", "image placeholder in a text", "too long"
-TOO_MANY, EQUAL = "too many options", "equal options"
+TOO_MANY, EQUAL, NO_TEXT = "too many options", "equal options", "characters that are no text"
+DOUBLED = "two values for one thing"
 """Reasons for which a row is refused, beside those of its options and values."""
 
 OUTSIDE, LETTER_ALONE, MISSPELT = "answer outside its options", "answer is a letter without options", "misspelt key"
@@ -33,12 +34,15 @@ OUTSIDE, LETTER_ALONE, MISSPELT = "answer outside its options", "answer is a let
 TEXT_ONLY = "text only"
 """Reason of rows that show no image and are no fault: chats among others."""
 
-COLUMNS = ("question", "answer", "question_type", "options")
-"""Keys of a label row besides those of its image."""
-_NEAR = 0.8
-"""Likeness, 0 to 1, from which on an unknown key is taken for a known one misspelt: that of "anwser" is 0.83."""
-
-_PLACEHOLDER = re.compile(r"<(?:image|video|audio)>", re.I)
+_NO_LABEL = {*IMAGE_KEYS, *COLUMNS, "split"}
+"""Keys of a row that is an image without a label."""
+_PLACEHOLDER = re.compile(
+    r"<[|/]{0,2}(?:[\w.-]{0,24}[-_.])?(?:image|img|video|audio|vision)(?:[-_. \d][ \w.-]{0,24}|here|s)?\|?>"
+    r"|<(?:\|?im_(?:start|end|patch)\|?|row_\d+_col_\d+)>"
+    r"|\[/?(?:image|img|video|audio)(?:[_ ]?(?:break|end|start|pad|\d+))?\]|\ufffc",
+    re.I,
+)
+"""What stands for an image in the texts of the model families: <image>, <|image_pad|>, <image 1>, [IMG], U+FFFC, ..."""
 _LETTERS_ONLY = re.compile(r"^[\s(\[]*[A-Z](?:[\s)\].]*(?:[,;&/]|\band\b)[\s(\[]*[A-Z])*[\s)\].:]*$", re.I)
 _LETTER_AND_TEXT = re.compile(r"^\s*\(?([A-Za-z])[).:]+\s+(\S.*)$", re.S)
 _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
@@ -53,18 +57,24 @@ def parse(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = None)
         where: File and line of the row.
         keys: All keys of the row, where `row` holds only those that are known.
     """
-    names = tuple(row if keys is None else keys)
-    misspelt = near_keys(tuple(str(name) for name in names))
+    names = tuple(str(name) for name in (row if keys is None else keys))
     if is_missing(row.get("question")) and is_missing(row.get("answer")):
-        if lost := [pair for pair in misspelt if pair[1] in ("question", "answer")]:
-            return RefusedRow(where, f"no {lost[0][1]}", _hint(lost))
+        if elsewhere := labels_elsewhere(names):
+            return RefusedRow(where, "no question", elsewhere)
+        if lost := [pair for pair in near_keys(names) if pair[1] in ("question", "answer")]:
+            return RefusedRow(where, f"no {lost[0][1]}", hint(lost))
         if row.get("question") is None and row.get("answer") is None:
-            return None
+            other = [name for name in names if name not in _NO_LABEL] if keys is None else []
+            return RefusedRow(where, NO_QUESTION, f"only the keys {shorten(other)}") if other else None
     try:
-        return _question(row, where, misspelt)
+        if pair := doubled(names, COLUMNS):
+            raise UnusableError(DOUBLED, f"keys {pair[0]!r} and {pair[1]!r}; remove one")
+        if chat := [key for key in CHAT_KEYS if not is_missing(row.get(key))]:
+            raise UnusableError(DOUBLED, f"question and answer beside {chat[0]!r}; write an entry for each of them")
+        return _question(row, where, near_keys(names))
     except UnusableError as error:
-        hint = _hint([pair for pair in misspelt if error.reason == f"no {pair[1]}"])
-        return RefusedRow(where, error.reason, "; ".join(part for part in (error.detail, hint) if part))
+        meant = hint(pair for pair in suggested(names) if error.reason == f"no {pair[1]}")
+        return RefusedRow(where, error.reason, "; ".join(part for part in (error.detail, meant) if part))
 
 
 def checked(record: Record) -> Record:
@@ -118,7 +128,8 @@ def check(question: Question | RefusedRow | None) -> Question | RefusedRow | Non
     try:
         asked, answer = text_of(question.question, "the question"), text_of(question.answer, "the answer")
         options = None if question.options is None else tuple(text_of(option, "an option") for option in question.options)
-        _check_texts(asked, answer, options or ())
+        kind = None if is_missing(question.question_type) else text_of(question.question_type, "the question_type")
+        _check_texts(asked, answer, options or (), kind)
         doubts: set[str] = set(question.doubts)
         if options:
             answer = _letters(answer, options)
@@ -127,11 +138,16 @@ def check(question: Question | RefusedRow | None) -> Question | RefusedRow | Non
             doubts.add(LETTER_ALONE)
     except UnusableError as error:
         return RefusedRow(question.where or "", error.reason, error.detail)
-    return replace(question, question=asked, answer=answer, options=options or None, doubts=tuple(sorted(doubts)))
+    made = replace(question, question=asked, answer=answer, question_type=kind, options=options or None)
+    return replace(made, doubts=tuple(sorted(doubts)))
 
 
-def _check_texts(question: str, answer: str, options: tuple[str, ...]) -> None:
-    for what, text in (("question", question), ("answer", answer), *(("option", option) for option in options)):
+def _check_texts(question: str, answer: str, options: tuple[str, ...], kind: str | None) -> None:
+    texts = (("question", question), ("answer", answer), *(("option", option) for option in options))
+    for what, text in (*texts, ("question_type", kind or "")):
+        if fault := refusal(text):
+            raise UnusableError(NO_TEXT, f"the {what} {shorten(text)} {fault}")
+    for what, text in texts:
         if match := _PLACEHOLDER.search(text):
             detail = f"the {what} {shorten(text)} holds {match[0]!r}, which stands for an image; remove it"
             raise UnusableError(PLACEHOLDER, detail)
@@ -183,18 +199,3 @@ def _letters(answer: str, options: tuple[str, ...]) -> str:
 
 def _is_letter(answer: str) -> bool:
     return len(answer.strip("().: ")) == 1 and answer.strip("().: ") in string.ascii_uppercase
-
-
-@functools.lru_cache(maxsize=1024)  # the rows of a file have few different sets of keys
-def near_keys(names: tuple[str, ...], known: tuple[str, ...] = COLUMNS) -> tuple[tuple[str, str], ...]:
-    """Unknown keys, each with the known key that it is like and that the row lacks."""
-    absent = [key for key in known if key not in names]
-    found = []
-    for name in names if absent else ():
-        if name not in known and (near := difflib.get_close_matches(name.strip().lower(), absent, 1, _NEAR)):
-            found.append((name, near[0]))
-    return tuple(found)
-
-
-def _hint(pairs: Iterable[tuple[str, str]]) -> str:
-    return ", ".join(f"key {name!r}: did you mean {known!r}?" for name, known in pairs)

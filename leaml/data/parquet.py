@@ -21,7 +21,8 @@ from leaml.config import SourceConfig
 from leaml.data import files
 from leaml.data.embedded import decode
 from leaml.data.image_groups import ImageGroups, content_of
-from leaml.data.label_rows import COLUMNS, parse
+from leaml.data.label_keys import COLUMNS
+from leaml.data.label_rows import parse
 from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_path
 from leaml.data.registry import reader
 from leaml.data.values import is_missing

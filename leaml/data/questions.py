@@ -8,20 +8,18 @@ Without the column `image` every question is asked about every image. In CSV, op
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from leaml.broken_text import is_blank, refusal, stripped
 from leaml.choice import check_options
-from leaml.data import delimited
+from leaml.data import delimited, files
 from leaml.data.jsonl import lines
 from leaml.data.label_options import MOST_OPTIONS
 from leaml.errors import DataError
 
 COLUMNS = ("image", "question", "options")
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
-"""What JSON can hold and neither tokenizers nor tables can."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,14 @@ def _parse(row: Any, where: str) -> Asked:
         msg = f"{where}: unknown column {unknown[0]!r}; a question has {', '.join(COLUMNS)}"
         raise DataError(msg)
     question, image, options = row.get("question"), row.get("image"), row.get("options")
-    if not isinstance(question, str) or not question.strip():
+    if not isinstance(question, str) or is_blank(question):
         msg = f"{where}: 'question' must be text that is not empty, got {question!r}"
         raise DataError(msg)
     if image is not None and (not isinstance(image, str) or not image.strip()):
         msg = f"{where}: 'image' must be a file name, got {image!r}"
         raise DataError(msg)
     if options is not None:
-        good = isinstance(options, list) and all(isinstance(o, str) and o.strip() for o in options)
+        good = isinstance(options, list) and all(isinstance(o, str) and not is_blank(o) for o in options)
         if not good or not 2 <= len(options) <= MOST_OPTIONS:
             msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {options!r}"
             raise DataError(msg)
@@ -76,11 +74,15 @@ def _parse(row: Any, where: str) -> Asked:
         except DataError as error:
             msg = f"{where}: {error}"
             raise DataError(msg) from None
-    for what, text in (("question", question), ("image", image or ""), *(("options", option) for option in options or ())):
-        if found := _NO_TEXT.search(text):
-            msg = f"{where}: {what!r} holds {found[0]!r}, which is half of a character or none; remove it"
+    if image is not None and (fault := files.no_path(image)):
+        msg = f"{where}: 'image' {fault}"
+        raise DataError(msg)
+    question, options = stripped(question), None if options is None else tuple(map(stripped, options))
+    for what, text in (("question", question), *(("options", option) for option in options or ())):
+        if fault := refusal(text):
+            msg = f"{where}: {what!r} {fault}"
             raise DataError(msg)
-    return Asked(image, question, None if options is None else tuple(options))
+    return Asked(image, question, options)
 
 
 def _table(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:

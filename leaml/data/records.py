@@ -11,6 +11,7 @@ from typing import Any
 
 from leaml.data import files
 from leaml.data.embedded import Embedded
+from leaml.data.lost_images import Lost
 from leaml.errors import ConfigError, DataError
 
 MAX_IMAGE_BYTES = 256 << 20
@@ -63,10 +64,11 @@ class RefusedRow:
 
 @dataclass
 class LabelRows:
-    """The label rows of one image while a source is read: `Record(..., **rows.fields())`."""
+    """The label rows of one image while a source is read: `Record(..., **rows.fields())`; `where` it is named first."""
 
     questions: list[Question] = field(default_factory=list)
     refused: list[RefusedRow] = field(default_factory=list)
+    where: str | None = None
 
     def add(self, row: Question | RefusedRow | None) -> None:
         """Add what `label_rows.parse` made of a row; None, a row without a question, is no label row."""
@@ -100,12 +102,17 @@ Keep = Callable[[str], bool]
 """Asked by a reader before it loads the image with this URI: is it wanted?"""
 
 
-def fetch(records: Iterable[Record], locate: Callable[[str], str] | None = None) -> Iterator[Record]:
+def fetch(
+    records: Iterable[Record],
+    locate: Callable[[str], str] | None = None,
+    explain: Callable[[str, DataError], str] | None = None,
+) -> Iterator[Record]:
     """Fill in the bytes of records that have neither data nor error, reading ahead in threads; the order stays.
 
     Args:
         records: Records without data.
         locate: Path of the file from the record's URI; default: the URI itself.
+        explain: The record's error from its URI and what reading it raised; default: that.
     """
 
     def load(record: Record) -> Record:
@@ -114,7 +121,7 @@ def fetch(records: Iterable[Record], locate: Callable[[str], str] | None = None)
         try:
             return replace(record, data=files.read_bytes(locate(record.uri) if locate else record.uri, MAX_IMAGE_BYTES))
         except DataError as error:
-            return replace(record, error=str(error))
+            return replace(record, error=explain(record.uri, error) if explain else str(error))
 
     with ThreadPoolExecutor(_READ_AHEAD) as pool:
         pending: deque[Future[Record]] = deque()
@@ -153,6 +160,9 @@ def by_image(
         msg = f"{len(loose)} label rows and none has an image; the first is {loose[0]}; correct the file"
         raise DataError(msg)
 
+    places: dict[str, str | None] = {}
+    lost = Lost(folder)
+
     def wanted() -> Iterator[Record]:
         first = tuple(loose)
         for name, rows in groups.items():
@@ -165,14 +175,19 @@ def by_image(
             else:
                 try:
                     made = replace(made, uri=files.resolve(folder, name))
+                    places[made.uri] = rows.where
                 except DataError as error:
-                    made = replace(made, error=str(error))
+                    made = replace(made, error=_at(rows.where, str(error)))
             if keep(made.uri):
                 data = embedded.data(name) if name in embedded else None
                 yield replace(made, data=data, refused=made.refused + first)
                 first = ()
 
-    return fetch(wanted())
+    return fetch(wanted(), explain=lambda uri, error: _at(places.get(uri), lost.explain(uri, error)))
+
+
+def _at(where: str | None, message: str) -> str:
+    return f"{where}: {message}" if where else message
 
 
 def hash_split(key: str) -> str:

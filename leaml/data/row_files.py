@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from leaml.config import SourceConfig
+from leaml.data import files
 from leaml.data.embedded import Embedded
-from leaml.data.label_rows import near_keys, parse
+from leaml.data.label_keys import IMAGE_KEYS, doubled, hint, suggested
+from leaml.data.label_rows import DOUBLED, parse
 from leaml.data.records import Keep, LabelRows, Record, RefusedRow, by_image
 from leaml.data.values import is_missing, shorten
 from leaml.errors import DataError
@@ -24,7 +26,7 @@ def records(path: str, rows: Iterable[tuple[str, Any]], source: SourceConfig, ke
         keep: Which images are wanted.
 
     Raises:
-        DataError: No row has the wanted split, or none names an image.
+        DataError: There is no row, none has the wanted split, or none names an image.
     """
     groups: dict[str, LabelRows] = {}
     loose: list[RefusedRow] = []
@@ -37,9 +39,13 @@ def records(path: str, rows: Iterable[tuple[str, Any]], source: SourceConfig, ke
             continue
         image = image_name(row, where)
         if isinstance(image, str):
-            groups.setdefault(embedded.name(image), LabelRows()).add(parse(row, where))
+            groups.setdefault(embedded.name(image), LabelRows(where=where)).add(parse(row, where))
         else:
-            loose.append(image or _imageless(row, where))
+            loose.append(image or imageless(row, where))
+    if not splits:
+        below = " below its line of column names" if source.format == "csv" else ""
+        msg = f"{path} holds no row{below}; write one for each image"
+        raise DataError(msg)
     if source.split is not None and source.split not in splits:
         msg = f"{path}: no line has split {source.split!r}, only {', '.join(sorted(splits))}; correct or remove split"
         raise DataError(msg)
@@ -51,21 +57,35 @@ def image_name(row: Any, where: str) -> str | RefusedRow | None:
     """The image that a row names in `image` or `images` (a text, or a list of one), why it has no usable one, or None."""
     if not isinstance(row, Mapping):
         return None
-    image = next((row[key] for key in ("image", "images") if not is_missing(row.get(key))), None)
-    while isinstance(image, list | tuple) and len(image) == 1:
-        image = image[0]
-    if isinstance(image, Mapping):  # as in messages of OpenAI's form, and in tables of `datasets`
-        image = next((image[key] for key in ("path", "url", "image") if isinstance(image.get(key), str)), image)
-    if image is None or (isinstance(image, str) and image.strip()):
-        return image
+    named = [_single(row[key]) for key in IMAGE_KEYS if not is_missing(row.get(key))]
+    if not named:
+        return None
+    image = named[0]
+    if pair := doubled(map(str, row), IMAGE_KEYS):
+        return RefusedRow(where, DOUBLED, f"keys {pair[0]!r} and {pair[1]!r}; remove one")
+    if image != named[-1]:
+        return RefusedRow(where, "several images", f"'image' is {shorten(image)} and 'images' {shorten(named[-1])}; remove one")
+    if isinstance(image, str) and image.strip():
+        fault = files.no_path(image)
+        return RefusedRow(where, "no image", f"the image {shorten(image)} {fault}") if fault else image
     if isinstance(image, list | tuple):
         return RefusedRow(where, "several images", f"{len(image)} images; write a row for each of them")
     return RefusedRow(where, "no image", f"the image is {shorten(image)}, not a path")
 
 
-def _imageless(row: Any, where: str) -> RefusedRow:
+def _single(image: Any) -> Any:
+    """What a list of one holds, and the path of an image that is an object."""
+    while isinstance(image, list | tuple) and len(image) == 1:
+        image = image[0]
+    if isinstance(image, Mapping):  # as in messages of OpenAI's form, and in tables of `datasets`
+        image = next((image[key] for key in ("path", "url", "image") if isinstance(image.get(key), str)), image)
+    return image
+
+
+def imageless(row: Any, where: str) -> RefusedRow:
+    """The refusal of a row that names no image, with the key that seems to."""
     if not isinstance(row, Mapping):
         return RefusedRow(where, "no image", f"not an object with the key 'image', but {shorten(row)}")
-    near = near_keys(tuple(str(key) for key in row), ("image",))
-    hint = f"; key {near[0][0]!r}: did you mean 'image'?" if near else ""
-    return RefusedRow(where, "no image", f"each row must have the path of an image in the key 'image'{hint}")
+    meant = hint(suggested(tuple(map(str, row)), IMAGE_KEYS[:1])[:1])
+    detail = "each row must have the path of an image in the key 'image'"
+    return RefusedRow(where, "no image", f"{detail}; {meant}" if meant else detail)

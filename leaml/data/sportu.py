@@ -8,7 +8,6 @@ therefore shuffled, by a hash of the question's id and thus alike in every run. 
 
 from __future__ import annotations
 
-import json
 import posixpath
 import random
 import re
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leaml.config import SourceConfig
-from leaml.data import files, video
+from leaml.data import files, json_text, video
 from leaml.data.label_rows import OUTSIDE, check, parse
 from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, hash_split, need_path
 from leaml.data.registry import reader
@@ -79,7 +78,7 @@ def _clips(annotations: list[str]) -> dict[str, _Clip]:
     clips: dict[str, _Clip] = {}
     for path in annotations:
         try:
-            entries = json.loads(files.read_bytes(path))
+            entries = json_text.loads(files.read_bytes(path))
         except ValueError as error:
             msg = f"{path} is not valid JSON: {error}; mend or download it again"
             raise DataError(msg) from None

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from leaml.broken_text import is_blank, stripped
+
 _SHOWN = 80
 _NAN = "nan"
 
@@ -29,13 +31,13 @@ def shorten(value: Any, most: int = _SHOWN) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for nothing: null, NaN, pandas' NA or NaT, a text of blanks, an object or list of nothing."""
+    """Whether a value stands for nothing: null, NaN, pandas' NA or NaT, a text with nothing to see, or only such values."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, float | np.floating | Decimal):
         return math.isnan(value)
     if isinstance(value, str):
-        return not value.strip()
+        return is_blank(value)
     if isinstance(value, Mapping):
         return all(is_missing(v) for v in value.values())
     return isinstance(value, list | tuple) and all(is_missing(v) for v in value)
@@ -48,11 +50,12 @@ def text_of(value: Any, what: str) -> str:
         UnusableError: A value of another kind, or one that stands for nothing; also the text "nan", which is what is left of
             a missing number.
     """
-    if isinstance(value, str) and value.strip() and value.strip().lower() != _NAN:
-        return value.strip()
-    if is_missing(value) or (isinstance(value, str) and value.strip().lower() == _NAN):
+    text = stripped(value) if isinstance(value, str) else None
+    if is_missing(value) or (text is not None and text.lower() == _NAN):
         reason = f"no {what.split()[-1]}"
         raise UnusableError(reason, f"{what} is {'missing' if value is None else shorten(value)}")
+    if text is not None:
+        return text
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | Decimal | np.number):
         reason = f"{what.split()[-1]} is no text"
         raise UnusableError(reason, f"{what} is {shorten(value)}, not text")

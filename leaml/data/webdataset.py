@@ -10,7 +10,6 @@ Shards are streamed, not unpacked. What macOS adds (`._0001.jpg`) and other hidd
 from __future__ import annotations
 
 import hashlib
-import json
 import posixpath
 import tarfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any, Literal, Self
 
 from leaml import images
 from leaml.config import SourceConfig
-from leaml.data import files
+from leaml.data import files, json_text
 from leaml.data.conversations import turns
 from leaml.data.label_rows import parse
 from leaml.data.records import (
@@ -305,7 +304,7 @@ def _rows(member: _Member) -> LabelRows:
 
 def _json(member: _Member) -> Any:
     try:
-        return json.loads(member.content or b"")
+        return json_text.loads(member.content or b"")
     except (ValueError, RecursionError) as error:
         msg = f"{member.where} is not valid JSON: {error}; mend this member of the shard"
         raise DataError(msg) from None

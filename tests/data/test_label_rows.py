@@ -202,6 +202,59 @@ def test_8_15_values_become_the_text_that_people_write_or_are_refused(answer: An
     assert words(answer=answer) == text
 
 
+@pytest.mark.parametrize("key", ["question", "answer", "question_type", "options"])
+@pytest.mark.parametrize("bad", ["\ud83d", "\0", "\x1b[0m", "\ue000", "\uffff", "\u200b", "\xad", "\u202e", "\ufeff", "\u2060"])
+def test_what_is_no_text_or_hidden_in_it_is_refused_with_file_and_line(key: str, bad: str, folder: Path) -> None:
+    text = f"re{bad}d"
+    row = {"image": "0.png", "question": "which?", "answer": "blue"} | {key: [text, "blue"] if key == "options" else text}
+    with pytest.raises(
+        DataError, match=r"(?s)1 of 2 label rows .*characters that are no text: .*labels\.jsonl:2: the "
+    ) as stopped:
+        taken(
+            jsonl(folder, [row | {key: None if key == "question_type" else ["blue", "x"] if key == "options" else "q"}, row]),
+            folder / "out",
+        )
+    str(stopped.value).encode()  # the message itself is text
+
+
+@pytest.mark.parametrize("blank", ["\u200b", "\ufeff \u2060", "\u3164", "\u2800", "\u200d", "\0", "\u00a0\t"])
+def test_texts_with_nothing_to_see_are_missing(blank: str) -> None:
+    for key in ("question", "answer"):
+        found = made(**{key: blank})
+        assert isinstance(found, RefusedRow) and found.reason == f"no {key}"
+    assert words(options=["red", blank, "blue"], answer="C") is None
+    assert made(question=blank, answer=blank) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("\ufeffred\u200b", "red"),
+        ("\u200f\u05d0\u05d3\u05d5\u05dd\u200e", "\u05d0\u05d3\u05d5\u05dd"),
+        *(
+            (t, t)
+            for t in (
+                "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+                "\U0001f468\u200d\U0001f469",
+                "\u2764\ufe0f",
+                "two\n\tlines",
+                "a\xa0b",
+            )
+        ),
+    ],
+)
+def test_marks_at_the_ends_are_left_out_and_joiners_of_scripts_stay(text: str, right: str) -> None:
+    assert words(answer=text) == words(answer="B", options=["x", text]) == right
+
+
+@hypothesis.given(st.text(st.characters(), max_size=8))
+def test_every_text_is_taken_as_it_is_seen_or_refused(text: str) -> None:
+    taken_as = words(answer=text)
+    if taken_as is not None:
+        taken_as.encode()
+        assert taken_as.strip() == taken_as and taken_as in text
+
+
 @hypothesis.given(st.floats(allow_nan=False, allow_infinity=False))
 def test_8_a_number_is_written_without_change_of_value(value: float) -> None:
     text = words(answer=value)

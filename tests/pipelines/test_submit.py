@@ -196,7 +196,7 @@ def test_a_failed_job_says_where_its_log_is_and_can_be_submitted_again(tree: Tre
     tree.write(name="fails", data={"labeled": source, "evaluation": source})
     code, out, err = tree.run("--from-image")
     assert code == 2, out + err
-    assert "error: /nowhere/rows.jsonl does not exist" in out
+    assert "error: data.labeled: /nowhere/rows.jsonl does not exist" in out
     assert f"job {job[:-1]}2 refused its input. log: ray job logs" in err
 
 

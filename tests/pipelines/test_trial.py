@@ -115,6 +115,13 @@ def test_what_a_run_refuses_the_dry_run_refuses_in_the_same_words(
     assert str(done.exception) == started(recipe, overrides, monkeypatch)
 
 
+@pytest.mark.parametrize("key", ["data.labeled", "data.unlabeled", "data.evaluation", "caption.file"])
+def test_a_path_that_is_not_there_is_named_with_its_key(key: str, recipe: Path) -> None:
+    path = key if key == "caption.file" else f"{key}.path"
+    found = str(dry_run(recipe, f"{path}={recipe.parent}/none.jsonl").exception)
+    assert found.startswith(f"{key}: {recipe.parent}/none.jsonl does not exist")
+
+
 def test_what_a_run_takes_is_planned_and_leaves_no_trace(recipe: Path) -> None:
     before = sorted(recipe.parent.rglob("*"))
     done = dry_run(recipe)

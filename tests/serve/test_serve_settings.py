@@ -123,7 +123,7 @@ def test_settings_are_read_from_both_kinds_of_file(tmp_path: Path) -> None:
     plain.write_text("model: a\n")
     deployed.write_text(yaml.safe_dump({"applications": [{"name": "x", "import_path": "y", "args": {"model": "a"}}]}))
     assert read_settings(plain) == read_settings(deployed) == {"model": "a"}
-    for content in ("[1]", "a: [", "applications: [{name: x}]"):
+    for content in ("[1]", "a: [", "applications: [{name: x}]", "model: a\nmodel: b\n"):
         plain.write_text(content)
         with pytest.raises(ConfigError):
             read_settings(plain)

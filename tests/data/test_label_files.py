@@ -67,8 +67,6 @@ def test_a_file_of_another_kind_is_named_with_the_fix(tmp_path: Path, form: str,
 def test_a_folder_given_as_a_file_is_called_one(tmp_path: Path, form: str) -> None:
     with pytest.raises(DataError, match=r"is a folder; give the path of a file$"):
         read(SourceConfig(format=form, path=str(tmp_path)))
-    with pytest.raises(DataError, match=r"is a folder; give the path of a file$"):
-        captions.read(str(tmp_path))
 
 
 @pytest.mark.parametrize(

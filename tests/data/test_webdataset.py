@@ -186,7 +186,6 @@ def test_7_a_member_that_occurs_twice_is_an_error(tmp_path: Path, again: str) ->
         (("1.json", b"[[1, 2], [3, 4]]"), NO_QUESTION),
         (("1.json", b'"text"'), NO_QUESTION),
         (("1.json", b'{"caption": "a red square", "url": "x"}'), NO_QUESTION),
-        (("1.json", b'{"conversations": []}'), NO_QUESTION),
         (("1.txt", b"a red square"), NOT_READ),
         (("1.TXT", b"a red square"), NOT_READ),
         (("1.cls", b"7"), NOT_READ),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +20,31 @@ from leaml import __version__
 from leaml.errors import InterruptedCommandError, LeamlError
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as batch systems and containers send it: to the code that runs, what Ctrl-C is."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
 class Commands(typer.core.TyperGroup):
     """Typer would end an interrupted command without a word."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        """Run the command. Raises InterruptedCommandError on Ctrl-C."""
+        """Run the command. Raises InterruptedCommandError on Ctrl-C and SIGTERM."""
+        main = threading.current_thread() is threading.main_thread()  # no other thread may have a handler
+        before = signal.signal(signal.SIGTERM, _terminate) if main else None
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             kept = "; ".join(getattr(error, "__notes__", []))
             msg = f"interrupted{f'; {kept}' if kept else ''}; the same command goes on"
-            raise InterruptedCommandError(msg) from None
+            by = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+            raise InterruptedCommandError(msg, 128 + by) from None
+        finally:
+            if main:
+                signal.signal(signal.SIGTERM, before)
 
 
 app = typer.Typer(

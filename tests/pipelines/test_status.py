@@ -91,11 +91,12 @@ def test_a_holder_on_another_host_is_believed_while_it_beats(tmp_path: Path) -> 
         assert read(tmp_path)["state"] == state
 
 
-def test_ctrl_c_says_what_is_kept_and_ends_with_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_say_what_is_kept(number: signal.Signals, code: int, tmp_path: Path) -> None:
     process = begin(tmp_path, 60)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert err.splitlines() == [
         "interrupted; finished steps and units are kept, and the last checkpoint of a training in "
         f"{tmp_path}/mine (leaml status); the same command goes on"

@@ -114,9 +114,9 @@ def adapt(
         return
     from pipelines.trial import refuse, refuse_machine
 
-    notes = refuse(found)
-    plan.show(found)
-    for note in notes:
+    tried = refuse(found)
+    plan.show(found, tried.amounts)
+    for note in tried.notes:
         plan.print_line(f"  {note}")
     refuse_machine(found)
 

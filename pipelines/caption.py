@@ -101,14 +101,14 @@ def _settings(config: CaptionConfig) -> dict[str, Any]:
     return found | ({"content": files.fingerprint(config.file)} if config.file and files.exists(config.file) else {})
 
 
-def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> list[dict[str, str]]:
+def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> list[dict[str, object]]:
     """Rows of the captions table for those of the images that have a caption in a file.
 
     Raises:
         DataError: No image has one, or a name in the file is that of several images.
     """
     wanted = set(refs.ids.to_pylist())
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, object]] = []
     example = None
     for folder in folders:
         for file in files.listing(folder, suffixes=(".parquet",)):
@@ -145,7 +145,7 @@ def publish_given(given: ready.Captions, folders: list[str], refs: ImageIndex, o
         files.write_bytes(f"{output}/counts/given-{number:06d}.json", json.dumps(counts).encode())
         tables.write(f"{output}/rows/given-{number:06d}.parquet", tables.table(part, tables.CAPTIONS))
     say(given_text(given, len(rows), len(refs)))
-    return [row["image_id"] for row in rows]
+    return [str(row["image_id"]) for row in rows]
 
 
 def read_captions(step: Step) -> dict[str, str]:

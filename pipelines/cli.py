@@ -55,6 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see pipelines/configs.")]
+RunFolder = Annotated[str, typer.Argument(help="Run folder, local or s3://, or its config file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value overrides.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and vLLM.")]
 
@@ -225,35 +226,41 @@ def overlap(
 
 @app.command()
 def status(
-    run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")],
+    run: Annotated[str, typer.Argument(help="Run folder, local or s3://, its config file, or a local folder of runs.")],
+    overrides: Overrides = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every 2 s until the run has ended.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch one line each time.")] = False,
 ) -> None:
     """Which steps of a run are done, how far the running one is, and whether a process works on it."""
-    from pipelines.status import show
+    from pipelines.status import folder_of, show
 
-    show(run, as_json, watch)
+    show(folder_of(run, overrides), as_json, watch)
 
 
 @app.command()
 def inspect(
-    run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")],
+    run: RunFolder,
+    overrides: Overrides = None,
+    *,
     image: Annotated[str, typer.Option(help="An image_id, its beginning, or a file name.")],
 ) -> None:
     """The story of one image: labels, caption, every pseudo pair with its scores and verdict, every model's answers."""
     from pipelines.inspect import show
+    from pipelines.status import folder_of
 
-    show(run, image)
+    show(folder_of(run, overrides), image)
 
 
 @app.command()
-def report(run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")]) -> None:
+def report(run: RunFolder, overrides: Overrides = None) -> None:
     """Print the accuracy table of a finished run and where its report page is."""
     from leaml.data import files
     from leaml.errors import DataError
     from pipelines.progress import say
     from pipelines.report import print_table
+    from pipelines.status import folder_of
 
+    run = folder_of(run, overrides)
     file = files.join(run, "evaluation", "metrics.json")
     if not files.exists(file):
         msg = f"{run} has no evaluation/metrics.json yet; run `leaml adapt` to its end first"

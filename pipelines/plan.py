@@ -23,6 +23,8 @@ from pipelines.progress import console
 from pipelines.run import DONE, Run, Step
 
 UNKNOWN = "unknown until ingest"
+_PLENTY = 10**9
+"""Taken for a number that is not known where few would get a word."""
 RECENT = 300
 """Finished steps of the storage that are looked at for measured rates, the latest."""
 
@@ -130,8 +132,7 @@ def show(config: Config, amounts: Amounts | None = None) -> None:
 def print_doubts(config: Config, amounts: Amounts) -> None:
     """A word about data that are too few to compare anything, as far as their numbers are known."""
     sizes = (amounts.asked, amounts.asked_images, amounts.label_images, amounts.validation)
-    known = [size for size in sizes if size is not None]
-    for doubt in doubts(config, *known) if len(known) == len(sizes) else []:
+    for doubt in doubts(config, *(_PLENTY if size is None else size for size in sizes)):
         print_line(f"warning: {doubt}")
 
 
@@ -232,8 +233,8 @@ def _work_text(planned: Planned, amounts: Amounts) -> str:
         return ""
     text = _amount((work.images, "examples" if step.name in GRADIENTS else "images"), (work.questions, "questions"))
     if step.name == "caption" and tree["caption"]["file"]:
-        given = "captions of the file" if amounts.given is None else f"{amounts.given:,} captions of the file"
-        return f"{text}; {given}"
+        ready = "captions of the file" if amounts.given is None else f"{amounts.given:,} captions of the file"
+        return f"{text}; {ready}"
     if step.name != "generate":
         return text
     given = len(tree["generate"]["questions"])

@@ -72,6 +72,33 @@ def smallest_difference(questions: int, first: float, second: float, comparisons
     return max(z * error, least_questions(comparisons) / questions)
 
 
+def of_sizes(questions: int, images: int, labeled: int, validation: int, rates: Mapping[str, int]) -> list[str]:
+    """What is to be said of data that are too few to compare anything, before a run is paid for.
+
+    Args:
+        questions: Of the evaluation.
+        images: That these are about.
+        labeled: Labeled images that may be used.
+        validation: Validation questions that learning rates are to be chosen by.
+        rates: How many learning rates each training is to try, by its title.
+    """
+    found = _of_few_images(questions, images)
+    if labeled == 1:
+        found.append("1 labeled image cannot be split into training and validation. Give more (data.labeled, data.budget).")
+    numbers = sorted({number for number in rates.values() if least_questions(max(1, number - 1)) > validation and number > 1})
+    for number in numbers:
+        titles = ", ".join(title for title, tried in rates.items() if tried == number)
+        if not validation:
+            found.append(f"No labels are held out, so of the {number} learning rates of {titles} the first is taken untried.")
+            continue
+        found.append(
+            f"{_count(validation, 'validation question')} cannot show a difference between the {number} learning rates of "
+            f"{titles}, however large (at least {least_questions(number - 1)} are needed), so the choice among them is a "
+            f"matter of chance. {_MORE_VALIDATION}"
+        )
+    return found
+
+
 def of_points(accuracies: Sequence[float], questions: int, tried: int) -> list[str]:
     """What is to be said of a search that took the first of `accuracies` for the best.
 
@@ -194,9 +221,9 @@ def _of_differences(metrics: Mapping[str, Any], titles: Mapping[str, str]) -> li
         return []
     mine = metrics["rows"][comparison["ours"]]
     questions, images = mine["n"], mine["images"]
-    size = f"{_count(questions, 'question')} of {_count(images, 'image')}"
-    if (least := least_questions()) > images:
-        return [f"{size} cannot show a difference, however large: at least {least} images are needed. Evaluate on more images."]
+    size, least = _size(questions, images), least_questions()
+    if few := _of_few_images(questions, images):
+        return few
     found, title = [], titles.get(comparison["ours"], comparison["ours"])
     for name, row in comparison["baselines"].items():
         if row["p_holm"] < SIGNIFICANT:
@@ -211,6 +238,17 @@ def _of_differences(metrics: Mapping[str, Any], titles: Mapping[str, str]) -> li
             f"or more, and this one is {_points(seen)}{more}."
         )
     return found
+
+
+def _of_few_images(questions: int, images: int) -> list[str]:
+    if (least := least_questions()) <= images:
+        return []
+    size = _size(questions, images)
+    return [f"{size} cannot show a difference, however large: at least {least} images are needed. Evaluate on more images."]
+
+
+def _size(questions: int, images: int) -> str:
+    return f"{_count(questions, 'question')} of {_count(images, 'image')}"
 
 
 def _between(points: Sequence[tuple[int, float]], step: float) -> float:

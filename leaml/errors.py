@@ -36,6 +36,8 @@ class StepError(LeamlError):
 
 
 class InterruptedCommandError(LeamlError):
-    """The user ended the command (Ctrl-C); exit code 130, as shells have it."""
+    """A signal ended the command: Ctrl-C, exit code 130 as shells have it, or SIGTERM, 143."""
 
-    exit_code = 130
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -12,16 +12,17 @@ import pyarrow as pa
 from leaml import calibration, comparisons, evaluation
 from leaml.config import Config, TrainConfig
 from leaml.data import captions, files, registry
+from leaml.data.writable import refuse_unwritable
 from leaml.errors import InputError
 from leaml.vlm import load
 from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import predict, read_predictions
 from pipelines.finetune import finetune_labels
-from pipelines.ingest import Labels, Sources, draw_labels, ingest, named
+from pipelines.ingest import Labels, Sources, draw_labels, ingest, named, refuse_nothing_to_generate
 from pipelines.method import StopHereError, control, method
 from pipelines.models import trained
 from pipelines.priors import predict_priors
-from pipelines.progress import say
+from pipelines.progress import say, warn
 from pipelines.run import Beside, Run, Step
 from pipelines.runtime import start_ray
 
@@ -42,10 +43,19 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
         if until == "ingest":
             run.finish()
             return None
+        evaluated = run.summary(sources.evaluation)
+        asked = asked_of(config, evaluated["rows"], evaluated["images"])
+        for doubt in doubts(config, *asked, labels.images, labels.validation.num_rows) if until == "evaluate" else []:
+            warn(doubt)
+        makes_pairs = STEPS.index(until) >= STEPS.index("generate")
+        if makes_pairs:
+            refuse_nothing_to_generate(config, sources, labels)
         start_ray(config.resources, verbose)
         screened = screen_near_duplicates(run, sources)
         if screened != sources:
             sources, labels = screened, draw_labels(run, screened)
+            if makes_pairs:
+                refuse_nothing_to_generate(config, sources, labels)
         whole = until == "evaluate"
         beside = Beside(lambda: baselines(run, sources, labels)) if whole and config.resources.parallel_baselines else None
         try:
@@ -63,6 +73,7 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
 def check(config: Config, until: str = "evaluate") -> None:
     """Everything that can be refused in seconds: sources that do not open, models that cannot be used."""
     check_steps(config)
+    refuse_unwritable(config.run_folder)
     if config.distill.skip and until in DISTILLATION:
         msg = f"distill.skip is true, so this run has no {until} step; set distill.skip to false or run another step"
         raise InputError(msg)
@@ -87,6 +98,24 @@ def check_steps(config: Config) -> None:
             "learns to write a pair after a caption; set generate.caption to none or warmup.describe_first to true"
         )
         raise InputError(msg)
+
+
+def asked_of(config: Config, questions: int, images: int) -> tuple[int, int]:
+    """Questions that the evaluation asks of those it has, and about how many images."""
+    limit = config.data.evaluation_questions
+    if limit is None or limit >= questions:
+        return questions, images
+    return limit, max(1, round(images * limit / questions))
+
+
+def doubts(config: Config, questions: int, images: int, labeled: int, validation: int) -> list[str]:
+    """What is to be said of the sizes of the data before anything is paid for; see `comparisons.of_sizes`."""
+    given = config.evaluate.baselines
+    trainings: dict[str, TrainConfig] = {evaluation.TITLES["finetune_labels"]: given.finetune_labels}
+    trainings |= {evaluation.TITLES["lora_labels"]: given.lora_labels}
+    trainings |= {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
+    rates = {title: len(section.lr) if isinstance(section.lr, list) else 1 for title, section in trainings.items()}
+    return comparisons.of_sizes(questions, images, labeled, validation, rates)
 
 
 def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from leaml import prompts, replies, tables
-from leaml.config import CaptionConfig, resolve_model
+from leaml.config import CaptionConfig, Config, resolve_model
 from leaml.data import captions as ready
 from leaml.data import files
 from leaml.data.store import ImageIndex
@@ -69,7 +69,7 @@ def caption(run: Run, sources: Sources, labels: Labels) -> Step:
     step = run.step("caption", settings, sources.training, version=2)
 
     def work() -> dict[str, Any]:
-        refs = sample_refs(training_images(sources), config.max_images, run.config.seed, always=labels.image_ids)
+        refs = captioned(run.config, sources, labels)
         images = len(refs)
         if config.file:
             given = publish_given(ready.read(config.file, config.column), sources.image_folders, refs, step.folder)
@@ -89,6 +89,11 @@ def caption(run: Run, sources: Sources, labels: Labels) -> Step:
     return run.execute(step, work)
 
 
+def captioned(config: Config, sources: Sources, labels: Labels) -> ImageIndex:
+    """The images that are to have a caption."""
+    return sample_refs(training_images(sources), config.caption.max_images, config.seed, always=labels.image_ids)
+
+
 def _settings(config: CaptionConfig) -> dict[str, Any]:
     """What captions depend on: not how patient the client is, nor anything of it without a URL."""
     patience = {"concurrency", "timeout", "retries"} if config.url else True
@@ -96,11 +101,11 @@ def _settings(config: CaptionConfig) -> dict[str, Any]:
     return found | ({"content": files.fingerprint(config.file)} if config.file and files.exists(config.file) else {})
 
 
-def publish_given(given: ready.Captions, folders: list[str], refs: ImageIndex, output: str) -> list[str]:
-    """Write the captions that some of the images come with as finished units of the step; returns the images' ids.
+def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> list[dict[str, object]]:
+    """Rows of the captions table for those of the images that have a caption in a file.
 
     Raises:
-        DataError: No image has a caption in the file, or a name in it is that of several images.
+        DataError: No image has one, or a name in the file is that of several images.
     """
     wanted = set(refs.ids.to_pylist())
     rows: list[dict[str, object]] = []
@@ -116,15 +121,30 @@ def publish_given(given: ready.Captions, folders: list[str], refs: ImageIndex, o
     if not rows:
         msg = f"{given.uri}: none of its {len(given)} names, such as {given.unused[:1]}, is that of an image, such as {example}"
         raise DataError(msg)
+    return rows
+
+
+def given_text(given: ready.Captions, found: int, images: int) -> str:
+    """How many images have a caption in the file, and what of it is of no use."""
+    unused, twice = len(given.unused), given.twice
+    notes = [f"{unused} of its names are no image of this run"] if unused else []
+    notes += [f"{twice} further captions of a name are left out, the first is kept"] if twice else []
+    return f"caption: {found} of {images} images have one in {given.uri}" + "".join(f"; {note}" for note in notes)
+
+
+def publish_given(given: ready.Captions, folders: list[str], refs: ImageIndex, output: str) -> list[str]:
+    """Write the captions that some of the images come with as finished units of the step; returns the images' ids.
+
+    Raises:
+        DataError: As `given_rows`.
+    """
+    rows = given_rows(given, folders, refs)
     for number, start in enumerate(range(0, len(rows), _PART)):
         part = rows[start : start + _PART]
         counts = {"images": len(part), GIVEN: len(part)}
         files.write_bytes(f"{output}/counts/given-{number:06d}.json", json.dumps(counts).encode())
         tables.write(f"{output}/rows/given-{number:06d}.parquet", tables.table(part, tables.CAPTIONS))
-    unused, twice = len(given.unused), given.twice
-    notes = [f"{unused} of its names are no image of this run"] if unused else []
-    notes += [f"{twice} further captions of a name are left out, the first is kept"] if twice else []
-    say(f"caption: {len(rows)} of {len(refs)} images have one in {given.uri}" + "".join(f"; {note}" for note in notes))
+    say(given_text(given, len(rows), len(refs)))
     return [str(row["image_id"]) for row in rows]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +20,31 @@ from leaml import __version__
 from leaml.errors import InterruptedCommandError, LeamlError
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as batch systems and containers send it: to the code that runs, what Ctrl-C is."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
 class Commands(typer.core.TyperGroup):
     """Typer would end an interrupted command without a word."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        """Run the command. Raises InterruptedCommandError on Ctrl-C."""
+        """Run the command. Raises InterruptedCommandError on Ctrl-C and SIGTERM."""
+        main = threading.current_thread() is threading.main_thread()  # no other thread may have a handler
+        before = signal.signal(signal.SIGTERM, _terminate) if main else None
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             kept = "; ".join(getattr(error, "__notes__", []))
             msg = f"interrupted{f'; {kept}' if kept else ''}; the same command goes on"
-            raise InterruptedCommandError(msg) from None
+            by = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+            raise InterruptedCommandError(msg, 128 + by) from None
+        finally:
+            if main:
+                signal.signal(signal.SIGTERM, before)
 
 
 app = typer.Typer(
@@ -39,6 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see pipelines/configs.")]
+RunFolder = Annotated[str, typer.Argument(help="Run folder, local or s3://, or its config file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value overrides.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and vLLM.")]
 
@@ -98,9 +115,9 @@ def adapt(
         return
     from pipelines.trial import refuse, refuse_machine
 
-    notes = refuse(found)
-    plan.show(found)
-    for note in notes:
+    tried = refuse(found)
+    plan.show(found, tried.amounts)
+    for note in tried.notes:
         plan.print_line(f"  {note}")
     refuse_machine(found)
 
@@ -209,35 +226,41 @@ def overlap(
 
 @app.command()
 def status(
-    run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")],
+    run: Annotated[str, typer.Argument(help="Run folder, local or s3://, its config file, or a local folder of runs.")],
+    overrides: Overrides = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every 2 s until the run has ended.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch one line each time.")] = False,
 ) -> None:
     """Which steps of a run are done, how far the running one is, and whether a process works on it."""
-    from pipelines.status import show
+    from pipelines.status import folder_of, show
 
-    show(run, as_json, watch)
+    show(folder_of(run, overrides), as_json, watch)
 
 
 @app.command()
 def inspect(
-    run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")],
+    run: RunFolder,
+    overrides: Overrides = None,
+    *,
     image: Annotated[str, typer.Option(help="An image_id, its beginning, or a file name.")],
 ) -> None:
     """The story of one image: labels, caption, every pseudo pair with its scores and verdict, every model's answers."""
     from pipelines.inspect import show
+    from pipelines.status import folder_of
 
-    show(run, image)
+    show(folder_of(run, overrides), image)
 
 
 @app.command()
-def report(run: Annotated[str, typer.Argument(help="Run folder, local or s3://.")]) -> None:
+def report(run: RunFolder, overrides: Overrides = None) -> None:
     """Print the accuracy table of a finished run and where its report page is."""
     from leaml.data import files
     from leaml.errors import DataError
     from pipelines.progress import say
     from pipelines.report import print_table
+    from pipelines.status import folder_of
 
+    run = folder_of(run, overrides)
     file = files.join(run, "evaluation", "metrics.json")
     if not files.exists(file):
         msg = f"{run} has no evaluation/metrics.json yet; run `leaml adapt` to its end first"

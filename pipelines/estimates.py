@@ -97,6 +97,8 @@ def estimate(name: str, label: str, tree: dict[str, Any], work: Work, known: Kno
     """
     if name not in ENGINES | TRAININGS | GRADIENTS:
         return Estimate(None, 0.0, "")
+    if name in ENGINES and work.images == 0:
+        return Estimate(0.0, 0.0, "")
     count, gpus = workers(name, tree)
     found = known.get(signature(name, label, tree))
     if found is None and not gpus:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from rich.markup import escape
 
 from leaml import tables
-from leaml.config import SourceConfig, relative_to
+from leaml.config import Config, SourceConfig, relative_to
 from leaml.data import budget, files, store
 from leaml.data.ingest import IngestResult, QuarantineError, check_limits, quarantine_file, reasons
 from leaml.data.ingest import ingest as ingest_source
@@ -63,6 +63,11 @@ class Labels:
     train: pa.Table
     validation: pa.Table
     key: str
+
+    @classmethod
+    def none(cls, key: str = "") -> Labels:
+        """No rows, where they are not known yet."""
+        return cls(tables.LABELED.empty_table(), tables.LABELED.empty_table(), key)
 
     @property
     def image_ids(self) -> frozenset[str]:
@@ -179,7 +184,7 @@ def excluding(run: Run, sources: Sources, step: Step) -> Sources:
     if run.done(step):  # else the steps are only planned
         ids = tables.read(step.path(EXCLUDED), tables.QUARANTINE)["image_id"].to_pylist()
         for role, count in run.summary(step)["excluded"].items():
-            say(f"{role}: {count} images left out ({step.label}; {step.path(EXCLUDED)})")
+            say(f"{role}: {count} images left out ({step.label}{f'; {step.path(EXCLUDED)}' if run.lasts(step) else ''})")
 
     def left(source: Step) -> Step:
         return replace(source, hash=hashlib.sha256(f"{source.hash}:{step.hash}".encode()).hexdigest()[:12])
@@ -274,8 +279,9 @@ def _check_quarantined(run: Run, step: Step, source: SourceConfig) -> None:
     file = quarantine_file(step.path("images"), step.path("labeled.parquet"))
     rows: list[dict[str, Any]] = []
     if summary["quarantined"]:
-        say(f"{step.label}: {quarantine_text(summary)}; which: {file}")
         rows = tables.read(file, tables.QUARANTINE).to_pylist()
+        which = f"which: {file}" if run.lasts(step) else f"the first: {rows[0]['uri']}: {rows[0]['reason']}"
+        say(escape(f"{step.label}: {quarantine_text(summary)}; {which}"))
     if "first" not in summary:
         found = IngestResult(summary["images"], summary["rows"], rows, LabelCounts.of(summary["labels"]), summary["seen"])
         check_limits(found, limit, source, labels_matter=role_of(step) != "unlabeled")
@@ -303,7 +309,7 @@ def draw_labels(run: Run, sources: Sources, everything: bool = False) -> Labels:
         config = config.model_copy(update={"count": None, "fraction": None})
     key = hashlib.sha256(json.dumps([sources.labeled.hash, config.model_dump()], sort_keys=True).encode()).hexdigest()
     if run.dry and not run.done(sources.labeled):
-        return Labels(tables.LABELED.empty_table(), tables.LABELED.empty_table(), key)
+        return Labels.none(key)
     rows = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED)
     if sources.excluded:
         rows = rows.filter(pc.invert(pc.is_in(rows["image_id"], value_set=pa.array(sorted(sources.excluded), pa.string()))))
@@ -312,6 +318,18 @@ def draw_labels(run: Run, sources: Sources, everything: bool = False) -> Labels:
             raise DataError(msg)
     drawn = budget.draw(rows, config)
     return Labels(drawn.train, drawn.validation, key)
+
+
+def refuse_nothing_to_generate(config: Config, sources: Sources, labels: Labels) -> None:
+    """Raise DataError if no image is left for pseudo pairs that fine-tuning is to learn from."""
+    if config.finetune.label_share == 1 or len(training_images(sources).without(labels.image_ids)):
+        return
+    excluded = f", and {len(sources.excluded)} others are left out (data.exclude_evaluation)" if sources.excluded else ""
+    msg = (
+        f"no image is left to generate pairs for: all {labels.images} images are labeled ones{excluded}; give other images in "
+        "data.unlabeled, or take fewer labels with data.budget"
+    )
+    raise DataError(msg)
 
 
 def labels_key(labels: Labels) -> Step:

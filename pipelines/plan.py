@@ -14,7 +14,7 @@ from leaml.config import Config, SourceConfig
 from leaml.data import files
 from leaml.data.count import Count, count
 from pipelines import estimates
-from pipelines.adapt import baseline_steps, check_steps, method_steps
+from pipelines.adapt import asked_of, baseline_steps, check_steps, doubts, method_steps
 from pipelines.contamination import screen_near_duplicates
 from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Work
 from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
@@ -23,6 +23,8 @@ from pipelines.progress import console
 from pipelines.run import DONE, Run, Step
 
 UNKNOWN = "unknown until ingest"
+_PLENTY = 10**9
+"""Taken for a number that is not known where few would get a word."""
 RECENT = 300
 """Finished steps of the storage that are looked at for measured rates, the latest."""
 
@@ -68,6 +70,12 @@ class Amounts:
     training: int | None
     asked: int | None
     asked_images: int | None
+    validation: int | None = None
+    """Rows of the labels that are held out."""
+    excluded: int | None = None
+    """Images left out because the evaluation has them; None: unknown, or none are to be."""
+    given: int | None = None
+    """Images that have a caption in `caption.file`."""
 
     @property
     def rest(self) -> int | None:
@@ -88,15 +96,20 @@ def rehearse(config: Config) -> tuple[Rehearsal, Sources, Labels]:
     return run, sources, labels
 
 
-def show(config: Config) -> None:
-    """Print the plan: data, resources, steps with state, address, work and estimate, and the arithmetic."""
+def show(config: Config, amounts: Amounts | None = None) -> None:
+    """Print the plan: data, resources, steps with state, address, work and estimate, the arithmetic, and what is doubtful.
+
+    Args:
+        config: The run.
+        amounts: How much there is of everything, where that was found out; None: what is cheap to find out.
+    """
     run, sources, labels = rehearse(config)
-    amounts = measure(run, sources, labels)
+    amounts = amounts or measure(run, sources, labels)
     known = known_rates(run)
     print_line(f"plan of {config.name} in {run.folder}; nothing is run\n")
     _print_data(config, amounts)
     _print_resources(config)
-    lines, left, hours, unclear = [], 0.0, 0.0, []
+    lines, costs = [], {}
     arithmetic: dict[str, list[str]] = {}
     for planned in run.planned.values():
         step, state = planned.step, run.state(planned.step)
@@ -107,14 +120,20 @@ def show(config: Config) -> None:
         if state == "finished" or not found.how:
             continue
         arithmetic.setdefault(found.how, []).append(step.label)
-        left, hours = left + (found.gpu_hours or 0.0), hours + (found.hours or 0.0)
-        if found.hours is None:
-            unclear.append(step.label)
+        costs[step.label] = found
     print_line("\nsteps in order (finished ones are reused, begun ones go on)")
     print_columns([("state", "step", "folder", "work", "on", "hours", "GPU-hours"), *lines])
-    _print_estimates(arithmetic, left, hours, unclear)
+    _print_estimates(arithmetic, costs)
     if amounts.training is None or amounts.asked is None:
         print_line("  after `leaml ingest CONFIG` the numbers of images and questions are known, and these estimates with them")
+    print_doubts(config, amounts)
+
+
+def print_doubts(config: Config, amounts: Amounts) -> None:
+    """A word about data that are too few to compare anything, as far as their numbers are known."""
+    sizes = (amounts.asked, amounts.asked_images, amounts.label_images, amounts.validation)
+    for doubt in doubts(config, *(_PLENTY if size is None else size for size in sizes)):
+        print_line(f"warning: {doubt}")
 
 
 def known_rates(run: Rehearsal) -> estimates.Known:
@@ -123,27 +142,38 @@ def known_rates(run: Rehearsal) -> estimates.Known:
     return estimates.earlier(own + finished(run.config.storage))
 
 
-def measure(run: Rehearsal, sources: Sources, labels: Labels) -> Amounts:
+def measure(run: Run, sources: Sources, labels: Labels) -> Amounts:
     """Count everything: exactly what is ingested, cheaply what lies on this machine."""
     data = run.config.data
     labeled = _count(run, sources.labeled, data.labeled)
     unlabeled = None if sources.unlabeled is None or data.unlabeled is None else _count(run, sources.unlabeled, data.unlabeled)
     evaluation = _count(run, sources.evaluation, data.evaluation)
-    images, rows = labels.images or None, len(labels.rows()) or None
+    images, rows, validation = (
+        labels.images or None,
+        len(labels.rows()) or None,
+        labels.validation.num_rows if labels.images else None,
+    )
     if images is None:
         images, rows = _budget(run.config, labeled)
     parts = [labeled.images, *([unlabeled.images] if unlabeled else [])]
     training = None if None in parts else sum(n for n in parts if n is not None)
-    if all(run.done(s) for s in sources.training):
+    if all(_whole(run, s) for s in sources.training):
         training = len(training_images(sources))  # images in both sources count once
-    asked, asked_images, limit = evaluation.questions, evaluation.images, data.evaluation_questions
-    if asked and asked_images and limit and limit < asked:
-        asked, asked_images = limit, max(1, round(asked_images * limit / asked))
-    return Amounts(labeled, unlabeled, evaluation, images, rows, training, asked, asked_images)
+    asked, asked_images = evaluation.questions, evaluation.images
+    if asked is not None and asked_images is not None:
+        asked, asked_images = asked_of(run.config, asked, asked_images)
+    known = data.exclude_evaluation and all(_whole(run, s) for s in (*sources.training, sources.evaluation)) and not run.dry
+    excluded = len(sources.excluded) if known or sources.excluded else None
+    return Amounts(labeled, unlabeled, evaluation, images, rows, training, asked, asked_images, validation, excluded)
 
 
-def _count(run: Rehearsal, step: Step, source: SourceConfig) -> Count:
-    if not run.done(step):
+def _whole(run: Run, step: Step) -> bool:
+    """Whether a source was read, to its end."""
+    return run.done(step) and "first" not in run.summary(step)
+
+
+def _count(run: Run, step: Step, source: SourceConfig) -> Count:
+    if not _whole(run, step):
         return count(source)
     summary = run.summary(step)
     return Count(summary["images"], summary["rows"])
@@ -164,8 +194,10 @@ def work_of(planned: Planned, amounts: Amounts) -> Work:
     """How many images, examples and questions a step has before it."""
     name, tree = planned.step.name, planned.tree
     if name == "caption":
-        limit = tree["caption"]["max_images"]
-        return Work(None if amounts.training is None else min(limit or amounts.training, amounts.training))
+        limit, complete = tree["caption"]["max_images"], tree["caption"]["complete"]
+        if amounts.training is None:
+            return Work(None if complete else 0)
+        return Work(max(0, min(limit or amounts.training, amounts.training) - (amounts.given or 0)) if complete else 0)
     if name in ("generate", "hardness"):
         limit = tree["generate"]["max_images"]
         return Work(None if amounts.rest is None else min(limit or amounts.rest, amounts.rest))
@@ -200,6 +232,9 @@ def _work_text(planned: Planned, amounts: Amounts) -> str:
     if step.name not in ENGINES | GRADIENTS:
         return ""
     text = _amount((work.images, "examples" if step.name in GRADIENTS else "images"), (work.questions, "questions"))
+    if step.name == "caption" and tree["caption"]["file"]:
+        ready = "captions of the file" if amounts.given is None else f"{amounts.given:,} captions of the file"
+        return f"{text}; {ready}"
     if step.name != "generate":
         return text
     given = len(tree["generate"]["questions"])
@@ -246,6 +281,9 @@ def _print_data(config: Config, amounts: Amounts) -> None:
     ):
         where = " ".join(part for part in (source.format, source.path, source.split) if part) if source else ""
         print_line(f"{role:11} {where}: {_count_text(found)}" if source else f"{role:11} the labeled source's other images")
+    if data.exclude_evaluation:
+        left_out = UNKNOWN if amounts.excluded is None else f"{amounts.excluded:,} images that are in the evaluation too"
+        print_line(f"{'left out':11} {left_out}")
     size = f"{budget.count:,}" if budget.count else f"{100 * budget.fraction:g} % of the" if budget.fraction else "all"
     share = f"{100 * budget.validation_fraction:g} % of them for validation"
     drawn = _amount((amounts.label_images, "images"), (amounts.label_rows, "rows"))
@@ -263,14 +301,31 @@ def _print_resources(config: Config) -> None:
     print_line(f"{'Ray':11} {found.address or 'started on this machine'}; {found.images_per_unit} images a unit")
 
 
-def _print_estimates(arithmetic: dict[str, list[str]], left: float, hours: float, unclear: list[str]) -> None:
-    print_line(f"\nestimated, not promised: {left:.2f} GPU-hours to go, {hours:.2f} hours one step after the other")
-    if unclear:
+def _print_estimates(arithmetic: dict[str, list[str]], costs: dict[str, Estimate]) -> None:
+    gpu_hours, hours = ([getattr(cost, name) for cost in costs.values()] for name in ("gpu_hours", "hours"))
+    gpus = (
+        "no GPU-hours, as nothing asks for a GPU" if costs and not any_gpus(gpu_hours) else f"{sum_text(gpu_hours)} GPU-hours"
+    )
+    print_line(f"\nestimated, not promised: {gpus} to go, {sum_text(hours)} hours one step after the other")
+    if unclear := [label for label, cost in costs.items() if cost.hours is None]:
         print_line(f"  without {len(unclear)} steps that cannot be estimated yet: {', '.join(unclear)}")
     for how, labels in arithmetic.items():
         print_line(f"  {', '.join(labels)}: {how}")
     if any("assumed" in how for how in arithmetic):
         print_line(f"  {assumptions()}")
+
+
+def any_gpus(gpu_hours: list[float | None]) -> bool:
+    """Whether any of the steps takes GPUs; one that takes none takes 0.0 GPU-hours for certain."""
+    return any(value is None or value > 0 for value in gpu_hours)
+
+
+def sum_text(values: list[float | None]) -> str:
+    """A sum of which some parts are not known."""
+    known = [value for value in values if value is not None]
+    if len(known) == len(values):
+        return f"{sum(known):.2f}"
+    return f"at least {sum(known):.2f}" if sum(known) >= 0.005 else "unknown"
 
 
 def assumptions() -> str:

@@ -127,6 +127,10 @@ class Run:
         say(f"{step.label}: done in {seconds:.0f} s")
         return step
 
+    def lasts(self, step: Step) -> bool:
+        """Whether what the step makes stays, so that its files may be named."""
+        return True
+
     def steps(self) -> list[dict[str, Any]]:
         """Every step touched by this process, in order: name, label, folder, state, seconds."""
         return list(self._steps.values())
@@ -152,6 +156,8 @@ class Run:
             if summary and summary.get("quarantined"):
                 counts = {key: count for key, count in summary.items() if key.startswith("quarantined")}
                 self._steps[step.folder]["quarantined"] = counts
+            if summary and any(summary.get("excluded", {}).values()):
+                self._steps[step.folder]["excluded"] = summary["excluded"]
             self._write_status()
 
     def _write_status(self) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
 
 from leaml.config import ResourcesConfig
 from leaml.errors import ResourceError
@@ -19,6 +23,8 @@ QUIET = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_DEDUP_LOGS": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # Else a call of Ray's after its end starts another one, which listens on every interface and asks nobody for a token
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -44,12 +50,24 @@ def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
 
     if not ray.is_initialized():
         logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
-        if resources.address is not None:
-            local_ray.join(resources.address, **logs)
-        else:
-            local_ray.start(num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=False, **logs)
+        with _own_sigterm_handler():
+            if resources.address is not None:
+                local_ray.join(resources.address, **logs)
+            else:
+                local_ray.start(num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=False, **logs)
     quiet_data(verbose)
     check_resources(resources)
+
+
+@contextlib.contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, if it has one: Ray puts in its own, which exits without a word."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def quiet_data(verbose: bool) -> None:

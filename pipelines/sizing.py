@@ -84,11 +84,19 @@ def sizes(config: Config, frames: list[int]) -> list[Size]:
     if wrong := [count for count in frames if count < 1]:
         msg = f"{wrong[0]} frames cannot be planned; give a number above 0"
         raise InputError(msg)
-    run, sources, labels = plan.rehearse(config)
-    found = plan.measure(run, sources, labels)
-    unknown: dict[str, Any] = {name: value for name, value in UNKNOWN.items() if getattr(found, name) is None}
-    amounts, known = replace(found, **unknown), plan.known_rates(run)
+    run, amounts = _measured(config)
+    amounts, known = replace(amounts, **_assumed(amounts)), plan.known_rates(run)
     return [_size(run, replace(amounts, training=count + (amounts.label_images or 0)), known, count) for count in frames]
+
+
+def _measured(config: Config) -> tuple[plan.Rehearsal, plan.Amounts]:
+    run, sources, labels = plan.rehearse(config)
+    return run, plan.measure(run, sources, labels)
+
+
+def _assumed(amounts: plan.Amounts) -> dict[str, Any]:
+    """What is taken for the numbers that only ingest can tell."""
+    return {name: value for name, value in UNKNOWN.items() if getattr(amounts, name) is None}
 
 
 def _size(run: plan.Rehearsal, amounts: plan.Amounts, known: estimates.Known, frames: int) -> Size:
@@ -149,13 +157,25 @@ def show(config: Config, frames: list[int], prices: Prices) -> None:
         f"requests: {PUTS} PUTs and {GETS} GETs a unit of {config.resources.images_per_unit} images and step, {FILTER_PUTS} "
         f"and {FILTER_GETS} more with pairs; a GET for each image read in; at most {EXAMPLE_GETS} an example of training"
     )
+    _, amounts = _measured(config)
+    guessed = _assumed(amounts)
+    shown = replace(amounts, **guessed)
     plan.print_line(
-        f"where only ingest can tell: {UNKNOWN['label_rows']} labeled rows of {UNKNOWN['label_images']} images, "
-        f"{UNKNOWN['asked']:,} questions about {UNKNOWN['asked_images']:,} images. {plan.assumptions()}"
+        f"labels: {_said(shown, guessed, 'label_rows', 'rows')} of {_said(shown, guessed, 'label_images', 'images')}; "
+        f"evaluation: {_said(shown, guessed, 'asked', 'questions')} about {_said(shown, guessed, 'asked_images', 'images')}"
     )
+    if any(one.fixed is None or one.scaling is None or one.fixed or one.scaling for one in found):
+        plan.print_line(plan.assumptions())
+    else:
+        plan.print_line("no step asks for a GPU, so there are no GPU-hours to plan; hours of CPUs are known after a first run")
+    plan.print_doubts(config, amounts)
     plan.print_line(f"\narithmetic for {found[-1].frames:,} frames")
     for line in found[-1].how:
         plan.print_line(f"  {line}")
+
+
+def _said(amounts: plan.Amounts, guessed: dict[str, Any], name: str, what: str) -> str:
+    return f"{getattr(amounts, name):,} {what}" + (" (assumed, only ingest can tell)" if name in guessed else "")
 
 
 def _row(one: Size, prices: Prices) -> tuple[str, ...]:
@@ -164,5 +184,6 @@ def _row(one: Size, prices: Prices) -> tuple[str, ...]:
 
     late = one.fixed_hours is not None and one.fixed_hours >= prices.deadline
     nodes = "not in time" if late else "none" if one.scaling == 0 else shown(one.nodes(prices), ",")
-    hours, fixed, money = shown(one.gpu_hours(), ",.1f"), shown(one.fixed, ",.1f"), shown(one.money(prices), ",.0f")
+    hours, fixed = ("none" if value == 0 else shown(value, ",.1f") for value in (one.gpu_hours(), one.fixed))
+    money = shown(one.money(prices), ",.0f")
     return f"{one.frames:,}", hours, fixed, nodes, f"{one.puts:,}", f"{one.gets:,}", money

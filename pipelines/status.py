@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
+from leaml.config import load
 from leaml.data import files
-from leaml.errors import DataError
+from leaml.errors import ConfigError, DataError
 from pipelines.progress import PROGRESS, console
 from pipelines.run import LOCK, RUNNING, STATUS, is_held, quarantine_text
 
@@ -27,7 +29,7 @@ def read(run: str) -> dict[str, Any]:
     """
     file = files.join(run, STATUS)
     if not files.exists(file):
-        msg = f"{run} is not a run folder: it has no {STATUS}; give storage/name of a run"
+        msg = f"{run} is not a run folder: it has no {STATUS}; give storage/name of a run, the folder of runs, or a config file"
         raise DataError(msg)
     state: dict[str, Any] = json.loads(files.read_bytes(file))
     if state["state"] == RUNNING and not is_held(files.join(run, LOCK)):
@@ -44,22 +46,55 @@ def read(run: str) -> dict[str, Any]:
     return state
 
 
+def folder_of(given: str, overrides: list[str] | None = None) -> str:
+    """The run folder that an argument means: itself, or that of a run's config file.
+
+    Raises:
+        InputError: The config file cannot be read, or there are overrides and no config file.
+    """
+    if not given.lower().endswith((".yaml", ".yml")) or Path(given).is_dir():
+        if overrides:
+            msg = f"{overrides[0]!r}: only a config file takes overrides, and {given} is none"
+            raise ConfigError(msg)
+        return given
+    if (Path(given).parent / STATUS).is_file():  # the resolved one that every run keeps
+        return str(Path(given).parent)
+    return load(given, overrides).run_folder
+
+
+def runs_in(folder: str) -> list[str]:
+    """The runs in a local folder, by name; none where it is a run itself."""
+    if files.is_remote(folder) or not Path(folder).is_dir() or (Path(folder) / STATUS).exists():
+        return []
+    return sorted(str(file.parent) for file in Path(folder).glob(f"*/{STATUS}"))
+
+
 def show(run: str, as_json: bool = False, watch: bool = False) -> None:
-    """Print the state, as a table or as JSON; with `watch` again and again until the run does not run any more."""
+    """Print the state, as a table or as JSON; with `watch` again and again until the run does not run any more.
+
+    Of a folder of runs every run is a line of the table, or an entry of the list `runs` in JSON.
+    """
     while True:
-        state = read(run)
+        runs = runs_in(run)
+        states = [read(each) for each in runs or [run]]
         if as_json:
-            print(json.dumps(state, indent=None if watch else 1), flush=True)
+            print(json.dumps({"runs": states} if runs else states[0], indent=None if watch else 1), flush=True)
         else:
-            _print(state, clear=watch and console.is_terminal)
-        if not watch or state["state"] != RUNNING:
+            if watch and console.is_terminal:
+                console.clear()
+            for state in states:
+                _print(state, whole=not runs)
+        if not watch or all(state["state"] != RUNNING for state in states):
             return
         time.sleep(WATCH_EVERY)
 
 
-def _print(state: dict[str, Any], clear: bool) -> None:
-    if clear:
-        console.clear()
+def _print(state: dict[str, Any], whole: bool) -> None:
+    if not whole:
+        last = state["steps"][-1]["label"] if state["steps"] else ""
+        ago = f"{time.time() - state['updated']:.0f} s ago"
+        console.print(f"{state['state']:11} {state['run']:28} {last}, {ago}", markup=False)
+        return
     console.print(f"run {state['run']}: {state['state']}, {time.time() - state['updated']:.0f} s ago", markup=False)
     for step in state["steps"]:
         seconds = "" if step["seconds"] is None else f"{step['seconds']:.0f} s"
@@ -68,5 +103,8 @@ def _print(state: dict[str, Any], clear: bool) -> None:
         console.print(f"  {step['state']:11} {step['label']:28} {seconds:>10}  {step['folder']}", markup=False)
         if "quarantined" in step:
             console.print(f"  {'':11} {quarantine_text(step['quarantined'])}", markup=False)
+        if "excluded" in step:
+            counts = " and ".join(f"{count} {role}" for role, count in step["excluded"].items() if count)
+            console.print(f"  {'':11} {counts} images left out", markup=False)
     if "go_on" in state:
         console.print(state["go_on"], markup=False)

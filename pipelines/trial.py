@@ -9,14 +9,17 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from leaml.config import Config
-from leaml.data import files
+from leaml.data import captions, files
+from leaml.errors import DataError
 from pipelines.adapt import check
+from pipelines.caption import captioned, given_rows, given_text
 from pipelines.contamination import screen_near_duplicates
-from pipelines.ingest import draw_labels, ingest, role_of
-from pipelines.plan import rehearse
+from pipelines.ingest import Labels, Sources, draw_labels, ingest, refuse_nothing_to_generate, role_of
+from pipelines.plan import Amounts, measure
 from pipelines.run import DONE, Run, Step
 from pipelines.runtime import MIN_LOGICAL_CPUS, check_resources
 
@@ -25,34 +28,74 @@ FIRST = 5_000
 
 
 class Trial(Run):
-    """A run in a temporary folder, which says nothing and keeps no status."""
+    """A run in a temporary folder, which says nothing and keeps no status; what the run itself has finished is used."""
 
     first = FIRST
 
+    def __init__(self, config: Config, folder: str) -> None:
+        super().__init__(config, noted=False)
+        self._kept, self.folder = self.folder, folder
+
+    def step(self, name: str, settings: dict[str, Any], inputs: list[Step], version: int = 1, label: str = "") -> Step:
+        """The run's step where that is finished, else the same in the temporary folder."""
+        made = super().step(name, settings, inputs, version, label)
+        kept = replace(made, folder=files.join(self._kept, made.folder.rsplit("/", 1)[-1]))
+        return kept if self.done(kept) else made
+
+    def lasts(self, step: Step) -> bool:
+        """Only what the run itself has finished."""
+        return not step.folder.startswith(f"{self.folder}/")
+
     def execute(self, step: Step, work: Callable[[], dict[str, Any]]) -> Step:
-        """Do the step."""
-        files.write_bytes(step.path(DONE), json.dumps({"summary": work()}).encode())
+        """Do the step, unless it is finished."""
+        if not self.done(step):
+            files.write_bytes(step.path(DONE), json.dumps({"summary": work()}).encode())
         return step
 
 
-def refuse(config: Config) -> list[str]:
-    """Raise what `leaml adapt` would; returns what could not be found out, for the user.
+@dataclass(frozen=True)
+class Tried:
+    """What was found out: how much there is of everything, and notes for the user."""
+
+    amounts: Amounts
+    notes: list[str]
+
+
+def refuse(config: Config) -> Tried:
+    """Raise what `leaml adapt` would.
 
     Raises:
-        InputError: The configuration, a source, a label, an image or a model cannot be used.
+        InputError: The configuration, the storage, a source, a label, an image, a caption or a model cannot be used.
     """
     check(config)
-    run, sources, _ = rehearse(config)
-    if all(run.done(step) for step in (*sources.training, sources.evaluation)):
-        ingest(run)  # reads nothing again, and looks at what came out
-        return []
     with tempfile.TemporaryDirectory(prefix="leaml-trial-") as folder:
-        trial = Trial(config.model_copy(update={"storage": folder}))
+        trial = Trial(config, folder)
         sources = screen_near_duplicates(trial, ingest(trial), mapped=map)
         parts = [role_of(step) for step in (*sources.training, sources.evaluation) if "first" in trial.summary(step)]
-        if "labeled" not in parts:
-            draw_labels(trial, sources)
-    return [f"of the {role} source the first {FIRST:,} images were looked at; ingest looks at the others" for role in parts]
+        notes = [
+            f"of the {role} source the first {FIRST:,} images were looked at; ingest looks at the others" for role in parts
+        ]
+        labels = Labels.none() if "labeled" in parts else draw_labels(trial, sources)
+        if not parts:
+            refuse_nothing_to_generate(config, sources, labels)
+        given = None
+        if config.caption.file and not config.distill.skip:
+            given, note = _given(config, sources, labels, bool(parts))
+            notes.append(note)
+        return Tried(replace(measure(trial, sources, labels), given=given), notes)
+
+
+def _given(config: Config, sources: Sources, labels: Labels, part: bool) -> tuple[int | None, str]:
+    """How many images have a caption in `caption.file`, where all were looked at, and that in words."""
+    given = captions.read(str(config.caption.file), config.caption.column)
+    images = captioned(config, sources, labels)
+    try:
+        found = len(given_rows(given, sources.image_folders, images))
+    except DataError as error:
+        if not part:
+            raise
+        return None, f"of the images that were looked at: {error}"
+    return (None if part else found), given_text(given, found, len(images))
 
 
 def refuse_machine(config: Config) -> None:

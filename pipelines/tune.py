@@ -22,7 +22,7 @@ from leaml.data import files, s3
 from leaml.errors import ConfigError, StepError
 from leaml.search import Found, Trial
 from pipelines.adapt import check
-from pipelines.ingest import Labels, Sources, draw_labels, ingest, labels_key
+from pipelines.ingest import Labels, Sources, draw_labels, ingest, labels_key, refuse_nothing_to_generate
 from pipelines.method import StopHereError, method
 from pipelines.progress import say, warn
 from pipelines.run import DONE, Run, Step
@@ -56,6 +56,7 @@ def tune(config: Config, verbose: bool = False) -> Found:
         if not labels.validation.num_rows:
             msg = "a search needs labels held out for validation; set data.budget.validation_fraction above 0"
             raise ConfigError(msg)
+        refuse_nothing_to_generate(config, sources, labels)
         settings = config.model_dump(mode="json", exclude={"name", "storage", "resources"})
         step = run.step("tune", settings, [*sources.training, labels_key(labels)])
         run.execute(step, lambda: _search(run, step, sources, labels, verbose))

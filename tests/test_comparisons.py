@@ -133,3 +133,20 @@ def test_an_evaluation_says_what_its_questions_can_show() -> None:
     (found,) = of_evaluation(metrics(1500, 300, 0.0, 0.02, 1.0))
     assert found.endswith("this one is 0.0.")
     assert of_evaluation({"rows": {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ((100, 100, 40, 10, {"a": 2, "b": 1}), []),
+        ((100, 5, 40, 10, {}), ["at least 6 images are needed"]),
+        ((100, 100, 1, 0, {"a": 1}), ["1 labeled image cannot be split"]),
+        ((100, 100, 40, 0, {"a": 2, "b": 3, "c": 2}), ["of the 2 learning rates of a, c", "of the 3 learning rates of b"]),
+        ((100, 100, 40, 6, {"a": 2, "b": 3}), ["6 validation questions cannot show a difference between the 3 learning"]),
+    ],
+)  # fmt: skip
+def test_data_that_are_too_few_are_told_before_a_run(sizes: tuple[int, int, int, int, dict[str, int]], said: list[str]) -> None:
+    found = comparisons.of_sizes(*sizes)
+    assert len(found) == len(said)
+    for text, words in zip(found, said, strict=True):
+        assert words in text

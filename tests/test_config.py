@@ -1,13 +1,18 @@
 """The configuration tree: what loads, what is refused, and that every refusal names key, value and fix."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from leaml import config
 from leaml.config import reading, yaml_text
+from leaml.config.base import Section
+from leaml.config.keys import section_of
+from leaml.config.wanted import wanted
 from leaml.errors import ConfigError
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
@@ -114,6 +119,81 @@ def test_impossible_value_is_named_with_its_key(file: Path, override: str, key: 
     message = refused(file, override)
     assert f"{key}: " in message or f"{key}." in message
     assert f"got {value}" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("finetune.lr=1e-3,1e-4", "finetune.lr: a number above 0, or a list of such, written [a, b] is needed (got "
+         "'1e-3,1e-4'); write finetune.lr=[1e-3,1e-4]"),
+        ("warmup.lr=[1e-3, -1]", "warmup.lr: a number above 0, or a list of such, written [a, b] is needed (got -1)"),
+        ("warmup.lr=.inf", "(got inf); it must be finite"),
+        ("name=a/b", "name: a name of letters, digits, '.', '_' and '-' (at most 64, no '.' first; the folder under storage) "
+         "is needed (got 'a/b')"),
+        ("name=7", "needed (got 7); put it in quotes: '7'"),
+        ("score.ratio=30", "score.ratio: a number from 0 to 1 is needed (got 30); 30 % is 0.3"),
+        ("score.ratio=30%", "score.ratio: a number from 0 to 1 is needed (got '30%'); 30 % is 0.3"),
+        ("score.ratio=yes", "score.ratio: a number from 0 to 1 is needed (got True)"),
+        ("warmup.steps=true", "warmup.steps: a whole number above 0 is needed (got True)"),
+        ("data.budget.fraction=5", "fraction: a number above 0 and of at most 1, or null is needed (got 5); 5 % is 0.05"),
+        ("warmup.steps=1e3", "warmup.steps: a whole number above 0 is needed (got '1e3'); write 1000"),
+        ("score.scope=layers", "score.scope: one of module, layer, global is needed (got 'layers'); did you mean 'layer'?"),
+        ("evaluate.controls=[no_caption]", "(got 'no_caption'); did you mean 'no_captions'?"),
+        ("evaluate.controls=no_captions,full_labels", "; write evaluate.controls=[no_captions,full_labels]"),
+        ("distill.skip=maybe", "distill.skip: true or false is needed (got 'maybe')"),
+        ("caption.url=host:8000", "caption.url: an address that begins with http:// or https://, or null is needed"),
+        ("score.modules=([", "score.modules: not a regular expression"),
+        ("caption.complete=false", "caption: complete is false and file is not set"),
+        ("warmup.steps=null", "warmup.steps: a whole number above 0 is needed (got None)"),
+        ("tune.space={score.ratio: {low: [1]}}", "tune.space.score.ratio.low: a number, or null is needed (got [1])"),
+    ],
+)  # fmt: skip
+def test_what_a_key_may_be_is_said_in_plain_words_with_the_fix(file: Path, override: str, said: str) -> None:
+    message = refused(file, override)
+    assert said in message
+    for jargon in (
+        "Input should",
+        "String should",
+        "Value error",
+        "valid ",
+        "unable to parse",
+        "float",
+        "constrained",
+        "pattern",
+    ):
+        assert jargon not in message
+    key = override.partition("=")[0]
+    assert message.count(f"{key}: ") <= 1  # once, not for each type that it might have
+
+
+@pytest.mark.parametrize(
+    ("override", "near"),
+    [
+        ("finetune.learning_rate=1e-4", "'lr'"),
+        ("learning_rate=1e-4", "'warmup.lr' or 'distill.lr' or 'finetune.lr' or one of 2 more"),
+        ("finetune.epochs=3", "'steps'"),
+        ("data.train.path=x", "'labeled'"),
+        ("output_dir=x", "'storage'"),
+    ],
+)
+def test_names_of_other_programs_are_told_ours(file: Path, override: str, near: str) -> None:
+    assert f"did you mean {near}?" in refused(file, override)
+
+
+def test_every_field_says_what_it_may_be() -> None:
+    """None falls back to a pattern or to nothing."""
+
+    def fields(section: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
+        for name, field in section.model_fields.items():
+            if (nested := section_of(field.annotation)) is not None:
+                yield from fields(nested)
+            else:
+                yield name, field
+
+    for name, field in fields(config.Config):
+        words = wanted(field)
+        assert words
+        assert "of the form" not in words, name
 
 
 def test_every_problem_is_reported_at_once(file: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from leaml.config.base import NAME, PATH, Section
 from leaml.config.models import MODEL, ModelConfig
+from leaml.config.wanted import Spelled
 
 
 class TeacherConfig(ModelConfig):
@@ -38,7 +39,7 @@ class CaptionConfig(Section):
     """Step 1: the teacher describes the unlabeled and labeled images."""
 
     teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="Teacher MLLM served by vLLM.")
-    url: str | None = Field(
+    url: Annotated[str | None, Spelled("an address that begins with http:// or https://, or null")] = Field(
         None,
         pattern=r"^https?://",
         description="Base URL (http://host:8000/v1) of an OpenAI-compatible server to ask for teacher.name instead of a local "

@@ -7,9 +7,28 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from leaml.config.base import Section
 from leaml.config.sections import Config
+from leaml.config.wanted import fix, wanted
+
+_SHOWN = 120
+"""Characters of a wrong value."""
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "learning_rates": "lr",
+    "epochs": "steps",
+    "num_train_epochs": "steps",
+    "max_steps": "steps",
+    "per_device_train_batch_size": "batch_size",
+    "max_new_tokens": "max_tokens",
+    "model_name_or_path": "name",
+    "output_dir": "storage",
+    "train": "labeled",
+    "test": "evaluation",
+}
+"""What other programs call a key of ours."""
 
 
 def refusal(error: ValidationError, origin: str, root: type[Section], listing: str) -> str:
@@ -21,25 +40,60 @@ def refusal(error: ValidationError, origin: str, root: type[Section], listing: s
         root: The section that the tree was to be.
         listing: What lists every key of it.
     """
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(p) for p in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown key {where!r}: {_suggestion(problem['loc'], root)}")
-        elif problem["type"] == "missing":
-            lines.append(f"missing key {where!r}: add it")
-        elif problem["type"] in ("model_type", "model_attributes_type"):
-            known = ", ".join(_known_keys(problem["loc"], root))
-            lines.append(f"{where}: a section with the keys {known} is needed (got {problem['input']!r})")
-        else:
-            lines.append(f"{where}: {problem['msg']} (got {problem['input']!r})")
-    return f"{origin}: " + "; ".join(lines) + f" ({listing} lists every key)"
+    lines: dict[str, str] = {}
+    for problem in sorted(error.errors(), key=lambda p: len(p["loc"])):  # the last of a union's is nearest to what was meant
+        where, line = _problem(problem, root)
+        lines[where] = line
+    return f"{origin}: " + "; ".join(lines.values()) + f" ({listing} lists every key)"
+
+
+def _problem(problem: ErrorDetails, root: type[Section]) -> tuple[str, str]:
+    """The key that a problem is about, and what is wrong with it."""
+    location, kind = problem["loc"], problem["type"]
+    where = ".".join(map(str, location))
+    if kind == "extra_forbidden":
+        return where, f"unknown key {where!r}: {_suggestion(location, root)}"
+    if kind == "missing":
+        return where, f"missing key {where!r}: add it"
+    got = f"(got {_shown(problem['input'])})"
+    if kind in ("model_type", "model_attributes_type"):
+        return where, f"{where}: a section with the keys {', '.join(_known_keys(location, root))} is needed {got}"
+    depth, field = _field_at(location, root)
+    if field is None or section_of(field.annotation) is not None:
+        said = str(problem.get("ctx", {}).get("error", problem["msg"]))
+        return where, f"{where}: {said}" if where else said
+    where = ".".join(map(str, location[:depth]))
+    if kind == "value_error":  # of a rule of ours
+        return where, f"{where}: {problem['ctx']['error']} {got}"
+    return where, f"{where}: {wanted(field)} is needed {got}{fix(field, where, problem['input'])}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _field_at(location: tuple[int | str, ...], root: type[Section]) -> tuple[int, FieldInfo | None]:
+    """The field that a location leads to, and how many of its names that takes: pydantic goes on with types and entries."""
+    section: type[Section] | None = root
+    depth, field = 0, None
+    while section is not None and depth < len(location):
+        found = section.model_fields.get(str(location[depth]))
+        if found is None:
+            break
+        depth, field, section = depth + 1, found, section_of(found.annotation)
+        if section is not None and get_origin(found.annotation) in (list, dict, tuple):
+            depth += 1  # the number or the key of an entry
+    return depth, field
 
 
 def _suggestion(location: tuple[int | str, ...], root: type[Section]) -> str:
     """Where an unknown key belongs: the key of that name elsewhere in the tree, else one with a similar name, here first."""
     *parents, wrong = map(str, location)
     known = _known_keys(location[:-1], root)
+    wrong = _OTHER_NAMES.get(wrong, wrong)
+    if wrong in known:
+        return f"did you mean {wrong!r}?"
     everywhere = [key for key, _, _ in explain(root) if ".KEY." not in key]
     if same := [key for key in everywhere if key.rpartition(".")[2] == wrong]:
         return f"did you mean {_some(sorted(same, key=lambda key: _distance(key.split('.'), parents)))}?"

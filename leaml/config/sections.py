@@ -12,6 +12,7 @@ from leaml.config.caption import CaptionConfig
 from leaml.config.generate import GenerateConfig
 from leaml.config.models import ModelConfig
 from leaml.config.search import TuneConfig
+from leaml.config.wanted import Spelled
 
 
 class SourceConfig(Section):
@@ -86,6 +87,7 @@ class DataConfig(Section):
     )
 
 
+NAME_WORDS = Spelled("a name of letters, digits, '.', '_' and '-' (at most 64, no '.' first; the folder under storage)")
 Rate = Annotated[float, Field(gt=0)]
 Rates = Rate | Annotated[list[Rate], Field(min_length=1)]
 LR = "Learning rate; a list is swept on the validation part of the labels."
@@ -297,7 +299,9 @@ class ResourcesConfig(Section):
 class Config(Section):
     """Everything one run needs."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$", description="Run name; the folder under storage.")
+    name: Annotated[str, NAME_WORDS] = Field(
+        "run", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$", description="Run name; the folder under storage."
+    )
     storage: str = Field(
         "runs",
         description="Local folder or s3://bucket/prefix that holds runs; a relative one is relative to the config file that "

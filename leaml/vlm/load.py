@@ -18,6 +18,7 @@ from torch import nn
 
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import DataError, ModelError
+from leaml.vlm import hub
 
 log = logging.getLogger(__name__)
 
@@ -59,19 +60,19 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
 
     with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-model-") as scratch:
         folder = _local(config.name, scratch)
-        hub: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         attention = attn_implementation or ("eager" if torch.device(device).type == "cpu" else "sdpa")
         model: Any
         weights = {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
         try:
-            processor = AutoProcessor.from_pretrained(folder, **hub)
+            processor = AutoProcessor.from_pretrained(folder, **options)
             try:
-                model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation=attention, **weights, **hub)
+                model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation=attention, **weights, **options)
             except ValueError as error:
                 if attn_implementation or "attention" not in str(error).lower():
                     raise
                 log.info("%s has no %s attention, eager is used", config.name, attention)
-                model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager", **weights, **hub)
+                model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager", **weights, **options)
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             msg = f"cannot load the model {config.name!r}: {error}{_hint(error)}"
             raise ModelError(msg) from error
@@ -115,11 +116,11 @@ def _local(name: str, scratch: str) -> str:
 def check(config: ModelConfig) -> None:
     """Find out whether a model can be used, from its config alone; less than 2 s for a local folder.
 
-    Of an s3:// folder only config.json is read. A hub id costs one request.
+    Of an s3:// folder only config.json is read. A hub id that is not in the cache costs two requests.
 
     Raises:
-        ModelError: missing folder, no config.json, unknown architecture, no vision tower, or a processor that needs a package
-            that is not installed.
+        ModelError: missing folder, no config.json, a name that the hub does not have, a hub out of reach, unknown architecture,
+            no vision tower, or a processor that needs a package that is not installed.
     """
     with tempfile.TemporaryDirectory(prefix="leaml-config-") as scratch:
         where = resolve_model(config.name)
@@ -127,11 +128,19 @@ def check(config: ModelConfig) -> None:
             where = _fetch_config(config.name, scratch)
         elif _is_path(where):
             _check_folder(where)
+        else:
+            hub.refuse_no_name(config.name)
         _refuse_plain_text_model(config, where)
+        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        if not Path(where).is_dir():
+            if hub.is_cached(config):
+                options["local_files_only"] = not config.trust_remote_code  # the model's code may not be in the cache
+            else:
+                hub.ask(config)
         from transformers import AutoConfig  # takes seconds, which a refusal should not wait for
 
         try:
-            found = AutoConfig.from_pretrained(where, revision=config.revision, trust_remote_code=config.trust_remote_code)
+            found = AutoConfig.from_pretrained(where, **options)
         except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
             msg = (
                 f"cannot read the configuration of the model {config.name!r}: {_first_line(error)}; give a folder with a"
@@ -150,9 +159,9 @@ def special_tokens(config: ModelConfig) -> list[str]:
     from transformers import AutoTokenizer
 
     with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-tokenizer-") as scratch:
-        hub: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(_local(config.name, scratch), **hub)
+            tokenizer = AutoTokenizer.from_pretrained(_local(config.name, scratch), **options)
         except (OSError, ValueError, ImportError, KeyError) as error:
             msg = f"cannot load the tokenizer of the model {config.name!r}: {_first_line(error)}{_hint(error)}"
             raise ModelError(msg) from error

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -9,6 +13,7 @@ import pytest
 
 from leaml.config import ResourcesConfig
 from leaml.errors import ResourceError
+from pipelines import runtime
 from pipelines.runtime import check_resources, missing
 
 GPU_NODE = {"CPU": 16.0, "GPU": 4.0}
@@ -73,3 +78,47 @@ def test_a_plan_that_ray_would_wait_for_is_refused_at_once(settings: dict[str, A
 def test_a_pool_cannot_grow_below_its_size() -> None:
     with pytest.raises(ValueError, match="max_engines is 1, less than engines, 2"):
         ResourcesConfig(engines=2, max_engines=1)
+
+
+AFTER_THE_END = """
+from unittest import mock
+from leaml.config import ResourcesConfig
+from pipelines import runtime
+
+runtime.quiet_data = runtime.check_resources = runtime.local_ray.start = mock.Mock()
+runtime.start_ray(ResourcesConfig())  # all but the start itself: as it is once that Ray has ended
+import ray
+
+with mock.patch("ray.init") as started:
+    try:
+        ray.put(1)
+    except Exception as error:
+        print("refused:", type(error).__name__)
+    print("started:", started.called)
+"""
+
+
+def test_a_call_after_the_end_of_ray_starts_none(capfd: pytest.CaptureFixture[str]) -> None:
+    """By itself Ray would start one there, which listens on every interface without a token."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    subprocess.run([sys.executable, "-c", AFTER_THE_END], check=True, env=bare, timeout=120)
+    out = capfd.readouterr().out
+    assert "refused: " in out
+    assert "started: False" in out
+
+
+@pytest.mark.parametrize("handler", [lambda *_: None, signal.SIG_DFL])
+def test_a_command_keeps_its_handler_of_sigterm_when_ray_starts(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own ends the process with 1 and without a word; where there is none it stays, since it ends Ray's processes."""
+    rays = lambda *_: None  # noqa: E731
+    monkeypatch.setattr(runtime.local_ray, "start", lambda **_: signal.signal(signal.SIGTERM, rays))
+    monkeypatch.setattr(runtime, "quiet_data", lambda _: None)
+    monkeypatch.setattr(runtime, "check_resources", lambda _: None)
+    for name in runtime.QUIET | runtime.PRIVATE | {"RAY_BACKEND_LOG_LEVEL": ""}:
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        runtime.start_ray(ResourcesConfig())
+        assert signal.getsignal(signal.SIGTERM) is (handler if callable(handler) else rays)
+    finally:
+        signal.signal(signal.SIGTERM, before)

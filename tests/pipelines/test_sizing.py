@@ -13,8 +13,11 @@ from leaml.config import Config, load, parse
 from leaml.errors import InputError
 from pipelines import cli, plan, sizing
 from pipelines.estimates import Work
+from pipelines.ingest import draw_labels, ingest
+from pipelines.run import Run
 from pipelines.sizing import Prices, Size, requests, sizes
 
+SOURCES = [("labeled", "train", 12), ("evaluation", "test", 5)]
 RECIPE = Path(cli.__file__).parent / "configs" / "kvasir_vqa.yaml"
 
 
@@ -64,12 +67,34 @@ def test_the_table_says_where_its_numbers_come_from(tmp_path: Path, monkeypatch:
 
 
 def test_without_gpus_no_nodes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data: Any = {"labeled": {"format": "easy_vqa", "limit": 12}, "evaluation": {"format": "easy_vqa", "limit": 5}}
+    data: Any = {name: {"format": "easy_vqa", "split": split, "limit": limit} for name, split, limit in SOURCES}
     found = parse({"name": "small", "storage": str(tmp_path), "data": data})
     stream = io.StringIO()
     monkeypatch.setattr(plan, "console", Console(file=stream, soft_wrap=True, width=200))
     sizing.show(found, [1000], Prices())
-    assert [line.split()[3] for line in stream.getvalue().splitlines() if line.startswith("  1,000 ")] == ["none"]
+    text = stream.getvalue()
+    assert [line.split()[1:4] for line in text.splitlines() if line.startswith("  1,000 ")] == [["none", "none", "none"]]
+    assert "no step asks for a GPU" in text
+    assert "warning: " in text and " of 5 images cannot show a difference" in text
+
+
+def test_numbers_that_are_known_are_said_and_the_others_called_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(config: Config) -> str:
+        stream = io.StringIO()
+        monkeypatch.setattr(plan, "console", Console(file=stream, soft_wrap=True, width=200))
+        sizing.show(config, [1000], Prices())
+        return next(line for line in stream.getvalue().splitlines() if line.startswith("labels: "))
+
+    data: Any = {name: {"format": "easy_vqa", "split": split, "limit": limit} for name, split, limit in SOURCES}
+    found = parse({"name": "small", "storage": str(tmp_path), "data": data | {"budget": {"count": 4}}})
+    for _ in range(2):  # before and after they are ingested
+        line = said(found)
+        assert " of 4 images; " in line and " about 5 images" in line
+        assert "assumed" not in line
+        with Run(found) as run:
+            ingest(run)
+    assert line == f"labels: {len(draw_labels(run, ingest(run)).rows())} rows of 4 images; " + line.partition("; ")[2]
+    assert "300 rows (assumed, only ingest can tell)" in said(recipe(tmp_path))
 
 
 def test_no_frames_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from leaml import __version__
@@ -91,11 +92,12 @@ def test_a_holder_on_another_host_is_believed_while_it_beats(tmp_path: Path) -> 
         assert read(tmp_path)["state"] == state
 
 
-def test_ctrl_c_says_what_is_kept_and_ends_with_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_say_what_is_kept(number: signal.Signals, code: int, tmp_path: Path) -> None:
     process = begin(tmp_path, 60)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert err.splitlines() == [
         "interrupted; finished steps and units are kept, and the last checkpoint of a training in "
         f"{tmp_path}/mine (leaml status); the same command goes on"
@@ -173,3 +175,29 @@ def test_a_clock_goes_on_where_it_was(tmp_path: Path) -> None:
     with clock.Clock(str(tmp_path)) as counted:
         assert 100.0 <= counted.seconds < 105.0
     assert json.loads((tmp_path / clock.FILE).read_text())["attempts"] == 2
+
+
+def test_the_status_of_a_config_file_and_of_a_folder_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(yaml.safe_dump({"name": "mine", "storage": "runs", "data": DATA}))
+    for name in ("mine", "other"):
+        with Run(tree.load("mine.yaml", [f"name={name}"])) as run:
+            run.execute(run.step("exclude", {}, []), lambda: {"excluded": {"labeled": 1, "unlabeled": 20}})
+            run.finish()
+
+    def said(*arguments: str) -> str:
+        done = CliRunner().invoke(cli.app, ["status", *arguments])
+        assert done.exit_code == 0, done.exception
+        return done.output
+
+    whole = said("runs/mine")
+    assert "1 labeled and 20 unlabeled images left out" in whole
+    for same in (["mine.yaml"], ["runs/mine/config.yaml"]):
+        assert [line.split() for line in said(*same).splitlines()][1:] == [line.split() for line in whole.splitlines()][1:]
+    assert said("mine.yaml", "name=other").startswith("run other: done")
+    listed = [line.split() for line in said("runs").splitlines()]
+    assert [words[:2] for words in listed] == [["done", "mine"], ["done", "other"]]
+    assert [state["run"] for state in json.loads(said("runs", "--json"))["runs"]] == ["mine", "other"]
+    assert len(said("runs", "--watch").splitlines()) == 2
+    for wrong, message in ((["runs/mine", "name=other"], "only a config file takes overrides"), (["."], "is not a run folder")):
+        assert message in str(CliRunner().invoke(cli.app, ["status", *wrong]).exception)

@@ -81,6 +81,39 @@ def no_images(folder: Path) -> list[str]:
     return [f"data.unlabeled.path={folder}/empty"]
 
 
+def nothing_but_labeled_images(folder: Path) -> list[str]:
+    for file in (folder / "frames").iterdir():
+        if file.suffix == ".png":
+            file.unlink()
+    for seed in range(2):
+        scene(seed).save(folder / "frames" / f"again{seed}.png")
+    return []
+
+
+def nothing_but_evaluation_images(folder: Path) -> list[str]:
+    nothing_but_labeled_images(folder)
+    for file in (folder / "frames").glob("again*.png"):
+        file.unlink()
+    evaluation_image_among_the_frames(folder)
+    return ["data.exclude_evaluation=true"]
+
+
+def storage_in_a_file(folder: Path) -> list[str]:
+    (folder / "taken").write_text("no folder")
+    return [f"storage={folder}/taken/runs"]
+
+
+def storage_behind_a_dead_link(folder: Path) -> list[str]:
+    (folder / "dead").symlink_to(folder / "nowhere")
+    return [f"storage={folder}/dead"]
+
+
+def run_that_is_a_file(folder: Path) -> list[str]:
+    (folder / "others").mkdir()
+    (folder / "others" / "tried").write_text("no folder")
+    return [f"storage={folder}/others"]
+
+
 CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "format": (lambda _: ["data.unlabeled.format=foldr"], "unknown format 'foldr': did you mean 'folder'?"),
     "absent": (lambda f: [f"data.labeled.path={f}/none.jsonl"], "none.jsonl does not exist"),
@@ -99,6 +132,16 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "model": (lambda _: ["model.name=leaml-tyni"], "'leaml-tyni'"),
     "teacher": (lambda _: ["caption.teacher.name=./nowhere"], "nowhere"),
     "split": (lambda _: ["data.labeled.split=trian"], "no line has split 'trian'"),
+    "no unlabeled source": (
+        lambda _: ["data.unlabeled=null"],
+        "no image is left to generate pairs for: all 4 images are labeled",
+    ),
+    "all labeled": (nothing_but_labeled_images, "no image is left to generate pairs for: all 4 images are labeled"),
+    "all left out": (nothing_but_evaluation_images, "and 1 others are left out (data.exclude_evaluation)"),
+    "storage in a file": (storage_in_a_file, "taken is a file, so the run cannot be kept in"),
+    "storage behind a dead link": (storage_behind_a_dead_link, "dead is a link that leads nowhere"),
+    "run is a file": (run_that_is_a_file, "others/tried is a file"),
+    "storage": (lambda _: ["storage=/proc/runs"], "storage: nothing can be written to /proc"),
 }
 
 
@@ -186,3 +229,74 @@ def test_a_configuration_runs_from_any_folder_and_its_steps_are_the_same(
     assert folders[0] == folders[1] == folders[2]
     absent = dry_run(recipe, "data.labeled.path=none.jsonl").exception
     assert f"{moved.parent}/none.jsonl does not exist" in str(absent)
+
+
+def test_labels_alone_need_no_image_to_generate_for(recipe: Path) -> None:
+    done = dry_run(recipe, "data.unlabeled=null", "finetune.label_share=1")
+    assert done.exit_code == 0, done.output
+
+
+def plan_lines(recipe: Path, *overrides: str) -> list[str]:
+    done = dry_run(recipe, *overrides)
+    assert done.exit_code == 0, done.output
+    return [str(line) for line in done.output.splitlines()]
+
+
+def line(lines: list[str], *words: str) -> str:
+    return next(text for text in lines if all(word in text for word in words))
+
+
+def test_images_that_are_left_out_are_not_planned_for(recipe: Path) -> None:
+    """Also where the sources were ingested before the key was set."""
+    evaluation_image_among_the_frames(recipe.parent)
+    for _ in range(2):
+        lines = plan_lines(recipe, "data.exclude_evaluation=true")
+        assert "1 images that are in the evaluation too" in line(lines, "left out  ")
+        assert " 7 images" in line(lines, " caption ", "caption-")
+        assert " 3 images; 8 pairs" in line(lines, " generate leaml ")
+        with pytest.raises(InputError), Run(load(recipe)) as run:
+            adapt.ingest(run)
+
+
+def captions_of(folder: Path, *names: str) -> str:
+    file = folder / "captions.jsonl"
+    file.write_text("".join(json.dumps({"image": name, "caption": "noise"}) + "\n" for name in names))
+    return f"caption.file={file}"
+
+
+def test_a_file_of_captions_that_names_no_image_is_refused(recipe: Path) -> None:
+    found = dry_run(recipe, captions_of(recipe.parent, "a.png", "b.png")).exception
+    assert isinstance(found, InputError)
+    assert "captions.jsonl: none of its 2 names, such as ['a.png'], is that of an image" in str(found)
+
+
+def test_how_many_images_have_a_caption_is_said_and_planned(recipe: Path) -> None:
+    given = captions_of(recipe.parent, "0.png", "4.png", "a.png")
+    lines = plan_lines(recipe, given)
+    assert "caption: 2 of 7 images have one in" in line(lines, "1 of its names are no image of this run")
+    assert " 5 images; 2 captions of the file" in line(lines, " caption ", "caption-")
+    alone = plan_lines(recipe, given, "caption.complete=false")
+    assert " 0 images; 2 captions of the file" in line(alone, " caption ", "caption-")
+
+
+def test_no_file_of_the_temporary_folder_is_named(recipe: Path) -> None:
+    evaluation_image_among_the_frames(recipe.parent)
+    (recipe.parent / "frames" / "torn.jpg").write_bytes(b"no image")
+    line_without_an_answer(recipe.parent)
+    lines = plan_lines(recipe, "data.exclude_evaluation=true", "data.max_quarantined=0.9")
+    assert not [text for text in lines if "leaml-trial" in text]
+    assert "torn.jpg" in line(lines, "1 images quarantined")
+    line(lines, "unlabeled: 1 images left out (exclude)")
+
+
+def test_a_word_about_data_that_are_too_few_before_anything_is_paid_for(recipe: Path) -> None:
+    lines = plan_lines(recipe, "data.budget.count=1", "data.evaluation.limit=1")
+    assert "1 question of 1 image cannot show a difference, however large: at least 6 images are needed" in line(
+        lines, "warning"
+    )
+    line(lines, "1 labeled image cannot be split into training and validation")
+    line(lines, "No labels are held out, so of the 2 learning rates of")
+    held = plan_lines(recipe)
+    line(held, "1 validation question cannot show a difference between the 2 learning rates of", "at least 6 are needed")
+    quiet = plan_lines(recipe, "evaluate.baselines.finetune_labels.lr=1e-3", "evaluate.baselines.lora_labels.lr=1e-3")
+    assert len([text for text in quiet if "warning" in text]) == 1  # two evaluation images

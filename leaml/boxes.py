@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from leaml.replies import without_thoughts
+from leaml.replies import answer_text
 
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.S | re.I)
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit|boldsymbol)\s*\{([^{}]*)\}")
@@ -14,7 +14,7 @@ _MATH = re.compile(r"^\s*(?:\$\$?([^$]+)\$\$?|\\\((.*)\\\)|\\\[(.*)\\\])[\s.]*$"
 
 def final_answer(text: str) -> str:
     """What a reply gives as its answer: the content of the last `\\boxed{...}` or `<answer>`, else all but its thoughts."""
-    plain = without_thoughts(text)
+    plain = answer_text(text)
     if found := _ANSWER.findall(plain):
         plain = found[-1]
     if "\\" not in plain and "$" not in plain:

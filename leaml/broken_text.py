@@ -1,10 +1,12 @@
-"""Whether a text is damaged: bytes that were no text, marks inside words, text read in another encoding.
+"""Whether a text is damaged: bytes that were no text, marks inside words, text read in another encoding, pieces of a tokenizer.
 
-The rules look at characters, not at a language's words, so they hold for every script and reject no rare word.
+The rules look at characters, not at a language's words, so they hold for every script and reject no rare word. Nor do they see
+words that are none ("xqzvbn").
 """
 
 from __future__ import annotations
 
+import html.entities
 import re
 
 _NO_TEXT = re.compile(
@@ -23,11 +25,38 @@ _UNSEEN = re.compile(
 _EDGE = r"[\s\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]+"
 _EDGES = re.compile(rf"^{_EDGE}|{_EDGE}$")
 _LETTER = r"[^\W\d_]"
-_INSIDE_A_WORD = re.compile(rf"({_LETTER})(?:\?+|[!?;,:#$%*=<>|~^\"\\]{{2,}})({_LETTER})")
-"""A question mark or a run of marks between two letters, as in "a??eo"; one mark alone may belong there ("e.g.", "C#m")."""
-_OTHER_ENCODING = re.compile("[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac|\u00ef\u00bb\u00bf")
-"""UTF-8 that was read as Latin-1 or Windows-1252: "cafÃ©", "itâ€™s"."""
-_ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+")
+_REPLACED = re.compile(
+    # a character that stands for those that were lost
+    "[\ufffc\ufffd\ufdd0-\ufdef]|锟斤拷|烫烫"
+    # question marks in place of letters: "a??eo", "r1??d", "a ??eo", "red ????"
+    r"|\w\?{2,}(?=[^\W_])(?![A-Z])|(?<!\S)\?{2,}(?=\w|\s|$)"
+    # boxes and the blocks of old screens inside words or in a row: "re□d", "caf├⌐"; a lone one may be shown in the image
+    rf"|{_LETTER}[\u2500-\u259f□▯▮]|[\u2500-\u259f□▯▮]{_LETTER}|[□▯▮]{{2,}}"
+)
+_ONE_LOST = re.compile(rf"({_LETTER}+)\?({_LETTER}+)")
+"""A question mark between letters: a letter that was lost, or the end of a question without a space behind it."""
+_WHOLE_WORDS = {"yes", "no", "or", "and", "not", "maybe", "true", "false", "left", "right", "none", "both"}
+_RUN = re.compile(rf"({_LETTER})([!?;,:#$%*=<>|~^]{{2,}})({_LETTER})")
+_OPERATORS = {"==", "===", "!=", "!==", "<=", ">=", "=>", "<>", "||", "**", "::", ":=", "+=", "*=", "<<", ">>", "|:"}
+"""Runs of marks that stand between letters in code and formulas."""
+_PIECES = re.compile(
+    # of sentence pieces, bytes and words: "re▁d", "<0xE2>", "po@@ lyp", "##lyp", "red</w>"
+    r"▁\w|\w▁|<0x[0-9A-Fa-f]{2}>|\w@@(?=\s|$)|(?<!\S)##(?=[a-z])|</w>"
+)
+_BYTE_PIECES = re.compile(rf"[ĠĊ]{_LETTER}|{_LETTER}[ĠĊ]")
+"""Spaces and line breaks of byte-pair pieces: "Ġred"; they are letters of Maltese too."""
+_MALTESE = re.compile("[ġċħżĦŻ]")
+_ESCAPED = re.compile(
+    r"&(#\d+|#x[0-9a-f]+|[a-z]+\d*);|(?:%[89a-f][0-9a-f]){2}|\\u[0-9a-f]{4}(?![0-9a-z])|(?:\\x[0-9a-f]{2}){2}", re.I
+)
+"""Characters written as entities of HTML, in addresses or in code."""
+_ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+|\b[A-Za-z]:\\\S*")
+_CYRILLIC = re.compile("(?:[РС][\u0402-\u040f\u0452-\u045f\u0490\u0491ёЁ‚„…†‡€‰‹‘’“”•–—™›\xa0¤¦§©«¬\xad®°±µ¶·№»]){2}")
+_OTHER_SYSTEMS = re.compile("√[©®°¢£§•¶ß™´¨≠±¶∏]|‚Ä[ôúùìîòö¶¢]|Γ[Çé][^\\W\\d_]|├[^\\w\\s]")
+"""UTF-8 that was read as Windows-1251, and as the encodings of the Macintosh and of DOS."""
+_CLOSING, _LETTERS = set("»”“’‘…–—™®²³¹·«\xa0\xad"), set("šœžŠŒŽŸƒµºª")
+"""What also stands behind an accented letter in sound text, of the characters that UTF-8 becomes in Windows-1252. Behind
+"Â" and "Ã", which begin most misread letters, no word has the letters."""
 
 
 def refusal(text: str) -> str | None:
@@ -51,10 +80,73 @@ def stripped(text: str) -> str:
 
 def is_broken(text: str) -> bool:
     """Whether a text holds what no text holds: replacement or control characters, marks inside words, mistaken encodings."""
-    if "\ufffd" in text or _NO_TEXT.search(text):
+    if _NO_TEXT.search(text):
         return True
-    if _OTHER_ENCODING.search(text):
+    plain = _ADDRESS.sub(" ", text)
+    if any(rule.search(plain) for rule in (_REPLACED, _PIECES, _CYRILLIC, _OTHER_SYSTEMS)):
         return True
-    # scripts without upper and lower case often have no space behind a mark
-    inside = _INSIDE_A_WORD.finditer(_ADDRESS.sub(" ", text))
-    return any(all(letter.lower() != letter.upper() for letter in found.groups()) for found in inside)
+    if _BYTE_PIECES.search(plain) and not _MALTESE.search(plain):
+        return True
+    return _has_escapes(plain) or _has_marks_inside(plain) or _is_misread(plain)
+
+
+def _has_escapes(text: str) -> bool:
+    named = (found.group(1) for found in _ESCAPED.finditer(text))
+    return any(name is None or name[0] == "#" or f"{name};" in html.entities.html5 for name in named)
+
+
+def _has_marks_inside(text: str) -> bool:
+    """Scripts without upper and lower case often have no space behind a mark, and a sentence begins with an upper one."""
+
+    def cased(letter: str) -> bool:
+        return letter.lower() != letter.upper()
+
+    for left, right in _ONE_LOST.findall(text):
+        whole = left.lower() in _WHOLE_WORDS and right.lower() in _WHOLE_WORDS
+        if cased(left[-1]) and cased(right[0]) and not right[0].isupper() and not whole:
+            return True
+    return any(
+        cased(left) and cased(right) and marks not in _OPERATORS and not (right.isupper() and set(marks) <= set("!?"))
+        for left, marks, right in _RUN.findall(text)
+    )
+
+
+def _is_misread(text: str) -> bool:
+    """Whether UTF-8 was read as Windows-1252 or Latin-1: "cafÃ©", "itâ€™s", "Å‚", "ä¸­".
+
+    The characters of a misread letter are an accented letter and one to three signs. An accented letter may end a word in
+    quotes («MAÇÃ»), so signs that close something prove it behind a lower-case letter, or before a letter, alone.
+    """
+    place = 0
+    while place < len(text):
+        count = _length(text[place])
+        signs = text[place + 1 : place + count]
+        if count and _decodes(text[place : place + count]):
+            before, behind = text[place - 1 : place], text[place + count : place + count + 1]
+            inside = before.islower() and text[place].isupper()
+            sound = set(signs) <= (_CLOSING if text[place] in "ÂÃ" else _CLOSING | _LETTERS)
+            if not sound or (inside and signs != "’") or (set(signs) <= set("»”") and behind.isalpha()):
+                return True
+        place += 1
+    return False
+
+
+def _length(first: str) -> int:
+    """Bytes of the UTF-8 character that begins with this one, 0 where none does."""
+    code = ord(first)
+    return 2 if 0xC2 <= code <= 0xDF else 3 if 0xE0 <= code <= 0xEF else 4 if 0xF0 <= code <= 0xF4 else 0
+
+
+def _decodes(text: str) -> bool:
+    data = b""
+    for character in text:
+        try:
+            data += character.encode("cp1252")
+        except UnicodeEncodeError:
+            if ord(character) > 0xFF:
+                return False
+            data += bytes([ord(character)])
+    try:
+        return len(data.decode("utf-8")) == 1
+    except UnicodeDecodeError:
+        return False

@@ -188,7 +188,7 @@ class VllmEngine:
             shown = {"multi_modal_data": {"image": self._shrink(r.image)}, "multi_modal_uuids": {"image": [r.image_id]}}
             asked = {"prompt_token_ids": [*self._collator.prompt_ids(text), *reply]} if reply else {"prompt": text}
             prompts.append(asked | shown)
-            sampling.append(_sampling(r))
+            sampling.append(_sampling(r, self._collator.chat.end))
         outputs = iter(self._driver.run(prompts, sampling))
         return [
             _refused(error, r.n) if error else self._completions(next(outputs), r)
@@ -224,8 +224,8 @@ def reply_logprob(output: Any, ids: list[int]) -> float:
     raise ModelError(msg)
 
 
-def _sampling(r: Request) -> Any:
-    """vLLM's SamplingParams."""
+def _sampling(r: Request, end: int) -> Any:
+    """vLLM's SamplingParams. A reply ends with the token that ends it in training too, which the model may not name as such."""
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
@@ -238,6 +238,7 @@ def _sampling(r: Request) -> Any:
         max_tokens=r.max_tokens,
         seed=r.seed,
         logprobs=0,
+        stop_token_ids=[end],
         structured_outputs=StructuredOutputsParams(regex=r.pattern) if r.pattern else None,
     )
 

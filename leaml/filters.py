@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from leaml import prompts, replies, scoring
+from leaml import prompts, scoring
 from leaml.broken_text import is_broken
 from leaml.config import FilterConfig
 from leaml.pairset import grams, similarity
+from leaml.refusals import REFUSAL
+from leaml.replies import MARKER
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,12 @@ def unparsable(candidate: Candidate, config: FilterConfig) -> str | None:
 
 
 def length(candidate: Candidate, config: FilterConfig) -> str | None:
-    """Empty (nothing but spaces and ";"), or longer than `max_question_chars` / `max_answer_chars`."""
+    """Empty (nothing but spaces and punctuation), or longer than `max_question_chars` / `max_answer_chars`."""
     for name, text, limit in (
         ("question", candidate.question, config.max_question_chars),
         ("answer", candidate.answer, config.max_answer_chars),
     ):
-        if not scoring.canonical(text):
+        if not scoring.canonical(text) or not any(unicodedata.category(c)[0] in "LNS" for c in text):
             return f"empty {name}"
         if limit is not None and len(text) > limit:
             return f"{name} too long"
@@ -102,13 +105,14 @@ def prompt_echo(candidate: Candidate, config: FilterConfig) -> str | None:
 def refusal(candidate: Candidate, config: FilterConfig) -> str | None:
     """The model refused or talked about itself."""
     plain = (candidate.question + " \n " + candidate.answer).replace("’", "'")
-    return "refusal" if replies.REFUSAL.search(plain) else None
+    return "refusal" if REFUSAL.search(plain) else None
 
 
 def yes_and_no(candidate: Candidate, config: FilterConfig) -> str | None:
-    """The answer says both yes and no."""
-    words = set(re.findall(r"\w+", candidate.answer.lower()))
-    return "yes and no" if {"yes", "no"} <= words else None
+    """The answer gives both yes and no, and not a "no" that belongs to other words ("Yes, no polyps remain")."""
+    parts = [set(re.findall(r"\w+", part)) for part in _PARTS.split(candidate.answer.lower())]
+    said: set[str] = set().union(*(part for part in parts if part <= {"yes", "no"}))
+    return "yes and no" if said == {"yes", "no"} else None
 
 
 def low_logprob(candidate: Candidate, config: FilterConfig) -> str | None:
@@ -151,9 +155,9 @@ FILTERS: tuple[Filter, ...] = (
 CUT, DUPLICATE, SIMILAR = "cut at the token limit", "duplicate question", "similar question"
 
 _PROMPTS = {scoring.normalise(prompt) for prompt in (prompts.CAPTION, prompts.GENERATE)}
-_ECHO = re.compile(
-    "|".join([re.escape(prompts.CAPTION), re.escape(prompts.GENERATE.rstrip(".")), r"<\|[^|<>]*\|>", "<image>"]), re.I
-)
+_ECHO = re.compile("|".join([re.escape(prompts.CAPTION), re.escape(prompts.GENERATE.rstrip(".")), MARKER.pattern]), re.I | re.M)
+_PARTS = re.compile(r"[^\w\s']|\b(?:and|or|but|then|also)\b")
+"""What stands between parts of an answer that can be answers of their own."""
 
 
 def vote_share(candidate: Candidate) -> float | None:

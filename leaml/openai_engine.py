@@ -34,8 +34,17 @@ LONGEST_WAIT = 3600.0
 _FOR_ALL = {401, 402, 404, 405, 407}
 """Refusals that are about the key, the account, the model or the path, not about one image."""
 _OTHER_NAMES = {"max_tokens": "max_completion_tokens"}
-_OPTIONAL = ("max_tokens", "logprobs", "temperature", "top_p", "seed", "n")
-"""What some servers refuse; left out, or given its other name, when they say so."""
+_OPTIONAL = {
+    "max_completion_tokens": r"max(?:imum)?[\s_-]*completion[\s_-]*tokens?",
+    "max_tokens": r"max(?:imum)?[\s_-]*(?:new[\s_-]*|output[\s_-]*)?tokens?",
+    "logprobs": r"log[\s_-]*prob",
+    "temperature": r"temperature",
+    "top_p": r"top[\s_-]*p",
+    "seed": r"seed",
+}
+"""What some servers refuse, and how they write it; left out, or given its other name, when they say so."""
+_NO_PARAMETER = {401, 402, 407, 408, 409, 413, 429}
+"""Statuses of refusals that are never about a parameter."""
 _BUSY = {408, 409, 429, 502, 503, 504, 529}
 """Statuses that say nothing about the image; they are asked for again after the client has given up on them."""
 _BUSY_ROUNDS = 5
@@ -125,7 +134,7 @@ class OpenAIEngine:
             if self._given_up is not None:
                 raise self._given_up
             reply = self._post(self._body(request))
-            found = [_completion(choice, reply, request) for choice in reply["choices"]]
+            found = _completions(reply, request)
         except _RequestError as error:
             self._note(str(error))
             return [Completion("", math.nan, FAILED, 0, f"server: {error}")] * request.n
@@ -180,7 +189,7 @@ class OpenAIEngine:
                 reply = self._send(_without(body, refused))
             except _RefusedParameterError as error:
                 if error.name in refused:
-                    raise _RequestError(str(error)) from None
+                    raise error.otherwise from None
                 refused |= {error.name}
                 continue
             if refused != self._refused:
@@ -202,7 +211,7 @@ class OpenAIEngine:
             try:
                 reply = self._client.create(**body)
                 self._slots.note(busy=reply.retries_taken > 0)
-                return _parsed(reply.http_response.text)
+                return _parsed(reply.http_response.content.decode("utf-8-sig", "replace"))
             except _RequestError:
                 bodies -= 1
                 if not bodies or self._stopped.wait(1.0):
@@ -217,11 +226,12 @@ class OpenAIEngine:
 
     def _explained(self, error: openai.APIStatusError, body: dict[str, Any]) -> Exception:
         code, text = error.status_code, " ".join(error.response.text.split())[:300]
+        found: Exception = _RequestError(f"{code}: {text}")
         if code in _FOR_ALL or "insufficient_quota" in text:
-            return StepError(f"{self.url} answered {code}: {text!r}; {_ADVICE}")
-        if code in (400, 422, 501) and (name := _refused_parameter(error, body)):
-            return _RefusedParameterError(name, f"{code}: {text}")
-        return _RequestError(f"{code}: {text}")
+            found = StepError(f"{self.url} answered {code}: {text!r}; {_ADVICE}")
+        if (code < 500 or code == 501) and code not in _NO_PARAMETER and (name := _refused_parameter(error, body)):
+            return _RefusedParameterError(name, found)
+        return found
 
     def _unconnected(self, error: openai.APIConnectionError) -> Exception:
         cause = error.__cause__ or error
@@ -243,11 +253,11 @@ class _RequestError(Exception):
 
 
 class _RefusedParameterError(_RequestError):
-    """The server refuses the parameter `name`."""
+    """The server refuses the parameter `name`; `otherwise` is what its refusal means if that does not help."""
 
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(text)
-        self.name = name
+    def __init__(self, name: str, otherwise: Exception) -> None:
+        super().__init__(str(otherwise))
+        self.name, self.otherwise = name, otherwise
 
 
 def _without(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
@@ -259,11 +269,13 @@ def _without(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
 def _refused_parameter(error: openai.APIStatusError, body: dict[str, Any]) -> str | None:
     """The optional parameter that a refusal is about; None when it is about something else."""
     text = error.response.text
-    if re.search(r"context length|too (?:large|long|many tokens)|maximum (?:context|length)", text, re.I):
+    if re.search(r"context length|too (?:large|long|many tokens)|maximum (?:context|length)|exceed", text, re.I):
         return None  # of this image and prompt, though it may name max_tokens
-    said = str(error.param or "")
-    named = [name for name in (*_OPTIONAL, *_OTHER_NAMES.values()) if name in body]
-    return next((n for n in named if n == said), next((n for n in named if re.search(rf"\b{n}\b", text)), None))
+    for said in (str(error.param or ""), text):
+        for name, written in _OPTIONAL.items():
+            if name in body and re.search(rf"(?<![a-z]){written}(?:[^a-z]|s\b|$|abilit)", said, re.I):
+                return name
+    return None
 
 
 def _is_busy(error: openai.APIStatusError) -> bool:
@@ -282,25 +294,46 @@ def _parsed(text: str) -> dict[str, Any]:
     """The chat completion in a reply of status 200. Raises _RequestError when it is none."""
     try:
         reply = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         msg = f"no JSON: {' '.join(text.split())[:200]!r}"
         raise _RequestError(msg) from None
     choices = reply.get("choices") if isinstance(reply, dict) else None
-    if not choices or not all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices):
+    if (
+        not isinstance(choices, list)
+        or not choices
+        or not all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices)
+    ):
         msg = f"no chat completion: {text[:200]!r}"
         raise _RequestError(msg)
     return dict(reply)
 
 
-def _completion(choice: dict[str, Any], reply: dict[str, Any], request: Request) -> Completion:
-    content = (choice.get("logprobs") or {}).get("content") or []
-    logprobs = [token["logprob"] for token in content if isinstance(token, dict) and "logprob" in token]
-    mean = sum(logprobs) / len(logprobs) if logprobs else math.nan
-    used = (reply.get("usage") or {}).get("completion_tokens") if len(reply["choices"]) == 1 else None
-    tokens = used if isinstance(used, int) else len(logprobs)
-    finished = replies.finish_reason(choice.get("finish_reason"), tokens, request.max_tokens)
+def _completions(reply: dict[str, Any], request: Request) -> list[Completion]:
+    """The `request.n` completions of a reply. Raises _RequestError when it has another number of them.
+
+    Fields beside the text may be missing or odd in any way: what they would tell is then not known.
+    """
+    choices = reply["choices"]
+    if len(choices) != request.n:
+        msg = f"{len(choices)} choices where {request.n} were asked for"
+        raise _RequestError(msg)
+    usage = reply.get("usage")
+    used = usage.get("completion_tokens") if isinstance(usage, dict) and len(choices) == 1 else None
+    used = used if isinstance(used, int) and not isinstance(used, bool) and used > 0 else None
+    return [_completion(choice, used, request) for choice in choices]
+
+
+def _completion(choice: dict[str, Any], used: int | None, request: Request) -> Completion:
+    told = choice.get("logprobs")
+    content = told.get("content") if isinstance(told, dict) else None
+    tokens = content if isinstance(content, list) else []
+    logprobs = [token.get("logprob") if isinstance(token, dict) else None for token in tokens]
+    known = [p for p in logprobs if isinstance(p, int | float) and not isinstance(p, bool) and math.isfinite(p)]
+    mean = sum(known) / len(known) if known and len(known) == len(logprobs) else math.nan
+    count = used or len(logprobs) or None
+    finished = replies.finish_reason(choice.get("finish_reason"), count, request.max_tokens)
     text, error = replies.message_text(choice["message"])
-    return Completion(text, mean, finished, tokens, error)
+    return Completion(text, mean, finished, count or 0, error)
 
 
 def data_url(image: Image.Image, spec: EngineSpec) -> str:

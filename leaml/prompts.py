@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from leaml.thoughts import without_thoughts
+
 CAPTION = "Describe the image."
 GENERATE = "Write a question about the image and answer it."
 CHECK = "does this show {word}?"
@@ -22,9 +24,27 @@ _REPLY = re.compile(
 
 
 def pair_pattern(question_chars: int | None = None, answer_chars: int | None = None) -> str:
-    """Regular expression of a structured generator reply, of limited lengths; `parse_qa` reads every text that it matches."""
-    question, answer = ("+" if limit is None else f"{{1,{limit}}}" for limit in (question_chars, answer_chars))
-    return rf" ?Question: [^:\n]{question} Answer: [^:\n]{answer}"
+    """Regular expression of a structured generator reply, of limited lengths; `parse_qa` reads every text that it matches.
+
+    Up to two colons are there in a question and in an answer, behind anything but the two words that the format itself uses.
+    The limit holds for the text between two of them; `leaml.filters.length` has the last word.
+    """
+    texts = [
+        rf"(?:[^:\s]|[^:\snr]:)[^:\n]{most}(?:{_OTHER_COLON}[^:\n]{most}){{0,2}}"
+        for most in ("*" if limit is None else f"{{0,{limit - 1}}}" for limit in (question_chars, answer_chars))
+    ]
+    return " ?Question: " + " Answer: ".join(texts)
+
+
+def _colon_behind_other_words() -> str:
+    """A colon and what shows that neither `Question` nor `Answer` stands before it, without looking back."""
+    found = [r"[^:\nnr]"]
+    for word in ("Question", "Answer"):
+        found += [rf"[^:\n{word[place]}]{word[place + 1 :]}" for place in reversed(range(len(word) - 1))]
+    return f"(?:{'|'.join(found)}):"
+
+
+_OTHER_COLON = _colon_behind_other_words()
 
 
 def caption_prefix(caption: str) -> str:
@@ -44,8 +64,11 @@ def answer_prefix(question: str, caption: str) -> str:
 
 
 def parse_qa(text: str) -> tuple[str, str] | None:
-    """`(question, answer)` from a generator reply, or None if the text does not hold exactly one well-formed pair."""
-    match = _REPLY.match(text)
+    """`(question, answer)` from a generator reply, or None if the text does not hold exactly one well-formed pair.
+
+    Thoughts before the pair are left out.
+    """
+    match = _REPLY.match(without_thoughts(text))
     if match is None or "Question:" in match["question"] + match["answer"] or "Answer:" in match["answer"]:
         return None
     return " ".join(match["question"].split()), " ".join(match["answer"].split())

@@ -9,34 +9,52 @@ from __future__ import annotations
 import re
 from typing import Any
 
-LENGTH = "length"
-"""The `finish_reason` of a reply that ended at the token limit instead of by itself."""
+from leaml.broken_text import is_broken
+from leaml.refusals import FAILURE, REFUSAL
+from leaml.thoughts import without_thoughts
 
-_LENGTH_NAMES = {"length", "max_tokens", "max_output_tokens", "max_completion_tokens", "max_length", "token_limit"}
-_UNFINISHED = {"abort", "aborted", "cancelled", "error", "tool_calls", "function_call"}
-_FILTERED = {"content_filter", "safety", "recitation", "prohibited_content", "blocklist"}
+LENGTH = "length"
+"""The `finish_reason` of a reply that did not end by itself: at the token limit, or for a reason that is no known end."""
+
+_ENDED = {
+    *("stop", "stopped", "stop_sequence", "stop_token", "stop_word", "stop_str"),
+    *("eos", "eos_token", "eos_token_id", "end", "ended", "end_turn", "end_of_turn", "end_of_text", "endoftext", "im_end"),
+    *("complete", "completed", "finish", "finished", "done", "success", "succeeded"),
+}
+"""Words of servers for a reply that ended by itself."""
+_UNFINISHED = {"abort", "aborted", "cancelled", "canceled", "error", "failed", "tool_calls", "tool_use", "function_call"}
+_FILTERED = {
+    *("content_filter", "content_filtered", "refusal", "safety", "image_safety", "recitation", "prohibited_content"),
+    *("blocklist", "spii", "guardrail_intervened", "sensitive"),
+}
 _TEXT_PARTS = {"text", "output_text"}
 _THOUGHT_PARTS = {"thinking", "reasoning", "redacted_thinking", "thought"}
-# What thinking models write around a thought: Qwen, DeepSeek and GLM; Magistral; Kimi; Gemma and gpt-oss
-_THOUGHT = re.compile(
-    r"<(think|thinking|thought|reasoning)>.*?</\1>|\[THINK\].*?\[/THINK\]|◁think▷.*?◁/think▷"
-    r"|<\|channel\|?>\s*(?:analysis|thought)\b.*?(?:<channel\|>|<\|channel\|>final<\|message\|>)",
+_WRAPPED = re.compile(
+    r"^(?:<(?P<tag>answer|response|output|final|final_answer|caption|description)>(?P<a>.*)</(?P=tag)>"
+    r"|<\|begin_of_box\|>(?P<b>.*)<\|end_of_box\|>|<\|begin_of_solution\|>(?P<c>.*)<\|end_of_solution\|>"
+    r"|<\|START_RESPONSE\|>(?P<d>.*)<\|END_RESPONSE\|>)$",
     re.I | re.S,
 )
-# A chat template may open the thought itself, so that the reply begins inside
-_OPENED_BEFORE = re.compile(r"^.*(?:</(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷)", re.I | re.S)
-_UNCLOSED = re.compile(
-    r"(?:<(?:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷|<\|channel\|?>\s*(?:analysis|thought)\b).*$", re.I | re.S
-)
-_WRAPPED = re.compile(r"^(?:<answer>(.*)</answer>|<\|begin_of_box\|>(.*)<\|end_of_box\|>)$", re.I | re.S)
-REFUSAL = re.compile(
-    r"\bas an ai\b|\bas a (?:large )?language model\b|\bi(?: cannot|'m unable| am unable| can ?not| can't|'m sorry| am sorry)\b"
-    r"|\bi (?:do not|don't) (?:know|have enough)\b|^\s*(?:sorry\b|unable to\b|cannot (?:determine|answer|tell)\b)",
+MARKER = re.compile(
+    r"<\|[^|<>]*\|>|<｜[^｜<>]*｜>|</?[a-z][\w:.-]*(?: [^<>]*)?/?>|<!--|<<SYS>>"
+    r"|\[/?(?:INST|IMG|IMG_BREAK|IMG_END|SYSTEM_PROMPT|TOOL_CALLS|BOS|EOS|PAD|UNK|CLS|SEP|MASK|STOP|END|gMASK)\]"
+    r"|\b(?-i:ASSISTANT|USER|SYSTEM|HUMAN):|^#+ *(?:response|instruction|human|assistant|input|output)\b",
     re.I | re.M,
 )
-"""A model that refuses, or talks about itself."""
-_MARKER = re.compile(r"<\|[^|<>]*\|>|<image>|</s>|<(?:start|end)_of_\w+>", re.I)
-_NOTHING = {"none", "null", "nil", "nan", "n/a", "undefined", "[none]", "no caption"}
+"""What stands around messages and replies in a model's text, and in no description."""
+_ROLE = re.compile(r"^\W*(?:assistant|user|system|human)\W*(?::|$)|^\W*(?:question|answer):", re.I | re.M)
+_NOTHING = re.compile(
+    r"(?:none|null|nil|nan|n/?a|undefined|true|false|yes|no|ok|okay|done|empty|unknown|error|todo|tbd|string|text|object object"
+    r"|(?:an? |the |your )?(?:image|picture|photo|caption|description|reply|response|answer|output)(?: here| goes here)?"
+    r"|no (?:image|picture|photo|caption|description|text|content|data|reply|response|answer|output)(?: \w+)?|lorem ipsum.*)",
+    re.I | re.S,
+)
+_DATA = re.compile(r"^\s*(?:```|[\[{]\s*(?:[\"'\[{\]}]|\w+\s*:))|```")
+"""JSON, code or markup instead of a text."""
+_MUSING = re.compile(
+    r"\bthe user(?:'s)? (?:\w+ )?(?:want|ask|request|need|provide|upload|share|sent|would|is|has|prompt|query)", re.I
+)
+"""A thought without marks: about the one who asks."""
 
 _ENDS = re.compile(r"[.!?。！？।؟…]+[\"'”’»)\]]*(?=\s|$)|[。！？][”’」』）]*")
 _ABBREVIATION = re.compile(
@@ -46,17 +64,17 @@ _ABBREVIATION = re.compile(
 
 
 def finish_reason(said: object, tokens: int | None = None, most: int | None = None) -> str:
-    """Why a reply ended, in OpenAI's words; servers that say nothing are judged by the tokens they count.
+    """Why a reply ended: a word that is known, else `LENGTH`, since whatever else ended it did not end it as a whole.
 
     Args:
-        said: What the server says.
+        said: What the server says. Where it says nothing, the tokens that it counts decide.
         tokens: Tokens of the reply; None: not known.
         most: The limit that was asked for.
     """
-    name = said.strip().lower() if isinstance(said, str) else ""
-    if name in _LENGTH_NAMES or (not name and tokens is not None and most is not None and tokens >= most):
-        return LENGTH
-    return name or "stop"
+    if said is None or said == "":
+        return "stop" if tokens is not None and (most is None or tokens < most) else LENGTH
+    name = re.sub(r"\W+", "_", said.lower()).strip("_").removeprefix("finish_reason_") if isinstance(said, str) else ""
+    return name if name in _ENDED | _UNFINISHED | _FILTERED else LENGTH
 
 
 def message_text(message: dict[str, Any]) -> tuple[str, str]:
@@ -66,23 +84,28 @@ def message_text(message: dict[str, Any]) -> tuple[str, str]:
     """
     content = message.get("content")
     if message.get("refusal"):
-        return "", f"refusal: {str(message['refusal'])[:200]}"
+        return "", f"refusal: {_text(str(message['refusal']))[:200]}"
     if isinstance(content, dict):
         content = [content]
     if isinstance(content, list):
         refused = [part for part in content if isinstance(part, dict) and part.get("type") == "refusal"]
         if refused:
-            return "", f"refusal: {str(refused[0].get('refusal'))[:200]}"
+            return "", f"refusal: {_text(str(refused[0].get('refusal')))[:200]}"
         texts = [_part_text(part) for part in content]
         if others := [part for part, text in zip(content, texts, strict=True) if text is None]:
             return "", f"content that is no text: {str(others[0])[:100]}"
         content = "".join(text for text in texts if text is not None)
     if isinstance(content, str) and content.strip():
-        return content.strip(), ""
+        return _text(content).strip(), ""
     if content is None or isinstance(content, str):
         thought = message.get("reasoning_content") or message.get("reasoning")
         return "", "a thought without an answer" if thought else "empty reply"
     return "", f"content that is no text: {str(content)[:100]}"
+
+
+def _text(text: str) -> str:
+    """A text that can be stored: halves of a surrogate pair, which JSON can hold, are replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _part_text(part: object) -> str | None:
@@ -91,18 +114,17 @@ def _part_text(part: object) -> str | None:
         return part
     if not isinstance(part, dict):
         return None
-    kind, text = part.get("type", "text"), part.get("text")
+    kind, text = str(part.get("type", "text")), part.get("text")
     if kind in _THOUGHT_PARTS:
         return ""
     return text if kind in _TEXT_PARTS and isinstance(text, str) else None
 
 
-def without_thoughts(text: str) -> str:
-    """The reply behind its thoughts; empty when it never came out of them."""
-    rest = _THOUGHT.sub("", text)
-    rest = _UNCLOSED.sub("", _OPENED_BEFORE.sub("", rest)).strip()
+def answer_text(text: str) -> str:
+    """The reply behind its thoughts, without a tag or box around all of it; empty when it never came out of them."""
+    rest = without_thoughts(text)
     wrapped = _WRAPPED.match(rest)
-    return next((inner for inner in wrapped.groups() if inner is not None), "").strip() if wrapped else rest
+    return (wrapped["a"] or wrapped["b"] or wrapped["c"] or wrapped["d"] or "").strip() if wrapped else rest
 
 
 def sentences(text: str) -> list[str]:
@@ -137,28 +159,43 @@ def caption(text: str, finished: str, prompt: str = "") -> tuple[str, str]:
 
     Args:
         text: The reply.
-        finished: Its `finish_reason`. A reply that was cut at the token limit keeps its whole sentences only: learned as it
-            is, it would teach to end in the middle of one.
+        finished: Its `finish_reason`. A reply that did not end by itself keeps its whole sentences only: learned as it is, it
+            would teach to end in the middle of one.
         prompt: What was asked; a reply that only repeats it is no caption.
     """
     if finished in _FILTERED:
         return "", f"refusal: content filter ({finished})"
     if finished in _UNFINISHED:
         return "", f"not finished: {finished}"
-    found = without_thoughts(text)
+    found = answer_text(text)
     if not found:
         return "", "a thought without an answer" if text.strip() else "empty reply"
-    if found.strip(".!\"' ").lower() in _NOTHING or not re.search(r"[^\W\d_]", found):
-        return "", f"no description: {found[:100]!r}"
-    if " ".join(found.lower().split()) == " ".join(prompt.lower().split()):
-        return "", "prompt echo"
-    if marker := _MARKER.search(found):
-        return "", f"chat marker: {marker.group()!r}"
-    first = (sentences(found) or [found])[0]
-    if REFUSAL.search(first.replace("’", "'")):
-        return "", f"refusal: {first[:200]}"
-    if finished == LENGTH:
+    if reason := _no_caption(found, prompt):
+        return "", reason
+    if finished not in _ENDED:
         found = whole_sentences(found)
         if not found:
             return "", "cut at the token limit before the end of its first sentence"
     return found, ""
+
+
+def _no_caption(text: str, prompt: str) -> str:
+    """Why a text is no description, "" if it may be one."""
+    if not re.search(r"[^\W\d_]", text) or _NOTHING.fullmatch(text.strip("<>[](){}*_#.,:;!\"'`- \n")) or _DATA.search(text):
+        return f"no description: {text[:100]!r}"
+    if _plain(prompt) and (_plain(text) == _plain(prompt) or _plain(text).startswith(_plain(prompt) + " ")):
+        return "prompt echo"
+    if marker := MARKER.search(text) or _ROLE.search(text):
+        return f"chat marker: {marker.group().strip()!r}"
+    if is_broken(text):
+        return f"broken text: {text[:100]!r}"
+    first = (sentences(text) or [text])[0]
+    if REFUSAL.search(first.replace("’", "'")):
+        return f"refusal: {first[:200]}"
+    if FAILURE.search(first):
+        return f"an error instead of a reply: {first[:200]}"
+    return "a thought without an answer" if _MUSING.search(first) else ""
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

@@ -80,16 +80,16 @@ class EngineModels:
         """As Service.chat."""
         from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionRequest, ErrorResponse
 
-        from leaml.vlm.chat import chat_of
-
-        mark = chat_of(self._processor).placeholder
-        if any(mark in text for message in body["messages"] for text in _texts_of(message)):
+        chat = self._collator.chat
+        if any(chat.placeholder in text for message in body["messages"] for text in _texts_of(message)):
             refuse("the text holds the model's mark for an image; take it out", "placeholder", "messages")
         plain = {**body, "model": model.id, "request_id": request_id, "messages": [{"role": "user", "content": ""}]}
         try:
             request = ChatCompletionRequest.model_validate(plain)
         except ValueError:
             refuse("the request has a field or a combination of fields that the model does not take", "bad_body")
+        if not request.ignore_eos:
+            request.stop_token_ids = [*(request.stop_token_ids or []), chat.end]
         request.messages = [_with_images(message, pictures) for message in body["messages"]]
         with self._explaining():
             stream = await self._server.chat(request)
@@ -240,7 +240,8 @@ class EngineModels:
             "multi_modal_data": {"image": picture.image},
             "multi_modal_uuids": {"image": [picture.image_id]},
         }
-        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, **({"logprobs": 0} | extra))
+        end = [self._collator.chat.end]
+        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, stop_token_ids=end, **({"logprobs": 0} | extra))
         adapter = self._registry.lora_requests.get(model.id)
         final = None
         with self._explaining():

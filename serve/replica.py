@@ -19,6 +19,7 @@ from leaml.config import ModelConfig, resolve_model
 from leaml.engine import local_model
 from leaml.errors import LeamlError
 from leaml.finished import Finished
+from leaml.vlm.chat import closing_template
 from leaml.vlm.shrink import Shrink, shrink_of
 from serve import _compat, adapters, observe
 from serve.app import Context, create_app
@@ -58,10 +59,12 @@ class ModelServer(LLMServer):
         llm_config.model_loading_config.model_source = folder
         llm_config._engine_config = None  # made where it was deployed, of the source as it was called there
         self.local_base = base
-        await super().__init__(llm_config, engine_cls=Engine)
         processor = await asyncio.to_thread(
             AutoProcessor.from_pretrained, folder, revision=base.revision, trust_remote_code=base.trust_remote_code
         )
+        if template := closing_template(processor):  # vLLM's own chat would answer inside of a thought
+            llm_config.engine_kwargs.setdefault("chat_template", template)
+        await super().__init__(llm_config, engine_cls=Engine)
         shrink = shrink_of(processor, llm_config.engine_kwargs.get("mm_processor_kwargs"))
         self.engine_models = EngineModels(self, processor, shrink)
         self.decoder = Decoder(limits)

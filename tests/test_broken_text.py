@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,68 @@ from leaml.filters import Candidate, apply
         "caf\u00c3\u00a9",
         "it\u00e2\u20ac\u2122s",
         "po##lyp",
+        "a ??eo shape",
+        "red ????",
+        "r1??d",
+        "re□d",
+        "red □□",
+        "▯▯",
+        "Ġred",
+        "theĠred",
+        "re▁d",
+        "▁red",
+        "<0xE2><0x96>",
+        "<0xE2>",
+        "ï¿½",
+        "&eacute;",
+        "&#233;",
+        "&amp;",
+        "th?s one",
+        "##lyp",
+        "po@@ lyp",
+        "red</w>",
+        "cafÃ©",
+        "goÃ»t",
+        "itâ€™s",
+        "Å‚Ã³dka",
+        "Ä…dka zÄ…b",
+        "ä¸\xadæ–‡",
+        "Ð¿Ñ€Ð¸Ð²ÐµÑ‚",
+        "РєСЂР°СЃРЅС‹Р№",
+        "Î±Î²",
+        "Ø§Ù„",
+        "×©×œ",
+        "ðŸ˜€",
+        "à¤¹",
+        "ê°€",
+        "caf├⌐",
+        "caf√©",
+        "it‚Äôs",
+        "itΓÇÖs",
+        "锟斤拷",
+        "%C3%A9",
+        "caf\\u00e9",
+        "\\xc3\\xa9",
+        "37Â°C",
+        "Ã©",
+        "5Âµm",
+        "Ã¼ber",
+        "naÃ¯ve",
+        "fÃ¼r",
+        "caf�",
+        "a\x00",
+        "\udc80",
+        "\ue000",
+        "hÃ©mo",
+        "a;;b??c",
+        "\ufdd0",
+        "EspaÃ±a",
+        "SÃ£o",
+        "Ã‰cole",
+        "â€œredâ€\x9d",
+        "â€œred",
+        "Â©",
+        "2Â±1",
     ],
 )
 def test_damaged_texts(text: str) -> None:
@@ -53,15 +116,114 @@ def test_damaged_texts(text: str) -> None:
         "🙂 a face",
         "line one\n\tline two",
         "ooo",
+        "yes?no",
+        "Who?What?",
+        "what? yes",
+        'a,"b"',
+        "x==y",
+        "C:\\Users\\a",
+        "«MAÇÃ»",
+        "“MAÇÃ”",
+        "MAÇÃ…",
+        "l’É»",
+        "Úžasný",
+        "CAFÉ’S",
+        "JOSÉ’s menu",
+        "CAFÉ—the",
+        "«CAFÉ»",
+        "NESTLÉ®",
+        "É…",
+        "“ÜBER”",
+        "is it red?",
+        "What is this? And that?",
+        "什么？好",
+        "有息肉吗?没有",
+        "what??",
+        "Really?? Yes",
+        "wow!!Nice",
+        "a||b",
+        "x**y",
+        "std::vector",
+        'key="v"',
+        "50%",
+        "□ yes",
+        "a □ shape",
+        "AT&T",
+        "R&D; more",
+        "Q&A",
+        "100 % sure",
+        "🙂",
+        "\U0001fae8",
+        "l·l",
+        "C++",
+        "naïve",
+        "Ça",
+        "São",
+        "IRMÃ, MÃE",
+        "MANHÃ.",
+        "Â",
+        "Ã",
+        "œuvre",
+        "https://x.org/?a??b&amp;",
+        "D:\\x64\\u00e9f",
+        "yes/no",
+        "▁▂▃",
+        "##  Title",
+        "#3",
+        "a-b",
+        "Þór’s",
+        "ÐE",
+        "±5",
+        "5 ± 2",
+        "°C",
+        "37°C",
+        "ЕЩЁ РАЗ",
+        "Сёрфинг",
+        "Рёбра",
+        "C:\\new",
+        "№5",
+        "√2",
+        "x ≤ y",
+        "Ñandú",
+        "«Ñ»",
+        "È’",
+        "tÊte",
+        "Ø 5 mm",
+        "30×40",
+        "Ø—5",
+        "×2",
+        "É’tude",
+        "Î",
+        "[x]",
+        "e.g. 3/4, 10:30",
+        "Ġunju u ħobż",
     ],
 )
 def test_rare_texts_are_not_damaged(text: str) -> None:
     assert not is_broken(text)
 
 
-@given(st.text(st.characters(categories=["L", "N", "Zs"]), max_size=40).filter(lambda t: len(set(t)) == len(t)))
+@given(
+    st.text(
+        # what misread UTF-8 and pieces of tokenizers are made of is left out
+        st.characters(
+            categories=["L", "N", "Zs"],
+            exclude_characters="ĠĊŠšŒœŽžŸƒˆРС" + "".join(map(chr, range(0x80, 0x100))),
+        ),
+        max_size=40,
+    )
+)
 def test_letters_and_numbers_of_every_script_are_text(text: str) -> None:
-    assert not is_broken("".join(c for c in text if c not in "\u00c2\u00c3\u00e2\u00ef"))
+    assert not is_broken(text)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+@pytest.mark.parametrize(
+    "text", ["café au lait", "żółta łódka", "красный круг", "κόκκινο", "红色的球", "赤い球", "크다", "it\u2019s 37 °C", "a 🙂"]
+)
+def test_text_read_in_another_encoding_is_damaged(text: str, encoding: str) -> None:
+    assert not is_broken(text)
+    assert is_broken(text.encode().decode(encoding, "replace"))
 
 
 @given(st.text(st.characters(categories=["L"]), min_size=1, max_size=20), st.sampled_from("\ufffd\x00\x07\ue123"))
@@ -80,3 +242,7 @@ def test_no_text_of_real_data_is_damaged(shared_folder: Path) -> None:
         texts = {value for row in csv.reader(file) for value in row}
     assert len(texts) > 100
     assert [text for text in texts if is_broken(text)] == []
+    rows = json.loads((shared_folder / "data" / "vqa_rad" / "vqa_rad.json").read_text(encoding="utf-8"))
+    texts = {str(row[name]) for row in rows for name in ("question", "answer")}
+    assert len(texts) > 1000
+    assert all("\ufffd" in text for text in texts if is_broken(text))  # one text is damaged there

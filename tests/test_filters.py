@@ -38,6 +38,8 @@ def test_answers_cut_at_the_token_limit_make_no_pair() -> None:
 def test_replies_are_parsed_and_broken_ones_keep_their_text() -> None:
     good = Candidate.from_reply("Caption: a dot. Question: What is it? Answer: a dot", -1.0)
     assert (good.question, good.answer, reason(good)) == ("What is it?", "a dot", "")
+    thought = Candidate.from_reply("<think>\nhm\n</think>\nQuestion: What is it? Answer: a dot", -1.0)
+    assert (thought.question, thought.answer, reason(thought)) == ("What is it?", "a dot", "")
     broken = Candidate.from_reply("Question: What is it?", -1.0)
     assert reason(broken, OFF) == "unparsable"
     assert filters.apply([broken], CONFIG)[0]["question"] == "Question: What is it?"
@@ -65,6 +67,23 @@ def test_replies_are_parsed_and_broken_ones_keep_their_text() -> None:
         (pair(answer="yes, no"), "yes and no"),
         (pair(answer="Yes and NO"), "yes and no"),
         (pair(answer="no, nothing"), ""),
+        (pair(answer="yes/no"), "yes and no"),
+        (pair(answer="Yes, it is. No, it is not."), "yes and no"),
+        (pair(answer="Yes, no polyps remain"), ""),
+        (pair(answer="NO YES switch"), ""),
+        (pair(answer="SORRY WE ARE CLOSED"), ""),
+        (pair(answer="I cannot stop"), ""),
+        (pair(answer="timeout"), ""),
+        (pair(answer="type I cannot be excluded"), ""),
+        (pair(answer="human"), ""),
+        (pair(answer="x < y"), ""),
+        (pair(answer="+"), ""),
+        (pair(question="描述", answer="对不起，我无法回答"), "refusal"),
+        (pair(answer="Lo siento, no puedo ver la imagen."), "refusal"),
+        (pair(answer="?"), "empty answer"),
+        (pair(question="...?"), "empty question"),
+        (pair(answer="[/INST]"), "prompt echo"),
+        (pair(answer="red<eos>"), "prompt echo"),
         (pair(answer="yes, a nose"), ""),
     ],
 )

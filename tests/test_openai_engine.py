@@ -6,10 +6,12 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from teacher_server import HANG_UP, Teacher, as_json, completion, refusal, serving
 
-from leaml import openai_engine
+from leaml import openai_engine, replies
 from leaml.config import ClientConfig
 from leaml.engine import EngineSpec, Request
 from leaml.errors import StepError
@@ -271,3 +273,80 @@ def test_images_are_sent_as_configured(options: dict[str, Any], kind: str, size:
     assert head == f"data:image/{kind};base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as sent:
         assert (sent.format, sent.size) == (kind.upper(), size)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 10**6) | st.floats() | st.text(st.characters(), max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["content", "logprob", "completion_tokens", "type", "text"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(JSON, JSON, JSON, JSON)
+def test_odd_fields_of_a_reply_are_one_completion_or_one_failed_request(
+    usage: Any, logprobs: Any, finished: Any, content: Any
+) -> None:
+    choice = {"message": {"role": "assistant", "content": content}, "logprobs": logprobs, "finish_reason": finished}
+    (found,) = openai_engine._completions({"choices": [choice], "usage": usage}, Request(Image.new("RGB", (8, 8)), "a", "?"))
+    assert bool(found.text) != bool(found.error)
+    assert (found.text + found.error).encode()  # can be stored
+    assert found.tokens >= 0 and not math.isinf(found.mean_logprob)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [{"message": {"content": "A red ball."}}] * 3},
+        {"choices": 5},
+        {"choices": {"message": {}}},
+        {"choices": [{"message": "A red ball."}]},
+        {"choices": [{"message": {"content": "caf\ud83d"}, "logprobs": [7], "finish_reason": ["stop"]}], "usage": [3]},
+        {"choices": [{"message": {"content": None}, "logprobs": {"content": [{"logprob": None}, None]}}], "usage": "none"},
+    ],
+)
+def test_a_reply_that_is_odd_costs_its_image_alone(body: Any) -> None:
+    def reply(asked: dict[str, Any], tries: int) -> Any:
+        return as_json(200, body) if asked["messages"][0]["content"][0]["image_url"]["url"] == bad[0] else GOOD
+
+    bad = [openai_engine.data_url(requests(1)[0].image, EngineSpec("teacher"))]
+    with serving(reply) as teacher:
+        found = ask(teacher, 5, concurrency=1)
+    assert [c.text for c in found[1:]] == ["A red ball."] * 4
+    assert replies.caption(found[0].text, found[0].finish_reason)[0] == ""
+
+
+def test_logprobs_that_are_no_numbers_are_unknown() -> None:
+    told = {"content": [{"logprob": -0.5}, {"logprob": None}]}
+    choice = {"message": {"content": "A red ball."}, "logprobs": told, "finish_reason": "stop"}
+    with serving(lambda body, tries: as_json(200, {"choices": [choice], "usage": [1]})) as teacher:
+        (found,) = ask(teacher)
+    assert (found.text, math.isnan(found.mean_logprob), found.finish_reason) == ("A red ball.", True, "stop")
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 405, 422, 501])
+@pytest.mark.parametrize(
+    ("parameter", "text"),
+    [
+        ("logprobs", "log probs are not available for this model"),
+        ("logprobs", "You are not allowed to request logprobs from this model"),
+        ("logprobs", "Log-probabilities are disabled"),
+        ("logprobs", "unknown field: logProbs"),
+        ("max_tokens", "max tokens is not supported"),
+        ("max_tokens", "Unknown name maxTokens"),
+        ("temperature", "Temperature is fixed for this model"),
+    ],
+)
+def test_a_parameter_is_left_out_whatever_the_status_and_the_words_of_its_refusal(code: int, parameter: str, text: str) -> None:
+    with serving(lambda body, tries: refusal(code, text) if parameter in body else GOOD) as teacher:
+        assert [c.text for c in ask(teacher, 3, concurrency=1)] == ["A red ball."] * 3
+    assert len(teacher.bodies) == 4 + (code == 501)  # which the client tries again
+
+
+def test_a_model_that_is_not_there_ends_the_step_though_its_name_is_that_of_a_parameter() -> None:
+    with serving(lambda body, tries: refusal(404, "The model `temperature` does not exist")) as teacher:
+        with pytest.raises(StepError, match=r"answered 404: .*does not exist.*caption.teacher.name"):
+            ask(teacher, 100, concurrency=1)
+        assert len(teacher.bodies) <= 3

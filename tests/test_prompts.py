@@ -1,6 +1,10 @@
 """The generator's reply format: what is written is read back, and nothing else is taken for a pair."""
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leaml import prompts
 
@@ -61,3 +65,33 @@ def test_white_space_is_normalised() -> None:
 )
 def test_text_without_exactly_one_pair_is_none(text: str) -> None:
     assert prompts.parse_qa(text) is None
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("What is the score?", "2:1"),
+        ("T2-weighted: which plane?", "axial"),
+        ("What time is it: 10:30?", "10:30:15"),
+        ("Which number: a or b?", "A: red"),
+        ("Which region: left?", "caption: none"),
+        ("Where?", "https://x.org"),
+    ],
+)
+def test_structured_replies_may_hold_colons(pair: tuple[str, str]) -> None:
+    assert re.fullmatch(prompts.pair_pattern(200, 100), prompts.qa_reply(*pair))
+
+
+WORDS = ["Question:", "Answer:", "Question", "Answer", "question:", " ", ":", "r:", "er:", "on:", "stion", "swer", "x", "\n"]
+
+
+@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=6), st.lists(st.sampled_from(WORDS), min_size=1, max_size=6))
+def test_every_structured_reply_is_read(question: list[str], answer: list[str]) -> None:
+    reply = f"Question: {''.join(question)} Answer: {''.join(answer)}"
+    if re.fullmatch(prompts.pair_pattern(200, 100), reply):
+        assert prompts.parse_qa(reply) is not None
+
+
+def test_a_thought_before_a_pair_is_no_part_of_it() -> None:
+    assert prompts.parse_qa("<think>\nhm\n</think>\nQuestion: What? Answer: red") == ("What?", "red")
+    assert prompts.parse_qa("<think>Question: What? Answer: red") is None

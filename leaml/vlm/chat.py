@@ -5,15 +5,23 @@ The template is rendered once per processor with marker texts; a prompt is then 
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from leaml.errors import DataError, ModelError
+from leaml.thoughts import open_thought
 
 _REQUEST, _REPLY = "LEAMLrequestLEAML", "LEAMLreplyLEAML"
-_THOUGHTS = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]", "◁think▷": "◁/think▷"}
-"""What opens a thought in generation prompts, and what closes it."""
+_OPENED = re.compile(r"(<[^<>|/\s]+>|\[[A-Z_]+\])\s*$")
+"""A tag at the end of a generation prompt; those with bars are of roles."""
+_CLOSED_AFTERWARDS = (
+    "{%% set leaml_chat %%}\n%s{{ '' }}{%% endset %%}{{ leaml_chat }}"
+    "{%% if add_generation_prompt and leaml_chat.endswith(%s) %%}{{ %s }}{%% endif %%}"
+)
+"""A chat template, and what is written behind its generation prompt if that ends with a text."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +30,17 @@ class Chat:
 
     Attributes:
         image: `(before, after)` the request when an image stands in front of it; `before` holds `placeholder` once (PaliGemma:
-            not at all, since vLLM inserts its image tokens itself and would keep the placeholder as one more).
+            not at all, since vLLM inserts its image tokens itself and would keep the placeholder as one more). `after` is the
+            generation prompt of the template and `closing`.
         text: the same without an image; None where the model cannot do without one.
         gap: white space that the template puts between the generation prompt and a reply (`Assistant:` + ` red`), else "".
-        end: id of the token that ends a reply.
+        end: id of the token that ends a reply, whether the model's own generation config names it or not.
         placeholder: the text that stands for one image.
         placeholder_id: its token id.
         plain: the documented PaliGemma format: no roles; a prefix stands on a line of its own below the request, before the
             newline that its processor and vLLM always append.
+        closing: what stands behind the template's own generation prompt, so that a reply is an answer and no thought: the end
+            of a thought that it opens, or the empty thought that the template itself writes before a reply.
     """
 
     image: tuple[str, str]
@@ -39,6 +50,7 @@ class Chat:
     placeholder: str
     placeholder_id: int
     plain: bool = False
+    closing: str = ""
 
     def prompt(self, request: str, prefix: str = "", image: bool = True) -> str:
         """Text that is handed to the processor or to vLLM. Raises DataError for a request that holds the placeholder."""
@@ -129,20 +141,59 @@ def _templated(processor: Any) -> Chat:
         raise ModelError(msg)
     bos = _added_bos(processor.tokenizer)
     before, after = opened.removeprefix(bos).split(_REQUEST)
-    around, tail = closed.split(_REPLY)
-    gap = around.removeprefix(opened) if around.startswith(opened) else ""
+    around, tail = closed.removeprefix(bos).split(_REPLY)
+    closing, gap = _before_reply(name, after, around.removeprefix(before + _REQUEST))
     bare_before, bare_after = bare.removeprefix(bos).split(_REQUEST)
-    gap = gap if gap.isspace() else ""
-    after, bare_after = _without_open_thought(after), _without_open_thought(bare_after)
-    return Chat((before, after), (bare_before, bare_after), gap, _end_token(processor.tokenizer, tail), token, token_id)
+    texts = (before, after + closing), (bare_before, bare_after + closing)
+    return Chat(*texts, gap, _end_token(processor.tokenizer, tail), token, token_id, closing=closing)
 
 
-def _without_open_thought(after: str) -> str:
-    """A generation prompt whose thought, if it opens one, is empty and closed: replies are answers, not thoughts."""
-    for opens, closes in _THOUGHTS.items():
-        if after.rfind(opens) > after.rfind(closes):
-            return after.rstrip() + f"\n\n{closes}\n\n"
-    return after
+def _before_reply(name: str, after: str, around: str) -> tuple[str, str]:
+    """What is written between a generation prompt and a reply: text that belongs to the prompt, and `Chat.gap`.
+
+    Args:
+        name: Of the processor.
+        after: What the template writes between a request and the end of its generation prompt.
+        around: What it writes between a request and a reply that is there.
+
+    Raises:
+        ModelError: The generation prompt opens something that stands before no reply, and nobody knows how it is closed.
+    """
+    if thought := open_thought(after):
+        return ("\n" if after.endswith("\n") else "\n\n") + f"{thought[1]}\n\n", ""
+    if around.startswith(after):
+        written = around.removeprefix(after)
+        kept = written.rstrip(" ") if written.strip() else ""
+        return kept, written.removeprefix(kept)
+    more = after.removeprefix(around.rstrip())
+    if more != after and (tag := _OPENED.search(more)):
+        msg = (
+            f"the chat template of {name} opens {tag[1]} before a reply that it is asked for, and writes none before a reply"
+            " that is there, so answers would be trained inside of it; write the mark that closes it in chat_template.jinja"
+        )
+        raise ModelError(msg)
+    return "", ""
+
+
+def closing_template(processor: Any) -> str | None:
+    """The processor's chat template with `Chat.closing` behind its generation prompt; None where its own needs none.
+
+    For whoever renders a conversation without `chat_of`, such as vLLM's chat route. Raises ModelError as `chat_of` does.
+    """
+    closing = chat_of(processor).closing
+    if not closing:
+        return None
+    template = processor.chat_template
+    source = str(template["default"] if isinstance(template, dict) else template)
+    after = _render(processor, image=True, reply=None).split(_REQUEST)[1]
+    thought = open_thought(after)
+    end = after[thought[0] :] if thought else ""
+    # Jinja drops the last line break of a template
+    return _CLOSED_AFTERWARDS % (re.sub(r"\r?\n\Z", "", source), _jinja(end), _jinja(closing))
+
+
+def _jinja(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _added_bos(tokenizer: Any) -> str:

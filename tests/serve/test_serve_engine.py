@@ -34,6 +34,7 @@ class Scripted:
         self.end = self.collator.chat.end
 
     async def generate(self, request: dict[str, Any], sampling: Any, _: str, lora_request: Any) -> AsyncIterator[Any]:
+        assert sampling.stop_token_ids == [self.end]  # models' generation configs may lack it
         ids = request.get("prompt_token_ids", [])
         self.asked.append(ids)
         first = {

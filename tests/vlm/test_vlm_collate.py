@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from leaml.errors import DataError, ModelError
 from leaml.objectives import IGNORED, per_example_loss, reply_loss
 from leaml.tiny import build, train
+from leaml.vlm.chat import closing_template
 from leaml.vlm.collate import Collator, Turn, prompt
 
 if TYPE_CHECKING:
@@ -267,25 +270,89 @@ def test_a_beginning_token_is_not_doubled(tiny: Any, pictures: list[Image.Image]
     assert batch["input_ids"][0, 0] == 0
 
 
-@pytest.mark.parametrize(
-    ("opened", "closed"), [("<think>\n", "<think>\n\n</think>\n\n"), ("[THINK]", "[THINK]\n\n[/THINK]\n\n")]
-)
+def templated(processor: Any, opened: str, written: str = "", condition: str = "") -> Any:
+    """The processor with a template that writes `opened` behind its generation prompt and `written` before a reply."""
+    found = copy.copy(processor)
+    found.chat_template = (
+        "\n  {%- for m in messages -%}{{ '<|im_start|>' + m.role + '\\n' }}{%- if m.role == 'assistant' -%}{{ "
+        + json.dumps(written)
+        + " }}{%- endif -%}{%- for c in m.content -%}{%- if c.type == 'image' -%}"
+        + processor.image_token
+        + "{%- else -%}{{ c.text }}{%- endif -%}{%- endfor -%}{{ '<|im_end|>\\n' }}{%- endfor -%}"
+        + f"{{%- if add_generation_prompt {condition} -%}}"
+        + f"{{{{ '<|im_start|>assistant\\n' + {json.dumps(opened)} }}}}{{%- endif -%}}\n"
+    )
+    return found
+
+
+THOUGHTS = [
+    ("<think>\n", "\n</think>\n\n"),
+    ("<think>", "\n\n</think>\n\n"),
+    ("[THINK]", "\n\n[/THINK]\n\n"),
+    ("<thought>\n", "\n</thought>\n\n"),
+    ("<reasoning>", "\n\n</reasoning>\n\n"),
+    ("<|START_THINKING|>", "\n\n<|END_THINKING|>\n\n"),
+    ("<seed:think>", "\n\n</seed:think>\n\n"),
+    ("<mm:think>\n", "\n</mm:think>\n\n"),
+    ("◁think▷", "\n\n◁/think▷\n\n"),
+    ("<think>\n\n</think>\n\n", ""),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("opened", "closing"), THOUGHTS)
 def test_a_thought_that_the_template_opens_is_closed_before_the_reply(
-    tiny: Any, pictures: list[Image.Image], opened: str, closed: str
+    tiny: Any, pictures: list[Image.Image], opened: str, closing: str
 ) -> None:
     """Answers were trained inside of it."""
-    processor = copy.copy(tiny("idefics3").processor)
-    processor.chat_template = (
-        "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{%- for c in m.content -%}{%- if c.type == 'image' -%}"
-        + processor.image_token
-        + "{%- else -%}{{ c.text }}{%- endif -%}{%- endfor -%}<|im_end|>\n{%- endfor -%}"
-        + "{%- if add_generation_prompt -%}<|im_start|>assistant\n"
-        + opened
-        + "{%- endif -%}"
-    )
-    assert prompt(processor, "colour?").endswith("<|im_start|>assistant\n" + closed)
+    processor = templated(tiny("idefics3").processor, opened)
+    assert prompt(processor, "colour?").endswith("<|im_start|>assistant\n" + opened + closing)
     batch = Collator(processor)([Turn(pictures[0], "colour?", "red")])
     kept = batch["labels"][0] != IGNORED
     shown = processor.tokenizer.decode(batch["input_ids"][0][~kept])
-    assert shown.rstrip().endswith(closed.rstrip())
+    assert shown.rstrip().endswith((opened + closing).rstrip())
     assert processor.tokenizer.decode(batch["labels"][0][kept]).startswith("red")
+
+
+@pytest.mark.parametrize(
+    ("opened", "closing", "written"),
+    [*((*each, "") for each in THOUGHTS if each[1]), ("", "<think>\n\n</think>\n\n", "<think>\n\n</think>\n\n")],
+)
+def test_the_template_for_others_writes_the_same_prompt_and_leaves_all_else_alone(
+    tiny: Any, opened: str, closing: str, written: str
+) -> None:
+    processor = templated(tiny("idefics3").processor, opened, written)
+    closed = copy.copy(processor)
+    closed.chat_template = closing_template(processor)
+    asked: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "colour?"}]}]
+    answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": "red"}]}]
+
+    def render(processor: Any, messages: Any, generate: bool) -> str:
+        return str(processor.apply_chat_template(messages, add_generation_prompt=generate, tokenize=False))
+
+    assert render(closed, asked, True) == prompt(processor, "colour?")
+    for messages, generate in ((answered, False), (asked, False)):
+        assert render(closed, messages, generate) == render(processor, messages, generate)
+    again = [*answered, *asked]
+    assert render(closed, again, True) == render(processor, again, True) + closing
+
+
+def test_a_thought_that_is_opened_for_some_conversations_alone_is_closed_for_those(tiny: Any) -> None:
+    processor = templated(tiny("idefics3").processor, "<think>", condition="and messages[0].role == 'user'")
+    processor.chat_template += "{%- if add_generation_prompt and messages[0].role != 'user' %}Assistant:{% endif %}"
+    closed = copy.copy(processor)
+    closed.chat_template = closing_template(processor)
+    system: list[dict[str, Any]] = [{"role": "system", "content": [{"type": "text", "text": "colour?"}]}]
+    assert closed.apply_chat_template(system, add_generation_prompt=True, tokenize=False).endswith("Assistant:")
+
+
+def test_models_whose_template_opens_nothing_keep_it(tiny: Any) -> None:
+    for kind in ("idefics3", "llava", "paligemma"):
+        assert closing_template(tiny(kind).processor) is None
+    assert closing_template(templated(tiny("idefics3").processor, "<think>\n\n</think>\n\n")) is None
+
+
+@pytest.mark.parametrize("opened", ["<plan>\n", "[SCRATCH]", "<inner:voice>"])
+def test_what_a_template_opens_and_nobody_knows_how_to_close_is_refused(tiny: Any, opened: str) -> None:
+    with pytest.raises(ModelError, match=rf"opens {re.escape(opened.strip())} before a reply .* write the mark that closes it"):
+        prompt(templated(tiny("idefics3").processor, opened), "colour?")

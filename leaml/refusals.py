@@ -1,0 +1,113 @@
+"""How models say that they cannot or will not answer, and how servers say that something failed.
+
+The sentences are those of the models and servers themselves, in the languages in which they write most. Everything here looks
+for how one speaks about oneself ("I cannot see", "no image was provided"), not for words of the domain.
+"""
+
+from __future__ import annotations
+
+import re
+
+_MODEL = r"an? (?:\w+[- ])*?(?:ai|a\.i\.|language model|llm|assistant|chatbot|bot)\b"
+_NOT = r"(?:cannot|can ?not|can't|could ?not|couldn't|won't|will not|would not|wouldn't)"
+_DO = (
+    r"(?:\w+ly |even |really )?(?:see|view|look|read|open|load|access|process|analy[sz]e|interpret|inspect|examine|display|find"
+    r"|detect|identify|recogni[sz]e|determine|discern|tell|say|answer|respond|reply|describe|caption|help|assist|provide|give"
+    r"|offer|generate|create|fulfil|comply|comment|continue|do (?:that|this|so)|discuss|engage|confirm|verify|complete"
+    r"|retrieve)"
+)
+_IMAGE = r"(?:images?|pictures?|photos?|photographs?|attachments?|files?|input|url)"
+_GIVEN = (
+    r"(?:provided|attached|available|found|given|uploaded|received|supplied|included|shared|sent|loaded|detected|present"
+    r"|accessible|displayed|processed|retrieved|opened|accessed|decoded|downloaded|fetched)"
+)
+_ENGLISH = (
+    rf"\bas {_MODEL}",
+    rf"\bi(?:'m| am) (?:just |only )?{_MODEL}",
+    r"\bi(?:'m| am) (?:really |so |very |truly )?(?:sorry|afraid)\b",
+    r"\bi(?:'m| am) (?:\w+ )?(?:unable|incapable|not (?:able|capable|allowed|permitted|equipped|comfortable|sure|certain"
+    r"|designed"
+    r"|programmed|authori[sz]ed))\b",
+    rf"\b(?:i|we) {_NOT} {_DO}\b",
+    r"^\W*i (?:cannot|can't|can not|won't|will not)\W*$",
+    r"\bi (?:do not|don't|did not|didn't) (?:actually |currently |yet |really )?(?:know|have|see|receive|think|understand"
+    r"|possess)\b",
+    r"\bi (?:have not|haven't|never) (?:been |yet |actually )?(?:received|given|provided|seen|shown|got)\b",
+    r"\bi (?:lack|have no) (?:the |any )?(?:\w+ )?(?:ability|access|way|means|information|capabilit|idea|images?|knowledge)",
+    r"\bi (?:must |have to |need to )?(?:respectfully )?(?:decline|refuse|apologi[sz]e)\b",
+    r"\bi(?:'ll| will|'d| would)? ?need (?:to see |you to |access |more |the |an? |your )",
+    r"^\W*(?:my |our |sincere )*apolog(?:y|ies)\b",
+    r"^\W*(?:so |very )?sorry\b[\s,.!:;-]*(?:$|but\b|i\b|no\b|not\b|this\b|that\b|there\b|it\b|unable|cannot|can't"
+    r"|for (?:the|any)"
+    r"|as an?\b|about (?:that|this)|something|we (?:can|could|are un)|the (?:image|picture|photo|requested))",
+    r"^\W*(?:unfortunately|regrettably),? (?:i|we|there|no|the (?:image|picture|photo)|this (?:image|picture))\b",
+    rf"^\W*(?:(?:unable|not able|failed) to|{_NOT}) {_DO}\b",
+    r"^\W*(?:it is |it's )?(?:not possible|impossible) to (?:determine|answer|tell|say|know|describe)\b",
+    rf"\b(?:i|we) {_NOT} be able to\b|\b(?:you|to have) (?:forgot(?:ten)?|did not|didn't) (?:to )?(?:attach|upload"
+    rf"|include|provide)\b",
+    r"^\W*(?:not enough|insufficient) (?:information|context|data|details)\b",
+    rf"\bno (?:\w+ )?{_IMAGE} (?:(?:was|is|were|are|has been|have been|could be|can be|appears? to be|seems? to be) (?:\w+ )?)?"
+    rf"{_GIVEN}\b",
+    rf"\b(?:is|was|are|'s) no {_IMAGE}(?: (?:\w+ )?(?:{_GIVEN}|here|to (?:describe|see|view|analy[sz]e|caption))|\W*$)",
+    r"\bno (?:caption|description|answer|response|reply|content|result|text)s? (?:(?:was|is|were|are|could be|can be) )?"
+    r"(?:given|provided|available|possible|returned|generated|produced|found)\b",
+    rf"\b{_IMAGE} (?:(?:was|is|were|are|has|have|did|does|could|can) ?(?:not|n't)|wasn't|isn't|couldn't|didn't|cannot"
+    rf"|can't|failed to)"
+    rf" (?:been |be |properly |correctly |successfully )*(?:{_GIVEN}|load|open|come through|upload|attach)\b",
+    r"^\W*(?:the |your |this )?(?:image|picture|photo) (?:(?:is |was )?(?:missing|unavailable|inaccessible|corrupt(?:ed)?)"
+    rf"|not {_GIVEN})\b",
+    r"^\W*(?:please|kindly|could you|can you|would you)\b[^.?!]{0,30}\b(?:provide|upload|share|attach|send|resend|supply|submit"
+    r"|try again|retry|contact)\b",
+    r"\b(?:please|kindly|you) (?:re-?)?(?:upload|share|attach|provide|send) (?:me )?(?:the|an|your|a|another) (?:\w+ )?"
+    r"(?:image|picture|photo)",
+    r"\b(?:violat\w+|against) (?:\w+ ){0,3}(?:polic(?:y|ies)|guidelines|terms)\b",
+)
+_OTHER_LANGUAGES = (
+    # Chinese, Japanese, Korean
+    r"对不起|對不起|抱歉|很遗憾|很遺憾|(?:作为|作為|身為)(?:一个|一個|一名|一款)?(?:AI|人工智[能慧]|语言模型|大语言模型|大模型)",
+    r"[无無]法(?:直接)?(?:查看|看到|看见|回答|识别|識別|判断|判斷|确定|確定|提供|描述|访问|显示|处理|打开|加载|分析|辨认|得知|给出|生成)",
+    r"(?:不能|没办法|沒辦法)(?:直接)?(?:查看|看到|回答|提供|描述|访问|处理|分析|判断|确定|帮助|协助)",
+    r"(?:没有|未|沒有)(?:能)?(?:提供|收到|上传|上傳|附上)(?:任何)?(?:图像|图片|照片|圖片|圖像)|我不(?:知道|清楚|确定|確定)|请(?:提供|上传|重新)",
+    r"申し訳|すみません|ごめんなさい|(?:でき|出来|わかり|分かり|見え)ません|画像が(?:提供|添付|表示)|AI(?:言語モデル)?として",
+    r"죄송|미안(?:하|합)|(?:할|볼|알|답변할|확인할|제공할|판단할|도와드릴) 수 (?:가 )?없|AI(?:로서| 언어 모델)",
+    # Germanic and Romance languages
+    r"\btut mir (?:sehr )?leid\b|\bleider (?:kann|ist|bin|habe|konnte|wurde)\b|\bich (?:kann|konnte"
+    r"|bin) (?:\w+ ){0,4}(?:nicht|kein)",
+    r"\bals (?:ki|sprachmodell|künstliche intelligenz)\b|\bkein bild (?:vorhanden|gefunden|verfügbar|angehängt|übermittelt)",
+    r"\bhet spijt me\b|\bik kan (?:\w+ ){0,4}(?:niet|geen)\b|\bals (?:een )?(?:ai|taalmodel)\b|\bhelaas kan\b",
+    r"\b(?:jag|jeg) (?:kan|er) (?:inte|ikke)\b|\bt(?:yvärr|yvarr) kan\b|\bdesværre\b|\bbeklager\b",
+    r"\bd[ée]sol[ée]e?\b|\bje (?:ne (?:peux|suis|sais|vois|dispose)|n'ai|regrette)\b|\ben tant qu['’ ] ?(?:ia"
+    r"|intelligence|mod[èe]le)",
+    r"\baucune image (?:n'|fournie|jointe)|\bimpossible de (?:d[ée]terminer|r[ée]pondre|voir|d[ée]crire)",
+    r"\blo siento\b|\blamento\b|\bno (?:puedo|tengo|soy capaz|me es posible)\b|\bcomo (?:una |un )?(?:ia|modelo de lenguaje)\b",
+    r"\bno se (?:ha |puede |pudo )?(?:proporcion|adjunt|determin)|\blamentablemente,? no\b",
+    r"\bdesculpe\b|\bsinto muito\b|\b(?:eu )?n[ãa]o (?:posso|consigo|tenho|sou capaz)\b|\bcomo (?:um |uma )?(?:ia"
+    r"|modelo de linguagem)\b",
+    r"\bmi (?:di)?spiace\b|\bspiacente\b|\bnon (?:posso|sono in grado|riesco)\b|\bcome (?:ia|modello linguistico)\b",
+    # Slavic languages and others
+    r"\b(?:извините|простите|к сожалению|не могу|не вижу|не знаю|как (?:ии|языковая модель)|вибачте|на жаль)\b",
+    r"\b(?:przepraszam|przykro mi|niestety|nie (?:mogę|jestem w stanie|wiem)|omlouvám se|bohužel|nemohu)\b",
+    r"\b(?:üzgünüm|özür dilerim|maalesef|xin lỗi|tôi không (?:thể|biết)|rất tiếc|maaf|saya tidak (?:bisa|dapat))\b",
+    r"آسف|أعتذر|عذر[اًا]|لا أستطيع|لا يمكنني|لا أعرف|متأسف|نمی‌?توانم|क्षमा करें|मुझे खेद|नहीं (?:कर|बता|देख) सकत|ขออภัย"
+    r"|ไม่สามารถ|ขอโทษ",
+)
+REFUSAL = re.compile("|".join((*_ENGLISH, *_OTHER_LANGUAGES)), re.I | re.M)
+"""A model that refuses, cannot see, or talks about itself; apostrophes are straight ones."""
+
+FAILURE = re.compile(
+    r"^\W*(?:http \d{3}|(?:internal |unknown |http |api |fatal )?(?:server |system |runtime )?error(?:\W*$|:| \d"
+    r"| (?:occurred|processing|while"
+    r"|in |code|loading|generating|reading|decoding))|an? (?:\w+ )*?(?:error|exception) (?:has )?occurred|internal server error"
+    r"|something went wrong|traceback\b|oops\b|request (?:failed|timed out|timeout|rejected|entity)|timed out\b"
+    r"|rate limit(?:ed)?\b"
+    r"|too many requests|quota exceeded|bad gateway|gateway time-?out|bad request\W*$|(?:access|permission) denied\W*$"
+    r"|(?:forbidden|unauthori[sz]ed|not found|not implemented|time-?out|payload too large|overloaded)\W*$"
+    r"|\d{3}\W+(?:error|internal"
+    r"|bad|service|not found|forbidden|unauthori|too many|gateway)|(?:the )?(?:service|server"
+    r"|model) (?:is )?(?:temporarily |currently )?"
+    r"(?:unavailable|overloaded|busy|down)\b|temporarily unavailable|connection (?:refused|reset|error|closed|timed)"
+    r"|cuda (?:error|out)"
+    r"|out of memory)|\b\w+(?:Error|Exception): ",
+    re.I,
+)
+"""A server's error that came as a reply."""

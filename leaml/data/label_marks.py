@@ -25,12 +25,13 @@ _TOKEN = r"(?P<{}>[^\W\d_]|\d{{1,3}}|[ivx]{{2,5}})"
 _KEY = re.compile(rf"^(?!\w{{3,}}s$)[\s(\[<*]*{_WORD.format('*')}[(\[]?([a-z]|\d{{1,3}})[\s)\]>.:*]*$", re.I)
 _STRONG = re.compile(
     rf"^[\s*_`]*{_WORD.format('+')}(?:"
-    rf"[(\[{{<【〔「『《〈]\s*{_TOKEN.format('inside')}\s*[)\]}}>】〕」』》〉][\s*_`.:、,-]*"
-    rf"|{_TOKEN.format('before')}[*_`]*(?P<mark>[).:\]}}、。]|\s+-+(?=\s))[\s*_`]*"
+    rf"[(\[{{<【〔「『《〈]\s*{_TOKEN.format('inside')}\s*[)\]}}>】〕」』》〉][*_`]*(?:[.:、,](?!\d)|\s+-+(?=\s))?[*_`]*\s*"
+    rf"|{_TOKEN.format('before')}[*_`]*(?P<mark>[).:\]}}、。]+|\s+-+(?=\s))[*_`]*\s*"
     r")(?P<text>.*)$",
     re.S | re.I,
 )
 _WEAK = re.compile(r"^\s*(?P<key>[a-z])(?:\s*,\s+|\s+)(?P<text>\S.*)$", re.S | re.I)
+_ANY = re.compile(rf"^\W*(?:{_WORD.format('+')})\W*([a-z])(?![^\W_]|\.\w\.)", re.I)
 _HERE = re.compile(
     r"(?:^|(?<=[\s,]))(?:(?P<open>[(\[【])(?P<inside>[A-Za-z])[)\]】][.:]?|(?P<before>[A-Za-z])(?P<mark>[).:\]、]|\s+-(?=\s)))\s*"
 )
@@ -156,6 +157,19 @@ def _weak(texts: Sequence[str]) -> list[tuple[str, str]] | None:
     if "".join(keys) in string.ascii_uppercase or any(key in due and due.index(key) != place for place, key in enumerate(keys)):
         raise UnusableError(GAP, f"the options {shorten(texts)} begin with the letters {', '.join(keys)}; {FIX}")
     return None
+
+
+def initials(texts: Sequence[str]) -> tuple[str, ...]:
+    """Letters with which all texts begin, where these are not the letters of their places: no letter is plain then."""
+    matches = [match for match in (_ANY.match(_folded(text)[0]) for text in texts) if match]
+    keys = [match[1].upper() for match in matches]
+    if len(keys) < len(texts) or len(set(keys)) < len(keys) or not keys:
+        return ()
+    marks = [mark(text) for text in texts]
+    due = string.ascii_uppercase[: len(keys)]
+    moved = any(key in due and due.index(key) != place for place, key in enumerate(keys))
+    gap = "".join(keys) != due and (keys[0] == "A" or all(each and each.text for each in marks))
+    return tuple(keys) if moved or gap else ()
 
 
 def split(text: str) -> list[str] | None:

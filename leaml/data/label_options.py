@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leaml.data.label_marks import FIX, GAP, UNREADABLE, key_of, letter, mark, pairs
+from leaml.data.label_marks import FIX, GAP, UNREADABLE, initials, key_of, letter, mark, pairs
 from leaml.data.option_texts import from_text
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 
@@ -33,7 +33,8 @@ class Options:
         texts: What the options say.
         keys: Numbers by which the row's answer may name them, where the file numbers them.
         split: Whether they were one text, cut at separators: then the answer has to be among them.
-        initials: Letters with which all of them begin, labels or initials of names ("E. coli"): a letter alone names none then.
+        initials: Letters with which all of them begin ("E. coli") and that are not those of their places: a letter alone
+            names none then.
     """
 
     texts: tuple[str, ...]
@@ -102,8 +103,7 @@ def _listed(values: list[Any], split: bool = False) -> Options | None:
     labeled = pairs(texts, split)
     if labeled is not None:
         return _keyed(labeled, texts)
-    initials = tuple(found.key for found in map(mark, texts) if found is not None and found.is_letter() and found.text)
-    return Options(tuple(texts), initials=initials if len(initials) == len(texts) else ())
+    return Options(tuple(texts), initials=initials(texts))
 
 
 def _entries(entries: list[Any]) -> Options | None:

@@ -49,6 +49,8 @@ _ALL_LETTERS = option_letters(MOST_OPTIONS)
 _WRITE = "write the letter of an option, or its text"
 _NO_TEXTS = tuple(f"\0{n}" for n in range(MOST_OPTIONS))
 """Options that no answer spells out: of these it can only name letters."""
+_LETTER_FIRST = re.compile(r"^\W*[A-Za-z]\W+(?P<text>\w.*)$", re.S)
+_LETTER_LAST = re.compile(r"^(?P<text>.*\w)\W+[A-Za-z]\W*$", re.S)
 _LETTERED_LINES = re.compile(r"(?:^|[\s(])A[).:].*(?:[\s(])B[).:]", re.S)
 
 
@@ -193,6 +195,9 @@ def _letters(answer: str, options: tuple[str, ...]) -> str:
         raise UnusableError(OUTSIDE, detail)
     if joined and "".join(sorted(set(answer))) == answer and set(answer) & set(letters):
         raise UnusableError(OUTSIDE, f"{answer!r} names more than the {len(options)} options {shorten(options)}; {_WRITE}")
+    for match in (_LETTER_FIRST.match(answer), _LETTER_LAST.match(answer)):
+        if match and any(normalise(match["text"]) == normalise(text) for text in options):
+            raise UnusableError(OUTSIDE, f"letter and text of the answer {shorten(answer)} are not of one option; {_WRITE}")
     if _NUMBER.match(answer):
         detail = f"the answer {answer!r} is a number: neither a letter nor a text of {shorten(options)}; {_WRITE}"
         raise UnusableError(OUTSIDE, detail)

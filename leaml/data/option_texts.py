@@ -18,6 +18,7 @@ _NUMBER_COMMA = re.compile(r"(?<=\d),(?=\d)")
 _GROUPED = re.compile(r"\d,\d{3}(?!\d)")
 _JOINED = re.compile(r"^(?:and|or|und|oder|et|ou)\s+(?=\S)", re.I)
 _JOINED_INSIDE = re.compile(r"\s(?:and|or|und|oder|et|ou|&)\s", re.I)
+_BULLET = re.compile(r"^[-*•]\s+(?=\S)")
 _BRACKETS = ("()", "[]", "{}")
 
 
@@ -79,6 +80,12 @@ def _cut(text: str, separator: str) -> list[str]:
     else:
         parts = text.split(separator)
     parts = [part.strip() for part in parts]
+    if separator == "\n":
+        if all(_BULLET.match(part) for part in parts):
+            parts = [_BULLET.sub("", part) for part in parts]
+        for end in ",;":
+            if all(part.endswith(end) for part in parts[:-1]):
+                parts = [part.removesuffix(end) for part in parts]
     for quote in "'\"":
         if all(len(part) > 2 and part[0] == part[-1] == quote for part in parts):
             parts = [part[1:-1].strip() for part in parts]

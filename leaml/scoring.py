@@ -41,9 +41,15 @@ _TAIL = re.compile(
 _AROUND = " \t\n.,;:!?()[]{}'\"*_`~$\\【】「」『』《》〈〉〔〕"
 """What may stand around a letter; not "#", "-" and "+", which belong to C#, A- and A+."""
 _LETTER_WITH_TEXT = re.compile(r"^[(\[*]*([A-Za-z])(?:\**[)\].:][*)\].:]*|\s+-(?=\s))(?:\s+|(?=[^\x00-\x7f]))(\S.*)$", re.S)
+_LETTER_AT_TEXT = re.compile(r"^[(\[*]*([A-Za-z])[)\].:]+(\S.*)$", re.S)
+"""As "B.blue", which only counts where the text is that of the option: "a.m." is none."""
+_IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _BETWEEN = re.compile(r"[;,&/\n]|(?<=\w)\s*\+\s*(?=\w)|\b(?:and|und|et)\b|和|与|與|及|跟|와|과|と|\)\s*\(")
 _ATTACHED = frozenset("-#*'\"")
 """Marks that belong to the word or number they end: A-, HER2-, C#, A*, 5', 5"."""
+_SIGNS = frozenset("+-/±")
+_PRIMED = 2
+"""Letters of the longest name that a prime can stand behind (f', AB'): behind a word it is a quote that was left over."""
 _WIDE = str.maketrans("；，、،؛", ";,,,;")
 _PLAIN = str.maketrans("、。｡—–‐‑−", ",..-----")
 _LIST = re.compile(r"(?<!\d),|,(?!\d{3}(?!\d))")
@@ -57,11 +63,11 @@ def normalise(text: str) -> str:
     Lower case and one spelling of characters, numbers and units (`leaml.spelling`), punctuation stripped at both ends, spaces
     collapsed, articles dropped, `zero`..`twenty` as digits. Deviations from the VQA evaluation keep different answers apart:
     an article in last place stays ("hepatitis A", option "A"), as do "%", the minus of a number, and marks that belong to
-    what they end ("A-", "C#", 5' and 5"); a text of punctuation alone stays as it is.
+    what they end ("A-", "C#", 5', f' and 5") or begin (".NET", "-x"); a text of punctuation alone stays as it is.
     """
     folded = one_spelling(text)
     start, end = 0, len(folded)
-    while start < end and _strippable(folded[start]) and not _is_minus(folded, start):
+    while start < end and _strippable(folded[start]) and not _is_prefix(folded, start):
         start += 1
     opened = folded[:start]
     while end > start and _strippable(folded[end - 1]) and not _is_attached(folded, end - 1, opened):
@@ -129,6 +135,11 @@ def answer_text(row: Mapping[str, Any]) -> str:
     return "; ".join(texts_of(letters, options)) if options and letters else str(row["answer"])
 
 
+def answer_key(answer: str, question_type: str | None = None, options: Sequence[str] | None = None) -> frozenset[str]:
+    """What an answer means: the letters of the options it names, else its items; equal for answers that say the same."""
+    return (chosen_letters(answer, options) if options else None) or canonical(answer, question_type)
+
+
 def is_correct(prediction: str, answer: str, question_type: str | None = None, options: Sequence[str] | None = None) -> bool:
     """Whether `prediction` gives the `answer`.
 
@@ -151,9 +162,13 @@ def _strippable(char: str) -> bool:
     return char.isspace() or char == "`" or (unicodedata.category(char).startswith("P") and char not in "%‰‱")
 
 
-def _is_minus(text: str, place: int) -> bool:
+def _is_prefix(text: str, place: int) -> bool:
+    """Whether the mark at `place` belongs to what follows: the minus of -5 and -x, the point of .NET."""
     following = text[place + 1 : place + 2]
-    return text[place] == "-" and (following.isdigit() or unicodedata.category(following or " ") in ("Sc", "Sm"))
+    if text[place] == ".":
+        return following.isalpha() and text[place - 1 : place] != "."
+    is_sign = following.isdigit() or following == "(" or unicodedata.category(following or " ") in ("Sc", "Sm")
+    return text[place] == "-" and (is_sign or (following.isalpha() and not text[place + 2 : place + 3].isalpha()))
 
 
 def _is_attached(text: str, place: int, opened: str) -> bool:
@@ -161,7 +176,10 @@ def _is_attached(text: str, place: int, opened: str) -> bool:
     mark, before = text[place], text[place - 1 : place]
     if mark not in _ATTACHED or mark in opened:
         return False
-    return before.isdigit() if mark in "'\"" else before.isalnum() or before == mark
+    if mark in "'\"":
+        word = re.search(r"[^\W_]*$", text[:place])
+        return before.isdigit() or (word is not None and 0 < len(word[0]) <= _PRIMED)
+    return before.isalnum() or before == mark or (mark == "-" and before in _SIGNS)
 
 
 def _read_letters(reply: str, options: Sequence[str]) -> frozenset[str] | None:
@@ -173,8 +191,34 @@ def _read_letters(reply: str, options: Sequence[str]) -> frozenset[str] | None:
         return several
     match = _LETTER_WITH_TEXT.match(reply)  # a letter with an explanation, unless that names other options
     if match and match[1].upper() in letters and not _texts(match[2], by_text):
-        return frozenset({match[1].upper()})
+        told = _mentioned(match[2], by_text)
+        return frozenset({match[1].upper()}) if not told or match[1].upper() in told else None
     return None
+
+
+def _mentioned(text: str, by_text: Mapping[str, str]) -> set[str]:
+    """Letters of the options whose words stand in a text, in the singular or plural; the longest option first."""
+    words, found = f" {_stems(normalise(text))} ", set()
+    for option, letter in sorted(by_text.items(), key=lambda pair: -len(pair[0])):
+        stems = _stems(option)
+        # Chinese and Japanese have no spaces between words
+        sought = f" {stems} " if stems.isascii() or " " in stems or not _IDEOGRAPH.search(stems) else stems
+        if stems and sought in words:
+            found.add(letter)
+            words = words.replace(sought, " | ")
+    return found
+
+
+def _stems(text: str) -> str:
+    """The words of a text without punctuation between them and without the endings of plurals."""
+    return " ".join(map(_stem, re.findall(r"[^\s.,;:!?()\[\]\"]+", text)))
+
+
+def _stem(word: str) -> str:
+    if len(word) < 4 or word.endswith("ss"):
+        return word
+    stem = word.removesuffix("s").removesuffix("e")
+    return f"{stem[:-1]}i" if stem.endswith("y") else stem
 
 
 def _read_one(item: str, letters: list[str], by_text: dict[str, str]) -> str | None:
@@ -190,7 +234,7 @@ def _letter_of_text(item: str, by_text: dict[str, str]) -> str | None:
     """The letter of an option's text, or of a letter with its text."""
     if letter := by_text.get(normalise(item)):
         return letter
-    match = _LETTER_WITH_TEXT.match(item.strip())
+    match = _LETTER_WITH_TEXT.match(item.strip()) or _LETTER_AT_TEXT.match(item.strip())
     return match[1].upper() if match and by_text.get(normalise(match[2])) == match[1].upper() else None
 
 

@@ -38,6 +38,7 @@ _BARE_FRACTION = re.compile(r"(?<![\w.])\.(?=\d)")
 _DECIMAL = re.compile(r"(?<![\w.])(\d+)\.(\d+)(?![\d.])")
 _RANGE = re.compile(r"(?<=\d)(?: - | ?~ ?|—)(?=\d)")
 _SIGN_SPACE = re.compile(r"(?<=\d) (?=[%‰°])")
+_SIGN_AT_END = re.compile(r"(?<=[^\W_]) ?([(\[]?)([+±-](?:/?[+-])*)([)\]]?)(?=[^\w+±()\[\]-]*$)")
 _UNITS = "[nμcdkm]?m|um|[nμmk]?g|[μmcd]?l|ms|s|min|h|[kmg]?hz|[kmg]b|px|mmhg|mol|mmol"
 _UNIT_SPACE = re.compile(rf"(?<=\d) (?=(?:{_UNITS})\b)")
 _UNIT_POWER = re.compile(r"(?<![^\W\d_])([nμcdk]?m|mm|in|ft)([23])(?![\w^])")
@@ -47,14 +48,14 @@ def one_spelling(text: str) -> str:
     """`text` in lower case, NFKC, with one way to write digits, fractions, dashes, quotes, numbers and units.
 
     "1,000", "1 000" and "1'000" become "1000", "3.0" and "3" are "3", ".5" is "0.5", "5–10" and "5 - 10" are "5-10", "10 %" is
-    "10%", "20 mm" is "20mm", "½" is "1/2", "m²" and "m2" are "m^2". A comma is never read as a decimal point, and a number
-    with more than one point (a version, a date) stays.
+    "10%", "20 mm" is "20mm", "½" is "1/2", "m²" and "m2" are "m^2", "Rh -" and "Rh (-)" are "Rh-". A comma is never read as a
+    decimal point, and a number with more than one point (a version, a date) stays.
     """
     folded = _INVISIBLE.sub("", text)
     if not folded.isascii():
         folded = _characters(_GROUP_SPACE.sub("", folded))
     folded = " ".join(folded.lower().replace("`", "'").split())
-    folded = folded.replace("''", '"')
+    folded = _SIGN_AT_END.sub(_sign, folded.replace("''", '"'))
     return _numbers(folded) if any(map(str.isdigit, folded)) else folded
 
 
@@ -91,6 +92,10 @@ def _is_charge(text: str, place: int) -> bool:
     while end < len(text) and unicodedata.decomposition(text[end]).startswith("<super>"):
         end += 1
     return text[end - 1] in "⁺⁻" and text[place - 1 : place].isalpha()
+
+
+def _sign(match: re.Match[str]) -> str:
+    return match[2] if match[1] and match[3] else match[2] + match[3] if not match[1] else match[0]
 
 
 def _numbers(text: str) -> str:

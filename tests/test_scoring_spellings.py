@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from leaml.scoring import canonical, chosen_letters, is_correct, normalise
+from leaml.scoring import answer_key, canonical, chosen_letters, is_correct, normalise
 
 ANIMALS = ["cat", "dog", "bird", "fish"]
 
@@ -40,6 +40,17 @@ ANIMALS = ["cat", "dog", "bird", "fish"]
         ("10⁻³", "10^-3"),
         ("cm²", "cm2"),
         ("H₂O", "H2O"),
+        ("Gram -", "Gram-"),
+        ("Gram −.", "Gram (-)"),
+        ("Rh +", "Rh+"),
+        ("(Rh -)", "Rh-"),
+        ("HER2 (+)", "HER2+"),
+        ("- red -", "red"),
+        ("...red", "red"),
+        ('"f"', "f"),
+        ("dogs'", "dogs"),
+        (".NET.", ".net"),
+        ("f′", "f'"),
         ("Ca²⁺", "Ca2+"),
         ("5″", '5"'),
         ("٣", "3"),
@@ -84,6 +95,19 @@ def test_two_spellings_of_one_answer(one: str, other: str) -> None:
         ("A*", "A"),
         ("O–", "O"),
         ("HER2-", "HER2"),
+        ("Gram -", "Gram"),
+        ("Gram (-)", "Gram"),
+        ("(Rh -)", "Rh"),
+        ("Rh −", "Rh"),
+        ("Rh −", "Rh +"),
+        ("protein +/-", "protein +"),
+        ("f'", "f"),
+        ("AB'", "AB"),
+        ("f''", "f'"),
+        (".NET", "NET"),
+        ("(.csv)", "csv"),
+        ("-x", "x"),
+        ("-(x+1)", "x+1"),
         ("C#", "C"),
         ("C++", "C"),
         ("5'", '5"'),
@@ -142,6 +166,12 @@ def test_a_grouped_number_is_one_item_of_a_list() -> None:
         ("**B.** dog", "B"),
         ("C. it is a bird", "C"),
         ("A. cat; C. bird", "AC"),
+        ("C. birds", "C"),
+        ("C. it is a bird, not a dog", "C"),
+        ("C) these are two birds.", "C"),
+        ("C. because of its wings", "C"),
+        ("C. a dogma", "C"),
+        ("C.bird", "C"),
     ],
 )
 def test_replies_that_name_options(reply: str, letters: str) -> None:
@@ -151,10 +181,24 @@ def test_replies_that_name_options(reply: str, letters: str) -> None:
 @pytest.mark.parametrize(
     "reply",
     ["C. dog", "C: dog", "C) dog", "(C) dog", "C - dog", "C, dog", "C (dog)", "C\ndog", "C. the dog.", "C. dog and cat",
-     "cat and C", "A或C", "either A or C", "All except: B", "not B", "B+", "B#", "B-", "a.m.", "<think>B", "E. dog"],
+     "cat and C", "C. It is a dog", "C. dogs", "C) the dog is brown", "C: fishes", "C - two dogs", "Answer: C. It is a dog",
+     "C.dogs", "A或C", "either A or C", "All except: B", "not B", "B+", "B#", "B-", "a.m.", "<think>B", "E. dog"],
 )  # fmt: skip
 def test_replies_that_contradict_themselves_or_name_no_option(reply: str) -> None:
     assert chosen_letters(reply, ANIMALS) is None
+
+
+def test_an_explanation_is_read_by_its_longest_option_and_without_spaces_between_words() -> None:
+    assert chosen_letters("B. a deliberate hand ball", ["ball", "hand ball"]) == {"B"}
+    assert chosen_letters("A. a deliberate hand ball", ["ball", "hand ball"]) is None
+    assert chosen_letters("B。这是狗", ["猫", "狗"]) == {"B"}
+    assert chosen_letters("A。这是狗", ["猫", "狗"]) is None
+    assert chosen_letters("A. it flies", ["fly", "walk"]) == {"A"}
+
+
+def test_answers_of_one_meaning_have_one_key() -> None:
+    assert answer_key("B", None, ANIMALS) == answer_key("dog", None, ANIMALS) == answer_key("B. dog", None, ANIMALS) == {"B"}
+    assert answer_key("horse", None, ANIMALS) == answer_key("Horse.") == {"horse"}
 
 
 def test_marks_that_belong_to_an_option_are_not_stripped() -> None:

@@ -24,7 +24,7 @@ from leaml.data import files, registry
 from leaml.data.label_counts import NO_IMAGE, LabelCounts, RefusedFile
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.errors import DataError
-from leaml.scoring import canonical
+from leaml.scoring import answer_key
 
 PART_BYTES = 64 << 20
 PART_IMAGES = 2000
@@ -228,7 +228,8 @@ class _Tables:
         new = self._seen.add(repr((asked, question.answer, question.question_type)))
         # Two types of one question and answer are two rows, but no contradiction
         asked_before = not self._seen.add(f"asked {asked}")
-        new_answer = self._seen.add(f"answered {asked} {sorted(canonical(question.answer, question.question_type))}")
+        meant = answer_key(question.answer, question.question_type, question.options)
+        new_answer = self._seen.add(f"answered {asked} {sorted(meant)}")
         conflicting = asked_before and new_answer
         self.counts.use(question, where, new, conflicting)
         if new:

@@ -10,6 +10,7 @@ from typing import Any
 
 from leaml.data.label_rows import TEXT_ONLY
 from leaml.data.records import NO_QUESTION, NOT_READ, Question, RefusedRow
+from leaml.data.values import shorten
 from leaml.errors import DataError
 
 EXAMPLES = 5
@@ -52,10 +53,13 @@ class LabelCounts:
             self._warn(DUPLICATE, where)
             return
         self.used += 1
+        detail = f"{where}: answer {shorten(question.answer)}"
         if conflicting:
-            self._warn(CONFLICT, where)
+            self._warn(CONFLICT, f"{detail} to {shorten(question.question)}")
+        if question.options:
+            detail += f", options {shorten(list(question.options))}"
         for doubt in question.doubts:
-            self._warn(doubt, where)
+            self._warn(doubt, detail)
 
     def too_many(self, most: float) -> bool:
         """Whether more than the share `most` of the rows is refused for a fault of its own, or every row."""
@@ -107,9 +111,9 @@ class LabelCounts:
         refused, warnings = Counter(summary["refused"]), Counter(summary["warnings"])
         return cls(summary["rows"], summary["used"], refused, warnings, dict(summary["examples"]))
 
-    def _warn(self, warning: str, where: str) -> None:
+    def _warn(self, warning: str, example: str) -> None:
         self.warnings[warning] += 1
-        self._note(warning, where)
+        self._note(warning, example)
 
     def _note(self, key: str, example: str) -> None:
         noted = self.examples.setdefault(key, [])

@@ -5,29 +5,24 @@ A letter names its option by place, so a lost option shifts the letters behind i
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import re
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leaml.data import json_text
+from leaml.data.label_marks import FIX, GAP, UNREADABLE, initials, key_of, letter, mark, pairs
+from leaml.data.option_texts import from_text
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
-
-UNREADABLE, GAP = "unreadable options", "missing option"
-"""Reasons for which a row is refused."""
 
 MOST_OPTIONS = 26
 """One letter each."""
 
-_KEY = re.compile(r"^[\s(]*(?:option|choice|answer|opt)?[\s_.-]*([A-Za-z]|\d{1,3})[\s).:]*$", re.I)
-_LETTERED = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[).:])\s*(.*\S)\s*$", re.S)
-_LETTER_HERE = re.compile(r"(?:^|(?<=[\s,;|]))(?:\(([A-Z])\)|([A-Z])[).:])\s*")
-_LABELS = ("label", "letter", "key", "id", "name", "option")
+_LABELS = ("label", "letter", "key", "id", "name", "option", "index", "number", "value", "choice")
 _TEXTS = ("text", "value", "content", "answer", "choice", "option", "label")
-_SEPARATORS = ("|", "\n", ";", ",")
+_OTHER_NAMES = re.compile(
+    r"^((answer|mcq?|multiple)?(options?|choices?)(list)?|opts|candidates|candidateanswers|alternatives|possibleanswers|distractors)$"
+)
+_LETTER_COLUMN = re.compile(r"^(|options?|choices?|opt|alternatives?|answer)[\s_.-]*([a-z]|\d)$", re.I)
 
 
 @dataclass(frozen=True)
@@ -38,116 +33,119 @@ class Options:
         texts: What the options say.
         keys: Numbers by which the row's answer may name them, where the file numbers them.
         split: Whether they were one text, cut at separators: then the answer has to be among them.
+        initials: Letters with which all of them begin ("E. coli") and that are not those of their places: a letter alone
+            names none then.
     """
 
     texts: tuple[str, ...]
     keys: tuple[str, ...] = ()
     split: bool = False
+    initials: tuple[str, ...] = ()
 
 
 def parse_options(value: Any) -> Options | None:
     """The options in `value`; None if there are none (absent, NaN, empty).
 
-    Read are lists of texts, of lettered texts ("A. red") and of objects ({"label": "A", "text": "red"}); objects by letter
-    or by number; Arrow's {"label": [...], "text": [...]}; and texts that hold JSON, a Python list, lettered options
+    Read are lists of texts, of labeled texts ("A. red", "b) blue") and of objects ({"label": "A", "text": "red"}); objects by
+    letter or by number; Arrow's {"label": [...], "text": [...]}; and texts that hold JSON, a Python list, labeled options
     ("A. red B. blue"), or options separated by "|", line ends, ";" or ",".
 
     Raises:
-        UnusableError: An option is missing in between, a key occurs twice, or the form is none of these.
+        UnusableError: An option is missing in between, a key occurs twice, labels contradict places, or the form is none of
+            these.
     """
     split = False
     if isinstance(value, str):
-        value, split = _from_text(value.strip())
+        value, split = from_text(value.strip())
     if is_missing(value):
         return None
     if isinstance(value, Mapping):
         columns = _columns(value)
-        found = _keyed(value) if columns is None else _entries(columns)
+        found = _keyed(list(value.items()), value) if columns is None else _entries(columns)
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
-        found = _listed(list(value))
+        found = _listed(list(value), split)
     else:
-        raise UnusableError(UNREADABLE, f"options are {shorten(value)}, not a list")
+        raise UnusableError(UNREADABLE, f"options are {shorten(value)}, not a list; {FIX}")
     return replace(found, split=split) if found is not None and found.texts else None
 
 
-def _from_text(text: str) -> tuple[Any, bool]:
-    """The value that a text holds (an object or list written out, lettered or separated options); was it cut at separators?"""
-    if text[:1] in ("[", "{"):
-        for read in (_json, _python_literal):
-            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-                return read(text), False
-        raise UnusableError(UNREADABLE, f"options are {shorten(text)}, neither valid JSON nor a Python list")
-    if not text:
-        return None, False
-    if (lettered := _split_letters(text)) is not None:
-        return lettered, False
-    for separator in _SEPARATORS:
-        parts = [part.strip() for part in text.strip(separator).split(separator)]
-        if len(parts) > 1:
-            return parts, True
-    raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}, with one option at most")
+def lost_options(row: Mapping[str, Any], names: Sequence[str], misspelt: Sequence[str] = ()) -> tuple[str, ...]:
+    """Columns in which a row without `options` seems to have them: "choices", or "A" and "B", or "option_1" and "option_2".
+
+    Args:
+        row: The row.
+        names: All its columns; of those that `row` lacks nothing is known, so they count as filled.
+        misspelt: Those that are like "options".
+    """
+    filled = [name for name in names if name != "options" and (name not in row or not is_missing(row[name]))]
+    for name in filled:
+        if _OTHER_NAMES.match(re.sub(r"[\W_]", "", name.lower())):
+            return (name,)
+    groups: dict[str, dict[str, str]] = {}
+    for name in filled:
+        match = _LETTER_COLUMN.match(name.strip())
+        if match and (match[1].lower() not in ("", "answer") or not match[2].isdigit()):  # answer1 is one of several answers
+            groups.setdefault(match[1].lower(), {})[match[2].upper()] = name
+    for group in groups.values():
+        if {"A", "B"} <= set(group) or {"1", "2"} <= set(group) or {"0", "1"} <= set(group):
+            return tuple(group.values())
+    return tuple(name for name in misspelt if name in filled)
 
 
-def _json(text: str) -> Any:
-    try:
-        return json_text.loads(text)
-    except json_text.DoubledKeyError as error:
-        raise UnusableError(UNREADABLE, f"options are {shorten(text)}: {error}") from None
-
-
-def _python_literal(text: str) -> Any:
-    # NumPy prints its arrays without commas, and Python joins neighbouring texts to one
-    tree = ast.parse(re.sub(r"""(['"])\s+(?=['"])""", r"\1, ", text), mode="eval")
-    for node in ast.walk(tree):
-        keys = [ast.dump(key) for key in node.keys if key is not None] if isinstance(node, ast.Dict) else []
-        if len(set(keys)) < len(keys):
-            raise UnusableError(UNREADABLE, f"options are {shorten(text)}: a key occurs twice in one object; remove one")
-    return ast.literal_eval(tree)
-
-
-def _split_letters(text: str) -> list[str] | None:
-    """`A. red B. blue` as two lettered texts; None unless the text begins with A and goes on letter by letter."""
-    starts = list(_LETTER_HERE.finditer(text))
-    wanted = iter(string.ascii_uppercase)
-    due, places = next(wanted), []
-    for match in starts:
-        if (match[1] or match[2]) == due:
-            places.append(match.start())
-            due = next(wanted, "")
-    if len(places) < 2 or places[0] != 0:
-        return None
-    return [text[start:end].strip(" \t\n,;|") for start, end in zip(places, [*places[1:], len(text)], strict=True)]
-
-
-def _listed(values: list[Any]) -> Options | None:
+def _listed(values: list[Any], split: bool = False) -> Options | None:
     values = _without_tail(values)
     if values and all(isinstance(value, Mapping) for value in values):
         return _entries(values)
     if any(is_missing(value) for value in values):
         place = next(n for n, value in enumerate(values) if is_missing(value))
-        raise UnusableError(GAP, f"option {_letter(place)} is missing among {shorten(values)}")
+        raise UnusableError(GAP, f"option {letter(place)} is missing among {shorten(values)}; write it, or remove its place")
     texts = [text_of(value, "an option") for value in values]
-    lettered = [_LETTERED.match(text) for text in texts]
-    if len(texts) > 1 and all(lettered):
-        return _by_letter([((m[1] or m[2]), m[3]) for m in lettered if m], texts)
-    return Options(tuple(texts))
+    labeled = pairs(texts, split)
+    if labeled is not None:
+        return _keyed(labeled, texts)
+    return Options(tuple(texts), initials=initials(texts))
 
 
 def _entries(entries: list[Any]) -> Options | None:
     """Options as objects with a label and a text, or as objects of one key each."""
-    if all(len(entry) == 1 and _KEY.match(str(next(iter(entry)))) for entry in entries):
-        merged = [(key, value) for entry in entries for key, value in entry.items()]
-        return _pairs(merged, entries)
-    pairs: list[tuple[Any, Any]] = []
-    for entry in entries:
-        label = next((key for key in _LABELS if key in entry and _KEY.match(str(entry[key]))), None)
-        text = next((key for key in _TEXTS if key in entry and key != label), None)
-        if text is None or (pairs and (label is None) != (pairs[0][0] is None)):
-            raise UnusableError(UNREADABLE, f"options are {shorten(entries)}; write texts, or label and text of each")
-        pairs.append((None if label is None else entry[label], entry[text]))
-    if pairs and pairs[0][0] is None:
-        return _listed([text for _, text in pairs])
-    return _pairs(pairs, entries)
+    if all(len(entry) == 1 and key_of(next(iter(entry))) for entry in entries):
+        return _keyed([(key, value) for entry in entries for key, value in entry.items()], entries)
+    names = list(dict.fromkeys(key for entry in entries for key in entry))
+    columns = {name: [entry.get(name) for entry in entries] for name in names}
+    known = [name for name in _LABELS if name in columns and any(name != text for text in _TEXTS if text in columns)]
+    label = next((name for name in known if all(key_of(value) for value in columns[name])), None)
+    texts = [name for name in _TEXTS if name in columns and name != label and _is_text(columns[name])]
+    if not texts:
+        raise UnusableError(UNREADABLE, f"options are {shorten(entries)}; write texts, or label and text of each")
+    if any(columns[name] != columns[texts[0]] for name in texts[1:]):
+        which = " and ".join(repr(name) for name in texts)
+        raise UnusableError(UNREADABLE, f"options are {shorten(entries)}: which of {which} is the text? keep one of them")
+    values = columns[texts[0]]
+    if label is not None:
+        return _keyed(list(zip(columns[label], values, strict=True)), entries)
+    for name in names:
+        if name not in texts and _contradicts(columns[name], name in _LABELS):
+            detail = f"options are {shorten(entries)}: the labels {name!r} are not those of their places; name the key 'label'"
+            raise UnusableError(UNREADABLE, detail)
+    return _listed(values)
+
+
+def _is_text(column: list[Any]) -> bool:
+    return any(not is_missing(value) for value in column) and all(
+        is_missing(value) or (isinstance(value, str | int | float) and not isinstance(value, bool)) for value in column
+    )
+
+
+def _contradicts(column: list[Any], is_label: bool) -> bool:
+    """Whether a column of a name of its own may hold labels of an order that is not that of the list."""
+    keys = [key_of(value) for value in column]
+    if None in keys:
+        return is_label and any(keys)
+    if all(key.isdigit() for key in keys if key):
+        numbers = [int(key) for key in keys if key]
+        run = list(range(min(numbers), min(numbers) + len(numbers)))
+        return numbers != run and sorted(numbers) == run and run[0] in (0, 1)
+    return len(set(keys)) == len(keys) and keys != [letter(place) for place in range(len(keys))]
 
 
 def _columns(value: Mapping[Any, Any]) -> list[dict[str, Any]] | None:
@@ -158,35 +156,44 @@ def _columns(value: Mapping[Any, Any]) -> list[dict[str, Any]] | None:
     return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
-def _keyed(value: Mapping[Any, Any]) -> Options | None:
-    return _pairs(list(value.items()), value)
-
-
-def _pairs(pairs: list[tuple[Any, Any]], shown: Any) -> Options | None:
+def _keyed(named: Sequence[tuple[Any, Any]], shown: Any) -> Options | None:
     """Options by letter or by number, in the order of these."""
-    keys = []
-    for key, _ in pairs:
-        match = _KEY.match(str(key))
-        if match is None:
-            raise UnusableError(UNREADABLE, f"key {shorten(key)} of the options is neither a letter nor a number")
-        keys.append(match[1].upper())
-    if len(set(keys)) != len(keys):
-        raise UnusableError(UNREADABLE, f"a key occurs twice in the options {shorten(shown)}")
-    values = [value for _, value in pairs]
+    keys: list[str] = []
+    for key, _ in named:
+        if (found := key_of(key)) is None:
+            detail = f"key {shorten(key)} of the options is neither a letter nor a number; name them A, B, C, ..."
+            raise UnusableError(UNREADABLE, detail)
+        keys.append(found)
+    if len({int(key) if key.isdigit() else key for key in keys}) != len(keys):
+        raise UnusableError(UNREADABLE, f"a key occurs twice in the options {shorten(shown)}; give each a letter of its own")
+    values = [value for _, value in named]
     if all(key.isdigit() for key in keys):
-        kept = sorted((int(key), value) for key, value in zip(keys, values, strict=True) if not is_missing(value))
-        return Options(tuple(text_of(value, "an option") for _, value in kept), tuple(str(number) for number, _ in kept))
+        return _by_number(sorted((int(key), value) for key, value in zip(keys, values, strict=True)), shown)
     if any(key.isdigit() for key in keys):
-        raise UnusableError(UNREADABLE, f"the options {shorten(shown)} are named by letters and by numbers")
+        raise UnusableError(UNREADABLE, f"the options {shorten(shown)} are named by letters and by numbers; use letters")
     return _by_letter([(key, value) for key, value in zip(keys, values, strict=True) if not is_missing(value)], shown)
 
 
-def _by_letter(pairs: list[tuple[str, Any]], shown: Any) -> Options:
-    pairs = sorted(pairs, key=lambda pair: pair[0])
-    for place, (letter, _) in enumerate(pairs):
-        if letter != _letter(place):
-            raise UnusableError(GAP, f"option {_letter(place)} is missing among {shorten(shown)}")
-    return Options(tuple(text_of(value, "an option") for _, value in pairs))
+def _by_number(named: list[tuple[int, Any]], shown: Any) -> Options:
+    kept = named[: len(_without_tail([value for _, value in named]))]
+    if lost := [number for number, value in kept if is_missing(value)]:
+        raise UnusableError(GAP, f"option {lost[0]} is missing among {shorten(shown)}; write it, or remove its key")
+    return Options(tuple(text_of(value, "an option") for _, value in kept), tuple(str(number) for number, _ in kept))
+
+
+def _by_letter(named: list[tuple[str, Any]], shown: Any) -> Options:
+    named = sorted(named, key=lambda pair: pair[0])
+    for place, (key, _) in enumerate(named):
+        if key != letter(place):
+            raise UnusableError(GAP, f"option {letter(place)} is missing among {shorten(shown)}; write all from A on")
+    texts = [text_of(value, "an option") for _, value in named]
+    marks = [found for found in map(mark, texts) if found is not None and found.text]
+    labels = [found.key for found in marks]
+    if marks and len(marks) == len(texts) and sorted(labels) == [key for key, _ in named]:
+        if labels != sorted(labels):
+            raise UnusableError(UNREADABLE, f"keys and labels of the options {shorten(shown)} contradict each other; keep one")
+        texts = [found.text for found in marks]
+    return Options(tuple(texts))
 
 
 def _without_tail(values: list[Any]) -> list[Any]:
@@ -195,7 +202,3 @@ def _without_tail(values: list[Any]) -> list[Any]:
     while end and is_missing(values[end - 1]):
         end -= 1
     return values[:end]
-
-
-def _letter(place: int) -> str:
-    return string.ascii_uppercase[place] if place < MOST_OPTIONS else f"number {place + 1}"

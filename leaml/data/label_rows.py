@@ -14,21 +14,25 @@ from dataclasses import replace
 from typing import Any
 
 from leaml.broken_text import refusal
+from leaml.choice import check_options
 from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
-from leaml.data.label_options import MOST_OPTIONS, UNREADABLE, Options, parse_options
+from leaml.data.label_marks import FIX, UNREADABLE, key_of, mark
+from leaml.data.label_options import MOST_OPTIONS, Options, lost_options, parse_options
 from leaml.data.records import NO_QUESTION, Question, Record, RefusedRow
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
-from leaml.scoring import chosen_letters, normalise, option_letters, texts_of
+from leaml.errors import DataError
+from leaml.scoring import chosen_letters, normalise, option_letters
 
 MOST_CHARACTERS = 8000
 """Of a question with its options, and of an answer: about 2,000 tokens, more than most models can be taught in one example."""
 
 AMBIGUOUS, PLACEHOLDER, TOO_LONG = "ambiguous answer", "image placeholder in a text", "too long"
 TOO_MANY, EQUAL, NO_TEXT = "too many options", "equal options", "characters that are no text"
-DOUBLED = "two values for one thing"
+DOUBLED, LOST = "two values for one thing", "options under another key"
 """Reasons for which a row is refused, beside those of its options and values."""
 
 OUTSIDE, LETTER_ALONE, MISSPELT = "answer outside its options", "answer is a letter without options", "misspelt key"
+ONE_OPTION = "one option, which is no choice"
 """Doubts: what is counted about rows that are used."""
 
 TEXT_ONLY = "text only"
@@ -43,9 +47,14 @@ _PLACEHOLDER = re.compile(
     re.I,
 )
 """What stands for an image in the texts of the model families: <image>, <|image_pad|>, <image 1>, [IMG], U+FFFC, ..."""
-_LETTERS_ONLY = re.compile(r"^[\s(\[]*[A-Z](?:[\s)\].]*(?:[,;&/]|\band\b)[\s(\[]*[A-Z])*[\s)\].:]*$", re.I)
-_LETTER_AND_TEXT = re.compile(r"^\s*\(?([A-Za-z])[).:]+\s+(\S.*)$", re.S)
 _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
+_JOINED = re.compile("[A-Z]{2,}")
+_ALL_LETTERS = option_letters(MOST_OPTIONS)
+_WRITE = "write the letter of an option, or its text"
+_NO_TEXTS = tuple(f"\0{n}" for n in range(MOST_OPTIONS))
+"""Options that no answer spells out: of these it can only name letters."""
+_LETTER_FIRST = re.compile(r"^\W*[A-Za-z]\W+(?P<text>\w.*)$", re.S)
+_LETTER_LAST = re.compile(r"^(?P<text>.*\w)\W+[A-Za-z]\W*$", re.S)
 _LETTERED_LINES = re.compile(r"(?:^|[\s(])A[).:].*(?:[\s(])B[).:]", re.S)
 
 
@@ -71,7 +80,7 @@ def parse(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = None)
             raise UnusableError(DOUBLED, f"keys {pair[0]!r} and {pair[1]!r}; remove one")
         if chat := [key for key in CHAT_KEYS if not is_missing(row.get(key))]:
             raise UnusableError(DOUBLED, f"question and answer beside {chat[0]!r}; write an entry for each of them")
-        return _question(row, where, near_keys(names))
+        return _question(row, where, names, near_keys(names))
     except UnusableError as error:
         meant = hint(pair for pair in suggested(names) if error.reason == f"no {pair[1]}")
         return RefusedRow(where, error.reason, "; ".join(part for part in (error.detail, meant) if part))
@@ -85,7 +94,7 @@ def checked(record: Record) -> Record:
     return replace(record, questions=questions, refused=record.refused + refused)
 
 
-def _question(row: Mapping[str, Any], where: str, misspelt: tuple[tuple[str, str], ...]) -> Question:
+def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspelt: tuple[tuple[str, str], ...]) -> Question:
     question = text_of(row.get("question"), "the question")
     answer = text_of(row.get("answer"), "the answer")
     kind = row.get("question_type")
@@ -93,8 +102,12 @@ def _question(row: Mapping[str, Any], where: str, misspelt: tuple[tuple[str, str
     doubts = tuple(f"{MISSPELT} {name!r} (for {known!r})" for name, known in misspelt)
     if options is not None:
         answer = _named(answer, options)
+    elif lost := lost_options(row, names, misspelt=[name for name, known in misspelt if known == "options"]):
+        shown = ", ".join(map(repr, lost))
+        one, several = "name it 'options'", """write 'options': {"A": ..., "B": ...}, or red|blue in a table"""
+        raise UnusableError(LOST, f"no 'options', but {shown}; {one if len(lost) == 1 else several}, or remove {shown}")
     elif "options" in row and _is_letter(answer) and not _LETTERED_LINES.search(question):
-        raise UnusableError(LETTER_ALONE, f"the answer is {answer!r}, and there are no options")
+        raise UnusableError(LETTER_ALONE, f"the answer is {answer!r}, and there are no options; write them, or its text")
     texts = None if options is None else options.texts
     return Question(question, answer, None if is_missing(kind) else text_of(kind, "the question_type"), texts, where, doubts)
 
@@ -106,13 +119,25 @@ def _named(answer: str, options: Options) -> str:
     if by_key:
         place = options.keys.index(answer)
         if as_text and as_text != [place]:
-            raise UnusableError(AMBIGUOUS, f"the answer {answer!r} is the number of one option and the text of another")
+            detail = f"the answer {answer!r} is the number of one option and the text of another; write the letter"
+            raise UnusableError(AMBIGUOUS, detail)
         if place < MOST_OPTIONS:
             return string.ascii_uppercase[place]
     if options.keys and _is_letter(answer) and not as_text and not _in_sequence(options.keys):
-        raise UnusableError(AMBIGUOUS, f"the answer is {answer!r}, and the options are the numbers {shorten(options.keys)}")
+        detail = f"the answer is {answer!r}, and the options are the numbers {shorten(options.keys)}; {_WRITE}"
+        raise UnusableError(AMBIGUOUS, detail)
+    if options.initials and not as_text and chosen_letters(answer, _NO_TEXTS):
+        shown = f"the answer is {answer!r}, and the options {shorten(options.texts)} begin with {', '.join(options.initials)}"
+        raise UnusableError(AMBIGUOUS, f"{shown}: {FIX}")
+    numbered = mark(answer) if options.keys and not as_text else None
+    if numbered and numbered.key in options.keys:
+        place = options.keys.index(numbered.key)
+        if normalise(numbered.text) not in ("", normalise(options.texts[place])):
+            raise UnusableError(OUTSIDE, f"the answer {shorten(answer)} names a number that has another text; {_WRITE}")
+        if place < MOST_OPTIONS:
+            return string.ascii_uppercase[place]
     if options.split and len(options.texts) <= MOST_OPTIONS and chosen_letters(answer, options.texts) is None:
-        detail = f"the options are one text, and the answer {shorten(answer)} is none of {shorten(options.texts)}"
+        detail = f"the options are one text, and the answer {shorten(answer)} is none of {shorten(options.texts)}; {_WRITE}"
         raise UnusableError(UNREADABLE, detail)
     return answer
 
@@ -134,6 +159,7 @@ def check(question: Question | RefusedRow | None) -> Question | RefusedRow | Non
         if options:
             answer = _letters(answer, options)
             doubts |= set() if chosen_letters(answer, options) else {OUTSIDE}
+            doubts |= {ONE_OPTION} if len(options) == 1 else set()
         elif _is_letter(answer) and not _LETTERED_LINES.search(asked):
             doubts.add(LETTER_ALONE)
     except UnusableError as error:
@@ -158,41 +184,38 @@ def _check_texts(question: str, answer: str, options: tuple[str, ...], kind: str
     if len(options) > MOST_OPTIONS:
         detail = f"{len(options)} options, and A to Z name {MOST_OPTIONS}; leave some out, or ask without options"
         raise UnusableError(TOO_MANY, detail)
-    if len({" ".join(option.casefold().split()) for option in options}) < len(options):
-        raise UnusableError(EQUAL, f"two of the options {shorten(options)} are the same text")
+    try:
+        check_options(options)
+    except DataError as error:
+        raise UnusableError(EQUAL, str(error)) from None
 
 
 def _letters(answer: str, options: tuple[str, ...]) -> str:
     """The answer, in capitals where it is the letter of an option. Raises UnusableError where it contradicts the options."""
     letters = option_letters(len(options))
     as_text = [letters[n] for n, text in enumerate(options) if normalise(text) == normalise(answer)]
-    if _LETTERS_ONLY.match(answer):
-        named = [letter.upper() for letter in re.findall(r"\b[A-Za-z]\b", answer)]
-        if lost := [letter for letter in named if letter not in letters]:
-            if as_text:
-                return answer
-            raise UnusableError(OUTSIDE, f"{lost[0]!r} names none of the {len(options)} options")
-        if as_text and as_text != named:
-            detail = (
-                f"the answer {answer!r} is the letter of one option and the text of another; write the letter and other texts"
-            )
-            raise UnusableError(AMBIGUOUS, detail)
-        return named[0] if len(named) == 1 else answer
-    match = None if as_text else _LETTER_AND_TEXT.match(answer)
-    if match and match[1].upper() not in letters:
-        raise UnusableError(OUTSIDE, f"{match[1]!r} names none of the {len(options)} options")
-    if match and any(
-        normalise(match[2]) == normalise(text) != normalise(texts_of(match[1].upper(), options)[0]) for text in options
-    ):
-        raise UnusableError(
-            OUTSIDE, f"the answer {shorten(answer)} begins with a letter that has another text in {shorten(options)}"
-        )
+    found, bare = mark(answer), key_of(answer)
+    if bare in letters and as_text not in ([], [bare]):
+        detail = f"the answer {answer!r} is the letter of one option and the text of another; write the letter and other texts"
+        raise UnusableError(AMBIGUOUS, detail)
+    if bare in letters:
+        return bare
     if as_text or chosen_letters(answer, options):
         return answer
-    if re.fullmatch("[A-Z]{2,}", answer) and "".join(sorted(set(answer))) == answer and set(answer) & set(letters):
-        raise UnusableError(OUTSIDE, f"{answer!r} names more than the {len(options)} options")
+    joined = _JOINED.fullmatch(answer)
+    named = (None if joined else chosen_letters(answer, _NO_TEXTS)) or frozenset({found.key} if found else ())
+    if lost := sorted(key for key in named if key in _ALL_LETTERS and key not in letters):
+        raise UnusableError(OUTSIDE, f"{lost[0]!r} names none of the {len(options)} options {shorten(options)}; {_WRITE}")
+    if named and named <= set(letters):
+        detail = f"the answer {shorten(answer)} begins with a letter that has another text in {shorten(options)}; {_WRITE}"
+        raise UnusableError(OUTSIDE, detail)
+    if joined and "".join(sorted(set(answer))) == answer and set(answer) & set(letters):
+        raise UnusableError(OUTSIDE, f"{answer!r} names more than the {len(options)} options {shorten(options)}; {_WRITE}")
+    for match in (_LETTER_FIRST.match(answer), _LETTER_LAST.match(answer)):
+        if match and any(normalise(match["text"]) == normalise(text) for text in options):
+            raise UnusableError(OUTSIDE, f"letter and text of the answer {shorten(answer)} are not of one option; {_WRITE}")
     if _NUMBER.match(answer):
-        detail = f"the answer {answer!r} is a number: neither a letter nor a text of {shorten(options)}"
+        detail = f"the answer {answer!r} is a number: neither a letter nor a text of {shorten(options)}; {_WRITE}"
         raise UnusableError(OUTSIDE, detail)
     return answer
 

@@ -72,4 +72,4 @@ def _number(value: Any, what: str) -> str:
         return format(value.normalize(), "f")
     with np.errstate(over="ignore"):
         single = np.float32(value)  # a float32 column: 0.1 comes out as 0.10000000149011612
-    return str(single) if float(single) == float(value) else repr(float(value))
+    return np.format_float_positional(single if float(single) == float(value) else np.float64(value), trim="-")

@@ -29,7 +29,7 @@ from leaml.data.label_rows import parse
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.data.registry import read
 from leaml.errors import DataError
-from leaml.scoring import answer_text, option_letters
+from leaml.scoring import answer_text, normalise, option_letters
 
 NAN = float("nan")
 
@@ -126,6 +126,73 @@ def taken(source: SourceConfig, out: Path, **options: Any) -> IngestResult:
         (7, "A", None),
         ([], "A", None),
         (NAN, "A", None),  # case 8
+        *((["a) red", "b) green", "c) x"], "c", "x"), (["a) red", "c) green", "d) x"], "c", None)),  # labels of a list
+        *((["b) blue", "a) red"], "b", "blue"), (["(b) red", "(c) blue"], "B", None), (["A. x", "A. y"], "A", None)),
+        *((["A：red", "B：blue"], "B", "blue"), (["Ａ. red", "Ｂ. blue"], "B", "blue"), (["A、红", "B、蓝"], "B", "蓝")),
+        *((["Ｂ：red", "Ｃ：blue"], "B", None), (["[A] red", "[B] blue"], "B", "blue"), (["[B] blue", "red"], "A", None)),
+        *(
+            (["A - red", "B – blue"], "B", "blue"),
+            (["B - blue", "red"], "B", None),
+            (["Option A: red", "Option B: x"], "B", "x"),
+        ),
+        *((["**A.** red", "**B.** x"], "B", "x"), (["Ⓐ red", "Ⓑ x"], "B", "x"), (["① red", "② x"], "2", "x")),
+        *((["A.red", "B.x"], "B", "x"), (["A) red", "green", "C) x"], "C", None), (["red", "D) x"], "B", None)),
+        *((["i) red", "ii) x"], "A", None), (["甲、红", "乙、蓝"], "A", None), (["A. red", "2. x"], "A", None)),
+        *((["A. red", "B.", "C. x"], "C", None), (["A. red", "B. x", "C."], "B", "x"), (["A.", "B."], "B", "B.")),
+        *((["A red", "B x"], "B", "x"), (["B x", "A red"], "B", None), (["a red", "c green", "d x"], "c", None)),
+        *((["1. red", "2. x"], "2", "x"), (["1. red", "2. x"], "2. x", "x"), (["1. red", "2. x"], "1. x", None)),
+        *((["2) x", "1) red"], "2", "x"), (["1. red", "3. x"], "B", None), (["A", "B"], "B", "B")),
+        *((["A lines", "B lines"], "B", "B lines"), (["A dog", "Cat"], "B", "Cat"), (["1.5 mm", "2.5 mm"], "B", "2.5 mm")),
+        *((["10:30", "11:30"], "B", "11:30"), (["a.m.", "p.m."], "B", "p.m."), (["5 - 10", "2 - 3"], "B", "2 - 3")),
+        *(
+            (["E. coli", "S. aureus"], "E. coli", "E. coli"),
+            (["E. coli", "S. aureus"], "B", None),
+            (["H. pylori", "Ulcer"], "B", "Ulcer"),
+        ),
+        *(
+            (["B" + sep + "blue", "A" + sep + "red"], "B", None)
+            for sep in ("/ ", "= ", "> ", "|", "_", "-", "\t", " → ", "; ", "· ")
+        ),
+        *((["B" + sep + "blue", "A" + sep + "red"], "B", "blue") for sep in ("). ", ".) ", "... ", ":", " — ")),
+        *(
+            (["“B” blue", "“A” red"], "B", None),
+            (["Option B", "Option A"], "B", None),
+            (["(Option B) x", "(Option A) y"], "A", None),
+        ),
+        *((["A red", "C green"], "B", None), (["T cell", "B cell"], "B", "B cell"), (["X-ray", "T-scan"], "B", "T-scan")),
+        *((["(A) -5", "(B) .5"], "A", "-5"), (["(A) -5", "(B) .5"], "B", ".5"), (["A. *p", "B. q"], "A", "*p")),
+        *(("- red\n- blue", "B", "blue"), ("red,\nblue", "A", "red"), ("B=blue|A=red", "B", None)),
+        *((["red", "blue"], said, None) for said in ("A, blue", "blue (A)", "blue A")),
+        *((["C. x", "E. y"], "A", None), (["c red", "d x"], "A", None), ({"A": "E. coli", "B": "S. aureus"}, "B", "S. aureus")),
+        *((["C. difficile", "x", "y"], "C", None), ({"A": "C. difficile", "B": "x", "C": "y"}, "C", "y")),
+        *(({"A": "A. red", "B": "B. x"}, "B", "x"), ({"A": "B. x", "B": "A. red"}, "B", None)),
+        *(({"0": None, "1": "red", "2": "blue"}, "B", None), ({"1": "red", "2": "blue", "3": None}, "B", "blue")),
+        *((f"a) red{sep}b) x{sep}d) y", "b", None) for sep in "|\n;, "),  # options in a text
+        *((f"a) red{sep}b) x{sep}c) y", "b", "x") for sep in "|\n;, "),
+        *(("1,000, 2,500", "B", "2,500"), ("100,200,300", "100", None), ("1,5, 2,5", "2,5", "2,5"), ("1,2,3", "C", "3")),
+        *(
+            ("('red','blue')", "B", "blue"),
+            ("array(['red', 'blue'], dtype=object)", "B", "blue"),
+            ("Index(['a', 'b'])", "A", None),
+        ),
+        *(('"red","blue"', "B", "blue"), ("'red'|'blue'", "B", "blue"), ('red|"a|b"', "B", "a|b"), ('5", 6"', "B", '6"')),
+        *(("red, blue, and green", "C", "green"), ("red, blue and green", "B", None), ("red, or blue", "B", "blue")),
+        *(("|red|blue", "B", None), ("|red|blue|", "B", "blue"), ("red||blue", "A", None), ("red|blue|", "B", "blue")),
+        *(("A. red C. green", "A", None), ("A. red, B. blue, D. x", "B", None), ("A. red, B. blue, green", "B", None)),
+        *(("1) red, orange 2) blue", "A", None), ("red (dark, x), blue", "A", None), ("Ａ．红 Ｂ．蓝", "B", "蓝")),
+        *(('{"A": "x", "A": "y", "B": "z"}', "A", None), ("{'A': 'x', 'A': 'y', 'B': 'z'}", "A", None)),
+        ([{"index": "B", "text": "blue"}, {"index": "A", "text": "red"}], "B", "blue"),  # objects
+        ([{"mark": "B", "text": "blue"}, {"mark": "A", "text": "red"}], "B", None),
+        ([{"mark": "A", "text": "red"}, {"mark": "B", "text": "blue"}], "B", "blue"),
+        ([{"pos": 2, "text": "blue"}, {"pos": 1, "text": "red"}], "B", None),
+        ([{"score": 5, "text": "red"}, {"score": 3, "text": "blue"}], "B", "blue"),
+        ([{"label": "red", "value": "A"}, {"label": "blue", "value": "B"}], "B", "blue"),
+        ([{"choice": "red", "answer": "yes"}, {"choice": "blue", "answer": "no"}], "B", None),
+        ([{"text": "red", "correct": True}, {"text": "blue", "correct": False}], "B", "blue"),
+        ([{"label": "A", "text": "x"}, {"text": "y"}], "B", None),
+        *((pair, "A", None) for pair in (["one", "1"], ["3", "3.0"], ["1,000", "1000"], ["m²", "m2"], ["½", "1/2"])),  # equal
+        *((["red", "blue"], said, None) for said in ("A.blue", "Option C", "C) x", "answer: C", "B. It is red", "[A] blue")),
+        *((["red", "blue"], said, "blue") for said in ("Option B", "Ｂ", "[b]", "B.blue", "B. it is blue")),
         ([f"o{n}" for n in range(26)], "Z", "o25"),
         ([f"o{n}" for n in range(30)], "o29", None),  # case 10
     ],
@@ -141,10 +208,11 @@ def test_6_numbered_options_are_in_the_order_of_their_numbers() -> None:
 
 
 LETTERED = st.lists(
-    st.text("abcdefgh xyz", min_size=1).filter(str.strip), min_size=2, max_size=26, unique_by=lambda t: t.strip()
+    st.text("abcdefgh xyz", min_size=1).filter(str.strip), min_size=2, max_size=26, unique_by=lambda t: normalise(f"colour {t}")
 )
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(texts=LETTERED, data=st.data())
 def test_5_6_whatever_the_form_a_letter_means_its_own_option_or_the_row_is_refused(
     texts: list[str], data: st.DataObject
@@ -176,6 +244,103 @@ def test_5_6_whatever_the_form_a_letter_means_its_own_option_or_the_row_is_refus
         assert words(options=form, answer=letters[place]) is None, form
 
 
+STYLES = [
+    "{}. {}",
+    "{}) {}",
+    "({}) {}",
+    "[{}] {}",
+    "{}: {}",
+    "{}：{}",
+    "（{}）{}",
+    "{}．{}",
+    "{} - {}",
+    "{} – {}",
+    "{}] {}",
+    "{}、{}",
+]
+STYLES += ["【{}】{}", "Option {}: {}", "**{}.** {}", "{}.{}", "{}){}"]
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(
+    st.sampled_from(STYLES), st.booleans(), st.lists(st.booleans(), min_size=3, max_size=6), st.randoms(use_true_random=False)
+)
+def test_letters_never_shift_whatever_the_style_of_labels_and_whatever_is_lost(
+    style: str, small: bool, kept: list[bool], random: Any
+) -> None:
+    letters = option_letters(len(kept))
+    labeled = {key: style.format(key.lower() if small else key, f"colour {key}{key}") for key in letters}
+    left = [key for key, keep in zip(letters, kept, strict=True) if keep]
+    random.shuffle(left)
+    for answer in letters:
+        # None: refused, as it may be where options are lost
+        assert words(options=[labeled[key] for key in left], answer=answer) in (
+            {f"colour {answer}{answer}"}
+            if sorted(left) == letters
+            else {f"colour {answer}{answer}", None}
+            if left
+            else {answer, None}
+        )
+        lost = [text if random.random() < 0.5 else f"colour {key}{key}" for key, text in labeled.items()]
+        assert words(options=lost, answer=answer) in (f"colour {answer}{answer}", None)
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"choices": ["red", "blue"]}, "'choices'"),
+        ({"Answer Choices": "red|blue"}, "'Answer Choices'"),
+        ({"optoins": ["red", "blue"]}, "'optoins'"),
+        ({"A": "red", "B": "blue", "C": None}, "'A', 'B'"),
+        ({"option_a": "red", "option_b": "blue"}, "'option_a', 'option_b'"),
+        ({"choice1": "red", "choice2": "blue"}, "'choice1', 'choice2'"),
+    ],
+)
+def test_17_options_under_another_key_are_refused_and_not_dropped(row: dict[str, Any], shown: str) -> None:
+    found = made(**row)
+    assert isinstance(found, RefusedRow)
+    assert found.reason == label_rows.LOST
+    assert shown in found.detail and "'options'" in found.detail
+    assert words(**row, options=["x", "y"]) == "x"
+    assert words(**dict.fromkeys(row)) == "A"
+
+
+@pytest.mark.parametrize("row", [{"a": "x", "q": "y"}, {"answer1": "x", "answer2": "y"}, {"A": "x"}, {"choice_id": 3}])
+def test_other_keys_are_no_options(row: dict[str, Any]) -> None:
+    assert words(**row, answer="red") == "red"
+
+
+def test_17_columns_of_a_table_are_seen_though_only_known_ones_are_read() -> None:
+    found = parse({"question": "which?", "answer": "A"}, "x.parquet, row 3", ["image", "question", "answer", "choices"])
+    assert isinstance(found, RefusedRow) and found.reason == label_rows.LOST
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [(["red", "blue"], "C"), (["red", "blue"], "7"), (["red", "blue"], "A. blue"), ({"3": "x", "7": "y"}, "A"), ("red|x", "y")],
+)
+def test_11_a_refused_answer_is_told_how_to_write_it(options: Any, answer: str) -> None:
+    found = made(options=options, answer=answer)
+    assert isinstance(found, RefusedRow)
+    assert "write the letter of an option, or its text" in found.detail
+
+
+def test_10_20_warnings_show_the_answer_and_its_options(folder: Path) -> None:
+    good = {"image": "0.png", "question": "which?"}
+    rows = [good | {"answer": "purple", "options": ["red", "blue"]}, good | {"answer": "A", "options": ["red"]}]
+    found = taken(jsonl(folder, rows), folder / "out").labels
+    where = f"{folder}/labels.jsonl"
+    assert found.examples[label_rows.OUTSIDE] == [f"{where}:1: answer 'purple', options ['red', 'blue']"]
+    assert found.examples[label_rows.ONE_OPTION] == [f"{where}:2: answer 'A', options ['red']"]
+
+
+def test_20_a_letter_and_its_text_are_no_conflict(folder: Path) -> None:
+    rows = [{"image": "0.png", "question": "q", "options": ["x", "y"], "answer": answer} for answer in ("A", "x", "A. x", "y")]
+    found = taken(jsonl(folder, rows), folder / "out").labels
+    assert found.warnings == {label_counts.CONFLICT: 1}
+    assert found.examples[label_counts.CONFLICT] == [f"{folder}/labels.jsonl:4: answer 'y' to 'q'"]
+
+
 def test_6_sportu_takes_lists_and_small_letters(tmp_path: Path) -> None:
     options = {"A": "w", "B": "x", "C": "y", "D": "z"}
     entries = [
@@ -195,6 +360,7 @@ def test_6_sportu_takes_lists_and_small_letters(tmp_path: Path) -> None:
     [
         *((NAN, None), (float("inf"), None), ("nan", None), (" ", None), (True, None), (["x"], None), (b"x", None)),
         *((2.0, "2"), (3, "3"), (2.5, "2.5"), (float(pa.scalar(0.1, pa.float32()).as_py()), "0.1"), (0.1, "0.1")),
+        *((0.00001, "0.00001"), (-1.5e-7, "-0.00000015"), (float(np.float32(1e-5)), "0.00001")),
         *(("None", "None"), ("NA", "NA"), ("null", "null"), (" red ", "red")),
     ],
 )
@@ -426,7 +592,7 @@ def test_every_row_is_counted_and_odd_ones_are_warned_of(folder: Path) -> None:
         label_rows.LETTER_ALONE: 1,
         f"{label_rows.MISSPELT} 'qestion_type' (for 'question_type')": 1,
     }
-    assert found.examples[label_counts.CONFLICT] == [f"{folder}/labels.jsonl:3"]
+    assert found.examples[label_counts.CONFLICT] == [f"{folder}/labels.jsonl:3: answer 'no' to 'one?'"]
     assert found.examples["no answer"] == [
         f"{folder}/labels.jsonl:8: the answer is missing; key 'anwser': did you mean 'answer'?"
     ]

@@ -1,0 +1,119 @@
+"""Options that are one text: a list or an object written out, lettered options, or options with separators between them."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import csv
+import re
+from typing import Any
+
+from leaml.data import json_text
+from leaml.data.label_marks import UNREADABLE, mark, split
+from leaml.data.values import UnusableError, shorten
+
+_FIX = 'write a list: ["red", "blue"], or red|blue'
+_ARRAY = re.compile(r"^(?:(?:np|numpy)\.)?array\((\[.*\])(?:,\s*dtype=[\w.'\"<>]+)?\s*\)$", re.S)
+_NUMBER_COMMA = re.compile(r"(?<=\d),(?=\d)")
+_GROUPED = re.compile(r"\d,\d{3}(?!\d)")
+_JOINED = re.compile(r"^(?:and|or|und|oder|et|ou)\s+(?=\S)", re.I)
+_JOINED_INSIDE = re.compile(r"\s(?:and|or|und|oder|et|ou|&)\s", re.I)
+_BULLET = re.compile(r"^[-*•]\s+(?=\S)")
+_BRACKETS = ("()", "[]", "{}")
+
+
+def from_text(text: str) -> tuple[Any, bool]:
+    """The value that a text holds, and whether it was cut at separators, so that an answer has to be among its parts.
+
+    Raises:
+        UnusableError: It is not plain where one option ends and the next begins.
+    """
+    if not text:
+        return None, False
+    if match := _ARRAY.match(text):
+        text = match[1]
+    if text[0] in "[{('\"":
+        for read in (_json, _python_literal):
+            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                if not isinstance(found := read(text), str):
+                    return found, False
+    for separator in "|\n;":
+        if separator in text and (parts := _cut(text, separator)):
+            return parts, True
+    if text[0] != "{" and (lettered := split(text)) is not None:
+        return lettered, False
+    parts = _cut_at_commas(text)
+    if len(parts) < 2:
+        raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}, with one option at most; {_FIX}")
+    return parts, True
+
+
+def _json(text: str) -> Any:
+    try:
+        return json_text.loads(text)
+    except json_text.DoubledKeyError as error:
+        raise UnusableError(UNREADABLE, f"options are {shorten(text)}: {error}; give each a letter of its own") from None
+
+
+def _python_literal(text: str) -> Any:
+    # NumPy prints its arrays without commas, and Python joins neighbouring texts to one
+    tree = ast.parse(re.sub(r"""(['"])\s+(?=['"])""", r"\1, ", text), mode="eval")
+    for node in ast.walk(tree):
+        keys = [ast.dump(key) for key in node.keys if key is not None] if isinstance(node, ast.Dict) else []
+        if len(set(keys)) < len(keys):
+            raise UnusableError(UNREADABLE, f"a key occurs twice in the options {shorten(text)}; give each a letter of its own")
+    return ast.literal_eval(tree)
+
+
+def _cut(text: str, separator: str) -> list[str]:
+    """The parts between separators; a separator at the end, or at both ends, has no option behind it."""
+    if text.startswith(separator) and text.endswith(separator):
+        text = text[1:]
+    text = text.removesuffix(separator)
+    if '"' in text and separator != "\n":
+        try:
+            parts = next(csv.reader([text.replace("\n", " ")], delimiter=separator, skipinitialspace=True, strict=True), [])
+        except csv.Error:
+            parts = text.split(separator)
+    else:
+        parts = text.split(separator)
+    parts = [part.strip() for part in parts]
+    if separator == "\n":
+        if all(_BULLET.match(part) for part in parts):
+            parts = [_BULLET.sub("", part) for part in parts]
+        for end in ",;":
+            if all(part.endswith(end) for part in parts[:-1]):
+                parts = [part.removesuffix(end) for part in parts]
+    for quote in "'\"":
+        if all(len(part) > 2 and part[0] == part[-1] == quote for part in parts):
+            parts = [part[1:-1].strip() for part in parts]
+    if any(_is_torn(part) for part in parts):
+        raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}, cut inside of brackets or quotes; {_FIX}")
+    return parts
+
+
+def _is_torn(part: str) -> bool:
+    found = mark(part)  # that of "a) red" closes a bracket that nothing opened
+    text = part if found is None else found.text
+    uneven = any(text.count(pair[0]) != text.count(pair[1]) for pair in _BRACKETS)
+    return uneven or (part[:1] == '"') != (part[-1:] == '"' and not part[-2:-1].isdigit())
+
+
+def _cut_at_commas(text: str) -> list[str]:
+    """The parts between commas, but for those of numbers: "1,000, 2,500" are two."""
+    if _NUMBER_COMMA.search(text):
+        if re.search(r",\s", text):
+            parts = [part.replace("\0", ",") for part in _cut(_NUMBER_COMMA.sub("\0", text), ",")]
+            return _unjoined(parts, text)
+        if _GROUPED.search(text):
+            raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}: do the commas group digits? {_FIX}")
+    return _unjoined(_cut(text, ","), text)
+
+
+def _unjoined(parts: list[str], text: str) -> list[str]:
+    """Without the word before the last part: "red, blue, and green"."""
+    *before, last = parts
+    last = _JOINED.sub("", last) if before else last
+    if before and _JOINED_INSIDE.search(last):
+        raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}: is {last!r} one option or two? {_FIX}")
+    return [*before, last]

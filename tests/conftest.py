@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -25,6 +26,9 @@ ENVIRONMENT = {
 }
 os.environ.update(ENVIRONMENT)
 os.environ.pop("RAY_ADDRESS", None)  # tests never join a cluster that happens to run
+
+settings.register_profile("leaml", deadline=None)  # how long an example takes depends on what else the machine does
+settings.load_profile("leaml")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -213,7 +213,7 @@ def test_formats_and_depths_that_are_not_read_are_refused_with_the_reason(header
             function(png16(ramp(12, 2), 4))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 65535), st.sampled_from([(1, 0), (3, 2), (4, 6)]), st.sampled_from(["png", "<", ">"]))
 def test_no_image_with_bright_values_comes_out_black(most: int, kind: tuple[int, int], form: str) -> None:
     channels, colour = kind

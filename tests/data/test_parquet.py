@@ -108,7 +108,7 @@ def test_a_name_may_hold_a_hash(tmp_path: Path) -> None:
     assert asked(table(tmp_path / "a.parquet", image=["a#1.png"])) == [(png(1), ["q0"])]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.sampled_from([1, 2, None])), min_size=1, max_size=8))
 def test_3_every_row_is_used_or_refused_with_its_own_image(tmp_path: Path, rows: list[tuple[str | None, int | None]]) -> None:
     path = tmp_path / "any.parquet"

@@ -298,7 +298,6 @@ schema = schemathesis.openapi.from_dict(DOCUMENT)
 @schema.parametrize()
 @hypothesis.settings(
     max_examples=40,
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=list(hypothesis.HealthCheck),

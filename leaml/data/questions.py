@@ -3,7 +3,8 @@
     {"image": "frame_0001.jpg", "question": "is there a polyp?"}
     {"image": "frame_0002.jpg", "question": "what colour is it?", "options": ["red", "pink"]}
 
-Without the column `image` every question is asked about every image. In CSV, options are separated by "|".
+Without the column `image` every question is asked about every image. Options are read as those of label rows; in CSV they are
+separated by "|".
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from leaml.broken_text import is_blank, refusal, stripped
 from leaml.choice import check_options
 from leaml.data import delimited, files
 from leaml.data.jsonl import lines
-from leaml.data.label_options import MOST_OPTIONS
+from leaml.data.label_options import MOST_OPTIONS, parse_options
+from leaml.data.values import UnusableError
 from leaml.errors import DataError
 
 COLUMNS = ("image", "question", "options")
@@ -64,20 +66,10 @@ def _parse(row: Any, where: str) -> Asked:
     if image is not None and (not isinstance(image, str) or not image.strip()):
         msg = f"{where}: 'image' must be a file name, got {image!r}"
         raise DataError(msg)
-    if options is not None:
-        good = isinstance(options, list) and all(isinstance(o, str) and not is_blank(o) for o in options)
-        if not good or not 2 <= len(options) <= MOST_OPTIONS:
-            msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {options!r}"
-            raise DataError(msg)
-        try:
-            check_options(options)
-        except DataError as error:
-            msg = f"{where}: {error}"
-            raise DataError(msg) from None
     if image is not None and (fault := files.no_path(image)):
         msg = f"{where}: 'image' {fault}"
         raise DataError(msg)
-    question, options = stripped(question), None if options is None else tuple(map(stripped, options))
+    question, options = stripped(question), _options(options, where)
     for what, text in (("question", question), *(("options", option) for option in options or ())):
         if fault := refusal(text):
             msg = f"{where}: {what!r} {fault}"
@@ -85,9 +77,23 @@ def _parse(row: Any, where: str) -> Asked:
     return Asked(image, question, options)
 
 
+def _options(value: Any, where: str) -> tuple[str, ...] | None:
+    """As those of a label row: labels in front of the texts are no part of them, here as in training."""
+    try:
+        found = parse_options(value)
+        texts = () if found is None else tuple(map(stripped, found.texts))
+        check_options(texts)
+    except (UnusableError, DataError) as error:
+        msg = f"{where}: {error}"
+        raise DataError(msg) from None
+    if found is None:
+        return None
+    if not 2 <= len(texts) <= MOST_OPTIONS or any(map(is_blank, texts)):
+        msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {value!r}"
+        raise DataError(msg)
+    return texts
+
+
 def _table(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for where, row in delimited.rows(uri, "question"):
-        cells: dict[str, Any] = {key: value for key, value in row.items() if value or key in ("image", "question")}
-        if "options" in cells:
-            cells["options"] = [option.strip() for option in cells["options"].split("|")]
-        yield where, cells
+        yield where, {key: value for key, value in row.items() if value or key in ("image", "question")}

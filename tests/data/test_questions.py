@@ -28,6 +28,12 @@ def test_json_lines_and_csv_say_the_same(tmp_path: Path) -> None:
     assert read(written(tmp_path, "\ufeff" + table, "Questions.CSV")) == expected
 
 
+@pytest.mark.parametrize("options", ['["a) red", "b) blue"]', '"red|blue"', '{"A": "red", "B": "blue"}', '"A. red B. blue"'])
+def test_options_are_those_that_training_shows_whatever_their_form(tmp_path: Path, options: str) -> None:
+    (asked,) = read(written(tmp_path, f'{{"question": "what colour?", "options": {options}}}'))
+    assert asked.options == ("red", "blue")
+
+
 def test_questions_alone_are_about_every_image(tmp_path: Path) -> None:
     assert read(written(tmp_path, '{"question": "what?"}')) == [Asked(None, "what?")]
     assert read(written(tmp_path, "question\nwhat?\nwhere?\n", "q.csv")) == [Asked(None, "what?"), Asked(None, "where?")]
@@ -49,7 +55,9 @@ def test_questions_alone_are_about_every_image(tmp_path: Path) -> None:
         ("q.jsonl", '{"image": "\\u0000.png", "question": "a"}', r"q\.jsonl:1: 'image' holds '\\x00'"),
         ("q.jsonl", '{"question": "a", "anwser": "b"}', r"q\.jsonl:1: unknown column 'anwser'"),
         ("q.jsonl", '{"question": "a", "options": ["b"]}', r"q\.jsonl:1: 'options' must be 2 to 26 texts"),
-        ("q.jsonl", '{"question": "a", "options": "b|c"}', r"q\.jsonl:1: 'options' must be"),
+        ("q.jsonl", '{"question": "a", "options": "b"}', r"q\.jsonl:1: .*one option at most"),
+        ("q.jsonl", '{"question": "a", "options": ["A. b", "C. c"]}', r"q\.jsonl:1: .*option B is missing"),
+        ("q.jsonl", '{"question": "a", "options": {"A": null, "B": "c"}}', r"q\.jsonl:1: missing option"),
         (
             "q.jsonl",
             '{"question": "a"}\n{"image": "x.png", "question": "b"}',

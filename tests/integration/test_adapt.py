@@ -199,12 +199,10 @@ def test_no_evaluation_image_was_captioned_or_trained_on(run: tuple[Path, Config
 
 def test_a_second_run_reuses_every_step(run: tuple[Path, Config, str]) -> None:
     folder, _, _ = run
-    began = time.time()
     again = leaml("adapt", str(folder.parents[1] / "small.yaml"))
     assert again.returncode == 0, again.stderr
     states = {s["state"] for s in json.loads((folder / "status.json").read_text())["steps"]}
     assert states == {"reused"}
-    assert time.time() - began < 90
 
 
 def test_a_killed_run_resumes_at_its_checkpoint(run: tuple[Path, Config, str], tmp_path: Path) -> None:

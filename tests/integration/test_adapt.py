@@ -23,7 +23,7 @@ from pipelines.plan import rehearse
 from pipelines.train import read_examples
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1500)
 
 
 def settings(storage: Path) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def settings(storage: Path) -> dict[str, Any]:
     }
 
 
-def leaml(*arguments: str, timeout: float = 800) -> subprocess.CompletedProcess[str]:
+def leaml(*arguments: str, timeout: float = 1300) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines.cli", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 

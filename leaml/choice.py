@@ -91,7 +91,7 @@ def choose(reply: str, logprob: float, options: Sequence[str], scored: Sequence[
     sums = np.array([np.logaddexp.reduce(np.array(each, dtype=np.float64)) for each in scored])
     among = sums - np.logaddexp.reduce(sums)
     if (found := settled(reply, logprob, options)) is None:
+        # not the greedy reply's own probability, beside which that of an alternative's several replies may be the larger one
         index = int(among.argmax())
-        own = named(reply, options) == index
-        found = Choice(index, logprob if own else float(among[index]), own)
+        found = Choice(index, float(among[index]), own=False)
     return Choice(found.index, found.logprob, found.own, tuple(among.tolist()))

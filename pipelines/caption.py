@@ -101,14 +101,17 @@ def _settings(config: CaptionConfig) -> dict[str, Any]:
     return found | ({"content": files.fingerprint(config.file)} if config.file and files.exists(config.file) else {})
 
 
-def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> list[dict[str, object]]:
-    """Rows of the captions table for those of the images that have a caption in a file.
+def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> tuple[list[dict[str, object]], list[str]]:
+    """Rows of the captions table for those of the images that have a caption in a file, and which of its texts are no captions.
+
+    What a teacher's reply must not be, a given text must not be either: an image of such a text counts as one without.
 
     Raises:
         DataError: No image has one, or a name in the file is that of several images.
     """
     wanted = set(refs.ids.to_pylist())
     rows: list[dict[str, object]] = []
+    unusable: list[str] = []
     example = None
     for folder in folders:
         for file in files.listing(folder, suffixes=(".parquet",)):
@@ -117,17 +120,26 @@ def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> l
                 text = given.of(row["image_id"], row["uri"])
                 if text is not None and row["image_id"] in wanted:
                     wanted.discard(row["image_id"])
-                    rows.append({"image_id": row["image_id"], "caption": text, "model": "given"})
+                    found, reason = replies.caption(text, "stop")
+                    if reason:
+                        unusable.append(f"{row['uri']}: {reason}")
+                    else:
+                        rows.append({"image_id": row["image_id"], "caption": found, "model": "given"})
+    if unusable and not rows:
+        msg = f"{given.uri}: none of its texts is a caption, such as that of {unusable[0]}"
+        raise DataError(msg)
     if not rows:
         msg = f"{given.uri}: none of its {len(given)} names, such as {given.unused[:1]}, is that of an image, such as {example}"
         raise DataError(msg)
-    return rows
+    return rows, unusable
 
 
-def given_text(given: ready.Captions, found: int, images: int) -> str:
+def given_text(given: ready.Captions, found: int, unusable: list[str], images: int) -> str:
     """How many images have a caption in the file, and what of it is of no use."""
     unused, twice = len(given.unused), given.twice
     notes = [f"{unused} of its names are no image of this run"] if unused else []
+    if unusable:
+        notes.append(f"{len(unusable)} of its texts are no captions and are left out, such as that of {unusable[0]}")
     notes += [f"{twice} further captions of a name are left out, the first is kept"] if twice else []
     return f"caption: {found} of {images} images have one in {given.uri}" + "".join(f"; {note}" for note in notes)
 
@@ -138,13 +150,13 @@ def publish_given(given: ready.Captions, folders: list[str], refs: ImageIndex, o
     Raises:
         DataError: As `given_rows`.
     """
-    rows = given_rows(given, folders, refs)
+    rows, unusable = given_rows(given, folders, refs)
     for number, start in enumerate(range(0, len(rows), _PART)):
         part = rows[start : start + _PART]
         counts = {"images": len(part), GIVEN: len(part)}
         files.write_bytes(f"{output}/counts/given-{number:06d}.json", json.dumps(counts).encode())
         tables.write(f"{output}/rows/given-{number:06d}.parquet", tables.table(part, tables.CAPTIONS))
-    say(given_text(given, len(rows), len(refs)))
+    say(given_text(given, len(rows), unusable, len(refs)))
     return [str(row["image_id"]) for row in rows]
 
 

@@ -31,19 +31,27 @@ def read(run: str) -> dict[str, Any]:
     if not files.exists(file):
         msg = f"{run} is not a run folder: it has no {STATUS}; give storage/name of a run, the folder of runs, or a config file"
         raise DataError(msg)
-    state: dict[str, Any] = json.loads(files.read_bytes(file))
+    state = _json(file)
     if state["state"] == RUNNING and not is_held(files.join(run, LOCK)):
-        again = json.loads(files.read_bytes(file))  # it may have ended between the two looks
+        again = _json(file)  # it may have ended between the two looks
         state = again | {"state": "stopped"} if again["state"] == RUNNING else again
     for step in state["steps"]:
         progress = files.join(run, step["folder"], PROGRESS)
         if step["state"] == RUNNING and state["state"] != RUNNING:
             step["state"] = state["state"]
         elif step["state"] == RUNNING and files.exists(progress):
-            step["progress"] = json.loads(files.read_bytes(progress))
+            step["progress"] = _json(progress)
     if state["state"] in GO_ON:
         state["go_on"] = GO_ON[state["state"]]
     return state
+
+
+def _json(file: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(files.read_bytes(file)))
+    except ValueError as error:
+        msg = f"{file} is damaged ({error}); remove it: finished steps stay, and the same command writes it anew"
+        raise DataError(msg) from None
 
 
 def folder_of(given: str, overrides: list[str] | None = None) -> str:
@@ -76,7 +84,7 @@ def show(run: str, as_json: bool = False, watch: bool = False) -> None:
     """
     while True:
         runs = runs_in(run)
-        states = [read(each) for each in runs or [run]]
+        states = [_readable(each) for each in runs] if runs else [read(run)]
         if as_json:
             print(json.dumps({"runs": states} if runs else states[0], indent=None if watch else 1), flush=True)
         else:
@@ -87,6 +95,14 @@ def show(run: str, as_json: bool = False, watch: bool = False) -> None:
         if not watch or all(state["state"] != RUNNING for state in states):
             return
         time.sleep(WATCH_EVERY)
+
+
+def _readable(run: str) -> dict[str, Any]:
+    """One of several runs; a damaged one does not hide the others."""
+    try:
+        return read(run)
+    except DataError as error:
+        return {"state": "unreadable", "run": Path(run).name, "error": str(error), "steps": [], "updated": time.time()}
 
 
 def _print(state: dict[str, Any], whole: bool) -> None:

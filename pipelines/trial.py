@@ -90,12 +90,12 @@ def _given(config: Config, sources: Sources, labels: Labels, part: bool) -> tupl
     given = captions.read(str(config.caption.file), config.caption.column)
     images = captioned(config, sources, labels)
     try:
-        found = len(given_rows(given, sources.image_folders, images))
+        rows, unusable = given_rows(given, sources.image_folders, images)
     except DataError as error:
         if not part:
             raise
         return None, f"of the images that were looked at: {error}"
-    return (None if part else found), given_text(given, found, len(images))
+    return (None if part else len(rows)), given_text(given, len(rows), unusable, len(images))
 
 
 def refuse_machine(config: Config) -> None:

@@ -14,6 +14,7 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from leaml.choice import choose, replies, settled
 from leaml.engine import reply_logprob
 from leaml.errors import DataError
+from leaml.scoring import normalise
 from leaml.vlm.shrink import Shrink
 from serve.errors import ApiError, explained, refuse, stopped
 from serve.media import Encoded, Picture
@@ -172,7 +173,9 @@ class EngineModels:
         if question.options:
             return await self._option(model, text, picture, question, alternatives, greedy, used, request_id)
         others = await self._branches(model, text, picture, reply, alternatives, request_id) if alternatives else []
-        ranked = sorted((o for o in others if o.text != greedy.text), key=lambda o: -o.logprob)[:alternatives]
+        ranked = sorted((o for o in others if normalise(o.text) != normalise(greedy.text)), key=lambda o: -o.logprob)[
+            :alternatives
+        ]
         return Answer(greedy, tuple(ranked), *used)
 
     async def _branches(
@@ -194,7 +197,7 @@ class EngineModels:
 
         by_text: dict[str, Reply] = {}
         for other in sorted(await together([branch(token) for token in tokens]), key=lambda o: o.logprob):
-            by_text[other.text] = other  # of equal texts the most probable
+            by_text[normalise(other.text)] = other  # of equal answers the most probable
         return list(by_text.values())
 
     async def _option(

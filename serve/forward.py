@@ -75,6 +75,7 @@ tcp-request connection reject if { sc0_conn_cur gt CLIENT }
 # a request id of every reply, also of those that no replica has sent
 http-request set-var(txn.request_id) uuid()
 http-request set-var(txn.request_id) req.hdr(x-request-id) if { req.hdr(x-request-id) -m reg '^[A-Za-z0-9._:-]{1,64}$' }
+http-request set-header X-Request-ID %[var(txn.request_id)]
 http-after-response set-header X-Request-ID %[var(txn.request_id)] unless { res.hdr(x-request-id) -m found }
 # what the application answers is marked by its headers; the rest is Ray's: a replica died (500), there is none (503), none came
 # while the request waited (408), or the routes are not known yet (404)

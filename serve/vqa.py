@@ -6,8 +6,11 @@ import math
 import time
 from typing import Any
 
+from leaml.broken_text import refusal
 from leaml.calibration import confidence
 from leaml.choice import check_options
+from leaml.data.label_options import parse_options
+from leaml.data.values import UnusableError
 from leaml.errors import DataError
 from leaml.scoring import ask
 from serve.chat import check_chars
@@ -51,10 +54,17 @@ def _question(text: str, options: list[str] | None, limits: LimitSettings) -> Qu
         return Question(text)
     if not 2 <= len(options) <= limits.options or any(not option.strip() for option in options):
         refuse(f"options must be 2 to {limits.options} texts that are not empty", "options", "options")
+    if fault := next((found for found in map(refusal, (text, *options)) if found), None):
+        refuse(f"a text {fault}", "options", "options")
     try:
+        read = parse_options(options)
         check_options(options)
-    except DataError as error:
+    except (DataError, UnusableError) as error:
         refuse(str(error), "options", "options")
+    if read is None or read.keys or any(shown != given.strip() for shown, given in zip(read.texts, options, strict=True)):
+        refuse(
+            "options carry labels of their own; send their texts alone, the model is shown A, B, C, ...", "options", "options"
+        )
     return Question(text, tuple(options))
 
 

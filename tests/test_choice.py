@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaml.choice import check_options, choose, named, replies, settled
+from leaml.choice import Choice, check_options, choose, named, replies, settled
 from leaml.errors import DataError
 
 COLOURS = ["red", "blue"]
@@ -50,9 +50,13 @@ def test_a_greedy_reply_that_is_less_probable_than_another_option_is_not_the_ans
     assert (found.index, found.own) == (1, False)
 
 
-def test_the_models_own_answer_keeps_the_probability_of_its_reply() -> None:
-    found = choose("A", math.log(0.3), COLOURS, [[math.log(0.3)], [math.log(0.1)]])
-    assert (found.index, found.own, found.logprob) == (0, True, math.log(0.3))
+def test_no_other_option_is_more_probable_than_the_answer() -> None:
+    """The greedy reply "A" has 0.3, and the two of the other option 0.2 each: their sum would stand above it."""
+    scored = [[math.log(0.3), math.log(0.2)], [math.log(0.2), math.log(0.2)]]
+    found = choose("A", math.log(0.3), COLOURS, scored)
+    assert (found.index, found.own) == (0, False)
+    assert found.logprob == max(found.others) == pytest.approx(math.log(5 / 9))
+    assert choose("A", math.log(0.6), COLOURS, scored) == Choice(0, math.log(0.6), True, found.others)
 
 
 @given(st.lists(st.lists(st.floats(-30, -2), min_size=1, max_size=3), min_size=2, max_size=26))

@@ -328,6 +328,24 @@ def test_the_teacher_is_asked_for_the_images_without_a_caption_only(tmp_path: Pa
     assert made == {("A square.", "leaml-tiny-teacher"): 4, ("One.", "given"): 1, ("Four.", "given"): 1}
 
 
+@pytest.mark.parametrize("bad", ["a red <image> shape", "a \ufffd shape", "None", "I'm sorry, I cannot help with that."])
+def test_a_given_text_that_is_no_caption_is_left_out_and_said(
+    tmp_path: Path, bad: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refs = images_table(tmp_path / "images", 2)
+    file = tmp_path / "given.jsonl"
+    names = [ref.image_id for ref in refs]
+    file.write_text(
+        "\n".join(json.dumps({"image_id": i, "caption": c}) for i, c in zip(names, (bad, "A red square."), strict=True))
+    )
+    given = captions.read(str(file))
+    assert publish_given(given, [str(tmp_path / "images")], refs, str(tmp_path / "out")) == names[1:]
+    assert "1 of its texts are no captions and are left out" in " ".join(capsys.readouterr().out.split())
+    file.write_text(json.dumps({"image_id": names[0], "caption": bad}))
+    with pytest.raises(DataError, match="none of its texts is a caption"):
+        publish_given(captions.read(str(file)), [str(tmp_path / "images")], refs, str(tmp_path / "other"))
+
+
 def test_names_that_fit_no_image_are_refused_with_both(tmp_path: Path) -> None:
     refs = images_table(tmp_path / "images", 2)
     (tmp_path / "given.json").write_text('{"frame.png": "A ball."}')

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from leaml import __version__
 from leaml import config as tree
+from leaml.errors import DataError
 from pipelines import cli, clock, estimates
 from pipelines import status as shown
 from pipelines.run import DONE, Run
@@ -79,6 +80,19 @@ def test_a_killed_run_is_stopped_and_a_running_one_runs(tmp_path: Path, capsys: 
     out = capsys.readouterr().out
     assert out.startswith("run mine: stopped")
     assert "the same command goes on" in out
+
+
+def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in (
+        ("bad", "{"),
+        ("good", json.dumps({"run": "good", "state": "done", "updated": time.time(), "steps": []})),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "status.json").write_text(text)
+    shown.show(str(tmp_path))
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["unreadable", "bad"], ["done", "good"]]
+    with pytest.raises(DataError, match=r"bad/status\.json is damaged"):
+        shown.read(str(tmp_path / "bad"))
 
 
 def test_a_holder_on_another_host_is_believed_while_it_beats(tmp_path: Path) -> None:

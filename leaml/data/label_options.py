@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leaml.data.label_marks import FIX, GAP, UNREADABLE, initials, key_of, letter, mark, pairs
+from leaml.data.label_marks import FIX, GAP, UNREADABLE, key_of, letter, mark, pairs, unclear_letters
 from leaml.data.option_texts import from_text
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 
@@ -33,14 +33,13 @@ class Options:
         texts: What the options say.
         keys: Numbers by which the row's answer may name them, where the file numbers them.
         split: Whether they were one text, cut at separators: then the answer has to be among them.
-        initials: Letters with which all of them begin ("E. coli") and that are not those of their places: a letter alone
-            names none then.
+        unclear: Letters that alone name none of them, as the texts themselves begin with letters ("C. elegans", "B-mode").
     """
 
     texts: tuple[str, ...]
     keys: tuple[str, ...] = ()
     split: bool = False
-    initials: tuple[str, ...] = ()
+    unclear: tuple[str, ...] = ()
 
 
 def parse_options(value: Any) -> Options | None:
@@ -103,7 +102,7 @@ def _listed(values: list[Any], split: bool = False) -> Options | None:
     labeled = pairs(texts, split)
     if labeled is not None:
         return _keyed(labeled, texts)
-    return Options(tuple(texts), initials=initials(texts))
+    return Options(tuple(texts), unclear=unclear_letters(texts))
 
 
 def _entries(entries: list[Any]) -> Options | None:
@@ -178,7 +177,13 @@ def _by_number(named: list[tuple[int, Any]], shown: Any) -> Options:
     kept = named[: len(_without_tail([value for _, value in named]))]
     if lost := [number for number, value in kept if is_missing(value)]:
         raise UnusableError(GAP, f"option {lost[0]} is missing among {shorten(shown)}; write it, or remove its key")
-    return Options(tuple(text_of(value, "an option") for _, value in kept), tuple(str(number) for number, _ in kept))
+    numbers, texts = [number for number, _ in kept], [text_of(value, "an option") for _, value in kept]
+    if (labeled := pairs(texts)) is not None:
+        labels = [label for label, _ in labeled]
+        if labels not in ([letter(place) for place in range(len(texts))], [str(number) for number in numbers]):
+            raise UnusableError(UNREADABLE, _contradiction(shown))
+        texts = [text for _, text in labeled]
+    return Options(tuple(texts), tuple(map(str, numbers)), unclear=unclear_letters(texts))
 
 
 def _by_letter(named: list[tuple[str, Any]], shown: Any) -> Options:
@@ -187,13 +192,16 @@ def _by_letter(named: list[tuple[str, Any]], shown: Any) -> Options:
         if key != letter(place):
             raise UnusableError(GAP, f"option {letter(place)} is missing among {shorten(shown)}; write all from A on")
     texts = [text_of(value, "an option") for _, value in named]
-    marks = [found for found in map(mark, texts) if found is not None and found.text]
-    labels = [found.key for found in marks]
-    if marks and len(marks) == len(texts) and sorted(labels) == [key for key, _ in named]:
-        if labels != sorted(labels):
-            raise UnusableError(UNREADABLE, f"keys and labels of the options {shorten(shown)} contradict each other; keep one")
-        texts = [found.text for found in marks]
-    return Options(tuple(texts))
+    marks = [mark(text) for text in texts]
+    if all(found and found.text and found.key == key for found, (key, _) in zip(marks, named, strict=True)):
+        texts = [found.text for found in marks if found is not None]
+    elif any(found and found.is_label() and found.key != key for found, (key, _) in zip(marks, named, strict=True)):
+        raise UnusableError(UNREADABLE, _contradiction(shown))
+    return Options(tuple(texts), unclear=unclear_letters(texts, keyed=True))
+
+
+def _contradiction(shown: Any) -> str:
+    return f"keys and labels of the options {shorten(shown)} contradict each other; keep one"
 
 
 def _without_tail(values: list[Any]) -> list[Any]:

@@ -114,7 +114,7 @@ def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspe
 
 def _named(answer: str, options: Options) -> str:
     """The answer, its option's letter where the file names that by number."""
-    by_key = answer in options.keys
+    by_key, said = answer in options.keys, chosen_letters(answer, _NO_TEXTS)
     as_text = [n for n, text in enumerate(options.texts) if normalise(text) == normalise(answer)]
     if by_key:
         place = options.keys.index(answer)
@@ -126,9 +126,9 @@ def _named(answer: str, options: Options) -> str:
     if options.keys and _is_letter(answer) and not as_text and not _in_sequence(options.keys):
         detail = f"the answer is {answer!r}, and the options are the numbers {shorten(options.keys)}; {_WRITE}"
         raise UnusableError(AMBIGUOUS, detail)
-    if options.initials and not as_text and chosen_letters(answer, _NO_TEXTS):
-        shown = f"the answer is {answer!r}, and the options {shorten(options.texts)} begin with {', '.join(options.initials)}"
-        raise UnusableError(AMBIGUOUS, f"{shown}: {FIX}")
+    if options.unclear and not as_text and not (said and said.isdisjoint(options.unclear)):
+        shown = f"the answer is {shorten(answer)}, and options of {shorten(options.texts)} begin with letters themselves"
+        raise UnusableError(AMBIGUOUS, f"{shown}: {FIX}, or answer with the text of one")
     numbered = mark(answer) if options.keys and not as_text else None
     if numbered and numbered.key in options.keys:
         place = options.keys.index(numbered.key)

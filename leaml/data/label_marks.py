@@ -127,7 +127,10 @@ def _of_all(marks: list[Mark], texts: Sequence[str]) -> list[tuple[str, str]] | 
     if all(each.is_letter() for each in marks):
         due = [letter(n) for n in range(len(keys))]
         if sorted(keys) != due:
-            if all(each.style in _SOFT for each in marks):
+            begun = (
+                keys == sorted(set(keys)) and keys[0] == "A" and keys[-1] in string.ascii_uppercase[: len(keys) + _MOST_LOST]
+            )
+            if not begun and not any(each.is_label() for each in marks):
                 return None  # "C. elegans", "E. coli": `unclear_letters` says that a letter names none of them
             lost = next((key for key in due if key not in keys), due[0])
             raise UnusableError(GAP, f"option {lost} is missing among {shorten(texts)}, labeled {', '.join(keys)}; {FIX}")

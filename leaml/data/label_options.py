@@ -32,12 +32,14 @@ class Options:
     Attributes:
         texts: What the options say.
         keys: Numbers by which the row's answer may name them, where the file numbers them.
+        moved: Whether the file has them in another order than that of their numbers: then no letter is plain.
         split: Whether they were one text, cut at separators: then the answer has to be among them.
         unclear: Letters that alone name none of them, as the texts themselves begin with letters ("C. elegans", "B-mode").
     """
 
     texts: tuple[str, ...]
     keys: tuple[str, ...] = ()
+    moved: bool = False
     split: bool = False
     unclear: tuple[str, ...] = ()
 
@@ -167,14 +169,15 @@ def _keyed(named: Sequence[tuple[Any, Any]], shown: Any) -> Options | None:
         raise UnusableError(UNREADABLE, f"a key occurs twice in the options {shorten(shown)}; give each a letter of its own")
     values = [value for _, value in named]
     if all(key.isdigit() for key in keys):
-        return _by_number(sorted((int(key), value) for key, value in zip(keys, values, strict=True)), shown)
+        return _by_number([(int(key), value) for key, value in zip(keys, values, strict=True)], shown)
     if any(key.isdigit() for key in keys):
         raise UnusableError(UNREADABLE, f"the options {shorten(shown)} are named by letters and by numbers; use letters")
     return _by_letter([(key, value) for key, value in zip(keys, values, strict=True) if not is_missing(value)], shown)
 
 
 def _by_number(named: list[tuple[int, Any]], shown: Any) -> Options:
-    kept = named[: len(_without_tail([value for _, value in named]))]
+    ordered = sorted(named, key=lambda pair: pair[0])
+    kept = ordered[: len(_without_tail([value for _, value in ordered]))]
     if lost := [number for number, value in kept if is_missing(value)]:
         raise UnusableError(GAP, f"option {lost[0]} is missing among {shorten(shown)}; write it, or remove its key")
     numbers, texts = [number for number, _ in kept], [text_of(value, "an option") for _, value in kept]
@@ -183,7 +186,7 @@ def _by_number(named: list[tuple[int, Any]], shown: Any) -> Options:
         if labels not in ([letter(place) for place in range(len(texts))], [str(number) for number in numbers]):
             raise UnusableError(UNREADABLE, _contradiction(shown))
         texts = [text for _, text in labeled]
-    return Options(tuple(texts), tuple(map(str, numbers)), unclear=unclear_letters(texts))
+    return Options(tuple(texts), tuple(map(str, numbers)), ordered != named, unclear=unclear_letters(texts))
 
 
 def _by_letter(named: list[tuple[str, Any]], shown: Any) -> Options:

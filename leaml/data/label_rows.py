@@ -51,6 +51,7 @@ _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
 _JOINED = re.compile("[A-Z]{2,}")
 _ALL_LETTERS = option_letters(MOST_OPTIONS)
 _WRITE = "write the letter of an option, or its text"
+_BY_NUMBER = "write the number of an option, or its text"
 _NO_TEXTS = tuple(f"\0{n}" for n in range(MOST_OPTIONS))
 """Options that no answer spells out: of these it can only name letters."""
 _LETTER_FIRST = re.compile(r"^\W*[A-Za-z]\W+(?P<text>\w.*)$", re.S)
@@ -123,8 +124,11 @@ def _named(answer: str, options: Options) -> str:
             raise UnusableError(AMBIGUOUS, detail)
         if place < MOST_OPTIONS:
             return string.ascii_uppercase[place]
-    if options.keys and _is_letter(answer) and not as_text and not _in_sequence(options.keys):
-        detail = f"the answer is {answer!r}, and the options are the numbers {shorten(options.keys)}; {_WRITE}"
+    if options.keys and said and not as_text and (options.moved or not _in_sequence(options.keys)):
+        order = ", in another order" if options.moved else ""
+        detail = (
+            f"the answer is {shorten(answer)}, and the options are the numbers {shorten(options.keys)}{order}; {_BY_NUMBER}"
+        )
         raise UnusableError(AMBIGUOUS, detail)
     if options.unclear and not as_text and not (said and said.isdisjoint(options.unclear)):
         shown = f"the answer is {shorten(answer)}, and options of {shorten(options.texts)} begin with letters themselves"

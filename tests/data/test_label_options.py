@@ -141,6 +141,51 @@ def test_options_are_read_as_meant_or_the_row_is_refused(options: Any, answer: A
     assert words(options=options, answer=answer) == right
 
 
+@pytest.mark.parametrize(
+    ("options", "answer", "right"),
+    [
+        ("""['"red" "blue"', 'x']""", "A", '"red" "blue"'),
+        ("""["it's 'a' 'b'", 'c']""", "A", "it's 'a' 'b'"),
+        ("""["it's 'a' 'b'" 'c']""", "B", "c"),
+        ("[' ', 'x']", "A", None),
+        ("[' ', 'x']", "B", None),
+        ("['it''s', 'x']", "B", None),
+        ("['red'\n 'blue'\n 'x']", "C", "x"),
+        ("['red' 'blue', 'x']", "C", "x"),
+        ("['red' 'blue", "A", None),
+        (r"red\|pink|blue", "B", None),
+        (r"red\;pink;blue", "B", None),
+        (r"red\, pink, blue", "B", None),
+        (r"1\,000, 20", "B", None),
+        (r"red\,pink|blue", "A", r"red\,pink"),
+    ],
+)
+def test_options_written_as_text_keep_what_stands_in_quotes(options: str, answer: str, right: str | None) -> None:
+    assert words(options=options, answer=answer) == right
+
+
+@hypothesis.given(
+    st.lists(st.text("ab'\"\\ ,|\n", min_size=1).filter(lambda t: t.strip() == t), min_size=2, max_size=5, unique=True)
+)
+def test_a_python_list_as_text_is_that_list(texts: list[str]) -> None:
+    assert words(options=repr(texts), answer="A") == words(options=texts, answer="A")
+
+
+@pytest.mark.parametrize("answer", ["A", "b", "(A)", "Option B", "A. red", "A. blue"])
+def test_options_whose_order_is_not_that_of_their_numbers_have_no_letters(answer: str) -> None:
+    forms: list[Any] = [
+        ["2. red", "1. blue"],
+        [{"id": 2, "text": "red"}, {"id": 1, "text": "blue"}],
+        {"2": "red", "1": "blue"},
+        {"label": [2, 1], "text": ["red", "blue"]},
+        "2. red\n1. blue",
+    ]
+    for form in forms:
+        assert words(options=form, answer=answer) is None, form
+        assert (words(options=form, answer="1"), words(options=form, answer="red")) == ("blue", "red")
+    assert words(options={"1": "red", "2": "blue"}, answer="b") == "blue"
+
+
 LABELED_TWICE = [
     *((["A. red", "C. green", "D. x"], "C"), (["B. red", "A. blue"], "B"), (["B) red", "A) blue", "x"], "A")),
     *((["A. red", "B. x", "D. y"], "B"), (["B red", "A blue"], "B"), (["B/ red", "A/ blue"], "A"), (["B. red", "C. x"], "B")),
@@ -333,4 +378,4 @@ def test_17_columns_of_a_table_are_seen_though_only_known_ones_are_read() -> Non
 def test_11_a_refused_answer_is_told_how_to_write_it(options: Any, answer: str) -> None:
     found = made(options=options, answer=answer)
     assert isinstance(found, RefusedRow)
-    assert "write the letter of an option, or its text" in found.detail
+    assert " of an option, or its text" in found.detail

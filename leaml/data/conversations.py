@@ -132,8 +132,11 @@ def _parsed(pair: dict[str, Any], of_entry: dict[str, Any], alone: bool, where: 
 
 
 def _role(turn: Any) -> str | None:
-    role = (turn.get("from") or turn.get("role")) if isinstance(turn, Mapping) else None
-    return role if isinstance(role, str) else None
+    """Who speaks. Raises UnusableError where 'from' and 'role' say different things."""
+    said = [turn[key] for key in ("from", "role") if turn.get(key)] if isinstance(turn, Mapping) else []
+    if len(said) > 1 and said[0] != said[1] and not any({*map(str, said)} <= of_one for of_one in (_USER, _MODEL)):
+        raise UnusableError(DOUBLED, f"'from' and 'role' of the turn {shorten(turn)}; remove one")
+    return said[0] if said and isinstance(said[0], str) else None
 
 
 def _list_of_turns(entry: Any) -> list[Any]:
@@ -183,6 +186,12 @@ def _part(part: Any) -> str:
     raise UnusableError(_NO_TEXT, f"the part {shorten(part)} is neither text nor an image")
 
 
+def _shown_by(part: Mapping[str, Any]) -> list[str]:
+    """The keys of a part that name its image: one, unless they name different ones."""
+    keys = [key for key in ("image_url", "image") if part.get(key)]
+    return keys[:1] if len(keys) == 2 and part[keys[0]] == part[keys[1]] else keys
+
+
 def _without_image(text: str) -> str:
     """A question without the placeholder at its ends. Raises UnusableError for more than one, or one between words."""
     if text.count(_IMAGE) > 1:
@@ -204,7 +213,7 @@ def _image(entry: Any, where: str) -> str | RefusedRow:
     said = [turn for found in listed for turn in found if isinstance(turn, Mapping)]
     contents = [turn.get(key) for turn in said for key in ("value", "content")]
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
-    shown = [part.get("image_url") or part.get("image") for part in parts if part.get("image_url") or part.get("image")]
+    shown = [part[key] for part in parts for key in _shown_by(part)]
     named = row_files.image_name(entry, where)
     in_parts = row_files.image_name({"images": shown}, where)
     if named is not None and in_parts is not None and not isinstance(named, RefusedRow) and named != in_parts:

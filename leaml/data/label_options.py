@@ -93,6 +93,44 @@ def lost_options(row: Mapping[str, Any], names: Sequence[str], misspelt: Sequenc
     return tuple(name for name in misspelt if name in filled)
 
 
+def unknown_options(row: Mapping[str, Any], names: Sequence[str], known: Sequence[str], answer: str) -> tuple[str, ...]:
+    """Columns of any name in which a row that a letter alone answers may have its options: a list, or columns "opa" and "opb".
+
+    Args:
+        row: The row.
+        names: All its columns.
+        known: Columns that hold something else.
+        answer: The letter. A list that holds it as a text has no options for it: several people's answers, say.
+    """
+    filled = [name for name in names if name not in known and (name not in row or not is_missing(row[name]))]
+    for name in filled:
+        texts = _texts_in(row.get(name))
+        if len(texts) > 1 and answer.casefold() not in (text.strip().casefold() for text in texts):
+            return (name,)
+    groups: dict[tuple[str, str], dict[str, str]] = {}
+    for name in filled:
+        for place, char in enumerate(name.lower()):
+            if char.isalnum():
+                groups.setdefault((name.lower()[:place], name.lower()[place + 1 :]), {})[char] = name
+    return next(
+        (tuple(group.values()) for group in groups.values() if any(set(run) <= set(group) for run in ("ab", "12", "01"))), ()
+    )
+
+
+def _texts_in(value: Any) -> list[str]:
+    """The texts in a list or an object, however deep, also where that is written as a text."""
+    if isinstance(value, str) and (value.lstrip()[:1] in ("[", "{") or "|" in value or "\n" in value):
+        try:
+            value, _ = from_text(value.strip())
+        except UnusableError:
+            return []
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, list | tuple):
+        return []
+    return [text for each in value for text in ([each] if isinstance(each, str) else _texts_in(each))]
+
+
 def _listed(values: list[Any], split: bool = False) -> Options | None:
     values = _without_tail(values)
     if values and all(isinstance(value, Mapping) for value in values):

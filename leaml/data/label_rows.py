@@ -17,7 +17,7 @@ from leaml.broken_text import refusal
 from leaml.choice import check_options
 from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
 from leaml.data.label_marks import FIX, UNREADABLE, key_of, mark
-from leaml.data.label_options import MOST_OPTIONS, Options, lost_options, parse_options
+from leaml.data.label_options import MOST_OPTIONS, Options, lost_options, parse_options, unknown_options
 from leaml.data.records import NO_QUESTION, Question, Record, RefusedRow
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 from leaml.errors import DataError
@@ -104,13 +104,20 @@ def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspe
     if options is not None:
         answer = _named(answer, options)
     elif lost := lost_options(row, names, misspelt=[name for name, known in misspelt if known == "options"]):
-        shown = ", ".join(map(repr, lost))
-        one, several = "name it 'options'", """write 'options': {"A": ..., "B": ...}, or red|blue in a table"""
-        raise UnusableError(LOST, f"no 'options', but {shown}; {one if len(lost) == 1 else several}, or remove {shown}")
-    elif "options" in row and _is_letter(answer) and not _LETTERED_LINES.search(question):
-        raise UnusableError(LETTER_ALONE, f"the answer is {answer!r}, and there are no options; write them, or its text")
+        raise UnusableError(LOST, f"no 'options', but {_elsewhere(lost)}")
+    elif _is_letter(answer.upper()) and not _LETTERED_LINES.search(question):
+        if lost := unknown_options(row, names, (*_NO_LABEL, *CHAT_KEYS), answer.strip("().: ")):
+            raise UnusableError(LETTER_ALONE, f"the answer is {answer!r} and there are no 'options', but {_elsewhere(lost)}")
+        if "options" in row and _is_letter(answer):
+            raise UnusableError(LETTER_ALONE, f"the answer is {answer!r}, and there are no options; write them, or its text")
     texts = None if options is None else options.texts
     return Question(question, answer, None if is_missing(kind) else text_of(kind, "the question_type"), texts, where, doubts)
+
+
+def _elsewhere(columns: tuple[str, ...]) -> str:
+    shown = ", ".join(map(repr, columns))
+    one, several = "name it 'options'", """write 'options': {"A": ..., "B": ...}, or red|blue in a table"""
+    return f"{shown}; {one if len(columns) == 1 else several}, or remove {shown}"
 
 
 def _named(answer: str, options: Options) -> str:

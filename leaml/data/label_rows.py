@@ -47,6 +47,8 @@ _PLACEHOLDER = re.compile(
     re.I,
 )
 """What stands for an image in the texts of the model families: <image>, <|image_pad|>, <image 1>, [IMG], U+FFFC, ..."""
+_IMAGE = r"<image(?: 1)?>"
+_AT_ENDS = re.compile(rf"^(?:\s*{_IMAGE})*\s*|\s*(?:{_IMAGE}\s*)*$")
 _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
 _JOINED = re.compile("[A-Z]{2,}")
 _ALL_LETTERS = option_letters(MOST_OPTIONS)
@@ -87,6 +89,19 @@ def parse(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = None)
         return RefusedRow(where, error.reason, "; ".join(part for part in (error.detail, meant) if part))
 
 
+def without_image(question: str) -> str:
+    """A question without `<image>` or `<image 1>` at its ends. Raises UnusableError for more than one, or one between words."""
+    if (shown := len(re.findall(_IMAGE, question))) > 1:
+        raise UnusableError(PLACEHOLDER, f"{shorten(question)} shows {shown} images; the row has one")
+    rest = _AT_ENDS.sub("", question)
+    if match := re.search(_IMAGE, rest):
+        detail = (
+            f"{shorten(question)} has {match[0]!r} between words; write it in front of them or behind them, or leave it out"
+        )
+        raise UnusableError(PLACEHOLDER, detail)
+    return rest
+
+
 def checked(record: Record) -> Record:
     """The record without those of its questions that cannot be used; they are among its `refused` rows."""
     found = [check(replace(question, where=question.where or record.uri)) for question in record.questions]
@@ -96,7 +111,7 @@ def checked(record: Record) -> Record:
 
 
 def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspelt: tuple[tuple[str, str], ...]) -> Question:
-    question = text_of(row.get("question"), "the question")
+    question = text_of(without_image(text_of(row.get("question"), "the question")), "the question")
     answer = text_of(row.get("answer"), "the answer")
     kind = row.get("question_type")
     options = parse_options(row.get("options"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import posixpath
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -132,13 +133,13 @@ def _folder(uri: str, column: str) -> Iterator[tuple[str, Any]]:
 
 
 def _csv(uri: str, text: str) -> Iterator[tuple[str, Any]]:
-    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    delimited.check_names(uri, table.fieldnames or ())
-    for row in table:
-        if None in row:
-            msg = f"{uri}:{table.line_num}: more cells than columns; put a text that holds a comma in double quotes"
-            raise DataError(msg)
-        yield f"{uri}:{table.line_num}", row
+    table = csv.reader(io.StringIO(text, newline=""), strict=True)
+    names = next(table, [])
+    delimited.check_names(uri, names)
+    for cells in filter(None, table):
+        where = f"{uri}:{table.line_num}"
+        delimited.check_cells(where, names, cells)
+        yield where, dict(itertools.zip_longest(names, cells))
 
 
 def _json(uri: str, text: str, column: str) -> Iterator[tuple[str, Any]]:

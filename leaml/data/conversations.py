@@ -11,7 +11,6 @@ elsewhere is refused. Chats without an image are counted and left out.
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from leaml.data import files, json_text, row_files
 from leaml.data.embedded import Embedded
 from leaml.data.jsonl import lines
 from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, hint, labels_elsewhere, suggested
-from leaml.data.label_rows import DOUBLED, PLACEHOLDER, TEXT_ONLY, parse
+from leaml.data.label_rows import DOUBLED, TEXT_ONLY, parse, without_image
 from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, by_image, need_path, refuse_split
 from leaml.data.registry import reader
 from leaml.data.values import UnusableError, is_missing, shorten
@@ -29,7 +28,6 @@ from leaml.errors import DataError
 _USER, _MODEL = {"human", "user"}, {"gpt", "assistant"}
 _TURN_KEYS = ("from", "role", "value", "content")
 _IMAGE = "<image>"
-_AT_ENDS = re.compile(rf"^(?:\s*{_IMAGE})*\s*|\s*(?:{_IMAGE}\s*)*$")
 _OUT_OF_TURN, _NO_TURNS, _NO_TEXT = "turn without its counterpart", "no turns", "turn that is no text"
 
 
@@ -101,7 +99,9 @@ def turns(entry: Any, where: str) -> Iterator[Question | RefusedRow]:
                 raise UnusableError(_OUT_OF_TURN, f"expected a turn of {due} with text, got {shorten(turn)}")
             if asked is None:
                 asked = {key: value for key, value in turn.items() if key not in _TURN_KEYS}
-                asked["question"] = _without_image(_text(turn))
+                asked["question"] = without_image(_text(turn))
+                if not asked["question"]:
+                    raise UnusableError(_OUT_OF_TURN, f"the question {shorten(_text(turn))} has no text")
             else:
                 pairs.append(asked | {"answer": _text(turn)})
                 asked = None
@@ -132,8 +132,11 @@ def _parsed(pair: dict[str, Any], of_entry: dict[str, Any], alone: bool, where: 
 
 
 def _role(turn: Any) -> str | None:
-    role = (turn.get("from") or turn.get("role")) if isinstance(turn, Mapping) else None
-    return role if isinstance(role, str) else None
+    """Who speaks. Raises UnusableError where 'from' and 'role' say different things."""
+    said = [turn[key] for key in ("from", "role") if turn.get(key)] if isinstance(turn, Mapping) else []
+    if len(said) > 1 and said[0] != said[1] and not any({*map(str, said)} <= of_one for of_one in (_USER, _MODEL)):
+        raise UnusableError(DOUBLED, f"'from' and 'role' of the turn {shorten(turn)}; remove one")
+    return said[0] if said and isinstance(said[0], str) else None
 
 
 def _list_of_turns(entry: Any) -> list[Any]:
@@ -183,17 +186,10 @@ def _part(part: Any) -> str:
     raise UnusableError(_NO_TEXT, f"the part {shorten(part)} is neither text nor an image")
 
 
-def _without_image(text: str) -> str:
-    """A question without the placeholder at its ends. Raises UnusableError for more than one, or one between words."""
-    if text.count(_IMAGE) > 1:
-        raise UnusableError(PLACEHOLDER, f"{shorten(text)} shows {text.count(_IMAGE)} images; the entry has one")
-    rest = _AT_ENDS.sub("", text)
-    if _IMAGE in rest:
-        detail = f"{shorten(text)} has {_IMAGE!r} between words; write it in front of them or behind them, or leave it out"
-        raise UnusableError(PLACEHOLDER, detail)
-    if not rest:
-        raise UnusableError(_OUT_OF_TURN, f"the question {shorten(text)} has no text")
-    return rest
+def _shown_by(part: Mapping[str, Any]) -> list[str]:
+    """The keys of a part that name its image: one, unless they name different ones."""
+    keys = [key for key in ("image_url", "image") if part.get(key)]
+    return keys[:1] if len(keys) == 2 and part[keys[0]] == part[keys[1]] else keys
 
 
 def _image(entry: Any, where: str) -> str | RefusedRow:
@@ -204,7 +200,7 @@ def _image(entry: Any, where: str) -> str | RefusedRow:
     said = [turn for found in listed for turn in found if isinstance(turn, Mapping)]
     contents = [turn.get(key) for turn in said for key in ("value", "content")]
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
-    shown = [part.get("image_url") or part.get("image") for part in parts if part.get("image_url") or part.get("image")]
+    shown = [part[key] for part in parts for key in _shown_by(part)]
     named = row_files.image_name(entry, where)
     in_parts = row_files.image_name({"images": shown}, where)
     if named is not None and in_parts is not None and not isinstance(named, RefusedRow) and named != in_parts:

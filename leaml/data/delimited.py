@@ -46,7 +46,7 @@ def rows(uri: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
         column: A column that must be there.
 
     Raises:
-        DataError: Not UTF-8, not CSV, no such column, a name of several columns, or more cells than columns.
+        DataError: Not UTF-8, not CSV, no such column, a name of several columns, or a cell beyond the columns that have a name.
     """
     data = files.read_bytes(uri)
     try:
@@ -65,9 +65,7 @@ def rows(uri: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
         line = table.line_num
         for cells in table:
             where, line = f"{uri}:{line + 1}", table.line_num  # a cell with line ends lasts several lines
-            if len(cells) > len(names):
-                msg = f"{where}: more cells than columns; put a text that holds the separator in double quotes"
-                raise DataError(msg)
+            check_cells(where, names, cells)
             if any(cell.strip() for cell in cells):
                 named = dict(itertools.zip_longest(names, (cell.strip() for cell in cells), fillvalue=""))
                 yield where, {name: cell for name, cell in named.items() if name}
@@ -82,6 +80,15 @@ def check_names(uri: str, names: Sequence[str]) -> None:
     if pair := twice or label_keys.doubled(names, (*label_keys.IMAGE_KEYS, *label_keys.COLUMNS)):
         msg = f"{uri}:1: the columns {pair[0]!r} and {pair[1]!r} have one name; rename or remove one of them"
         raise DataError(msg)
+
+
+def check_cells(where: str, names: Sequence[str], cells: Sequence[str]) -> None:
+    """Raise DataError if a row holds more than its columns name: part of a text with a separator in it, for one."""
+    for place, cell in enumerate(cells):
+        # A first column without a name is the index that pandas writes
+        if place >= len(names) or (place and cell.strip() and not names[place].strip()):
+            msg = f"{where}: more cells than columns; put a text that holds the separator in double quotes"
+            raise DataError(msg)
 
 
 def _no_column(uri: str, column: str, names: list[str], text: str) -> str:

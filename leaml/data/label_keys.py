@@ -22,10 +22,11 @@ _OTHERS = {
     "file_path filepath file path picture photo frame",
     "question": "q query ques prompt instruction problem question_text input_text text_input request",
     "answer": "a ans answers response reply completion solution ground_truth groundtruth gt gt_answer gold gold_answer "
-    "correct_answer answer_text target text_output output label",
+    "correct_answer answer_text target text_output output label direct_answers correct_choice_idx correct_idx answer_idx "
+    "answer_index correct_option",
     "conversations": "conversation turns dialog dialogue dialogues chat chats",
 }
-_LISTS = ("annotations", "qas", "qa", "qa_pairs", "qa_list", "question_answer_pairs", "questions", "vqa", "pairs")
+_LISTS = ("annotations", "qas", "qa", "qa_pairs", "qa_list", "question_answer_pairs", "questions", "vqa", "pairs", "texts")
 """Keys of lists of questions in one entry."""
 
 

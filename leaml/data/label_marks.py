@@ -39,6 +39,8 @@ _ENCLOSED = re.compile(r"(?:CIRCLED|SQUARED) LATIN CAPITAL LETTER (\w)$")
 _DASHES = str.maketrans("‐‑‒–—−", "------")
 _SOFT = frozenset(".-")
 """Marks that also stand behind the initials of names: "E. coli", "H. pylori"."""
+_MOST_LOST = 3
+"""Options that a list may have lost: letters further behind are initials, as in "B-mode", "M-mode"."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class Mark:
     def is_letter(self) -> bool:
         """Whether the label is one of A to Z."""
         return len(self.key) == 1 and self.key in string.ascii_uppercase
+
+    def is_label(self) -> bool:
+        """Whether it can only be the label of an option, and not the initial of a name."""
+        return self.is_letter() and self.style not in _SOFT
 
 
 def letter(place: int) -> str:
@@ -106,7 +112,7 @@ def pairs(texts: Sequence[str], cut: bool = False) -> list[tuple[str, str]] | No
     named = {each.key for each in found if each.is_letter()}
     if not found:
         return _weak(texts)
-    if any(not _is_initial(each, len(texts)) for each in found if each.is_letter()) or (
+    if any(each.is_label() or (cut and each.is_letter() and not _is_initial(each, len(texts))) for each in found) or (
         cut and any(each.key.isdigit() for each in found)
     ):
         which = ", ".join(sorted(named or {each.key for each in found}))
@@ -121,9 +127,11 @@ def _of_all(marks: list[Mark], texts: Sequence[str]) -> list[tuple[str, str]] | 
     if all(each.is_letter() for each in marks):
         due = [letter(n) for n in range(len(keys))]
         if sorted(keys) != due:
-            run = sorted(set(keys)) == [chr(ord(min(keys)) + n) for n in range(len(set(keys)))] and len(set(keys)) > 1
-            if not run and all(_is_initial(each, len(keys)) for each in marks):
-                return None
+            begun = (
+                keys == sorted(set(keys)) and keys[0] == "A" and keys[-1] in string.ascii_uppercase[: len(keys) + _MOST_LOST]
+            )
+            if not begun and not any(each.is_label() for each in marks):
+                return None  # "C. elegans", "E. coli": `unclear_letters` says that a letter names none of them
             lost = next((key for key in due if key not in keys), due[0])
             raise UnusableError(GAP, f"option {lost} is missing among {shorten(texts)}, labeled {', '.join(keys)}; {FIX}")
         return [(each.key, each.text) for each in marks]
@@ -139,7 +147,7 @@ def _of_all(marks: list[Mark], texts: Sequence[str]) -> list[tuple[str, str]] | 
 
 def _is_initial(found: Mark, options: int) -> bool:
     """Whether a label may be the initial of a name: no letter of this list could mean it."""
-    return found.style in _SOFT and found.style != "" and found.key not in string.ascii_uppercase[:options]
+    return found.style in _SOFT and found.key not in string.ascii_uppercase[:options]
 
 
 def _weak(texts: Sequence[str]) -> list[tuple[str, str]] | None:
@@ -159,17 +167,36 @@ def _weak(texts: Sequence[str]) -> list[tuple[str, str]] | None:
     return None
 
 
-def initials(texts: Sequence[str]) -> tuple[str, ...]:
-    """Letters with which all texts begin, where these are not the letters of their places: no letter is plain then."""
-    matches = [match for match in (_ANY.match(_folded(text)[0]) for text in texts) if match]
-    keys = [match[1].upper() for match in matches]
-    if len(keys) < len(texts) or len(set(keys)) < len(keys) or not keys:
+def unclear_letters(texts: Sequence[str], keyed: bool = False) -> tuple[str, ...]:
+    """Letters that alone name none of the options, because texts begin with letters that are not those of their places.
+
+    Args:
+        texts: What the options say.
+        keyed: Whether the file gives each a letter of its own: "B. cereus" under A is a name then, but two such texts may be
+            labels.
+    """
+    due = tuple(string.ascii_uppercase[: len(texts)])
+    begins = [_ANY.match(_folded(text)[0]) for text in texts]
+    marks = [found if found is not None and found.is_letter() else None for found in map(mark, texts)]
+    in_front = [found[1].upper() if found else None for found in begins]
+    keys = in_front if all(in_front) else [found.key if found else None for found in marks]
+    named = [key for key in keys if key is not None]
+    of_place = all(key in (None, due[place]) for place, key in enumerate(keys[: len(due)]))
+    if not named or (of_place and (keyed or None not in keys)):
         return ()
-    marks = [mark(text) for text in texts]
-    due = string.ascii_uppercase[: len(keys)]
-    moved = any(key in due and due.index(key) != place for place, key in enumerate(keys))
-    gap = "".join(keys) != due and (keys[0] == "A" or all(each and each.text for each in marks))
-    return tuple(keys) if moved or gap else ()
+    if None in keys and not keyed:  # labels on some
+        return due if set(named) & set(due) else ()
+    if any(found is None for found in marks) and len(set(named)) < len(named):  # "A dog", "A cat"
+        return ()
+    near = all(key in string.ascii_uppercase[: len(texts) + _MOST_LOST] for key in named)
+    rests = {
+        normalise(text if found is None else _folded(text)[0][found.end() :]) for text, found in zip(texts, begins, strict=True)
+    }
+    if keyed:
+        return due if len(named) > 1 and (set(named) <= set(due) or (near and len(rests) == len(texts))) else ()
+    if all(found and found.text for found in marks) or (near and len(rests) == len(texts)):
+        return due
+    return tuple(key for place, key in enumerate(named) if key in due and due[place] != key)
 
 
 def split(text: str) -> list[str] | None:

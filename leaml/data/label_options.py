@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leaml.data.label_marks import FIX, GAP, UNREADABLE, initials, key_of, letter, mark, pairs
+from leaml.data.label_marks import FIX, GAP, UNREADABLE, key_of, letter, mark, pairs, unclear_letters
 from leaml.data.option_texts import from_text
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 
@@ -32,15 +32,16 @@ class Options:
     Attributes:
         texts: What the options say.
         keys: Numbers by which the row's answer may name them, where the file numbers them.
+        moved: Whether the file has them in another order than that of their numbers: then no letter is plain.
         split: Whether they were one text, cut at separators: then the answer has to be among them.
-        initials: Letters with which all of them begin ("E. coli") and that are not those of their places: a letter alone
-            names none then.
+        unclear: Letters that alone name none of them, as the texts themselves begin with letters ("C. elegans", "B-mode").
     """
 
     texts: tuple[str, ...]
     keys: tuple[str, ...] = ()
+    moved: bool = False
     split: bool = False
-    initials: tuple[str, ...] = ()
+    unclear: tuple[str, ...] = ()
 
 
 def parse_options(value: Any) -> Options | None:
@@ -92,6 +93,44 @@ def lost_options(row: Mapping[str, Any], names: Sequence[str], misspelt: Sequenc
     return tuple(name for name in misspelt if name in filled)
 
 
+def unknown_options(row: Mapping[str, Any], names: Sequence[str], known: Sequence[str], answer: str) -> tuple[str, ...]:
+    """Columns of any name in which a row that a letter alone answers may have its options: a list, or columns "opa" and "opb".
+
+    Args:
+        row: The row.
+        names: All its columns.
+        known: Columns that hold something else.
+        answer: The letter. A list that holds it as a text has no options for it: several people's answers, say.
+    """
+    filled = [name for name in names if name not in known and (name not in row or not is_missing(row[name]))]
+    for name in filled:
+        texts = _texts_in(row.get(name))
+        if len(texts) > 1 and answer.casefold() not in (text.strip().casefold() for text in texts):
+            return (name,)
+    groups: dict[tuple[str, str], dict[str, str]] = {}
+    for name in filled:
+        for place, char in enumerate(name.lower()):
+            if char.isalnum():
+                groups.setdefault((name.lower()[:place], name.lower()[place + 1 :]), {})[char] = name
+    return next(
+        (tuple(group.values()) for group in groups.values() if any(set(run) <= set(group) for run in ("ab", "12", "01"))), ()
+    )
+
+
+def _texts_in(value: Any) -> list[str]:
+    """The texts in a list or an object, however deep, also where that is written as a text."""
+    if isinstance(value, str) and (value.lstrip()[:1] in ("[", "{") or "|" in value or "\n" in value):
+        try:
+            value, _ = from_text(value.strip())
+        except UnusableError:
+            return []
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, list | tuple):
+        return []
+    return [text for each in value for text in ([each] if isinstance(each, str) else _texts_in(each))]
+
+
 def _listed(values: list[Any], split: bool = False) -> Options | None:
     values = _without_tail(values)
     if values and all(isinstance(value, Mapping) for value in values):
@@ -103,7 +142,7 @@ def _listed(values: list[Any], split: bool = False) -> Options | None:
     labeled = pairs(texts, split)
     if labeled is not None:
         return _keyed(labeled, texts)
-    return Options(tuple(texts), initials=initials(texts))
+    return Options(tuple(texts), unclear=unclear_letters(texts))
 
 
 def _entries(entries: list[Any]) -> Options | None:
@@ -168,17 +207,24 @@ def _keyed(named: Sequence[tuple[Any, Any]], shown: Any) -> Options | None:
         raise UnusableError(UNREADABLE, f"a key occurs twice in the options {shorten(shown)}; give each a letter of its own")
     values = [value for _, value in named]
     if all(key.isdigit() for key in keys):
-        return _by_number(sorted((int(key), value) for key, value in zip(keys, values, strict=True)), shown)
+        return _by_number([(int(key), value) for key, value in zip(keys, values, strict=True)], shown)
     if any(key.isdigit() for key in keys):
         raise UnusableError(UNREADABLE, f"the options {shorten(shown)} are named by letters and by numbers; use letters")
     return _by_letter([(key, value) for key, value in zip(keys, values, strict=True) if not is_missing(value)], shown)
 
 
 def _by_number(named: list[tuple[int, Any]], shown: Any) -> Options:
-    kept = named[: len(_without_tail([value for _, value in named]))]
+    ordered = sorted(named, key=lambda pair: pair[0])
+    kept = ordered[: len(_without_tail([value for _, value in ordered]))]
     if lost := [number for number, value in kept if is_missing(value)]:
         raise UnusableError(GAP, f"option {lost[0]} is missing among {shorten(shown)}; write it, or remove its key")
-    return Options(tuple(text_of(value, "an option") for _, value in kept), tuple(str(number) for number, _ in kept))
+    numbers, texts = [number for number, _ in kept], [text_of(value, "an option") for _, value in kept]
+    if (labeled := pairs(texts)) is not None:
+        labels = [label for label, _ in labeled]
+        if labels not in ([letter(place) for place in range(len(texts))], [str(number) for number in numbers]):
+            raise UnusableError(UNREADABLE, _contradiction(shown))
+        texts = [text for _, text in labeled]
+    return Options(tuple(texts), tuple(map(str, numbers)), ordered != named, unclear=unclear_letters(texts))
 
 
 def _by_letter(named: list[tuple[str, Any]], shown: Any) -> Options:
@@ -187,13 +233,16 @@ def _by_letter(named: list[tuple[str, Any]], shown: Any) -> Options:
         if key != letter(place):
             raise UnusableError(GAP, f"option {letter(place)} is missing among {shorten(shown)}; write all from A on")
     texts = [text_of(value, "an option") for _, value in named]
-    marks = [found for found in map(mark, texts) if found is not None and found.text]
-    labels = [found.key for found in marks]
-    if marks and len(marks) == len(texts) and sorted(labels) == [key for key, _ in named]:
-        if labels != sorted(labels):
-            raise UnusableError(UNREADABLE, f"keys and labels of the options {shorten(shown)} contradict each other; keep one")
-        texts = [found.text for found in marks]
-    return Options(tuple(texts))
+    marks = [mark(text) for text in texts]
+    if all(found and found.text and found.key == key for found, (key, _) in zip(marks, named, strict=True)):
+        texts = [found.text for found in marks if found is not None]
+    elif any(found and found.is_label() and found.key != key for found, (key, _) in zip(marks, named, strict=True)):
+        raise UnusableError(UNREADABLE, _contradiction(shown))
+    return Options(tuple(texts), unclear=unclear_letters(texts, keyed=True))
+
+
+def _contradiction(shown: Any) -> str:
+    return f"keys and labels of the options {shorten(shown)} contradict each other; keep one"
 
 
 def _without_tail(values: list[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from leaml.broken_text import refusal
 from leaml.choice import check_options
 from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
 from leaml.data.label_marks import FIX, UNREADABLE, key_of, mark
-from leaml.data.label_options import MOST_OPTIONS, Options, lost_options, parse_options
+from leaml.data.label_options import MOST_OPTIONS, Options, lost_options, parse_options, unknown_options
 from leaml.data.records import NO_QUESTION, Question, Record, RefusedRow
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 from leaml.errors import DataError
@@ -47,10 +47,13 @@ _PLACEHOLDER = re.compile(
     re.I,
 )
 """What stands for an image in the texts of the model families: <image>, <|image_pad|>, <image 1>, [IMG], U+FFFC, ..."""
+_IMAGE = r"<image(?: 1)?>"
+_AT_ENDS = re.compile(rf"^(?:\s*{_IMAGE})*\s*|\s*(?:{_IMAGE}\s*)*$")
 _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
 _JOINED = re.compile("[A-Z]{2,}")
 _ALL_LETTERS = option_letters(MOST_OPTIONS)
 _WRITE = "write the letter of an option, or its text"
+_BY_NUMBER = "write the number of an option, or its text"
 _NO_TEXTS = tuple(f"\0{n}" for n in range(MOST_OPTIONS))
 """Options that no answer spells out: of these it can only name letters."""
 _LETTER_FIRST = re.compile(r"^\W*[A-Za-z]\W+(?P<text>\w.*)$", re.S)
@@ -86,6 +89,19 @@ def parse(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = None)
         return RefusedRow(where, error.reason, "; ".join(part for part in (error.detail, meant) if part))
 
 
+def without_image(question: str) -> str:
+    """A question without `<image>` or `<image 1>` at its ends. Raises UnusableError for more than one, or one between words."""
+    if (shown := len(re.findall(_IMAGE, question))) > 1:
+        raise UnusableError(PLACEHOLDER, f"{shorten(question)} shows {shown} images; the row has one")
+    rest = _AT_ENDS.sub("", question)
+    if match := re.search(_IMAGE, rest):
+        detail = (
+            f"{shorten(question)} has {match[0]!r} between words; write it in front of them or behind them, or leave it out"
+        )
+        raise UnusableError(PLACEHOLDER, detail)
+    return rest
+
+
 def checked(record: Record) -> Record:
     """The record without those of its questions that cannot be used; they are among its `refused` rows."""
     found = [check(replace(question, where=question.where or record.uri)) for question in record.questions]
@@ -95,7 +111,7 @@ def checked(record: Record) -> Record:
 
 
 def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspelt: tuple[tuple[str, str], ...]) -> Question:
-    question = text_of(row.get("question"), "the question")
+    question = text_of(without_image(text_of(row.get("question"), "the question")), "the question")
     answer = text_of(row.get("answer"), "the answer")
     kind = row.get("question_type")
     options = parse_options(row.get("options"))
@@ -103,18 +119,25 @@ def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspe
     if options is not None:
         answer = _named(answer, options)
     elif lost := lost_options(row, names, misspelt=[name for name, known in misspelt if known == "options"]):
-        shown = ", ".join(map(repr, lost))
-        one, several = "name it 'options'", """write 'options': {"A": ..., "B": ...}, or red|blue in a table"""
-        raise UnusableError(LOST, f"no 'options', but {shown}; {one if len(lost) == 1 else several}, or remove {shown}")
-    elif "options" in row and _is_letter(answer) and not _LETTERED_LINES.search(question):
-        raise UnusableError(LETTER_ALONE, f"the answer is {answer!r}, and there are no options; write them, or its text")
+        raise UnusableError(LOST, f"no 'options', but {_elsewhere(lost)}")
+    elif _is_letter(answer.upper()) and not _LETTERED_LINES.search(question):
+        if lost := unknown_options(row, names, (*_NO_LABEL, *CHAT_KEYS), answer.strip("().: ")):
+            raise UnusableError(LETTER_ALONE, f"the answer is {answer!r} and there are no 'options', but {_elsewhere(lost)}")
+        if "options" in row and _is_letter(answer):
+            raise UnusableError(LETTER_ALONE, f"the answer is {answer!r}, and there are no options; write them, or its text")
     texts = None if options is None else options.texts
     return Question(question, answer, None if is_missing(kind) else text_of(kind, "the question_type"), texts, where, doubts)
 
 
+def _elsewhere(columns: tuple[str, ...]) -> str:
+    shown = ", ".join(map(repr, columns))
+    one, several = "name it 'options'", """write 'options': {"A": ..., "B": ...}, or red|blue in a table"""
+    return f"{shown}; {one if len(columns) == 1 else several}, or remove {shown}"
+
+
 def _named(answer: str, options: Options) -> str:
     """The answer, its option's letter where the file names that by number."""
-    by_key = answer in options.keys
+    by_key, said = answer in options.keys, chosen_letters(answer, _NO_TEXTS)
     as_text = [n for n, text in enumerate(options.texts) if normalise(text) == normalise(answer)]
     if by_key:
         place = options.keys.index(answer)
@@ -123,12 +146,15 @@ def _named(answer: str, options: Options) -> str:
             raise UnusableError(AMBIGUOUS, detail)
         if place < MOST_OPTIONS:
             return string.ascii_uppercase[place]
-    if options.keys and _is_letter(answer) and not as_text and not _in_sequence(options.keys):
-        detail = f"the answer is {answer!r}, and the options are the numbers {shorten(options.keys)}; {_WRITE}"
+    if options.keys and said and not as_text and (options.moved or not _in_sequence(options.keys)):
+        order = ", in another order" if options.moved else ""
+        detail = (
+            f"the answer is {shorten(answer)}, and the options are the numbers {shorten(options.keys)}{order}; {_BY_NUMBER}"
+        )
         raise UnusableError(AMBIGUOUS, detail)
-    if options.initials and not as_text and chosen_letters(answer, _NO_TEXTS):
-        shown = f"the answer is {answer!r}, and the options {shorten(options.texts)} begin with {', '.join(options.initials)}"
-        raise UnusableError(AMBIGUOUS, f"{shown}: {FIX}")
+    if options.unclear and not as_text and not (said and said.isdisjoint(options.unclear)):
+        shown = f"the answer is {shorten(answer)}, and options of {shorten(options.texts)} begin with letters themselves"
+        raise UnusableError(AMBIGUOUS, f"{shown}: {FIX}, or answer with the text of one")
     numbered = mark(answer) if options.keys and not as_text else None
     if numbered and numbered.key in options.keys:
         place = options.keys.index(numbered.key)

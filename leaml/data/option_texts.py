@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import contextlib
 import csv
+import io
 import re
+import tokenize
 from typing import Any
 
 from leaml.data import json_text
@@ -56,8 +58,7 @@ def _json(text: str) -> Any:
 
 
 def _python_literal(text: str) -> Any:
-    # NumPy prints its arrays without commas, and Python joins neighbouring texts to one
-    tree = ast.parse(re.sub(r"""(['"])\s+(?=['"])""", r"\1, ", text), mode="eval")
+    tree = ast.parse(_with_commas(text), mode="eval")
     for node in ast.walk(tree):
         keys = [ast.dump(key) for key in node.keys if key is not None] if isinstance(node, ast.Dict) else []
         if len(set(keys)) < len(keys):
@@ -65,8 +66,37 @@ def _python_literal(text: str) -> Any:
     return ast.literal_eval(tree)
 
 
+def _with_commas(text: str) -> str:
+    """The text with a comma between neighbouring strings: NumPy prints none, and Python would join them to one."""
+    lines = io.StringIO(text).readlines()
+    before: tokenize.TokenInfo | None = None
+    parts, done = [], (1, 0)
+    try:
+        tokens = [token for token in tokenize.generate_tokens(iter([*lines, ""]).__next__) if token.type != tokenize.NL]
+    except tokenize.TokenError as error:
+        raise SyntaxError(str(error)) from None
+    for token in tokens:
+        if before is not None and before.type == token.type == tokenize.STRING:
+            if before.end == token.start:
+                raise UnusableError(UNREADABLE, f"options are {shorten(text)}: are {before.string}{token.string} one? {_FIX}")
+            parts += [_between(lines, done, before.end), ","]
+            done = before.end
+        before = token
+    return "".join([*parts, _between(lines, done, (len(lines), len(lines[-1])))])
+
+
+def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    """The text from one place to another, each a line, from 1, and a column."""
+    (first, left), (last, right) = start, end
+    if first == last:
+        return lines[first - 1][left:right]
+    return "".join([lines[first - 1][left:], *lines[first : last - 1], lines[last - 1][:right]])
+
+
 def _cut(text: str, separator: str) -> list[str]:
     """The parts between separators; a separator at the end, or at both ends, has no option behind it."""
+    if f"\\{separator}" in text:
+        raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}: does \\{separator} separate them? {_FIX}")
     if text.startswith(separator) and text.endswith(separator):
         text = text[1:]
     text = text.removesuffix(separator)

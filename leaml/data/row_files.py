@@ -69,7 +69,7 @@ def image_name(row: Any, where: str) -> str | RefusedRow | None:
         fault = files.no_path(image)
         return RefusedRow(where, "no image", f"the image {shorten(image)} {fault}") if fault else image
     if isinstance(image, list | tuple):
-        return RefusedRow(where, "several images", f"{len(image)} images; write a row for each of them")
+        return RefusedRow(where, "several images", f"{len(image)} images; write a row for each of them, not {shorten(image)}")
     return RefusedRow(where, "no image", f"the image is {shorten(image)}, not a path")
 
 
@@ -78,7 +78,8 @@ def _single(image: Any) -> Any:
     while isinstance(image, list | tuple) and len(image) == 1:
         image = image[0]
     if isinstance(image, Mapping):  # as in messages of OpenAI's form, and in tables of `datasets`
-        image = next((image[key] for key in ("path", "url", "image") if isinstance(image.get(key), str)), image)
+        named = [image[key] for key in ("path", "url", "image") if isinstance(image.get(key), str)]
+        image = named if len(set(named)) > 1 else next(iter(named), image)
     return image
 
 

@@ -51,6 +51,14 @@ def found(folder: Path, *entries: Any) -> tuple[list[Question], list[RefusedRow]
         ({"conversations": pair("q"), "messages": pair("q")}, DOUBLED, "'conversations' and 'messages'"),
         ({"conversations": pair("q"), "answer": "a"}, DOUBLED, "'answer' stands beside"),
         ({"conversations": pair("q", content="other")}, DOUBLED, "'value' and 'content'"),
+        ({"conversations": pair("q", role="assistant")}, DOUBLED, "'from' and 'role' of the turn"),
+        ({"conversations": pair("q", role="system")}, DOUBLED, "'from' and 'role' of the turn"),
+        ({"image": {"path": "x.png", "url": "y.png"}, "conversations": pair("q")}, "several images", "2 images"),
+        (
+            {"image": None, "messages": pair([{"image": "x.png", "image_url": "y.png"}, {"text": "q"}])},
+            "several images",
+            "2 images",
+        ),
         ({"conversations": [5]}, "turn without its counterpart", "got 5"),
         ({"conversations": [{"from": 5, "value": "q"}]}, "turn without its counterpart", "expected a turn"),
         ({"conversations": pair("")}, "turn without its counterpart", "no text"),
@@ -128,3 +136,16 @@ def test_9_parts_of_texts_and_their_image(tmp_path: Path) -> None:
     )
     assert [q.question for q in questions] == ["colour?"] * 2
     assert sorted(row.reason for row in refused) == sorted(["several images", PLACEHOLDER])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"image": "x.png", "conversations": pair("q", role="user")},
+        {"image": {"path": "x.png", "url": "x.png", "bytes": None}, "conversations": pair("q")},
+        {"messages": pair([{"image": "x.png", "image_url": "x.png"}, {"text": "q"}])},
+    ],
+)
+def test_what_is_said_twice_alike_is_read(entry: dict[str, Any], tmp_path: Path) -> None:
+    asked, refused = found(tmp_path, entry)
+    assert ([(q.question, q.answer) for q in asked], refused) == ([("q", "red")], [])

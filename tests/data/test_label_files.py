@@ -104,6 +104,27 @@ def test_14_doubled_keys_of_options_and_captions_are_refused_and_unnamed_columns
 
 
 @pytest.mark.parametrize(
+    ("head", "row"),
+    [
+        ("image,question,answer,", "a.png,Is it red, or blue?,red"),
+        ("image,question,answer,,", "a.png,q,x,,y"),
+        (",image,question,answer, ", "0,a.png,q,x,y"),
+        ("image;question;answer;", "a.png;Is it red; or blue?;red"),
+        ("image,question,answer", "a.png,q,x,"),
+    ],
+)
+def test_cells_without_a_named_column_are_not_dropped(tmp_path: Path, head: str, row: str) -> None:
+    with pytest.raises(DataError, match=r"labels\.csv:2: more cells than columns"):
+        records(tmp_path, f"{head}\n{row}\n", "csv")
+
+
+def test_cells_of_captions_without_a_named_column_are_not_dropped(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"c\.csv:3: more cells than columns"):
+        captions.read(written(tmp_path, "image,caption,\na.png,red,\nb.png,red, and blue\n", "c.csv"))
+    assert captions.read(written(tmp_path, ",image,caption,\n0,a.png,red,\n", "c.csv")) is not None
+
+
+@pytest.mark.parametrize(
     ("row", "hint"),
     [
         (

@@ -243,6 +243,40 @@ def test_17_options_under_another_key_are_refused_and_not_dropped(row: dict[str,
     assert words(**dict.fromkeys(row)) == "A"
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"opa": "red", "opb": "blue", "opc": None, "cop": 1},
+        {"(A)": "red", "(B)": "blue"},
+        {"A)": "red", "B)": "blue"},
+        {"A.": "red", "B.": "blue", "C.": "x"},
+        {"option_a_text": "red", "option_b_text": "blue"},
+        {"a_text": "red", "b_text": "blue"},
+        {"answer1": "red", "answer2": "blue"},
+        *({name: ["red", "blue"]} for name in ("endings", "variants", "ans_choices", "labels", "answers", "x")),
+        {"options_dict": {"A": "red", "B": "blue"}},
+        {"metadata": {"options": ["red", "blue"]}},
+        {"variants": [{"label": "C", "text": "red"}, {"label": "D", "text": "blue"}]},
+        {"variants": "red|blue"},
+        {"variants": '["red", "blue"]'},
+    ],
+)
+@pytest.mark.parametrize("answer", ["B", "b", "(B)"])
+def test_a_letter_is_refused_where_its_options_may_stand_under_any_name(row: dict[str, Any], answer: str) -> None:
+    found = made(**row, answer=answer)
+    assert isinstance(found, RefusedRow)
+    assert repr(next(iter(row))) in found.detail and "'options'" in found.detail
+    assert words(**row, options=["x", "y"], answer=answer) == "y"
+    assert words(**dict.fromkeys(row), answer="B") == "B"
+
+
+@pytest.mark.parametrize(
+    "row", [{"answers": ["B", "B", "8"]}, {"box": [1, 2, 3, 4]}, {"id": "xy", "note": "one"}, {"tags": ["x"]}, {"split": "a|b"}]
+)
+def test_a_letter_that_is_read_in_the_image_is_an_answer(row: dict[str, Any]) -> None:
+    assert words(**row, answer="B") == "B"
+
+
 @pytest.mark.parametrize("row", [{"a": "x", "q": "y"}, {"answer1": "x", "answer2": "y"}, {"A": "x"}, {"choice_id": 3}])
 def test_other_keys_are_no_options(row: dict[str, Any]) -> None:
     assert words(**row, answer="red") == "red"
@@ -260,4 +294,4 @@ def test_17_columns_of_a_table_are_seen_though_only_known_ones_are_read() -> Non
 def test_11_a_refused_answer_is_told_how_to_write_it(options: Any, answer: str) -> None:
     found = made(options=options, answer=answer)
     assert isinstance(found, RefusedRow)
-    assert "write the letter of an option, or its text" in found.detail
+    assert " of an option, or its text" in found.detail

@@ -26,6 +26,7 @@ from leaml import tables
 from leaml.config import SourceConfig
 from leaml.data import label_counts, label_rows
 from leaml.data.ingest import IngestResult, ingest
+from leaml.data.label_rows import parse
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.data.registry import read
 from leaml.errors import DataError
@@ -235,7 +236,7 @@ def test_9_every_null_image_counts(folder: Path) -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        *({"question": "<image>\nwhat colour?"}, {"answer": "an <IMAGE>"}, {"options": ["<video>", "x"]}),
+        *({"question": "what <image> colour?"}, {"answer": "an <IMAGE>"}, {"options": ["<video>", "x"]}),
         *({"question": "w " * 5000}, {"answer": "w " * 5000}, {"options": ["x" * 9000, "y"]}),
     ],
 )
@@ -249,6 +250,35 @@ def test_10_rows_that_training_cannot_use_are_refused_at_ingest(row: dict[str, A
     with (folder / "out" / "refused-labeled.csv").open(newline="") as stream:
         assert [line["where"] for line in csv.DictReader(stream)] == [f"{folder}/labels.jsonl:4"]
     assert taken(source, folder / "unlabeled", labels_matter=False).rows == 3
+
+
+@pytest.mark.parametrize("mark", ["<image>", "<image 1>"])
+def test_19_the_placeholder_of_the_one_image_is_left_out_at_the_ends_of_a_question(mark: str) -> None:
+    for text in (f"{mark}\nwhich?", f"which? {mark}", f" {mark} which?", f"{mark}which?"):
+        found = made(question=text, answer="red")
+        assert isinstance(found, Question) and found.question == "which?"
+    for text in (f"is {mark} red?", f"{mark}{mark} which?", f"{mark} which? {mark}", "<image 2> which?", "<image 12> which?"):
+        found = made(question=text, answer="red")
+        assert isinstance(found, RefusedRow) and found.reason == label_rows.PLACEHOLDER
+    for row in ({"question": mark}, {"answer": f"{mark} red"}, {"options": [f"{mark} red", "blue"]}):
+        assert words(**row) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ({"texts": [{"user": "q", "assistant": "a"}]}, "key 'texts': write a row with 'question' and 'answer' for each"),
+        ({"question": "q", "choices": ["x", "y"], "correct_choice_idx": 1}, "'correct_choice_idx': did you mean 'answer'"),
+        ({"question": "q", "direct_answers": ["x", "y"]}, "'direct_answers': did you mean 'answer'"),
+    ],
+)
+def test_19_labels_of_other_data_sets_are_named(row: dict[str, Any], shown: str) -> None:
+    for found in (
+        parse({"image": "a.png"} | row, "f:1"),
+        parse({key: row.get(key) for key in ("question",)}, "f:1", ["image", *row]),
+    ):
+        assert isinstance(found, RefusedRow) and found.reason not in label_counts._NO_FAULT
+        assert shown in found.detail
 
 
 @pytest.mark.parametrize("before", ["", "data:image/png;base64,"])

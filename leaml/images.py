@@ -354,10 +354,8 @@ def _values(image: Image.Image, left_out: Sequence[float]) -> tuple[float, float
     step = image.width * image.height // _SAMPLE | 1  # odd: the columns of most widths take turns
     for strip, _ in _strips(image):
         values = np.asarray(strip, dtype=np.float64)
-        kept = np.isfinite(values)
-        for value in left_out:
-            kept &= values != np.float32(value) if image.mode == "F" else values != value
-        finite = values[kept]
+        others = np.asarray(left_out, dtype=np.float32 if image.mode == "F" else np.float64)
+        finite = values[np.isfinite(values) & ~np.isin(values, others)]
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
             samples.append(finite[::step].copy())

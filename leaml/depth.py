@@ -2,7 +2,8 @@
 
 A file of 16 bits often holds 10, 12 or 14 of them, which read as 16 are black. White is what the file says, or else
 the largest value of as many bits as its greatest value has. Of the values the thousandth part at each end, but at least
-one, does not count where it lies far outside of the others (`_FAR`): one broken pixel must not turn an image black.
+one, does not count where it lies far outside of the others (`_FAR`): one broken pixel must not turn an image black. Nor
+does one value at each end, however often it occurs: that of what lies outside of the field, or is saturated.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ _FULL = 65535
 _MIN, _MAX, _SMIN, _SMAX = 280, 281, 340, 341
 """TIFF's tags for the range of values: MinSampleValue, MaxSampleValue, SMinSampleValue, SMaxSampleValue."""
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_NO_DATA = 42113
+"""TIFF's tag for the value of pixels without data, a text: GDAL_NODATA."""
 _OUTLIERS = 1000
 """One of so many values at each end may be an outlier."""
 _FAR = 4
 """Values are outliers where the range with them is over so many times the range without: two bits."""
+_GREYS = 16
+"""Different values that a picture has at least; where there are fewer they may be labels, which must stay apart."""
 _FLAT = 16
 """Where the values take less than this part of black to white, they are stretched from the least to the greatest."""
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -55,6 +60,27 @@ def without_outliers(low: float, high: float, values: np.ndarray[Any, Any]) -> t
     inner = np.partition(values, (most, len(values) - 1 - most))
     first, last = float(inner[most]), float(inner[-1 - most])
     return (first, last) if 0 < _FAR * (last - first) < high - low else (low, high)
+
+
+def no_data(image: Image.Image) -> list[float]:
+    """The value of pixels without data, as the file says."""
+    value = _number(str(getattr(image, "tag_v2", {}).get(_NO_DATA, "")).strip("\0 "))
+    return [] if value is None else [value]
+
+
+def fills(values: np.ndarray[Any, Any]) -> list[float]:
+    """The least and the greatest of the values, each if the others lie so close together that it must be no grey."""
+    if len(values) < 3:
+        return []
+    most = max(1, len(values) // _OUTLIERS)
+    found = np.unique(np.sort(values)[most : len(values) - most])
+    left_out: list[float] = []
+    for first, last in ((1, 0), (0, 1), (1, 1), (1, 0), (0, 1)):
+        inner = found[first : len(found) - last]
+        if len(left_out) < 2 and len(inner) >= _GREYS and _FAR * (inner[-1] - inner[0]) < found[-1] - found[0]:
+            left_out += [*found[:first].tolist(), *found[len(found) - last :].tolist()]
+            found = inner
+    return left_out
 
 
 def range_of(low: float, high: float, stated: tuple[float, float] | None) -> tuple[float, float]:

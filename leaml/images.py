@@ -8,8 +8,9 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -338,17 +339,27 @@ def _on_white(strip: Image.Image) -> Image.Image:
 
 
 def _range(image: Image.Image) -> tuple[float, float]:
-    """Least and greatest finite value but for outliers; 0 and 0 where there is none."""
+    """Least and greatest finite value but for outliers and what is no grey; 0 and 0 where there is none."""
+    left_out = depth.no_data(image)
+    low, high, values = _values(image, left_out)
+    if fills := depth.fills(values):
+        low, high, values = _values(image, [*left_out, *fills])
+    return depth.without_outliers(low, high, values) if len(values) else (0.0, 0.0)
+
+
+def _values(image: Image.Image, left_out: Sequence[float]) -> tuple[float, float, np.ndarray[Any, Any]]:
+    """Least and greatest finite value but for those left out, and a part of the values."""
     low, high = math.inf, -math.inf
-    samples = []
+    samples = [np.empty(0)]
     step = image.width * image.height // _SAMPLE | 1  # odd: the columns of most widths take turns
     for strip, _ in _strips(image):
         values = np.asarray(strip, dtype=np.float64)
-        finite = values[np.isfinite(values)]
+        others = np.asarray(left_out, dtype=np.float32 if image.mode == "F" else np.float64)
+        finite = values[np.isfinite(values) & ~np.isin(values, others)]
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
             samples.append(finite[::step].copy())
-    return depth.without_outliers(low, high, np.concatenate(samples)) if samples else (0.0, 0.0)
+    return low, high, np.concatenate(samples)
 
 
 def _stretched(strip: Image.Image, low: float, high: float) -> Image.Image:

@@ -160,6 +160,9 @@ def check(found: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
     required = set() if schema is QUARANTINE else {"image_id", "question", "answer"} & set(schema.names)
     columns = []
     for field in schema:
+        if found.column_names.count(field.name) > 1:
+            msg = f"{origin}: column {field.name!r} occurs twice; rename or remove one of them"
+            raise DataError(msg)
         if field.name not in found.column_names:
             if field.name in required:
                 msg = f"{origin}: column {field.name!r} is missing; it has {found.column_names}"

@@ -181,10 +181,74 @@ def test_18_a_broken_pixel_of_other_depths_turns_no_image_black(kind: type) -> N
         assert np.abs(np.delete(found - np.asarray(clean), 10, 0)).max() <= 1
 
 
-def tiff(values: np.ndarray) -> bytes:
+def tiff(values: np.ndarray, tags: dict[int, str] | None = None) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "TIFF")
+    Image.fromarray(values).save(buffer, "TIFF", tiffinfo=tags or {})
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("share", [0.002, 0.03, 0.3, 0.9])
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "least", "greatest", "fill"),
+    [
+        (np.int32, -1000, 3000, -32768),
+        (np.int32, -1000, 3000, 32767),
+        (np.float32, 0, 1, -9999),
+        (np.float32, 0, 1, 1e20),
+        (np.float32, -1, 1, -3.4028235e38),
+        (np.float32, 280, 300, 0),
+    ],
+)
+def test_12_padding_and_saturation_take_no_contrast(
+    kind: type, least: float, greatest: float, fill: float, share: float, broken: bool
+) -> None:
+    values = np.linspace(least, greatest, 64 * 48).reshape(48, 64).astype(kind)
+    clean = np.asarray(decode(tiff(values))).astype(int)
+    outside = np.random.default_rng(0).random(values.shape) < share
+    outside[0, 0] = outside[-1, -1] = False
+    values[outside] = fill
+    if broken:
+        values[10, 10], outside[10, 10] = (1e9, True) if fill < 1e9 else (-1e9, True)
+    found = np.asarray(decode(tiff(values))).astype(int)
+    assert np.abs(found - clean)[~outside].max() <= (1 if not broken else 4)
+    outside[10, 10] = False
+    assert set(found[outside].ravel()) == {0 if fill < least else 255}
+
+
+def test_12_padding_and_saturation_at_once() -> None:
+    values = np.linspace(-1000, 3000, 64 * 48).reshape(48, 64).astype(np.int32)
+    clean = np.asarray(decode(tiff(values))).astype(int)
+    for low, high in ((-32768, 32767), (-(10**9), 32767), (-32768, 10**9)):
+        values[10:20], values[30:35] = low, high
+        found = np.asarray(decode(tiff(values))).astype(int)
+        assert np.abs(found - clean)[[*range(10), *range(20, 30), *range(35, 48)]].max() <= 1
+        assert (found[15].max(), found[32].min()) == (0, 255)
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_12_saturated_values_of_fewer_bits_are_white_and_the_others_as_they_were(bits: int) -> None:
+    values = ramp(bits)
+    values[20:25] = 65535
+    found = np.asarray(decode(png16(values, 0))).astype(int)
+    assert np.abs(found - eight(np.minimum(values, 2**bits - 1), bits)).max() <= 1
+
+
+@pytest.mark.parametrize("stated", ["-9999", "-9999.0", " -9999\0", "nan"])
+def test_12_the_value_without_data_is_what_the_file_says(stated: str) -> None:
+    values = np.linspace(-5000, 5000, 64 * 48).reshape(48, 64).astype(np.float32)
+    clean = np.asarray(decode(tiff(values))).astype(int)
+    values[10:20] = float("nan") if "nan" in stated else -9999
+    found = np.asarray(decode(tiff(values, {42113: stated}))).astype(int)
+    assert np.abs(found - clean)[20:].max() <= 1
+    assert found[15].max() == 0
+
+
+def test_12_labels_stay_apart() -> None:
+    for values in ([0, 100, 101], [0, 1, 2, 60_000], [*range(14), 9000]):
+        image = np.resize(np.array(values, np.int32), (48, 64))
+        assert len({int(v) for v in np.asarray(decode(tiff(image)))[..., 0].ravel()}) >= 2
+        assert np.asarray(decode(tiff(image)))[image == values[-1]].min() == 255
 
 
 def test_18_small_bright_things_on_black_are_no_outliers() -> None:

@@ -192,24 +192,34 @@ def _shown_by(part: Mapping[str, Any]) -> list[str]:
     return keys[:1] if len(keys) == 2 and part[keys[0]] == part[keys[1]] else keys
 
 
-def _image(entry: Any, where: str) -> str | RefusedRow:
-    """The one image of an entry, from its keys or the parts of its turns, or why it has none."""
-    if not isinstance(entry, Mapping):
-        return RefusedRow(where, "no image", f"not an object with the keys image and conversations, but {shorten(entry)}")
-    listed = [entry[key] for key in CHAT_KEYS if isinstance(entry.get(key), list)]
-    said = [turn for found in listed for turn in found if isinstance(turn, Mapping)]
-    contents = [turn.get(key) for turn in said for key in ("value", "content")]
-    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
+def named_image(entry: Mapping[str, Any], where: str) -> str | RefusedRow | None:
+    """The image that an entry names in its keys or in the parts of its turns, why it is not one, or None."""
+    parts = _parts(entry)
     shown = [part[key] for part in parts for key in _shown_by(part)]
     named = row_files.image_name(entry, where)
     in_parts = row_files.image_name({"images": shown}, where)
     if named is not None and in_parts is not None and not isinstance(named, RefusedRow) and named != in_parts:
-        return RefusedRow(
-            where, "several images", f"the entry names {shorten(named)} and its turns {shorten(shown)}; remove one"
-        )
-    if found := named or in_parts:
+        detail = f"the entry names {shorten(named)} and its turns {shorten(shown)}; remove one"
+        return RefusedRow(where, row_files.SEVERAL, detail)
+    return named or in_parts
+
+
+def _parts(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those of texts and images in the turns of an entry, whatever key holds the turns."""
+    listed = [entry[key] for key in CHAT_KEYS if isinstance(entry.get(key), list)]
+    said = [turn for found in listed for turn in found if isinstance(turn, Mapping)]
+    contents = [turn.get(key) for turn in said for key in ("value", "content")]
+    return [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
+
+
+def _image(entry: Any, where: str) -> str | RefusedRow:
+    """The one image of an entry, from its keys or the parts of its turns, or why it has none."""
+    if not isinstance(entry, Mapping):
+        return RefusedRow(where, "no image", f"not an object with the keys image and conversations, but {shorten(entry)}")
+    if found := named_image(entry, where):
         return found
-    if parts or _IMAGE in str(listed) or suggested(tuple(map(str, entry)), IMAGE_KEYS[:1]):
+    listed = [entry[key] for key in CHAT_KEYS if isinstance(entry.get(key), list)]
+    if _parts(entry) or _IMAGE in str(listed) or suggested(tuple(map(str, entry)), IMAGE_KEYS[:1]):
         return row_files.imageless(entry, where)
     try:
         _list_of_turns(entry)

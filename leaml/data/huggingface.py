@@ -8,9 +8,7 @@ templates, see `kvasir`.
 from __future__ import annotations
 
 import contextlib
-import posixpath
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,11 +17,12 @@ import datasets
 import pyarrow as pa
 
 from leaml.config import SourceConfig
-from leaml.data import delimited, files, kvasir
+from leaml.data import files, kvasir
 from leaml.data.embedded import decode
 from leaml.data.image_groups import ImageGroups, ImageRows, content_of
-from leaml.data.label_keys import COLUMNS
+from leaml.data.label_keys import COLUMNS, IMAGE_KEYS
 from leaml.data.label_rows import parse
+from leaml.data.metadata_files import MetadataRows
 from leaml.data.records import MAX_IMAGE_BYTES, SAVED, Keep, Record, hash_split, need_path
 from leaml.data.registry import reader
 from leaml.data.values import is_missing
@@ -32,6 +31,8 @@ from leaml.tables import image_id
 
 _IDS = ("img_id", "image_id")
 _BATCH = 32  # rows with images held at a time
+_FOLDER, _CSV = "imagefolder", "csv"
+"""What `datasets` calls its readers of folders of images, and of CSV and TSV files."""
 _MADE_SPLITS = ("train", "test")
 
 
@@ -43,8 +44,7 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
         data, split = _open(path, where, source.split)
         data = _encoded_images(path, data)
         is_kvasir = _is_kvasir(data)
-        texts = _csv_texts(where)
-        for group in _grouped(path, where, data, is_kvasir, texts):
+        for group in _grouped(path, where, data, is_kvasir):
             key = f"row-{group.number}" if group.key is None else group.key
             made = hash_split(key) if is_kvasir else split
             if is_kvasir and source.split in _MADE_SPLITS and split is None and made != source.split:
@@ -81,7 +81,14 @@ def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _encoded_images(path: str, data: datasets.Dataset) -> datasets.Dataset:
-    """The data set with its images as they are encoded. Raises DataError if it has none."""
+    """The data set with its images as they are encoded. Raises DataError if it has none, or its texts may be others."""
+    if data.info.builder_name == _CSV:
+        reason = "datasets reads 7 where they say 007 and nothing where they say None"
+        msg = f"{path} holds its rows in CSV or TSV files, and {reason}; set format: csv and path to that file"
+        raise DataError(msg)
+    if both := [name for name in IMAGE_KEYS if name in data.column_names][1:]:
+        msg = f"{path}: the columns 'image' and {both[0]!r}: which one are the rows about? Remove the other (remove_columns)"
+        raise DataError(msg)
     if "image" not in data.column_names:
         msg = f"{path}: no column 'image'; it has {data.column_names}"
         raise DataError(msg)
@@ -133,44 +140,27 @@ def _is_kvasir(data: datasets.Dataset) -> bool:
     return set(data.column_names) >= kvasir.COLUMNS and kvasir.recognises(data.column_names, data.unique("question"))
 
 
-def _csv_texts(where: str) -> dict[str, deque[tuple[str, dict[str, str]]]]:
-    """Rows of the metadata.csv files in a folder of images, by path of the image, in their order.
-
-    `datasets` reads them with pandas, which takes the texts "None", "NA" and "null" for missing and 2 for 2.0 beside these.
-    """
-    found: dict[str, deque[tuple[str, dict[str, str]]]] = {}
-    if not files.exists(where) or files.is_file(where):
-        return found
-    for uri in files.listing(where, ["metadata.csv"]):
-        for place, cells in delimited.rows(uri, "file_name"):
-            image = posixpath.join(posixpath.dirname(posixpath.abspath(uri)), cells["file_name"])
-            found.setdefault(image, deque()).append((place, cells))
-    return found
-
-
-def _grouped(
-    path: str,
-    where: str,
-    data: datasets.Dataset,
-    is_kvasir: bool,
-    texts: dict[str, deque[tuple[str, dict[str, str]]]],
-) -> ImageGroups:
-    """The rows by image."""
+def _grouped(path: str, where: str, data: datasets.Dataset, is_kvasir: bool) -> ImageGroups:
+    """The rows by image; those of a folder of images as its metadata files have them."""
+    written = MetadataRows(where) if data.info.builder_name == _FOLDER and files.exists(where) else None
     identity = _identity(data)
     columns = ["image", *([identity] if identity else []), *(name for name in COLUMNS if name in data.column_names)]
     named = {name: _class_names(data.features[name]) for name in columns}
     groups = ImageGroups()
     for number, row in _rows(data, columns):
-        place = f"{path}, row {number}"
+        place, keys = f"{path}, row {number}", set(data.column_names)
         row |= {name: names(row[name]) for name, names in named.items() if names is not None}
-        if written := texts.get((row["image"] or {}).get("path") or ""):
-            place, cells = written.popleft()
-            row |= {name: cells[name] or None for name in COLUMNS if name in cells}
+        if written and (found := written.take((row["image"] or {}).get("path"), place)):
+            place, cells = found
+            row |= {
+                name: cells.get(name) for name in (*COLUMNS, *([identity] if identity else [])) if name in keys | cells.keys()
+            }
+            keys |= cells.keys()
         if is_kvasir:
             row.setdefault("question_type", kvasir.QUESTION_TYPES.get(str(row["question"]).strip()))
         key = None if identity is None or is_missing(row[identity]) else str(row[identity])
         rows = groups.of(number, place, key, identity, _content(row["image"], where))
-        rows.add(parse(row, place, data.column_names))
+        rows.add(parse(row, place, keys))
     return groups
 
 
@@ -188,7 +178,7 @@ def _rows(data: datasets.Dataset, columns: list[str]) -> Iterator[tuple[int, dic
 def _content(image: dict[str, Any] | None, where: str) -> str | None:
     """What tells an image from others; its path is relative to the folder that was read, which may be a temporary copy."""
     data, path = _encoded(image)
-    return content_of(data, path and path.removeprefix(posixpath.abspath(where) + "/"))
+    return content_of(data, path and path.removeprefix(files.absolute(where) + "/"))
 
 
 def _encoded(image: dict[str, Any] | None) -> tuple[bytes | None, str | None]:

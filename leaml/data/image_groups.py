@@ -19,7 +19,7 @@ class ImageRows:
         key: What the rows have in common: their id, else the content of the image; None: neither is there.
         content: Hash or name of the image, None without one.
         rows: Their labels.
-        error: Why the image cannot be used: another one has the same id.
+        error: Why the image cannot be used: another one has the same id, or it is not plain which image the row means.
     """
 
     number: int
@@ -62,6 +62,10 @@ class ImageGroups:
         error = f"{where} and {first.where} have different images under the {name} {identity!r}; give each image its own"
         other = ImageRows(number, where, f"{identity}, row {number}", content, error=error)
         return self._groups.setdefault((name, identity, content), other).rows
+
+    def unusable(self, number: int, where: str, error: str) -> LabelRows:
+        """Where the labels of a row belong whose image cannot be told."""
+        return self._groups.setdefault(("row", number), ImageRows(number, where, None, None, error=error)).rows
 
 
 def content_of(data: bytes | None, name: str | None) -> str | None:

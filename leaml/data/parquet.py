@@ -1,14 +1,14 @@
 """Parquet: LEAML's own tables, or a single file with images and questions.
 
 A folder holds `images*.parquet` (or `images*/*.parquet`) and optionally `labeled*.parquet`, as in `leaml.tables`. A single
-file has the image as `bytes`, as `image` (bytes, path, or Hugging Face's struct of both) or as `uri`, and may have question
-and answer columns. Rows are about one image where they have the same `image_id`, else the same `uri`, else the same image.
+file has the image as `bytes`, as `image` or `images` (bytes, path, Hugging Face's struct of both, or a list of one) or as
+`uri`, and may have question and answer columns. A row whose columns hold different images is in quarantine. Rows are about one
+image where they have the same `image_id`, else the same `uri`, else the same image.
 Text is held in memory, images never are.
 """
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -18,20 +18,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leaml.config import SourceConfig
-from leaml.data import files
+from leaml.data import files, json_text
 from leaml.data.embedded import decode
 from leaml.data.image_groups import ImageGroups, content_of
-from leaml.data.label_keys import COLUMNS
+from leaml.data.label_keys import COLUMNS, IMAGE_KEYS, doubled
 from leaml.data.label_rows import parse
 from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_path
 from leaml.data.registry import reader
-from leaml.data.values import is_missing
+from leaml.data.row_files import SEVERAL
+from leaml.data.values import UnusableError, is_missing, shorten
 from leaml.errors import DataError
 from leaml.tables import IMAGES, LABELED, check
 
 _BATCH = 32  # rows decoded at a time: encoded images of a few MB each
 _SUFFIX = ".parquet"
-_IMAGE = ("image_id", "uri", "bytes", "image")
+_SHOWN = 200
+"""Characters of the names of splits in a message."""
+_IMAGE = ("image_id", "uri", "bytes", *IMAGE_KEYS)
 """Columns that tell images apart."""
 
 
@@ -55,7 +58,9 @@ def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
     labels = _labels(uri for uri in found if below[uri].startswith("labeled"))
     loose = _without_their_image(labels, images, path, source.split)
     where = source.images or path
+    splits: set[str] = set()
     for place, row in _table_rows(images, IMAGES, None, _BATCH):
+        splits.add(str(row["split"]))
         if source.split is not None and row["split"] != source.split:
             continue
         uri = row["uri"] or f"{place.rpartition(', row ')[0]}#{row['image_id']}"
@@ -65,6 +70,14 @@ def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
             loose = []
             made = Record(uri, row["source"] or "parquet", row["split"], row["bytes"], **rows.fields())
             yield _located(made, row["uri"], where)
+    _check_split(path, source.split, splits)
+
+
+def _check_split(path: str, split: str | None, found: set[str]) -> None:
+    """Raise DataError if no row has the wanted split."""
+    if split is not None and found and split not in found:
+        msg = f"{path}: no row has split {split!r}, only {', '.join(sorted(found))[:_SHOWN]}; correct or remove split"
+        raise DataError(msg)
 
 
 def _labels(uris: Iterable[str]) -> dict[str, LabelRows]:
@@ -131,32 +144,50 @@ def _table_rows(
 def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
     schema = _schema(path)
     names = schema.names
-    if not {"bytes", "image", "uri"} & set(names):
+    if pair := doubled(names, (*_IMAGE, *COLUMNS, "split", "source")):
+        msg = f"{path}: the columns {pair[0]!r} and {pair[1]!r} have one name; rename or remove one of them"
+        raise DataError(msg)
+    if not {"bytes", "uri", *IMAGE_KEYS} & set(names):
         msg = f"{path}: no image column; it needs bytes, image or uri, and has {names}"
         raise DataError(msg)
     if source.split is not None and "split" not in names:
         msg = f"{path}: split is {source.split!r}, but the file has no column split; remove split from the config"
         raise DataError(msg)
-    groups = ImageGroups()
-    classes = _class_names(schema)
-    for number, row in _rows(path, [*_IMAGE, *COLUMNS, "split"], names):
-        if source.split is None or row["split"] == source.split:
-            where = f"{path}, row {number}"
-            rows = groups.of(number, where, *_identity(row), _content(row))
-            row |= {name: known.get(row[name]) for name, known in classes.items() if name in row}
-            rows.add(parse(row, where, names))
+    classes = _classes(path, schema)
+    groups = _grouped(path, source.split, names, classes)
     found = {group.number: group for group in groups}
     folder = source.images or posixpath.dirname(path) or "."
-    for number, row in _rows(path, [*_IMAGE, "source", "split"], names):
+    for number, row in _rows(path, [*_IMAGE, "source", "split"], names, classes):
         group = found.pop(number, None)
         if group is None:
             continue
-        data, name = _image(row)
+        data, name = (None, None) if group.error else _image(row)
         uri = name or f"{path}#{number if is_missing(row.get('image_id')) else row['image_id']}"
         uri = f"{path}, row {number}" if group.error else uri
         if keep(uri):
-            made = Record(uri, str(row.get("source") or "parquet"), row.get("split"), data, **group.rows.fields())
+            made = Record(uri, str(row.get("source") or "parquet"), _split(row), data, **group.rows.fields())
             yield replace(made, data=None, error=group.error) if group.error else _located(made, name, folder)
+
+
+def _grouped(path: str, split: str | None, names: list[str], classes: dict[str, dict[Any, str]]) -> ImageGroups:
+    """The rows of the wanted split by image. Raises DataError if there is none."""
+    groups = ImageGroups()
+    splits: set[str] = set()
+    for number, row in _rows(path, [*_IMAGE, *COLUMNS, "split"], names, classes):
+        splits.add(str(_split(row)))
+        if split is None or _split(row) == split:
+            where = f"{path}, row {number}"
+            try:
+                rows = groups.of(number, where, *_identity(row), _content(row))
+            except UnusableError as error:
+                rows = groups.unusable(number, where, f"{error.reason}: {error.detail}")
+            rows.add(parse(row, where, names))
+    _check_split(path, split, splits)
+    return groups
+
+
+def _split(row: dict[str, Any]) -> str | None:
+    return None if is_missing(row.get("split")) else str(row["split"])
 
 
 def _located(record: Record, name: str | None, folder: str) -> Record:
@@ -171,27 +202,67 @@ def _located(record: Record, name: str | None, folder: str) -> Record:
         return replace(record, error=str(error))
 
 
-def _class_names(schema: pa.Schema) -> dict[str, dict[Any, str]]:
-    """Of columns of classes, as `datasets` writes them: number to name."""
-    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = (noted.get("info") or {}).get("features") or {}
-    labels = {name: f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
-    return {name: dict(enumerate(names)) for name, names in labels.items()}
+def _classes(path: str, schema: pa.Schema) -> dict[str, dict[Any, str]]:
+    """Of columns of classes, or of lists of them, as `datasets` writes them: number to name. Raises DataError."""
+    noted = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        features = json_text.loads(noted).get("info", {}).get("features") or {}
+        names = {column: _class_names(feature) for column, feature in features.items()}
+        return {column: dict(enumerate(found)) for column, found in names.items() if found is not None}
+    except (ValueError, TypeError, AttributeError, LookupError):
+        held = f"its metadata 'huggingface' is {shorten(noted)}, not JSON with an object of features in 'info'"
+        fix = "write the file again with datasets, or without this metadata if it has no classes"
+        msg = f"{path}: the names of its classes cannot be read: {held}; {fix}"
+        raise DataError(msg) from None
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """The names of a feature's classes; None: it has none."""
+    if isinstance(feature, list):
+        return _class_names(feature[0]) if len(feature) == 1 else None
+    if not isinstance(feature, dict):
+        return None
+    if feature.get("_type") == "ClassLabel":
+        return [str(name) for name in feature["names"]]
+    return _class_names(feature.get("feature"))
+
+
+def _named(value: Any, known: dict[Any, str]) -> Any:
+    if isinstance(value, list):
+        return [_named(one, known) for one in value]
+    return value if isinstance(value, str) else known.get(value)
 
 
 def _image(row: dict[str, Any]) -> tuple[bytes | None, str | None]:
-    """Bytes and name of the image, wherever the columns hold them."""
-    image = row.get("image")
-    parts = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image,)
-    data: bytes | None = None
-    name: str | None = None
-    for value in (row.get("bytes"), row.get("uri"), *parts):
-        embedded = decode(value) if isinstance(value, str) else value if isinstance(value, bytes) else None
-        if embedded is not None:
-            data = data or embedded
-        elif name is None and not is_missing(value) and not isinstance(value, list | dict):
-            name = str(value)
-    return data or None, name
+    """Bytes and name of the image, wherever the columns hold them. Raises UnusableError where they are of several."""
+    found: list[bytes] = []
+    names: list[str] = []
+    own: list[str] = []  # paths of structs beside their bytes, which are no place to read
+    for value in (row.get("bytes"), row.get("uri"), *(_single_image(row.get(key), key) for key in IMAGE_KEYS)):
+        data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
+        parts = (data, path) if isinstance(value, dict) else (value,)
+        for part in parts:
+            embedded = decode(part) if isinstance(part, str) else part if isinstance(part, bytes) else None
+            if embedded is not None:
+                found += [embedded] if embedded and embedded not in found else []
+            elif not is_missing(part) and not isinstance(part, list | dict):
+                (own if data else names).append(str(part))
+    names = names or own[:1]
+    distinct = {posixpath.basename(name) if found else posixpath.normpath(name) for name in names}
+    if len(found) > 1 or len(distinct) > 1:
+        shown = f"{len(found)} images" if len(found) > 1 else shorten(names)
+        raise UnusableError(SEVERAL, f"its columns hold {shown}; leave the one that the row is about")
+    return next(iter(found), None), next(iter(names), None)
+
+
+def _single_image(value: Any, column: str) -> Any:
+    """What a list of one holds. Raises UnusableError for more."""
+    while isinstance(value, list):
+        held = [one for one in value if not is_missing(one)]
+        if len(held) > 1:
+            raise UnusableError(SEVERAL, f"{len(held)} in the column {column!r}; write a row for each of them")
+        value = held[0] if held else None
+    return value
 
 
 def _identity(row: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -207,10 +278,14 @@ def _content(row: dict[str, Any]) -> str | None:
     return content_of(data, None if is_missing(row.get("image_id")) and name == row.get("uri") else name)
 
 
-def _rows(path: str, columns: list[str], names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(
+    path: str, columns: list[str], names: list[str], classes: dict[str, dict[Any, str]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows with their numbers, classes by name."""
     wanted = [name for name in dict.fromkeys(columns) if name in names]
-    batches = _batches(path, wanted, _BATCH)
-    return enumerate(row for batch in batches for row in batch.to_pylist())
+    known = {name: classes[name] for name in wanted if name in classes}
+    rows = (row for batch in _batches(path, wanted, _BATCH) for row in batch.to_pylist())
+    return enumerate(row | {name: _named(row[name], numbers) for name, numbers in known.items()} for row in rows)
 
 
 def _batches(path: str, columns: list[str] | None, size: int) -> Iterator[pa.RecordBatch]:

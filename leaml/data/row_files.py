@@ -15,6 +15,9 @@ from leaml.data.records import Keep, LabelRows, Record, RefusedRow, by_image
 from leaml.data.values import is_missing, shorten
 from leaml.errors import DataError
 
+SEVERAL = "several images"
+"""Reason of a row that names more than one."""
+
 
 def records(path: str, rows: Iterable[tuple[str, Any]], source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of first mention; image paths are relative to `images` or the file's folder.
@@ -64,12 +67,12 @@ def image_name(row: Any, where: str) -> str | RefusedRow | None:
     if pair := doubled(map(str, row), IMAGE_KEYS):
         return RefusedRow(where, DOUBLED, f"keys {pair[0]!r} and {pair[1]!r}; remove one")
     if image != named[-1]:
-        return RefusedRow(where, "several images", f"'image' is {shorten(image)} and 'images' {shorten(named[-1])}; remove one")
+        return RefusedRow(where, SEVERAL, f"'image' is {shorten(image)} and 'images' {shorten(named[-1])}; remove one")
     if isinstance(image, str) and image.strip():
         fault = files.no_path(image)
         return RefusedRow(where, "no image", f"the image {shorten(image)} {fault}") if fault else image
     if isinstance(image, list | tuple):
-        return RefusedRow(where, "several images", f"{len(image)} images; write a row for each of them, not {shorten(image)}")
+        return RefusedRow(where, SEVERAL, f"{len(image)} images; write a row for each of them, not {shorten(image)}")
     return RefusedRow(where, "no image", f"the image is {shorten(image)}, not a path")
 
 

@@ -2,38 +2,43 @@
 
 `0001.jpg` (or another image) with an optional `0001.json`: an object with question and answer, a list of such objects, an
 object with such a list in `qa`, or with the `conversations` of LLaVA. Labels are those of the one image of their sample, which
-must have their name but for the ending; others are refused. `0001.txt` is a caption, see `leaml.data.captions`. Members of
-other kinds are counted and not read.
+must have their name but for the ending; others are refused, and so are those that name another image of the shard. `0001.txt`
+is a caption, see `leaml.data.captions`. Members of other kinds are counted and not read.
 Shards are streamed, not unpacked. What macOS adds (`._0001.jpg`) and other hidden files are left out.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from leaml import images
 from leaml.config import SourceConfig
 from leaml.data import files, json_text
-from leaml.data.conversations import turns
-from leaml.data.label_rows import parse
+from leaml.data.conversations import named_image, turns
+from leaml.data.embedded import decode
+from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, near_keys, suggested
+from leaml.data.label_rows import DOUBLED, parse
 from leaml.data.records import (
     MAX_IMAGE_BYTES,
     NO_QUESTION,
     NOT_READ,
     Keep,
     LabelRows,
+    Question,
     Record,
     RefusedRow,
     need_path,
     refuse_split,
 )
 from leaml.data.registry import reader
-from leaml.data.values import shorten
+from leaml.data.row_files import SEVERAL
+from leaml.data.values import is_missing, shorten
 from leaml.errors import DataError
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
@@ -41,6 +46,9 @@ _JUNK = "__MACOSX"
 _LABEL, _CAPTION = ".json", ".txt"
 _SHOWN = 4
 """Members named in a message."""
+
+Stems = Callable[[], frozenset[str]]
+"""The names of a shard's images without their endings, with and without their folders; read when it is called first."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +126,9 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     has_images = False
     loose: list[RefusedRow] = []
     for shard in _shards(path):
-        for sample in _samples(shard, keep):
-            rows = _label_rows(sample)
+        stems = functools.cache(functools.partial(_stems, shard))
+        for sample in _samples(shard, keep, {_LABEL}):
+            rows = _label_rows(sample, stems)
             if not sample.images:
                 loose += rows.refused
             has_images = has_images or bool(sample.images)
@@ -146,16 +155,19 @@ def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
         column: Key of the caption, and of the rows that are yielded; their key `image` is the URI of the image's record.
 
     Raises:
-        DataError: As `read`, and for a text that is not UTF-8.
+        DataError: As `read`, for a text that is not UTF-8, and for a caption of another image.
     """
     for shard in _shards(path):
-        for sample in _samples(shard, lambda _: False, with_texts=True):
+        stems = functools.cache(functools.partial(_stems, shard))
+        for sample in _samples(shard, None, {_LABEL, _CAPTION}):
             if len(sample.images) != 1:
                 continue
             image = sample.images[0]
             own = {member.ending: member for member in sample.members if member.stem == image.stem}
             found = _json(own[_LABEL]) if _LABEL in own and own[_LABEL].error is None else None
             text = found.get(column) if isinstance(found, dict) else None
+            if text is not None and (other := _other_image(found, own[_LABEL], own[_LABEL].where, stems)):
+                raise DataError(str(other))
             if text is None and _CAPTION in own:
                 text = _text(own[_CAPTION])
             if text is not None:
@@ -166,11 +178,16 @@ def _shards(path: str) -> list[str]:
     return [path] if files.is_file(path) else files.listing(path, SHARDS)
 
 
-def _samples(shard: str, keep: Keep, with_texts: bool = False) -> Iterator[_Sample]:
+def _stems(shard: str) -> frozenset[str]:
+    stems = {member.stem for member in _members(shard, None, set()) if member.ending in images.SUFFIXES}
+    return frozenset(stems | {posixpath.basename(stem) for stem in stems})
+
+
+def _samples(shard: str, keep: Keep | None, wanted: set[str]) -> Iterator[_Sample]:
     """The samples of a shard. Raises DataError where one goes on behind another one, or has a member twice."""
     sample: _Sample | None = None
     ended: set[bytes] = set()
-    for member in _members(shard, keep, with_texts):
+    for member in _members(shard, keep, wanted):
         folder, base = posixpath.split(member.name)
         found = posixpath.join(folder, base.partition(".")[0])
         if sample is None or found != sample.name:
@@ -193,10 +210,9 @@ def _digest(name: str) -> bytes:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:16]
 
 
-def _members(shard: str, keep: Keep, with_texts: bool) -> Iterator[_Member]:
-    """All members but folders and hidden ones, with the content of those that are wanted."""
-    wanted = {_LABEL, _CAPTION} if with_texts else {_LABEL}
-    mode: Literal["r:*", "r|*"] = "r:*" if with_texts else "r|*"  # with the images unread, most of a shard can be passed over
+def _members(shard: str, keep: Keep | None, wanted: set[str]) -> Iterator[_Member]:
+    """All members but folders and hidden ones, with the content of `wanted` endings and of images to keep (None: of none)."""
+    mode: Literal["r:*", "r|*"] = "r|*" if keep else "r:*"  # with the images unread, most of a shard can be passed over
     with files.open_read(shard) as stream:
         try:
             with tarfile.open(fileobj=stream, mode=mode, tarinfo=_Header) as archive:
@@ -206,7 +222,7 @@ def _members(shard: str, keep: Keep, with_texts: bool) -> Iterator[_Member]:
                     if info.isdir() or _JUNK in parts or any(part.startswith(".") and part != ".." for part in parts):
                         continue
                     is_image = member.ending in images.SUFFIXES
-                    if not (member.ending in wanted or (is_image and keep(member.where))):
+                    if not (member.ending in wanted or (is_image and keep is not None and keep(member.where))):
                         yield member
                     elif error := _unreadable(info):
                         yield replace(member, error=error)
@@ -229,10 +245,10 @@ def _unreadable(info: tarfile.TarInfo) -> str | None:
     return None
 
 
-def _label_rows(sample: _Sample) -> LabelRows:
+def _label_rows(sample: _Sample, stems: Stems) -> LabelRows:
     """The label rows of the sample's image, all of them refused where nobody can tell whose they are, and what is not read."""
     others = [RefusedRow(m.where, *_not_read(m)) for m in sample.members if m not in sample.images and m.ending != _LABEL]
-    rows = {member: _rows(member) for member in sample.ending_in(_LABEL)}
+    rows = {member: _rows(member, stems) for member in sample.ending_in(_LABEL)}
     others += [row for found in rows.values() for row in found.refused if row.reason == NO_QUESTION]
     labels = {
         member: LabelRows(found.questions, [row for row in found.refused if row.reason != NO_QUESTION])
@@ -277,16 +293,23 @@ def _names(members: list[_Member]) -> str:
     return ", ".join(posixpath.basename(member.name) for member in members[:_SHOWN]) + more
 
 
-def _rows(member: _Member) -> LabelRows:
+def _rows(member: _Member, stems: Stems) -> LabelRows:
     """The label rows of a JSON member; what holds no question is refused as NO_QUESTION."""
     where, rows = member.where, LabelRows()
     if member.error is not None:
         rows.add(RefusedRow(where, "member that cannot be read", member.error))
         return rows
     found = _json(member)
+    around: dict[str, Any] = {}
+    fault: RefusedRow | None = None
     if isinstance(found, dict) and isinstance(found.get("qa"), list):
+        fault = _beside_qa(found, where) or _other_image(found, member, where, stems)
+        around = {key: value for key, value in found.items() if key not in ("qa", *IMAGE_KEYS)}
         found = found["qa"]
     entries = found if isinstance(found, list) else [found]
+    if fault is not None:
+        rows.refused += [fault] * max(1, len(entries))
+        return rows
     if not any(isinstance(entry, dict) for entry in entries):  # outlines of objects, among others
         rows.add(RefusedRow(where, NO_QUESTION, shorten(found)))
         return rows
@@ -295,11 +318,55 @@ def _rows(member: _Member) -> LabelRows:
         if not isinstance(entry, dict):
             rows.add(RefusedRow(at, "not an object", f"{shorten(entry)}; write an object with question and answer"))
             continue
-        chat = "conversations" in entry or "messages" in entry
-        made = [row for row in (turns(entry, at) if chat else [parse(entry, at)]) if row is not None]
+        made = _labels(around | entry, at)
+        if made and (other := _beside_qa(entry, at) or _other_image(entry, member, at, stems)):
+            made = [other] * len(made)
         for row in made or [RefusedRow(at, NO_QUESTION, f"an object with the keys {shorten(list(entry))}")]:
             rows.add(row)
     return rows
+
+
+def _labels(entry: dict[str, Any], where: str) -> list[Question | RefusedRow]:
+    chat = any(key in entry for key in CHAT_KEYS)
+    return [row for row in (turns(entry, where) if chat else [parse(entry, where)]) if row is not None]
+
+
+def _beside_qa(entry: Mapping[str, Any], where: str) -> RefusedRow | None:
+    """The refusal of labels that stand beside the list `qa`: nobody can tell which of its questions they belong to."""
+    names = tuple(str(key) for key, value in entry.items() if not is_missing(value))
+    if "qa" not in names:
+        return None
+    beside = [name for name in names if name in (*COLUMNS, *CHAT_KEYS)]
+    beside += [name for name, _ in (*near_keys(names), *suggested(names, CHAT_KEYS)) if name != "qa"]
+    if not beside:
+        return None
+    return RefusedRow(
+        where, DOUBLED, f"{beside[0]!r} stands beside 'qa'; write it in the entries of 'qa', or remove one of them"
+    )
+
+
+def _other_image(entry: Mapping[str, Any], member: _Member, where: str, stems: Stems) -> RefusedRow | None:
+    """The refusal of an entry that names several images, or another one of the shard than that of its member's name.
+
+    Other names stay: people number images anew when they write shards.
+    """
+    named = named_image(entry, where)
+    if isinstance(named, RefusedRow):
+        return named if named.reason in (SEVERAL, DOUBLED) else None
+    if named is None:
+        return None
+    if decode(named) is not None:
+        return RefusedRow(where, SEVERAL, f"an image in the entry, and one beside it; remove {shorten(named)}")
+    stem, ending = posixpath.splitext(posixpath.normpath(named))
+    stem = stem if ending.lower() in images.SUFFIXES else stem + ending
+    folder, own = posixpath.split(member.stem)
+    if member.stem in (stem, posixpath.join(folder, stem)):
+        return None
+    wanted = {stem, posixpath.join(folder, stem)} | ({posixpath.basename(stem)} - {own})
+    if not wanted & stems():
+        return None
+    detail = f"it names {shorten(named)}, another image of the shard than that of its name; rename the member or correct it"
+    return RefusedRow(where, "label of another image", detail)
 
 
 def _json(member: _Member) -> Any:

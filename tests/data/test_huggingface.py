@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,66 @@ def test_kvasir_real_rows() -> None:
     assert Counter(q.answer for q in questions if q.question == "Have all polyps been removed?")["not relevant"] == 1393
     with pytest.raises(DataError, match="needs the columns"):
         list(kvasir_rows_csv(__file__))
+
+
+ANSWERS = ["007", "None", "NA", "null", "2020-01-01", "1e5", "true", "3.10", "N/A"]
+
+
+def folder_of_images(path: Path, name: str, prefix: str = "", above: bool = False) -> str:
+    (path / "train").mkdir(parents=True)
+    folder = path if above else path / "train"
+    rows = []
+    for n, answer in enumerate(ANSWERS):
+        (path / "train" / f"{n}.png").write_bytes(png(n))
+        row = {"file_name": f"{prefix}{'train/' if above else ''}{n}.png", "question": f"q{n}", "answer": answer}
+        rows += [row | {"img_id": f"0{n}"}]
+    if name.endswith(".jsonl"):
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    else:
+        (folder / name).write_text("\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+@pytest.mark.parametrize("prefix", ["", "./", ".//", "././"])
+def test_15_texts_of_a_metadata_file_are_those_that_are_written(tmp_path: Path, name: str, prefix: str) -> None:
+    path = folder_of_images(tmp_path / "set", name, prefix)
+    found = records(path=path)
+    assert [(r.data, [q.answer for q in r.questions]) for r in found] == [(png(n), [a]) for n, a in enumerate(ANSWERS)]
+    assert [Path(str(r.questions[0].where)).name for r in found[:2]] == (
+        [f"{name}:{n}" for n in ((1, 2) if name.endswith("jsonl") else (2, 3))]
+    )
+    assert [r.uri.rpartition("#")[2] for r in found[:2]] == ["00", "01"]
+
+
+def test_15_a_linked_folder_and_a_file_above_the_images_are_read_alike(tmp_path: Path) -> None:
+    path = folder_of_images(tmp_path / "set", "metadata.csv", above=True)
+    (tmp_path / "link").symlink_to(path)
+    for place in (path, str(tmp_path / "link"), f"{path}/", f"{tmp_path}/link/../set"):
+        assert [r.questions[0].answer for r in records(path=place)] == ANSWERS
+
+
+def test_15_other_rows_of_one_image_keep_their_order(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "1.png").write_bytes(png(1))
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,question,answer\n1.png,q0,01\n./1.png,q1,02\n1.png,q2,\n")
+    (found,) = records(path=str(tmp_path / "set"))
+    assert found.questions == (Question("q0", "01"), Question("q1", "02"))
+    assert [(Path(row.where).name, row.reason) for row in found.refused] == [("metadata.csv:4", "no answer")]
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.tsv", "labels.csv"])
+def test_15_csv_files_that_pandas_reads_are_refused_with_the_format(tmp_path: Path, name: str) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    (tmp_path / "set").mkdir()
+    cells = [["image", "question", "answer"], [str(tmp_path / "1.png"), "q", "007"]]
+    (tmp_path / "set" / name).write_text("".join(("\t" if "tsv" in name else ",").join(row) + "\n" for row in cells))
+    with pytest.raises(DataError, match="set format: csv and path to that file"):
+        records(path=str(tmp_path / "set"))
+
+
+def test_13_two_columns_of_images_are_an_error(tmp_path: Path) -> None:
+    image = {"bytes": png(1), "path": None}
+    columns: dict[str, list[Any]] = {"image": [image], "images": [[image]], "question": ["q"], "answer": ["a"]}
+    with pytest.raises(DataError, match="the columns 'image' and 'images': which one"):
+        records(path=save(tmp_path / "set", columns))

@@ -19,6 +19,7 @@ from leaml.config import SourceConfig
 from leaml.data.ingest import IngestResult, QuarantineError, ingest
 from leaml.data.records import Record
 from leaml.data.registry import read
+from leaml.errors import DataError
 
 
 def png(seed: int) -> bytes:
@@ -132,7 +133,7 @@ def test_3_every_row_is_used_or_refused_with_its_own_image(tmp_path: Path, rows:
 
 def contract(folder: Path, images: list[dict[str, Any]], labels: list[tuple[str, str]]) -> str:
     for number, row in enumerate(images):
-        (folder / "images").mkdir(exist_ok=True)
+        (folder / "images").mkdir(exist_ok=True, parents=True)
         pq.write_table(tables.table([row], tables.IMAGES), folder / "images" / f"part-{number:05d}.parquet")
     rows: list[dict[str, object]] = [{"image_id": name, "question": text, "answer": "a"} for name, text in labels]
     pq.write_table(tables.table(rows, tables.LABELED), folder / "labeled.parquet")
@@ -167,3 +168,145 @@ def test_11_labels_of_an_id_with_several_images_are_refused_with_both_places(tmp
     ((refused),) = [row for record in records for row in record.refused]
     assert refused.reason == "several images under one image_id"
     assert f"{path}/images/part-00000.parquet, row 0 and {path}/images/part-00001.parquet, row 0" in refused.detail
+
+
+RED, BLUE = png(1), png(2)
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"bytes": RED, "image": BLUE},
+        {"bytes": RED, "image": {"bytes": BLUE, "path": "1.png"}},
+        {"bytes": RED, "image": base64_of(BLUE)},
+        {"bytes": RED, "uri": base64_of(BLUE)},
+        {"image": RED, "images": [RED, BLUE]},
+        {"image": RED, "images": BLUE},
+        {"image": RED, "images": [BLUE]},
+        {"images": [RED, BLUE]},
+        {"image": [RED, BLUE]},
+        {"image": ["1.png", "2.png"]},
+        {"image": [{"bytes": RED, "path": "1.png"}, {"bytes": BLUE, "path": "2.png"}]},
+        {"image": "1.png", "uri": "2.png"},
+        {"image": "1.png", "images": ["2.png"]},
+        {"image": "1.png", "uri": "2.png", "bytes": RED},
+        {"image": {"bytes": None, "path": "1.png"}, "uri": "2.png"},
+        {"image": "a/1.png", "uri": "b/1.png"},
+    ],
+)
+@pytest.mark.parametrize("ids", [False, True])
+def test_13_a_row_of_several_images_is_quarantined(tmp_path: Path, columns: dict[str, Any], ids: bool) -> None:
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_bytes(png(int(name[0])))
+    same = {"image_id": ["x", "x"]} if ids else {}
+    path = table(tmp_path / "a.parquet", **same, **{name: [value, value] for name, value in columns.items()})
+    assert [(r.data, str(r.error).partition(":")[0]) for r in found(path)] == [(None, "several images")] * 2
+    result = ingested(path, tmp_path / "out")
+    assert (result.images, len(result.quarantined), result.labels.rows, result.labels.used) == (0, 2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"bytes": RED, "image": RED},
+        {"bytes": RED, "image": base64_of(RED)},
+        {"image": RED, "images": [RED]},
+        {"image": RED, "images": []},
+        {"image": [RED]},
+        {"images": [RED]},
+        {"image": [{"bytes": RED, "path": None}]},
+        {"image": ["1.png"]},
+        {"image": "./1.png", "uri": "1.png"},
+        {"image": "1.png", "uri": "s3://bucket/1.png", "bytes": RED},
+        {"image": {"bytes": RED, "path": "0001.png"}, "uri": "1.png"},
+        {"image": {"bytes": None, "path": None}, "bytes": RED},
+    ],
+)
+def test_13_an_image_that_stands_in_a_row_twice_is_one(tmp_path: Path, columns: dict[str, Any]) -> None:
+    (tmp_path / "1.png").write_bytes(RED)
+    assert asked(table(tmp_path / "a.parquet", **{name: [value] for name, value in columns.items()})) == [(RED, ["q0"])]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("image", "image"),
+        ("image", "Image"),
+        ("image_id", "image_id"),
+        ("answer", "answer"),
+        ("bytes", "Bytes"),
+        ("split", "split"),
+    ],
+)
+def test_13_two_columns_of_one_name_are_an_error(tmp_path: Path, names: tuple[str, str]) -> None:
+    others = [name for name in ("bytes", "question", "answer") if name not in names]
+    arrays = [pa.array([RED if name.lower() in ("bytes", "image") else "x"]) for name in (*others, *names)]
+    pq.write_table(pa.table(arrays, names=[*others, *names]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=rf"the columns '{names[0]}' and '{names[1]}' have one name; rename or remove"):
+        found(str(tmp_path / "a.parquet"))
+
+
+def test_13_two_columns_of_one_name_in_a_table_of_images_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    arrays = [pa.array(["1"]), pa.array(["2"]), pa.array([RED])]
+    pq.write_table(pa.table(arrays, names=["image_id", "image_id", "bytes"]), tmp_path / "images" / "0.parquet")
+    with pytest.raises(DataError, match=r"0\.parquet: column 'image_id' occurs twice"):
+        found(str(tmp_path))
+
+
+def classed(path: Path, noted: bytes, **columns: Any) -> str:
+    made = pa.table({"bytes": [RED, BLUE], "question": ["q0", "q1"], "answer": ["a", "b"]} | columns)
+    pq.write_table(made.replace_schema_metadata({b"huggingface": noted}), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        b"{",
+        b"",
+        b"[]",
+        b"null",
+        b"\xff",
+        b'{"info": []}',
+        b'{"info": {"features": [1]}}',
+        b'{"info": {"features": {"answer": {"_type": "ClassLabel"}}}}',
+        b'{"info": {"features": {"answer": {"_type": "ClassLabel", "names": 2}}}}',
+    ],
+)
+def test_14_metadata_that_cannot_be_read_is_an_error(tmp_path: Path, noted: bytes) -> None:
+    with pytest.raises(DataError, match=r"a\.parquet: the names of its classes cannot be read: .*write the file again"):
+        found(classed(tmp_path / "a.parquet", noted))
+
+
+def test_14_classes_are_names_in_every_column(tmp_path: Path) -> None:
+    def feature(*names: str) -> str:
+        return f'{{"_type": "ClassLabel", "names": {list(names)}}}'.replace("'", '"')
+
+    features = f'"split": {feature("train", "test")}, "source": {feature("here", "there")}, "answer": {feature("red", "blue")}'
+    features += f', "options": {{"_type": "Sequence", "feature": {feature("red", "blue")}}}, "bytes": {{"_type": "Value"}}'
+    noted = f'{{"info": {{"features": {{{features}}}}}}}'.encode()
+    path = classed(tmp_path / "a.parquet", noted, answer=[1, 0], options=[[0, 1], [1, 0]], split=[0, 1], source=[0, 1])
+    for split, data, place in (("train", RED, "here"), ("test", BLUE, "there")):
+        (record,) = found(path, split=split)
+        assert (record.data, record.split, record.source) == (data, split, place)
+        (question,) = record.questions
+        assert (question.answer, question.options) == (
+            ("blue", ("red", "blue")) if split == "train" else ("red", ("blue", "red"))
+        )
+    with pytest.raises(DataError, match=r"no row has split 'val', only test, train; correct or remove split"):
+        found(path, split="val")
+
+
+def test_14_a_split_that_no_row_has_is_an_error_that_names_those_there_are(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", bytes=[RED, BLUE], split=["train", "test"])
+    with pytest.raises(DataError, match=r"no row has split 'tset', only test, train; correct or remove split"):
+        found(path, split="tset")
+    assert asked(table(tmp_path / "b.parquet", bytes=[RED, BLUE], split=[1, 2]), split="2") == [(BLUE, ["q1"])]
+    folder = contract(tmp_path / "set", [{"image_id": "1", "bytes": RED, "split": "train"}], [("1", "q0")])
+    with pytest.raises(DataError, match=r"no row has split 'tset', only train; correct or remove split"):
+        found(folder, split="tset")

@@ -15,6 +15,7 @@ from leaml.config import SourceConfig
 from leaml.data.label_counts import LabelCounts
 from leaml.data.records import NO_QUESTION, NOT_READ, Question, Record, RefusedRow
 from leaml.data.registry import read
+from leaml.data.webdataset import captions
 from leaml.errors import DataError
 
 
@@ -238,3 +239,103 @@ def test_7_a_limit_looks_at_shards_whose_labels_have_no_image(tmp_path: Path) ->
     members = [("1.json", answered("red")), ("2.png", png(2)), ("2.json", answered("blue")), ("3.png", png(3))]
     found, _ = web(tmp_path, *members, limit=1)
     assert len(found) == 1
+
+
+CHAT = [{"from": "human", "value": "<image>\ncolour?"}, {"from": "gpt", "value": "blue"}]
+QA = [{"question": "colour?", "answer": "red"}]
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        ({"conversations": CHAT}, "conversations"),
+        ({"messages": CHAT}, "messages"),
+        ({"Conversation": CHAT}, "Conversation"),
+        ({"chat": CHAT}, "chat"),
+        ({"question": "shape?", "answer": "circle"}, "question"),
+        ({"Question": "shape?", "Answer": "circle"}, "Question"),
+        ({"answer": "circle"}, "answer"),
+        ({"options": ["red", "blue"]}, "options"),
+        ({"option": ["red", "blue"]}, "option"),
+        ({"question_type": "colour"}, "question_type"),
+    ],
+)
+def test_9_labels_beside_qa_are_refused_and_each_question_is_counted(
+    tmp_path: Path, beside: dict[str, Any], named: str
+) -> None:
+    for qa in (QA, QA * 3):
+        found, rows = web(tmp_path, ("1.png", png(1)), ("1.json", json.dumps({"qa": qa, **beside}).encode()))
+        assert (found, rows) == (["1.png:"], [("1.json", "two values for one thing")] * len(qa))
+    (record,) = records(format="webdataset", path=str(tmp_path))
+    assert record.refused[0].detail.startswith(f"{named!r} stands beside 'qa'")
+    found, rows = web(tmp_path, ("1.png", png(1)), ("1.json", json.dumps([{"qa": QA, **beside}, *QA]).encode()))
+    assert (found, len(rows)) == (["1.png: red"], 1)
+
+
+@pytest.mark.parametrize(
+    "beside", [{"id": 7}, {"question": None}, {"source": "x", "options": []}, {"width": 8, "image": "1.png"}]
+)
+def test_9_other_keys_beside_qa_are_no_fault(tmp_path: Path, beside: dict[str, Any]) -> None:
+    assert web(tmp_path, ("1.png", png(1)), ("1.json", json.dumps({"qa": QA, **beside}).encode())) == (["1.png: red"], [])
+
+
+def test_6_options_beside_qa_under_another_key_are_seen(tmp_path: Path) -> None:
+    entry = {"qa": [{"question": "colour?", "answer": "B"}], "choices": ["red", "blue"]}
+    found, rows = web(tmp_path, ("1.png", png(1)), ("1.json", json.dumps(entry).encode()))
+    assert (found, rows) == (["1.png:"], [("1.json", "options under another key")])
+
+
+@pytest.mark.parametrize("labels", [QA[0], {"conversations": CHAT}, {"qa": QA}])
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ({"image": "2.png"}, "label of another image"),
+        ({"image": "./2.png"}, "label of another image"),
+        ({"image": "frames/2.jpg"}, "label of another image"),
+        ({"images": ["2.png"]}, "label of another image"),
+        ({"image": {"path": "2.PNG"}}, "label of another image"),
+        ({"image": ["1.png", "2.png"]}, "several images"),
+        ({"image": "1.png", "images": ["2.png"]}, "several images"),
+        ({"image": "data:image/png;base64,iVBORw0KGgo="}, "several images"),
+        ({"image": "1.png", "Image": "2.png"}, "two values for one thing"),
+        ({"image": "1.png"}, None),
+        ({"image": "train/1.jpg"}, None),
+        ({"images": ["elsewhere/000123.jpg"]}, None),
+        ({"image": 17}, None),
+    ],
+)
+def test_7_labels_that_name_another_image_of_the_shard_are_refused(
+    tmp_path: Path, labels: dict[str, Any], image: dict[str, Any], reason: str | None
+) -> None:
+    member = json.dumps(labels | image).encode()
+    for order in (1, -1):
+        pairs = [[("1.png", png(1)), ("1.json", member)], [("2.png", png(2)), ("2.json", answered("x"))]][::order]
+        found, rows = web(tmp_path, *pairs[0], *pairs[1])
+        assert rows == ([] if reason is None else [("1.json", reason)])
+        assert sorted(found) == [
+            f"1.png: {labels.get('answer') or ('blue' if 'conversations' in labels else 'red')}"
+            if reason is None
+            else "1.png:",
+            "2.png: x",
+        ]
+
+
+def test_7_labels_of_the_image_of_another_folder_or_turn_are_refused(tmp_path: Path) -> None:
+    of_folder = json.dumps(QA[0] | {"image": "b/1.png"}).encode()
+    members = [("a/1.png", png(1)), ("a/1.json", of_folder), ("b/1.png", png(2)), ("b/1.json", of_folder)]
+    assert web(tmp_path, *members) == (["a/1.png:", "b/1.png: red"], [("a/1.json", "label of another image")])
+    parts = [{"type": "image", "image": "2.png"}, {"type": "text", "text": "colour?"}]
+    chat = [{"role": "user", "content": parts}, {"role": "assistant", "content": "blue"}]
+    members = [("1.png", png(1)), ("1.json", json.dumps({"messages": chat}).encode()), ("2.png", png(2))]
+    assert web(tmp_path, *members) == (["1.png:", "2.png:"], [("1.json", "label of another image")])
+    entries = json.dumps({"qa": [QA[0] | {"image": "1.png"}, QA[0] | {"image": "2.png"}]}).encode()
+    members = [("1.png", png(1)), ("1.json", entries), ("2.png", png(2))]
+    assert web(tmp_path, *members) == (["1.png: red", "2.png:"], [("1.json, entry 1", "label of another image")])
+
+
+def test_7_a_caption_that_names_another_image_of_the_shard_is_an_error(tmp_path: Path) -> None:
+    shard(
+        tmp_path / "0.tar", [("1.png", png(1)), ("1.json", b'{"image": "2.png", "caption": "a blue disc"}'), ("2.png", png(2))]
+    )
+    with pytest.raises(DataError, match=r"1\.json: label of another image"):
+        list(captions(str(tmp_path), "caption"))

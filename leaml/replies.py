@@ -56,7 +56,11 @@ _MUSING = re.compile(
 )
 """A thought without marks: about the one who asks."""
 
-_ENDS = re.compile(r"[.!?。！？।؟…]+[\"'”’»)\]]*(?=\s|$)|[。！？][”’」』）]*")
+_ENDS = re.compile(r"(?<![.!?。！？।؟…])[.!?。！？।؟…]+[\"'”’»)\]]*(?=\s|$)|[。！？][”’」』）]*")
+_ITEM_NUMBER = re.compile(r"[\s>#*_(\[-]*(?:\d+|[ivxl]+|[^\W\d_])", re.I)
+_DIGIT_AT_END = re.compile(r"\d\.[\"'”’»)\]]*$")
+_NEXT = re.compile(r"[^\S\n]*(\S)")
+_LONGEST_ABBREVIATION = 10
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[^\W\d_]|e\.g|i\.e|cf|vs|approx|ca|etc|fig|figs|no|nos|dr|mr|mrs|ms|prof|st|jr|sr|max|min|vol|p|pp|al|resp)$",
     re.I,
@@ -130,27 +134,31 @@ def answer_text(text: str) -> str:
 def sentences(text: str) -> list[str]:
     """Whole sentences of a text, in order; what follows the last sentence end is left out.
 
-    A dot after an abbreviation, an initial or the number of a list item ends no sentence. Nor does one after a digit at the
-    very end, since a text that was cut off there may have gone on with decimals.
+    A dot after an abbreviation, an initial or the number of a list item ends no sentence.
     """
     found, start = [], 0
     for end in _ENDS.finditer(text):
-        before = text[start : end.start()]
         if end.group().startswith(".") and len(end.group().rstrip("\"'”’»)]")) == 1:
-            last = end.end() == len(text.rstrip())
-            numbered = re.fullmatch(r"\s*[-*]?\s*\d+", before) or (last and before[-1:].isdigit())
-            follows = text[end.end() :].lstrip()[:1]
-            if numbered or _ABBREVIATION.search(before) or follows.islower():
+            last_line = max(start, text.rfind("\n", start, end.start()) + 1)
+            numbered = _ITEM_NUMBER.fullmatch(text, last_line, end.start())
+            abbreviated = _ABBREVIATION.search(text[max(start, end.start() - _LONGEST_ABBREVIATION) : end.start()])
+            follows = _NEXT.match(text, end.end())
+            if numbered or abbreviated or (follows and follows[1].islower()):
                 continue
-        if before.strip():
-            found.append(text[start : end.end()].strip())
+        if sentence := text[start : end.end()].strip():
+            found.append(sentence)
             start = end.end()
     return found
 
 
 def whole_sentences(text: str) -> str:
-    """The text up to the end of its last whole sentence, its line breaks kept; empty when it holds none."""
+    """A text that was cut off up to the end of its last whole sentence, its line breaks kept; empty when it holds none.
+
+    A dot behind a digit ends no sentence here: it may be that of the next list item, or of a decimal.
+    """
     found = sentences(text)
+    while found and _DIGIT_AT_END.search(found[-1]):
+        found.pop()
     return text[: text.rindex(found[-1]) + len(found[-1])].strip() if found else ""
 
 

@@ -33,9 +33,21 @@ PROMPT = "Describe the image."
         (
             "It measures 3.5 cm. Beside it lies Dr. Smith, approx. 4. Then",
             "length",
-            "It measures 3.5 cm. Beside it lies Dr. Smith, approx. 4.",
+            "It measures 3.5 cm.",  # "4." may begin the next item of a list
         ),
         ("A ball. It measures 3.", "length", "A ball."),  # perhaps 3.5
+        ("The image shows:\n\n1. A polyp\n2. A tube\n3. Red", "length", None),
+        ("The image shows:\n\n1. A polyp\n2. A tube\n3.", "length", None),
+        ("It shows a tube.\n\n1. A polyp\n2. Red\n\n10. A", "length", "It shows a tube."),
+        ("It shows: 1. A polyp 2. A tube 3. Red", "length", None),
+        ("A polyp. **Size:** 5 mm\n3.", "length", "A polyp."),
+        ("A ball.\n\n- **2. Size", "length", "A ball."),
+        ("A ball.\n\na. Red\nii. Round\niii. Big", "length", "A ball."),
+        ("A ball. See the wall (Fig. 2.", "length", "A ball."),
+        ("A ball. See the wall (Fig. 2.) Then", "length", "A ball."),
+        ("See the wall (Fig. 2.", "length", None),
+        ("A ball. It is number 7! Then", "length", "A ball. It is number 7!"),
+        ("It measures 4.", "stop", "It measures 4."),
         ("A ball, e.g. a red", "length", None),
         ("A ball held by Mr.", "length", None),
         ("Two balls are red! Are they? The", "length", "Two balls are red! Are they?"),

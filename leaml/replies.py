@@ -11,6 +11,7 @@ from typing import Any
 
 from leaml.broken_text import is_broken
 from leaml.refusals import FAILURE, REFUSAL
+from leaml.repetition import is_repetitive
 from leaml.thoughts import without_thoughts
 
 LENGTH = "length"
@@ -42,7 +43,7 @@ MARKER = re.compile(
     re.I | re.M,
 )
 """What stands around messages and replies in a model's text, and in no description."""
-_ROLE = re.compile(r"^\W*(?:assistant|user|system|human)\W*(?::|$)|^\W*(?:question|answer):", re.I | re.M)
+_ROLE = re.compile(r"^[^\w\n]*(?:assistant|user|system|human)\W*(?::|$)|^[^\w\n]*(?:question|answer):", re.I | re.M)
 _NOTHING = re.compile(
     r"(?:none|null|nil|nan|n/?a|undefined|true|false|yes|no|ok|okay|done|empty|unknown|error|todo|tbd|string|text|object object"
     r"|(?:an? |the |your )?(?:image|picture|photo|caption|description|reply|response|answer|output)(?: here| goes here)?"
@@ -197,7 +198,10 @@ def _no_caption(text: str, prompt: str) -> str:
         return f"chat marker: {marker.group().strip()!r}"
     if is_broken(text):
         return f"broken text: {text[:100]!r}"
-    first = (sentences(text) or [text])[0]
+    found = sentences(text)
+    if is_repetitive(text, found):
+        return f"repeats itself: {text[:100]!r}"
+    first = found[0] if found else text
     if REFUSAL.search(first.replace("’", "'")):
         return f"refusal: {first[:200]}"
     if FAILURE.search(first):

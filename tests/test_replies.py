@@ -254,6 +254,45 @@ def test_captions_that_resemble_those_are_kept(reply: str) -> None:
     assert replies.caption(reply, "stop", PROMPT) == (reply, "")
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "The polyp is red. " * 60,
+        "It shows the colon. " + "The polyp is red. " * 3,
+        "The polyp is red. The wall is pink. " * 9,
+        "The polyp is red, the polyp is red, the polyp is red, the polyp is red, and",
+        "a red ball and a blue ball and " * 20,
+        "red " * 200,
+        "The image shows " + "a polyp with a smooth surface near the fold, " * 3,
+        "".join(f"{number}. The polyp is red.\n" for number in range(1, 9)),
+        "".join(f"{number}. a small polyp\n" for number in range(1, 9)),
+        "图中有一个红球。" * 5,
+        "红色的球，" * 9,
+        "The POLYP is red! the polyp is red. The polyp: is red. So",
+    ],
+)
+@pytest.mark.parametrize("finished", ["length", "stop"])
+def test_a_reply_that_goes_round_in_circles_is_no_caption(reply: str, finished: str) -> None:
+    found, reason = replies.caption(reply, finished, PROMPT)
+    assert (found, reason.partition(":")[0]) == ("", "repeats itself")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "A row of balls: red, red, red, blue, red, red, red.",
+        "The first ball is red. The second ball is red. The third ball is blue. The fourth ball is green.",
+        "Player 1 wears red. Player 2 wears red. Player 3 wears red.",
+        "A sign says no, no, no.",
+        "A red ball. A blue ball. A red ball.",
+        "red red red red red red red red red",
+        "哈哈哈，图中有一个红球。",
+    ],
+)
+def test_a_caption_may_say_a_thing_twice(reply: str) -> None:
+    assert replies.caption(reply, "stop", PROMPT) == (reply, "")
+
+
 @pytest.mark.parametrize("text", ["half a pair \ud83d", "\udc80", "\ude00\ud83d"])
 def test_a_text_that_cannot_be_stored_is_no_caption_and_its_reason_can_be(text: str) -> None:
     for message in ({"content": text}, {"content": None, "refusal": text}, {"content": [{"type": "refusal", "refusal": text}]}):

@@ -23,7 +23,7 @@ _UNSEEN = re.compile(
 )
 """Blanks of every kind, the joiners and fillers of scripts among them."""
 _EDGE = r"[\s\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]+"
-_EDGES = re.compile(rf"^{_EDGE}|{_EDGE}$")
+_EDGES = re.compile(rf"^{_EDGE}|(?<!{_EDGE[:-1]}){_EDGE}$")
 _LETTER = r"[^\W\d_]"
 _REPLACED = re.compile(
     # a character that stands for those that were lost
@@ -33,7 +33,7 @@ _REPLACED = re.compile(
     # boxes and the blocks of old screens inside words or in a row: "re□d", "caf├⌐"; a lone one may be shown in the image
     rf"|{_LETTER}[\u2500-\u259f□▯▮]|[\u2500-\u259f□▯▮]{_LETTER}|[□▯▮]{{2,}}"
 )
-_ONE_LOST = re.compile(rf"({_LETTER}+)\?({_LETTER}+)")
+_ONE_LOST = re.compile(rf"(?<!{_LETTER})({_LETTER}+)\?(?=({_LETTER}+))")
 """A question mark between letters: a letter that was lost, or the end of a question without a space behind it."""
 _WHOLE_WORDS = {"yes", "no", "or", "and", "not", "maybe", "true", "false", "left", "right", "none", "both"}
 _RUN = re.compile(rf"({_LETTER})([!?;,:#$%*=<>|~^]{{2,}})({_LETTER})")

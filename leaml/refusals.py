@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_MODEL = r"an? (?:\w+[- ])*?(?:ai|a\.i\.|language model|llm|assistant|chatbot|bot)\b"
+_MODEL = r"an? (?:\w+[- ]){0,5}?(?:ai|a\.i\.|language model|llm|assistant|chatbot|bot)\b"
 _NOT = r"(?:cannot|can ?not|can't|could ?not|couldn't|won't|will not|would not|wouldn't)"
 _DO = (
     r"(?:\w+ly |even |really )?(?:see|view|look|read|open|load|access|process|analy[sz]e|interpret|inspect|examine|display|find"
@@ -29,23 +29,23 @@ _ENGLISH = (
     r"|designed"
     r"|programmed|authori[sz]ed))\b",
     rf"\b(?:i|we) {_NOT} {_DO}\b",
-    r"^\W*i (?:cannot|can't|can not|won't|will not)\W*$",
+    r"^[^\w\n]*i (?:cannot|can't|can not|won't|will not)\W*$",
     r"\bi (?:do not|don't|did not|didn't) (?:actually |currently |yet |really )?(?:know|have|see|receive|think|understand"
     r"|possess)\b",
     r"\bi (?:have not|haven't|never) (?:been |yet |actually )?(?:received|given|provided|seen|shown|got)\b",
     r"\bi (?:lack|have no) (?:the |any )?(?:\w+ )?(?:ability|access|way|means|information|capabilit|idea|images?|knowledge)",
     r"\bi (?:must |have to |need to )?(?:respectfully )?(?:decline|refuse|apologi[sz]e)\b",
     r"\bi(?:'ll| will|'d| would)? ?need (?:to see |you to |access |more |the |an? |your )",
-    r"^\W*(?:my |our |sincere )*apolog(?:y|ies)\b",
-    r"^\W*(?:so |very )?sorry\b[\s,.!:;-]*(?:$|but\b|i\b|no\b|not\b|this\b|that\b|there\b|it\b|unable|cannot|can't"
+    r"^[^\w\n]*(?:my |our |sincere )*apolog(?:y|ies)\b",
+    r"^[^\w\n]*(?:so |very )?sorry\b[\s,.!:;-]*(?:$|but\b|i\b|no\b|not\b|this\b|that\b|there\b|it\b|unable|cannot|can't"
     r"|for (?:the|any)"
     r"|as an?\b|about (?:that|this)|something|we (?:can|could|are un)|the (?:image|picture|photo|requested))",
-    r"^\W*(?:unfortunately|regrettably),? (?:i|we|there|no|the (?:image|picture|photo)|this (?:image|picture))\b",
-    rf"^\W*(?:(?:unable|not able|failed) to|{_NOT}) {_DO}\b",
-    r"^\W*(?:it is |it's )?(?:not possible|impossible) to (?:determine|answer|tell|say|know|describe)\b",
+    r"^[^\w\n]*(?:unfortunately|regrettably),? (?:i|we|there|no|the (?:image|picture|photo)|this (?:image|picture))\b",
+    rf"^[^\w\n]*(?:(?:unable|not able|failed) to|{_NOT}) {_DO}\b",
+    r"^[^\w\n]*(?:it is |it's )?(?:not possible|impossible) to (?:determine|answer|tell|say|know|describe)\b",
     rf"\b(?:i|we) {_NOT} be able to\b|\b(?:you|to have) (?:forgot(?:ten)?|did not|didn't) (?:to )?(?:attach|upload"
     rf"|include|provide)\b",
-    r"^\W*(?:not enough|insufficient) (?:information|context|data|details)\b",
+    r"^[^\w\n]*(?:not enough|insufficient) (?:information|context|data|details)\b",
     rf"\bno (?:\w+ )?{_IMAGE} (?:(?:was|is|were|are|has been|have been|could be|can be|appears? to be|seems? to be) (?:\w+ )?)?"
     rf"{_GIVEN}\b",
     rf"\b(?:is|was|are|'s) no {_IMAGE}(?: (?:\w+ )?(?:{_GIVEN}|here|to (?:describe|see|view|analy[sz]e|caption))|\W*$)",
@@ -54,10 +54,10 @@ _ENGLISH = (
     rf"\b{_IMAGE} (?:(?:was|is|were|are|has|have|did|does|could|can) ?(?:not|n't)|wasn't|isn't|couldn't|didn't|cannot"
     rf"|can't|failed to)"
     rf" (?:been |be |properly |correctly |successfully )*(?:{_GIVEN}|load|open|come through|upload|attach)\b",
-    r"^\W*(?:the |your |this )?(?:image|picture|photo) (?:(?:is |was )?(?:missing|unavailable|inaccessible|corrupt(?:ed)?)"
+    r"^[^\w\n]*(?:the |your |this )?(?:image|picture|photo) (?:(?:is |was )?(?:missing|unavailable|inaccessible|corrupt(?:ed)?)"
     rf"|not {_GIVEN})\b",
-    r"^\W*(?:please|kindly|could you|can you|would you)\b[^.?!]{0,30}\b(?:provide|upload|share|attach|send|resend|supply|submit"
-    r"|try again|retry|contact)\b",
+    r"^[^\w\n]*(?:please|kindly|could you|can you|would you)\b[^.?!]{0,30}\b(?:provide|upload|share|attach|send|resend|supply"
+    r"|submit|try again|retry|contact)\b",
     r"\b(?:please|kindly|you) (?:re-?)?(?:upload|share|attach|provide|send) (?:me )?(?:the|an|your|a|another) (?:\w+ )?"
     r"(?:image|picture|photo)",
     r"\b(?:violat\w+|against) (?:\w+ ){0,3}(?:polic(?:y|ies)|guidelines|terms)\b",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaml.broken_text import is_broken
+from leaml.broken_text import is_broken, stripped
 from leaml.config import FilterConfig
 from leaml.filters import Candidate, apply
 
@@ -224,6 +225,14 @@ def test_letters_and_numbers_of_every_script_are_text(text: str) -> None:
 def test_text_read_in_another_encoding_is_damaged(text: str, encoding: str) -> None:
     assert not is_broken(text)
     assert is_broken(text.encode().decode(encoding, "replace"))
+
+
+def test_a_long_text_is_read_in_time() -> None:
+    start = time.process_time()
+    assert not is_broken("a" * 40_000)
+    assert is_broken("a?" * 20_000 + "b")
+    assert len(stripped(" a" + " " * 20_000 + "b \u200b")) == 20_002
+    assert time.process_time() - start < 5  # a square of its length takes a minute
 
 
 @given(st.text(st.characters(categories=["L"]), min_size=1, max_size=20), st.sampled_from("\ufffd\x00\x07\ue123"))

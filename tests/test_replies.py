@@ -1,5 +1,7 @@
 """What is a caption and what only looks like one."""
 
+import time
+
 import pytest
 
 from leaml import replies
@@ -345,3 +347,23 @@ def test_reasons_begin_with_what_is_counted() -> None:
 )
 def test_finish_reasons(said: object, tokens: int | None, reason: str) -> None:
     assert replies.finish_reason(said, tokens, 48) == reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 40_000,
+        "A. b " * 8_000,
+        "." * 40_000 + "a",
+        "A ball" + "\n" * 4_000 + "x",
+        "as a " * 8_000,
+        "a?" * 20_000,
+        "(Fig. " * 6_000,
+    ],
+    ids=["one word", "initials", "dots", "line breaks", "as a", "question marks", "abbreviations"],
+)
+def test_a_long_reply_is_read_in_time(text: str) -> None:
+    start = time.process_time()
+    replies.caption(text, "length", PROMPT)
+    replies.caption(text, "stop", PROMPT)
+    assert time.process_time() - start < 10  # a square of its length takes minutes

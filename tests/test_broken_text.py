@@ -21,6 +21,32 @@ from leaml.filters import Candidate, apply
     [
         "is there not a??eo a red shape",
         "caf?s",
+        "is there not a⁇eo a red shape",
+        "a ⁇ shape",
+        "⁇",
+        "a？？eo",
+        "a？eo",
+        "a﹖eo",
+        "red⸮d",
+        "red¿d",
+        "red؟d",
+        "a？?eo",
+        "reďż˝d",
+        "reпїЅd",
+        "reÔøΩd",
+        "re´┐¢d",
+        "reοΏ½d",
+        "M√ºller",
+        "K√∂ln",
+        "cafГ©",
+        "MГјller",
+        "MĂĽller",
+        "cafĂ©",
+        "Гјber",
+        "itвЂ™s",
+        "it’s вЂњredвЂќ",
+        "cafΓ©",
+        "itâ€™s",
         "a \ufffd shape",
         "re\x00d",
         "red\x1b[0m",
@@ -136,6 +162,20 @@ def test_damaged_texts(text: str) -> None:
         "É…",
         "“ÜBER”",
         "is it red?",
+        "is it red？",
+        "吗？？没有",
+        "Who？What？",
+        "¿Es rojo? ¿No?",
+        "هل؟؟نعم",
+        "√π r and 2√πr",
+        "Ăştia",
+        "Гірка, МІСТО",
+        "ГЁ",
+        "в Ђ",
+        "Γάτα",
+        "Αα",
+        "Ľudia, Ĺ",
+        "«МРТ»",
         "What is this? And that?",
         "什么？好",
         "有息肉吗?没有",
@@ -233,6 +273,12 @@ def test_a_long_text_is_read_in_time() -> None:
     assert is_broken("a?" * 20_000 + "b")
     assert len(stripped(" a" + " " * 20_000 + "b \u200b")) == 20_002
     assert time.process_time() - start < 5  # a square of its length takes a minute
+
+
+@pytest.mark.parametrize("encoding", ["cp1250", "cp1251", "cp1253", "mac_roman", "cp437", "cp850"])
+@pytest.mark.parametrize("text", ["café au lait", "Müller", "Köln", "señal", "it\u2019s red", "re\ufffdd"])
+def test_utf_8_read_in_the_encoding_of_other_languages_is_damaged(text: str, encoding: str) -> None:
+    assert is_broken(text.encode().decode(encoding, "replace"))
 
 
 @given(st.text(st.characters(categories=["L"]), min_size=1, max_size=20), st.sampled_from("\ufffd\x00\x07\ue123"))

@@ -23,12 +23,25 @@ _GIVEN = (
 )
 _ENGLISH = (
     rf"\bas {_MODEL}",
-    rf"\bi(?:'m| am) (?:just |only )?{_MODEL}",
+    rf"\bi(?:'m| am) (?:just |only )?(?:{_MODEL}|an? (?:[\w-]+ )?model\b)",
     r"\bi(?:'m| am) (?:really |so |very |truly )?(?:sorry|afraid)\b",
     r"\bi(?:'m| am) (?:\w+ )?(?:unable|incapable|not (?:able|capable|allowed|permitted|equipped|comfortable|sure|certain"
     r"|designed"
     r"|programmed|authori[sz]ed))\b",
     rf"\b(?:i|we) {_NOT} {_DO}\b",
+    rf"\bi (?:wasn't|was not|was unable|am having (?:\w+ )?(?:trouble|difficult\w+|problems?|issues?)"
+    rf"|(?:'m|had|have) (?:having )?(?:\w+ )?(?:trouble|difficult\w+|problems?)|failed) (?:able )?(?:to "
+    rf"|with )?{_DO}(?:ing)?\b",
+    r"\bi'm having (?:\w+ )?(?:trouble|difficult\w+|problems?|issues?)\b",
+    r"\byou (?:have not|haven't|did not|didn't) (?:yet |actually |successfully )?(?:attach|upload|includ|provid|shar|sen[dt])",
+    r"\bthis (?:ai |language |chat )?model (?:does not|doesn't|cannot|can't|is not able|is unable)\b",
+    # a reply to the one who asks instead of a description
+    r"^[^\w\n]*(?:(?:sure(?: thing)?|of course|certainly|absolutely|hello|hi|hey|great|okay|ok)\b[\s,.!]*)?(?:i'd"
+    r"|i would|i'll|i will|i am|i'm)"
+    r" (?:be )?(?:more than )?(?:happy|glad|pleased|delighted|ready|here) to\b",
+    r"^[^\w\n]*(?:(?:hello|hi|hey|sure|of course|certainly)\b[\s,.!]*)?(?:how|what) (?:can|may|could|would|do"
+    r"|should) (?:i|you)\b",
+    r"\b(?:would|do) you (?:like|want) (?:me )?to\b|\blet me know\b|\b(?:if|would) you(?:'d| would)? like(?: me)? to\b",
     r"^[^\w\n]*i (?:cannot|can't|can not|won't|will not)\W*$",
     r"\bi (?:do not|don't|did not|didn't) (?:actually |currently |yet |really )?(?:know|have|see|receive|think|understand"
     r"|possess)\b",
@@ -42,6 +55,8 @@ _ENGLISH = (
     r"|as an?\b|about (?:that|this)|something|we (?:can|could|are un)|the (?:image|picture|photo|requested))",
     r"^[^\w\n]*(?:unfortunately|regrettably),? (?:i|we|there|no|the (?:image|picture|photo)|this (?:image|picture))\b",
     rf"^[^\w\n]*(?:(?:unable|not able|failed) to|{_NOT}) {_DO}\b",
+    r"^[^\w\n]*(?:the |your |this )?(?:content|request|prompt|response|message|image)(?: was| is| has been| were)? (?:\w+ )?"
+    r"(?:blocked|flagged|filtered|rejected|moderated)\b",
     r"^[^\w\n]*(?:it is |it's )?(?:not possible|impossible) to (?:determine|answer|tell|say|know|describe)\b",
     rf"\b(?:i|we) {_NOT} be able to\b|\b(?:you|to have) (?:forgot(?:ten)?|did not|didn't) (?:to )?(?:attach|upload"
     rf"|include|provide)\b",
@@ -107,7 +122,13 @@ FAILURE = re.compile(
     r"|model) (?:is )?(?:temporarily |currently )?"
     r"(?:unavailable|overloaded|busy|down)\b|temporarily unavailable|connection (?:refused|reset|error|closed|timed)"
     r"|cuda (?:error|out)"
-    r"|out of memory)|\b\w+(?:Error|Exception): ",
+    r"|out of memory"
+    r"|you(?:'ve| have)? (?:exceeded|reached|hit|run out)|(?:incorrect|invalid|missing|expired|unsupported|unknown|malformed)"
+    r" (?:\w+ )?(?:api|key|token|credentials|authentication|request|url|parameter|argument|image (?:format|type|url|data|size)"
+    r"|media|mime|content.type|file (?:format|type))|(?:the )?(?:model|endpoint|deployment|resource|file|url)(?: '?\S+'?)?"
+    r" (?:was |is |does )?not (?:found|exist|available|supported|loaded)|upstream (?:connect|request|server|timed)"
+    r"|insufficient (?:quota|credits|balance|funds)|billing\b|service unavailable|no healthy upstream"
+    r"|context.length exceeded)|\b\w+(?:Error|Exception): ",
     re.I,
 )
 """A server's error that came as a reply."""

@@ -56,6 +56,29 @@ _MUSING = re.compile(
     r"\bthe user(?:'s)? (?:\w+ )?(?:want|ask|request|need|provide|upload|share|sent|would|is|has|prompt|query)", re.I
 )
 """A thought without marks: about the one who asks."""
+_PLAN = re.compile(
+    r"^\W*(?:(?:okay|ok|alright|all right|right|well|so|now|hmm+|uh|um|wait|first|first off)\b[\s,.!…]*)*"
+    r"(?:hmm+\b|wait,|let me (?:think|see|look|analy|examine|start|describe|try|break)"
+    r"|let's (?:think|see|look|analy|start|break|describe)"
+    r"|(?:i|we) (?:need|have|should|must|want|will|am going|'ll|are going|can start|'m going)\b(?: to)?|i'll |i'm going to "
+    r"|the (?:task|question|prompt|instruction) (?:is|asks|wants|says)\b)",
+    re.I,
+)
+"""A thought without marks: a plan."""
+_GREETING = re.compile(
+    r"\W*(?:sure(?: thing)?|of course|certainly|absolutely|hello|hi|hey|great|okay|ok|thank you|thanks)\W*", re.I
+)
+_FRAGMENT = re.compile(
+    r"\W*(?:(?:the|this|an?) )?(?:image|picture|photo|photograph|frame|scene)?\s*"
+    r"(?:shows|depicts|features|contains|displays|is|of|appears|presents|captures|there is|it is|it shows|here is)?"
+    r"(?: an?| the)?\W*",
+    re.I,
+)
+"""The beginning of a description and nothing else."""
+_FILL_IN = re.compile(r"\[(?:insert|your|add|describe|description|caption|image|placeholder)\b[^\]\n]*\]", re.I)
+_ENCODED = re.compile(r"\S*(?:[A-Za-z0-9+/_-]{60,}|[0-9a-f]{32,})\S*|(?:https?://|data:|www\.)\S+", re.I)
+"""Base64, a hash or an address, which a text may hold but not be."""
+_FUSED_ROLE = re.compile(r"^\W*assistant(?:final|analysis|commentary|[A-Z])|^(?:analysis|commentary|final)(?=[A-Z])")
 
 _ENDS = re.compile(r"(?<![.!?。！？।؟…])[.!?。！？।؟…]+[\"'”’»)\]]*(?=\s|$)|[。！？][”’」』）]*")
 _ITEM_NUMBER = re.compile(r"[\s>#*_(\[-]*(?:\d+|[ivxl]+|[^\W\d_])", re.I)
@@ -78,7 +101,9 @@ def finish_reason(said: object, tokens: int | None = None, most: int | None = No
     """
     if said is None or said == "":
         return "stop" if tokens is not None and (most is None or tokens < most) else LENGTH
-    name = re.sub(r"\W+", "_", said.lower()).strip("_").removeprefix("finish_reason_") if isinstance(said, str) else ""
+    # "FINISH_REASON_STOP", "FinishReason.SAFETY" and "ContentFilter" are how some write "stop", "safety" and "content_filter"
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", said.rpartition(".")[2]) if isinstance(said, str) else ""
+    name = re.sub(r"\W+", "_", words.lower()).strip("_").removeprefix("finish_reason_")
     return name if name in _ENDED | _UNFINISHED | _FILTERED else LENGTH
 
 
@@ -190,11 +215,16 @@ def caption(text: str, finished: str, prompt: str = "") -> tuple[str, str]:
 
 def _no_caption(text: str, prompt: str) -> str:
     """Why a text is no description, "" if it may be one."""
-    if not re.search(r"[^\W\d_]", text) or _NOTHING.fullmatch(text.strip("<>[](){}*_#.,:;!\"'`- \n")) or _DATA.search(text):
+    letters = re.findall(r"[^\W\d_]", text)
+    if not letters or (len(letters) == 1 and letters[0].isascii()) or _FRAGMENT.fullmatch(text) or _ENCODED.fullmatch(text):
+        return f"no description: {text[:100]!r}"
+    if text.rstrip("*_ \n").endswith((":", "：")) or _FILL_IN.search(text):
+        return f"no description: {text[:100]!r}"
+    if _NOTHING.fullmatch(text.strip("<>[](){}*_#.,:;!\"'`- \n")) or _DATA.search(text):
         return f"no description: {text[:100]!r}"
     if _plain(prompt) and (_plain(text) == _plain(prompt) or _plain(text).startswith(_plain(prompt) + " ")):
         return "prompt echo"
-    if marker := MARKER.search(text) or _ROLE.search(text):
+    if marker := MARKER.search(text) or _ROLE.search(text) or _FUSED_ROLE.search(text):
         return f"chat marker: {marker.group().strip()!r}"
     if is_broken(text):
         return f"broken text: {text[:100]!r}"
@@ -202,11 +232,13 @@ def _no_caption(text: str, prompt: str) -> str:
     if is_repetitive(text, found):
         return f"repeats itself: {text[:100]!r}"
     first = found[0] if found else text
+    if _GREETING.fullmatch(first) and len(found) > 1:
+        first = f"{first} {found[1]}"
     if REFUSAL.search(first.replace("’", "'")):
         return f"refusal: {first[:200]}"
     if FAILURE.search(first):
         return f"an error instead of a reply: {first[:200]}"
-    return "a thought without an answer" if _MUSING.search(first) else ""
+    return "a thought without an answer" if _MUSING.search(first) or _PLAN.search(first.replace("’", "'")) else ""
 
 
 def _plain(text: str) -> str:

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from leaml.broken_text import is_broken
-from leaml.refusals import FAILURE, REFUSAL
+from leaml.refusals import FAILURE, REFUSAL, TO_THE_ASKER
 from leaml.repetition import is_repetitive
 from leaml.thoughts import without_thoughts
 
@@ -47,13 +47,17 @@ _ROLE = re.compile(r"^[^\w\n]*(?:assistant|user|system|human)\W*(?::|$)|^[^\w\n]
 _NOTHING = re.compile(
     r"(?:none|null|nil|nan|n/?a|undefined|true|false|yes|no|ok|okay|done|empty|unknown|error|todo|tbd|string|text|object object"
     r"|(?:an? |the |your )?(?:image|picture|photo|caption|description|reply|response|answer|output)(?: here| goes here)?"
-    r"|no (?:image|picture|photo|caption|description|text|content|data|reply|response|answer|output)(?: \w+)?|lorem ipsum.*)",
+    r"|no (?:image|picture|photo|caption|description|text|content|data|results?|reply|response|answer|output)(?: \w+)?"
+    r"|lorem ipsum.*)",
     re.I | re.S,
 )
 _DATA = re.compile(r"^\s*(?:```|[\[{]\s*(?:[\"'\[{\]}]|\w+\s*:))|```")
 """JSON, code or markup instead of a text."""
 _MUSING = re.compile(
-    r"\bthe user(?:'s)? (?:\w+ )?(?:want|ask|request|need|provide|upload|share|sent|would|is|has|prompt|query)", re.I
+    r"\bthe user(?:'s)? (?:\w+ )?(?:want|ask|request|need|provide|upload|uploaded|sent|would like|prompt|query"
+    r"|is (?:asking|requesting|looking for|seeking)"
+    r"|has (?:asked|provided|given|uploaded|shared|sent|requested))",
+    re.I,
 )
 """A thought without marks: about the one who asks."""
 _PLAN = re.compile(
@@ -65,6 +69,8 @@ _PLAN = re.compile(
     re.I,
 )
 """A thought without marks: a plan."""
+_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」|(?<!\w)['‘].+?['’](?!\w)")
+"""What a sign or a screen in the image says, which is nothing that the model says."""
 _GREETING = re.compile(
     r"\W*(?:sure(?: thing)?|of course|certainly|absolutely|hello|hi|hey|great|okay|ok|thank you|thanks)\W*", re.I
 )
@@ -234,7 +240,11 @@ def _no_caption(text: str, prompt: str) -> str:
     first = found[0] if found else text
     if _GREETING.fullmatch(first) and len(found) > 1:
         first = f"{first} {found[1]}"
-    if REFUSAL.search(first.replace("’", "'")):
+    unquoted = _QUOTED.sub("'_'", first)
+    if re.search(r"[^\W\d_]", unquoted):
+        first = unquoted
+    plain = first.replace("’", "'")
+    if REFUSAL.search(plain) or TO_THE_ASKER.search(plain):
         return f"refusal: {first[:200]}"
     if FAILURE.search(first):
         return f"an error instead of a reply: {first[:200]}"

@@ -7,7 +7,9 @@ words that are none ("xqzvbn").
 from __future__ import annotations
 
 import html.entities
+import itertools
 import re
+from collections.abc import Iterable, Iterator
 
 _NO_TEXT = re.compile(
     "[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\U000f0000-\U0010ffff"
@@ -23,17 +25,20 @@ _UNSEEN = re.compile(
 )
 """Blanks of every kind, the joiners and fillers of scripts among them."""
 _EDGE = r"[\s\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]+"
-_EDGES = re.compile(rf"^{_EDGE}|{_EDGE}$")
+_EDGES = re.compile(rf"^{_EDGE}|(?<!{_EDGE[:-1]}){_EDGE}$")
 _LETTER = r"[^\W\d_]"
 _REPLACED = re.compile(
     # a character that stands for those that were lost
-    "[\ufffc\ufffd\ufdd0-\ufdef]|锟斤拷|烫烫"
+    "[\ufffc\ufffd\ufdd0-\ufdef⁇]|锟斤拷|烫烫"
     # question marks in place of letters: "a??eo", "r1??d", "a ??eo", "red ????"
     r"|\w\?{2,}(?=[^\W_])(?![A-Z])|(?<!\S)\?{2,}(?=\w|\s|$)"
     # boxes and the blocks of old screens inside words or in a row: "re□d", "caf├⌐"; a lone one may be shown in the image
     rf"|{_LETTER}[\u2500-\u259f□▯▮]|[\u2500-\u259f□▯▮]{_LETTER}|[□▯▮]{{2,}}"
 )
-_ONE_LOST = re.compile(rf"({_LETTER}+)\?({_LETTER}+)")
+_CASED = "[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u0587]"
+_OTHER_QUESTION_MARK = re.compile(rf"(?<={_CASED})[?？﹖⸮؟¿⁈⁉]+(?={_CASED})")
+"""A question mark of any kind between letters of scripts that have a space behind one."""
+_ONE_LOST = re.compile(rf"(?<!{_LETTER})({_LETTER}+)\?(?=({_LETTER}+))")
 """A question mark between letters: a letter that was lost, or the end of a question without a space behind it."""
 _WHOLE_WORDS = {"yes", "no", "or", "and", "not", "maybe", "true", "false", "left", "right", "none", "both"}
 _RUN = re.compile(rf"({_LETTER})([!?;,:#$%*=<>|~^]{{2,}})({_LETTER})")
@@ -54,6 +59,33 @@ _ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+|\b[A-Za-z]:\\\S*")
 _CYRILLIC = re.compile("(?:[РС][\u0402-\u040f\u0452-\u045f\u0490\u0491ёЁ‚„…†‡€‰‹‘’“”•–—™›\xa0¤¦§©«¬\xad®°±µ¶·№»]){2}")
 _OTHER_SYSTEMS = re.compile("√[©®°¢£§•¶ß™´¨≠±¶∏]|‚Ä[ôúùìîòö¶¢]|Γ[Çé][^\\W\\d_]|├[^\\w\\s]")
 """UTF-8 that was read as Windows-1251, and as the encodings of the Macintosh and of DOS."""
+_CODE_PAGES = ("cp1250", "cp1251", "cp1253", "cp1254", "cp1257", "cp437", "cp850", "cp866", "koi8_r", "mac_roman", "iso8859_2")
+
+
+def _forms(characters: str) -> Iterator[str]:
+    """What characters of UTF-8 become where they are read as text of another encoding."""
+    for page, character in itertools.product(_CODE_PAGES, characters):
+        form = character.encode().decode(page, "ignore")
+        if len(form) == len(character.encode()) and form.isprintable():
+            yield form
+
+
+def _any_of(forms: Iterable[str]) -> str:
+    return "|".join(sorted({re.escape(form) for form in forms}))
+
+
+_ACCENTED = {
+    form for form in _forms("àáâãäåæçèéêëìíîïñòóôõöøùúûüýÿßÀÁÂÄÅÆÇÈÉÊËÌÍÎÑÒÓÔÕÖØÙÚÛÜ") if form not in {"√π", "√∞", "√Ω"}
+}
+_BEGINNINGS = {form for form in _ACCENTED if "A" <= form[0] < "\u0250" and form[1].islower()}
+"""A capital and a small letter, as words begin."""
+_MISREAD = re.compile(
+    # the replacement character and the quotes and dashes of print: three signs that no language has in a row
+    rf"{_any_of(_forms(chr(0xFFFD) + '‘’“”–—…'))}"
+    # accented letters: two signs beside a small letter of the Latin script, and not those that begin words (Ăştia)
+    rf"|(?<=[a-z])(?:{_any_of(_ACCENTED)})|(?:{_any_of(_ACCENTED - _BEGINNINGS)})(?=[a-z])"
+)
+"""UTF-8 that was read in an encoding of other languages: "caf√©", "cafГ©", "MĂĽller"."""
 _CLOSING, _LETTERS = set("»”“’‘…–—™®²³¹·«\xa0\xad"), set("šœžŠŒŽŸƒµºª")
 """What also stands behind an accented letter in sound text, of the characters that UTF-8 becomes in Windows-1252. Behind
 "Â" and "Ã", which begin most misread letters, no word has the letters."""
@@ -82,8 +114,8 @@ def is_broken(text: str) -> bool:
     """Whether a text holds what no text holds: replacement or control characters, marks inside words, mistaken encodings."""
     if _NO_TEXT.search(text):
         return True
-    plain = _ADDRESS.sub(" ", text)
-    if any(rule.search(plain) for rule in (_REPLACED, _PIECES, _CYRILLIC, _OTHER_SYSTEMS)):
+    plain = _OTHER_QUESTION_MARK.sub(lambda found: "?" * len(found[0]), _ADDRESS.sub(" ", text))
+    if any(rule.search(plain) for rule in (_REPLACED, _PIECES, _CYRILLIC, _OTHER_SYSTEMS, _MISREAD)):
         return True
     if _BYTE_PIECES.search(plain) and not _MALTESE.search(plain):
         return True

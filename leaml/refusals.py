@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_MODEL = r"an? (?:\w+[- ])*?(?:ai|a\.i\.|language model|llm|assistant|chatbot|bot)\b"
+_MODEL = r"an? (?:\w+[- ]){0,5}?(?:ai|a\.i\.|language model|llm|assistant|chatbot|bot)\b"
 _NOT = r"(?:cannot|can ?not|can't|could ?not|couldn't|won't|will not|would not|wouldn't)"
 _DO = (
     r"(?:\w+ly |even |really )?(?:see|view|look|read|open|load|access|process|analy[sz]e|interpret|inspect|examine|display|find"
@@ -23,41 +23,50 @@ _GIVEN = (
 )
 _ENGLISH = (
     rf"\bas {_MODEL}",
-    rf"\bi(?:'m| am) (?:just |only )?{_MODEL}",
+    rf"\bi(?:'m| am) (?:just |only )?(?:{_MODEL}|an? (?:[\w-]+ )?model\b)",
     r"\bi(?:'m| am) (?:really |so |very |truly )?(?:sorry|afraid)\b",
     r"\bi(?:'m| am) (?:\w+ )?(?:unable|incapable|not (?:able|capable|allowed|permitted|equipped|comfortable|sure|certain"
     r"|designed"
     r"|programmed|authori[sz]ed))\b",
-    rf"\b(?:i|we) {_NOT} {_DO}\b",
-    r"^\W*i (?:cannot|can't|can not|won't|will not)\W*$",
+    rf"\bi {_NOT} {_DO}\b",
+    rf"\bwe {_NOT} {_DO} (?:you\b|(?:with |to )?(?:the|this|that|your|any|an) (?:\w+ )?(?:{_IMAGE}|request|question)\b)",
+    rf"\bi (?:wasn't|was not|was unable|am having (?:\w+ )?(?:trouble|difficult\w+|problems?|issues?)"
+    rf"|(?:'m|had|have) (?:having )?(?:\w+ )?(?:trouble|difficult\w+|problems?)|failed) (?:able )?(?:to "
+    rf"|with )?{_DO}(?:ing)?\b",
+    r"\bi'm having (?:\w+ )?(?:trouble|difficult\w+|problems?|issues?)\b",
+    r"\byou (?:have not|haven't|did not|didn't) (?:yet |actually |successfully )?(?:attach|upload|includ|provid|shar|sen[dt])",
+    r"\bthis (?:ai |language |chat )?model (?:does not|doesn't|cannot|can't|is not able|is unable)\b",
+    r"^[^\w\n]*i (?:cannot|can't|can not|won't|will not)\W*$",
     r"\bi (?:do not|don't|did not|didn't) (?:actually |currently |yet |really )?(?:know|have|see|receive|think|understand"
     r"|possess)\b",
     r"\bi (?:have not|haven't|never) (?:been |yet |actually )?(?:received|given|provided|seen|shown|got)\b",
     r"\bi (?:lack|have no) (?:the |any )?(?:\w+ )?(?:ability|access|way|means|information|capabilit|idea|images?|knowledge)",
     r"\bi (?:must |have to |need to )?(?:respectfully )?(?:decline|refuse|apologi[sz]e)\b",
     r"\bi(?:'ll| will|'d| would)? ?need (?:to see |you to |access |more |the |an? |your )",
-    r"^\W*(?:my |our |sincere )*apolog(?:y|ies)\b",
-    r"^\W*(?:so |very )?sorry\b[\s,.!:;-]*(?:$|but\b|i\b|no\b|not\b|this\b|that\b|there\b|it\b|unable|cannot|can't"
+    r"^[^\w\n]*(?:my |our |sincere )*apolog(?:y|ies)\b",
+    r"^[^\w\n]*(?:so |very )?sorry\b[\s,.!:;-]*(?:$|but\b|i\b|no\b|not\b|this\b|that\b|there\b|it\b|unable|cannot|can't"
     r"|for (?:the|any)"
     r"|as an?\b|about (?:that|this)|something|we (?:can|could|are un)|the (?:image|picture|photo|requested))",
-    r"^\W*(?:unfortunately|regrettably),? (?:i|we|there|no|the (?:image|picture|photo)|this (?:image|picture))\b",
-    rf"^\W*(?:(?:unable|not able|failed) to|{_NOT}) {_DO}\b",
-    r"^\W*(?:it is |it's )?(?:not possible|impossible) to (?:determine|answer|tell|say|know|describe)\b",
+    r"^[^\w\n]*(?:unfortunately|regrettably),? (?:i|we|there|no|the (?:image|picture|photo)|this (?:image|picture))\b",
+    rf"^[^\w\n]*(?:(?:unable|not able|failed) to|{_NOT}) {_DO}\b",
+    r"^[^\w\n]*(?:the |your |this )?(?:content|request|prompt|response|message|image)(?: was| is| has been| were)? (?:\w+ )?"
+    r"(?:blocked|flagged|filtered|rejected|moderated)\b",
+    r"^[^\w\n]*(?:it is |it's )?(?:not possible|impossible) to (?:determine|answer|tell|say|know|describe)\b",
     rf"\b(?:i|we) {_NOT} be able to\b|\b(?:you|to have) (?:forgot(?:ten)?|did not|didn't) (?:to )?(?:attach|upload"
     rf"|include|provide)\b",
-    r"^\W*(?:not enough|insufficient) (?:information|context|data|details)\b",
+    r"^[^\w\n]*(?:not enough|insufficient) (?:information|context|data|details)\b",
     rf"\bno (?:\w+ )?{_IMAGE} (?:(?:was|is|were|are|has been|have been|could be|can be|appears? to be|seems? to be) (?:\w+ )?)?"
     rf"{_GIVEN}\b",
     rf"\b(?:is|was|are|'s) no {_IMAGE}(?: (?:\w+ )?(?:{_GIVEN}|here|to (?:describe|see|view|analy[sz]e|caption))|\W*$)",
     r"\bno (?:caption|description|answer|response|reply|content|result|text)s? (?:(?:was|is|were|are|could be|can be) )?"
-    r"(?:given|provided|available|possible|returned|generated|produced|found)\b",
+    r"(?:given|provided|available|possible|returned|generated|produced)\b",
     rf"\b{_IMAGE} (?:(?:was|is|were|are|has|have|did|does|could|can) ?(?:not|n't)|wasn't|isn't|couldn't|didn't|cannot"
     rf"|can't|failed to)"
     rf" (?:been |be |properly |correctly |successfully )*(?:{_GIVEN}|load|open|come through|upload|attach)\b",
-    r"^\W*(?:the |your |this )?(?:image|picture|photo) (?:(?:is |was )?(?:missing|unavailable|inaccessible|corrupt(?:ed)?)"
+    r"^[^\w\n]*(?:the |your |this )?(?:image|picture|photo) (?:(?:is |was )?(?:missing|unavailable|inaccessible|corrupt(?:ed)?)"
     rf"|not {_GIVEN})\b",
-    r"^\W*(?:please|kindly|could you|can you|would you)\b[^.?!]{0,30}\b(?:provide|upload|share|attach|send|resend|supply|submit"
-    r"|try again|retry|contact)\b",
+    r"^[^\w\n]*(?:please|kindly|could you|can you|would you)\b[^.?!]{0,30}\b(?:provide|upload|share|attach|send|resend|supply"
+    r"|submit|try again|retry|contact)\b",
     r"\b(?:please|kindly|you) (?:re-?)?(?:upload|share|attach|provide|send) (?:me )?(?:the|an|your|a|another) (?:\w+ )?"
     r"(?:image|picture|photo)",
     r"\b(?:violat\w+|against) (?:\w+ ){0,3}(?:polic(?:y|ies)|guidelines|terms)\b",
@@ -65,10 +74,10 @@ _ENGLISH = (
 _OTHER_LANGUAGES = (
     # Chinese, Japanese, Korean
     r"对不起|對不起|抱歉|很遗憾|很遺憾|(?:作为|作為|身為)(?:一个|一個|一名|一款)?(?:AI|人工智[能慧]|语言模型|大语言模型|大模型)",
-    r"[无無]法(?:直接)?(?:查看|看到|看见|回答|识别|識別|判断|判斷|确定|確定|提供|描述|访问|显示|处理|打开|加载|分析|辨认|得知|给出|生成)",
+    r"(?:^[^\w\n]*(?:我们?|目前|暂时)?|我)[无無]法(?:直接)?(?:查看|看到|看见|回答|识别|識別|判断|判斷|确定|確定|提供|描述|访问|显示|处理|打开|加载|分析|辨认|得知|给出|生成)",
     r"(?:不能|没办法|沒辦法)(?:直接)?(?:查看|看到|回答|提供|描述|访问|处理|分析|判断|确定|帮助|协助)",
     r"(?:没有|未|沒有)(?:能)?(?:提供|收到|上传|上傳|附上)(?:任何)?(?:图像|图片|照片|圖片|圖像)|我不(?:知道|清楚|确定|確定)|请(?:提供|上传|重新)",
-    r"申し訳|すみません|ごめんなさい|(?:でき|出来|わかり|分かり|見え)ません|画像が(?:提供|添付|表示)|AI(?:言語モデル)?として",
+    r"申し訳|すみません|ごめんなさい|(?:画像|写真)[^。]{0,12}(?:でき|見え)ません|^[^\w\n]*(?:回答|お答え|説明)[^。]{0,6}(?:でき|出来)ません|画像が(?:提供|添付|表示)|AI(?:言語モデル)?として",
     r"죄송|미안(?:하|합)|(?:할|볼|알|답변할|확인할|제공할|판단할|도와드릴) 수 (?:가 )?없|AI(?:로서| 언어 모델)",
     # Germanic and Romance languages
     r"\btut mir (?:sehr )?leid\b|\bleider (?:kann|ist|bin|habe|konnte|wurde)\b|\bich (?:kann|konnte"
@@ -94,6 +103,21 @@ _OTHER_LANGUAGES = (
 REFUSAL = re.compile("|".join((*_ENGLISH, *_OTHER_LANGUAGES)), re.I | re.M)
 """A model that refuses, cannot see, or talks about itself; apostrophes are straight ones."""
 
+TO_THE_ASKER = re.compile(
+    "|".join(
+        (
+            r"^[^\w\n]*(?:(?:sure(?: thing)?|of course|certainly|absolutely|hello|hi|hey|great|okay|ok)\b[\s,.!]*)?(?:i'd"
+            r"|i would|i'll|i will|i am|i'm)"
+            r" (?:be )?(?:more than )?(?:happy|glad|pleased|delighted|ready|here) to\b",
+            r"^[^\w\n]*(?:(?:hello|hi|hey|sure|of course|certainly)\b[\s,.!]*)?(?:how|what) (?:can|may|could|would|do"
+            r"|should) (?:i|you)\b",
+            r"\b(?:would|do) you (?:like|want) (?:me )?to\b|\blet me know\b|\b(?:if|would) you(?:'d| would)? like(?: me)? to\b",
+        )
+    ),
+    re.I | re.M,
+)
+"""A reply to the one who asks instead of a description; a question of a pair may well begin so."""
+
 FAILURE = re.compile(
     r"^\W*(?:http \d{3}|(?:internal |unknown |http |api |fatal )?(?:server |system |runtime )?error(?:\W*$|:| \d"
     r"| (?:occurred|processing|while"
@@ -107,7 +131,13 @@ FAILURE = re.compile(
     r"|model) (?:is )?(?:temporarily |currently )?"
     r"(?:unavailable|overloaded|busy|down)\b|temporarily unavailable|connection (?:refused|reset|error|closed|timed)"
     r"|cuda (?:error|out)"
-    r"|out of memory)|\b\w+(?:Error|Exception): ",
+    r"|out of memory"
+    r"|you(?:'ve| have)? (?:exceeded|reached|hit|run out)|(?:incorrect|invalid|missing|expired|unsupported|unknown|malformed)"
+    r" (?:\w+ )?(?:api|key|token|credentials|authentication|request|url|parameter|argument|image (?:format|type|url|data|size)"
+    r"|media|mime|content.type|file (?:format|type))|(?:the )?(?:model|endpoint|deployment|resource|file|url)(?: '?\S+'?)?"
+    r" (?:was |is |does )?not (?:found|exist|available|supported|loaded)|upstream (?:connect|request|server|timed)"
+    r"|insufficient (?:quota|credits|balance|funds)|billing\b|service unavailable|no healthy upstream"
+    r"|context.length exceeded)|\b\w+(?:Error|Exception): ",
     re.I,
 )
 """A server's error that came as a reply."""

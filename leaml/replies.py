@@ -10,7 +10,8 @@ import re
 from typing import Any
 
 from leaml.broken_text import is_broken
-from leaml.refusals import FAILURE, REFUSAL
+from leaml.refusals import FAILURE, REFUSAL, TO_THE_ASKER
+from leaml.repetition import is_repetitive
 from leaml.thoughts import without_thoughts
 
 LENGTH = "length"
@@ -42,21 +43,54 @@ MARKER = re.compile(
     re.I | re.M,
 )
 """What stands around messages and replies in a model's text, and in no description."""
-_ROLE = re.compile(r"^\W*(?:assistant|user|system|human)\W*(?::|$)|^\W*(?:question|answer):", re.I | re.M)
+_ROLE = re.compile(r"^[^\w\n]*(?:assistant|user|system|human)\W*(?::|$)|^[^\w\n]*(?:question|answer):", re.I | re.M)
 _NOTHING = re.compile(
     r"(?:none|null|nil|nan|n/?a|undefined|true|false|yes|no|ok|okay|done|empty|unknown|error|todo|tbd|string|text|object object"
     r"|(?:an? |the |your )?(?:image|picture|photo|caption|description|reply|response|answer|output)(?: here| goes here)?"
-    r"|no (?:image|picture|photo|caption|description|text|content|data|reply|response|answer|output)(?: \w+)?|lorem ipsum.*)",
+    r"|no (?:image|picture|photo|caption|description|text|content|data|results?|reply|response|answer|output)(?: \w+)?"
+    r"|lorem ipsum.*)",
     re.I | re.S,
 )
 _DATA = re.compile(r"^\s*(?:```|[\[{]\s*(?:[\"'\[{\]}]|\w+\s*:))|```")
 """JSON, code or markup instead of a text."""
 _MUSING = re.compile(
-    r"\bthe user(?:'s)? (?:\w+ )?(?:want|ask|request|need|provide|upload|share|sent|would|is|has|prompt|query)", re.I
+    r"\bthe user(?:'s)? (?:\w+ )?(?:want|ask|request|need|provide|upload|uploaded|sent|would like|prompt|query"
+    r"|is (?:asking|requesting|looking for|seeking)"
+    r"|has (?:asked|provided|given|uploaded|shared|sent|requested))",
+    re.I,
 )
 """A thought without marks: about the one who asks."""
+_PLAN = re.compile(
+    r"^\W*(?:(?:okay|ok|alright|all right|right|well|so|now|hmm+|uh|um|wait|first|first off)\b[\s,.!…]*)*"
+    r"(?:hmm+\b|wait,|let me (?:think|see|look|analy|examine|start|describe|try|break)"
+    r"|let's (?:think|see|look|analy|start|break|describe)"
+    r"|(?:i|we) (?:need|have|should|must|want|will|am going|'ll|are going|can start|'m going)\b(?: to)?|i'll |i'm going to "
+    r"|the (?:task|question|prompt|instruction) (?:is|asks|wants|says)\b)",
+    re.I,
+)
+"""A thought without marks: a plan."""
+_QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」|(?<!\w)['‘].+?['’](?!\w)")
+"""What a sign or a screen in the image says, which is nothing that the model says."""
+_GREETING = re.compile(
+    r"\W*(?:sure(?: thing)?|of course|certainly|absolutely|hello|hi|hey|great|okay|ok|thank you|thanks)\W*", re.I
+)
+_FRAGMENT = re.compile(
+    r"\W*(?:(?:the|this|an?) )?(?:image|picture|photo|photograph|frame|scene)?\s*"
+    r"(?:shows|depicts|features|contains|displays|is|of|appears|presents|captures|there is|it is|it shows|here is)?"
+    r"(?: an?| the)?\W*",
+    re.I,
+)
+"""The beginning of a description and nothing else."""
+_FILL_IN = re.compile(r"\[(?:insert|your|add|describe|description|caption|image|placeholder)\b[^\]\n]*\]", re.I)
+_ENCODED = re.compile(r"\S*(?:[A-Za-z0-9+/_-]{60,}|[0-9a-f]{32,})\S*|(?:https?://|data:|www\.)\S+", re.I)
+"""Base64, a hash or an address, which a text may hold but not be."""
+_FUSED_ROLE = re.compile(r"^\W*assistant(?:final|analysis|commentary|[A-Z])|^(?:analysis|commentary|final)(?=[A-Z])")
 
-_ENDS = re.compile(r"[.!?。！？।؟…]+[\"'”’»)\]]*(?=\s|$)|[。！？][”’」』）]*")
+_ENDS = re.compile(r"(?<![.!?。！？।؟…])[.!?。！？।؟…]+[\"'”’»)\]]*(?=\s|$)|[。！？][”’」』）]*")
+_ITEM_NUMBER = re.compile(r"[\s>#*_(\[-]*(?:\d+|[ivxl]+|[^\W\d_])", re.I)
+_DIGIT_AT_END = re.compile(r"\d\.[\"'”’»)\]]*$")
+_NEXT = re.compile(r"[^\S\n]*(\S)")
+_LONGEST_ABBREVIATION = 10
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[^\W\d_]|e\.g|i\.e|cf|vs|approx|ca|etc|fig|figs|no|nos|dr|mr|mrs|ms|prof|st|jr|sr|max|min|vol|p|pp|al|resp)$",
     re.I,
@@ -73,7 +107,9 @@ def finish_reason(said: object, tokens: int | None = None, most: int | None = No
     """
     if said is None or said == "":
         return "stop" if tokens is not None and (most is None or tokens < most) else LENGTH
-    name = re.sub(r"\W+", "_", said.lower()).strip("_").removeprefix("finish_reason_") if isinstance(said, str) else ""
+    # "FINISH_REASON_STOP", "FinishReason.SAFETY" and "ContentFilter" are how some write "stop", "safety" and "content_filter"
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", said.rpartition(".")[2]) if isinstance(said, str) else ""
+    name = re.sub(r"\W+", "_", words.lower()).strip("_").removeprefix("finish_reason_")
     return name if name in _ENDED | _UNFINISHED | _FILTERED else LENGTH
 
 
@@ -130,27 +166,31 @@ def answer_text(text: str) -> str:
 def sentences(text: str) -> list[str]:
     """Whole sentences of a text, in order; what follows the last sentence end is left out.
 
-    A dot after an abbreviation, an initial or the number of a list item ends no sentence. Nor does one after a digit at the
-    very end, since a text that was cut off there may have gone on with decimals.
+    A dot after an abbreviation, an initial or the number of a list item ends no sentence.
     """
     found, start = [], 0
     for end in _ENDS.finditer(text):
-        before = text[start : end.start()]
         if end.group().startswith(".") and len(end.group().rstrip("\"'”’»)]")) == 1:
-            last = end.end() == len(text.rstrip())
-            numbered = re.fullmatch(r"\s*[-*]?\s*\d+", before) or (last and before[-1:].isdigit())
-            follows = text[end.end() :].lstrip()[:1]
-            if numbered or _ABBREVIATION.search(before) or follows.islower():
+            last_line = max(start, text.rfind("\n", start, end.start()) + 1)
+            numbered = _ITEM_NUMBER.fullmatch(text, last_line, end.start())
+            abbreviated = _ABBREVIATION.search(text[max(start, end.start() - _LONGEST_ABBREVIATION) : end.start()])
+            follows = _NEXT.match(text, end.end())
+            if numbered or abbreviated or (follows and follows[1].islower()):
                 continue
-        if before.strip():
-            found.append(text[start : end.end()].strip())
+        if sentence := text[start : end.end()].strip():
+            found.append(sentence)
             start = end.end()
     return found
 
 
 def whole_sentences(text: str) -> str:
-    """The text up to the end of its last whole sentence, its line breaks kept; empty when it holds none."""
+    """A text that was cut off up to the end of its last whole sentence, its line breaks kept; empty when it holds none.
+
+    A dot behind a digit ends no sentence here: it may be that of the next list item, or of a decimal.
+    """
     found = sentences(text)
+    while found and _DIGIT_AT_END.search(found[-1]):
+        found.pop()
     return text[: text.rindex(found[-1]) + len(found[-1])].strip() if found else ""
 
 
@@ -181,20 +221,34 @@ def caption(text: str, finished: str, prompt: str = "") -> tuple[str, str]:
 
 def _no_caption(text: str, prompt: str) -> str:
     """Why a text is no description, "" if it may be one."""
-    if not re.search(r"[^\W\d_]", text) or _NOTHING.fullmatch(text.strip("<>[](){}*_#.,:;!\"'`- \n")) or _DATA.search(text):
+    letters = re.findall(r"[^\W\d_]", text)
+    if not letters or (len(letters) == 1 and letters[0].isascii()) or _FRAGMENT.fullmatch(text) or _ENCODED.fullmatch(text):
+        return f"no description: {text[:100]!r}"
+    if text.rstrip("*_ \n").endswith((":", "：")) or _FILL_IN.search(text):
+        return f"no description: {text[:100]!r}"
+    if _NOTHING.fullmatch(text.strip("<>[](){}*_#.,:;!\"'`- \n")) or _DATA.search(text):
         return f"no description: {text[:100]!r}"
     if _plain(prompt) and (_plain(text) == _plain(prompt) or _plain(text).startswith(_plain(prompt) + " ")):
         return "prompt echo"
-    if marker := MARKER.search(text) or _ROLE.search(text):
+    if marker := MARKER.search(text) or _ROLE.search(text) or _FUSED_ROLE.search(text):
         return f"chat marker: {marker.group().strip()!r}"
     if is_broken(text):
         return f"broken text: {text[:100]!r}"
-    first = (sentences(text) or [text])[0]
-    if REFUSAL.search(first.replace("’", "'")):
+    found = sentences(text)
+    if is_repetitive(text, found):
+        return f"repeats itself: {text[:100]!r}"
+    first = found[0] if found else text
+    if _GREETING.fullmatch(first) and len(found) > 1:
+        first = f"{first} {found[1]}"
+    unquoted = _QUOTED.sub("'_'", first)
+    if re.search(r"[^\W\d_]", unquoted):
+        first = unquoted
+    plain = first.replace("’", "'")
+    if REFUSAL.search(plain) or TO_THE_ASKER.search(plain):
         return f"refusal: {first[:200]}"
     if FAILURE.search(first):
         return f"an error instead of a reply: {first[:200]}"
-    return "a thought without an answer" if _MUSING.search(first) else ""
+    return "a thought without an answer" if _MUSING.search(first) or _PLAN.search(first.replace("’", "'")) else ""
 
 
 def _plain(text: str) -> str:

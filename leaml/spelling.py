@@ -36,11 +36,24 @@ _THOUSANDS = tuple(
 )
 _BARE_FRACTION = re.compile(r"(?<![\w.])\.(?=\d)")
 _DECIMAL = re.compile(r"(?<![\w.])(\d+)\.(\d+)(?![\d.])")
+_NAME_BEFORE = re.compile(r"([^\W\d_]+)[ .-]{1,2}$")
+_AMOUNT_WORDS = {
+    *("a", "about", "almost", "and", "approx", "approximately", "are", "around", "at", "be", "between", "by", "ca", "circa"),
+    *("costs", "equals", "exactly", "from", "in", "is", "least", "less", "measures", "minus", "more", "most", "nearly", "of"),
+    *("or", "over", "plus", "roughly", "than", "the", "to", "under", "up", "was", "x"),
+}
+"""Words before a number that is a quantity; behind another word it may be a version, a figure or a section."""
+_SPACED_SIGN = re.compile(
+    r"(^[^\w+±-]*|[=<>≤≥≈~:,;/([{] ?)([+±-]) (?=\.?\d|[$¢-¥₠-⃀∀-⋿]|\((?:\.?\d|[^\W\d_][+*/^-])|[^\W\d_](?:[\W_]*$|[\d+*/^]))"
+)
+"""A sign with a space before its number or letter: at the start, where no word or number stands that it could be behind."""
 _RANGE = re.compile(r"(?<=\d)(?: - | ?~ ?|—)(?=\d)")
 _SIGN_SPACE = re.compile(r"(?<=\d) (?=[%‰°])")
 _SIGN_AT_END = re.compile(r"(?<=[^\W_]) ?([(\[]?)([+±-](?:/?[+-])*)([)\]]?)(?=[^\w+±()\[\]-]*$)")
 _UNITS = "[nμcdkm]?m|um|[nμmk]?g|[μmcd]?l|ms|s|min|h|[kmg]?hz|[kmg]b|px|mmhg|mol|mmol"
 _UNIT_SPACE = re.compile(rf"(?<=\d) (?=(?:{_UNITS})\b)")
+_UNIT_BEHIND = re.compile(rf" ?(?:(?:{_UNITS})\b|[%‰°])")
+_CLOCK_BEHIND = re.compile(r" ?(?:[ap]\.?m\b|o'?clock|uhr\b)")
 _UNIT_POWER = re.compile(r"(?<![^\W\d_])([nμcdk]?m|mm|in|ft)([23])(?![\w^])")
 
 
@@ -48,14 +61,15 @@ def one_spelling(text: str) -> str:
     """`text` in lower case, NFKC, with one way to write digits, fractions, dashes, quotes, numbers and units.
 
     "1,000", "1 000" and "1'000" become "1000", "3.0" and "3" are "3", ".5" is "0.5", "5–10" and "5 - 10" are "5-10", "10 %" is
-    "10%", "20 mm" is "20mm", "½" is "1/2", "m²" and "m2" are "m^2", "Rh -" and "Rh (-)" are "Rh-". A comma is never read as a
-    decimal point, and a number with more than one point (a version, a date) stays.
+    "10%", "20 mm" is "20mm", "½" is "1/2", "m²" and "m2" are "m^2", "Rh -" and "Rh (-)" are "Rh-", "- 5" is "-5". A comma is
+    never read as a decimal point, and a number with more than one point (a version, a date) stays, as do the zeros of
+    "Python 3.10" and "3.30 pm".
     """
     folded = _INVISIBLE.sub("", text)
     if not folded.isascii():
         folded = _characters(_GROUP_SPACE.sub("", folded))
     folded = " ".join(folded.lower().replace("`", "'").split())
-    folded = _SIGN_AT_END.sub(_sign, folded.replace("''", '"'))
+    folded = _SIGN_AT_END.sub(_sign, _SPACED_SIGN.sub(r"\1\2", folded.replace("''", '"')))
     return _numbers(folded) if any(map(str.isdigit, folded)) else folded
 
 
@@ -98,12 +112,22 @@ def _sign(match: re.Match[str]) -> str:
     return match[2] if match[1] and match[3] else match[2] + match[3] if not match[1] else match[0]
 
 
+def _decimal(match: re.Match[str]) -> str:
+    """A decimal without zeros at its end, which only those of a quantity, or nothing but zeros, can do without."""
+    text, digits = match.string, match[2].rstrip("0")
+    name = _NAME_BEFORE.search(text, max(0, match.start() - 40), match.start())
+    named = name is not None and name[1] not in _AMOUNT_WORDS and not _UNIT_BEHIND.match(text, match.end())
+    if digits and (named or _CLOCK_BEHIND.match(text, match.end())):
+        return match[0]
+    return f"{match[1]}.{digits}".rstrip(".")
+
+
 def _numbers(text: str) -> str:
     for mark, numbers in _THOUSANDS:
         if mark in text:
             text = numbers.sub(lambda match: "".join(re.findall(r"\d", match[0])), text)
     text = _BARE_FRACTION.sub("0.", text)
-    text = _DECIMAL.sub(lambda match: f"{match[1]}.{match[2].rstrip('0')}".rstrip("."), text)
+    text = _DECIMAL.sub(_decimal, text)
     text = _RANGE.sub("-", text)
     text = _UNIT_SPACE.sub("", _SIGN_SPACE.sub("", text))
     return _UNIT_POWER.sub(r"\1^\2", text)

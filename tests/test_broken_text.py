@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaml.broken_text import is_broken
+from leaml.broken_text import is_broken, stripped
 from leaml.config import FilterConfig
 from leaml.filters import Candidate, apply
 
@@ -20,6 +21,32 @@ from leaml.filters import Candidate, apply
     [
         "is there not a??eo a red shape",
         "caf?s",
+        "is there not a⁇eo a red shape",
+        "a ⁇ shape",
+        "⁇",
+        "a？？eo",
+        "a？eo",
+        "a﹖eo",
+        "red⸮d",
+        "red¿d",
+        "red؟d",
+        "a？?eo",
+        "reďż˝d",
+        "reпїЅd",
+        "reÔøΩd",
+        "re´┐¢d",
+        "reοΏ½d",
+        "M√ºller",
+        "K√∂ln",
+        "cafГ©",
+        "MГјller",
+        "MĂĽller",
+        "cafĂ©",
+        "Гјber",
+        "itвЂ™s",
+        "it’s вЂњredвЂќ",
+        "cafΓ©",
+        "itâ€™s",
         "a \ufffd shape",
         "re\x00d",
         "red\x1b[0m",
@@ -135,6 +162,20 @@ def test_damaged_texts(text: str) -> None:
         "É…",
         "“ÜBER”",
         "is it red?",
+        "is it red？",
+        "吗？？没有",
+        "Who？What？",
+        "¿Es rojo? ¿No?",
+        "هل؟؟نعم",
+        "√π r and 2√πr",
+        "Ăştia",
+        "Гірка, МІСТО",
+        "ГЁ",
+        "в Ђ",
+        "Γάτα",
+        "Αα",
+        "Ľudia, Ĺ",
+        "«МРТ»",
         "What is this? And that?",
         "什么？好",
         "有息肉吗?没有",
@@ -223,6 +264,20 @@ def test_letters_and_numbers_of_every_script_are_text(text: str) -> None:
 )
 def test_text_read_in_another_encoding_is_damaged(text: str, encoding: str) -> None:
     assert not is_broken(text)
+    assert is_broken(text.encode().decode(encoding, "replace"))
+
+
+def test_a_long_text_is_read_in_time() -> None:
+    start = time.process_time()
+    assert not is_broken("a" * 40_000)
+    assert is_broken("a?" * 20_000 + "b")
+    assert len(stripped(" a" + " " * 20_000 + "b \u200b")) == 20_002
+    assert time.process_time() - start < 5  # a square of its length takes a minute
+
+
+@pytest.mark.parametrize("encoding", ["cp1250", "cp1251", "cp1253", "mac_roman", "cp437", "cp850"])
+@pytest.mark.parametrize("text", ["café au lait", "Müller", "Köln", "señal", "it\u2019s red", "re\ufffdd"])
+def test_utf_8_read_in_the_encoding_of_other_languages_is_damaged(text: str, encoding: str) -> None:
     assert is_broken(text.encode().decode(encoding, "replace"))
 
 

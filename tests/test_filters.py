@@ -229,3 +229,8 @@ def test_similar_questions_about_one_image_leave_the_better_pair() -> None:
     assert reasons == ["similar question", "", "similar question", ""]
     assert [row["reason"] for row in filters.apply(candidates, CONFIG)] == ["", "", "duplicate question", ""]
     assert {row["reason"] for row in filters.apply(candidates, FilterConfig(similar_questions=0.7, duplicates=False))} == {""}
+
+
+def test_a_question_to_the_reader_is_no_refusal() -> None:
+    pair = Candidate("How would you describe the lesions?", "round", -0.1)
+    assert apply([pair], FilterConfig())[0]["accepted"]

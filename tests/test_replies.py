@@ -1,5 +1,7 @@
 """What is a caption and what only looks like one."""
 
+import time
+
 import pytest
 
 from leaml import replies
@@ -33,9 +35,21 @@ PROMPT = "Describe the image."
         (
             "It measures 3.5 cm. Beside it lies Dr. Smith, approx. 4. Then",
             "length",
-            "It measures 3.5 cm. Beside it lies Dr. Smith, approx. 4.",
+            "It measures 3.5 cm.",  # "4." may begin the next item of a list
         ),
         ("A ball. It measures 3.", "length", "A ball."),  # perhaps 3.5
+        ("The image shows:\n\n1. A polyp\n2. A tube\n3. Red", "length", None),
+        ("The image shows:\n\n1. A polyp\n2. A tube\n3.", "length", None),
+        ("It shows a tube.\n\n1. A polyp\n2. Red\n\n10. A", "length", "It shows a tube."),
+        ("It shows: 1. A polyp 2. A tube 3. Red", "length", None),
+        ("A polyp. **Size:** 5 mm\n3.", "length", "A polyp."),
+        ("A ball.\n\n- **2. Size", "length", "A ball."),
+        ("A ball.\n\na. Red\nii. Round\niii. Big", "length", "A ball."),
+        ("A ball. See the wall (Fig. 2.", "length", "A ball."),
+        ("A ball. See the wall (Fig. 2.) Then", "length", "A ball."),
+        ("See the wall (Fig. 2.", "length", None),
+        ("A ball. It is number 7! Then", "length", "A ball. It is number 7!"),
+        ("It measures 4.", "stop", "It measures 4."),
         ("A ball, e.g. a red", "length", None),
         ("A ball held by Mr.", "length", None),
         ("Two balls are red! Are they? The", "length", "Two balls are red! Are they?"),
@@ -176,6 +190,58 @@ def test_captions(reply: str, finished: str, caption: str | None) -> None:
         "<caption></caption>",
         "(no content)",
         "Request timed out.",
+        "无法查看图片。",
+        "画像が見えません。",
+        "No results found.",
+        '"I\'m sorry, I cannot help."',
+        "Sure, here is the description:",
+        "Here is a caption for the image:",
+        "**Caption:**",
+        "图片描述：",
+        "Of course! I'd be happy to help.",
+        "Of course! I’d be happy to help you with that.",
+        "How can I help you?",
+        "Hello! How can I assist you today?",
+        "What would you like to know about the image?",
+        "Would you like me to describe the image?",
+        "I wasn't able to see the image",
+        "I was unable to view it.",
+        "I'm having trouble viewing the image.",
+        "I am having difficulty loading the picture.",
+        "It looks like you haven't attached an image.",
+        "You did not upload an image.",
+        "I'm a text-only model.",
+        "This model does not support images",
+        "You exceeded your current quota",
+        "You have reached your limit.",
+        "Invalid API key",
+        "Incorrect API key provided: sk-1",
+        "model not found",
+        "The model 'x' does not exist",
+        "Content blocked.",
+        "Your request was flagged",
+        "The content has been filtered.",
+        "Unsupported image format",
+        "Invalid image url",
+        "upstream connect error or disconnect/reset before headers",
+        "Insufficient quota",
+        "Okay, so I need to describe this image. First, the ball.",
+        "Let me think. The ball is red.",
+        "Hmm, a ball.",
+        "First, let me look at the image.",
+        "Alright, let's see. A ball.",
+        "[Insert description]",
+        "A photo of [describe the object].",
+        "iVBORw0KGgoAAAANSUhEUgAAAAAANSUhEUgAAAAAANSUhEUgAAAAAANSUhEUgAAAAAANSUhEUgAAAAAANSUhEUgAAAAAANSUhEUgAAAAAANSUhEUgAAAAAANSUhEUgAA",
+        "data:image/png;base64,iVBORw0KGgo=",
+        "https://example.org/a.png",
+        "A",
+        "The image shows",
+        "This image depicts a",
+        "The image is",
+        "assistantfinalred",
+        "assistantA red ball.",
+        "analysisThe user",
     ],
 )
 def test_what_is_learned_as_a_caption_is_no_refusal_error_data_or_mark(reply: str) -> None:
@@ -236,9 +302,77 @@ def test_what_is_learned_as_a_caption_is_no_refusal_error_data_or_mark(reply: st
         "No se ve ningún pólipo.",
         "Нет полипов.",
         "Kein Polyp.",
+        "We cannot identify any polyp here; the wall is pink.",
+        "ポリープは見えません。粘膜は正常です。",
+        "图片显示一个息肉，无法确定息肉的具体大小。",
+        "A page that says 'No results found'.",
+        "A terminal window showing 'TypeError: x is none'.",
+        "The user is typing on a keyboard.",
+        'A sign that reads "I\'m sorry".',
+        "Sure-footed goats climb a cliff.",
+        "The image shows a tray:\n- a cup\n- a plate",
+        "A player, having trouble with the ball, falls.",
+        "A sign with the address https://example.org above a door.",
+        "First base is empty.",
+        "Okay sign on a hand.",
+        "Well-lit room with two chairs.",
+        "Right kidney with a cyst.",
+        "Invalid parking: a car on the pavement.",
+        "The content of the bowl is red.",
+        "The model wears red.",
+        "Blocked airway",
+        "MRI",
+        "肺",
+        "So many balls lie on the grass.",
+        "Now a red ball lies there.",
+        "An image of a dog",
+        "The final score is shown.",
+        "Final whistle: players leave.",
+        "Assistant surgeon holds a clamp.",
+        "You can see a red ball.",
+        "A flagged request form lies on a desk.",
     ],
 )
 def test_captions_that_resemble_those_are_kept(reply: str) -> None:
+    assert replies.caption(reply, "stop", PROMPT) == (reply, "")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "The polyp is red. " * 60,
+        "It shows the colon. " + "The polyp is red. " * 3,
+        "The polyp is red. The wall is pink. " * 9,
+        "The polyp is red, the polyp is red, the polyp is red, the polyp is red, and",
+        "a red ball and a blue ball and " * 20,
+        "red " * 200,
+        "The image shows " + "a polyp with a smooth surface near the fold, " * 3,
+        "".join(f"{number}. The polyp is red.\n" for number in range(1, 9)),
+        "".join(f"{number}. a small polyp\n" for number in range(1, 9)),
+        "图中有一个红球。" * 5,
+        "红色的球，" * 9,
+        "The POLYP is red! the polyp is red. The polyp: is red. So",
+    ],
+)
+@pytest.mark.parametrize("finished", ["length", "stop"])
+def test_a_reply_that_goes_round_in_circles_is_no_caption(reply: str, finished: str) -> None:
+    found, reason = replies.caption(reply, finished, PROMPT)
+    assert (found, reason.partition(":")[0]) == ("", "repeats itself")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "A row of balls: red, red, red, blue, red, red, red.",
+        "The first ball is red. The second ball is red. The third ball is blue. The fourth ball is green.",
+        "Player 1 wears red. Player 2 wears red. Player 3 wears red.",
+        "A sign says no, no, no.",
+        "A red ball. A blue ball. A red ball.",
+        "red red red red red red red red red",
+        "哈哈哈，图中有一个红球。",
+    ],
+)
+def test_a_caption_may_say_a_thing_twice(reply: str) -> None:
     assert replies.caption(reply, "stop", PROMPT) == (reply, "")
 
 
@@ -290,7 +424,34 @@ def test_reasons_begin_with_what_is_counted() -> None:
         ("FINISH_REASON_MAX_TOKENS", 3, "length"),
         ("SAFETY", 3, "safety"),
         ("canceled", 3, "canceled"),
+        ("ContentFilter", 3, "content_filter"),
+        ("contentFiltered", 3, "content_filtered"),
+        ("FinishReason.SAFETY", 3, "safety"),
+        ("FinishReason.STOP", 3, "stop"),
+        ("EndTurn", 3, "end_turn"),
+        ("ToolCalls", 3, "tool_calls"),
+        ("MaxTokens", 3, "length"),
     ],
 )
 def test_finish_reasons(said: object, tokens: int | None, reason: str) -> None:
     assert replies.finish_reason(said, tokens, 48) == reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 40_000,
+        "A. b " * 8_000,
+        "." * 40_000 + "a",
+        "A ball" + "\n" * 4_000 + "x",
+        "as a " * 8_000,
+        "a?" * 20_000,
+        "(Fig. " * 6_000,
+    ],
+    ids=["one word", "initials", "dots", "line breaks", "as a", "question marks", "abbreviations"],
+)
+def test_a_long_reply_is_read_in_time(text: str) -> None:
+    start = time.process_time()
+    replies.caption(text, "length", PROMPT)
+    replies.caption(text, "stop", PROMPT)
+    assert time.process_time() - start < 10  # a square of its length takes minutes

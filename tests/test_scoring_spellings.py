@@ -31,6 +31,29 @@ ANIMALS = ["cat", "dog", "bird", "fish"]
         ("5-10", "5–10"),
         ("5 – 10 mm", "5-10mm"),
         ("upper–left", "upper-left"),
+        ("- 5", "-5"),
+        ("– 5 mm", "-5mm"),
+        ("− .5", "-0.5"),
+        ("- $5", "-$5"),
+        ("- €5", "-€5"),
+        ("(- 5)", "(-5)"),
+        ("'- 5'", "-5"),
+        ("x = - 5", "x = -5"),
+        ("+ 5", "+5"),
+        ("± 5", "±5"),
+        ("- a", "-a"),
+        ("- x.", "-x"),
+        ("- (x+1)", "-(x+1)"),
+        ("- √2", "-√2"),
+        ("5 - 10", "5-10"),
+        ("- a polyp", "polyp"),
+        ("- red", "red"),
+        ("- .NET", ".NET"),
+        ("Python 3.0", "Python 3"),
+        ("about 3.50", "about 3.5"),
+        ("width 3.50 mm", "width 3.5mm"),
+        ("2.50 x 3.50", "2.5 x 3.5"),
+        ("3.00 pm", "3 pm"),
         ("10 %", "10%"),
         ("١٠٪", "10%"),
         ("37℃", "37 °C"),
@@ -81,6 +104,22 @@ def test_two_spellings_of_one_answer(one: str, other: str) -> None:
         (".5", "5"),
         ("–5", "5"),
         ("-$5", "$5"),
+        ("- 5", "5"),
+        ("– 5 mm", "5 mm"),
+        ("- .5", "0.5"),
+        ("- $5", "$5"),
+        ("- €5", "€5"),
+        ("- a", "a"),
+        ("- x", "x"),
+        ("(- 5)", "5"),
+        ("- (x+1)", "x+1"),
+        ("- √2", "√2"),
+        ("- 5", "+5"),
+        ("Python 3.10", "Python 3.1"),
+        ("python-3.20", "python-3.2"),
+        ("Fig. 3.10", "Fig. 3.1"),
+        ("3.30 pm", "3.3 pm"),
+        ("3.30 p.m.", "3.3 p.m."),
         ("1.5", "15"),
         ("1,5", "15"),
         ("1,000", "1"),
@@ -204,6 +243,7 @@ def test_answers_of_one_meaning_have_one_key() -> None:
 def test_marks_that_belong_to_an_option_are_not_stripped() -> None:
     assert chosen_letters("C#", ["Java", "C#", "C", "Go"]) == {"B"}
     assert chosen_letters("10²", ["102", "10²"]) == {"B"}
+    assert chosen_letters("- 5", ["5", "-5"]) == chosen_letters("answer: - 5", ["5", "-5"]) == {"B"}
     assert chosen_letters("Both A and C", ["x", "y", "z", "Both A and C"]) == {"D"}
 
 
@@ -216,6 +256,12 @@ def test_a_number_equals_itself_however_it_is_written(number, grouped: bool, das
     plain = f"{number:f}".rstrip("0").rstrip(".")
     written = f"{number:,f}" if grouped else f"{number:f}"
     assert is_correct(written.replace("-", dash) + "0" * zeros, plain)
+
+
+@given(st.decimals(min_value=1, max_value=10**6, places=2), dashes)
+def test_a_spaced_minus_is_the_minus_of_its_number(number, dash: str) -> None:
+    assert is_correct(f"{dash} {number:f} mm", f"-{number:f} mm")
+    assert not is_correct(f"{dash} {number:f} mm", f"{number:f} mm")
 
 
 @given(numbers, numbers)

@@ -232,5 +232,4 @@ def test_similar_questions_about_one_image_leave_the_better_pair() -> None:
 
 
 def test_a_question_to_the_reader_is_no_refusal() -> None:
-    pair = Candidate("How would you describe the lesions?", "round", -0.1)
-    assert apply([pair], FilterConfig())[0]["accepted"]
+    assert reason(pair("How would you describe the lesions?", "round")) == ""

@@ -165,8 +165,9 @@ def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
             image = sample.images[0]
             own = {member.ending: member for member in sample.members if member.stem == image.stem}
             found = _json(own[_LABEL]) if _LABEL in own and own[_LABEL].error is None else None
-            text = found.get(column) if isinstance(found, dict) else None
-            if text is not None and (other := _other_image(found, own[_LABEL], own[_LABEL].where, stems)):
+            entry: dict[str, Any] = found if isinstance(found, dict) else {}
+            text = entry.get(column)
+            if text is not None and (other := _other_image(entry, own[_LABEL], own[_LABEL].where, stems)):
                 raise DataError(str(other))
             if text is None and _CAPTION in own:
                 text = _text(own[_CAPTION])

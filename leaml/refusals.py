@@ -141,7 +141,7 @@ FAILURE = re.compile(
     r"|media|mime|content.type|file (?:format|type))|(?:the )?(?:model|endpoint|deployment|resource|file|url)(?: '?\S+'?)?"
     r" (?:was |is |does )?not (?:found|exist|available|supported|loaded)|upstream (?:connect|request|server|timed)"
     r"|insufficient (?:quota|credits|balance|funds)|billing\b|service unavailable|no healthy upstream"
-    r"|context.length exceeded)|^\W*[\w.]*(?:Error|Exception): ",
+    r"|context.length exceeded)|^\W*(?:\w+\.)*\w*(?:Error|Exception): ",
     re.I,
 )
 """A server's error that came as a reply."""

@@ -42,7 +42,28 @@ _ONE_LOST = re.compile(rf"(?<!{_LETTER})({_LETTER}+)\?(?=({_LETTER}+))")
 """A question mark between letters: a letter that was lost, or the end of a question without a space behind it."""
 _WHOLE_WORDS = {"yes", "no", "or", "and", "not", "maybe", "true", "false", "left", "right", "none", "both"}
 _RUN = re.compile(rf"({_LETTER})([!?;,:#$%*=<>|~^]{{2,}})({_LETTER})")
-_OPERATORS = {"==", "===", "!=", "!==", "<=", ">=", "=>", "<>", "||", "**", "::", ":=", "+=", "*=", "<<", ">>", "|:"}
+_OPERATORS = {
+    "==",
+    "===",
+    "!=",
+    "!==",
+    "<=",
+    ">=",
+    "=>",
+    "<>",
+    "||",
+    "**",
+    "::",
+    ":=",
+    "+=",
+    "*=",
+    "<<",
+    ">>",
+    "|:",
+    "#,",
+    "#;",
+    "#:",
+}
 """Runs of marks that stand between letters in code and formulas."""
 _PIECES = re.compile(
     # of sentence pieces, bytes and words: "re▁d", "<0xE2>", "po@@ lyp", "##lyp", "red</w>"

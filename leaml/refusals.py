@@ -65,8 +65,11 @@ _ENGLISH = (
     rf" (?:been |be |properly |correctly |successfully )*(?:{_GIVEN}|load|open|come through|upload|attach)\b",
     r"^[^\w\n]*(?:the |your |this )?(?:image|picture|photo) (?:(?:is |was )?(?:missing|unavailable|inaccessible|corrupt(?:ed)?)"
     rf"|not {_GIVEN})\b",
-    r"^[^\w\n]*(?:please|kindly|could you|can you|would you)\b[^.?!]{0,30}\b(?:provide|upload|share|attach|send|resend|supply"
-    r"|submit|try again|retry|contact)\b",
+    r"^[^\w\n]*(?:please|kindly|could you|can you|would you)\b[^.?!]{0,30}\b(?:upload|attach|send|resend|supply"
+    r"|submit|try again|retry"
+    r"|contact|(?:provide|share) (?:me )?(?:with )?(?:the |an? |your |more |another |some |any )*(?:\w+ )?"
+    r"(?:image|picture|photo|file"
+    r"|details|context|information|description))\b",
     r"\b(?:please|kindly|you) (?:re-?)?(?:upload|share|attach|provide|send) (?:me )?(?:the|an|your|a|another) (?:\w+ )?"
     r"(?:image|picture|photo)",
     r"\b(?:violat\w+|against) (?:\w+ ){0,3}(?:polic(?:y|ies)|guidelines|terms)\b",
@@ -129,7 +132,8 @@ FAILURE = re.compile(
     r"|\d{3}\W+(?:error|internal"
     r"|bad|service|not found|forbidden|unauthori|too many|gateway)|(?:the )?(?:service|server"
     r"|model) (?:is )?(?:temporarily |currently )?"
-    r"(?:unavailable|overloaded|busy|down)\b|temporarily unavailable|connection (?:refused|reset|error|closed|timed)"
+    r"(?:unavailable|overloaded|(?:busy|down)(?=\W*$|[.,;!]? (?:please|try|right now|due)))"
+    r"|temporarily unavailable|connection (?:refused|reset|error|closed|timed)"
     r"|cuda (?:error|out)"
     r"|out of memory"
     r"|you(?:'ve| have)? (?:exceeded|reached|hit|run out)|(?:incorrect|invalid|missing|expired|unsupported|unknown|malformed)"
@@ -137,7 +141,7 @@ FAILURE = re.compile(
     r"|media|mime|content.type|file (?:format|type))|(?:the )?(?:model|endpoint|deployment|resource|file|url)(?: '?\S+'?)?"
     r" (?:was |is |does )?not (?:found|exist|available|supported|loaded)|upstream (?:connect|request|server|timed)"
     r"|insufficient (?:quota|credits|balance|funds)|billing\b|service unavailable|no healthy upstream"
-    r"|context.length exceeded)|\b\w+(?:Error|Exception): ",
+    r"|context.length exceeded)|^\W*(?:\w+\.)*\w*(?:Error|Exception): ",
     re.I,
 )
 """A server's error that came as a reply."""

@@ -37,8 +37,8 @@ _WRAPPED = re.compile(
     re.I | re.S,
 )
 MARKER = re.compile(
-    r"<\|[^|<>]*\|>|<｜[^｜<>]*｜>|</?[a-z][\w:.-]*(?: [^<>]*)?/?>|<!--|<<SYS>>"
-    r"|\[/?(?:INST|IMG|IMG_BREAK|IMG_END|SYSTEM_PROMPT|TOOL_CALLS|BOS|EOS|PAD|UNK|CLS|SEP|MASK|STOP|END|gMASK)\]"
+    r"<\|[^|<>]*\|>|<｜[^｜<>]*｜>|</?[a-z][\w:.-]*(?: \d+| [^<>=]*=[^<>]*)? ?/?>|<!--|<<SYS>>"
+    r"|\[/?(?:INST|IMG|IMG_BREAK|IMG_END|SYSTEM_PROMPT|TOOL_CALLS|BOS|EOS|PAD|UNK|CLS|SEP|MASK|gMASK)\]|\[/?(?:STOP|END)\]\s*$"
     r"|\b(?-i:ASSISTANT|USER|SYSTEM|HUMAN):|^#+ *(?:response|instruction|human|assistant|input|output)\b",
     re.I | re.M,
 )
@@ -222,7 +222,12 @@ def caption(text: str, finished: str, prompt: str = "") -> tuple[str, str]:
 def _no_caption(text: str, prompt: str) -> str:
     """Why a text is no description, "" if it may be one."""
     letters = re.findall(r"[^\W\d_]", text)
-    if not letters or (len(letters) == 1 and letters[0].isascii()) or _FRAGMENT.fullmatch(text) or _ENCODED.fullmatch(text):
+    if (
+        not letters
+        or (len(letters) == 1 and letters[0].isascii())
+        or _FRAGMENT.fullmatch(" ".join(text.split()))
+        or _ENCODED.fullmatch(text)
+    ):
         return f"no description: {text[:100]!r}"
     if text.rstrip("*_ \n").endswith((":", "：")) or _FILL_IN.search(text):
         return f"no description: {text[:100]!r}"

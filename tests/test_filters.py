@@ -231,5 +231,15 @@ def test_similar_questions_about_one_image_leave_the_better_pair() -> None:
     assert {row["reason"] for row in filters.apply(candidates, FilterConfig(similar_questions=0.7, duplicates=False))} == {""}
 
 
-def test_a_question_to_the_reader_is_no_refusal() -> None:
-    assert reason(pair("How would you describe the lesions?", "round")) == ""
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("How would you describe the lesions?", "round"),
+        ("Can you provide the color of the ball?", "red"),
+        ("What is on screen?", "No results found"),
+        ("Is x<y and z>w?", "yes"),
+        ("Which note: F#,G#?", "F#"),
+    ],
+)
+def test_questions_that_resemble_refusals_and_marks_are_kept(question: str, answer: str) -> None:
+    assert filters.apply([Candidate(question, answer, -0.1)], FilterConfig())[0]["accepted"]

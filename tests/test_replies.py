@@ -190,6 +190,9 @@ def test_captions(reply: str, finished: str, caption: str | None) -> None:
         "<caption></caption>",
         "(no content)",
         "Request timed out.",
+        "The server is busy, please try again.",
+        "openai.BadRequestError: bad image",
+        "A red ball. [END]",
         "无法查看图片。",
         "画像が見えません。",
         "No results found.",
@@ -302,6 +305,9 @@ def test_what_is_learned_as_a_caption_is_no_refusal_error_data_or_mark(reply: st
         "No se ve ningún pólipo.",
         "Нет полипов.",
         "Kein Polyp.",
+        "The model is busy posing.",
+        "[END] sign on a road.",
+        "A red screen, TypeError: x.",
         "We cannot identify any polyp here; the wall is pink.",
         "ポリープは見えません。粘膜は正常です。",
         "图片显示一个息肉，无法确定息肉的具体大小。",
@@ -441,6 +447,7 @@ def test_finish_reasons(said: object, tokens: int | None, reason: str) -> None:
     "text",
     [
         "a" * 40_000,
+        "a" + " " * 20_000 + "b",
         "A. b " * 8_000,
         "." * 40_000 + "a",
         "A ball" + "\n" * 4_000 + "x",
@@ -448,7 +455,7 @@ def test_finish_reasons(said: object, tokens: int | None, reason: str) -> None:
         "a?" * 20_000,
         "(Fig. " * 6_000,
     ],
-    ids=["one word", "initials", "dots", "line breaks", "as a", "question marks", "abbreviations"],
+    ids=["one word", "spaces", "initials", "dots", "line breaks", "as a", "question marks", "abbreviations"],
 )
 def test_a_long_reply_is_read_in_time(text: str) -> None:
     start = time.process_time()

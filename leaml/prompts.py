@@ -26,14 +26,20 @@ _REPLY = re.compile(
 def pair_pattern(question_chars: int | None = None, answer_chars: int | None = None) -> str:
     """Regular expression of a structured generator reply, of limited lengths; `parse_qa` reads every text that it matches.
 
-    Up to two colons are there in a question and in an answer, behind anything but the two words that the format itself uses.
-    The limit holds for the text between two of them; `leaml.filters.length` has the last word.
+    Up to two colons are there in a question and in an answer, behind anything but the two words that the format itself uses;
+    in a text with colons each part between them has a third of the length, so that the limit holds for the whole.
     """
-    texts = [
-        rf"(?:[^:\s]|[^:\snr]:)[^:\n]{most}(?:{_OTHER_COLON}[^:\n]{most}){{0,2}}"
-        for most in ("*" if limit is None else f"{{0,{limit - 1}}}" for limit in (question_chars, answer_chars))
-    ]
-    return " ?Question: " + " Answer: ".join(texts)
+    return f" ?Question: {_limited(question_chars)} Answer: {_limited(answer_chars)}"
+
+
+def _limited(most: int | None) -> str:
+    """A text of at most `most` characters."""
+    plain = r"[^:\s][^:\n]" + ("*" if most is None else f"{{0,{most - 1}}}")
+    part = None if most is None else most // 3 - _BEFORE_A_COLON
+    if part is not None and part < 1:
+        return plain
+    some = "*" if part is None else f"{{0,{part}}}"
+    return rf"(?:{plain}|(?:[^:\s]|[^:\snr]:)[^:\n]{some}(?:{_OTHER_COLON}[^:\n]{some}){{0,2}})"
 
 
 def _colon_behind_other_words() -> str:
@@ -44,6 +50,8 @@ def _colon_behind_other_words() -> str:
     return f"(?:{'|'.join(found)}):"
 
 
+_BEFORE_A_COLON = 10
+"""Characters that a colon's own part of the pattern may hold, and some to spare."""
 _OTHER_COLON = _colon_behind_other_words()
 
 

@@ -111,6 +111,7 @@ def test_a_call_after_the_end_of_ray_starts_none(capfd: pytest.CaptureFixture[st
 def test_a_command_keeps_its_handler_of_sigterm_when_ray_starts(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's own ends the process with 1 and without a word; where there is none it stays, since it ends Ray's processes."""
     rays = lambda *_: None  # noqa: E731
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # another test may have started one
     monkeypatch.setattr(runtime.local_ray, "start", lambda **_: signal.signal(signal.SIGTERM, rays))
     monkeypatch.setattr(runtime, "quiet_data", lambda _: None)
     monkeypatch.setattr(runtime, "check_resources", lambda _: None)

@@ -6,11 +6,9 @@ import math
 import time
 from typing import Any
 
-from leaml.broken_text import refusal
+from leaml.broken_text import refusal, stripped
 from leaml.calibration import confidence
-from leaml.choice import check_options
-from leaml.data.label_options import parse_options
-from leaml.data.values import UnusableError
+from leaml.data.questions import options_of
 from leaml.errors import DataError
 from leaml.scoring import ask
 from serve.chat import check_chars
@@ -54,17 +52,15 @@ def _question(text: str, options: list[str] | None, limits: LimitSettings) -> Qu
         return Question(text)
     if not 2 <= len(options) <= limits.options or any(not option.strip() for option in options):
         refuse(f"options must be 2 to {limits.options} texts that are not empty", "options", "options")
-    if fault := next((found for found in map(refusal, (text, *options)) if found), None):
-        refuse(f"a text {fault}", "options", "options")
+    for field, given in (("question", text), *(("options", option) for option in options)):
+        if fault := refusal(given):
+            refuse(f"`{field}` {fault}", field, field)
     try:
-        read = parse_options(options)
-        check_options(options)
-    except (DataError, UnusableError) as error:
+        texts = options_of(options)
+    except DataError as error:
         refuse(str(error), "options", "options")
-    if read is None or read.keys or any(shown != given.strip() for shown, given in zip(read.texts, options, strict=True)):
-        refuse(
-            "options carry labels of their own; send their texts alone, the model is shown A, B, C, ...", "options", "options"
-        )
+    if texts != tuple(map(stripped, options)):
+        refuse("options carry labels of their own; send the texts alone, they are shown as A, B, C, ...", "options", "options")
     return Question(text, tuple(options))
 
 

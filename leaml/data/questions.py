@@ -78,20 +78,30 @@ def _parse(row: Any, where: str) -> Asked:
 
 
 def _options(value: Any, where: str) -> tuple[str, ...] | None:
-    """As those of a label row: labels in front of the texts are no part of them, here as in training."""
     try:
-        found = parse_options(value)
-        texts = () if found is None else tuple(map(stripped, found.texts))
-        check_options(texts)
-    except (UnusableError, DataError) as error:
+        texts = options_of(value)
+    except DataError as error:
         msg = f"{where}: {error}"
         raise DataError(msg) from None
-    if found is None:
-        return None
-    if not 2 <= len(texts) <= MOST_OPTIONS or any(map(is_blank, texts)):
+    if texts is not None and (not 2 <= len(texts) <= MOST_OPTIONS or any(map(is_blank, texts))):
         msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {value!r}"
         raise DataError(msg)
     return texts
+
+
+def options_of(value: Any) -> tuple[str, ...] | None:
+    """Options to ask with, as those of a label row: labels in front of the texts are no part of them, here as in training.
+
+    Raises:
+        DataError: Their form cannot be read, or several are one answer.
+    """
+    try:
+        found = parse_options(value)
+    except UnusableError as error:
+        raise DataError(str(error)) from None
+    texts = () if found is None else tuple(map(stripped, found.texts))
+    check_options(texts)
+    return None if found is None else texts
 
 
 def _table(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import string
 import time
 from pathlib import Path
 
@@ -246,13 +247,14 @@ def test_rare_texts_are_not_damaged(text: str) -> None:
 
 @given(
     st.text(
-        # what misread UTF-8 and pieces of tokenizers are made of is left out
+        # what misread UTF-8 and pieces of tokenizers are made of is left out; "aĂŹ" is an "aù" that was read as Windows-1250
         st.characters(
             categories=["L", "N", "Zs"],
-            exclude_characters="ĠĊŠšŒœŽžŸƒˆРС" + "".join(map(chr, range(0x80, 0x100))),
+            exclude_characters=string.ascii_lowercase + "ĠĊŠšŒœŽžŸƒˆРС" + "".join(map(chr, range(0x80, 0x100))),
         ),
         max_size=40,
     )
+    | st.text(string.ascii_letters + string.digits + " ", max_size=40)
 )
 def test_letters_and_numbers_of_every_script_are_text(text: str) -> None:
     assert not is_broken(text)

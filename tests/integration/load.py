@@ -14,10 +14,13 @@ from typing import Any
 import httpx
 from endpoint import HEADERS, Endpoint, about, url
 
+INCOMPLETE = "RemoteProtocolError: peer closed connection without sending complete message body (incomplete chunked read)"
+"""The code of a stream that had begun and ended without its last event."""
+
 
 @dataclass(frozen=True)
 class Seen:
-    """One reply: `code` of its error, "" if it is none; status 0 if the connection broke."""
+    """One reply: `code` of its error, "" if it is none; status 0 and what httpx says of it if the connection broke."""
 
     when: float
     route: str
@@ -73,7 +76,7 @@ class Load:
                     reply = self.routes[route](client)
                     made = Seen(time.monotonic(), route, reply.status_code, _code(reply), reply.headers.get("retry-after"))
                 except httpx.HTTPError as error:
-                    made = Seen(time.monotonic(), route, 0, type(error).__name__, None)
+                    made = Seen(time.monotonic(), route, 0, f"{type(error).__name__}: {error}", None)
                 self.seen.append(made)
                 self._over.wait(0.02 if made.status == 200 else draw.uniform(0.3, 0.6))
 

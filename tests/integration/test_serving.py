@@ -21,7 +21,7 @@ import openai
 import psutil
 import pytest
 from endpoint import HEADERS, KEY, Endpoint, about, keys_file, memory, png_header, png_of_zeros, questions, url, wait_until
-from load import Load
+from load import INCOMPLETE, Load
 from local_cluster import free_port
 from safetensors.torch import load_file, save_file
 from shipped_model import evaluated, neuron_adapter
@@ -273,7 +273,7 @@ def test_a_flood_of_images_takes_little_memory_and_holds_nobody_up(
         for other in others:
             other.result()
     assert found[status] > 0
-    assert set(found) <= {status, 504}  # that late only where other tests take the processors
+    assert set(found) <= {status, 408, 504}  # late only where other tests take the processors; a body has 1 s here
     assert len(waits) > 2
     assert max(waits) < 5 * slowness, slowness
     assert peak - start < 2 * 2**30, (start, peak)
@@ -394,8 +394,10 @@ def test_what_is_killed_under_load_is_replaced_and_meanwhile_every_route_says_to
     record_property("gap_seconds", round(min(s.when for s in load.seen if s.when > last) - killed, 1))
     record_property("replies", str(load.count(killed)))
 
-    again = {(503, "engine_dead"), (503, "starting")}
-    assert set(load.count()) <= {(200, ""), (200, "engine_dead"), *again}, load.count()  # the second: a stream that had begun
+    replies = {(200, ""), (503, "engine_dead"), (503, "starting")}
+    begun = {(200, "engine_dead"), (0, INCOMPLETE)}  # of a stream whose status is sent already
+    assert {(s.status, s.code) for s in load.seen if s.route != "stream"} <= replies, load.count()
+    assert {(s.status, s.code) for s in load.seen if s.route == "stream"} <= replies | begun, load.count()
     assert all(s.retry_after for s in load.seen if s.status == 503)
     dead = {s.route for s in load.seen if s.code == "engine_dead"}
     assert dead == set(load.routes) if victim == "engine" else dead

@@ -115,11 +115,11 @@ class EngineSpec:
 
 
 def local_model(name: str) -> str:
-    """`name` itself, or for an s3:// folder a local copy, made once per machine (a model folder never changes)."""
+    """`name` itself, or for an s3:// folder a local copy, made once per machine and content."""
     if "://" not in name or not files.is_remote(name):
         return name
-    folder = f"leaml-model-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    return files.made_once(folder, lambda where: files.download_tree(name, where))
+    content = hashlib.sha256(f"{name}\n{files.fingerprint(name)}".encode()).hexdigest()
+    return files.made_once(f"leaml-model-{content[:16]}", lambda where: files.download_tree(name, where))
 
 
 class VllmEngine:

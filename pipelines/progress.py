@@ -82,13 +82,13 @@ class Bar:
         self.done = done
         now = time.time()
         rate = (done - self.first) / max(1e-6, now - self.started)
-        text = f"{rate:.1f} {self.unit}/s {note}"
+        text = f"{rate:.1f} {self.unit}/s {note}" if rate > 0 else note
         if self.live is not None:
             self.live.update(self.task, completed=done, rate=text)
         elif now - self.printed >= LINE_EVERY and done:
             self.printed = now
-            left = (self.total - done) / rate if rate > 0 else 0.0
-            say(f"{self.label}: {done}/{self.total} {text} ETA {left:.0f} s")
+            left = f" ETA {(self.total - done) / rate:.0f} s" if rate > 0 else ""
+            say(f"{self.label}: {done}/{self.total} {text}{left}")
 
     def __exit__(self, *_: object) -> None:
         if self.live is not None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from leaml.config import ModelConfig
+from leaml.config import ModelConfig, resolve_model
 from leaml.data import files
 from leaml.engine import local_model
 from leaml.errors import DataError, ModelError
@@ -44,6 +44,18 @@ def way_of(source: str, max_rank: int, multi_lora: bool) -> Way:
         msg = f"{source} is an adapter of the kind {kind!r}; LORA and NEURON are served, merge others into their model first"
         raise DataError(msg)
     return "lora" if multi_lora and exact and ranks and max(ranks) <= max_rank else "merge"
+
+
+def content_of(source: str) -> str:
+    """Changes with the files of an adapter or a model folder; "" for a hub id, whose content its revision names.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    if _there(source, CONFIG):
+        return "-".join(files.fingerprint(files.join(source, name))[:16] for name in (CONFIG, WEIGHTS))
+    folder = resolve_model(source)
+    return files.fingerprint(folder)[:16] if files.exists(folder) else ""
 
 
 def read_config(source: str) -> dict[str, Any]:

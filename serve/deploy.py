@@ -14,6 +14,7 @@ from leaml.engine import ON_CPU
 from leaml.errors import LeamlError
 from leaml.finished import Finished, find
 from leaml.modelcard import card
+from leaml.vlm import load
 from pipelines.local_ray import SERVING_KEYS
 from serve import adapters, auth
 from serve.service import Model
@@ -29,7 +30,7 @@ class Plan:
     Attributes:
         settings: As given.
         main: The main model, and where it was found.
-        adapters: `id`, `source` and `reason` (why it cannot be served, "" if it can) of each LoRA.
+        adapters: Of each LoRA `id`, `source`, `content` (changes with its files) and `reason` (why it cannot be served, or "").
         merged: Domains with engines of their own: their model, what to load and the adapter to merge into it ("": none).
         cards: Card of each model, by id.
         digests: Of the API keys.
@@ -80,7 +81,7 @@ class Plan:
     def version(self) -> str:
         """Changes when replicas must be replaced."""
         settings = self.settings.model_dump(mode="json", exclude={"domains", "scaling", "auth"})
-        merged = [(model.id, config.model_dump(), source) for model, config, source in self.merged]
+        merged = [(model.id, model.content, config.model_dump(), source) for model, config, source in self.merged]
         key = [settings, self.settings.adapters, self.found.model.model_dump(), self.main.temperature, merged]
         return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -109,17 +110,21 @@ def _add(made: Plan, domain: Domain, name: str) -> None:
         way = adapters.way_of(domain.source, settings.engine.max_adapter_rank, settings.adapters > 0)
         if way == "model":
             found = find(domain.source, settings.engine.dtype)
+            config = _model_config(found, settings)
+            load.check(config)
+            model = replace(_model(name, domain.source, found, settings, "merged"), content=adapters.content_of(config.name))
             made.cards[name] = card(found)
-            made.merged.append((_model(name, domain.source, found, settings, "merged"), _model_config(found, settings), ""))
+            made.merged.append((model, config, ""))
             return
+        content = adapters.content_of(domain.source)
     except LeamlError as error:
-        made.adapters.append({"id": name, "source": domain.source, "reason": str(error)})
+        made.adapters.append({"id": name, "source": domain.source, "content": "", "reason": str(error)})
         return
     made.cards[name] = {"kind": "adapter", "name": domain.name, "base_model": made.main.id, "note": "An adapter of the base."}
     if way == "lora":
-        made.adapters.append({"id": name, "source": domain.source, "reason": ""})
+        made.adapters.append({"id": name, "source": domain.source, "content": content, "reason": ""})
     else:
-        model = Model(name, domain.source, kind="merged", answer_tokens=made.main.answer_tokens)
+        model = Model(name, domain.source, kind="merged", answer_tokens=made.main.answer_tokens, content=content)
         made.merged.append((model, made.base, domain.source))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from pipelines.local_ray import remove_serving_keys
 from pipelines.progress import say
 from pipelines.runtime import refuse_unschedulable, start_ray
 from serve import auth, forward
+from serve.changes import alone
 from serve.deploy import INGRESS, Plan, application, plan
 from serve.service import Model
-from serve.settings import MARGIN, ServeSettings, load_domain, load_settings
+from serve.settings import MARGIN, Domain, ServeSettings, load_domain, load_settings
 
 APPLICATION = "leaml"
 
@@ -70,8 +73,16 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
         host = forward.BEHIND
     start_ray(ResourcesConfig(address=address), verbose)
     refuse_unschedulable_engines(made, grows=address is not None)
+    with contextlib.nullcontext() if address is None else alone(address):
+        _deploy_first(made, host, address, verbose)
+    return made
+
+
+def _deploy_first(made: Plan, host: str, address: str | None, verbose: bool) -> None:
+    """Start Serve at `host` and deploy where no server runs yet. Raises InputError where one does, StepError."""
     from ray import serve
 
+    settings = made.settings
     if APPLICATION in serve.status().applications:
         msg = f"a server runs at {address} already; change its domains with --add and --remove, or stop it first"
         raise InputError(msg)
@@ -85,7 +96,6 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
         logging_config={"enable_access_log": False, "log_level": "INFO" if verbose else "WARNING"},
     )
     deploy(made)
-    return made
 
 
 def _found_from_anywhere(settings: ServeSettings) -> ServeSettings:
@@ -113,8 +123,9 @@ def deploy(made: Plan) -> None:
 def add_domain(name: str, source: str, address: str | None) -> Model:
     """Add a domain to a server that runs, or give one another source; others are served all the while.
 
-    A LoRA is loaded into the running engine; anything else gets an engine of its own beside it. If it fails, the server goes
-    back to what it was. Keys, limits and everything else stay as they were deployed, whatever this process's environment says.
+    A LoRA is loaded into the running engine; anything else gets an engine of its own beside it. A domain that is there with the
+    same source is loaded again if its files have changed. If it fails, the server goes back to what it was. Keys, limits and
+    everything else stay as they were deployed, whatever this process's environment says.
 
     Args:
         name: What clients write behind the colon.
@@ -123,9 +134,15 @@ def add_domain(name: str, source: str, address: str | None) -> Model:
 
     Raises:
         InputError: nothing runs there, or the domain cannot be served, with the reason.
+        StepError: the server is starting or restarting.
     """
     domain = load_domain(name, _whole(source))
-    old = _deployed(address)
+    with _changing(address):
+        return _add(domain, _deployed(address))
+
+
+def _add(domain: Domain, old: Plan) -> Model:
+    name = domain.name
     made = old.without(name).with_domain(domain)
     refuse_failed([entry for entry in made.adapters if entry["id"] == f"{made.main.id}:{name}"])
     refuse_unschedulable_engines(made, grows=True)
@@ -153,17 +170,20 @@ def remove_domain(name: str, address: str | None) -> None:
 
     Raises:
         InputError: nothing runs there, or it has no such domain.
+        StepError: the server is starting or restarting.
     """
-    old = _deployed(address)
-    names = [domain.name for domain in old.settings.domains]
-    if name not in names:
-        msg = f"the server at {address} has no domain {name!r}; it has {', '.join(names) or 'none'}"
-        raise InputError(msg)
-    deploy(old.without(name))
+    with _changing(address):
+        old = _deployed(address)
+        names = [domain.name for domain in old.settings.domains]
+        if name not in names:
+            msg = f"the server at {address} has no domain {name!r}; it has {', '.join(names) or 'none'}"
+            raise InputError(msg)
+        deploy(old.without(name))
 
 
-def _deployed(address: str | None) -> Plan:
-    """The plan of the server that runs on the Ray at `address`, made of what it says itself, nothing of this environment."""
+@contextlib.contextmanager
+def _changing(address: str | None) -> Iterator[None]:
+    """Connected to the Ray at `address`, on which a server runs, while no other command changes it. Raises InputError."""
     host, _, port = (address or "").rpartition(":")
     if address is None or not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host) or not port.isdigit():
         got = "" if address is None else f", not {address!r}"
@@ -172,15 +192,38 @@ def _deployed(address: str | None) -> Plan:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()  # Ray would try for minutes
         start_ray(ResourcesConfig(address=address))
-        now = _current()
+        from ray import serve
+
+        found = APPLICATION in serve.status().applications
+        why = "no server is deployed there"
     except InputError:
         raise
     except Exception as error:
+        found, why = False, type(error).__name__
+    if not found:
         msg = (
-            f"no `leaml serve` answers at {address}: {type(error).__name__}; give the Ray address that it printed, as the user "
+            f"no `leaml serve` answers at {address}: {why}; give the Ray address that it printed, as the user "
             "who started it, or name its token's file in RAY_AUTH_TOKEN_PATH"
         )
-        raise InputError(msg) from None
+        raise InputError(msg)
+    with alone(address):
+        yield
+
+
+def _deployed(address: str | None) -> Plan:
+    """The plan of the server on the connected Ray, made of what it says itself, nothing of this environment."""
+    from ray import serve
+
+    try:
+        now = _current()
+    except Exception as error:  # Serve has many
+        found = serve.status().applications.get(APPLICATION)
+        state = found.status.value if found else "gone"
+        msg = (
+            f"the server at {address} does not say what it serves ({type(error).__name__}; Ray Serve calls it {state}): it is "
+            "starting or restarting, or its engine has died; try again when its /health answers with 200"
+        )
+        raise StepError(msg) from None
     kept = ("found", "main", "adapters", "merged", "cards", "digests", "environment")
     return Plan(settings=load_settings(now["settings"]), **{name: now[name] for name in kept})
 

@@ -193,7 +193,7 @@ class ReplicaService:
         return self.cards.get(model.id, {})
 
     async def change_adapters(self, wanted: list[dict[str, str]]) -> None:
-        """Load what is new or has another source, forget what is not wanted, leave the rest as it is.
+        """Load what is new or has another source or content, forget what is not wanted, leave the rest as it is.
 
         What is wanted is listed before anything is waited for, so that no request finds it missing.
         """
@@ -201,7 +201,8 @@ class ReplicaService:
         kept = {
             entry["id"]: model
             for entry in wanted
-            if (model := before.get(entry["id"])) and model.source == entry["source"] and model.state == "ready"
+            if (model := before.get(entry["id"]))
+            and (model.source, model.content, model.state) == (entry["source"], entry["content"], "ready")
         }
         self._adapters = {entry["id"]: kept.get(entry["id"]) or self._listed(entry) for entry in wanted}
         for name in before.keys() - kept.keys():
@@ -212,7 +213,7 @@ class ReplicaService:
 
     def _listed(self, entry: dict[str, str]) -> Model:
         tokens, length = self._main.answer_tokens, self._main.max_model_len
-        model = Model(entry["id"], entry["source"], kind="adapter", state="loading")
+        model = Model(entry["id"], entry["source"], kind="adapter", state="loading", content=entry["content"])
         return replace(model, answer_tokens=tokens, max_model_len=length)
 
     async def _loaded(self, model: Model, reason: str) -> Model:

@@ -18,6 +18,7 @@ class Model:
     Attributes:
         id: what clients ask for.
         source: what it was made from, as it was given.
+        content: changes with the files of `source`; "" where they are not looked at.
         run: name and folder of the run, "" if it is not of a run.
         kind: the main model, a LoRA beside it, or a merged model with replicas of its own.
         state: whether it answers; `loading` soon will, `failed` has a `reason`.
@@ -35,6 +36,7 @@ class Model:
     temperature: float | None = None
     answer_tokens: int = 24
     max_model_len: int = 0
+    content: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 
 

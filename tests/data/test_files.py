@@ -114,9 +114,11 @@ def test_a_fingerprint_follows_size_and_content(base: str, monkeypatch: pytest.M
     files.write_bytes(files.join(base, "copy.bin"), bytes(content))
     assert files.fingerprint(files.join(base, "copy.bin")) == whole
     monkeypatch.setattr(files, "_WHOLE", 10)
-    monkeypatch.setattr(files, "_PART", 4)
+    monkeypatch.setattr(files, "_PART", 2)
+    monkeypatch.setattr(files, "_PARTS", 3)
     seen = {whole, files.fingerprint(uri)}
-    for place, new in ((0, True), (len(content) - 1, True), (10, False)):  # the middle of a large file is not read
+    # of a large file parts at equal distances are read
+    for place, new in ((0, True), (len(content) - 1, True), (len(content) // 2 - 1, True), (6, False), (15, False)):
         content[place] ^= 1
         files.write_bytes(uri, bytes(content))
         assert (files.fingerprint(uri) not in seen) == new

@@ -306,7 +306,13 @@ def test_domains_are_added_to_a_running_server_and_bad_ones_refused(endpoint: En
     plain = [endpoint.vqa(data, question).json()["answer"] for data, question in asked]
     source = neuron_adapter(tmp_path / "neurons")
     address = endpoint.ray
-    assert launch.add_domain("sports", source, address).id == "leaml-tiny:sports"
+    with ThreadPoolExecutor(2) as pool:  # two commands at once; the later one does not undo what the first did
+        added = pool.map(lambda name: launch.add_domain(name, source, address).id, ("sports", "twin"))
+        assert list(added) == ["leaml-tiny:sports", "leaml-tiny:twin"]
+    answers = [endpoint.vqa(*asked[0], model=f"leaml-tiny:{name}").json()["answer"] for name in ("sports", "twin")]
+    assert answers[0] == answers[1]
+    launch.remove_domain("twin", address)
+    assert endpoint.vqa(*asked[0], model="leaml-tiny:twin").status_code == 404
     domain = [endpoint.vqa(data, question, model="leaml-tiny:sports").json() for data, question in asked]
     assert [d["answer"] for d in domain] != plain
     assert {d["model"] for d in domain} == {"leaml-tiny:sports"}

@@ -33,8 +33,8 @@ class Loader:
         pass
 
 
-def entry(name: str, source: str = "a") -> dict[str, str]:
-    return {"id": name, "source": source, "reason": ""}
+def entry(name: str, source: str = "a", content: str = "1") -> dict[str, str]:
+    return {"id": name, "source": source, "content": content, "reason": ""}
 
 
 def folder_of(source: str, _base: object) -> str:
@@ -74,5 +74,9 @@ def test_what_is_wanted_is_listed_as_loading_until_it_is_ready_or_failed(monkeyp
         assert states(service) == {"m": "ready", "m:x": "ready", "m:y": "ready"}
         assert sorted(engine.calls) == [("add", "m:x"), ("remove", "m:x"), ("remove", "m:z")]
         assert service.models()[1].source == "b"
+
+        engine.calls.clear()
+        await service.change_adapters([entry("m:x", "b", content="2"), entry("m:y")])
+        assert sorted(engine.calls) == [("add", "m:x"), ("remove", "m:x")]  # its files were written anew
 
     asyncio.run(work())

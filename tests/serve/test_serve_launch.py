@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from leaml.config import resolve_model
 from leaml.errors import ConfigError, InputError, ResourceError, StepError
 from serve import launch
 from serve.deploy import Plan, plan
@@ -69,6 +72,61 @@ def test_other_domains_stay_as_they_were_deployed_where_their_files_cannot_be_re
     assert changed.without("medical").merged[0][0].id == "leaml-tiny:sports"
 
 
+@pytest.mark.parametrize("source", ["nowhere/at/all", "./nowhere", "of-text"])
+def test_a_domain_that_is_no_model_is_refused_before_anything_starts(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("of-text").mkdir()
+    Path("of-text/config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    monkeypatch.setattr(launch, "start_ray", lambda *_, **__: pytest.fail("Ray was started"))
+    settings = load_settings({"model": "leaml-tiny", "domains": [{"name": "x", "source": source}], "http": {"port": 45871}})
+    with pytest.raises(InputError, match=f"the domain 'leaml-tiny:x' cannot be served: .*{source.strip('./')}"):
+        launch.start(settings)
+
+
+def test_a_domain_whose_files_were_written_anew_is_another_version(tmp_path: Path) -> None:
+    domain = tmp_path / "domain"
+    shutil.copytree(resolve_model("leaml-tiny-teacher"), domain)
+    settings = load_settings({"model": "leaml-tiny", "domains": [{"name": "x", "source": str(domain)}]})
+    before = plan(settings)
+    assert plan(settings).version == before.version
+    weights = bytearray((domain / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (domain / "model.safetensors").write_bytes(weights)
+    after = before.without("x").with_domain(settings.domains[0])
+    assert after.version != before.version  # else its replicas would stay
+
+    (domain / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}')
+    (domain / "adapter_model.safetensors").write_bytes(b"1")
+    [entry] = plan(settings).adapters
+    (domain / "adapter_model.safetensors").write_bytes(b"2")
+    [other] = plan(settings).adapters
+    assert entry["content"] != other["content"]
+
+
+def test_a_server_that_starts_again_is_told_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ServeStatus
+
+    def busy() -> dict[str, object]:
+        raise TimeoutError
+
+    status = ServeStatus()
+    app = ApplicationStatusOverview(status=ApplicationStatus.DEPLOYING, message="", last_deployed_time_s=0, deployments={})
+    monkeypatch.setattr(launch, "start_ray", lambda *_, **__: None)
+    monkeypatch.setattr(launch, "alone", contextlib.nullcontext)
+    monkeypatch.setattr(launch, "_current", busy)
+    monkeypatch.setattr(serve, "status", lambda: status)
+    with socket.create_server(("127.0.0.1", 0)) as ray:
+        address = f"127.0.0.1:{ray.getsockname()[1]}"
+        with pytest.raises(InputError, match="no server is deployed there"):
+            launch.remove_domain("x", address)
+        status.applications[launch.APPLICATION] = app
+        with pytest.raises(StepError, match=r"Ray Serve calls it DEPLOYING.*try again when its /health answers"):
+            launch.remove_domain("x", address)
+
+
 def with_domains(count: int, **scaling: int) -> Plan:
     domains = [{"name": f"d{n}", "source": "leaml-tiny-teacher"} for n in range(count)]
     return plan(load_settings({"model": "leaml-tiny", "domains": domains, "scaling": scaling}), ["digest"])
@@ -98,6 +156,7 @@ def test_a_domain_whose_engine_does_not_start_is_refused_and_the_server_goes_bac
             msg = "the model could not be served: no memory"
             raise StepError(msg)
 
+    monkeypatch.setattr(launch, "_changing", contextlib.nullcontext)
     monkeypatch.setattr(launch, "_deployed", lambda _: old)
     monkeypatch.setattr(launch, "refuse_unschedulable_engines", lambda *_, **__: None)
     monkeypatch.setattr(launch, "deploy", deploy)

@@ -26,22 +26,24 @@ ENDS = {"gemma3": "<end_of_turn>", "smolvlm1": "<end_of_utterance>", "paligemma"
 
 
 class Scripted:
-    """vLLM's client: the greedy reply is "no" with a probability of 0.6, or else the reply ends at once."""
+    """vLLM's client: the greedy reply is "no" with a probability of 0.6, or else the reply ends at once or is of `others`."""
 
     def __init__(self, processor: Any) -> None:
         self.model_config, self.errored = SimpleNamespace(max_model_len=512), False
         self.collator, self.asked = Collator(processor), list[list[int]]()
-        self.end = self.collator.chat.end
+        self.end, self.text, self.others = self.collator.chat.end, "no", {"yes": -3.0}
 
     async def generate(self, request: dict[str, Any], sampling: Any, _: str, lora_request: Any) -> AsyncIterator[Any]:
         assert sampling.stop_token_ids == [self.end]  # models' generation configs may lack it
         ids = request.get("prompt_token_ids", [])
         self.asked.append(ids)
-        first = {
-            token: SimpleNamespace(logprob=p)
-            for token, p in ((self.word("no"), -0.5), (self.end, -1.0), (self.word("yes"), -3.0))
-        }
-        reply = SimpleNamespace(text="no", cumulative_logprob=-0.5, token_ids=[self.word("no"), self.end], logprobs=[first])
+        logprobs = {self.word("no"): -0.5, self.end: -1.0, **{self.word(word): p for word, p in self.others.items()}}
+        first = {token: SimpleNamespace(logprob=p) for token, p in logprobs.items()}
+        reply = SimpleNamespace(
+            text=self.text, cumulative_logprob=-0.5, token_ids=[self.word("no"), self.end], logprobs=[first]
+        )
+        if len(self.asked) > 1:  # a branch, whose first token was given
+            reply = SimpleNamespace(text="", cumulative_logprob=-0.1, token_ids=[self.end], logprobs=[first])
         # "B" has -1 a token, all others -4
         given = -1.0 if ids[-2:] == self.collator.reply_ids("B") else -4.0
         scores = [{token: SimpleNamespace(logprob=given)} for token in ids] if sampling.prompt_logprobs is not None else None
@@ -83,3 +85,10 @@ async def test_the_end_of_a_reply_begins_no_other_answer(models: EngineModels) -
     _, client = await ask(models, Question("dark?"), 3)
     before = client.collator.prompt_ids(prompt(models._processor, "dark?"))
     assert client.asked[1:] == [[*before, client.word("yes")]]
+
+
+async def test_the_same_answer_in_other_letters_is_no_alternative(models: EngineModels) -> None:
+    models._client.text, models._client.others = "x", {"X": -2.0, "z": -3.0}  # letters are one token everywhere
+    answer, _ = await ask(models, Question("dark?"), 5)
+    assert answer.reply.text == "x"
+    assert [other.text for other in answer.alternatives] == ["z"]

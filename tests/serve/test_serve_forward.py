@@ -138,6 +138,7 @@ class _Replica(http.server.BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         self.send_response(int(status))
+        self.send_header("X-Seen", self.headers["X-Request-ID"])
         for name, value in (("Content-Length", "5"), *([("X-Content-Type-Options", "nosniff")] if own else [])):
             self.send_header(name, value)
         self.end_headers()
@@ -191,6 +192,7 @@ def test_what_the_application_has_answered_is_passed_on(forwarded: httpx.Client,
     assert (reply.status_code, reply.text) == (status, "reply")
     (made,) = reply.headers.get_list("x-request-id")
     assert re.fullmatch(r"[0-9a-f-]{36}", made)
+    assert reply.headers["x-seen"] == made  # so the replica's log has it too
 
 
 def test_sockets_have_short_paths_in_a_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ _OTHERS = {
     "answer": "a ans answers response reply completion solution ground_truth groundtruth gt gt_answer gold gold_answer "
     "correct_answer answer_text target text_output output label direct_answers correct_choice_idx correct_idx answer_idx "
     "answer_index correct_option",
+    "caption": "captions text description descriptions desc sentence title alt alt_text txt summary report long_caption "
+    "short_caption detailed_caption image_caption",
     "conversations": "conversation turns dialog dialogue dialogues chat chats",
 }
 _LISTS = ("annotations", "qas", "qa", "qa_pairs", "qa_list", "question_answer_pairs", "questions", "vqa", "pairs", "texts")

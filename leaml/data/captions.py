@@ -2,7 +2,8 @@
 
 JSON Lines (or a JSON list) of `{"image": "frame_0001.jpg", "caption": "A pink polyp."}`, a JSON object `{"frame_0001.jpg": "A
 pink polyp."}`, CSV, TSV (see `delimited`) or Parquet with the same columns; Parquet may hold the image itself. `image` is a
-file name, with as much of its path as tells it from others, or an image_id; `file_name`, `uri` and `image_id` are read in its place.
+file name, with as much of its path as tells it from others, or an image_id; `file_name`, `uri` and `image_id` are read in its
+place.
 
 Or the source of the images itself: a Parquet file or a folder of them, WebDataset shards (a key of the `.json`, else the `.txt`
 beside the image), a folder of `datasets.save_to_disk`.

@@ -98,7 +98,7 @@ ROWS: dict[str, tuple[Row, str | None]] = {
     "options in columns of no known name": (ASKED | {"opa": "red", "opb": "blue"}, LETTER_ALONE),
     "a list of answers": (ASKED | {"people": ["A", "B"]}, None),
     "empty columns of options": (ASKED | {"answer": "red", "option_a": None, "option_b": None}, None),
-    "one column of options beside empty ones": (ASKED | {"option_a": "red", "option_b": None}, None),
+    "one column of options beside an empty one": (ASKED | {"option_a": "red", "option_b": None}, LOST),
     "no options, but others": ({"question": "q", "answer": "red", "options": None, "optoins": ["red", "blue"]}, LOST),
     "an empty key that is misspelt": (ASKED | {"answer": "red", "optoins": None}, None),
     "a misspelt key": ({"question": "q", "anwser": "red"}, "no answer"),

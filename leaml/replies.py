@@ -12,6 +12,7 @@ from typing import Any
 from leaml.broken_text import is_broken
 from leaml.refusals import FAILURE, REFUSAL, TO_THE_ASKER
 from leaml.repetition import is_repetitive
+from leaml.special_tokens import DELIMITED, IN_BRACKETS
 from leaml.thoughts import without_thoughts
 
 LENGTH = "length"
@@ -37,8 +38,7 @@ _WRAPPED = re.compile(
     re.I | re.S,
 )
 MARKER = re.compile(
-    r"<\|[^|<>]*\|>|<｜[^｜<>]*｜>|</?[a-z][\w:.-]*(?: \d+| [^<>=]*=[^<>]*)? ?/?>|<!--|<<SYS>>"
-    r"|\[/?(?:INST|IMG|IMG_BREAK|IMG_END|SYSTEM_PROMPT|TOOL_CALLS|BOS|EOS|PAD|UNK|CLS|SEP|MASK|gMASK)\]|\[/?(?:STOP|END)\]\s*$"
+    rf"{DELIMITED}|</?[a-z][\w:.-]*(?: \d+| [^<>=]*=[^<>]*)? ?/?>|<!--|<<SYS>>|{IN_BRACKETS}|\[/?(?:STOP|END)\]\s*$"
     r"|\b(?-i:ASSISTANT|USER|SYSTEM|HUMAN):|^#+ *(?:response|instruction|human|assistant|input|output)\b",
     re.I | re.M,
 )

@@ -32,17 +32,20 @@ from leaml.data.records import NO_QUESTION, Question, Record, RefusedRow
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 from leaml.errors import DataError
 from leaml.scoring import chosen_letters, normalise, option_letters
+from leaml.special_tokens import found_in, without_ends
 
 MOST_CHARACTERS = 8000
 """Of a question with its options, and of an answer: about 2,000 tokens, more than most models can be taught in one example."""
 
 AMBIGUOUS, PLACEHOLDER, TOO_LONG = "ambiguous answer", "image placeholder in a text", "too long"
+SPECIAL = "special token or thought in a text"
 TOO_MANY, EQUAL, NO_TEXT = "too many options", "equal options", "characters that are no text"
 DOUBLED, LOST = "two values for one thing", "options under another key"
 """Reasons for which a row is refused, beside those of its options and values."""
 
 OUTSIDE, LETTER_ALONE, MISSPELT = "answer outside its options", "answer is a letter without options", "misspelt key"
 ONE_OPTION = "one option, which is no choice"
+END_TOKEN = "special token at the end of a text, left out"
 """Doubts: what is counted about rows that are used."""
 
 TEXT_ONLY = "text only"
@@ -52,7 +55,7 @@ _NO_LABEL = {*IMAGE_KEYS, *COLUMNS, "split", "source", "caption", "image_id", "i
 """Keys of a row that is an image without a label."""
 _PLACEHOLDER = re.compile(
     r"<[|/]{0,2}(?:[\w.-]{0,24}[-_.])?(?:image|img|video|audio|vision)(?:[-_. \d][ \w.-]{0,24}|here|s)?\|?>"
-    r"|<(?:\|?im_(?:start|end|patch)\|?|row_\d+_col_\d+)>"
+    r"|<(?:im_(?:start|end|patch)|\|im_patch\||row_\d+_col_\d+)>"
     r"|\[/?(?:image|img|video|audio)(?:[_ ]?(?:break|end|start|pad|\d+))?\]|\ufffc",
     re.I,
 )
@@ -128,11 +131,13 @@ def checked(record: Record) -> Record:
 
 
 def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspelt: tuple[tuple[str, str], ...]) -> Question:
-    question = text_of(without_image(text_of(row.get("question"), "the question")), "the question")
-    answer = text_of(row.get("answer"), "the answer")
+    said = {key: text_of(row.get(key), f"the {key}") for key in ("question", "answer")}
+    question = text_of(without_image(without_ends(said["question"])), "the question")
+    answer = text_of(without_ends(said["answer"]), "the answer")
     kind = row.get("question_type")
     options = parse_options(row.get("options"))
     doubts = tuple(f"{MISSPELT} {name!r} (for {known!r})" for name, known in misspelt)
+    doubts += (END_TOKEN,) if any(without_ends(text) != text for text in said.values()) else ()
     if options is not None:
         answer = _named(answer, options)
     elif lost := lost_options(row, names, misspelt=[name for name, known in misspelt if known == "options"]):
@@ -220,6 +225,9 @@ def _check_texts(question: str, answer: str, options: tuple[str, ...], kind: str
         if match := _PLACEHOLDER.search(text):
             detail = f"the {what} {shorten(text)} holds {match[0]!r}, which stands for an image; remove it"
             raise UnusableError(PLACEHOLDER, detail)
+        if token := found_in(text):
+            detail = f"the {what} {shorten(text)} holds {token!r}, a mark of a model's messages or thoughts; remove it"
+            raise UnusableError(SPECIAL, detail)
     asked = len(question) + sum(map(len, options))
     for what, length in (("question with its options", asked), ("answer", len(answer))):
         if length > MOST_CHARACTERS:

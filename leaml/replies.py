@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from leaml.broken_text import is_broken
+from leaml.preambles import without_assent
 from leaml.refusals import FAILURE, REFUSAL, TO_THE_ASKER
 from leaml.repetition import is_repetitive
 from leaml.special_tokens import DELIMITED, IN_BRACKETS
@@ -207,7 +208,7 @@ def caption(text: str, finished: str, prompt: str = "") -> tuple[str, str]:
         return "", f"refusal: content filter ({finished})"
     if finished in _UNFINISHED:
         return "", f"not finished: {finished}"
-    found = answer_text(text)
+    found = without_assent(answer_text(text))
     if not found:
         return "", "a thought without an answer" if text.strip() else "empty reply"
     if reason := _no_caption(found, prompt):

@@ -83,8 +83,9 @@ def test_what_a_model_reads_at_the_beginning_is_no_part_of_a_text(begin: str) ->
     "text",
     [
         "red</s>blue", "red<|im_end|>\n<|im_start|>user\nand?", "<|im_start|>assistant\nred", "<think>a dog</think>red",
-        "<think>", "red</think>", "◁think▷so◁/think▷red", "[INST] which? [/INST]", "<start_of_turn>model\nred", "<|assistant|>red",
-        "<｜User｜>which?", "<<SYS>> you", "<reasoning>it is</reasoning> red", "red <unk> blue", "[UNK] red",
+        "<think>", "red</think>", "◁think▷so◁/think▷red", "[INST] which? [/INST]", "<start_of_turn>model\nred",
+        "<|assistant|>red", "<｜User｜>which?", "<<SYS>> you", "<reasoning>it is</reasoning> red", "red <unk> blue",
+        "[UNK] red",
     ],
 )  # fmt: skip
 def test_special_tokens_and_thoughts_inside_of_a_text_are_refused(text: str) -> None:

@@ -58,7 +58,10 @@ def _eight(values: Array, black: float, white: float) -> Array:
 def is_dark(image: Image.Image) -> bool:
     """Whether the high bytes of an image use less than 8 bits, so that low bytes count."""
     colours = depth.colours(image)
-    parts = lambda: (_of_pixels(np.maximum, _bands(strip)[..., :colours]) for strip, _ in strips(image))  # noqa: E731
+
+    def parts() -> Iterator[Array]:
+        return (_of_pixels(np.maximum, _bands(strip)[..., :colours]) for strip, _ in strips(image))
+
     return _range(parts, _step(image))[1] < 128
 
 

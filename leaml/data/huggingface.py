@@ -162,10 +162,11 @@ def _grouped(path: str, where: str, data: datasets.Dataset, is_kvasir: bool) -> 
     for number, row in _rows(data, [column, *said]):
         place, keys = f"{path}, row {number}", data.column_names
         row |= {name: named(row[name], feature) for name, feature in classes.items()}
+        image, error = None, ""
         try:
-            image, error = _image(row), None
+            image = _image(row)
         except UnusableError as fault:
-            image, error = None, f"{fault.reason}: {fault.detail}"
+            error = f"{fault.reason}: {fault.detail}"
         del row[column]
         if written and (found := written.take((image or {}).get("path"), place)):
             place, cells = found

@@ -90,7 +90,7 @@ def range_of(low: float, high: float, stated: tuple[float, float] | None) -> tup
     """
     if stated is not None and stated[0] <= low and high <= stated[1]:
         return stated
-    white = _white(int(high))
+    white = white_of(int(high))
     return (low, high) if 0 < high - low < white / _FLAT else (0.0, white)
 
 
@@ -104,11 +104,6 @@ def raw_mode(image: Image.Image) -> str:
 def drops_low_bytes(mode: str, raw: str) -> bool:
     """Whether Pillow makes 8 bits of 16 by leaving out the low bytes, given an image's mode and raw mode."""
     return ";16" in raw and not mode.startswith(("I", "F"))
-
-
-def is_dark(image: Image.Image) -> bool:
-    """Whether the high bytes of an image use less than 8 bits, so that low bytes count."""
-    return max(_tops(image)[: _colours(image)]) < 128
 
 
 def swapped(raw: str) -> str | None:
@@ -127,47 +122,13 @@ def read_low_bytes(image: Image.Image) -> None:
     ]
 
 
-def joined(high: Image.Image, low: Image.Image, whites: tuple[float, ...]) -> Image.Image:
-    """8 bits of the high and low bytes of a strip, each channel from 0 to its white."""
-    values = np.asarray(high).astype(np.uint32)
-    values *= 256
-    values += np.asarray(low)
-    white = np.asarray(whites, dtype=np.uint32)
-    np.minimum(values, white, out=values)
-    values *= 255  # in place and in integers: floats of a strip would be most of what decoding takes
-    values += white // 2
-    values //= white
-    return Image.frombytes(high.mode, high.size, values.astype(np.uint8).tobytes())
-
-
-def whites(high: Image.Image, low: Image.Image, stated: tuple[float, float] | None) -> tuple[float, ...]:
-    """White of each channel, by the greatest value of the colours; that of alpha is no less."""
-    colours = _colours(high)
-    pairs = zip(_tops(high), _tops(low), strict=True)
-    tops = [above * 256 + 255 if above else below for above, below in pairs]
-    most = max(tops[:colours])
-    white = stated[1] if stated is not None and most <= stated[1] else _white(most)
-    return (*[white] * colours, *[max(white, _white(top)) for top in tops[colours:]])
-
-
-def _white(value: int) -> float:
+def white_of(value: int) -> float:
+    """The largest value of as many bits as a value has."""
     return float(2 ** max(1, value.bit_length()) - 1)
 
 
-def _tops(image: Image.Image) -> list[int]:
-    """Greatest value of each band of 8 bits; those of colours without outliers."""
-    bands = np.asarray(image.histogram()).reshape(-1, 256)
-    return [_top(counts, number < _colours(image)) for number, counts in enumerate(bands)]
-
-
-def _top(counts: np.ndarray[Any, Any], but_outliers: bool) -> int:
-    above = np.cumsum(counts[::-1])[::-1]  # so many values are that great at least
-    greatest = int(np.flatnonzero(above)[-1])
-    inner = int(np.flatnonzero(above > max(1, above[0] // _OUTLIERS))[-1]) if above[0] > 2 else greatest
-    return inner if but_outliers and _FAR * (inner + 1) <= greatest + 1 else greatest
-
-
-def _colours(image: Image.Image) -> int:
+def colours(image: Image.Image) -> int:
+    """Channels of an image but for alpha."""
     return len(image.getbands()) - (image.getbands()[-1] in "aA")
 
 

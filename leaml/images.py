@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from leaml import depth, jpeg, tiff
+from leaml import depth, jpeg, tiff, value_range
 from leaml.errors import LeamlError
 
 MAX_PIXELS = 25_000_000
@@ -56,10 +53,6 @@ _TURNED = {
 _TILE_WIDTH, _TILE_HEIGHT = 0x0142, 0x0143
 _TILE = 2**20
 """Pixels of a tile that an image may have whatever its size."""
-_STRIP = 250_000
-"""Pixels that are converted at a time, so that no intermediate image is as large as the whole."""
-_SAMPLE = 2**18
-"""Values of an image that are looked at for outliers."""
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "I", "F"}
 
 
@@ -144,16 +137,16 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, limits: ImageLimits | None
     """
     with _quiet():
         limits = limits or ImageLimits(max_pixels)
-        with _loaded(data, limits) as (image, is_dark):
+        with _loaded(data, limits) as (image, has_low_bytes):
             orientation = _orientation(image)
-            rgb = _with_low_bytes(image, data, limits) if is_dark else _to_rgb(image, data)
+            rgb = _with_low_bytes(image, data, limits) if has_low_bytes else _to_rgb(image, data)
         del image  # before the image is turned, which takes as much again
         return rgb if orientation == 1 else rgb.transpose(_TURNED[orientation])
 
 
 @contextlib.contextmanager
 def _loaded(data: bytes, limits: ImageLimits) -> Iterator[tuple[Image.Image, bool]]:
-    """The image, and whether it is one of 16-bit colours that are dark without their low bytes, which Pillow drops."""
+    """The image, and whether it is one of 16-bit colours whose low bytes, which Pillow drops, can be read."""
     with _open(data, limits) as image:
         size, raw = image.size, depth.raw_mode(image)
         _load(image)
@@ -163,11 +156,11 @@ def _loaded(data: bytes, limits: ImageLimits) -> Iterator[tuple[Image.Image, boo
         if image.mode not in _MODES and not image.mode.startswith("I;16"):
             reason = f"unsupported colour mode: {image.mode}"
             raise ImageRejected(reason)
-        is_dark = depth.drops_low_bytes(image.mode, raw) and depth.is_dark(image)
-        if is_dark and depth.swapped(raw) is None:
+        drops, can_swap = depth.drops_low_bytes(image.mode, raw), depth.swapped(raw) is not None
+        if drops and not can_swap and value_range.is_dark(image):
             reason = f"unsupported bit depth: less than 16 bits in 16 ({raw}); convert the image to 8 bits"
             raise ImageRejected(reason)
-        yield image, is_dark
+        yield image, drops and can_swap
 
 
 def _load(image: Image.Image) -> None:
@@ -291,43 +284,29 @@ def _to_rgb(image: Image.Image, data: bytes) -> Image.Image:
         rgb.info.clear()
         return rgb
     rgb = Image.new("RGB", image.size)
-    for strip, top in _strips(image):
+    for strip, top in value_range.strips(image):
         rgb.paste(convert(strip), (0, top))
     return rgb
 
 
 def _with_low_bytes(image: Image.Image, data: bytes, limits: ImageLimits) -> Image.Image:
-    """8-bit RGB of an image of 16-bit colours whose high bytes alone are dark."""
+    """8-bit RGB of an image of 16-bit colours."""
     with _open(data, limits) as low:
         depth.read_low_bytes(low)
         _load(low)
-        white = depth.whites(image, low, depth.stated_range(image, data))
+        blacks, whites = value_range.of_colours(image, low, data)
         rgb = Image.new("RGB", image.size)
-        for (strip, top), (below, _) in zip(_strips(image), _strips(low), strict=True):
-            eight = depth.joined(strip, below, white)
+        for (strip, top), (below, _) in zip(value_range.strips(image), value_range.strips(low), strict=True):
+            eight = value_range.coloured(strip, below, blacks, whites)
             rgb.paste(_on_white(eight) if eight.has_transparency_data else eight.convert("RGB"), (0, top))
     return rgb
-
-
-def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
-    """Parts of the image with the row where each begins."""
-    rows = max(1, _STRIP // image.width)
-    for top in range(0, image.height, rows):
-        yield image.crop((0, top, image.width, min(top + rows, image.height))), top
 
 
 def _conversion(image: Image.Image, data: bytes) -> Callable[[Image.Image], Image.Image] | None:
     """Function that makes RGB of a strip; None: the image is RGB."""
     if image.mode.startswith(("I", "F")):
-        low, high = _range(image)
-        stated = depth.stated_range(image, data)
-        if image.mode.startswith("I;16"):
-            low, high = depth.range_of(low, high, stated)
-        elif stated is not None and stated[0] <= low and high <= stated[1]:
-            low, high = stated
-        if depth.is_negative(image):
-            low, high = high, low
-        return lambda strip: _stretched(strip, low, high)
+        black, white = value_range.of_grey(image, data)
+        return lambda strip: value_range.grey(strip, black, white)
     if image.has_transparency_data:
         return _on_white
     return None if image.mode == "RGB" else lambda strip: strip.convert("RGB")
@@ -336,38 +315,6 @@ def _conversion(image: Image.Image, data: bytes) -> Callable[[Image.Image], Imag
 def _on_white(strip: Image.Image) -> Image.Image:
     rgba = strip.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
-
-
-def _range(image: Image.Image) -> tuple[float, float]:
-    """Least and greatest finite value but for outliers and what is no grey; 0 and 0 where there is none."""
-    left_out = depth.no_data(image)
-    low, high, values = _values(image, left_out)
-    if fills := depth.fills(values):
-        low, high, values = _values(image, [*left_out, *fills])
-    return depth.without_outliers(low, high, values) if len(values) else (0.0, 0.0)
-
-
-def _values(image: Image.Image, left_out: Sequence[float]) -> tuple[float, float, np.ndarray[Any, Any]]:
-    """Least and greatest finite value but for those left out, and a part of the values."""
-    low, high = math.inf, -math.inf
-    samples = [np.empty(0)]
-    step = image.width * image.height // _SAMPLE | 1  # odd: the columns of most widths take turns
-    for strip, _ in _strips(image):
-        values = np.asarray(strip, dtype=np.float64)
-        others = np.asarray(left_out, dtype=np.float32 if image.mode == "F" else np.float64)
-        finite = values[np.isfinite(values) & ~np.isin(values, others)]
-        if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-            samples.append(finite[::step].copy())
-    return low, high, np.concatenate(samples)
-
-
-def _stretched(strip: Image.Image, low: float, high: float) -> Image.Image:
-    """From `low`, black, to `high`, white, which may be the less: convert("RGB") would clip at 255, nearly all to white."""
-    values = np.asarray(strip, dtype=np.float64)
-    scale = 255.0 / (high - low) if high != low else 0.0
-    eight = np.nan_to_num((values - low) * scale, nan=0.0, posinf=255.0, neginf=0.0)
-    return Image.fromarray(np.clip(np.rint(eight), 0, 255).astype(np.uint8)).convert("RGB")
 
 
 _quiet_lock = threading.Lock()

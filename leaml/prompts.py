@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from leaml.preambles import without_preamble
 from leaml.thoughts import without_thoughts
 
 CAPTION = "Describe the image."
@@ -74,9 +75,9 @@ def answer_prefix(question: str, caption: str) -> str:
 def parse_qa(text: str) -> tuple[str, str] | None:
     """`(question, answer)` from a generator reply, or None if the text does not hold exactly one well-formed pair.
 
-    Thoughts before the pair are left out.
+    Thoughts before the pair are left out, and what announces the pair or its answer.
     """
-    match = _REPLY.match(without_thoughts(text))
+    match = _REPLY.match(without_preamble(without_thoughts(text)))
     if match is None or "Question:" in match["question"] + match["answer"] or "Answer:" in match["answer"]:
         return None
-    return " ".join(match["question"].split()), " ".join(match["answer"].split())
+    return " ".join(match["question"].split()), " ".join(without_preamble(match["answer"]).split())

@@ -10,8 +10,10 @@ import re
 from typing import Any
 
 from leaml.broken_text import is_broken
+from leaml.preambles import without_assent
 from leaml.refusals import FAILURE, REFUSAL, TO_THE_ASKER
 from leaml.repetition import is_repetitive
+from leaml.special_tokens import DELIMITED, IN_BRACKETS
 from leaml.thoughts import without_thoughts
 
 LENGTH = "length"
@@ -37,8 +39,7 @@ _WRAPPED = re.compile(
     re.I | re.S,
 )
 MARKER = re.compile(
-    r"<\|[^|<>]*\|>|<｜[^｜<>]*｜>|</?[a-z][\w:.-]*(?: \d+| [^<>=]*=[^<>]*)? ?/?>|<!--|<<SYS>>"
-    r"|\[/?(?:INST|IMG|IMG_BREAK|IMG_END|SYSTEM_PROMPT|TOOL_CALLS|BOS|EOS|PAD|UNK|CLS|SEP|MASK|gMASK)\]|\[/?(?:STOP|END)\]\s*$"
+    rf"{DELIMITED}|</?[a-z][\w:.-]*(?: \d+| [^<>=]*=[^<>]*)? ?/?>|<!--|<<SYS>>|{IN_BRACKETS}|\[/?(?:STOP|END)\]\s*$"
     r"|\b(?-i:ASSISTANT|USER|SYSTEM|HUMAN):|^#+ *(?:response|instruction|human|assistant|input|output)\b",
     re.I | re.M,
 )
@@ -207,7 +208,7 @@ def caption(text: str, finished: str, prompt: str = "") -> tuple[str, str]:
         return "", f"refusal: content filter ({finished})"
     if finished in _UNFINISHED:
         return "", f"not finished: {finished}"
-    found = answer_text(text)
+    found = without_assent(answer_text(text))
     if not found:
         return "", "a thought without an answer" if text.strip() else "empty reply"
     if reason := _no_caption(found, prompt):

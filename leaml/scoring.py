@@ -136,8 +136,12 @@ def answer_text(row: Mapping[str, Any]) -> str:
 
 
 def answer_key(answer: str, question_type: str | None = None, options: Sequence[str] | None = None) -> frozenset[str]:
-    """What an answer means: the letters of the options it names, else its items; equal for answers that say the same."""
-    return (chosen_letters(answer, options) if options else None) or canonical(answer, question_type)
+    """What an answer means: the options it names, in words, else its items; equal for answers that say the same.
+
+    The order of the options is nothing that an answer says.
+    """
+    letters = chosen_letters(answer, options) if options else None
+    return frozenset(map(normalise, texts_of(letters, options or ()))) if letters else canonical(answer, question_type)
 
 
 def is_correct(prediction: str, answer: str, question_type: str | None = None, options: Sequence[str] | None = None) -> bool:

@@ -199,3 +199,19 @@ def read(uri: str, schema: pa.Schema | None = None, columns: list[str] | None = 
             msg = f"{uri} could not be read to its end: {error}; check the file and the way to its storage"
             raise DataError(msg) from None
     return found if schema is None else check(found, schema, uri)
+
+
+def without_bytes(schema: pa.Schema) -> list[str]:
+    """The columns that hold no bytes: images, sound and their like are left out, whether alone, in lists or in objects."""
+    return [column.name for column in schema if not _holds_bytes(column.type)]
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _holds_bytes(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    bytes_types = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(is_one(kind) for is_one in bytes_types) or any(
+        _holds_bytes(kind.field(place).type) for place in range(kind.num_fields)
+    )

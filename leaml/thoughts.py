@@ -44,6 +44,12 @@ def without_thoughts(text: str) -> str:
     return _CLOSES.split(text)[-1].strip()
 
 
+def first_mark(text: str) -> str | None:
+    """The first mark of a thought in a text, whether it opens or closes one."""
+    marks = [found for found in (_OPENS.search(text), _CLOSES.search(text)) if found]
+    return min(marks, key=lambda found: found.start())[0] if marks else None
+
+
 def open_thought(text: str) -> tuple[int, str] | None:
     """`(place, closing mark)` of the thought that a text opens and does not close; None when it leaves none open."""
     start = 0

@@ -15,6 +15,7 @@ from typing import Any
 from leaml import filters, prompts, replies, tables
 from leaml.config import GenerateConfig
 from leaml.engine import Completion, Engine, Request
+from leaml.preambles import without_assent, without_preamble
 from pipelines.caption import read_captions
 from pipelines.ingest import Labels, Sources, labels_key, sample_refs, training_images
 from pipelines.models import engine_spec, trained
@@ -52,7 +53,8 @@ class GenerateWork:
             return [str(i.extra or "") for i in items]
         requests = [Request(i.image, i.image_id, self.caption_prompt, max_tokens=self.config.max_tokens) for i in items]
         written = [completion for (completion,) in _counted(engine.generate(requests), counts)]
-        return [replies.whole_sentences(c.text) or c.text if c.cut else c.text for c in written]
+        texts = [without_assent(c.text) for c in written]
+        return [replies.whole_sentences(text) or text if c.cut else text for text, c in zip(texts, written, strict=True)]
 
     def _sample(
         self, engine: Engine, items: list[Item], captions: list[str], counts: Counter[str]
@@ -106,7 +108,8 @@ class GenerateWork:
         requests = [self._question(items[number], captions[number], question) for number, question in asked]
         answered = _counted(engine.generate(requests), counts)
         for (number, question), same, answers in zip(asked, asked.values(), answered, strict=True):
-            texts, logprobs, cut = [a.text for a in answers], [a.mean_logprob for a in answers], [a.cut for a in answers]
+            texts = [without_preamble(a.text) for a in answers]
+            logprobs, cut = [a.mean_logprob for a in answers], [a.cut for a in answers]
             for candidate in same:
                 candidate.reanswers.extend(texts)
             if question in config.questions:
@@ -147,7 +150,7 @@ def generate(
     config = run.config.generate
     use = captions if config.caption == "teacher" else None
     inputs = [generator, *sources.training, labels_key(labels), *([use] if use else [])]
-    step = run.step("generate", config.model_dump(), inputs, version=6, label=f"generate {variant}")
+    step = run.step("generate", config.model_dump(), inputs, version=7, label=f"generate {variant}")
 
     def work() -> dict[str, Any]:
         refs = training_images(sources).without(labels.image_ids)

@@ -287,3 +287,58 @@ def test_no_image_with_bright_values_comes_out_black(most: int, kind: tuple[int,
     found = np.asarray(decode(png16(values, colour) if form == "png" else tiff16(values, form)))
     assert found.max() >= 127
     assert found.min() == 0
+
+
+def padded(values: np.ndarray, fill: int, rows: slice = slice(20, 30)) -> np.ndarray:
+    found = values.copy()
+    found[rows] = fill
+    return found
+
+
+RULES = {
+    "all 16 bits": (ramp(16), None),
+    "12 bits": (ramp(12), None),
+    "saturated": (padded(ramp(12), 65535), None),
+    "padded": (padded(ramp(10) + 40_000, 0), None),
+    "padded and saturated": (padded(padded(ramp(10) + 8_000, 0), 65535, slice(5, 7)), None),
+    "broken pixels": (
+        padded(ramp(10), 65535, slice(3, 3)) + np.where(np.arange(3072) == 7, 60_000, 0).reshape(48, 64, 1),
+        None,
+    ),
+    "close together, dark": (ramp(5) + 2_000, None),
+    "close together, bright": (ramp(10) + 60_000, None),
+    "bright, and their most is stated": (ramp(16) // 2, 40_000),
+    "dark, and their most is stated": (ramp(10), 4095),
+    "one value": (np.full((48, 64, 1), 128 * 257), None),
+}
+
+
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("form", ["png", "<", ">"])
+def test_colours_of_16_bits_have_the_black_and_white_that_grey_has(kind: str, form: str) -> None:
+    grey, most = RULES[kind]
+    grey = grey.astype(np.uint16)
+    alpha = np.full_like(grey, 65535)
+
+    def read(*channels: np.ndarray) -> np.ndarray:
+        values = np.concatenate(channels, -1)
+        if form == "png":
+            return np.asarray(
+                decode(png16(values, {1: 0, 3: 2, 4: 6}[len(channels)], None if most is None else most.bit_length()))
+            )
+        return np.asarray(decode(tiff16(values, form, tags={} if most is None else {281: most})))
+
+    wanted = read(grey)
+    assert np.array_equal(read(grey, grey, grey), wanted)
+    assert np.array_equal(read(grey, grey, grey, alpha), wanted)
+
+
+def test_a_channel_that_is_the_same_everywhere_is_a_colour() -> None:
+    dim = ramp(10).astype(np.uint16)
+    red = np.full_like(dim, 60_000)
+    found = np.asarray(decode(png16(np.concatenate([red, dim, dim], -1), 2))).astype(int)
+    assert found[..., 0].min() == found[..., 0].max() == round(60_000 / 257)
+    assert found[..., 1].max() == round(1023 / 257)
+    none = np.zeros_like(dim)
+    found = np.asarray(decode(png16(np.concatenate([none, dim, none], -1), 2)))
+    assert (found[..., 0].max(), found[..., 1].max(), found[..., 2].max()) == (0, 255, 0)

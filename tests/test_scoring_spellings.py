@@ -236,7 +236,7 @@ def test_an_explanation_is_read_by_its_longest_option_and_without_spaces_between
 
 
 def test_answers_of_one_meaning_have_one_key() -> None:
-    assert answer_key("B", None, ANIMALS) == answer_key("dog", None, ANIMALS) == answer_key("B. dog", None, ANIMALS) == {"B"}
+    assert answer_key("B", None, ANIMALS) == answer_key("dog", None, ANIMALS) == answer_key("B. dog", None, ANIMALS) == {"dog"}
     assert answer_key("horse", None, ANIMALS) == answer_key("Horse.") == {"horse"}
 
 

@@ -48,8 +48,8 @@ class CaptionConfig(Section):
     client: ClientConfig = Field(default_factory=ClientConfig, description="How url is asked.")
     file: str | None = Field(
         None,
-        description="File of ready captions (JSONL, JSON, CSV or Parquet with the columns image and caption), or the path of a "
-        "source whose images have them (JSONL, CSV, Parquet, WebDataset, a folder of save_to_disk); images that have one are "
+        description="File of ready captions (JSONL, JSON, CSV, TSV or Parquet with the columns image and caption), or the path "
+        "of a source whose images have them (JSONL, CSV, Parquet, WebDataset, a folder of save_to_disk); images with one are "
         "not captioned by the teacher.",
         json_schema_extra=PATH,
     )

@@ -1,8 +1,9 @@
 """Ready captions: a file that names images and says what they show.
 
 JSON Lines (or a JSON list) of `{"image": "frame_0001.jpg", "caption": "A pink polyp."}`, a JSON object `{"frame_0001.jpg": "A
-pink polyp."}`, CSV or Parquet with the same columns; Parquet may hold the image itself. `image` is a file name, with as much of
-its path as tells it from others, or an image_id; `file_name`, `uri` and `image_id` are read in its place.
+pink polyp."}`, CSV, TSV (see `delimited`) or Parquet with the same columns; Parquet may hold the image itself. `image` is a
+file name, with as much of its path as tells it from others, or an image_id; `file_name`, `uri` and `image_id` are read in its
+place.
 
 Or the source of the images itself: a Parquet file or a folder of them, WebDataset shards (a key of the `.json`, else the `.txt`
 beside the image), a folder of `datasets.save_to_disk`.
@@ -10,9 +11,6 @@ beside the image), a folder of `datasets.save_to_disk`.
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
 import posixpath
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -22,11 +20,13 @@ import pyarrow.parquet as pq
 from leaml import tables
 from leaml.data import delimited, files, json_text, webdataset
 from leaml.data.jsonl import lines
+from leaml.data.label_keys import hint, suggested
 from leaml.data.records import SAVED
 from leaml.errors import DataError
 
 NAMES = ("image", "file_name", "uri", "image_id")
 """Columns that may hold the image's name, the first that is there."""
+_CAPTION = "caption"
 _BATCH, _BATCH_OF_IMAGES = 10_000, 32
 
 
@@ -71,49 +71,57 @@ def read(uri: str, column: str = "caption") -> Captions:
     Raises:
         DataError: The file cannot be read, a row has no image or a caption that is no text, or no row has a caption.
     """
-    found = Captions(uri, _texts(uri, column))
+    columns: set[str] = set()
+    found = Captions(uri, _texts(uri, column, columns))
     if not len(found):
-        msg = f"{uri} holds no caption in {column!r}; set caption.column to the column that does"
+        meant = [name for name in sorted(columns) if name == _CAPTION != column]
+        meant += [name for name, _ in suggested(tuple(sorted(columns)), tuple({column, _CAPTION}))]
+        such = f", such as {meant[0]!r}" if meant else ""
+        msg = f"{uri} holds no caption in {column!r}; set caption.column to the column that does{such}"
         raise DataError(msg)
     return found
 
 
-def _texts(uri: str, column: str) -> Iterator[tuple[str, str]]:
-    for where, row in _rows(uri, column):
+def _texts(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, str]]:
+    """Name and caption of each row that has one; adds the names of the columns to `columns`."""
+    for where, row in _rows(uri, column, columns):
         if not isinstance(row, dict):
             msg = f'{where}: not an object; write {{"image": ..., {column!r}: ...}}'
             raise DataError(msg)
+        columns.update(map(str, row))
         name, text = next((row[key] for key in NAMES if row.get(key)), None), row.get(column)
         if not isinstance(name, str) or not (text is None or isinstance(text, str)):
             got = f"{str(name)[:80]!r} and {str(text)[:80]!r}"
             msg = f"{where}: needs the image's name in 'image' and text in {column!r}, got {got}"
+            if not name and (meant := hint(suggested(tuple(map(str, row)), NAMES[:1])[:1])):
+                msg += f"; {meant}"
             raise DataError(msg)
         if text and text.strip():
             yield name, text.strip()
 
 
-def _rows(uri: str, column: str) -> Iterator[tuple[str, Any]]:
-    """`(file and place, row)`."""
+def _rows(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, Any]]:
+    """`(file and place, row)`; adds the names of columns that are not read to `columns`."""
     ending = posixpath.splitext(uri)[1].lower()
     if not files.is_file(uri):
-        yield from _folder(uri, column)
+        yield from _folder(uri, column, columns)
     elif uri.lower().endswith(webdataset.SHARDS):
         yield from webdataset.captions(uri, column)
     elif ending == ".parquet":
-        yield from _parquet(uri, column)
-    elif ending in (".csv", ".json"):
-        data = files.read_bytes(uri)
+        yield from _parquet(uri, column, columns)
+    elif ending in (".csv", ".tsv"):
+        yield from delimited.rows(uri, *NAMES)
+    elif ending == ".json":
         try:
-            text = data.decode("utf-8-sig")
-            yield from _csv(uri, text) if ending == ".csv" else _json(uri, text, column)
-        except (ValueError, csv.Error) as error:
-            msg = f"{uri} is no valid {ending[1:].upper()} in UTF-8: {error}"
+            yield from _json(uri, files.read_bytes(uri).decode("utf-8-sig"), column)
+        except ValueError as error:
+            msg = f"{uri} is no valid JSON in UTF-8: {error}"
             raise DataError(msg) from None
     else:
         yield from lines(uri)
 
 
-def _folder(uri: str, column: str) -> Iterator[tuple[str, Any]]:
+def _folder(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, Any]]:
     found = files.listing(uri)
     if any(files.join(uri.rstrip("/"), name) in found for name in SAVED):
         from leaml.data import huggingface  # not above: datasets is slow to import
@@ -123,23 +131,13 @@ def _folder(uri: str, column: str) -> Iterator[tuple[str, Any]]:
         yield from webdataset.captions(uri, column)
     elif parts := [name for name in found if name.lower().endswith(".parquet")]:
         for part in parts:
-            yield from _parquet(part, column)
+            yield from _parquet(part, column, columns)
     else:
         msg = (
             f"{uri} is a folder without Parquet files, shards (.tar) or a data set of save_to_disk; give such a folder, or the "
             "file of the captions, such as its metadata.csv"
         )
         raise DataError(msg)
-
-
-def _csv(uri: str, text: str) -> Iterator[tuple[str, Any]]:
-    table = csv.reader(io.StringIO(text, newline=""), strict=True)
-    names = next(table, [])
-    delimited.check_names(uri, names)
-    for cells in filter(None, table):
-        where = f"{uri}:{table.line_num}"
-        delimited.check_cells(where, names, cells)
-        yield where, dict(itertools.zip_longest(names, cells))
 
 
 def _json(uri: str, text: str, column: str) -> Iterator[tuple[str, Any]]:
@@ -150,7 +148,7 @@ def _json(uri: str, text: str, column: str) -> Iterator[tuple[str, Any]]:
         yield f"{uri}, entry {number}", row
 
 
-def _parquet(uri: str, column: str) -> Iterator[tuple[str, Any]]:
+def _parquet(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, Any]]:
     with files.open_native(uri) as stream:
         try:
             parquet = pq.ParquetFile(stream)
@@ -159,6 +157,7 @@ def _parquet(uri: str, column: str) -> Iterator[tuple[str, Any]]:
             raise DataError(msg) from None
         names = [name for name in (*NAMES, "bytes", column) if name in parquet.schema_arrow.names]
         number = 0
+        columns.update(parquet.schema_arrow.names)
         if column not in names:  # another table of the folder
             return
         size = _BATCH_OF_IMAGES if {"image", "bytes"} & set(names) else _BATCH

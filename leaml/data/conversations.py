@@ -3,7 +3,8 @@
 {"image": "a.jpg", "conversations": [
     {"from": "human", "value": "<image>\\nWhat is it?"}, {"from": "gpt", "value": "A dog"}]}
 
-`images` with one image is read as well, and `messages` with role and content. `question_type` and `options` may stand in the
+`images` with one image is read as well, `messages` with role and content, and rounds as in The Cauldron, `texts` with user and
+assistant. `question_type` and `options` may stand in the
 user's turn, or in an entry with one question. `<image>` is left out at the ends of what the user says; an entry with one
 elsewhere is refused. Chats without an image are counted and left out.
 """
@@ -11,14 +12,25 @@ elsewhere is refused. Chats without an image are counted and left out.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from leaml.config import SourceConfig
 from leaml.data import files, json_text, row_files
 from leaml.data.embedded import Embedded
 from leaml.data.jsonl import lines
-from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, hint, labels_elsewhere, suggested
+from leaml.data.label_keys import (
+    CHAT_KEYS,
+    COLUMNS,
+    IMAGE_KEYS,
+    ROUNDS_KEY,
+    chat_keys,
+    hint,
+    is_round,
+    labels_elsewhere,
+    suggested,
+)
+from leaml.data.label_options import entries_of
 from leaml.data.label_rows import DOUBLED, TEXT_ONLY, parse, without_image
 from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, by_image, need_path, refuse_split
 from leaml.data.registry import reader
@@ -27,6 +39,7 @@ from leaml.errors import DataError
 
 _USER, _MODEL = {"human", "user"}, {"gpt", "assistant"}
 _TURN_KEYS = ("from", "role", "value", "content")
+_LISTS = (*CHAT_KEYS, ROUNDS_KEY)
 _IMAGE = "<image>"
 _OUT_OF_TURN, _NO_TURNS, _NO_TEXT = "turn without its counterpart", "no turns", "turn that is no text"
 
@@ -73,11 +86,18 @@ def _entries(path: str) -> Iterator[tuple[str, Any]]:
         yield f"{path}, entry {number}", entry
 
 
+def labels_of(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = None) -> list[Question | RefusedRow]:
+    """The labels of a row, which is a question and its answer or a chat; the arguments are those of `label_rows.parse`."""
+    is_chat = chat_keys(row) and is_missing(row.get("question")) and is_missing(row.get("answer"))
+    made = turns(row, where) if is_chat else [parse(row, where, keys)]
+    return [each for each in made if each is not None]
+
+
 def turns(entry: Any, where: str) -> Iterator[Question | RefusedRow]:
     """The questions and answers of an entry; behind a turn that does not fit nothing can be told apart any more.
 
     Args:
-        entry: An object with `conversations` or `messages`.
+        entry: An object with `conversations`, `messages` or `texts`.
         where: File and place of it.
     """
     try:
@@ -85,7 +105,7 @@ def turns(entry: Any, where: str) -> Iterator[Question | RefusedRow]:
     except UnusableError as error:
         yield RefusedRow(where, error.reason, error.detail)
         return
-    of_entry = {key: value for key, value in entry.items() if key not in (*CHAT_KEYS, *IMAGE_KEYS)}
+    of_entry = {key: value for key, value in entry.items() if key not in (*_LISTS, *IMAGE_KEYS)}
     pairs: list[dict[str, Any]] = []
     fault: RefusedRow | None = None
     asked: dict[str, Any] | None = None
@@ -143,7 +163,7 @@ def _list_of_turns(entry: Any) -> list[Any]:
     """The turns of an entry. Raises UnusableError if it has none, several lists of them, or something else there."""
     if not isinstance(entry, Mapping):
         raise UnusableError(_NO_TURNS, f"not an object with the key 'conversations', but {shorten(entry)}")
-    present = [key for key in CHAT_KEYS if not is_missing(entry.get(key))]
+    present = chat_keys(entry)
     if len(present) > 1:
         raise UnusableError(DOUBLED, f"keys {present[0]!r} and {present[1]!r}; remove one")
     names = tuple(map(str, entry))
@@ -155,11 +175,19 @@ def _list_of_turns(entry: Any) -> list[Any]:
             detail = f"an entry needs turns in 'conversations' or 'messages'{'; ' + meant if meant else ''}"
         raise UnusableError(_NO_TURNS, detail)
     found = entry[present[0]]
+    if isinstance(found, Mapping):
+        found = entries_of(found)
     if not isinstance(found, list):
         raise UnusableError(_NO_TURNS, f"{present[0]!r} is {shorten(found)}, not a list of turns")
     if beside := [key for key in ("question", "answer") if not is_missing(entry.get(key))]:
         raise UnusableError(DOUBLED, f"{beside[0]!r} stands beside {present[0]!r}; remove one")
-    return found
+    return [turn for each in found for turn in (_of_round(each) if is_round(each) else [each])]
+
+
+def _of_round(said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The two turns of a round; what else it holds belongs to the question. The name of its data set says nothing of it."""
+    more = {key: value for key, value in said.items() if key not in ("user", "assistant", "source")}
+    return [more | {"role": "user", "content": said["user"]}, {"role": "assistant", "content": said["assistant"]}]
 
 
 def _text(turn: Mapping[str, Any]) -> str:
@@ -206,7 +234,7 @@ def named_image(entry: Mapping[str, Any], where: str) -> str | RefusedRow | None
 
 def _parts(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Those of texts and images in the turns of an entry, whatever key holds the turns."""
-    listed = [entry[key] for key in CHAT_KEYS if isinstance(entry.get(key), list)]
+    listed = [entry[key] for key in _LISTS if isinstance(entry.get(key), list)]
     said = [turn for found in listed for turn in found if isinstance(turn, Mapping)]
     contents = [turn.get(key) for turn in said for key in ("value", "content")]
     return [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
@@ -218,7 +246,7 @@ def _image(entry: Any, where: str) -> str | RefusedRow:
         return RefusedRow(where, "no image", f"not an object with the keys image and conversations, but {shorten(entry)}")
     if found := named_image(entry, where):
         return found
-    listed = [entry[key] for key in CHAT_KEYS if isinstance(entry.get(key), list)]
+    listed = [entry[key] for key in _LISTS if isinstance(entry.get(key), list)]
     if _parts(entry) or _IMAGE in str(listed) or suggested(tuple(map(str, entry)), IMAGE_KEYS[:1]):
         return row_files.imageless(entry, where)
     try:

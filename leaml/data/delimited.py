@@ -3,7 +3,8 @@
     image,question,answer,options
     frame_0001.jpg,"Which colour, mostly?",B,red|pink
 
-Every cell is text: "None", "NA" and "null" are answers like others, and only an empty cell is missing.
+Every cell is text: "None", "NA" and "null" are answers like others, and only an empty cell is missing. A first line `sep=;`, as
+Excel takes it, names the separator.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,6 +26,8 @@ from leaml.errors import DataError
 
 _DELIMITERS = (",", "\t", ";")
 _HEAD = 10_000
+_SEPARATOR_LINE = re.compile(r'^"?sep=(?P<separator>[,;\t|])"?[ \t,;|]*(?:\r\n?|\n)', re.I)
+"""Excel's line of the separator; a program that writes it as a row of the table fills it up with separators."""
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold an image in base64
 
 
@@ -38,12 +42,12 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     yield from row_files.records(path, labels, source, keep)
 
 
-def rows(uri: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(uri: str, *wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """`(file:line, cells)` of every row that is not blank, by column; an empty cell is "".
 
     Args:
         uri: File with a line of column names. They are separated by commas, tabs or semicolons, and so is the rest.
-        column: A column that must be there.
+        wanted: Columns of which one must be there.
 
     Raises:
         DataError: Not UTF-8, not CSV, no such column, a name of several columns, or a cell beyond the columns that have a name.
@@ -55,16 +59,19 @@ def rows(uri: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
         kind = file_kinds.of_bytes(data[:16]) or "; save the file as UTF-8"
         msg = f"{uri}: not UTF-8 ({error.reason} at byte {error.start}){kind}"
         raise DataError(msg) from None
-    line = 0
+    stated = _SEPARATOR_LINE.match(text)
+    text = text[stated.end() :] if stated else text
+    before = line = 1 if stated else 0
     try:
-        table = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text, column), strict=True)
-        names = [name.strip() for name in next(table, [])]
-        check_names(uri, names)
-        if column not in names:
-            raise DataError(_no_column(uri, column, names, text))
-        line = table.line_num
+        delimiter = stated["separator"] if stated else _delimiter(text, wanted)
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        names = [name.strip() for name in next(filter(None, table), [])]
+        line = before + table.line_num
+        check_names(f"{uri}:{line}", names)
+        if not set(wanted) & set(names):
+            raise DataError(_no_column(uri, wanted[0], names, text))
         for cells in table:
-            where, line = f"{uri}:{line + 1}", table.line_num  # a cell with line ends lasts several lines
+            where, line = f"{uri}:{line + 1}", before + table.line_num  # a cell with line ends lasts several lines
             check_cells(where, names, cells)
             if any(cell.strip() for cell in cells):
                 named = dict(itertools.zip_longest(names, (cell.strip() for cell in cells), fillvalue=""))
@@ -74,11 +81,11 @@ def rows(uri: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(msg) from None
 
 
-def check_names(uri: str, names: Sequence[str]) -> None:
+def check_names(where: str, names: Sequence[str]) -> None:
     """Raise DataError if two columns have one name, or names that differ in case alone: the cells of one would be lost."""
     twice = next(((name, name) for name in names if name and names.count(name) > 1), None)
     if pair := twice or label_keys.doubled(names, (*label_keys.IMAGE_KEYS, *label_keys.COLUMNS)):
-        msg = f"{uri}:1: the columns {pair[0]!r} and {pair[1]!r} have one name; rename or remove one of them"
+        msg = f"{where}: the columns {pair[0]!r} and {pair[1]!r} have one name; rename or remove one of them"
         raise DataError(msg)
 
 
@@ -102,8 +109,8 @@ def _no_column(uri: str, column: str, names: list[str], text: str) -> str:
     return f"{uri} has no column {column!r} in its first line, but {shown}{fix}"
 
 
-def _delimiter(text: str, column: str) -> str:
-    """The separator that cuts `column` out of the first line; where none does, the one that cuts it into most cells."""
+def _delimiter(text: str, wanted: Sequence[str]) -> str:
+    """The separator that cuts a wanted column out of the first line; where none does, the one that cuts it into most cells."""
     first = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
     cells = {delimiter: next(csv.reader([first], delimiter=delimiter), []) for delimiter in _DELIMITERS}
-    return max(_DELIMITERS, key=lambda d: (column in (name.strip() for name in cells[d]), len(cells[d])))
+    return max(_DELIMITERS, key=lambda d: (any(name.strip() in wanted for name in cells[d]), len(cells[d])))

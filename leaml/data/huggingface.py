@@ -1,15 +1,15 @@
 """Hugging Face data sets: a hub id, a folder written by `save_to_disk`, or a folder that `load_dataset` understands.
 
-Columns `image`, `question`, `answer` and optionally `question_type`, `options`, `source`, `img_id` or `image_id`; rows with
-the same image id (without one, the same image) are about one image. Kvasir-VQA is recognised by its columns and its question
-templates, see `kvasir`.
+Columns `image` (or `images`, lists of one), `question`, `answer` and optionally `question_type`, `options`, `source`, `img_id`
+or `image_id`, or a chat (see `conversations`); rows with the same image id (without one, the same image) are about one image.
+Kvasir-VQA is recognised by its columns and its question templates, see `kvasir`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,16 +18,17 @@ import pyarrow as pa
 
 from leaml.config import SourceConfig
 from leaml.data import files, kvasir
+from leaml.data.class_names import has_classes, named
+from leaml.data.conversations import labels_of
 from leaml.data.embedded import decode
-from leaml.data.image_groups import ImageGroups, ImageRows, content_of
-from leaml.data.label_keys import COLUMNS, IMAGE_KEYS
-from leaml.data.label_rows import parse
+from leaml.data.image_groups import ImageGroups, ImageRows, content_of, single_image
+from leaml.data.label_keys import IMAGE_KEYS
 from leaml.data.metadata_files import MetadataRows
 from leaml.data.records import MAX_IMAGE_BYTES, SAVED, Keep, Record, hash_split, need_path
 from leaml.data.registry import reader
-from leaml.data.values import is_missing
+from leaml.data.values import UnusableError, is_missing
 from leaml.errors import DataError
-from leaml.tables import image_id
+from leaml.tables import image_id, without_bytes
 
 _IDS = ("img_id", "image_id")
 _BATCH = 32  # rows with images held at a time
@@ -70,10 +71,15 @@ def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
             if column not in data.column_names:
                 continue
             identity = _identity(data)
-            columns = ["image", column, *([identity] if identity else [])]
-            for number, row in _rows(_encoded_images(path, data), columns):
-                image, _ = _encoded(row["image"])
-                key = row[identity] if identity and not is_missing(row[identity]) else _content(row["image"], where)
+            data = _encoded_images(path, data)
+            columns = [_image_column(data), column, *([identity] if identity else [])]
+            for number, row in _rows(data, columns):
+                try:
+                    held = _image(row)
+                except UnusableError:  # the reader refuses it
+                    continue
+                image, _ = _encoded(held)
+                key = row[identity] if identity and not is_missing(row[identity]) else _content(held, where)
                 yield (
                     f"{path}, {split}, row {number}",
                     {"image": image_id(image) if image else f"{path}#{key}", column: row[column]},
@@ -89,14 +95,20 @@ def _encoded_images(path: str, data: datasets.Dataset) -> datasets.Dataset:
     if both := [name for name in IMAGE_KEYS if name in data.column_names][1:]:
         msg = f"{path}: the columns 'image' and {both[0]!r}: which one are the rows about? Remove the other (remove_columns)"
         raise DataError(msg)
-    if "image" not in data.column_names:
+    if not set(IMAGE_KEYS) & set(data.column_names):
         msg = f"{path}: no column 'image'; it has {data.column_names}"
         raise DataError(msg)
+    column, image = _image_column(data), datasets.Image(decode=False)
+    is_list = not isinstance(data.features[column], datasets.Image | datasets.Value | dict)
     try:
-        return data.cast_column("image", datasets.Image(decode=False))
+        return data.cast_column(column, datasets.List(image) if is_list else image)
     except (TypeError, ValueError, pa.ArrowException) as error:
-        msg = f"{path}: column 'image' is {data.features['image']}, not images: {error}; cast it to datasets.Image"
+        msg = f"{path}: column {column!r} is {data.features[column]}, not images: {error}; cast it to datasets.Image"
         raise DataError(msg) from None
+
+
+def _image_column(data: datasets.Dataset) -> str:
+    return next(name for name in IMAGE_KEYS if name in data.column_names)
 
 
 @contextlib.contextmanager
@@ -144,23 +156,29 @@ def _grouped(path: str, where: str, data: datasets.Dataset, is_kvasir: bool) -> 
     """The rows by image; those of a folder of images as its metadata files have them."""
     written = MetadataRows(where) if data.info.builder_name == _FOLDER and files.exists(where) else None
     identity = _identity(data)
-    columns = ["image", *([identity] if identity else []), *(name for name in COLUMNS if name in data.column_names)]
-    named = {name: _class_names(data.features[name]) for name in columns}
+    column, said = _image_column(data), without_bytes(data.features.arrow_schema)
+    classes = {name: feature for name, feature in data.features.to_dict().items() if name in said and has_classes(feature)}
     groups = ImageGroups()
-    for number, row in _rows(data, columns):
-        place, keys = f"{path}, row {number}", set(data.column_names)
-        row |= {name: names(row[name]) for name, names in named.items() if names is not None}
-        if written and (found := written.take((row["image"] or {}).get("path"), place)):
+    for number, row in _rows(data, [column, *said]):
+        place, keys = f"{path}, row {number}", data.column_names
+        row |= {name: named(row[name], feature) for name, feature in classes.items()}
+        image, error = None, ""
+        try:
+            image = _image(row)
+        except UnusableError as fault:
+            error = f"{fault.reason}: {fault.detail}"
+        del row[column]
+        if written and (found := written.take((image or {}).get("path"), place)):
             place, cells = found
-            row |= {
-                name: cells.get(name) for name in (*COLUMNS, *([identity] if identity else [])) if name in keys | cells.keys()
-            }
-            keys |= cells.keys()
+            keys = list(dict.fromkeys([*keys, *cells]))
+            row = {name: cells.get(name) for name in keys if name != column}
         if is_kvasir:
             row.setdefault("question_type", kvasir.QUESTION_TYPES.get(str(row["question"]).strip()))
         key = None if identity is None or is_missing(row[identity]) else str(row[identity])
-        rows = groups.of(number, place, key, identity, _content(row["image"], where))
-        rows.add(parse(row, place, keys))
+        content = _content(image, where)
+        rows = groups.unusable(number, place, error) if error else groups.of(number, place, key, identity, content)
+        for made in labels_of(row, place, keys):
+            rows.add(made)
     return groups
 
 
@@ -175,6 +193,13 @@ def _rows(data: datasets.Dataset, columns: list[str]) -> Iterator[tuple[int, dic
     return enumerate(rows)
 
 
+def _image(row: dict[str, Any]) -> dict[str, Any] | None:
+    """The image of a row. Raises UnusableError where it has several."""
+    column = next(name for name in IMAGE_KEYS if name in row)
+    image = single_image(row[column], column)
+    return image if isinstance(image, dict) else None
+
+
 def _content(image: dict[str, Any] | None, where: str) -> str | None:
     """What tells an image from others; its path is relative to the folder that was read, which may be a temporary copy."""
     data, path = _encoded(image)
@@ -187,19 +212,8 @@ def _encoded(image: dict[str, Any] | None) -> tuple[bytes | None, str | None]:
     return data or (decode(path) if path else None) or None, path
 
 
-def _class_names(feature: Any) -> Callable[[Any], Any] | None:
-    """What turns the numbers of a column of classes into their names; None for another column."""
-    if isinstance(feature, datasets.ClassLabel):
-        names = feature.names
-        return lambda value: names[value] if isinstance(value, int) and 0 <= value < len(names) else None
-    inner = getattr(feature, "feature", None)
-    if isinstance(inner, datasets.ClassLabel) and (one := _class_names(inner)):
-        return lambda values: None if values is None else [one(value) for value in values]
-    return None
-
-
 def _record(row: dict[str, Any], uri: str, split: str | None, group: ImageRows) -> Record:
-    data, path = _encoded(row["image"])
+    data, path = (None, None) if group.error else _encoded(_image(row))
     error = group.error or (None if data or path else "the row has no image")
     made = Record(uri, str(row.get("source") or "huggingface"), split, None, error=error, **group.rows.fields())
     if error is not None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from leaml.data.records import LabelRows
+from leaml.data.row_files import SEVERAL
+from leaml.data.values import UnusableError, is_missing
 from leaml.tables import image_id
 
 
@@ -71,3 +74,13 @@ class ImageGroups:
 def content_of(data: bytes | None, name: str | None) -> str | None:
     """What tells an image from others: the hash of its bytes, or else its name; None without both."""
     return image_id(data) if data else name or None
+
+
+def single_image(value: Any, column: str) -> Any:
+    """What a list of one image holds. Raises UnusableError for more."""
+    while isinstance(value, list):
+        held = [one for one in value if not is_missing(one)]
+        if len(held) > 1:
+            raise UnusableError(SEVERAL, f"{len(held)} in the column {column!r}; write a row for each of them")
+        value = held[0] if held else None
+    return value

@@ -24,7 +24,7 @@ from leaml.data import files, registry
 from leaml.data.label_counts import NO_IMAGE, LabelCounts, RefusedFile
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.errors import DataError
-from leaml.scoring import answer_key
+from leaml.scoring import answer_key, normalise
 
 PART_BYTES = 64 << 20
 PART_IMAGES = 2000
@@ -224,8 +224,11 @@ class _Tables:
 
     def _label(self, identity: str, question: Question, where: str) -> None:
         """Add a labeled row unless an equal one is there."""
-        asked = repr((identity, question.question, question.options))
-        new = self._seen.add(repr((asked, question.answer, question.question_type)))
+        row = repr((identity, question.question, question.options))
+        new = self._seen.add(repr((row, question.answer, question.question_type)))
+        # The same options in another order are the same question
+        offered = None if question.options is None else sorted(map(normalise, question.options))
+        asked = repr((identity, question.question, offered))
         # Two types of one question and answer are two rows, but no contradiction
         asked_before = not self._seen.add(f"asked {asked}")
         meant = answer_key(question.answer, question.question_type, question.options)

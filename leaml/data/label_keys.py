@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from leaml.data.values import is_missing
 
 COLUMNS = ("question", "answer", "question_type", "options")
 """Keys of a label row besides those of its image."""
 IMAGE_KEYS = ("image", "images")
 CHAT_KEYS = ("conversations", "messages")
 """Keys of a list of turns, in which questions and answers alternate."""
+ROUNDS_KEY = "texts"
+"""Key of a list of rounds, as in The Cauldron; elsewhere it may hold any texts."""
+_ROUND = ("user", "assistant")
 
 _NEAR = 0.8
 """Likeness, 0 to 1, from which on an unknown key is taken for a known one misspelt: that of "anwser" is 0.83."""
@@ -24,9 +30,11 @@ _OTHERS = {
     "answer": "a ans answers response reply completion solution ground_truth groundtruth gt gt_answer gold gold_answer "
     "correct_answer answer_text target text_output output label direct_answers correct_choice_idx correct_idx answer_idx "
     "answer_index correct_option",
+    "caption": "captions text description descriptions desc sentence title alt alt_text txt summary report long_caption "
+    "short_caption detailed_caption image_caption",
     "conversations": "conversation turns dialog dialogue dialogues chat chats",
 }
-_LISTS = ("annotations", "qas", "qa", "qa_pairs", "qa_list", "question_answer_pairs", "questions", "vqa", "pairs", "texts")
+_LISTS = ("annotations", "qas", "qa", "qa_pairs", "qa_list", "question_answer_pairs", "questions", "vqa", "pairs")
 """Keys of lists of questions in one entry."""
 
 
@@ -64,11 +72,27 @@ def hint(pairs: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"key {name!r}: did you mean {known!r}?" for name, known in pairs)
 
 
+def is_round(turn: Any) -> bool:
+    """Whether a turn holds what the user says and the reply: {"user": ..., "assistant": ...}."""
+    return isinstance(turn, Mapping) and all(key in turn for key in _ROUND)
+
+
+def chat_keys(row: Mapping[str, Any]) -> list[str]:
+    """The keys of a row that hold a chat."""
+    found = [key for key in CHAT_KEYS if not is_missing(row.get(key))]
+    rounds = row.get(ROUNDS_KEY)
+    if isinstance(rounds, Mapping):  # lists by key, as `datasets` stores a list of objects
+        return [*found, ROUNDS_KEY] if is_round(rounds) else found
+    return [*found, ROUNDS_KEY] if isinstance(rounds, list) and any(map(is_round, rounds)) else found
+
+
 @functools.lru_cache(maxsize=1024)
 def labels_elsewhere(names: tuple[str, ...]) -> str:
     """Where the labels of a row without question and answer seem to be, and how to write them; empty: nowhere."""
     if chat := [name for name in names if _plain(name) in CHAT_KEYS]:
         return f"key {chat[0]!r}: conversations are read by format: conversations, as a list of turns"
+    if rounds := [name for name in names if _plain(name) == ROUNDS_KEY]:
+        return f"key {rounds[0]!r}: format: conversations reads it, as a list of objects with the keys 'user' and 'assistant'"
     if lists := [name for name in names if _plain(name) in _LISTS]:
         return f"key {lists[0]!r}: write a row with 'question' and 'answer' for each of its entries"
     pairs = suggested(names, ("question", "answer", "conversations"))

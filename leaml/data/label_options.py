@@ -61,7 +61,7 @@ def parse_options(value: Any) -> Options | None:
     if is_missing(value):
         return None
     if isinstance(value, Mapping):
-        columns = _columns(value)
+        columns = entries_of(value)
         found = _keyed(list(value.items()), value) if columns is None else _entries(columns)
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         found = _listed(list(value), split)
@@ -187,7 +187,7 @@ def _contradicts(column: list[Any], is_label: bool) -> bool:
     return len(set(keys)) == len(keys) and keys != [letter(place) for place in range(len(keys))]
 
 
-def _columns(value: Mapping[Any, Any]) -> list[dict[str, Any]] | None:
+def entries_of(value: Mapping[Any, Any]) -> list[dict[str, Any]] | None:
     """The entries of an object of equally long lists, as `datasets` stores a list of objects; None if it is not one."""
     lists = [column for column in value.values() if isinstance(column, list)]
     if len(value) < 2 or len(lists) != len(value) or len({len(column) for column in lists}) != 1:

@@ -15,34 +15,47 @@ from typing import Any
 
 from leaml.broken_text import refusal
 from leaml.choice import check_options
-from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
+from leaml.data.label_keys import (
+    CHAT_KEYS,
+    COLUMNS,
+    IMAGE_KEYS,
+    chat_keys,
+    doubled,
+    hint,
+    labels_elsewhere,
+    near_keys,
+    suggested,
+)
 from leaml.data.label_marks import FIX, UNREADABLE, key_of, mark
 from leaml.data.label_options import MOST_OPTIONS, Options, lost_options, parse_options, unknown_options
 from leaml.data.records import NO_QUESTION, Question, Record, RefusedRow
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 from leaml.errors import DataError
 from leaml.scoring import chosen_letters, normalise, option_letters
+from leaml.special_tokens import found_in, without_ends
 
 MOST_CHARACTERS = 8000
 """Of a question with its options, and of an answer: about 2,000 tokens, more than most models can be taught in one example."""
 
 AMBIGUOUS, PLACEHOLDER, TOO_LONG = "ambiguous answer", "image placeholder in a text", "too long"
+SPECIAL = "special token or thought in a text"
 TOO_MANY, EQUAL, NO_TEXT = "too many options", "equal options", "characters that are no text"
 DOUBLED, LOST = "two values for one thing", "options under another key"
 """Reasons for which a row is refused, beside those of its options and values."""
 
 OUTSIDE, LETTER_ALONE, MISSPELT = "answer outside its options", "answer is a letter without options", "misspelt key"
 ONE_OPTION = "one option, which is no choice"
+END_TOKEN = "special token at the end of a text, left out"
 """Doubts: what is counted about rows that are used."""
 
 TEXT_ONLY = "text only"
 """Reason of rows that show no image and are no fault: chats among others."""
 
-_NO_LABEL = {*IMAGE_KEYS, *COLUMNS, "split"}
+_NO_LABEL = {*IMAGE_KEYS, *COLUMNS, "split", "source", "caption", "image_id", "img_id", "uri", "bytes", "file_name"}
 """Keys of a row that is an image without a label."""
 _PLACEHOLDER = re.compile(
     r"<[|/]{0,2}(?:[\w.-]{0,24}[-_.])?(?:image|img|video|audio|vision)(?:[-_. \d][ \w.-]{0,24}|here|s)?\|?>"
-    r"|<(?:\|?im_(?:start|end|patch)\|?|row_\d+_col_\d+)>"
+    r"|<(?:im_(?:start|end|patch)|\|im_patch\||row_\d+_col_\d+)>"
     r"|\[/?(?:image|img|video|audio)(?:[_ ]?(?:break|end|start|pad|\d+))?\]|\ufffc",
     re.I,
 )
@@ -64,29 +77,36 @@ _LETTERED_LINES = re.compile(r"(?:^|[\s(])A[).:].*(?:[\s(])B[).:]", re.S)
 def parse(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = None) -> Question | RefusedRow | None:
     """The question in `row`, why it cannot be used, or None if the row has neither question nor answer.
 
+    A value that is missing counts as a key that is: the rows of a table have all its columns.
+
     Args:
         row: A line of a file, an object, a table row: question, answer and optionally question_type, options.
         where: File and line of the row.
-        keys: All keys of the row, where `row` holds only those that are known.
+        keys: All keys of the row, where `row` lacks those of bytes.
     """
-    names = tuple(str(name) for name in (row if keys is None else keys))
+    every = row if keys is None else keys
+    names = tuple(str(name) for name in every if name not in row or _is_filled(row[name]))
     if is_missing(row.get("question")) and is_missing(row.get("answer")):
         if elsewhere := labels_elsewhere(names):
             return RefusedRow(where, "no question", elsewhere)
         if lost := [pair for pair in near_keys(names) if pair[1] in ("question", "answer")]:
             return RefusedRow(where, f"no {lost[0][1]}", hint(lost))
         if row.get("question") is None and row.get("answer") is None:
-            other = [name for name in names if name not in _NO_LABEL] if keys is None else []
+            other = [name for name in names if name not in _NO_LABEL]
             return RefusedRow(where, NO_QUESTION, f"only the keys {shorten(other)}") if other else None
     try:
         if pair := doubled(names, COLUMNS):
             raise UnusableError(DOUBLED, f"keys {pair[0]!r} and {pair[1]!r}; remove one")
-        if chat := [key for key in CHAT_KEYS if not is_missing(row.get(key))]:
+        if chat := chat_keys(row):
             raise UnusableError(DOUBLED, f"question and answer beside {chat[0]!r}; write an entry for each of them")
         return _question(row, where, names, near_keys(names))
     except UnusableError as error:
         meant = hint(pair for pair in suggested(names) if error.reason == f"no {pair[1]}")
         return RefusedRow(where, error.reason, "; ".join(part for part in (error.detail, meant) if part))
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, list | tuple | Mapping) or not is_missing(value)
 
 
 def without_image(question: str) -> str:
@@ -111,11 +131,13 @@ def checked(record: Record) -> Record:
 
 
 def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspelt: tuple[tuple[str, str], ...]) -> Question:
-    question = text_of(without_image(text_of(row.get("question"), "the question")), "the question")
-    answer = text_of(row.get("answer"), "the answer")
+    said = {key: text_of(row.get(key), f"the {key}") for key in ("question", "answer")}
+    question = text_of(without_image(without_ends(said["question"])), "the question")
+    answer = text_of(without_ends(said["answer"]), "the answer")
     kind = row.get("question_type")
     options = parse_options(row.get("options"))
     doubts = tuple(f"{MISSPELT} {name!r} (for {known!r})" for name, known in misspelt)
+    doubts += (END_TOKEN,) if any(without_ends(text) != text for text in said.values()) else ()
     if options is not None:
         answer = _named(answer, options)
     elif lost := lost_options(row, names, misspelt=[name for name, known in misspelt if known == "options"]):
@@ -203,6 +225,9 @@ def _check_texts(question: str, answer: str, options: tuple[str, ...], kind: str
         if match := _PLACEHOLDER.search(text):
             detail = f"the {what} {shorten(text)} holds {match[0]!r}, which stands for an image; remove it"
             raise UnusableError(PLACEHOLDER, detail)
+        if token := found_in(text):
+            detail = f"the {what} {shorten(text)} holds {token!r}, a mark of a model's messages or thoughts; remove it"
+            raise UnusableError(SPECIAL, detail)
     asked = len(question) + sum(map(len, options))
     for what, length in (("question with its options", asked), ("answer", len(answer))):
         if length > MOST_CHARACTERS:

@@ -19,8 +19,10 @@ import pyarrow.parquet as pq
 
 from leaml.config import SourceConfig
 from leaml.data import files, json_text
+from leaml.data.class_names import has_classes, named
+from leaml.data.conversations import labels_of
 from leaml.data.embedded import decode
-from leaml.data.image_groups import ImageGroups, content_of
+from leaml.data.image_groups import ImageGroups, content_of, single_image
 from leaml.data.label_keys import COLUMNS, IMAGE_KEYS, doubled
 from leaml.data.label_rows import parse
 from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_path
@@ -28,7 +30,7 @@ from leaml.data.registry import reader
 from leaml.data.row_files import SEVERAL
 from leaml.data.values import UnusableError, is_missing, shorten
 from leaml.errors import DataError
-from leaml.tables import IMAGES, LABELED, check
+from leaml.tables import IMAGES, LABELED, check, without_bytes
 
 _BATCH = 32  # rows decoded at a time: encoded images of a few MB each
 _SUFFIX = ".parquet"
@@ -86,7 +88,7 @@ def _labels(uris: Iterable[str]) -> dict[str, LabelRows]:
     for place, row in _table_rows(uris, LABELED, None, 4096):
         where = row.pop("where") or place
         known = {name: value for name, value in row.items() if value is not None}
-        labels.setdefault(row["image_id"], LabelRows()).add(parse(known, where, LABELED.names))
+        labels.setdefault(row["image_id"], LabelRows()).add(parse(known, where))
     return labels
 
 
@@ -154,7 +156,7 @@ def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
         msg = f"{path}: split is {source.split!r}, but the file has no column split; remove split from the config"
         raise DataError(msg)
     classes = _classes(path, schema)
-    groups = _grouped(path, source.split, names, classes)
+    groups = _grouped(path, source.split, schema, classes)
     found = {group.number: group for group in groups}
     folder = source.images or posixpath.dirname(path) or "."
     for number, row in _rows(path, [*_IMAGE, "source", "split"], names, classes):
@@ -169,11 +171,12 @@ def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
             yield replace(made, data=None, error=group.error) if group.error else _located(made, name, folder)
 
 
-def _grouped(path: str, split: str | None, names: list[str], classes: dict[str, dict[Any, str]]) -> ImageGroups:
+def _grouped(path: str, split: str | None, schema: pa.Schema, classes: dict[str, Any]) -> ImageGroups:
     """The rows of the wanted split by image. Raises DataError if there is none."""
     groups = ImageGroups()
     splits: set[str] = set()
-    for number, row in _rows(path, [*_IMAGE, *COLUMNS, "split"], names, classes):
+    names = schema.names
+    for number, row in _rows(path, [*_IMAGE, *without_bytes(schema)], names, classes):
         splits.add(str(_split(row)))
         if split is None or _split(row) == split:
             where = f"{path}, row {number}"
@@ -181,7 +184,9 @@ def _grouped(path: str, split: str | None, names: list[str], classes: dict[str, 
                 rows = groups.of(number, where, *_identity(row), _content(row))
             except UnusableError as error:
                 rows = groups.unusable(number, where, f"{error.reason}: {error.detail}")
-            rows.add(parse(row, where, names))
+            said = {name: value for name, value in row.items() if name not in ("bytes", *IMAGE_KEYS)}
+            for made in labels_of(said, where, names):
+                rows.add(made)
     _check_split(path, split, splits)
     return groups
 
@@ -202,13 +207,12 @@ def _located(record: Record, name: str | None, folder: str) -> Record:
         return replace(record, error=str(error))
 
 
-def _classes(path: str, schema: pa.Schema) -> dict[str, dict[Any, str]]:
-    """Of columns of classes, or of lists of them, as `datasets` writes them: number to name. Raises DataError."""
+def _classes(path: str, schema: pa.Schema) -> dict[str, Any]:
+    """The features of columns with classes, as `datasets` writes them. Raises DataError."""
     noted = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         features = json_text.loads(noted).get("info", {}).get("features") or {}
-        names = {column: _class_names(feature) for column, feature in features.items()}
-        return {column: dict(enumerate(found)) for column, found in names.items() if found is not None}
+        return {column: feature for column, feature in features.items() if has_classes(feature)}
     except (ValueError, TypeError, AttributeError, LookupError):
         held = f"its metadata 'huggingface' is {shorten(noted)}, not JSON with an object of features in 'info'"
         fix = "write the file again with datasets, or without this metadata if it has no classes"
@@ -216,29 +220,12 @@ def _classes(path: str, schema: pa.Schema) -> dict[str, dict[Any, str]]:
         raise DataError(msg) from None
 
 
-def _class_names(feature: Any) -> list[str] | None:
-    """The names of a feature's classes; None: it has none."""
-    if isinstance(feature, list):
-        return _class_names(feature[0]) if len(feature) == 1 else None
-    if not isinstance(feature, dict):
-        return None
-    if feature.get("_type") == "ClassLabel":
-        return [str(name) for name in feature["names"]]
-    return _class_names(feature.get("feature"))
-
-
-def _named(value: Any, known: dict[Any, str]) -> Any:
-    if isinstance(value, list):
-        return [_named(one, known) for one in value]
-    return value if isinstance(value, str) else known.get(value)
-
-
 def _image(row: dict[str, Any]) -> tuple[bytes | None, str | None]:
     """Bytes and name of the image, wherever the columns hold them. Raises UnusableError where they are of several."""
     found: list[bytes] = []
     names: list[str] = []
     own: list[str] = []  # paths of structs beside their bytes, which are no place to read
-    for value in (row.get("bytes"), row.get("uri"), *(_single_image(row.get(key), key) for key in IMAGE_KEYS)):
+    for value in (row.get("bytes"), row.get("uri"), *(single_image(row.get(key), key) for key in IMAGE_KEYS)):
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
         parts = (data, path) if isinstance(value, dict) else (value,)
         for part in parts:
@@ -255,16 +242,6 @@ def _image(row: dict[str, Any]) -> tuple[bytes | None, str | None]:
     return next(iter(found), None), next(iter(names), None)
 
 
-def _single_image(value: Any, column: str) -> Any:
-    """What a list of one holds. Raises UnusableError for more."""
-    while isinstance(value, list):
-        held = [one for one in value if not is_missing(one)]
-        if len(held) > 1:
-            raise UnusableError(SEVERAL, f"{len(held)} in the column {column!r}; write a row for each of them")
-        value = held[0] if held else None
-    return value
-
-
 def _identity(row: dict[str, Any]) -> tuple[str | None, str | None]:
     """Id of the row's image and the column that it is from; a row without one has none."""
     name = next((name for name in ("image_id", "uri") if not is_missing(row.get(name))), None)
@@ -278,14 +255,12 @@ def _content(row: dict[str, Any]) -> str | None:
     return content_of(data, None if is_missing(row.get("image_id")) and name == row.get("uri") else name)
 
 
-def _rows(
-    path: str, columns: list[str], names: list[str], classes: dict[str, dict[Any, str]]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: str, columns: list[str], names: list[str], classes: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows with their numbers, classes by name."""
     wanted = [name for name in dict.fromkeys(columns) if name in names]
     known = {name: classes[name] for name in wanted if name in classes}
     rows = (row for batch in _batches(path, wanted, _BATCH) for row in batch.to_pylist())
-    return enumerate(row | {name: _named(row[name], numbers) for name, numbers in known.items()} for row in rows)
+    return enumerate(row | {name: named(row[name], feature) for name, feature in known.items()} for row in rows)
 
 
 def _batches(path: str, columns: list[str] | None, size: int) -> Iterator[pa.RecordBatch]:

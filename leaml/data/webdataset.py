@@ -20,17 +20,16 @@ from typing import Any, Literal, Self
 from leaml import images
 from leaml.config import SourceConfig
 from leaml.data import files, json_text
-from leaml.data.conversations import named_image, turns
+from leaml.data.conversations import labels_of, named_image
 from leaml.data.embedded import decode
 from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, near_keys, suggested
-from leaml.data.label_rows import DOUBLED, parse
+from leaml.data.label_rows import DOUBLED
 from leaml.data.records import (
     MAX_IMAGE_BYTES,
     NO_QUESTION,
     NOT_READ,
     Keep,
     LabelRows,
-    Question,
     Record,
     RefusedRow,
     need_path,
@@ -319,17 +318,12 @@ def _rows(member: _Member, stems: Stems) -> LabelRows:
         if not isinstance(entry, dict):
             rows.add(RefusedRow(at, "not an object", f"{shorten(entry)}; write an object with question and answer"))
             continue
-        made = _labels(around | entry, at)
+        made = labels_of(around | entry, at)
         if made and (other := _beside_qa(entry, at) or _other_image(entry, member, at, stems)):
             made = [other] * len(made)
         for row in made or [RefusedRow(at, NO_QUESTION, f"an object with the keys {shorten(list(entry))}")]:
             rows.add(row)
     return rows
-
-
-def _labels(entry: dict[str, Any], where: str) -> list[Question | RefusedRow]:
-    chat = any(key in entry for key in CHAT_KEYS)
-    return [row for row in (turns(entry, where) if chat else [parse(entry, where)]) if row is not None]
 
 
 def _beside_qa(entry: Mapping[str, Any], where: str) -> RefusedRow | None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from leaml import tables
 from leaml.config import SourceConfig
-from leaml.data import captions, files
+from leaml.data import captions, delimited, files
 from leaml.data.ingest import ingest
 from leaml.errors import DataError
 
@@ -176,3 +176,69 @@ def test_the_fingerprint_of_a_folder_follows_its_files(tmp_path: Path) -> None:
         change()
         assert files.fingerprint(str(tmp_path)) not in seen
         seen.add(files.fingerprint(str(tmp_path)))
+
+
+TABLES = {
+    "comma": ("c.csv", b"image,caption\n1.png,One.\n", 2),
+    "semicolon": ("c.csv", b"image;caption\n1.png;One.\n", 2),
+    "semicolon, commas in the names": ("c.csv", b"image;caption;a, b, c\n1.png;One.;\n", 2),
+    "tab": ("c.tsv", b"image\tcaption\n1.png\tOne.\n", 2),
+    "tab, upper case": ("C.TSV", b"image\tcaption\n1.png\tOne.\n", 2),
+    "byte order mark": ("c.csv", b"\xef\xbb\xbfimage;caption\r\n1.png;One.\r\n", 2),
+    "Excel's line": ("c.csv", b"sep=;\r\nimage;caption\r\n1.png;One.\r\n", 3),
+    "Excel's line in quotes, and a mark": ("c.csv", b'\xef\xbb\xbf"sep=;";\nimage;caption\n1.png;One.\n', 3),
+    "Excel's line against the names": ("c.csv", b"sep=,\nimage,caption,a;b;c\n1.png,One.,\n", 3),
+    "old line ends": ("c.csv", b"sep=\t\rimage\tcaption\r1.png\tOne.\r", 3),
+    "blanks and empty lines": ("c.csv", b"\n image , caption\n\n1.png ,One. \n", 4),
+    "file_name": ("c.csv", b"file_name;caption\n1.png;One.\n", 2),
+    "image_id": ("c.tsv", b"image_id\tcaption\n1.png\tOne.\n", 2),
+}
+"""Name of the file, its content, and the line of the caption."""
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_of_captions_are_read_as_those_of_labels(tmp_path: Path, kind: str) -> None:
+    name, data, line = TABLES[kind]
+    path = str(tmp_path / name)
+    (tmp_path / name).write_bytes(data)
+    found = captions.read(path)
+    assert (found.of("x", "frames/1.png"), len(found)) == ("One.", 1)
+    labels = data.replace(b"file_name", b"image").replace(b"image_id", b"image").replace(b"caption", b"question")
+    (tmp_path / name).write_bytes(labels)
+    ((where, cells),) = delimited.rows(path, "image")
+    assert (where, cells["image"], cells["question"]) == (f"{path}:{line}", "1.png", "One.")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("c.csv", b"filename,caption\n1.png,One.\n", "no column 'image' .* write 'image' for 'filename'$"),
+        ("c.tsv", b"Image\tCaption\n1.png\tOne.\n", "write 'image' for 'Image'$"),
+        ("c.csv", b"image,text\n1.png,One.\n", "no caption in 'caption'; .* such as 'text'$"),
+        ("c.csv", b"image;Description\n1.png;One.\n", "no caption in 'caption'; .* such as 'Description'$"),
+        ("c.jsonl", b'{"image": "1.png", "Caption": "One."}', "no caption in 'caption'; .* such as 'Caption'$"),
+        ("c.json", b'[{"image": "1.png", "text": "One."}]', "no caption in 'caption'; .* such as 'text'$"),
+        ("c.jsonl", b'{"filename": "1.png", "caption": "One."}', r"needs .* key 'filename': did you mean 'image'\?$"),
+        ("c.csv", "image,caption\n1.png,One.\n".encode("utf-16"), "looks like text in UTF-16: save it as UTF-8"),
+        ("c.csv", "image,caption\n1.png,Eins für".encode("cp1252"), r"not UTF-8 .* save the file as UTF-8$"),
+        ("c.csv", b"PK\x03\x04\xff", "an Excel or zip file: save it as CSV"),
+        ("c.csv", b'{"image": "1.png", "caption": "One."}\n', "it looks like JSON Lines"),
+        ("c.csv", b'sep=;\nimage;caption\n1.png;One.\n2.png;"Two.\n', r"c\.csv:4: not valid CSV"),
+        ("c.tsv", b"image\tcaption\n1.png\tOne.\tTwo.\n", r"c\.tsv:2: more cells than columns"),
+    ],
+)  # fmt: skip
+def test_tables_of_captions_that_cannot_be_read_say_what_to_write(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        captions.read(str(tmp_path / name))
+
+
+def test_another_column_of_a_table_of_captions_is_named(tmp_path: Path) -> None:
+    path = str(tmp_path / "c.parquet")
+    pq.write_table(pa.table({"image": ["1.png"], "description": ["One."]}), path)
+    with pytest.raises(DataError, match=r"no caption in 'caption'; .* such as 'description'$"):
+        captions.read(path)
+    assert captions.read(path, "description").of("x", "1.png") == "One."
+    pq.write_table(pa.table({"image": ["1.png"], "caption": ["One."]}), path)
+    with pytest.raises(DataError, match=r"no caption in 'text'; .* such as 'caption'$"):
+        captions.read(path, "text")

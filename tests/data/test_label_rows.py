@@ -267,7 +267,7 @@ def test_19_the_placeholder_of_the_one_image_is_left_out_at_the_ends_of_a_questi
 @pytest.mark.parametrize(
     ("row", "shown"),
     [
-        ({"texts": [{"user": "q", "assistant": "a"}]}, "key 'texts': write a row with 'question' and 'answer' for each"),
+        ({"texts": [{"user": "q", "assistant": "a"}]}, "key 'texts': format: conversations reads it"),
         ({"question": "q", "choices": ["x", "y"], "correct_choice_idx": 1}, "'correct_choice_idx': did you mean 'answer'"),
         ({"question": "q", "direct_answers": ["x", "y"]}, "'direct_answers': did you mean 'answer'"),
     ],

@@ -1,0 +1,244 @@
+"""The same rows are the same labels, refused rows and doubts in every format that holds them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from leaml.config import SourceConfig
+from leaml.data.label_rows import LETTER_ALONE, LOST
+from leaml.data.records import NO_QUESTION, Record
+from leaml.data.registry import read
+from leaml.data.row_files import SEVERAL
+
+Row = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+def png(seed: int = 1) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (seed, 0, 7)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def jsonl(folder: Path, row: Row) -> SourceConfig:
+    (folder / "a.png").write_bytes(png())
+    (folder / "rows.jsonl").write_text(json.dumps({"image": "a.png"} | row))
+    return SourceConfig(format="jsonl", path=f"{folder}/rows.jsonl")
+
+
+def table(folder: Path, row: Row) -> SourceConfig:
+    (folder / "a.png").write_bytes(png())
+    cells = {name: json.dumps(cell) if isinstance(cell, list | dict) else cell for name, cell in row.items()}
+    with (folder / "rows.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["image", *cells])
+        writer.writeheader()
+        writer.writerow({"image": "a.png"} | cells)
+    return SourceConfig(format="csv", path=f"{folder}/rows.csv")
+
+
+def parquet(folder: Path, row: Row) -> SourceConfig:
+    pq.write_table(pa.Table.from_pylist([{"bytes": png()} | row]), folder / "rows.parquet")
+    return SourceConfig(format="parquet", path=f"{folder}/rows.parquet")
+
+
+def hub(folder: Path, row: Row) -> SourceConfig:
+    columns = {"image": [{"bytes": png(), "path": None}]} | {name: [value] for name, value in row.items()}
+    datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image()).save_to_disk(f"{folder}/set")
+    return SourceConfig(format="huggingface", path=f"{folder}/set")
+
+
+def beside(folder: Path, row: Row) -> SourceConfig:
+    """A folder of images with metadata.jsonl."""
+    (folder / "set").mkdir()
+    (folder / "set" / "a.png").write_bytes(png())
+    (folder / "set" / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png"} | row))
+    return SourceConfig(format="huggingface", path=f"{folder}/set")
+
+
+def shard(folder: Path, row: Row) -> SourceConfig:
+    with tarfile.open(folder / "0.tar", "w") as archive:
+        for name, data in (("a.png", png()), ("a.json", json.dumps(row).encode())):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return SourceConfig(format="webdataset", path=f"{folder}/0.tar")
+
+
+FORMATS: dict[str, Callable[[Path, Row], SourceConfig]] = {
+    "csv": table,
+    "parquet": parquet,
+    "data set": hub,
+    "folder": beside,
+    "webdataset": shard,
+}
+ASKED = {"question": "which?", "answer": "A"}
+EMPTY = "no label row"
+ROWS: dict[str, tuple[Row, str | None]] = {
+    "plain": (ASKED | {"options": ["red", "blue"], "question_type": "colour"}, None),
+    "numbers": ({"question": "how many?", "answer": 3, "width": 8}, None),
+    "options under another name": (ASKED | {"choices": ["red", "blue"]}, LOST),
+    "options of no known name": (ASKED | {"said": ["red", "blue"]}, LETTER_ALONE),
+    "options in columns of no known name": (ASKED | {"opa": "red", "opb": "blue"}, LETTER_ALONE),
+    "a list of answers": (ASKED | {"people": ["A", "B"]}, None),
+    "empty columns of options": (ASKED | {"answer": "red", "option_a": None, "option_b": None}, None),
+    "one column of options beside an empty one": (ASKED | {"option_a": "red", "option_b": None}, LOST),
+    "no options, but others": ({"question": "q", "answer": "red", "options": None, "optoins": ["red", "blue"]}, LOST),
+    "an empty key that is misspelt": (ASKED | {"answer": "red", "optoins": None}, None),
+    "a misspelt key": ({"question": "q", "anwser": "red"}, "no answer"),
+    "a misspelt key beside an empty one": ({"question": "q", "answer": None, "response": "red"}, "no answer"),
+    "a doubt": ({"question": "q", "answer": "red", "question_typ": "x"}, None),
+    "no question": ({"width": 3, "label": "seven"}, NO_QUESTION),
+    "an image alone": ({"source": "x", "image_id": "7", "caption": "red"}, EMPTY),
+    "labels of another data set": ({"query": "q", "response": "red"}, "no question"),
+}
+
+
+def said(record: Record) -> tuple[Any, ...]:
+    return record.error, record.questions, [q.doubts for q in record.questions], [(r.reason, r.detail) for r in record.refused]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_row_is_the_same_in_every_format(tmp_path: Path, kind: str, form: str) -> None:
+    row, reason = ROWS[kind]
+    (tmp_path / "first").mkdir()
+    (wanted,) = read(jsonl(tmp_path / "first", row))
+    (found,) = read(FORMATS[form](tmp_path, row))
+    if form == "webdataset" and reason in (NO_QUESTION, EMPTY):  # it counts every member without a label
+        assert ([r.reason for r in found.refused], found.questions) == ([NO_QUESTION], ())
+    else:
+        assert said(found) == said(wanted)
+        assert [r.reason for r in found.refused] == ([reason] if reason not in (None, EMPTY) else [])
+
+
+@pytest.mark.parametrize("form", ["parquet", "data set"])
+def test_columns_of_bytes_are_not_read_and_may_be_the_options(tmp_path: Path, form: str) -> None:
+    (record,) = read(FORMATS[form](tmp_path, ASKED | {"option_a": b"x", "option_b": b"y", "mask": b"z"}))
+    assert [row.reason for row in record.refused] == [LOST]
+
+
+CLASSES = datasets.ClassLabel(names=["red", "blue"])
+NUMBERS = datasets.Value("int64")
+FEATURES = {
+    "list": (datasets.List(CLASSES), [0, 1]),
+    "list of objects": (datasets.List({"label": CLASSES}), [{"label": 0}, {"label": 1}]),
+    "object of lists": (datasets.Sequence({"id": NUMBERS, "text": CLASSES}), {"id": [0, 1], "text": [0, 1]}),
+    "object": ({"A": CLASSES, "B": CLASSES}, {"A": 0, "B": 1}),
+    "list of objects with more": (
+        datasets.List({"id": NUMBERS, "text": CLASSES}),
+        [{"text": 0, "id": 0}, {"text": 1, "id": 1}],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["parquet", "data set"])
+@pytest.mark.parametrize("kind", FEATURES)
+def test_classes_inside_of_lists_and_objects_are_their_names(tmp_path: Path, kind: str, form: str) -> None:
+    feature, options = FEATURES[kind]
+    features = datasets.Features(
+        {"image": datasets.Image(), "question": datasets.Value("string"), "answer": CLASSES, "options": feature}
+    )
+    rows = {"image": [{"bytes": png(), "path": None}], "question": ["q"], "answer": [1], "options": [options]}
+    made = datasets.Dataset.from_dict(rows, features)
+    if form == "parquet":
+        made.to_parquet(f"{tmp_path}/rows.parquet")
+    else:
+        made.save_to_disk(f"{tmp_path}/rows.parquet")
+    source = SourceConfig(format="parquet" if form == "parquet" else "huggingface", path=f"{tmp_path}/rows.parquet")
+    (record,) = read(source)
+    assert [(q.answer, q.options) for q in record.questions] == [("blue", ("red", "blue"))], record.refused
+
+
+ROUNDS = [
+    {"user": "What is it?", "assistant": "A dog.", "source": "vqa"},
+    {"user": "Which colour?", "assistant": "Red.", "source": "vqa"},
+]
+TWO = [("What is it?", "A dog."), ("Which colour?", "Red.")]
+
+
+def cauldron(folder: Path, texts: Any, form: str, images: int = 1) -> SourceConfig:
+    """A row as The Cauldron has them: `images`, a list, and `texts`."""
+    held = [{"bytes": png(n), "path": None} for n in range(images)]
+    if form in ("jsonl", "conversations"):
+        for n in range(images):
+            (folder / f"{n}.png").write_bytes(png(n))
+        row = {"images": [f"{n}.png" for n in range(images)], "texts": texts}
+        (folder / "rows.json").write_text(json.dumps(row))
+        return SourceConfig(format=form, path=f"{folder}/rows.json")
+    if form == "webdataset":
+        return shard(folder, {"texts": texts})
+    made = datasets.Dataset.from_dict({"images": [held], "texts": [texts]})
+    made = made.cast_column("images", datasets.List(datasets.Image()))
+    if form == "parquet":
+        made.to_parquet(f"{folder}/rows.parquet")
+        return SourceConfig(format=form, path=f"{folder}/rows.parquet")
+    made.save_to_disk(f"{folder}/set")
+    return SourceConfig(format=form, path=f"{folder}/set")
+
+
+@pytest.mark.parametrize("form", ["conversations", "parquet", "huggingface", "webdataset"])
+def test_the_rounds_of_the_cauldron_are_questions_and_answers(tmp_path: Path, form: str) -> None:
+    (record,) = read(cauldron(tmp_path, ROUNDS, form))
+    assert [(q.question, q.answer) for q in record.questions] == TWO
+    assert (record.refused, record.error) == ((), None) and record.data
+
+
+@pytest.mark.parametrize("form", ["parquet", "huggingface", "webdataset", "conversations"])
+def test_a_round_without_a_reply_is_refused_and_those_before_it_are_read(tmp_path: Path, form: str) -> None:
+    rounds = [ROUNDS[0], {"user": "And?", "assistant": None, "source": "vqa"}, ROUNDS[1]]
+    (record,) = read(cauldron(tmp_path, rounds, form))
+    assert [(q.question, q.answer) for q in record.questions] == TWO[:1]
+    assert [row.reason for row in record.refused] == ["turn without its counterpart"]
+
+
+@pytest.mark.parametrize("form", ["parquet", "huggingface"])
+def test_rounds_about_several_images_are_in_quarantine(tmp_path: Path, form: str) -> None:
+    (record,) = read(cauldron(tmp_path, ROUNDS, form, images=2))
+    assert record.data is None and str(record.error).startswith(f"{SEVERAL}: 2 in the column 'images'")
+    assert [(q.question, q.answer) for q in record.questions] == TWO  # counted with their image
+
+
+def test_rounds_about_several_images_and_of_a_file_of_rows_are_refused(tmp_path: Path) -> None:
+    source = cauldron(tmp_path, ROUNDS, "conversations", images=2)
+    rows = [json.loads((tmp_path / "rows.json").read_text()), {"images": ["0.png"], "texts": ROUNDS}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (record,) = read(source)
+    assert [(q.question, q.answer) for q in record.questions] == TWO
+    assert [row.reason for row in record.refused] == [SEVERAL]
+    ((refused,),) = [record.refused for record in read(cauldron(tmp_path, ROUNDS, "jsonl"))]
+    assert refused.reason == "no question" and "key 'texts': format: conversations reads it" in refused.detail
+
+
+@pytest.mark.parametrize("form", ["parquet", "huggingface"])
+def test_texts_that_are_no_rounds_do_not_hide_a_question(tmp_path: Path, form: str) -> None:
+    row = {"question": "q", "answer": "red", "texts": ["what", "a sign", "says"], "conversations": None}
+    (record,) = read(FORMATS["parquet" if form == "parquet" else "data set"](tmp_path, row))
+    assert [(q.question, q.answer) for q in record.questions] == [("q", "red")]
+
+
+@pytest.mark.parametrize("form", ["parquet", "data set"])
+@pytest.mark.parametrize("key", ["conversations", "messages"])
+def test_chats_in_tables_are_read(tmp_path: Path, key: str, form: str) -> None:
+    names = ("from", "value", "human", "gpt") if key == "conversations" else ("role", "content", "user", "assistant")
+    turns = [
+        {names[0]: who, names[1]: text} for who, text in zip(names[2:] * 2, ("What?", "A dog.", "Red?", "No."), strict=True)
+    ]
+    (record,) = read(FORMATS[form](tmp_path, {key: turns}))
+    assert [(q.question, q.answer) for q in record.questions] == [("What?", "A dog."), ("Red?", "No.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from pipelines.progress import say
 
@@ -24,7 +25,7 @@ def alone(address: str) -> Iterator[None]:
     """
     import ray
 
-    wanted = ray.remote(_Holder).options(name=_NAME, namespace=_NAMESPACE, num_cpus=0)
+    wanted: Any = ray.remote(_Holder).options(name=_NAME, namespace=_NAMESPACE, num_cpus=0)
     told = False
     while True:
         try:

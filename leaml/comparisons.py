@@ -77,7 +77,7 @@ def smallest_difference(questions: int, first: float, second: float, comparisons
 def of_sizes(
     questions: int | None, images: int | None, labeled: int | None, validation: int | None, rates: Mapping[str, int]
 ) -> list[str]:
-    """What is to be said of data that are too few to compare anything, before a run is paid for; nothing of a number that is None.
+    """What is to be said of data that are too few to compare anything, before a run is paid for; of what is None nothing is.
 
     Args:
         questions: Of the evaluation.
@@ -156,8 +156,8 @@ def of_rates(training: Training, questions: int) -> list[str]:
     """What is to be said of a learning rate that validation questions chose, and of one at the edge of those tried."""
     if training.rates > 1 and not training.sweep:
         return [
-            f"{training.title}: its {training.rates} learning rates were not compared, as no labels were held out to choose by; "
-            f"the first, {training.lr:g}, was taken. {_HOLD_OUT}"
+            f"{training.title}: its {training.rates} learning rates were not compared, as no labels were held out to choose "
+            f"by; the first, {training.lr:g}, was taken. {_HOLD_OUT}"
         ]
     if len(training.sweep) < 2:
         return []

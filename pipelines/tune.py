@@ -55,8 +55,8 @@ def tune(config: Config, verbose: bool = False) -> Found:
         labels = draw_labels(run, sources)
         if not labels.validation.num_rows:
             msg = (
-                "a search needs labels held out for validation, and none are; set data.budget.validation_fraction above 0, of 2 "
-                "labeled images or more"
+                "a search needs labels held out for validation, and none are; set data.budget.validation_fraction above 0, "
+                "of 2 labeled images or more"
             )
             raise ConfigError(msg)
         refuse_nothing_to_generate(config, sources, labels)

@@ -181,7 +181,9 @@ def predict(
         str, typer.Argument(help="Run with a finished model, local or s3://, a model folder, shipped name or hub id.")
     ],
     images: Annotated[str, typer.Option(help="Folder of images, local or s3://.")],
-    questions: Annotated[str, typer.Option(help="JSONL or CSV: image, question, options; without image: asked about each.")],
+    questions: Annotated[
+        str, typer.Option(help="JSONL or CSV, also of labels: image, question, options; without image: about each.")
+    ],
     output: Annotated[str, typer.Option(help="Table to write, Parquet, or CSV if it ends in .csv.")] = "predictions.parquet",
     overrides: Annotated[list[str] | None, typer.Argument(help="resources.key=value overrides.")] = None,
     verbose: Verbose = False,

@@ -30,7 +30,18 @@ def test_json_lines_and_csv_say_the_same(tmp_path: Path) -> None:
     assert read(written(tmp_path, "\ufeff" + table, "Questions.CSV")) == expected
 
 
-@pytest.mark.parametrize("options", ['["a) red", "b) blue"]', '"red|blue"', '{"A": "red", "B": "blue"}', '"A. red B. blue"'])
+@pytest.mark.parametrize(
+    "options",
+    [
+        '["a) red", "b) blue"]',
+        '"red|blue"',
+        '{"A": "red", "B": "blue"}',
+        '"A. red B. blue"',
+        '"1. red 2. blue"',
+        '"A) red B) blue"',
+        '[["red", "blue"]]',
+    ],
+)
 def test_options_are_those_that_training_shows_whatever_their_form(tmp_path: Path, options: str) -> None:
     (asked,) = read(written(tmp_path, f'{{"question": "what colour?", "options": {options}}}'))
     assert asked.options == ("red", "blue")

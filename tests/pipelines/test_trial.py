@@ -138,6 +138,10 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "all labeled": (nothing_but_labeled_images, "no image is left to generate pairs for: all 4 images are labeled"),
     "all left out": (nothing_but_evaluation_images, "and 1 others are left out (data.exclude_evaluation)"),
+    "the same source twice": (
+        lambda folder: [f"data.labeled.path={folder}/test/rows.jsonl"],
+        "data.labeled and data.evaluation are both",
+    ),
     "storage in a file": (storage_in_a_file, "taken is a file, so the run cannot be kept in"),
     "storage behind a dead link": (storage_behind_a_dead_link, "dead is a link that leads nowhere"),
     "run is a file": (run_that_is_a_file, "others/tried is a file"),

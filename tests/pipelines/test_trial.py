@@ -122,7 +122,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no answer": (line_without_an_answer, "rows.jsonl:3"),
     "same file": (
         lambda f: [f"data.evaluation.path={f}/train/rows.jsonl"],
-        "4 evaluation images are also in the labeled source",
+        "train/rows.jsonl with no split; give another file, or a split to each: data.labeled.split=train",
     ),
     "one image": (evaluation_image_among_the_frames, "1 evaluation images are also in the unlabeled source"),
     "unreadable": (unreadable_frames, "3 of 6 images of"),
@@ -138,10 +138,6 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "all labeled": (nothing_but_labeled_images, "no image is left to generate pairs for: all 4 images are labeled"),
     "all left out": (nothing_but_evaluation_images, "and 1 others are left out (data.exclude_evaluation)"),
-    "the same source twice": (
-        lambda folder: [f"data.labeled.path={folder}/test/rows.jsonl"],
-        "data.labeled and data.evaluation are both",
-    ),
     "storage in a file": (storage_in_a_file, "taken is a file, so the run cannot be kept in"),
     "storage behind a dead link": (storage_behind_a_dead_link, "dead is a link that leads nowhere"),
     "run is a file": (run_that_is_a_file, "others/tried is a file"),

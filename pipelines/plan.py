@@ -148,7 +148,8 @@ def measure(run: Run, sources: Sources, labels: Labels) -> Amounts:
     labeled = _count(run, sources.labeled, data.labeled)
     unlabeled = None if sources.unlabeled is None or data.unlabeled is None else _count(run, sources.unlabeled, data.unlabeled)
     evaluation = _count(run, sources.evaluation, data.evaluation)
-    images, rows, validation = labels.images or None, len(labels.rows()) or None, labels.validation.num_rows
+    images, rows = labels.images or None, len(labels.rows()) or None
+    validation: int | None = labels.validation.num_rows
     if images is None or rows is None:
         images, rows = _budget(run.config, labeled)
         validation = _held_out(run.config, images, rows)

@@ -31,6 +31,7 @@ class Training:
         losses: `(step, loss)` points in order.
         lr: The learning rate that was used.
         sweep: Accuracy on the validation questions per learning rate tried; empty without a sweep.
+        rates: How many learning rates the configuration names; without a sweep the first of them is used.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Training:
     losses: Sequence[tuple[int, float]] = ()
     lr: float = 0.0
     sweep: tuple[tuple[float, float], ...] = ()
+    rates: int = 1
 
 
 def least_questions(comparisons: int = 1) -> int:
@@ -72,8 +74,10 @@ def smallest_difference(questions: int, first: float, second: float, comparisons
     return max(z * error, least_questions(comparisons) / questions)
 
 
-def of_sizes(questions: int, images: int, labeled: int, validation: int, rates: Mapping[str, int]) -> list[str]:
-    """What is to be said of data that are too few to compare anything, before a run is paid for.
+def of_sizes(
+    questions: int | None, images: int | None, labeled: int | None, validation: int | None, rates: Mapping[str, int]
+) -> list[str]:
+    """What is to be said of data that are too few to compare anything, before a run is paid for; of what is None nothing is.
 
     Args:
         questions: Of the evaluation.
@@ -82,14 +86,20 @@ def of_sizes(questions: int, images: int, labeled: int, validation: int, rates: 
         validation: Validation questions that learning rates are to be chosen by.
         rates: How many learning rates each training is to try, by its title.
     """
-    found = _of_few_images(questions, images)
+    found = [] if questions is None or images is None else _of_few_images(questions, images)
     if labeled == 1:
         found.append("1 labeled image cannot be split into training and validation. Give more (data.labeled, data.budget).")
+    if validation is None:
+        return found
     numbers = sorted({number for number in rates.values() if least_questions(max(1, number - 1)) > validation and number > 1})
     for number in numbers:
         titles = ", ".join(title for title, tried in rates.items() if tried == number)
         if not validation:
-            found.append(f"No labels are held out, so of the {number} learning rates of {titles} the first is taken untried.")
+            fix = "" if labeled == 1 else f" {_HOLD_OUT}"
+            found.append(
+                f"No labels are held out, so of the {number} learning rates of {titles} the first is taken untried: there is "
+                f"nothing to choose by.{fix}"
+            )
             continue
         found.append(
             f"{_count(validation, 'validation question')} cannot show a difference between the {number} learning rates of "
@@ -138,11 +148,17 @@ def of_edge(key: str, value: float, tried: Sequence[float]) -> list[str]:
     return [f"{key}: {value:g} is the {end} of the values tried; a {way} one may be better."]
 
 
+_HOLD_OUT = "Hold out labels (data.budget.validation_fraction above 0, of 2 labeled images or more), or give one learning rate."
 _MORE_VALIDATION = "Hold out more labels (data.budget.validation_fraction, data.budget.count)."
 
 
 def of_rates(training: Training, questions: int) -> list[str]:
     """What is to be said of a learning rate that validation questions chose, and of one at the edge of those tried."""
+    if training.rates > 1 and not training.sweep:
+        return [
+            f"{training.title}: its {training.rates} learning rates were not compared, as no labels were held out to choose "
+            f"by; the first, {training.lr:g}, was taken. {_HOLD_OUT}"
+        ]
     if len(training.sweep) < 2:
         return []
     found, rates = [], sorted(rate for rate, _ in training.sweep)
@@ -244,7 +260,11 @@ def _of_few_images(questions: int, images: int) -> list[str]:
     if (least := least_questions()) <= images:
         return []
     size = _size(questions, images)
-    return [f"{size} cannot show a difference, however large: at least {least} images are needed. Evaluate on more images."]
+    one = "The accuracy on 1 question is 0 or 100 %, which says nothing of a model. " if questions == 1 else ""
+    return [
+        f"{size} cannot show a difference, however large: at least {least} images are needed. {one}Evaluate on more images "
+        "(data.evaluation)."
+    ]
 
 
 def _size(questions: int, images: int) -> str:

@@ -16,7 +16,7 @@ from leaml.data.writable import refuse_unwritable
 from leaml.errors import InputError
 from leaml.vlm import load
 from pipelines.contamination import screen_near_duplicates
-from pipelines.evaluate import predict, read_predictions
+from pipelines.evaluate import evaluation_rows, predict, read_predictions
 from pipelines.finetune import finetune_labels
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, named, refuse_nothing_to_generate
 from pipelines.method import StopHereError, control, method
@@ -43,9 +43,7 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
         if until == "ingest":
             run.finish()
             return None
-        evaluated = run.summary(sources.evaluation)
-        asked = asked_of(config, evaluated["rows"], evaluated["images"])
-        for doubt in doubts(config, *asked, labels.images, labels.validation.num_rows) if until == "evaluate" else []:
+        for doubt in doubts(config, *asked_of(run, sources), labels.images, labels.validation.num_rows, until):
             warn(doubt)
         makes_pairs = STEPS.index(until) >= STEPS.index("generate")
         if makes_pairs:
@@ -100,22 +98,38 @@ def check_steps(config: Config) -> None:
         raise InputError(msg)
 
 
-def asked_of(config: Config, questions: int, images: int) -> tuple[int, int]:
-    """Questions that the evaluation asks of those it has, and about how many images."""
-    limit = config.data.evaluation_questions
-    if limit is None or limit >= questions:
-        return questions, images
-    return limit, max(1, round(images * limit / questions))
+def asked_of(run: Run, sources: Sources) -> tuple[int, int]:
+    """Questions that the evaluation asks of those it has, and images that they are about: not all images have questions."""
+    rows = evaluation_rows(run, sources)
+    return len(rows), len({row["image_id"] for row in rows})
 
 
-def doubts(config: Config, questions: int, images: int, labeled: int, validation: int) -> list[str]:
+def doubts(
+    config: Config,
+    questions: int | None,
+    images: int | None,
+    labeled: int | None,
+    validation: int | None,
+    until: str = "evaluate",
+) -> list[str]:
     """What is to be said of the sizes of the data before anything is paid for; see `comparisons.of_sizes`."""
-    given = config.evaluate.baselines
-    trainings: dict[str, TrainConfig] = {evaluation.TITLES["finetune_labels"]: given.finetune_labels}
-    trainings |= {evaluation.TITLES["lora_labels"]: given.lora_labels}
-    trainings |= {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
-    rates = {title: len(section.lr) if isinstance(section.lr, list) else 1 for title, section in trainings.items()}
-    return comparisons.of_sizes(questions, images, labeled, validation, rates)
+    given, whole, last = config.evaluate.baselines, until == "evaluate", STEPS.index(until)
+    trainings: dict[str, TrainConfig] = {}
+    if whole:
+        trainings |= {evaluation.TITLES["finetune_labels"]: given.finetune_labels}
+        trainings |= {evaluation.TITLES["lora_labels"]: given.lora_labels}
+    else:
+        questions = images = None
+    sections: dict[str, TrainConfig] = {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
+    skipped = {"distill"} if config.distill.skip else set()
+    trainings |= {name: one for name, one in sections.items() if STEPS.index(name) <= last and name not in skipped}
+    rates = {title: learning_rates(section) for title, section in trainings.items()}
+    return comparisons.of_sizes(questions, images, labeled if trainings else None, validation, rates)
+
+
+def learning_rates(section: TrainConfig) -> int:
+    """How many learning rates a training is to choose among."""
+    return len(section.lr) if isinstance(section.lr, list) else 1
 
 
 def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
@@ -179,6 +193,7 @@ def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
                 [(int(step), float(loss)) for step, loss in summary["losses"]],
                 summary["lr"],
                 tuple((tried["lr"], tried["accuracy"]) for tried in summary["sweep"]),
+                learning_rates(config),
             )
         )
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -17,7 +18,7 @@ import typer
 import typer.core
 
 from leaml import __version__
-from leaml.errors import InterruptedCommandError, LeamlError
+from leaml.errors import InputError, InterruptedCommandError, LeamlError
 
 
 class Terminated(KeyboardInterrupt):
@@ -181,7 +182,9 @@ def predict(
         str, typer.Argument(help="Run with a finished model, local or s3://, a model folder, shipped name or hub id.")
     ],
     images: Annotated[str, typer.Option(help="Folder of images, local or s3://.")],
-    questions: Annotated[str, typer.Option(help="JSONL or CSV: image, question, options; without image: asked about each.")],
+    questions: Annotated[
+        str, typer.Option(help="JSONL or CSV, also of labels: image, question, options; without image: about each.")
+    ],
     output: Annotated[str, typer.Option(help="Table to write, Parquet, or CSV if it ends in .csv.")] = "predictions.parquet",
     overrides: Annotated[list[str] | None, typer.Argument(help="resources.key=value overrides.")] = None,
     verbose: Verbose = False,
@@ -275,7 +278,7 @@ def serve(
     overrides: Overrides = None,
     settings: Annotated[Path | None, typer.Option(help="YAML file of settings; see serve/config.yaml.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to bind; any but loopback needs API keys.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind; 0: any that is free, which is printed.")] = None,
     keys_file: Annotated[str | None, typer.Option(help="File with one API key a line; also LEAML_API_KEYS.")] = None,
     add: Annotated[str | None, typer.Option(help="NAME=SOURCE: add a domain to the server at --address.")] = None,
     remove: Annotated[str | None, typer.Option(help="NAME: remove a domain from the server at --address.")] = None,
@@ -289,16 +292,41 @@ def serve(
         _change_domains(add, remove, address, [model, *(overrides or []), settings, host, port, keys_file])
         return
     given = {"model": model, "http.host": host, "http.port": port, "auth.keys_file": keys_file}
-    found = load_settings(merged(settings, given, overrides or []))
+    tree = merged(settings, given, overrides or [])
+    _refuse_no_model(tree.get("model"))
+    found = load_settings(tree)
+    if not found.http.port:
+        found = found.model_copy(update={"http": found.http.model_copy(update={"port": _free_port(found.http.host, address)})})
     from serve.launch import serve_until_stopped  # imported after the settings are known to be good: it takes seconds
 
     serve_until_stopped(found, address, verbose)
 
 
+def _refuse_no_model(model: object) -> None:
+    if not model or (isinstance(model, str) and "=" in model and not Path(model).exists()):
+        instead = f", and {model!r} is a setting, which goes behind it" if model else ""
+        msg = (
+            f"no model is given{instead}; name a run folder, model folder, shipped name or hub id, such as `leaml serve "
+            "runs/mine`, or write `model:` into the file of --settings"
+        )
+        raise InputError(msg)
+
+
+def _free_port(host: str, address: str | None) -> int:
+    """A port of `host` that nothing listens on; 0 where the host is none of this machine's, which the server will say."""
+    if address is not None:
+        msg = f"--port 0 takes any port that is free here, not on the cluster at {address}; give the number of one"
+        raise InputError(msg)
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.create_server(where[:2], family=family) as server:
+            return int(server.getsockname()[1])
+    except OSError:
+        return 0
+
+
 def _change_domains(add: str | None, remove: str | None, address: str | None, others: list[Any]) -> None:
     """`leaml serve --add` and `--remove`: nothing else of the server that runs is changed, so nothing else may be given."""
-    from leaml.errors import InputError
-
     if any(other is not None for other in others) or (add is not None and remove is not None):
         msg = "--add and --remove change one domain of the server at --address; give one of them and nothing else beside it"
         raise InputError(msg)

@@ -57,10 +57,14 @@ ASSUMED = Rates()
 
 @dataclass(frozen=True)
 class Work:
-    """What a step has to do: images or examples of gradients (None: not known yet), and questions where it answers them."""
+    """What a step has to do: images or examples of gradients (None: not known yet), and questions where it answers them.
+
+    Without labels that are `held_out` no learning rates are compared.
+    """
 
     images: int | None = None
     questions: int | None = None
+    held_out: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def estimate(name: str, label: str, tree: dict[str, Any], work: Work, known: Kno
         return Estimate(None, None, origin)
     if name in TRAININGS:
         section = train_section(name, label, tree)
-        done, unit, parallel = section["steps"] * _phases(section), "steps", 1
+        done, unit, parallel = section["steps"] * _phases(section, work.held_out), "steps", 1
     else:
         done, unit = (1000 if work.images is None else work.images), ("examples" if name in GRADIENTS else "images")
         parallel = count if name in ENGINES else 1
@@ -215,10 +219,10 @@ def _speed(record: dict[str, Any], tree: dict[str, Any]) -> tuple[float, float] 
     return None
 
 
-def _phases(section: dict[str, Any]) -> int:
+def _phases(section: dict[str, Any], held_out: bool) -> int:
     """Trainings of a step: one for each learning rate of a sweep, and the final one."""
     rates = section["lr"]
-    return len(rates) + 1 if isinstance(rates, list) and len(rates) > 1 else 1
+    return len(rates) + 1 if held_out and isinstance(rates, list) and len(rates) > 1 else 1
 
 
 def _assumed(name: str, label: str, tree: dict[str, Any], work: Work, rates: Rates) -> tuple[float | None, str]:

@@ -64,7 +64,11 @@ def judged(row: dict[str, Any], prediction: str, logprob: float | None = None) -
 
 
 def evaluation_rows(run: Run, sources: Sources) -> list[dict[str, Any]]:
-    """The evaluation questions: whole images in an order fixed by the seed, up to `data.evaluation_questions`."""
+    """The evaluation questions: whole images in an order fixed by the seed, up to `data.evaluation_questions`.
+
+    Raises:
+        DataError: every image has more questions than that.
+    """
     rows = tables.read(sources.evaluation.path("labeled.parquet"), tables.LABELED).to_pylist()
     limit = run.config.data.evaluation_questions
     if limit is None or len(rows) <= limit:
@@ -76,6 +80,10 @@ def evaluation_rows(run: Run, sources: Sources) -> list[dict[str, Any]]:
     for image in sorted(by_image, key=lambda i: hashlib.sha256(f"{run.config.seed}:{i}".encode()).hexdigest()):
         if len(chosen) + len(by_image[image]) <= limit:
             chosen += by_image[image]
+    if not chosen:
+        least = min(map(len, by_image.values()))
+        msg = f"data.evaluation_questions is {limit}, and whole images are asked about, of at least {least} questions; raise it"
+        raise DataError(msg)
     return chosen
 
 

@@ -91,9 +91,24 @@ def ingest(run: Run) -> Sources:
     for step in sources.training if not run.config.data.exclude_evaluation else []:
         shared = _shared(step, sources.evaluation)
         if shared:
-            refuse_shared(step, f"{len(shared)} evaluation images are also in the {role_of(step)} source", shared)
+            role = role_of(step)
+            same = _same_source(run.config, role)
+            refuse_shared(step, f"{len(shared)} evaluation images are also in the {role} source{same}", shared)
     refuse_special_tokens(run, sources)
     return sources
+
+
+def _same_source(config: Config, role: str) -> str:
+    """That a source is the evaluation's, with the same split or with none, and the fix; empty: it is another."""
+    data = config.data
+    source = data.labeled if role == "labeled" else data.unlabeled
+    if source is None or source.path is None or (source.path, source.split) != (data.evaluation.path, data.evaluation.split):
+        return ""
+    which = "no split" if source.split is None else f"split {source.split!r}"
+    return (
+        f" (both read {source.path} with {which}; give another file, or a split to each: data.{role}.split=train "
+        "data.evaluation.split=test)"
+    )
 
 
 def refuse_shared(step: Step, what: str, names: list[str]) -> None:

@@ -6,12 +6,14 @@ those of the run. Nothing is written, Ray is not started and no hub is asked; wh
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from leaml.config import Config, SourceConfig
 from leaml.data import files
+from leaml.data.budget import held_out
 from leaml.data.count import Count, count
 from pipelines import estimates
 from pipelines.adapt import asked_of, baseline_steps, check_steps, doubts, method_steps
@@ -23,8 +25,6 @@ from pipelines.progress import console
 from pipelines.run import DONE, Run, Step
 
 UNKNOWN = "unknown until ingest"
-_PLENTY = 10**9
-"""Taken for a number that is not known where few would get a word."""
 RECENT = 300
 """Finished steps of the storage that are looked at for measured rates, the latest."""
 
@@ -132,7 +132,7 @@ def show(config: Config, amounts: Amounts | None = None) -> None:
 def print_doubts(config: Config, amounts: Amounts) -> None:
     """A word about data that are too few to compare anything, as far as their numbers are known."""
     sizes = (amounts.asked, amounts.asked_images, amounts.label_images, amounts.validation)
-    for doubt in doubts(config, *(_PLENTY if size is None else size for size in sizes)):
+    for doubt in doubts(config, *sizes):
         print_line(f"warning: {doubt}")
 
 
@@ -148,20 +148,16 @@ def measure(run: Run, sources: Sources, labels: Labels) -> Amounts:
     labeled = _count(run, sources.labeled, data.labeled)
     unlabeled = None if sources.unlabeled is None or data.unlabeled is None else _count(run, sources.unlabeled, data.unlabeled)
     evaluation = _count(run, sources.evaluation, data.evaluation)
-    images, rows, validation = (
-        labels.images or None,
-        len(labels.rows()) or None,
-        labels.validation.num_rows if labels.images else None,
-    )
-    if images is None:
+    images, rows = labels.images or None, len(labels.rows()) or None
+    validation: int | None = labels.validation.num_rows
+    if images is None or rows is None:
         images, rows = _budget(run.config, labeled)
+        validation = _held_out(run.config, images, rows)
     parts = [labeled.images, *([unlabeled.images] if unlabeled else [])]
     training = None if None in parts else sum(n for n in parts if n is not None)
     if all(_whole(run, s) for s in sources.training):
         training = len(training_images(sources))  # images in both sources count once
-    asked, asked_images = evaluation.questions, evaluation.images
-    if asked is not None and asked_images is not None:
-        asked, asked_images = asked_of(run.config, asked, asked_images)
+    asked, asked_images = asked_of(run, sources) if _whole(run, sources.evaluation) else _asked(run.config, evaluation)
     known = data.exclude_evaluation and all(_whole(run, s) for s in (*sources.training, sources.evaluation)) and not run.dry
     excluded = len(sources.excluded) if known or sources.excluded else None
     return Amounts(labeled, unlabeled, evaluation, images, rows, training, asked, asked_images, validation, excluded)
@@ -190,6 +186,27 @@ def _budget(config: Config, labeled: Count) -> tuple[int | None, int | None]:
     return (wanted, round(wanted * each)) if budget.of == "images" else (max(1, round(wanted / each)), wanted)
 
 
+def _held_out(config: Config, images: int | None, rows: int | None) -> int | None:
+    """About how many rows of the labels will be held out."""
+    fraction = config.data.budget.validation_fraction
+    if not fraction or (images is not None and not held_out(fraction, images)):
+        return 0
+    if images is None or rows is None:
+        return None
+    return math.ceil(rows * held_out(fraction, images) / images)
+
+
+def _asked(config: Config, found: Count) -> tuple[int | None, int | None]:
+    """About how many questions the evaluation will ask, and about how many images, of which some may have no question."""
+    limit, questions, images = config.data.evaluation_questions, found.questions, found.images
+    if questions is None or images is None:
+        return questions, images
+    images = min(images, questions)
+    if limit is None or limit >= questions:
+        return questions, images
+    return limit, max(1, round(images * limit / questions))
+
+
 def work_of(planned: Planned, amounts: Amounts) -> Work:
     """How many images, examples and questions a step has before it."""
     name, tree = planned.step.name, planned.tree
@@ -205,7 +222,7 @@ def work_of(planned: Planned, amounts: Amounts) -> Work:
         return Work(amounts.asked_images, amounts.asked)
     if name in GRADIENTS:
         return Work(None if amounts.label_rows is None else min(tree["score"]["samples"], 2 * amounts.label_rows))
-    return Work()
+    return Work(held_out=amounts.validation != 0)
 
 
 def finished(storage: str) -> list[str]:
@@ -225,7 +242,8 @@ def _work_text(planned: Planned, amounts: Amounts) -> str:
     if step.name in TRAININGS:
         section = estimates.train_section(step.name, step.label, tree)
         rates = section["lr"] if isinstance(section["lr"], list) else [section["lr"]]
-        sweep = f", {len(rates)} rates then the best" if len(rates) > 1 else ""
+        which = "rates then the best" if work.held_out else "rates, of which the first: no labels are held out to choose by"
+        sweep = f", {len(rates)} {which}" if len(rates) > 1 else ""
         return f"{section['steps']:,} steps x {section['batch_size']} examples{sweep}"
     if step.name == "score":
         return f"{100 * tree['score']['ratio']:g} % of the neurons by {tree['score']['method']}"

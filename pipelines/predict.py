@@ -9,6 +9,7 @@ import hashlib
 import io
 import itertools
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,27 +18,31 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
+from rich.markup import escape
 
 from leaml import calibration, images, tables
 from leaml.choice import Choice, choose, replies, settled
 from leaml.config import ResourcesConfig, resources_with
-from leaml.data import files, questions, store
+from leaml.data import carried, files, questions, store
 from leaml.data.questions import Asked
 from leaml.data.records import Record, fetch
+from leaml.data.writable import refuse_unwritable
 from leaml.engine import Completion, Engine, Request
 from leaml.errors import DataError, InputError
 from leaml.finished import Finished, find
 from leaml.scoring import ask
 from leaml.vlm import load
 from pipelines.evaluate import AnswerWork
+from pipelines.ingest import named
 from pipelines.models import engine_spec, model_key
 from pipelines.progress import Bar, say
 from pipelines.run import Lock
-from pipelines.runtime import start_ray
+from pipelines.runtime import own_nodes, refuse_unschedulable, start_ray
 from pipelines.unit import make_units
 from pipelines.units import Item, read_files, run_units
 
 _SHOWN = 3
+_OTHER_TABLES = (".json", ".jsonl", ".tsv", ".txt", ".xlsx", ".xls", ".md", ".html")
 _PART = 20_000
 """Images in a file of the index, and answers put together at a time."""
 
@@ -128,7 +133,9 @@ def predict(
     overrides: list[str] | None = None,
     verbose: bool = False,
 ) -> str:
-    """Answer every question; returns the path of the table (schema `tables.ANSWERED`; CSV if its name ends so).
+    """Answer every question; returns the path of the table (CSV if its name ends so).
+
+    Its columns are those of `tables.ANSWERED`, and behind them the other columns of the questions.
 
     Args:
         source: Run folder with a finished model, model folder, shipped name or hub id.
@@ -139,19 +146,28 @@ def predict(
         verbose: Show the logs of Ray and vLLM.
 
     Raises:
-        InputError: The model is not finished, images are missing, a question cannot be read, or the output is there.
+        InputError: The model is not finished, images are missing, a question cannot be read, the output is there or cannot be
+            written, or this machine has no room for the engines. All of that is found out before anything starts.
     """
     found = find(source)
-    load.check(found.model)
-    output, folder = files.absolute(output), files.absolute(folder).rstrip("/")
-    if files.exists(output):
-        msg = f"{output} is there already; remove it or give another --output"
-        raise InputError(msg)
+    with named("--output"):
+        output = files.absolute(output)
+    _refuse_output(output)
     resources = _resources(found, overrides)
-    batch = Batch(_resolve(questions.read(questions_file), folder))
+    with named("--questions"):
+        asked = questions.read(questions_file)
+    with named("--images"):
+        folder = files.absolute(folder).rstrip("/")
+        batch = Batch(_resolve(asked, folder))
+    _refuse_machine(resources)
+    load.check(found.model)
     say(
         f"predict: {len(batch.asked)} questions about {len({file for file, _ in batch.asked})} images, model {found.model.name}"
     )
+    others = carried.names([each.others for _, each in batch.asked], tables.ANSWERED.names)
+    if others:
+        shown = ", ".join(key if key == name else f"{key} (as {name})" for key, name in others.items())
+        say(escape(f"predict: not asked about, but copied to the output: {shown}"))
     with Lock(f"{output}.work/lock.json"):
         work = f"{output}.work/predict-{_key(found, batch)}"
         refs = _index(batch, f"{work}/images", folder)
@@ -160,10 +176,31 @@ def predict(
         spec = engine_spec(found.model, resources)
         run_units("predict", units, spec, ReplyWork(found.answer_tokens), work, resources, found.max_pixels)
         table = _answered(batch, work, folder, found.temperature)
+        for key, name in others.items():
+            table = table.append_column(name, carried.column([each.others.get(key) for _, each in batch.asked]))
         _publish(table, output)
     files.delete_tree(f"{output}.work")
     _summarise(table, found, output)
     return output
+
+
+def _refuse_output(output: str) -> None:
+    if files.exists(output):
+        msg = f"{output} is there already; remove it or give another --output"
+        raise InputError(msg)
+    if output.lower().endswith(_OTHER_TABLES):
+        msg = f"--output {output}: the table is written as Parquet or CSV; let the name end in .parquet or .csv"
+        raise InputError(msg)
+    refuse_unwritable(posixpath.dirname(output), "--output", "the table", "--output FOLDER/NAME.parquet")
+
+
+def _refuse_machine(resources: ResourcesConfig) -> None:
+    """Raise ResourceError if this machine has no room for the engines; a cluster that is joined is asked later."""
+    if resources.address is not None:
+        return
+    each = {"CPU": resources.engine_cpus, "GPU": resources.engine_gpus}
+    fix = "give less behind the command, such as resources.engines=1 resources.engine_gpus=0; what is not given is the run's"
+    refuse_unschedulable("resources.engines", resources.engines, each, fix, grows=False, nodes=own_nodes())
 
 
 def _resources(found: Finished, overrides: list[str] | None) -> ResourcesConfig:
@@ -182,16 +219,24 @@ def _resolve(asked: list[Asked], folder: str) -> list[tuple[str, Asked]]:
             raise DataError(msg)
         return [(file, each) for file in there for each in asked]
     known = set(there)
-    named = {each.image: files.resolve(folder, each.image) for each in asked if each.image is not None}
-    missing = [name for name, file in named.items() if file not in known and not files.exists(file)]
+    where = {each.image: _file(folder, each.image) for each in asked if each.image is not None}
+    missing = [name for name, file in where.items() if file not in known and not files.exists(file)]
     if missing:
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         msg = (
-            f"{len(missing)} of {len(named)} images are not in {folder}: {', '.join(missing[:_SHOWN])}{more}; "
+            f"{len(missing)} of {len(where)} images are not in {folder}: {', '.join(missing[:_SHOWN])}{more}; "
             "names in the column 'image' are relative to --images"
         )
         raise DataError(msg)
-    return [(named[each.image], each) for each in asked if each.image is not None]
+    return [(where[each.image], each) for each in asked if each.image is not None]
+
+
+def _file(folder: str, name: str) -> str:
+    try:
+        return files.resolve(folder, name)
+    except DataError:
+        msg = f"{name} is outside of the folder {folder}; names in the column 'image' are relative to --images"
+        raise DataError(msg) from None
 
 
 def _key(found: Finished, batch: Batch) -> str:

@@ -103,6 +103,13 @@ def check_resources(resources: ResourcesConfig, nodes: list[dict[str, float]] | 
         refuse_unschedulable(f"resources.{what}", count, each, fix, grows=resources.address is not None, nodes=nodes)
 
 
+def own_nodes() -> list[dict[str, float]]:
+    """What the one node of a Ray of this process's own will have."""
+    import torch
+
+    return [{"CPU": float(max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)), "GPU": float(torch.cuda.device_count())}]
+
+
 def refuse_unschedulable(
     what: str, count: int, each: dict[str, float], fix: str, grows: bool, nodes: list[dict[str, float]] | None = None
 ) -> None:

@@ -6,7 +6,6 @@ Sources are ingested into a temporary folder, at most the first `FIRST` images o
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, refuse_nothing_to_generate, role_of
 from pipelines.plan import Amounts, measure
 from pipelines.run import DONE, Run, Step
-from pipelines.runtime import MIN_LOGICAL_CPUS, check_resources
+from pipelines.runtime import check_resources, own_nodes
 
 FIRST = 5_000
 """Images of a source that are looked at: a minute for photographs on two cores."""
@@ -100,9 +99,5 @@ def _given(config: Config, sources: Sources, labels: Labels, part: bool) -> tupl
 
 def refuse_machine(config: Config) -> None:
     """Raise ResourceError if this machine cannot hold the plan; a cluster that is joined is not asked."""
-    if config.resources.address is not None:
-        return
-    import torch
-
-    cpus = float(max(MIN_LOGICAL_CPUS, os.cpu_count() or 1))
-    check_resources(config.resources, [{"CPU": cpus, "GPU": float(torch.cuda.device_count())}])
+    if config.resources.address is None:
+        check_resources(config.resources, own_nodes())

@@ -54,7 +54,10 @@ def tune(config: Config, verbose: bool = False) -> Found:
         sources = ingest(run)
         labels = draw_labels(run, sources)
         if not labels.validation.num_rows:
-            msg = "a search needs labels held out for validation; set data.budget.validation_fraction above 0"
+            msg = (
+                "a search needs labels held out for validation, and none are; set data.budget.validation_fraction above 0, "
+                "of 2 labeled images or more"
+            )
             raise ConfigError(msg)
         refuse_nothing_to_generate(config, sources, labels)
         settings = config.model_dump(mode="json", exclude={"name", "storage", "resources"})

@@ -101,6 +101,8 @@ def test_a_learning_rate_at_the_edge_or_chosen_by_chance() -> None:
     (edge,) = comparisons.of_rates(swept, 200)
     assert edge == "LoRA on labels, learning rate: 0.003 is the highest of the values tried; a higher one may be better."
     inside = training(lr=3e-3, sweep=((1e-3, 0.5), (3e-3, 0.9), (1e-2, 0.3)))
+    (untried,) = comparisons.of_rates(training(lr=1e-3, rates=3), 0)
+    assert "its 3 learning rates were not compared, as no labels were held out to choose by; the first, 0.001," in untried
     assert comparisons.of_rates(inside, 200) == comparisons.of_rates(training(), 200) == []
     (chance,) = comparisons.of_rates(training(lr=3e-3, sweep=((1e-3, 0.5), (3e-3, 0.6), (1e-2, 0.45))), 20)
     assert "the 3 learning rates tried differ by 15.0 points at most, and 20 validation questions show differences of" in chance

@@ -208,6 +208,26 @@ def test_missing_required_key_is_named(tmp_path: Path) -> None:
     assert "missing key 'data'" in refused(path)
 
 
+def test_a_source_that_is_missing_is_named_with_how_to_write_it(tmp_path: Path) -> None:
+    path, test = tmp_path / "a.yaml", "evaluation: {format: jsonl, path: data/test.jsonl}"
+    train = "labeled: {format: jsonl, path: data/train.jsonl}"
+    path.write_text(f"data: {{{train}}}")
+    assert f"missing key 'data.evaluation': add it, such as {test} (" in refused(path)
+    path.write_text("data: {labeled: a.jsonl, evaluation: {path: b.jsonl}}")
+    assert f"(got 'a.jsonl'), such as {train};" in refused(path)
+    assert "missing key 'data.evaluation.format': add it, such as format: jsonl" in refused(path)
+    path.write_text("name: x")
+    assert f"missing key 'data': add it, such as data: {{{train}, {test}}}" in refused(path)
+    path.write_text(f"data: {{{train}, {test}, validation: {{format: jsonl}}}}")
+    assert "unknown key 'data.validation': there is no source of its own for it; data.budget.validation_fr" in refused(path)
+    path.write_text("data: {train: {format: jsonl}, test: {format: jsonl}}")
+    said = refused(path)
+    assert "unknown key 'data.train': did you mean 'labeled'?" in said
+    assert "unknown key 'data.test': did you mean 'evaluation'?" in said
+    path.write_text(f"data: {{{train}, {test}}}")
+    config.load(path)
+
+
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     assert "none.yaml" in refused(tmp_path / "none.yaml")
     assert str(tmp_path) in refused(tmp_path)

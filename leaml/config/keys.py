@@ -27,8 +27,14 @@ _OTHER_NAMES = {
     "output_dir": "storage",
     "train": "labeled",
     "test": "evaluation",
+    "eval": "evaluation",
 }
 """What other programs call a key of ours."""
+_NO_VALIDATION = (
+    "there is no source of its own for it; data.budget.validation_fraction holds that share of the labels out to choose by"
+)
+_NO_KEYS = dict.fromkeys(("validation", "valid", "val", "dev"), _NO_VALIDATION)
+"""What other programs have and we do not, and what is in its place."""
 
 
 def refusal(error: ValidationError, origin: str, root: type[Section], listing: str) -> str:
@@ -53,11 +59,13 @@ def _problem(problem: ErrorDetails, root: type[Section]) -> tuple[str, str]:
     where = ".".join(map(str, location))
     if kind == "extra_forbidden":
         return where, f"unknown key {where!r}: {_suggestion(location, root)}"
+    example = _example(location, root)
     if kind == "missing":
-        return where, f"missing key {where!r}: add it"
+        return where, f"missing key {where!r}: add it{example}"
     got = f"(got {_shown(problem['input'])})"
     if kind in ("model_type", "model_attributes_type"):
-        return where, f"{where}: a section with the keys {', '.join(_known_keys(location, root))} is needed {got}"
+        keys = ", ".join(_known_keys(location, root))
+        return where, f"{where}: a section with the keys {keys} is needed {got}{example}"
     depth, field = _field_at(location, root)
     if field is None or section_of(field.annotation) is not None:
         said = str(problem.get("ctx", {}).get("error", problem["msg"]))
@@ -66,6 +74,12 @@ def _problem(problem: ErrorDetails, root: type[Section]) -> tuple[str, str]:
     if kind == "value_error":  # of a rule of ours
         return where, f"{where}: {problem['ctx']['error']} {got}"
     return where, f"{where}: {wanted(field)} is needed {got}{fix(field, where, problem['input'])}"
+
+
+def _example(location: tuple[int | str, ...], root: type[Section]) -> str:
+    """How a key may be written."""
+    _, field = _field_at(location, root)
+    return f", such as {location[-1]}: {field.examples[0]}" if field is not None and field.examples else ""
 
 
 def _shown(value: Any) -> str:
@@ -91,6 +105,8 @@ def _suggestion(location: tuple[int | str, ...], root: type[Section]) -> str:
     """Where an unknown key belongs: the key of that name elsewhere in the tree, else one with a similar name, here first."""
     *parents, wrong = map(str, location)
     known = _known_keys(location[:-1], root)
+    if wrong in _NO_KEYS:
+        return _NO_KEYS[wrong]
     wrong = _OTHER_NAMES.get(wrong, wrong)
     if wrong in known:
         return f"did you mean {wrong!r}?"

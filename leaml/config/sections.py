@@ -19,7 +19,8 @@ class SourceConfig(Section):
     """One data source, read by the reader named `format`."""
 
     format: str = Field(
-        description="Reader: easy_vqa, folder, jsonl, csv, conversations, parquet, huggingface, sportu, webdataset, video."
+        examples=["jsonl"],
+        description="Reader: easy_vqa, folder, jsonl, csv, conversations, parquet, huggingface, sportu, webdataset, video.",
     )
     path: str | None = Field(
         None,
@@ -52,11 +53,16 @@ class LabelBudget(Section):
 class DataConfig(Section):
     """Where labeled, unlabeled and evaluation data come from."""
 
-    labeled: SourceConfig = Field(description="Source with images, questions and answers.")
+    labeled: SourceConfig = Field(
+        examples=["{format: jsonl, path: data/train.jsonl}"], description="Source with images, questions and answers."
+    )
     unlabeled: SourceConfig | None = Field(
         None, description="Source of images without labels; none: the labeled source's unused images."
     )
-    evaluation: SourceConfig = Field(description="Source with questions to test on; its images must not occur in the others.")
+    evaluation: SourceConfig = Field(
+        examples=["{format: jsonl, path: data/test.jsonl}"],
+        description="Source with questions to test on; its images must not occur in the others.",
+    )
     budget: LabelBudget = Field(default_factory=lambda: LabelBudget(), description="Label budget.")
     evaluation_questions: int | None = Field(
         None, gt=0, description="Evaluate on at most this many questions (whole images, by seed); none: all."
@@ -312,7 +318,10 @@ class Config(Section):
     model: ModelConfig = Field(
         default_factory=ModelConfig, description="The VLM to adapt; also the QA generator's starting point."
     )
-    data: DataConfig = Field(description="Data sources.")
+    data: DataConfig = Field(
+        examples=["{labeled: {format: jsonl, path: data/train.jsonl}, evaluation: {format: jsonl, path: data/test.jsonl}}"],
+        description="Data sources.",
+    )
     caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Step 1.")
     warmup: WarmupConfig = Field(default_factory=WarmupConfig, description="Step 2.")
     score: ScoreConfig = Field(default_factory=ScoreConfig, description="Step 3.")

@@ -50,7 +50,7 @@ def draw(labeled: pa.Table, budget: LabelBudget) -> Draw:
             left -= 1
     # Another hash than that of the draw, so that a larger budget with the same seed moves few images to the other side
     shuffled = sorted(chosen, key=lambda image: _hash(budget.seed, image, "validation"))
-    held = _held_out(budget.validation_fraction, len(chosen))
+    held = held_out(budget.validation_fraction, len(chosen))
     return Draw(
         train=_rows(labeled, [row for image in shuffled[held:] for row in chosen[image]]),
         validation=_rows(labeled, [row for image in shuffled[:held] for row in chosen[image]]),
@@ -70,7 +70,7 @@ def _wanted(budget: LabelBudget, available: int) -> int:
     return available if budget.fraction is None else max(1, round(budget.fraction * available))
 
 
-def _held_out(fraction: float, images: int) -> int:
+def held_out(fraction: float, images: int) -> int:
     """Images for validation: at least one if any are asked for, and never the last one that training needs."""
     if fraction == 0 or images < 2:
         return 0

@@ -347,7 +347,7 @@ def _shown(name: str) -> str:
 
 
 def _missing(uri: str) -> str:
-    return f"{uri} does not exist; check the path{' and the endpoint' if is_remote(uri) else ''} in the config"
+    return f"{uri} does not exist; check the path{' and the endpoint' if is_remote(uri) else ''}"
 
 
 @contextlib.contextmanager

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+import warnings
 from typing import Any
+
+_LONGEST_PYTHON = 100_000
+"""Characters of a text of which it is found out whether it is Python."""
+_CLOSING_COMMA = re.compile(r'("(?:[^"\\\n]|\\.)*")|,(?=\s*[}\]])')
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+class ExplainedError(json.JSONDecodeError):
+    """The text is not JSON for a reason that is plain; the message is what to do."""
 
 
 class DoubledKeyError(ValueError):
@@ -14,15 +26,74 @@ def loads(text: str | bytes) -> Any:
     """The value that a JSON text holds.
 
     Raises:
-        json.JSONDecodeError: It is not JSON.
+        json.JSONDecodeError: It is not JSON; an ExplainedError where it is plain why.
         DoubledKeyError: An object in it has a key twice.
         ValueError: Any other reason: nested too deep, a number too long, bytes that are not UTF-8.
     """
     try:
         return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise _explained(error) from None
     except RecursionError:
         msg = "nested too deep"
         raise ValueError(msg) from None
+
+
+def values(text: str) -> list[Any]:
+    """Values that stand behind one another, with commas between them or without. Raises ValueError as `loads` does."""
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    found: list[Any] = []
+    place = _end_of_gap(text, 0)
+    try:
+        while place < len(text):
+            value, place = decoder.raw_decode(text, place)
+            place = _end_of_gap(text, place)
+            found.append(value)
+    except RecursionError:
+        msg = "nested too deep"
+        raise ValueError(msg) from None
+    return found
+
+
+def without_closing_commas(text: str) -> str:
+    """The text without commas that stand before a closing bracket, where many languages allow one and JSON does not."""
+    return _CLOSING_COMMA.sub(lambda match: match[1] or "", text)
+
+
+def _end_of_gap(text: str, place: int) -> int:
+    found = _BETWEEN.match(text, place)
+    return found.end() if found else place
+
+
+def _explained(error: json.JSONDecodeError) -> json.JSONDecodeError:
+    text = error.doc
+    if _is_json(without_closing_commas(text)):
+        place = next(match.start() for match in _CLOSING_COMMA.finditer(text) if not match[1])
+        return ExplainedError("remove the comma before the closing bracket", text, place)
+    end = text.rstrip()
+    if end.endswith(",") and _is_json(end[:-1]):
+        return ExplainedError("remove the comma behind the value", text, len(end) - 1)
+    if _is_python(text):
+        return ExplainedError("it is Python, and JSON has double quotes, true, false and null", text, error.pos)
+    return error
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_python(text: str) -> bool:
+    if len(text) > _LONGEST_PYTHON or text.lstrip()[:1] not in ("{", "["):
+        return False
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return isinstance(ast.literal_eval(text.strip()), dict | list)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return False
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

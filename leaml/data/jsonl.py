@@ -19,6 +19,8 @@ from leaml.errors import DataError
 
 _HEAD = 10_000
 _SPREAD = "it is one JSON object over several lines; write each row on a line of its own"
+_ALL_SPREAD = "its JSON objects stand over several lines; write each row on a line of its own (jq -c . does)"
+_NO_COMMA = "; before that, remove the comma before its closing bracket"
 
 
 def lines(uri: str) -> Iterator[tuple[str, Any]]:
@@ -57,16 +59,30 @@ def _is_table(value: Any) -> bool:
 
 def _no_json(uri: str, where: str, line: bytes, text: str, error: ValueError) -> str:
     """What is wrong with a line that is no JSON, or with the file: one value over several lines, or another kind."""
-    reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+    reason = f"{error.msg}: column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
     start = text.strip()
-    if start[:1] in ("[", "{"):
+    explained = isinstance(error, json_text.ExplainedError)
+    if start[:1] in ("[", "{") and not explained:
+        with contextlib.suppress(ValueError):
+            if len(json_text.values(text)) > 1:
+                return f"{where}: several JSON values on one line; write each row on a line of its own"
         with files.open_read(uri) as stream, contextlib.suppress(ValueError):
-            whole = json_text.loads(stream.read().decode("utf-8-sig"))
-            head = text + str(whole)[:_HEAD].replace("'", '"')
-            return f"{uri}: {file_kinds.of_list(head) if isinstance(whole, list) else _SPREAD}"
+            return f"{uri}: {_over_lines(text, stream.read().decode('utf-8-sig'))}"
     kind = file_kinds.of_text(text) if where.endswith(":1") and start[:1] not in ("[", "{") else ""
-    torn = "" if line.endswith(b"\n") or kind else "the last line, perhaps torn when the file was written: "
+    torn = "" if line.endswith(b"\n") or kind or explained else "the last line, perhaps torn when the file was written: "
     return f"{where}: {torn}not valid JSON ({reason}){kind or '; mend or remove this line'}"
+
+
+def _over_lines(line: str, whole: str) -> str:
+    """What a file is that is JSON, but not line by line. Raises ValueError if it is none."""
+    plain = json_text.without_closing_commas(whole)
+    values = json_text.values(plain)
+    comma = _NO_COMMA if plain != whole else ""
+    if len(values) > 1:
+        return _ALL_SPREAD + comma
+    if not isinstance(values[0], list):
+        return _SPREAD + comma
+    return file_kinds.of_list(line + str(values[0])[:_HEAD].replace("'", '"')) + comma
 
 
 @reader("jsonl")

@@ -35,6 +35,9 @@ _ANY = re.compile(rf"^\W*(?:{_WORD.format('+')})\W*([a-z])(?![^\W_]|\.\w\.)", re
 _HERE = re.compile(
     r"(?:^|(?<=[\s,]))(?:(?P<open>[(\[【])(?P<inside>[A-Za-z])[)\]】][.:]?|(?P<before>[A-Za-z])(?P<mark>[).:\]、]|\s+-(?=\s)))\s*"
 )
+_NUMBER_HERE = re.compile(
+    r"(?:^|(?<=[\s,]))(?:(?P<open>[(\[【])(?P<inside>\d{1,2})[)\]】][.:]?|(?P<before>\d{1,2})(?P<mark>[).:\]、](?!\d)))\s*"
+)
 _ENCLOSED = re.compile(r"(?:CIRCLED|SQUARED) LATIN CAPITAL LETTER (\w)$")
 _DASHES = str.maketrans("‐‑‒–—−", "------")
 _SOFT = frozenset(".-")
@@ -200,26 +203,35 @@ def unclear_letters(texts: Sequence[str], keyed: bool = False) -> tuple[str, ...
 
 
 def split(text: str) -> list[str] | None:
-    """`A. red B. blue` as two labeled texts; None unless the text begins with A and goes on in the same style.
+    """`A. red B. blue` or `1. red 2. blue` as two labeled texts; None unless it begins with A, 1 or 0 and goes on in one style.
 
     Raises:
-        UnusableError: Its labels are not A, B, C, ..., or some commas separate options and others do not.
+        UnusableError: Its letters are not A, B, C, ..., or some commas separate options and others do not.
     """
     folded, places = _folded(text)
-    found = list(_HERE.finditer(folded))
-    if not found or found[0].start() != 0 or _letter_of(found[0]).upper() != "A":
+    found = _labels_in(folded, _HERE, ("A",)) or _labels_in(folded, _NUMBER_HERE, ("0", "1"))
+    if not found:
         return None
     same = [match for match in found if _style(match) == _style(found[0])]
     if len(same) < 2:
         return None
     keys = [_letter_of(match).upper() for match in same]
-    if keys != [letter(n) for n in range(len(keys))]:
+    if keys[0].isdigit():
+        if keys != [str(int(keys[0]) + n) for n in range(len(keys))]:
+            return None
+    elif keys != [letter(n) for n in range(len(keys))]:
         raise UnusableError(GAP, f"options are the text {shorten(text)}, labeled {', '.join(keys)}; {FIX}")
     starts = [match.start() for match in same]
     if all(folded[:start].rstrip().endswith(",") for start in starts[1:]) and folded.rstrip(" ,").count(",") >= len(starts):
         raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}, where not every comma is before a label; {FIX}")
     ends = [places[start] for start in starts[1:]] + [len(text)]
     return [text[places[start] : end].strip(" \t\n,") for start, end in zip(starts, ends, strict=True)]
+
+
+def _labels_in(text: str, label: re.Pattern[str], first: tuple[str, ...]) -> list[re.Match[str]]:
+    """The labels in a text that begins with one of `first`; none where it does not."""
+    found = list(label.finditer(text))
+    return found if found and found[0].start() == 0 and _letter_of(found[0]).upper() in first else []
 
 
 def _letter_of(match: re.Match[str]) -> str:

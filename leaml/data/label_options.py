@@ -49,13 +49,15 @@ def parse_options(value: Any) -> Options | None:
 
     Read are lists of texts, of labeled texts ("A. red", "b) blue") and of objects ({"label": "A", "text": "red"}); objects by
     letter or by number; Arrow's {"label": [...], "text": [...]}; and texts that hold JSON, a Python list, labeled options
-    ("A. red B. blue"), or options separated by "|", line ends, ";" or ",".
+    ("A. red B. blue", "1) red 2) blue"), or options separated by "|", line ends, ";" or ",".
 
     Raises:
         UnusableError: An option is missing in between, a key occurs twice, labels contradict places, or the form is none of
             these.
     """
     split = False
+    while isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], list | tuple):
+        value = value[0]
     if isinstance(value, str):
         value, split = from_text(value.strip())
     if is_missing(value):

@@ -141,17 +141,20 @@ def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspe
     if options is not None:
         answer = _named(answer, options)
     elif lost := lost_options(row, names, misspelt=[name for name, known in misspelt if known == "options"]):
-        raise UnusableError(LOST, f"no 'options', but {_elsewhere(lost)}")
+        raise UnusableError(LOST, f"no 'options', but {options_elsewhere(lost)}")
     elif _is_letter(answer.upper()) and not _LETTERED_LINES.search(question):
         if lost := unknown_options(row, names, (*_NO_LABEL, *CHAT_KEYS), answer.strip("().: ")):
-            raise UnusableError(LETTER_ALONE, f"the answer is {answer!r} and there are no 'options', but {_elsewhere(lost)}")
+            raise UnusableError(
+                LETTER_ALONE, f"the answer is {answer!r} and there are no 'options', but {options_elsewhere(lost)}"
+            )
         if "options" in row and _is_letter(answer):
             raise UnusableError(LETTER_ALONE, f"the answer is {answer!r}, and there are no options; write them, or its text")
     texts = None if options is None else options.texts
     return Question(question, answer, None if is_missing(kind) else text_of(kind, "the question_type"), texts, where, doubts)
 
 
-def _elsewhere(columns: tuple[str, ...]) -> str:
+def options_elsewhere(columns: tuple[str, ...]) -> str:
+    """The columns in which a row seems to have its options, and how to write them."""
     shown = ", ".join(map(repr, columns))
     one, several = "name it 'options'", """write 'options': {"A": ..., "B": ...}, or red|blue in a table"""
     return f"{shown}; {one if len(columns) == 1 else several}, or remove {shown}"

@@ -1,24 +1,28 @@
-"""Questions without answers, for predictions in batches: JSON Lines, CSV or TSV with the columns image?, question and options?.
+"""Questions for predictions in batches: JSON Lines, CSV or TSV with the columns image?, question and options?.
 
     {"image": "frame_0001.jpg", "question": "is there a polyp?"}
     {"image": "frame_0002.jpg", "question": "what colour is it?", "options": ["red", "pink"]}
 
-Without the column `image` every question is asked about every image. Options are read as those of label rows; in CSV they are
-separated by "|".
+Without the column `image` every question is asked about every image. A file of labels is one of questions too: its rows are
+read by the same rules, and what else they hold, such as the answer, is kept beside the question and not shown to a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from leaml.broken_text import is_blank, refusal, stripped
 from leaml.choice import check_options
-from leaml.data import delimited, files
+from leaml.data import delimited
 from leaml.data.jsonl import lines
-from leaml.data.label_options import MOST_OPTIONS, parse_options
-from leaml.data.values import UnusableError
+from leaml.data.label_keys import IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
+from leaml.data.label_options import MOST_OPTIONS, lost_options, parse_options
+from leaml.data.label_rows import options_elsewhere, without_image
+from leaml.data.records import RefusedRow
+from leaml.data.row_files import image_name
+from leaml.data.values import UnusableError, is_missing
 from leaml.errors import DataError
 
 COLUMNS = ("image", "question", "options")
@@ -26,11 +30,15 @@ COLUMNS = ("image", "question", "options")
 
 @dataclass(frozen=True)
 class Asked:
-    """One question; `image` is a file name relative to the folder of images, or None: about every image."""
+    """One question; `image` is a file name relative to the folder of images, or None: about every image.
+
+    `others` is what else its row holds.
+    """
 
     image: str | None
     question: str
     options: tuple[str, ...] | None = None
+    others: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def read(uri: str) -> list[Asked]:
@@ -56,25 +64,50 @@ def _parse(row: Any, where: str) -> Asked:
     if not isinstance(row, Mapping):
         msg = f'{where}: not an object; write {{"image": ..., "question": ...}}'
         raise DataError(msg)
-    if unknown := [str(key) for key in row if key not in COLUMNS]:
-        msg = f"{where}: unknown column {unknown[0]!r}; a question has {', '.join(COLUMNS)}"
+    names = tuple(map(str, row))
+    if pair := doubled(names, COLUMNS):
+        msg = f"{where}: keys {pair[0]!r} and {pair[1]!r}; remove one"
         raise DataError(msg)
-    question, image, options = row.get("question"), row.get("image"), row.get("options")
+    question = row.get("question")
     if not isinstance(question, str) or is_blank(question):
-        msg = f"{where}: 'question' must be text that is not empty, got {question!r}"
+        meant = labels_elsewhere(names) or hint(suggested(names, ("question",)))
+        msg = f"{where}: 'question' must be text that is not empty, got {question!r}{meant and f'; {meant}'}"
         raise DataError(msg)
-    if image is not None and (not isinstance(image, str) or not image.strip()):
-        msg = f"{where}: 'image' must be a file name, got {image!r}"
+    image, options = _image(row, names, where), _options(row.get("options"), where)
+    misspelt = [name for name, known in near_keys(names, ("options",)) if known == "options"]
+    if options is None and (lost := lost_options(row, names, misspelt)):
+        msg = f"{where}: no 'options', but {options_elsewhere(lost)}"
         raise DataError(msg)
-    if image is not None and (fault := files.no_path(image)):
-        msg = f"{where}: 'image' {fault}"
-        raise DataError(msg)
-    question, options = stripped(question), _options(options, where)
+    question = stripped(_shown(question))
     for what, text in (("question", question), *(("options", option) for option in options or ())):
         if fault := refusal(text):
             msg = f"{where}: {what!r} {fault}"
             raise DataError(msg)
-    return Asked(image, question, options)
+    return Asked(image, question, options, {str(key): row[key] for key in row if key not in (*COLUMNS, *IMAGE_KEYS)})
+
+
+def _shown(question: str) -> str:
+    """The question as a label row has it; an image between its words is for the model to refuse."""
+    try:
+        return without_image(question)
+    except UnusableError:
+        return question
+
+
+def _image(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str | None:
+    image = image_name(row, where)
+    if isinstance(image, RefusedRow):
+        msg = f"{where}: {image.detail}"
+        raise DataError(msg)
+    if image is None and (blank := [row[key] for key in IMAGE_KEYS if row.get(key) is not None]):
+        msg = f"{where}: 'image' must be a file name, got {blank[0]!r}"
+        raise DataError(msg)
+    if image is None and not any(key in row for key in IMAGE_KEYS):
+        other = next((name for name, _ in suggested(names, ("image",)) if not is_missing(row.get(name))), None)
+        if other is not None:  # to ask about every image is another thing, and may be a million times the work
+            msg = f"{where}: no 'image', but {other!r}; name it 'image', or remove it, which asks about every image"
+            raise DataError(msg)
+    return image
 
 
 def _options(value: Any, where: str) -> tuple[str, ...] | None:

@@ -46,10 +46,14 @@ def is_missing(value: Any) -> bool:
 def text_of(value: Any, what: str) -> str:
     """A text, or a number as people write it: 3.0, which tables make of 3 where a cell of the column is empty, is "3".
 
+    A list of one is what it holds.
+
     Raises:
         UnusableError: A value of another kind, or one that stands for nothing; also the text "nan", which is what is left of
             a missing number.
     """
+    while isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
     text = stripped(value) if isinstance(value, str) else None
     if is_missing(value) or (text is not None and text.lower() == _NAN):
         reason = f"no {what.split()[-1]}"
@@ -58,8 +62,19 @@ def text_of(value: Any, what: str) -> str:
         return text
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | Decimal | np.number):
         reason = f"{what.split()[-1]} is no text"
-        raise UnusableError(reason, f"{what} is {shorten(value)}, not text")
+        raise UnusableError(reason, _no_text(value, what))
     return _number(value, what)
+
+
+def _no_text(value: Any, what: str) -> str:
+    if isinstance(value, list | tuple):
+        fix = (
+            "write one list of texts" if what == "an option" else "a row has one: write the one that counts, or a row for each"
+        )
+        return f"{what} is a list of {len(value)}, {shorten(value)}; {fix}"
+    if isinstance(value, Mapping):
+        return f"{what} is an object, {shorten(value)}; write its text"
+    return f"{what} is {shorten(value)}, not text"
 
 
 def _number(value: Any, what: str) -> str:

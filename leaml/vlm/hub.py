@@ -48,8 +48,8 @@ def ask(config: ModelConfig) -> None:
         hub.model_info(config.name, revision=config.revision, timeout=TIMEOUT)
     except (RepositoryNotFoundError, HFValidationError):
         msg = (
-            f"there is neither a folder {config.name!r} (relative to the config file) nor a model of that name on "
-            f"{hub.endpoint}; check the spelling, or set HF_TOKEN if it is private"
+            f"there is neither a folder {config.name!r} (a config names it relative to its own folder) nor a model of that "
+            f"name on {hub.endpoint}; check the spelling, or set HF_TOKEN if it is private"
         )
         raise ModelError(msg) from None
     except httpx.TransportError as error:

@@ -17,6 +17,7 @@ from leaml.data.registry import read
 from leaml.errors import DataError
 
 ROW = '{"image": "a.png", "question": "which?", "answer": "red"}'
+PRETTY = json.dumps(json.loads(ROW), indent=2)
 
 
 def written(folder: Path, text: str | bytes, name: str) -> str:
@@ -40,6 +41,15 @@ def refused(folder: Path, text: str, form: str = "jsonl") -> list[tuple[str, str
         ("jsonl", '[{"image": "a.png", "conversations": []}]', "it is a JSON list: set format: conversations"),
         ("jsonl", '[\n{"image": "a.png", "conversations": []}\n]', "it is a JSON list: set format: conversations"),
         ("jsonl", '{\n  "image": "a.png"\n}', "one JSON object over several lines"),
+        ("jsonl", f"{PRETTY}\n{PRETTY}\n", r"labels\.jsonl: its JSON objects stand over several lines; write each row"),
+        ("jsonl", f"{ROW}\n{PRETTY}", r"labels\.jsonl: its JSON objects stand over several lines"),
+        ("jsonl", f"[\n{ROW},\n{ROW},\n]", r"it is a JSON list: .*; before that, remove the comma before its closing bracket$"),
+        ("jsonl", ROW[:-1] + ",}", r"labels\.jsonl:1: not valid JSON \(remove the comma before the closing bracket: column"),
+        ("jsonl", f"{ROW}\n{ROW[:-1]},}}\n{ROW}", r"labels\.jsonl:2: .*remove the comma before the closing bracket"),
+        ("jsonl", f"{ROW},\n{ROW}\n", r"labels\.jsonl:1: not valid JSON \(remove the comma behind the value: column \d+\)"),
+        ("jsonl", f"{ROW}\n{ROW} {ROW}\n", r"labels\.jsonl:2: several JSON values on one line; write each row on a line"),
+        ("jsonl", ROW.replace('"', "'"), r"labels\.jsonl:1: not valid JSON \(it is Python, and JSON has double quotes"),
+        ("conversations", '[\n{"image": "a,]b.png", "conversations": []},\n]', r"labels.*:2: .*remove the comma before"),
         ("jsonl", "image,question,answer\na.png,q,a\n", "it looks like a table: set format: csv"),
         ("jsonl", b"PAR1\xff\xff", "a Parquet file: set format: parquet"),
         ("jsonl", b"\x1f\x8b\x08\xff", "a gzip file: unpack it"),

@@ -41,6 +41,19 @@ NAN = float("nan")
         ("A. red B. blue", "B", "blue"),
         ("A) red\nB) blue, or not", "B", "blue, or not"),
         ("(A) red (B) blue", "A", "red"),
+        ("1. red 2. blue", "2", "blue"),
+        ("1. red 2. blue", "B", "blue"),
+        ("1) red 2) blue", "blue", "blue"),
+        ("(1) red, dark (2) blue", "1", "red, dark"),
+        ("0: red 1: blue", "1", "blue"),
+        ("1. 1.5 cm 2. 2.5 cm", "2", "2.5 cm"),
+        ("1) 10:30 2) 11:45", "2", "11:45"),
+        ("1. red 3. blue", "A", None),
+        ("1. red 2. blue 2. pink", "A", None),
+        ("2. red 3. blue", "A", None),
+        ([["red", "blue"]], "B", "blue"),
+        ([["red"], ["blue"]], "B", "blue"),
+        ([["red", "blue"], ["pink"]], "A", None),
         ("red", "A", None),
         ("[red, blue", "A", None),
         (["B. x", "A. y"], "B", "x"),
@@ -119,7 +132,7 @@ NAN = float("nan")
         *(("red, blue, and green", "C", "green"), ("red, blue and green", "B", None), ("red, or blue", "B", "blue")),
         *(("|red|blue", "B", None), ("|red|blue|", "B", "blue"), ("red||blue", "A", None), ("red|blue|", "B", "blue")),
         *(("A. red C. green", "A", None), ("A. red, B. blue, D. x", "B", None), ("A. red, B. blue, green", "B", None)),
-        *(("1) red, orange 2) blue", "A", None), ("red (dark, x), blue", "A", None), ("Ａ．红 Ｂ．蓝", "B", "蓝")),
+        *(("1) red, orange 2) blue", "A", "red, orange"), ("red (dark, x), blue", "A", None), ("Ａ．红 Ｂ．蓝", "B", "蓝")),
         *(('{"A": "x", "A": "y", "B": "z"}', "A", None), ("{'A': 'x', 'A': 'y', 'B': 'z'}", "A", None)),
         ([{"index": "B", "text": "blue"}, {"index": "A", "text": "red"}], "B", "blue"),  # objects
         ([{"mark": "B", "text": "blue"}, {"mark": "A", "text": "red"}], "B", None),
@@ -139,6 +152,19 @@ NAN = float("nan")
 )
 def test_options_are_read_as_meant_or_the_row_is_refused(options: Any, answer: Any, right: str | None) -> None:
     assert words(options=options, answer=answer) == right
+
+
+def test_a_list_is_called_one_and_a_list_of_one_is_what_it_holds() -> None:
+    assert words(answer=["red"]) == "red"
+    assert words(answer=("B",), options=["red", "blue"]) == "blue"
+    for row, said in (
+        ({"answer": ["red", "blue"]}, "the answer is a list of 2, ['red', 'blue']; a row has one: write the one that counts"),
+        ({"answer": {"text": "red"}}, "the answer is an object, {'text': 'red'}; write its text"),
+        ({"options": [["red", "blue"], ["pink"]]}, "an option is a list of 2, ['red', 'blue']; write one list of texts"),
+    ):
+        found = made(**row)
+        assert isinstance(found, RefusedRow)
+        assert said in found.detail
 
 
 def test_6_numbered_options_are_in_the_order_of_their_numbers() -> None:

@@ -98,7 +98,16 @@ def test_6_sportu_takes_lists_and_small_letters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        *((NAN, None), (float("inf"), None), ("nan", None), (" ", None), (True, None), (["x"], None), (b"x", None)),
+        *(
+            (NAN, None),
+            (float("inf"), None),
+            ("nan", None),
+            (" ", None),
+            (True, None),
+            (["x"], "x"),
+            (["x", "y"], None),
+            (b"x", None),
+        ),
         *((2.0, "2"), (3, "3"), (2.5, "2.5"), (float(pa.scalar(0.1, pa.float32()).as_py()), "0.1"), (0.1, "0.1")),
         *((0.00001, "0.00001"), (-1.5e-7, "-0.00000015"), (float(np.float32(1e-5)), "0.00001")),
         *(("None", "None"), ("NA", "NA"), ("null", "null"), (" red ", "red")),

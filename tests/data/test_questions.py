@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from leaml.data import carried
 from leaml.data.questions import Asked, read
 from leaml.errors import DataError
 
@@ -28,10 +30,53 @@ def test_json_lines_and_csv_say_the_same(tmp_path: Path) -> None:
     assert read(written(tmp_path, "\ufeff" + table, "Questions.CSV")) == expected
 
 
-@pytest.mark.parametrize("options", ['["a) red", "b) blue"]', '"red|blue"', '{"A": "red", "B": "blue"}', '"A. red B. blue"'])
+@pytest.mark.parametrize(
+    "options",
+    [
+        '["a) red", "b) blue"]',
+        '"red|blue"',
+        '{"A": "red", "B": "blue"}',
+        '"A. red B. blue"',
+        '"1. red 2. blue"',
+        '"A) red B) blue"',
+        '[["red", "blue"]]',
+    ],
+)
 def test_options_are_those_that_training_shows_whatever_their_form(tmp_path: Path, options: str) -> None:
     (asked,) = read(written(tmp_path, f'{{"question": "what colour?", "options": {options}}}'))
     assert asked.options == ("red", "blue")
+
+
+def test_a_file_of_labels_is_one_of_questions_and_keeps_what_else_it_holds(tmp_path: Path) -> None:
+    row = {"id": 7, "image": "a.png", "question": "<image>\nwhich?", "answer": "B", "question_type": "colour", "split": "test"}
+    (asked,) = read(written(tmp_path, json.dumps(row | {"options": {"A": "red", "B": "blue"}})))
+    assert asked == Asked("a.png", "which?", ("red", "blue"))
+    assert asked.others == {"id": 7, "answer": "B", "question_type": "colour", "split": "test"}
+    table = "image,question,answer,question_type,note\na.png,what?,blue,,\n"
+    assert read(written(tmp_path, table, "q.csv"))[0].others == {"answer": "blue"}
+    assert read(written(tmp_path, '{"images": ["a.png"], "question": "what?", "answer": "x"}'))[0].image == "a.png"
+
+
+def test_the_columns_that_are_carried_keep_names_order_and_kind() -> None:
+    rows: list[dict[str, Any]] = [{"answer": "yes", "id": 1, "file": "f"}, {"id": 2, "tags": ["a"], "given_file": "g"}]
+    assert carried.names(rows, ("file", "error")) == {
+        "answer": "answer",
+        "id": "id",
+        "file": "given_given_file",
+        "tags": "tags",
+        "given_file": "given_file",
+    }
+    for values, kind, kept in (
+        ([1, None], "int64", [1, None]),
+        ([1, 2.5], "double", [1, 2.5]),
+        ([True, None], "bool", [True, None]),
+        (["1", 1, ["a"], {"b": None}], "string", ["1", "1", '["a"]', '{"b": null}']),
+        ([2**70], "string", [str(2**70)]),
+        (["\ud83d"], "string", ["?"]),
+        ([None], "string", [None]),
+    ):
+        made = carried.column(values)
+        assert (str(made.type), made.to_pylist()) == (kind, kept)
 
 
 def test_questions_alone_are_about_every_image(tmp_path: Path) -> None:
@@ -46,14 +91,21 @@ def test_questions_alone_are_about_every_image(tmp_path: Path) -> None:
         ("q.jsonl", '{"question": "a"}\n{"question": ', r"q\.jsonl:2: the last line, perhaps torn"),
         ("q.jsonl", '["a"]', r"q\.jsonl:1: not an object"),
         ("q.jsonl", '{"question": " "}', r"q\.jsonl:1: 'question' must be text that is not empty"),
-        ("q.jsonl", '{"image": 3, "question": "a"}', r"q\.jsonl:1: 'image' must be a file name, got 3"),
+        ("q.jsonl", '{"image": 3, "question": "a"}', r"q\.jsonl:1: the image is 3, not a path"),
         ("q.jsonl", '{"question": "a"}\n{"question": "is \\ud83d red?"}', r"q\.jsonl:2: 'question' holds '\\ud83d'"),
         ("q.jsonl", '{"question": "re\\u200bd?"}', r"q\.jsonl:1: 'question' holds '\\u200b'"),
         ("q.jsonl", '{"question": "\\u200b"}', r"q\.jsonl:1: 'question' must be text that is not empty"),
-        ("q.jsonl", '{"image": "\\ud83d.png", "question": "a"}', r"q\.jsonl:1: 'image' holds '\\ud83d'"),
+        ("q.jsonl", '{"image": "\\ud83d.png", "question": "a"}', r"q\.jsonl:1: the image .* holds '\\ud83d'"),
         ("q.jsonl", '{"question": "a", "options": ["b", "c\\u0000"]}', r"q\.jsonl:1: 'options' holds '\\x00'"),
-        ("q.jsonl", '{"image": "\\u0000.png", "question": "a"}', r"q\.jsonl:1: 'image' holds '\\x00'"),
-        ("q.jsonl", '{"question": "a", "anwser": "b"}', r"q\.jsonl:1: unknown column 'anwser'"),
+        ("q.jsonl", '{"image": "\\u0000.png", "question": "a"}', r"q\.jsonl:1: the image .* holds '\\x00'"),
+        ("q.jsonl", '{"query": "a", "answer": "b"}', r"q\.jsonl:1: 'question' must be .*key 'query': did you mean 'question'"),
+        ("q.jsonl", '{"conversations": []}', r"q\.jsonl:1: 'question' must be .*read by format: conversations"),
+        ("q.jsonl", '{"question": "a", "Question": "b"}', r"q\.jsonl:1: keys 'question' and 'Question'; remove one"),
+        ("q.jsonl", '{"question": "a", "choices": ["b", "c"]}', r"q\.jsonl:1: no 'options', but 'choices'; name it 'options'"),
+        ("q.jsonl", '{"question": "a", "optoins": ["b", "c"]}', r"q\.jsonl:1: no 'options', but 'optoins'; name it 'options'"),
+        ("q.csv", "question,A,B\nwhat?,red,blue\n", r"q\.csv:2: no 'options', but 'A', 'B'; write 'options'"),
+        ("q.csv", "file,question\na.png,what?\n", r"q\.csv:2: no 'image', but 'file'; name it 'image', or remove it"),
+        ("q.jsonl", '{"image": ["a.png", "b.png"], "question": "a"}', r"q\.jsonl:1: 2 images; write a row for each"),
         ("q.jsonl", '{"question": "a", "options": ["b"]}', r"q\.jsonl:1: 'options' must be 2 to 26 texts"),
         ("q.jsonl", '{"question": "a", "options": "b"}', r"q\.jsonl:1: .*one option at most"),
         ("q.jsonl", '{"question": "a", "options": ["A. b", "C. c"]}', r"q\.jsonl:1: .*option B is missing"),

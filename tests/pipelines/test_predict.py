@@ -212,6 +212,81 @@ def test_a_folder_without_images_an_unfinished_run_and_a_wrong_override(
         job.run(questions)
 
 
+@pytest.mark.parametrize(
+    ("output", "overrides", "message"),
+    [
+        ("images/0.png", [], r"0\.png is there already; remove it or give another --output"),
+        ("answers.jsonl", [], r"--output .*answers\.jsonl: the table is written as Parquet or CSV"),
+        ("q.csv/answers.csv", [], r"--output: .*q\.csv is a file, so the table cannot be kept in .*--output FOLDER"),
+        ("/proc/answers/a.csv", [], r"--output: nothing can be written to /proc: .*--output FOLDER/NAME\.parquet"),
+        ("a.csv", ["resources.engine_gpus=64"], r"resources\.engines needs 64 GPU, .*give less behind the command, such as"),
+        ("a.csv", ["resources.engines=5000"], r"resources\.engines needs 5001 CPU, .*what is not given is the run's"),
+        ("a.csv", ["resources.images_per_unit=0"], r"resources\.images_per_unit"),
+        ("a.csv", ["resources.engine_units=many"], r"resources\.engine_units"),
+    ],
+)
+def test_a_bad_output_and_resources_are_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, overrides: list[str], message: str
+) -> None:
+    job = Job(tmp_path, monkeypatch)
+    for name in ("start_ray", "Lock"):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("something was started"))
+    monkeypatch.setattr(module.load, "check", lambda *_: pytest.fail("a model was looked at"))
+    (tmp_path / "q.csv").write_text("question\nwhat?\n")
+    with pytest.raises(InputError, match=message) as refused:
+        predict("leaml-tiny", str(job.images), str(tmp_path / "q.csv"), str(tmp_path / output), overrides)
+    assert "config" not in str(refused.value).replace("leaml config --explain", "")
+
+
+@pytest.mark.parametrize(
+    ("images", "asked", "message"),
+    [
+        ("images", "no.csv", r"^--questions: .*no\.csv does not exist; check the path$"),
+        ("nowhere", "q.csv", r"^--images: .*nowhere does not exist; check the path$"),
+        ("q.csv", "q.csv", r"^--images: .*q\.csv is a file; give the folder"),
+        ("images", "far.csv", r"^--images: \.\./q\.csv is outside of the folder .*; names in the column 'image' are relative"),
+    ],
+)
+def test_messages_speak_of_the_options_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: str, asked: str, message: str
+) -> None:
+    job = Job(tmp_path, monkeypatch)
+    (tmp_path / "q.csv").write_text("question\nwhat?\n")
+    (tmp_path / "far.csv").write_text("image,question\n../q.csv,what?\n")
+    with pytest.raises(InputError, match=message):
+        predict("leaml-tiny", str(tmp_path / images), str(tmp_path / asked), str(job.output))
+
+
+@pytest.mark.parametrize("name", ["answers.parquet", "answers.csv"])
+def test_a_file_of_labels_is_asked_and_its_other_columns_stand_beside_the_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    job = Job(tmp_path, monkeypatch)
+
+    def run_units(label: str, units: list[dict[str, Any]], spec: Any, work: Any, output: str, *_: Any) -> None:
+        replies = [
+            {"question": "which?", "options": ["red", "blue"], "prediction": "blue", "logprob": -0.5, "own": True},
+            {"question": "what?", "options": None, "prediction": "noise", "logprob": -0.5, "own": True},
+        ]
+        rows: list[dict[str, object]] = [{"image_id": job.id_of(number), "replies": replies} for number in (1, 2)]
+        tables.write(f"{output}/rows/a.parquet", tables.table(rows, tables.REPLIES))
+
+    for replaced in ("start_ray", "engine_spec"):
+        monkeypatch.setattr(module, replaced, lambda *_: None)
+    monkeypatch.setattr(module, "run_units", run_units)
+    rows = [
+        {"id": 7, "image": "2.png", "question": "which?", "answer": "B", "options": ["A. red", "B. blue"], "file": "x"},
+        {"id": 8, "image": "1.png", "question": "what?", "answer": "red", "question_type": "colour"},
+    ]
+    made = predict("leaml-tiny", str(job.images), str(job.ask(*rows)), str(tmp_path / name))
+    found = (pa.csv.read_csv(made) if name.endswith("csv") else tables.read(made)).to_pylist()
+    assert list(found[0]) == [*tables.ANSWERED.names, "id", "answer", "given_file", "question_type"]
+    kept = [tuple(row[key] for key in ("file", "prediction", "id", "answer", "given_file")) for row in found]
+    assert [(*row[:4], row[4] or None) for row in kept] == [("2.png", "blue", 7, "B", "x"), ("1.png", "noise", 8, "red", None)]
+    said = "not asked about, but copied to the output: id, answer, file (as given_file), question_type"
+    assert said in capsys.readouterr().out
+
+
 def test_the_command_ends_with_exit_code_2_and_one_message(tmp_path: Path) -> None:
     command = [
         sys.executable,

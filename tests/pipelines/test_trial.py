@@ -122,7 +122,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no answer": (line_without_an_answer, "rows.jsonl:3"),
     "same file": (
         lambda f: [f"data.evaluation.path={f}/train/rows.jsonl"],
-        "4 evaluation images are also in the labeled source",
+        "train/rows.jsonl with no split; give another file, or a split to each: data.labeled.split=train",
     ),
     "one image": (evaluation_image_among_the_frames, "1 evaluation images are also in the unlabeled source"),
     "unreadable": (unreadable_frames, "3 of 6 images of"),
@@ -294,9 +294,43 @@ def test_a_word_about_data_that_are_too_few_before_anything_is_paid_for(recipe: 
     assert "1 question of 1 image cannot show a difference, however large: at least 6 images are needed" in line(
         lines, "warning"
     )
+    line(lines, "The accuracy on 1 question is 0 or 100 %, which says nothing of a model", "data.evaluation")
     line(lines, "1 labeled image cannot be split into training and validation")
-    line(lines, "No labels are held out, so of the 2 learning rates of")
+    line(lines, "No labels are held out, so of the 2 learning rates of", "there is nothing to choose by")
     held = plan_lines(recipe)
     line(held, "1 validation question cannot show a difference between the 2 learning rates of", "at least 6 are needed")
     quiet = plan_lines(recipe, "evaluate.baselines.finetune_labels.lr=1e-3", "evaluate.baselines.lora_labels.lr=1e-3")
     assert len([text for text in quiet if "warning" in text]) == 1  # two evaluation images
+
+
+def test_images_without_a_question_are_no_questions_of_an_evaluation(recipe: Path) -> None:
+    rows = [{"image": "10.png", "question": "what?", "answer": "noise"}]
+    for seed in range(11, 20):
+        scene(seed).save(recipe.parent / "test" / f"{seed}.png")
+        rows.append({"image": f"{seed}.png"})
+    (recipe.parent / "test" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = "1 question of 1 image cannot show a difference"
+    line(plan_lines(recipe), "warning", said)
+    line(CliRunner().invoke(cli.app, ["plan", str(recipe)]).output.splitlines(), "warning", said)
+
+
+def test_several_rates_and_nothing_to_choose_by_are_told_by_every_plan_and_every_step(recipe: Path) -> None:
+    found = ["data.budget.validation_fraction=0", "warmup.lr=[1e-3, 3e-3, 1e-4]"]
+    said = "No labels are held out, so of the 3 learning rates of warmup the first is taken untried"
+    fix = "Hold out labels (data.budget.validation_fraction above 0"
+    lines = plan_lines(recipe, *found)
+    line(lines, "warning", said, "there is nothing to choose by", fix)
+    line(lines, "warmup", "3 rates, of which the first: no labels are held out to choose by")
+    line(CliRunner().invoke(cli.app, ["plan", str(recipe), *found]).output.splitlines(), "warning", said, fix)
+    sizes = (1, 1, 4, 0)
+    (alone,) = adapt.doubts(load(recipe, found), *sizes, until="warmup")
+    assert said in alone
+    assert not adapt.doubts(load(recipe, found[:1]), *sizes, until="generate")
+    assert not adapt.doubts(load(recipe, found), *sizes, until="caption")
+
+
+def test_a_limit_of_questions_below_those_of_every_image_is_refused(recipe: Path) -> None:
+    rows = [{"image": f"{seed}.png", "question": text, "answer": "noise"} for seed in (10, 11) for text in ("what?", "who?")]
+    (recipe.parent / "test" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = dry_run(recipe, "data.evaluation_questions=1")
+    assert "evaluation_questions is 1, and whole images are asked about, of at least 2 questions" in str(refused.exception)

@@ -24,6 +24,7 @@ from leaml.data.records import RefusedRow
 from leaml.data.row_files import image_name
 from leaml.data.values import UnusableError, is_missing
 from leaml.errors import DataError
+from leaml.special_tokens import without_ends
 
 COLUMNS = ("image", "question", "options")
 
@@ -89,7 +90,7 @@ def _parse(row: Any, where: str) -> Asked:
 def _shown(question: str) -> str:
     """The question as a label row has it; an image between its words is for the model to refuse."""
     try:
-        return without_image(question)
+        return without_image(without_ends(question))
     except UnusableError:
         return question
 

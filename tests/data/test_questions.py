@@ -48,7 +48,14 @@ def test_options_are_those_that_training_shows_whatever_their_form(tmp_path: Pat
 
 
 def test_a_file_of_labels_is_one_of_questions_and_keeps_what_else_it_holds(tmp_path: Path) -> None:
-    row = {"id": 7, "image": "a.png", "question": "<image>\nwhich?</s>", "answer": "B", "question_type": "colour", "split": "test"}
+    row = {
+        "id": 7,
+        "image": "a.png",
+        "question": "<image>\nwhich?</s>",
+        "answer": "B",
+        "question_type": "colour",
+        "split": "test",
+    }
     (asked,) = read(written(tmp_path, json.dumps(row | {"options": {"A": "red", "B": "blue"}})))
     assert asked == Asked("a.png", "which?", ("red", "blue"))
     assert asked.others == {"id": 7, "answer": "B", "question_type": "colour", "split": "test"}

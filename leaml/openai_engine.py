@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from email.utils import mktime_tz, parsedate_tz
 from typing import Any
 
 import openai
@@ -284,10 +285,15 @@ def _is_busy(error: openai.APIStatusError) -> bool:
 
 def _pause(error: openai.APIStatusError) -> float:
     """Seconds that a busy server asks for, at most `LONGEST_WAIT`; else as long as the client waits at most."""
+    asked = error.response.headers.get("retry-after", "")
     try:
-        return min(max(0.0, float(error.response.headers.get("retry-after", ""))), LONGEST_WAIT)
+        seconds = float(asked)
     except ValueError:
-        return 8.0
+        when = parsedate_tz(asked)
+        if when is None:
+            return 8.0
+        seconds = mktime_tz(when) - time.time()
+    return min(max(0.0, seconds), LONGEST_WAIT)
 
 
 def _parsed(text: str) -> dict[str, Any]:

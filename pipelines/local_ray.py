@@ -67,10 +67,7 @@ def start(**options: Any) -> str:
         except Exception as error:
             if not (isinstance(error, TimeoutError) or _NOT_IN_TIME.search(str(error))):
                 raise
-            msg = (
-                f"Ray did not start in time; the load average is {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores. End "
-                "other programs or wait, then run the same command again"
-            )
+            msg = f"Ray did not start in time; {busy()}"
             raise ResourceError(msg) from None
     address = str(ray.get_runtime_context().gcs_address)
     if not is_loopback(address.rpartition(":")[0]):
@@ -79,6 +76,12 @@ def start(**options: Any) -> str:
         raise ResourceError(msg)
     _publish(token, address)
     return address
+
+
+def busy() -> str:
+    """How busy this machine is and what to do about it, to follow what did not start in time."""
+    load = f"the load average is {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
+    return f"{load}. End other programs or wait, then run the same command again"
 
 
 def join(address: str, **options: Any) -> None:

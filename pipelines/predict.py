@@ -174,7 +174,11 @@ def predict(
         start_ray(resources, verbose)
         units = make_units("predict", refs, batch.by_image(), resources.images_per_unit)
         spec = engine_spec(found.model, resources)
-        run_units("predict", units, spec, ReplyWork(found.answer_tokens), work, resources, found.max_pixels)
+        try:
+            run_units("predict", units, spec, ReplyWork(found.answer_tokens), work, resources, found.max_pixels)
+        except KeyboardInterrupt as error:
+            error.add_note(f"answers of finished units are kept in {output}.work")
+            raise
         table = _answered(batch, work, folder, found.temperature)
         for key, name in others.items():
             table = table.append_column(name, carried.column([each.others.get(key) for _, each in batch.asked]))

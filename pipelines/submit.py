@@ -72,9 +72,9 @@ def submit(config: Config, address: str, from_image: bool = False, shared_storag
         say(f"job {job} works on this run already; this is its log")
     try:
         _follow(cluster, job)
-    except KeyboardInterrupt:
-        say(f"job {job} runs on; the same command shows it again. Stop it: ray job stop --address {cluster.address} {job}")
-        raise SystemExit(1) from None
+    except KeyboardInterrupt as error:
+        error.add_note(f"job {job} runs on; to stop it: ray job stop --address {cluster.address} {job}")
+        raise
     _end(cluster, job, config)
 
 

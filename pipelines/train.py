@@ -22,6 +22,7 @@ from leaml.data import files, s3
 from leaml.data.store import ImageStore
 from leaml.errors import LeamlError, StepError
 from leaml.training import Example, Outcome, Task, Trainer, Validation, Worker
+from pipelines import _compat
 from pipelines.metrics import StepMetrics
 from pipelines.progress import PROGRESS, Bar
 
@@ -136,7 +137,7 @@ def fit(
         ),
     )
     try:
-        trainer.fit()
+        _compat.without_its_sigint_handler(trainer).fit()
     except Exception as error:
         own = _own_error(error)
         if own is not None:

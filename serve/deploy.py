@@ -228,6 +228,7 @@ def _engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too
         "trust_remote_code": config.trust_remote_code,
         "limit_mm_per_prompt": {"image": max(1, settings.limits.images)},
         "seed": 0,
+        "generation_config": "vllm",  # a chat has no penalties or sampling of the model's own, as the evaluation has none
         "max_num_seqs": engine.sequences,
         "max_logprobs": max(20, settings.limits.logprobs, settings.limits.alternatives + 1),
         "override_generation_config": {"max_new_tokens": settings.limits.max_tokens},  # of chats that name no max_tokens

@@ -16,7 +16,7 @@ from leaml.config import ResourcesConfig, resolve_model
 from leaml.data import files
 from leaml.errors import InputError, StepError
 from leaml.vlm import load
-from pipelines.local_ray import remove_serving_keys
+from pipelines.local_ray import busy, remove_serving_keys
 from pipelines.progress import say
 from pipelines.runtime import refuse_unschedulable, start_ray
 from serve import auth, forward
@@ -86,15 +86,19 @@ def _deploy_first(made: Plan, host: str, address: str | None, verbose: bool) -> 
     if APPLICATION in serve.status().applications:
         msg = f"a server runs at {address} already; change its domains with --add and --remove, or stop it first"
         raise InputError(msg)
-    serve.start(
-        http_options={
-            "host": host,
-            "port": settings.http.port,
-            "request_timeout_s": settings.drain_seconds - MARGIN + 5,  # ours comes first, with a reply of its own
-            "keep_alive_timeout_s": 75,
-        },
-        logging_config={"enable_access_log": False, "log_level": "INFO" if verbose else "WARNING"},
-    )
+    try:
+        serve.start(
+            http_options={
+                "host": host,
+                "port": settings.http.port,
+                "request_timeout_s": settings.drain_seconds - MARGIN + 5,  # ours comes first, with a reply of its own
+                "keep_alive_timeout_s": 75,
+            },
+            logging_config={"enable_access_log": False, "log_level": "INFO" if verbose else "WARNING"},
+        )
+    except TimeoutError as error:
+        msg = f"Ray Serve did not start in time ({str(error).rstrip('.')}); {busy()}"
+        raise StepError(msg) from None
     deploy(made)
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from leaml.config import base, refusal, yaml_text
+from leaml.config.paths import absolute_from, with_paths
 from leaml.config.reading import override
 from leaml.errors import ConfigError
 from leaml.images import MAX_ASPECT, MAX_SIDE, ImageLimits
@@ -40,6 +41,7 @@ class Domain(Section):
     source: str = Field(
         min_length=1,
         description="Adapter folder (LoRA or neurons) of the main model, run folder, model folder or hub id; local or s3://.",
+        json_schema_extra=base.NAME,
     )
 
 
@@ -168,7 +170,9 @@ class MediaSettings(Section):
 class AuthSettings(Section):
     """Who may ask. Keys themselves are never settings: they come from a file or from LEAML_API_KEYS."""
 
-    keys_file: str | None = Field(None, description="File with one API key a line, # for comments; read when deployed.")
+    keys_file: str | None = Field(
+        None, description="File with one API key a line, # for comments; read when deployed.", json_schema_extra=base.PATH
+    )
     open_metrics: bool = Field(False, description="Answer GET /metrics without a key, for a scraper in a closed network.")
 
 
@@ -246,7 +250,11 @@ class HttpSettings(Section):
 class ServeSettings(Section):
     """Everything `leaml serve` and `serve.app:build` need."""
 
-    model: str = Field(min_length=1, description="Run folder, model folder (local or s3://), shipped name or hub id.")
+    model: str = Field(
+        min_length=1,
+        description="Run folder, model folder (local or s3://), shipped name or hub id.",
+        json_schema_extra=base.NAME,
+    )
     name: str | None = Field(None, pattern=NAME, description="Name of the model for clients; none: the run's or folder's name.")
     domains: list[Domain] = Field(default_factory=list, description="More domains, each asked for as `name:domain`.")
     engine: EngineSettings = Field(default_factory=lambda: EngineSettings(), description="Engine.")
@@ -308,8 +316,11 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def merged(path: str | Path | None, given: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """A file's tree with `given` (dotted keys, None: not given) and `a.b=value` overrides put over it."""
-    tree = read_settings(path) if path else {}
+    """A file's tree with `given` (dotted keys, None: not given) and `a.b=value` overrides put over it.
+
+    Relative paths of the file are those of its folder.
+    """
+    tree = with_paths(read_settings(path), absolute_from(Path(path).parent.absolute()), ServeSettings) if path else {}
     for key, value in given.items():
         if value is not None:
             override(tree, f"{key}={json.dumps(value)}")

@@ -3,6 +3,7 @@
 import math
 import socket
 import time
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -87,14 +88,16 @@ def test_a_server_that_stays_busy_ends_the_step_after_a_while(monkeypatch: pytes
     assert len(teacher.tries) <= 6
 
 
-def test_a_long_pause_that_the_server_asks_for_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dated", [False, True])
+def test_a_long_pause_that_the_server_asks_for_is_waited_for(dated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr("threading.Event.wait", lambda self, timeout=None: bool(waited.append(timeout or 0.0)))
-    busy = refusal(429, "come back in ten minutes", **{"Retry-After": "600"})
+    when = formatdate(time.time() + 600, usegmt=True) if dated else "600"
+    busy = refusal(429, "come back in ten minutes", **{"Retry-After": when})
     with serving(lambda body, tries: busy if tries == 1 else GOOD) as teacher:
         one = engine(teacher.url)
         assert one._one(requests(1)[0])[0].text == "A red ball."
-    assert 600.0 in waited
+    assert any(590 < seconds <= 600 for seconds in waited)
 
 
 def test_a_server_that_never_recovers_for_one_image_costs_that_image_alone() -> None:

@@ -59,6 +59,8 @@ def with_paths(tree: Any, change: Change, section: type[Section] = Config, only:
         section: The section that the tree is to be.
         only: Names on the way to the one key that is changed, with all below it; none: all keys.
     """
+    if isinstance(tree, list):
+        return [with_paths(item, change, section, only) for item in tree]
     if not isinstance(tree, dict):
         return tree
     found = dict(tree)

@@ -205,8 +205,8 @@ def test_a_second_run_reuses_every_step(run: tuple[Path, Config, str]) -> None:
     assert states == {"reused"}
 
 
-def test_a_killed_run_resumes_at_its_checkpoint(run: tuple[Path, Config, str], tmp_path: Path) -> None:
-    """Killed in the warm-up. That such runs finish is shown by test_cluster_adapt."""
+def test_an_interrupted_and_a_killed_run_resume_at_their_checkpoints(run: tuple[Path, Config, str], tmp_path: Path) -> None:
+    """Both in the warm-up. That such runs finish is shown by test_cluster_adapt."""
     folder, _, _ = run
     config = write_config(tmp_path)
     # captions are shared work: with the finished steps copied the run begins with the warm-up
@@ -215,14 +215,31 @@ def test_a_killed_run_resumes_at_its_checkpoint(run: tuple[Path, Config, str], t
     for name in ("ingest labeled", "ingest evaluation", "caption"):
         source = step(folder, name)
         subprocess.run(["cp", "-r", str(source), str(target / source.name)], check=True)
-    command = [sys.executable, "-m", "pipelines.cli", "warmup", str(config)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     warmed = target / step(folder, "warmup").name
-    deadline = time.time() + 240
-    while time.time() < deadline and not list(warmed.glob("checkpoints/checkpoint_*/state.pt")):
-        time.sleep(0.2)
+
+    def begin() -> subprocess.Popen[str]:
+        """The warm-up, which has just written another checkpoint."""
+        command = [sys.executable, "-m", "pipelines.cli", "warmup", str(config)]
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        before, deadline = set(warmed.glob("checkpoints/checkpoint_*")), time.time() + 240
+        while not {file.parent for file in warmed.glob("checkpoints/checkpoint_*/state.pt")} - before:
+            assert process.poll() is None
+            assert time.time() < deadline
+            time.sleep(0.2)
+        return process
+
+    process = begin()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert f"the last checkpoint of a training in {target}" in said
+    assert json.loads((target / "status.json").read_text())["state"] == "interrupted"
+
+    process = begin()
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert not (warmed / "_DONE.json").exists()
     done = leaml("warmup", str(config))
     assert done.returncode == 0, done.stderr

@@ -127,6 +127,22 @@ def test_a_server_that_starts_again_is_told_from_none(monkeypatch: pytest.Monkey
             launch.remove_domain("x", address)
 
 
+def test_a_machine_that_is_too_busy_for_serve_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray import serve
+    from ray.serve.schema import ServeStatus
+
+    def start(**_: object) -> None:
+        msg = "HTTP proxies not available after 60s."
+        raise TimeoutError(msg)
+
+    monkeypatch.setattr(serve, "status", lambda: ServeStatus())
+    monkeypatch.setattr(serve, "start", start)
+    made = plan(load_settings({"model": "leaml-tiny"}))
+    said = r"did not start in time \(HTTP proxies not available after 60s\); the load average is \d+ on .* run the same command"
+    with pytest.raises(StepError, match=said):
+        launch._deploy_first(made, "127.0.0.1", None, verbose=False)
+
+
 def with_domains(count: int, **scaling: int) -> Plan:
     domains = [{"name": f"d{n}", "source": "leaml-tiny-teacher"} for n in range(count)]
     return plan(load_settings({"model": "leaml-tiny", "domains": domains, "scaling": scaling}), ["digest"])

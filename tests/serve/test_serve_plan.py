@@ -181,6 +181,7 @@ def test_every_limit_of_ray_is_set() -> None:
     assert options["health_check_period_s"] == 2
     engine = options["llm_config"].engine_kwargs
     assert engine["allowed_media_domains"] == ["none.invalid"]
+    assert engine["generation_config"] == "vllm"  # not the model's penalties, which the evaluation does not have either
     assert not engine["enable_log_requests"]
     assert "enable_lora" not in engine
 

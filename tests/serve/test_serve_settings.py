@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from leaml.errors import ConfigError
-from serve.settings import ServeSettings, load_settings, read_settings
+from serve.settings import ServeSettings, load_settings, merged, read_settings
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,20 @@ def test_settings_are_read_from_both_kinds_of_file(tmp_path: Path) -> None:
         plain.write_text(content)
         with pytest.raises(ConfigError):
             read_settings(plain)
+
+
+def test_paths_of_a_file_are_those_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there" / "adapters").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    file = tmp_path / "there" / "serve.yaml"
+    domains = [{"name": name, "source": source} for name, source in (("x", "adapters"), ("y", "s3://b/c"), ("z", "org/model"))]
+    file.write_text(yaml.safe_dump({"model": "./run", "domains": domains, "auth": {"keys_file": "keys"}}))
+    settings = load_settings(merged(file, {}, []))
+    there = str(tmp_path / "there")
+    assert (settings.model, settings.auth.keys_file) == (f"{there}/run", f"{there}/keys")
+    assert [domain.source for domain in settings.domains] == [f"{there}/adapters", "s3://b/c", "org/model"]
+    assert load_settings(merged("../there/serve.yaml", {"model": "leaml-tiny"}, [])).model == "leaml-tiny"
 
 
 def test_the_documentation_lists_every_setting_as_it_is() -> None:

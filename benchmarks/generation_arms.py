@@ -22,6 +22,7 @@ from leaml.engine import Engine, Request
 from leaml.errors import StepError
 from leaml.tiny import world
 from leaml.vlm.collate import prompt
+from pipelines import local_ray
 from pipelines.caption import CaptionWork
 from pipelines.generate import GenerateWork, sampling_seed
 from pipelines.models import engine_spec
@@ -227,7 +228,7 @@ def _ray_llm(task: Task, inputs: Callable[[str, dict[str, Any]], dict[str, Any]]
     from transformers import AutoProcessor
 
     began = time.time()
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)  # on 4 its stages wait for each other for ever
+    local_ray.start(num_cpus=8, include_dashboard=False, log_to_driver=False)  # on 4 its stages wait for each other for ever
     start_ray(resources_of(task))
     model = resolve_model(task.model)
     text = prompt(AutoProcessor.from_pretrained(model), prompts.CAPTION)

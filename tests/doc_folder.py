@@ -7,7 +7,9 @@ import re
 import shutil
 from pathlib import Path
 
+import av
 import datasets
+import numpy as np
 import yaml
 from doc_pages import RECIPES, ROOT, one
 from finished_runs import write_run
@@ -85,12 +87,33 @@ def make_kvasir(folder: Path) -> None:
     datasets.DatasetDict({"raw": made}).save_to_disk(str(folder / "data" / "kvasir"))
 
 
+def make_sportu(folder: Path) -> None:
+    """Clips of three frames, and frames of a match, where the recipe looks for them."""
+    clips = [folder / "data" / "sportu" / "videos" / f"soccer_{n}.mp4" for n in range(12)]
+    for number, file in enumerate([*clips, folder / "data" / "matches" / "match.mp4"]):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(file), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width = stream.height = 32
+            stream.pix_fmt = "yuv420p"
+            for _ in range(3):
+                level = np.full((32, 32, 3), 16 * number, dtype=np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(level, format="rgb24")))
+            container.mux(stream.encode())
+    options = {"A": "foul", "B": "offside", "C": "handball", "D": "none of the above"}
+    asked = {"question": "What kind of violation?", "options": options, "answer": "D", "difficulty level": "hard"}
+    (folder / "data" / "sportu" / "questions").mkdir()
+    rows = [{"id": f"{clip.stem}_1"} | asked for clip in clips]
+    (folder / "data" / "sportu" / "questions" / "mcq.json").write_text(json.dumps(rows))
+
+
 def make_folder(folder: Path) -> None:
     """Everything, with `runs/mine` ingested by the command and finished as `finished_runs` says it. The current folder must be
     this one."""
     make_data(folder)
     make_questions(folder)
     make_kvasir(folder)
+    make_sportu(folder)
     (folder / "pipelines").symlink_to(ROOT / "pipelines")
     for recipe in RECIPES:
         (folder / recipe.name).write_text(own_models(recipe.read_text()))

@@ -28,6 +28,7 @@ from leaml.config import SourceConfig
 from leaml.data import captions, questions, registry
 from leaml.errors import ConfigError
 from leaml.neurons.peft import NeuronConfig
+from leaml.scoring import answer_text
 from pipelines.trial import refuse
 from serve import settings as serving
 
@@ -50,11 +51,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the reader's folder, which is the current one; nothing starts Ray."""
-    shutil.copytree(made, tmp_path / "reader", symlinks=True)
-    monkeypatch.chdir(tmp_path / "reader")
+    """The reader's folder, which is the current one, with runs and configurations of its own; nothing starts Ray."""
+    for entry in made.iterdir():
+        if entry.name == "runs":
+            shutil.copytree(entry, tmp_path / entry.name)
+        elif entry.suffix == ".yaml":
+            shutil.copy(entry, tmp_path)
+        else:
+            (tmp_path / entry.name).symlink_to(entry)
+    monkeypatch.chdir(tmp_path)
     doc_leaml.stop_before_ray(monkeypatch)
-    return tmp_path / "reader"
+    return tmp_path
 
 
 def test_pieces_are_found() -> None:
@@ -62,7 +69,7 @@ def test_pieces_are_found() -> None:
     pages = {command.at.page for command in commands()}
     assert pages >= {"README.md", "serving.md", "operations.md", "kvasir_vqa.yaml", "demo.yaml", "cluster/ray-up/aws.yaml"}
     assert len(of_program("leaml")) > 50
-    assert {command.program for command in commands()} == {*doc_shell.TRIES, "leaml", "curl"}
+    assert {command.program for command in commands()} == {*doc_shell.TRIES, "leaml", "curl", "export"}
     assert {each.page for each in configs()} >= {"README.md", "tuning.md", "neurons.md", "folder.yaml", "sportu.yaml"}
     assert any("url: http" in line for each in configs() if each.page == "README.md" for line in each.text.splitlines())
 
@@ -128,7 +135,7 @@ def test_the_registry_named_in_a_kustomization_is_where_images_come_from(tmp_pat
 
 
 LEAML = of_program("leaml")
-OTHERS = [command for command in commands() if command.program in doc_shell.TRIES]
+OTHERS = [command for command in commands() if command.program not in ("leaml", "curl")]
 CURL = of_program("curl")
 
 
@@ -257,7 +264,8 @@ def test_options_of_json_are_read_as_readme_says(value: Any, answer: str, folder
     (folder / "rows.jsonl").write_text(json.dumps(row))
     (record,) = registry.read(SourceConfig(format="jsonl", path="rows.jsonl"))
     (question,) = record.questions
-    assert (question.options, question.answer) == (("red", "blue"), "B")
+    assert question.options == ("red", "blue")
+    assert answer_text({"question": question.question, "answer": question.answer, "options": ["red", "blue"]}) == "blue"
 
 
 def captions_shown() -> list[Found]:

@@ -34,10 +34,11 @@ def base_config() -> str:
     return one("README.md", "config").text
 
 
-def paint(file: Path, colour: int) -> str:
-    """An image that no other colour gives; returns the file's name."""
+def paint(file: Path, seed: int) -> str:
+    """An image that is like that of no other seed; returns the file's name."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (16, 16), (colour % 256, 255 - colour % 256, colour // 256)).save(file)
+    noise = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((32, 32), Image.Resampling.BICUBIC).save(file)
     return file.name
 
 
@@ -73,7 +74,7 @@ def make_questions(folder: Path) -> None:
 def make_kvasir(folder: Path) -> None:
     """A folder of `save_to_disk` with Kvasir-VQA's columns."""
     kinds = [("Is there text?", "yes"), ("How many instrumnets are in the image?", "0")]
-    images = [folder / "painted" / paint(folder / "painted" / f"{n}.png", 300 + n) for n in range(150)]
+    images = [folder / "painted" / paint(folder / "painted" / f"{n}.png", 300 + n) for n in range(40)]
     rows = [(image, question, answer) for image in images for question, answer in kinds]
     columns = {
         "image": [{"bytes": image.read_bytes(), "path": None} for image, _, _ in rows],

@@ -49,6 +49,7 @@ PUT_IN = {
 STEPS = ("caption", "warmup", "score", "distill", "generate", "finetune", "evaluate")
 RAY, DONE, CLUSTER, PARSED = "up to Ray", "to its end", "up to the cluster's first reply", "parsed"
 SOURCES = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
+DOORS = "security/test_open_doors.py"
 
 TRIED = {
     "adapt": (RAY, "integration/test_adapt.py::test_metrics_and_report"),
@@ -57,7 +58,10 @@ TRIED = {
     "predict": (RAY, "integration/test_adapt.py::test_offline_batches_answer_as_the_evaluation_did"),
     "serve": (RAY, "integration/test_serving.py::test_answers_are_those_of_evaluate"),
     "serve --add": (RAY, "integration/test_serving.py::test_domains_are_added_to_a_running_server_and_bad_ones_refused"),
-    "serve --remove": (RAY, "security/test_open_doors.py::test_a_domain_added_and_removed_from_another_shell_leaves_the_keys_alone"),
+    "serve --remove": (
+        RAY,
+        "security/test_open_doors.py::test_a_domain_added_and_removed_from_another_shell_leaves_the_keys_alone",
+    ),
     "adapt --submit": (CLUSTER, "pipelines/test_submit.py::test_a_run_travels_and_its_log_comes_back"),
     "adapt --dry-run": (DONE, "integration/test_adapt.py::test_a_dry_run_afterwards_finds_every_step_finished"),
     "overlap": (PARSED, "neurons/test_overlap.py::test_command_prints_tables_and_draws"),
@@ -80,6 +84,11 @@ def program() -> typer.core.TyperGroup:
     found = typer.main.get_command(cli.app)
     assert isinstance(found, typer.core.TyperGroup)
     return found
+
+
+def options() -> set[str]:
+    """Every option of every command."""
+    return {option for command in program().commands.values() for each in command.params for option in each.opts}
 
 
 def words_of(text: str) -> list[str]:

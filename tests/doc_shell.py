@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
+import functools
 import importlib
 import json
 import os
@@ -15,9 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from cluster import manifests
 from doc_pages import ROOT, Command
 
+from cluster import manifests
 from leaml import __version__
 
 KUBECTL = Path(sys.executable).parent / "kubectl"
@@ -78,6 +80,43 @@ def try_python(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             importlib.import_module(words[1]).main()
 
 
+def _capture(name: str) -> list[argparse.ArgumentParser]:
+    """The parser of a module that is a program, and those of its commands."""
+    found: list[argparse.ArgumentParser] = []
+
+    def keep(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        found.append(parser)
+        raise ParsedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", keep)
+        with contextlib.suppress(ParsedError):
+            importlib.import_module(name).main()
+    commands = (a for parser in found for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return found + [parser for action in commands for parser in action.choices.values()]
+
+
+@functools.cache
+def benchmark_parsers() -> list[argparse.ArgumentParser]:
+    """The parsers of every program in benchmarks/."""
+    files = [file for file in sorted((ROOT / "benchmarks").rglob("*.py")) if "ArgumentParser(" in file.read_text()]
+    names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
+    return [parser for name in names for parser in _capture(name)]
+
+
+def takes(parser: argparse.ArgumentParser, words: list[str]) -> bool:
+    """Whether a program has these options, with these values where it chooses among some."""
+    action: argparse.Action | None = None
+    for word in words:
+        if word.startswith("--"):
+            action = parser._option_string_actions.get(word)
+            if action is None:
+                return False
+        elif action is not None and action.choices is not None and word not in action.choices:
+            return False
+    return True
+
+
 def try_bash(words: list[str], _: pytest.MonkeyPatch) -> None:
     """The script exists, is one, and has no use for more arguments than are given."""
     check_files(words)
@@ -109,7 +148,7 @@ def try_docker(words: list[str], _: pytest.MonkeyPatch) -> None:
 
 
 def try_kubectl(words: list[str], _: pytest.MonkeyPatch) -> None:
-    """What is created is made by `--dry-run=client`; what is applied is rendered and selected; names are those of the manifests."""
+    """What is created is made by `--dry-run=client`, what is applied is rendered and selected; names are in the manifests."""
     verb = next(word for word in words if word not in ("-n", "leaml"))
     if verb == "create":
         _try_create(words)
@@ -182,7 +221,8 @@ def try_serve(words: list[str], _: pytest.MonkeyPatch) -> None:
 
 def _parse_click(group: Any, words: list[str]) -> None:
     check_files(words)
-    top = group.make_context("ray", [words[0], *words[1:]], resilient_parsing=True)
+    top = group.make_context("ray", list(words), resilient_parsing=True)
+    top.resilient_parsing = False
     name, command, arguments = group.resolve_command(top, words)
     if len(words) == 1:
         return  # only named

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ import doc_shell
 import pytest
 import torch
 import yaml
-from cluster import manifests
-from doc_folder import make_folder, own_models, with_defaults
+from doc_folder import make_folder, with_defaults
 from doc_pages import PAGES, ROOT, Command, Found, all_blocks, commands, configs, kind_of, of_program, one, spans
 from doc_requests import Sent, routes, send, shown, try_route
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from cluster import manifests
 from leaml import config as tree
 from leaml.config import SourceConfig
 from leaml.data import captions, questions, registry
@@ -164,7 +165,9 @@ def test_every_leaml_command_runs(text: str, folder: Path) -> None:
         assert "done" in said, f"{command}: {said}"
 
 
-@pytest.mark.parametrize("wrong", ["adapt c.yaml --dryrun", "adapt c.yaml score.ration=1", "statsu runs/x", "serve m limits.x=1"])
+@pytest.mark.parametrize(
+    "wrong", ["adapt c.yaml --dryrun", "adapt c.yaml score.ration=1", "statsu runs/x", "serve m limits.x=1"]
+)
 def test_a_wrong_leaml_command_is_noticed(wrong: str) -> None:
     with pytest.raises((doc_leaml.REFUSED, ConfigError)):
         doc_leaml.parse(wrong)
@@ -175,23 +178,48 @@ def test_every_other_command_is_tried(command: Command, monkeypatch: pytest.Monk
     doc_shell.attempt(command, monkeypatch)
 
 
+GPU = "cluster/kuberay/overlays/gpu"
+OPTIONS = [span for page in PAGES for span in spans(page) if re.match(r"--[a-z]", span.text)]
+
+
+@pytest.mark.parametrize("span", OPTIONS, ids=names(OPTIONS))
+def test_options_that_are_named_alone_exist(span: Found) -> None:
+    words = span.text.split()
+    assert words[0] in doc_leaml.options() or any(doc_shell.takes(p, words) for p in doc_shell.benchmark_parsers())
+
+
 @pytest.mark.parametrize(
-    ("program", "text"),
+    ("program", "text", "error", "said"),
     [
-        ("make", "dmeo"),
-        ("python", "-m benchmarks.generation --parts scalling"),
-        ("python", "-m benchmarks.generatoin"),
-        ("bash", "benchmarks/stacked/bundel.sh x"),
-        ("docker", "build -f cluster/docker/Dockerfile.cpu -t leaml:0.0.9-cpu ."),
-        ("kubectl", "-n leaml create secret generic leaml-tokens --from-literal=auth_token=x"),
-        ("kubectl", "-n leaml create secret generic leaml-ray-token --from-literal=token_of_ray=x"),
-        ("kubectl", "apply -k cluster/kuberay/overlays/gpu -l 'app.kubernetes.io/component in (common, adopt)'"),
-        ("ray", "upp cluster/ray-up/aws.yaml"),
-        ("sbatch", "cluster/slurm/leml.sbatch CONFIG"),
+        ("make", "dmeo", AssertionError, "No rule to make target 'dmeo'"),
+        ("python", "-m benchmarks.generation --parts scalling", SystemExit, "2"),
+        ("python", "-m benchmarks.generatoin", ImportError, "generatoin"),
+        ("python", "-m benchmarks.curves docs/result.svg", AssertionError, "docs/result.svg is not in the repository"),
+        ("bash", "benchmarks/stacked/bundel.sh x", AssertionError, "bundel.sh is not in the repository"),
+        ("docker", "build -f cluster/docker/Dockerfile.cpu -t leaml:0.0.9-cpu .", AssertionError, "leaml:0.0.9-cpu"),
+        (
+            "kubectl",
+            "-n leaml create secret generic tokens --from-literal=auth_token=x",
+            AssertionError,
+            "reads the secret tokens",
+        ),
+        ("kubectl", "-n leaml create secret generic leaml-ray-token --from-literal=t=x", AssertionError, r"reads \['t'\]"),
+        (
+            "kubectl",
+            "apply -k cluster/kuberay/overlays/gpu -l 'app.kubernetes.io/component in (adopt)'",
+            AssertionError,
+            "adopt",
+        ),
+        ("kubectl", "delete raycluster leaml-2", AssertionError, "no raycluster leaml-2"),
+        ("ray", "upp cluster/ray-up/aws.yaml", Exception, "No such command 'upp'"),
+        ("ray", "up cluster/ray-up/aws.yaml --yess", Exception, "No such option"),
+        ("sbatch", "cluster/slurm/leml.sbatch CONFIG", AssertionError, "leml.sbatch is not in the repository"),
     ],
 )
-def test_a_wrong_other_command_is_noticed(program: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises((AssertionError, SystemExit, ImportError, doc_leaml.REFUSED, Exception)):
+def test_a_wrong_other_command_is_noticed(
+    program: str, text: str, error: type[BaseException], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(error, match=said):
         doc_shell.attempt(Command(Found("new.md", 1, text), program, text), monkeypatch)
 
 
@@ -229,7 +257,7 @@ def test_rows_are_read_as_they_are_meant(part: Found, folder: Path) -> None:
     if "answer" in meant[0]:
         for row in meant:
             shutil.copy(folder / "frame.png", folder / row["image"])
-        source = SourceConfig(format=file.suffix.removeprefix(".").replace("jsonl", "jsonl"), path=str(file))
+        source = SourceConfig(format=file.suffix.removeprefix("."), path=str(file))
         read = [question for record in registry.read(source) for question in record.questions]
         assert [(q.question, q.answer, q.options) for q in read] == [(r["question"], r["answer"], r["options"]) for r in meant]
     asked = questions.read(str(file))  # a file of labels is one of questions too
@@ -294,7 +322,10 @@ def test_every_curl_gets_what_the_page_shows(command: Command, folder: Path) -> 
     assert shown(sent.body) == shown(json.loads(command.reply))
     said = sent.body
     assert said["confidence"] + sum(other["confidence"] for other in said["alternatives"]) <= 1
-    assert send(command, {"LEAML_API_KEYS": "x" * 20}, key, folder).status == 401
+    refused = send(command, {"LEAML_API_KEYS": "x" * 20}, key, folder)
+    assert refused.status == 401
+    (shape,) = re.findall(r'`\{"error": \{(.*?)\}\}`', (ROOT / "docs" / "serving.md").read_text())
+    assert set(refused.body["error"]) == set(re.findall(r'"(\w+)"', shape))
 
 
 @pytest.mark.parametrize("method,path", routes())
@@ -311,10 +342,17 @@ def test_every_route_of_the_table_answers(method: str, path: str, folder: Path) 
 @pytest.mark.parametrize("block", [b for b in all_blocks() if kind_of(b) == "python"], ids=str)
 def test_every_python_snippet_runs(block: Found, folder: Path) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
-    base = LlamaForCausalLM(LlamaConfig(**sizes))
+    base, base_again = (LlamaForCausalLM(LlamaConfig(**sizes)) for _ in range(2))
+    base_again.load_state_dict(base.state_dict())
     before = {name: value.clone() for name, value in base.state_dict().items()}
-    space: dict[str, Any] = {"base": base, "other_config": NeuronConfig(rows={"model.layers.0.mlp.up_proj": [1]})}
-    exec(compile(block.text, str(block), "exec"), space)
+    space: dict[str, Any] = {
+        "base": base,
+        "base_again": base_again,
+        "other_config": NeuronConfig(rows={"model.layers.0.mlp.up_proj": [1]}),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        exec(compile(block.text, str(block), "exec"), space)
     assert {path.name for path in Path("adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     assert (Path("lora") / "adapter_config.json").exists()
     plain = space["plain"].state_dict()

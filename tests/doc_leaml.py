@@ -92,13 +92,13 @@ def options() -> set[str]:
 
 
 def words_of(text: str) -> list[str]:
-    """The arguments, with what a reader would put in. Raises KeyError for a word in capitals that nobody knows."""
+    """The arguments, with what a reader would put in. Raises ValueError for a word in capitals that nobody knows."""
     text = re.sub(r"\[|\]", " ", text.partition("  #")[0])
     words = [PUT_IN.get(word, word) for word in shlex.split(text)]
     unknown = [word for word in words if re.fullmatch(r"[A-Z][A-Z_:]*", word)]
     if unknown:
         msg = f"{unknown[0]}: what is to be put in? Write it into PUT_IN"
-        raise KeyError(msg)
+        raise ValueError(msg)
     return [word for word in words if word]
 
 
@@ -109,7 +109,7 @@ def key_of(words: list[str]) -> str:
 
 
 def parse(text: str) -> None:
-    """Parse a command and its overrides as the program does, without running it. Raises REFUSED, ConfigError, KeyError."""
+    """Parse a command and its overrides as the program does, without running it. Raises REFUSED, ConfigError, ValueError."""
     first, *rest = words_of(text)
     for name in first.split("|"):
         with typer.Context(program(), info_name="leaml") as top:
@@ -135,7 +135,10 @@ def _check_overrides(command: str, given: dict[str, object]) -> None:
 
 def runs_of(command: Command) -> list[list[str]]:
     """The arguments with which a command is run; `caption|warmup` is several, and a name alone in running text is none."""
-    words = words_of(command.text)
+    try:
+        words = words_of(command.text)
+    except ValueError:
+        return []  # parsing it fails, and says so
     if "|" in words[0]:
         return [[name, "mine.yaml"] for name in words[0].split("|")]
     in_text = command.at.text.strip() == f"leaml {command.text}" and len(words) == 1

@@ -144,7 +144,7 @@ CURL = of_program("curl")
 def test_every_leaml_command_is_parsed(command: Command) -> None:
     try:
         doc_leaml.parse(command.text)
-    except (doc_leaml.REFUSED, ConfigError) as error:
+    except (doc_leaml.REFUSED, ConfigError, ValueError) as error:
         pytest.fail(f"{command}: leaml {command.text}: {error}")
 
 

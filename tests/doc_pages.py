@@ -169,3 +169,10 @@ def one(page: str, kind: str, holding: str = "") -> Found:
     """The block of a page that is of this kind and holds this text."""
     (found,) = [b for b in all_blocks() if b.page == page and kind_of(b) == kind and holding in b.text]
     return found
+
+
+def table(page: str, head: str) -> list[list[str]]:
+    """The cells of the rows of a page's table whose first column has this head."""
+    (file,) = [file for file in PAGES if name_of(file) == page]
+    rows = file.read_text().split(f"| {head} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]

@@ -18,8 +18,8 @@ import doc_shell
 import pytest
 import torch
 import yaml
-from doc_folder import make_folder, with_defaults
-from doc_pages import PAGES, ROOT, Command, Found, all_blocks, commands, configs, kind_of, of_program, one, spans
+from doc_folder import READ_ELSEWHERE, make_folder, with_defaults
+from doc_pages import PAGES, ROOT, Command, Found, all_blocks, commands, configs, kind_of, of_program, one, spans, table
 from doc_requests import Sent, routes, send, shown, try_route
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -224,7 +224,7 @@ def test_a_wrong_other_command_is_noticed(
 
 
 def test_what_is_not_run_to_its_end_here_is_run_elsewhere() -> None:
-    for _, where in [*doc_leaml.TRIED.values(), *doc_shell.TRIES.values()]:
+    for where in [*(test for _, test in (*doc_leaml.TRIED.values(), *doc_shell.TRIES.values())), *READ_ELSEWHERE.values()]:
         file, _, test = where.partition("::")
         assert not where or f"def {test}(" in (ROOT / "tests" / file).read_text(), where
 
@@ -294,6 +294,28 @@ def test_options_of_json_are_read_as_readme_says(value: Any, answer: str, folder
     (question,) = record.questions
     assert question.options == ("red", "blue")
     assert answer_text({"question": question.question, "answer": question.answer, "options": ["red", "blue"]}) == "blue"
+
+
+KEYS_OF_CAPTIONS = re.findall(r"`(\w+)`", table("data.md", "`caption.file`")[0][1])
+
+
+@pytest.mark.parametrize("key", KEYS_OF_CAPTIONS)
+@pytest.mark.parametrize("ending", [kind.strip() for kind in table("data.md", "`caption.file`")[0][0].split(",")])
+def test_tables_of_captions_are_read_as_the_table_says(ending: str, key: str, folder: Path) -> None:
+    rows = [{key: "more_0.jpg", "caption": "A fold."}, {key: "more_1.jpg", "caption": "A red polyp."}]
+    comma = {"CSV": ",", "TSV": "\t"}.get(ending, "")
+    lines = [comma.join(row) for row in [list(rows[0]), *(list(row.values()) for row in rows)]]
+    text = {"JSON": json.dumps(rows), "JSON Lines": "\n".join(map(json.dumps, rows))}.get(ending, "\n".join(lines))
+    file = folder / f"captions.{ending.lower().replace('json lines', 'jsonl')}"
+    file.write_text(text)
+    found = captions.read(str(file))
+    asked = ("more_1.jpg", None) if key == "image_id" else ("0123", "/data/frames/more_1.jpg")
+    assert (len(found), found.of(*asked)) == (2, "A red polyp.")
+
+
+def test_every_kind_of_source_and_of_captions_is_read_in_a_test() -> None:
+    kinds = {row[0] for head in ("source", "`caption.file`") for row in table("data.md", head)}
+    assert kinds == {*READ_ELSEWHERE, table("data.md", "`caption.file`")[0][0]}
 
 
 def captions_shown() -> list[Found]:

@@ -24,6 +24,7 @@ KVASIR = "SimulaMet-HOST/Kvasir-VQA"
 SERVED_KEY = "sk-docs-0123456789abcdef"
 
 CAPTIONS = "data/test_captions.py"
+SHARDS = f"{CAPTIONS}::test_a_caption_in_a_shard_is_that_of_its_name_and_of_one_image"
 READ_ELSEWHERE = {
     "`jsonl`, `csv`, `conversations`": "data/test_formats_alike.py::test_a_row_is_the_same_in_every_format",
     "`parquet`, one file": "data/test_readers.py::test_single_parquet_groups_rows_of_one_image",
@@ -32,7 +33,7 @@ READ_ELSEWHERE = {
     "`webdataset`": "data/test_webdataset.py::test_webdataset",
     "`sportu`": "data/test_video_readers.py::test_sportu_joins_questions_of_a_clip_and_takes_its_middle_frame",
     "Parquet, a folder of Parquet files": f"{CAPTIONS}::test_captions_are_those_of_the_images_of_their_source",
-    "a shard or a folder of shards of WebDataset": f"{CAPTIONS}::test_a_caption_in_a_shard_is_that_of_its_name_and_of_one_image",
+    "a shard or a folder of shards of WebDataset": SHARDS,
     "a folder of `datasets.save_to_disk`": f"{CAPTIONS}::test_captions_are_those_of_the_images_of_their_source",
 }
 """What the tables of docs/data.md name and test_docs.py does not read, and the test that does."""

@@ -1,226 +1,389 @@
-"""README and docs as they stand: every configuration loads, every command is parsed, every key, file and module is there."""
+"""README and docs as they stand: every block, command, configuration, row, request and snippet is tried as far as it goes
+without Ray and vLLM, and what nobody knows how to try fails."""
 
 from __future__ import annotations
 
-import importlib.util
+import csv
+import io
+import json
 import re
-import shlex
+import shutil
+import warnings
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+import doc_leaml
+import doc_shell
 import pytest
-import typer.core
-import typer.main
+import torch
 import yaml
+from doc_folder import READ_ELSEWHERE, make_folder, with_defaults
+from doc_pages import PAGES, ROOT, Command, Found, all_blocks, commands, configs, kind_of, of_program, one, spans, table
+from doc_requests import Sent, routes, send, shown, try_route
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from cluster import manifests
 from leaml import config as tree
-from leaml.config.reading import override
+from leaml.config import SourceConfig
+from leaml.data import captions, questions, registry
 from leaml.errors import ConfigError
-from pipelines import cli
+from leaml.neurons.peft import NeuronConfig
+from leaml.scoring import answer_text
+from pipelines.trial import refuse
 from serve import settings as serving
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RECIPES = sorted((ROOT / "pipelines" / "configs").glob("*.yaml"))
-SOURCES = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
-COMMAND = re.compile(r"^\s*(?:[A-Z_]+=(?:\S*\$\(.*\)|\S+)\s+)?(?:\.venv/bin/)?leaml\s+(?=[a-z-])(.*)$")
-REFUSED = typer.BadParameter.__mro__[1]
-"""What the parser raises: UsageError, which typer does not export by itself."""
-PLACEHOLDER = re.compile(r"^[A-Z](?:[A-Z_])*$")
-"""CONFIG, RUN, N, ...: what a reader puts in. As `1` it is a path and a number alike."""
+KINDS = {"commands", "rows", "config", "kustomization", "python", "diagram"}
+"""Each has a test below."""
 
 
-class Found(NamedTuple):
-    """A piece of a page."""
-
-    page: str
-    line: int
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
-def blocks(page: Path) -> Iterator[Found]:
-    """Code blocks: between fences, or indented by four spaces (seven in a list) after a blank line."""
-    lines = page.read_text().splitlines()
-    start, fenced = None, False
-    for number, line in enumerate([*lines, ""], 1):
-        fence = line.strip().startswith("```")
-        inside = not fence if fenced else (not fence and line.startswith("    ")) or (not line and start is not None)
-        before = lines[number - 2] if number > 1 else ""
-        if inside and start is None and (fenced or not before.strip()):
-            start = number
-        if start is not None and (not inside or number > len(lines)):
-            text = "\n".join(lines[start - 1 : number - 1])
-            yield Found(page.name, start, "\n".join(part.removeprefix("    ") for part in text.splitlines()))
-            start = None
-        fenced = fenced != fence
-
-
-def spans(page: Path) -> Iterator[Found]:
-    """Inline code, outside of fences."""
-    fenced = False
-    for number, line in enumerate(page.read_text().splitlines(), 1):
-        fenced = fenced != line.strip().startswith("```")
-        if not fenced:
-            yield from (Found(page.name, number, span) for span in re.findall(r"`([^`]+)`", line))
-
-
-def commands() -> list[Found]:
-    """Every `leaml ...`: lines of blocks, of the recipes' comments, and inline code."""
-    lines = [(b, n, t) for page in PAGES for b in blocks(page) for n, t in enumerate(b.text.splitlines())]
-    found = [Found(block.page, block.line + n, text) for block, n, text in lines]
-    found += [span for page in PAGES for span in spans(page)]
-    for recipe in RECIPES:
-        for number, text in enumerate(recipe.read_text().splitlines(), 1):
-            found += [
-                Found(recipe.name, number, part) for part in re.findall(r"(?:^#\s+|\bor\s+)(leaml .*?)(?=\s+or\s|$)", text)
-            ]
-    matches = [(each, COMMAND.match(each.text)) for each in found]
-    return [each._replace(text=match[1]) for each, match in matches if match]
-
-
-def configs() -> list[Found]:
-    """Every block that is a part of a configuration or a whole one, and what each has as a comment instead of a line."""
-    found = []
-    for page in PAGES:
-        for block in blocks(page):
-            # three lines with the key `score` are three examples, not one mapping
-            lines = block.text.splitlines()
-            heads = [line.partition(":")[0] for line in lines if re.match(r"[a-z_]+:", line)]
-            single = len(set(heads)) < len(heads)
-            parts = [(n, t) for n, t in enumerate(lines)] if single else [(0, block.text)]
-            found += [Found(page.name, block.line + n, t) for n, t in parts if heads and _is_config(heads)]
-    found += [Found(recipe.name, 1, recipe.read_text()) for recipe in RECIPES]
-    return [variant for each in found for variant in (each, *_uncommented(each))]
-
-
-def _is_config(heads: list[str]) -> bool:
-    return set(heads) <= set(tree.Config.model_fields) or len(set(heads) & set(tree.Config.model_fields)) > 1
-
-
-def _uncommented(found: Found) -> Iterator[Found]:
-    lines = found.text.splitlines()
-    for number, line in enumerate(lines):
-        if match := re.match(r"^(\s*)# ([a-z_]+:\s*\S.*)$", line):
-            text = "\n".join([*lines[:number], match[1] + match[2], *lines[number + 1 :]])
-            yield Found(found.page, found.line + number, text)
-
-
-def names(found: list[Found]) -> list[str]:
+def names(found: list[Any]) -> list[str]:
     return [str(each) for each in found]
 
 
-def load(text: str) -> tree.Config:
-    read = yaml.safe_load(text)
-    assert isinstance(read, dict), text
-    return tree.parse({"data": SOURCES} | read)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reader")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_folder(folder)
+    return folder
 
 
-@cache
-def program() -> typer.core.TyperGroup:
-    found = typer.main.get_command(cli.app)
-    assert isinstance(found, typer.core.TyperGroup)
-    return found
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The reader's folder, which is the current one, with runs and configurations of its own; nothing starts Ray."""
+    for entry in made.iterdir():
+        if entry.name == "runs":
+            shutil.copytree(entry, tmp_path / entry.name)
+        elif entry.suffix == ".yaml":
+            shutil.copy(entry, tmp_path)
+        else:
+            (tmp_path / entry.name).symlink_to(entry)
+    monkeypatch.chdir(tmp_path)
+    doc_leaml.stop_before_ray(monkeypatch)
+    return tmp_path
 
 
-def parse(text: str) -> None:
-    """Parse a command and its overrides as the program does, without running it. Raises REFUSED, ConfigError."""
-    text = re.sub(r"section\.key=value|\[|\]|\.\.\.", " ", text.partition("  #")[0])
-    words = ["1" if PLACEHOLDER.match(word) else word for word in shlex.split(text)]
-    first, *rest = words
-    for name in first.split("|"):
-        with typer.Context(program(), info_name="leaml") as top:
-            found, command, arguments = program().resolve_command(top, [name, *rest])
-            assert command is not None
-            if not arguments and command.params and any(p.required for p in command.params):
-                continue  # only named: "what `leaml inspect` shows"
-            with command.make_context(found, arguments, parent=top) as given:
-                _check_overrides(str(name), given.params)
-
-
-def _check_overrides(command: str, given: dict[str, object]) -> None:
-    overrides = given.get("overrides") or ()
-    assert isinstance(overrides, list | tuple)
-    if command == "serve":
-        serving.load_settings(serving.merged(None, {"model": "runs/mine"}, list(overrides)))
-        return
-    values: dict[str, object] = {"data": SOURCES}
-    for item in overrides:
-        override(values, item)
-    tree.parse(values)
-
-
-def test_blocks_commands_and_configs_are_found() -> None:
+def test_pieces_are_found() -> None:
     """So that the tests below cannot pass because they look at nothing."""
-    assert len(commands()) > 40
-    assert {each.page for each in commands()} >= {"README.md", "serving.md", "operations.md", "kvasir_vqa.yaml", "demo.yaml"}
+    pages = {command.at.page for command in commands()}
+    assert pages >= {"README.md", "serving.md", "operations.md", "kvasir_vqa.yaml", "demo.yaml", "cluster/ray-up/aws.yaml"}
+    assert len(of_program("leaml")) > 50
+    assert {command.program for command in commands()} == {*doc_shell.TRIES, "leaml", "curl", "export"}
     assert {each.page for each in configs()} >= {"README.md", "tuning.md", "neurons.md", "folder.yaml", "sportu.yaml"}
     assert any("url: http" in line for each in configs() if each.page == "README.md" for line in each.text.splitlines())
 
 
+@pytest.mark.parametrize("block", all_blocks(), ids=names(all_blocks()))
+def test_every_block_is_of_a_kind_that_is_tried(block: Found) -> None:
+    assert kind_of(block) in KINDS, f"{block}: no test knows how to try this; write one:\n{block.text}"
+
+
+@pytest.mark.parametrize("text", ["let x = 1", "SELECT 1", "wget http://x", "[a]\nb = 1", "nosuchkey: 1"])
+def test_a_block_of_an_unknown_kind_is_noticed(text: str) -> None:
+    assert kind_of(Found("new.md", 1, text)) is None
+
+
+# Configurations
+
+
 @pytest.mark.parametrize("found", configs(), ids=names(configs()))
 def test_every_configuration_loads(found: Found) -> None:
-    load(found.text)
+    read = yaml.safe_load(found.text)
+    assert isinstance(read, dict), found.text
+    tree.parse({"data": doc_leaml.SOURCES} | read)
 
 
-@pytest.mark.parametrize("found", commands(), ids=names(commands()))
-def test_every_command_is_parsed(found: Found) -> None:
+@pytest.mark.parametrize("found", configs(), ids=names(configs()))
+def test_every_configuration_is_one_that_a_run_would_take(found: Found, folder: Path) -> None:
+    tried = refuse(with_defaults(found.text))
+    assert tried.amounts is not None
+
+
+def test_a_wrong_configuration_is_noticed() -> None:
+    with pytest.raises(ConfigError, match=r"'caption.teacher.url': did you mean 'caption.url'\?"):
+        tree.parse({"data": doc_leaml.SOURCES, "caption": {"teacher": {"name": "big", "url": "http://teacher:8000/v1"}}})
+
+
+def test_every_key_that_is_named_exists() -> None:
+    """`section.key` in running text, of a run's configuration or of the server's settings."""
+    known = {key.replace("[]", "") for section in (tree.Config, serving.ServeSettings) for key, _, _ in tree.explain(section)}
+    sections = {key.partition(".")[0] for key in known if "." in key}
+    wrong = []
+    for span in (span for page in PAGES for span in spans(page)):
+        match = re.fullmatch(r"([a-z_]+(?:\.[a-z_]+)+)(?:[=:*].*)?", span.text)
+        if match is None or match[1].partition(".")[0] not in sections or (ROOT / match[1]).exists():
+            continue
+        key, is_file = match[1], match[1].rpartition(".")[2] in ("py", "md", "json", "yaml", "parquet", "jsonl")
+        if key not in known and not any(k.startswith(key) for k in known if span.text.endswith("*")) and not is_file:
+            wrong.append(f"{span} {key}")
+    assert not wrong
+
+
+def test_the_registry_named_in_a_kustomization_is_where_images_come_from(tmp_path: Path) -> None:
+    """docs/operations.md: the block goes into the overlay's site/kustomization.yaml."""
+    block = next(b for b in all_blocks() if kind_of(b) == "kustomization")
+    shutil.copytree(ROOT / "cluster", tmp_path / "cluster")
+    site = tmp_path / "cluster" / "kuberay" / "overlays" / "gpu" / "site" / "kustomization.yaml"
+    site.write_text(yaml.safe_dump(yaml.safe_load(site.read_text()) | yaml.safe_load(block.text)))
+    images = set(re.findall(r'"image": "([^"]+)"', json.dumps(manifests.render("gpu", tmp_path / "cluster"))))
+    wanted = yaml.safe_load(block.text)["images"][0]["newName"]
+    assert any(image.startswith(f"{wanted}:") for image in images), images
+
+
+# Commands
+
+
+LEAML = of_program("leaml")
+OTHERS = [command for command in commands() if command.program not in ("leaml", "curl")]
+CURL = of_program("curl")
+
+
+@pytest.mark.parametrize("command", LEAML, ids=names(LEAML))
+def test_every_leaml_command_is_parsed(command: Command) -> None:
     try:
-        parse(found.text)
-    except (REFUSED, ConfigError) as error:
-        pytest.fail(f"{found}: leaml {found.text}: {error}")
+        doc_leaml.parse(command.text)
+    except (doc_leaml.REFUSED, ConfigError, ValueError) as error:
+        pytest.fail(f"{command}: leaml {command.text}: {error}")
+
+
+RUNS = {" ".join(words): (command, words) for command in LEAML for words in doc_leaml.runs_of(command)}
+"""Commands that are run, each once however often a page has it."""
+
+
+@pytest.mark.parametrize("text", RUNS)
+def test_every_leaml_command_runs(text: str, folder: Path) -> None:
+    command, words = RUNS[text]
+    if words[:2] == ["tune", "mine.yaml"]:  # the page gives it a space
+        with (folder / "mine.yaml").open("a") as file:
+            file.write(one("tuning.md", "config").text)
+    said = doc_leaml.run(words)
+    if words[0] == "inspect":
+        assert "is there a polyp?" in said and "yes" in said
+    if words[0] == "status":
+        assert "done" in said, f"{command}: {said}"
 
 
 @pytest.mark.parametrize(
     "wrong", ["adapt c.yaml --dryrun", "adapt c.yaml score.ration=1", "statsu runs/x", "serve m limits.x=1"]
 )
-def test_a_wrong_command_is_noticed(wrong: str) -> None:
-    with pytest.raises((REFUSED, ConfigError)):
-        parse(wrong)
+def test_a_wrong_leaml_command_is_noticed(wrong: str) -> None:
+    with pytest.raises((doc_leaml.REFUSED, ConfigError)):
+        doc_leaml.parse(wrong)
 
 
-def test_a_wrong_configuration_is_noticed() -> None:
-    with pytest.raises(ConfigError, match=r"'caption.teacher.url': did you mean 'caption.url'\?"):
-        load("caption: {teacher: {name: big, url: 'http://teacher:8000/v1'}}")
+@pytest.mark.parametrize("command", OTHERS, ids=names(OTHERS))
+def test_every_other_command_is_tried(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    doc_shell.attempt(command, monkeypatch)
 
 
-def _keys(section: type, prefix: str = "") -> set[str]:
-    rows = tree.explain(section)
-    return {key.replace("[]", "") for key, _, _ in rows}
+GPU = "cluster/kuberay/overlays/gpu"
+OPTIONS = [span for page in PAGES for span in spans(page) if re.match(r"--[a-z]", span.text)]
 
 
-def test_every_key_that_is_named_exists() -> None:
-    """`section.key` in running text, of a run's configuration or of the server's settings."""
-    known = _keys(tree.Config) | _keys(serving.ServeSettings)
-    sections = {key.partition(".")[0] for key in known if "." in key}
-    wrong = []
+@pytest.mark.parametrize("span", OPTIONS, ids=names(OPTIONS))
+def test_options_that_are_named_alone_exist(span: Found) -> None:
+    words = span.text.split()
+    assert words[0] in doc_leaml.options() or any(doc_shell.takes(p, words) for p in doc_shell.benchmark_parsers())
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "error", "said"),
+    [
+        ("make", "dmeo", AssertionError, "No rule to make target 'dmeo'"),
+        ("python", "-m benchmarks.generation --parts scalling", SystemExit, "2"),
+        ("python", "-m benchmarks.generatoin", ImportError, "generatoin"),
+        ("python", "-m benchmarks.curves docs/result.svg", AssertionError, "docs/result.svg is not in the repository"),
+        ("bash", "benchmarks/stacked/bundel.sh x", AssertionError, "bundel.sh is not in the repository"),
+        ("docker", "build -f cluster/docker/Dockerfile.cpu -t leaml:0.0.9-cpu .", AssertionError, "leaml:0.0.9-cpu"),
+        (
+            "kubectl",
+            "-n leaml create secret generic tokens --from-literal=auth_token=x",
+            AssertionError,
+            "reads the secret tokens",
+        ),
+        ("kubectl", "-n leaml create secret generic leaml-ray-token --from-literal=t=x", AssertionError, r"reads \['t'\]"),
+        (
+            "kubectl",
+            "apply -k cluster/kuberay/overlays/gpu -l 'app.kubernetes.io/component in (adopt)'",
+            AssertionError,
+            "adopt",
+        ),
+        ("kubectl", "delete raycluster leaml-2", AssertionError, "no raycluster leaml-2"),
+        ("ray", "upp cluster/ray-up/aws.yaml", Exception, "No such command 'upp'"),
+        ("ray", "up cluster/ray-up/aws.yaml --yess", Exception, "No such option"),
+        ("sbatch", "cluster/slurm/leml.sbatch CONFIG", AssertionError, "leml.sbatch is not in the repository"),
+    ],
+)
+def test_a_wrong_other_command_is_noticed(
+    program: str, text: str, error: type[BaseException], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(error, match=said):
+        doc_shell.attempt(Command(Found("new.md", 1, text), program, text), monkeypatch)
+
+
+def test_what_is_not_run_to_its_end_here_is_run_elsewhere() -> None:
+    for where in [*(test for _, test in (*doc_leaml.TRIED.values(), *doc_shell.TRIES.values())), *READ_ELSEWHERE.values()]:
+        file, _, test = where.partition("::")
+        assert not where or f"def {test}(" in (ROOT / "tests" / file).read_text(), where
+
+
+# Rows
+
+
+ROWS = [b for b in all_blocks() if kind_of(b) == "rows"]
+PARTS = [Found(b.page, b.line, part) for b in ROWS for part in b.text.strip().split("\n\n")]
+
+
+def written(part: str, folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The rows in a file, and what a reader of the page takes them for."""
+    is_json = part.startswith("{")
+    file = folder / f"rows.{'jsonl' if is_json else 'csv'}"
+    file.write_text(part + "\n")
+    rows = [json.loads(line) for line in part.splitlines()] if is_json else list(csv.DictReader(io.StringIO(part)))
+    for row in rows:
+        options = row.get("options")
+        row["options"] = tuple(options.split("|") if isinstance(options, str) and options else options or ()) or None
+    return file, rows
+
+
+@pytest.mark.parametrize("part", PARTS, ids=names(PARTS))
+def test_rows_are_read_as_they_are_meant(part: Found, folder: Path) -> None:
+    file, meant = written(part.text, folder)
+    if "caption" in meant[0]:
+        assert len(captions.read(str(file))) == len(meant)
+        return
+    if "answer" in meant[0]:
+        for row in meant:
+            shutil.copy(folder / "frame.png", folder / row["image"])
+        source = SourceConfig(format=file.suffix.removeprefix("."), path=str(file))
+        read = [question for record in registry.read(source) for question in record.questions]
+        assert [(q.question, q.answer, q.options) for q in read] == [(r["question"], r["answer"], r["options"]) for r in meant]
+    asked = questions.read(str(file))  # a file of labels is one of questions too
+    assert [(a.image, a.question, a.options) for a in asked] == [(r["image"], r["question"], r["options"]) for r in meant]
+
+
+def options_written() -> Iterator[str]:
+    """How README says that options may be written, behind "options are"."""
+    text = " ".join((ROOT / "README.md").read_text().split())
+    start = text.index("Labels may also be a CSV or TSV file")
+    yield from re.findall(r"`([^`]+)`", text[start : text.index("Labels in front of their", start)])
+
+
+@pytest.mark.parametrize("text", [text for text in options_written() if "red" in text])
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+def test_options_of_tables_are_read_as_readme_says(text: str, form: str, folder: Path) -> None:
+    words = re.findall(r"[a-z]{3,}", text)
+    cells = ("frame.png", "which colour?", words[1], text)
+    comma = "," if form == "csv" else "\t"
+    (folder / f"labels.{form}").write_text(f"{comma.join(('image', 'question', 'answer', 'options'))}\n{comma.join(cells)}\n")
+    (record,) = registry.read(SourceConfig(format="csv", path=str(folder / f"labels.{form}")))
+    (question,) = record.questions
+    assert question.options is not None and list(question.options) == words
+    assert question.answer in ("B", words[1])
+
+
+@pytest.mark.parametrize("value", [["red", "blue"], {"A": "red", "B": "blue"}, '["red", "blue"]'])
+@pytest.mark.parametrize("answer", ["B", "blue"])
+def test_options_of_json_are_read_as_readme_says(value: Any, answer: str, folder: Path) -> None:
+    """README: a list, an object by letter, JSON text; the answer a letter or the text of one."""
+    row = {"image": "frame.png", "question": "which?", "answer": answer, "options": value}
+    (folder / "rows.jsonl").write_text(json.dumps(row))
+    (record,) = registry.read(SourceConfig(format="jsonl", path="rows.jsonl"))
+    (question,) = record.questions
+    assert question.options == ("red", "blue")
+    assert answer_text({"question": question.question, "answer": question.answer, "options": ["red", "blue"]}) == "blue"
+
+
+KEYS_OF_CAPTIONS = re.findall(r"`(\w+)`", table("data.md", "`caption.file`")[0][1])
+
+
+@pytest.mark.parametrize("key", KEYS_OF_CAPTIONS)
+@pytest.mark.parametrize("ending", [kind.strip() for kind in table("data.md", "`caption.file`")[0][0].split(",")])
+def test_tables_of_captions_are_read_as_the_table_says(ending: str, key: str, folder: Path) -> None:
+    rows = [{key: "more_0.jpg", "caption": "A fold."}, {key: "more_1.jpg", "caption": "A red polyp."}]
+    comma = {"CSV": ",", "TSV": "\t"}.get(ending, "")
+    lines = [comma.join(row) for row in [list(rows[0]), *(list(row.values()) for row in rows)]]
+    text = {"JSON": json.dumps(rows), "JSON Lines": "\n".join(map(json.dumps, rows))}.get(ending, "\n".join(lines))
+    file = folder / f"captions.{ending.lower().replace('json lines', 'jsonl')}"
+    file.write_text(text)
+    found = captions.read(str(file))
+    asked = ("more_1.jpg", None) if key == "image_id" else ("0123", "/data/frames/more_1.jpg")
+    assert (len(found), found.of(*asked)) == (2, "A red polyp.")
+
+
+def test_every_kind_of_source_and_of_captions_is_read_in_a_test() -> None:
+    kinds = {row[0] for head in ("source", "`caption.file`") for row in table("data.md", head)}
+    assert kinds == {*READ_ELSEWHERE, table("data.md", "`caption.file`")[0][0]}
+
+
+def captions_shown() -> list[Found]:
+    """JSON objects with a caption in comments and running text."""
+    found = []
     for page in PAGES:
-        for span in spans(page):
-            match = re.fullmatch(r"([a-z_]+(?:\.[a-z_]+)+)(?:[=:*].*)?", span.text)
-            if match is None or match[1].partition(".")[0] not in sections or (ROOT / match[1]).exists():
-                continue
-            key = match[1]
-            if key not in known and not any(k.startswith(key) for k in known if span.text.endswith("*")) and not _is_code(key):
-                wrong.append(f"{span} {key}")
-    assert not wrong
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            found += [Found(page.name, number, text) for text in re.findall(r'\{"image": [^{}]*"caption": [^{}]*\}', line)]
+    return found
 
 
-def _is_code(name: str) -> bool:
-    """A file (`evaluate.py`, `report.md`) or a function of a module."""
-    return name.rpartition(".")[2] in ("py", "md", "json", "yaml", "parquet", "jsonl")
+@pytest.mark.parametrize("found", captions_shown(), ids=names(captions_shown()))
+def test_caption_rows_are_read(found: Found, folder: Path) -> None:
+    (folder / "ready.jsonl").write_text(found.text.replace("...", '"more_0.jpg"') + "\n")
+    assert captions.read("ready.jsonl").of("", "data/frames/more_0.jpg") == "more_0.jpg"
 
 
-def test_make_targets_modules_and_files_of_blocks_exist() -> None:
-    lines = [(block, line) for page in PAGES for block in blocks(page) for line in block.text.splitlines()]
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for block, line in lines:
-        if match := re.match(r"\s*make ([a-z]+)", line):
-            assert match[1] in targets, f"{block}: {line}"
-        if match := re.match(r"\s*python -m ([\w.]+)", line):
-            assert importlib.util.find_spec(match[1]) is not None, f"{block}: {line}"
-        if match := re.search(r"\b(?:-f|bash|ray up) ((?:cluster|benchmarks)/\S+)", line):
-            assert (ROOT / match[1]).exists(), f"{block}: {line}"
+# Requests
+
+
+@pytest.mark.parametrize("command", CURL, ids=names(CURL))
+def test_every_curl_gets_what_the_page_shows(command: Command, folder: Path) -> None:
+    key = doc_shell.value_of(next(c for c in of_program("export") if c.at.page == command.at.page).text)
+    sent: Sent = send(command, {"LEAML_API_KEYS": key}, key, folder)
+    assert sent.status == 200, sent.body
+    assert shown(sent.body) == shown(json.loads(command.reply))
+    said = sent.body
+    assert said["confidence"] + sum(other["confidence"] for other in said["alternatives"]) <= 1
+    refused = send(command, {"LEAML_API_KEYS": "x" * 20}, key, folder)
+    assert refused.status == 401
+    (shape,) = re.findall(r'`\{"error": \{(.*?)\}\}`', (ROOT / "docs" / "serving.md").read_text())
+    assert set(refused.body["error"]) == set(re.findall(r'"(\w+)"', shape))
+
+
+@pytest.mark.parametrize("method,path", routes())
+def test_every_route_of_the_table_answers(method: str, path: str, folder: Path) -> None:
+    with_key, without, head = try_route(method, path, folder)
+    assert with_key == 200
+    assert without == (200 if path == "/health" else 401), "the table says which routes need no key"
+    assert head in (None, 200)
+
+
+# Python, diagrams
+
+
+@pytest.mark.parametrize("block", [b for b in all_blocks() if kind_of(b) == "python"], ids=str)
+def test_every_python_snippet_runs(block: Found, folder: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+    base, base_again = (LlamaForCausalLM(LlamaConfig(**sizes)) for _ in range(2))
+    base_again.load_state_dict(base.state_dict())
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    space: dict[str, Any] = {
+        "base": base,
+        "base_again": base_again,
+        "other_config": NeuronConfig(rows={"model.layers.0.mlp.up_proj": [1]}),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        exec(compile(block.text, str(block), "exec"), space)
+    assert {path.name for path in Path("adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert (Path("lora") / "adapter_config.json").exists()
+    plain = space["plain"].state_dict()
+    assert all(torch.equal(plain[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("block", [b for b in all_blocks() if kind_of(b) == "diagram"], ids=str)
+def test_modules_of_diagrams_exist(block: Found) -> None:
+    there = {file.name for folder in ("leaml", "pipelines", "serve") for file in (ROOT / folder).rglob("*.py")}
+    assert not set(re.findall(r"\b\w+\.py\b", block.text)) - there
+    for folder in re.findall(r"^(\w+)/ ", block.text, re.MULTILINE):
+        assert (ROOT / folder).is_dir()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
+from itertools import repeat
 from typing import Any
 
 from leaml import prompts, replies, tables
 from leaml.config import CaptionConfig, Config, resolve_model
 from leaml.data import captions as ready
-from leaml.data import files
+from leaml.data import files, store
 from leaml.data.store import ImageIndex
 from leaml.engine import Engine, Request
 from leaml.errors import DataError, StepError
@@ -18,7 +21,7 @@ from pipelines.ingest import Labels, Sources, sample_refs, training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.progress import say
 from pipelines.quarantine import refused
-from pipelines.run import Run, Step
+from pipelines.run import UNKNOWN, Run, Step
 from pipelines.unit import make_units
 from pipelines.units import Item, read_output, replied, run_step
 
@@ -63,10 +66,13 @@ class CaptionWork:
 
 
 def caption(run: Run, sources: Sources, labels: Labels) -> Step:
-    """Caption every training image (or `caption.max_images` of them, and always the labeled ones)."""
+    """Caption every training image (or `caption.max_images` of them, and always the labeled ones).
+
+    The step depends on these images and on nothing of their labels, so that a mended answer pays for no caption again.
+    """
     config = run.config.caption
-    settings = _settings(config) | {"labels": None if config.max_images is None else labels.key}
-    step = run.step("caption", settings, sources.training, version=4)
+    images_key = (captioned_key(run.config, sources, labels) if sources.known else run.captioned) or UNKNOWN
+    step = run.step("caption", _settings(config), [Step("images", "images", images_key, "")], version=5)
 
     def work() -> dict[str, Any]:
         refs = captioned(run.config, sources, labels)
@@ -92,6 +98,19 @@ def caption(run: Run, sources: Sources, labels: Labels) -> Step:
 def captioned(config: Config, sources: Sources, labels: Labels) -> ImageIndex:
     """The images that are to have a caption."""
     return sample_refs(training_images(sources), config.caption.max_images, config.seed, always=labels.image_ids)
+
+
+def captioned_key(config: Config, sources: Sources, labels: Labels) -> str:
+    """Hash of the images that are to have a caption, in order; of their names too where captions are given by name."""
+    refs = captioned(config, sources, labels)
+    columns: list[Iterable[str]] = [(ref.image_id for ref in refs)]
+    if config.caption.file:
+        ids = refs.ids.to_pylist()
+        columns += [map(store.names(folder, ids).get, ids, repeat("")) for folder in sources.image_folders]
+    digest = hashlib.sha256()
+    for row in zip(*columns, strict=True):
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
 
 
 def _settings(config: CaptionConfig) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Sources:
     evaluation: Step
     excluded: frozenset[str] = frozenset()
     """Ids of labeled and unlabeled images that are not used."""
+    known: bool = True
+    """Whether the images can be looked at; False where the steps are only planned."""
 
     @property
     def training(self) -> list[Step]:
@@ -166,6 +168,7 @@ def source_steps(run: Run) -> Sources:
     labeled = _ingest_one(run, data.labeled, "labeled")
     unlabeled = _ingest_one(run, data.unlabeled, "unlabeled") if data.unlabeled else None
     sources = Sources(labeled, unlabeled, _ingest_one(run, data.evaluation, "evaluation"))
+    sources = replace(sources, known=all(run.done(step) for step in sources.training))
     return _without_evaluation(run, sources) if data.exclude_evaluation else sources
 
 
@@ -196,7 +199,8 @@ def publish_excluded(step: Step, found: dict[Step, list[str]], reason: str) -> d
 def excluding(run: Run, sources: Sources, step: Step) -> Sources:
     """The sources without the images that `step` has found; what is made from them is made anew when it finds others."""
     ids: list[str] = []
-    if run.done(step):  # else the steps are only planned
+    found = run.done(step)
+    if found:  # else the steps are only planned
         ids = tables.read(step.path(EXCLUDED), tables.QUARANTINE)["image_id"].to_pylist()
         for role, count in run.summary(step)["excluded"].items():
             say(f"{role}: {count} images left out ({step.label}{f'; {step.path(EXCLUDED)}' if run.lasts(step) else ''})")
@@ -205,7 +209,8 @@ def excluding(run: Run, sources: Sources, step: Step) -> Sources:
         return replace(source, hash=hashlib.sha256(f"{source.hash}:{step.hash}".encode()).hexdigest()[:12])
 
     unlabeled = None if sources.unlabeled is None else left(sources.unlabeled)
-    return Sources(left(sources.labeled), unlabeled, sources.evaluation, sources.excluded | frozenset(ids))
+    excluded, known = sources.excluded | frozenset(ids), sources.known and found
+    return Sources(left(sources.labeled), unlabeled, sources.evaluation, excluded, known)
 
 
 def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
@@ -353,15 +358,15 @@ def labels_key(labels: Labels) -> Step:
 
 
 def training_images(sources: Sources) -> ImageIndex:
-    """Every image that may be captioned, each id once."""
-    parts: dict[str, ImageIndex] = {}
+    """Every image that may be captioned, each id once: the labeled source's, then the others of the unlabeled one."""
+    parts: list[ImageIndex] = []
     for step in sources.training:
         folder = step.path("images")
         found = store.index(folder).without(sources.excluded) if sources.excluded else store.index(folder)
-        for part in parts.values():
+        for part in parts:
             found = found.without(part.ids)
-        parts[folder] = found
-    return ImageIndex.joined(parts[folder] for folder in sorted(parts))
+        parts.append(found)
+    return ImageIndex.joined(parts)
 
 
 def sample_refs(refs: ImageIndex, count: int | None, seed: int, always: frozenset[str] = frozenset()) -> ImageIndex:

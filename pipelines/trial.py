@@ -15,7 +15,7 @@ from leaml.config import Config
 from leaml.data import captions, files
 from leaml.errors import DataError
 from pipelines.adapt import check
-from pipelines.caption import captioned, given_rows, given_text
+from pipelines.caption import captioned, captioned_key, given_rows, given_text
 from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, refuse_nothing_to_generate, role_of
 from pipelines.plan import Amounts, measure
@@ -81,7 +81,8 @@ def refuse(config: Config) -> Tried:
         if config.caption.file and not config.distill.skip:
             given, note = _given(config, sources, labels, bool(parts))
             notes.append(note)
-        return Tried(replace(measure(trial, sources, labels), given=given), notes)
+        key = None if parts or config.distill.skip else captioned_key(config, sources, labels)
+        return Tried(replace(measure(trial, sources, labels), given=given, captioned=key), notes)
 
 
 def _given(config: Config, sources: Sources, labels: Labels, part: bool) -> tuple[int | None, str]:

@@ -117,7 +117,9 @@ def _settings(config: CaptionConfig) -> dict[str, Any]:
     """What captions depend on: not how patient the client is, nor anything of it without a URL."""
     patience = {"concurrency", "timeout", "retries"} if config.url else True
     found = config.model_dump(exclude={"client": patience}) | {"teacher": model_key(config.teacher)}
-    return found | ({"content": files.fingerprint(config.file)} if config.file and files.exists(config.file) else {})
+    return found | (
+        {"content": files.fingerprint(config.file, edited=True)} if config.file and files.exists(config.file) else {}
+    )
 
 
 def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> tuple[list[dict[str, object]], list[str]]:

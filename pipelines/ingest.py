@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from leaml import tables
 from leaml.config import Config, SourceConfig, relative_to
-from leaml.data import budget, files, store
+from leaml.data import budget, changes, files, store
 from leaml.data.ingest import IngestResult, QuarantineError, check_limits, quarantine_file, reasons
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.label_counts import LabelCounts
@@ -31,7 +31,7 @@ from pipelines.run import QUARANTINED, Run, Step, quarantine_text
 EXCLUDED = "excluded.parquet"
 """In the folder of a step that leaves images out: which, and why."""
 READ = "read.json"
-"""Summary of a read that was refused because too much was unusable, for a run with a higher limit."""
+"""Of a read that was refused because too much was unusable: its summary and the state of the data, for a higher limit."""
 SHOWN = 10
 """Images that a message names."""
 
@@ -225,13 +225,17 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
     kept = step.path(READ)
 
     def work() -> dict[str, Any]:
-        if files.exists(kept) and _within(before := json.loads(files.read_bytes(kept)), role, data.max_quarantined):
-            say(f"{step.label}: read before, under a lower data.max_quarantined; nothing is read again")
-            return dict(before)
+        before = json.loads(files.read_bytes(kept)) if files.exists(kept) else {}
+        if "state" in before and _within(before["summary"], role, data.max_quarantined):
+            if before["state"] == _state(run, step, source):
+                say(f"{step.label}: read before, under a lower data.max_quarantined; nothing is read again")
+                return dict(before["summary"])
+            say(f"{step.label}: the data have changed since they were refused; they are read again")
         try:
             return _read(run, step, source, role)
         except QuarantineError as error:
-            files.write_bytes(kept, json.dumps(_summary(error.result)).encode())
+            found = {"summary": _summary(error.result), "state": _state(run, step, source)}
+            files.write_bytes(kept, json.dumps(found).encode())
             raise
 
     run.execute(step, work)
@@ -316,9 +320,16 @@ def _identity(source: SourceConfig, storage: str) -> dict[str, Any]:
     return found
 
 
+def _state(run: Run, step: Step, source: SourceConfig) -> str:
+    """State of the images that could not be used, and of everything in the source where that is a folder."""
+    quarantined = tables.read(quarantine_file(step.path("images"), step.path("labeled.parquet")), tables.QUARANTINE)
+    folder = source.path if source.path and files.exists(source.path) and not files.is_file(source.path) else None
+    return changes.state(quarantined["uri"].to_pylist(), folder, apart=files.absolute(run.config.storage))
+
+
 def _content(source: SourceConfig) -> dict[str, str]:
     if source.path and files.exists(source.path) and files.is_file(source.path):
-        return {"content": files.fingerprint(source.path)}
+        return {"content": files.fingerprint(source.path, edited=True)}
     return {}
 
 

@@ -74,7 +74,7 @@ def test_addresses_are_those_of_the_run_before_and_after_ingest(tmp_path: Path) 
     assert list(after.planned) == before
     assert len(unknown) == len(before)
     assert unknown.keys() & set(before) == {p.step.folder for p in unknown.values() if not p.step.hash.endswith("?")}
-    assert [p.step.label for p in unknown.values() if p.step.hash.endswith("?")][0] == "caption"
+    assert next(p.step.label for p in unknown.values() if p.step.hash.endswith("?")) == "caption"
     assert again == sources
     assert labels.images == 4
 

@@ -199,6 +199,53 @@ def test_of_a_large_source_the_beginning_is_looked_at_and_that_is_said(recipe: P
     assert "of the evaluation source" not in done.output
 
 
+def some_torn(folder: Path, torn: int) -> None:
+    for number in range(torn):
+        (folder / "frames" / f"{number}.jpg").write_bytes(b"no image")  # before the others, by name
+
+
+@pytest.mark.parametrize(
+    ("torn", "limit", "refused"),
+    [(0, 0.05, None), (1, 0.5, None), (3, 0.6, False), (3, 0.5, True), (2, 0.5, False), (1, 0, True)],
+)
+def test_the_beginning_of_a_large_source_is_held_against_the_limit(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, torn: int, limit: float, refused: bool | None
+) -> None:
+    """Of 3 images looked at; refused where the rest cannot bring the share below the limit, else it is said. 2 others follow."""
+    monkeypatch.setattr(trial.Trial, "first", 3)
+    some_torn(recipe.parent, torn)
+    for file in sorted((recipe.parent / "frames").glob("*.png"))[: torn - 2 if torn == 3 else 0]:
+        file.unlink()
+    done = dry_run(recipe, f"data.max_quarantined={limit}", "data.budget.count=4")
+    said = f"{torn} of the first 3 images of {recipe.parent}/frames cannot be used"
+    if refused:
+        assert isinstance(done.exception, InputError), done.output
+        assert said in str(done.exception)
+        assert f"{torn} not an image" in str(done.exception)
+    else:
+        assert done.exit_code == 0, done.exception
+        assert (said in done.output) == (refused is False)
+        assert ("adapt refuses the source unless the others bring that down" in done.output) == (refused is False)
+
+
+@pytest.mark.parametrize("limit", [0.5, 0])
+def test_label_rows_of_the_beginning_are_held_against_the_limit_too(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    monkeypatch.setattr(trial.Trial, "first", 3)
+    rows = [{"image": f"{seed}.png", "question": "what?", "answer": "noise" if seed > 2 else None} for seed in range(4)]
+    (recipe.parent / "train" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = dry_run(recipe, f"data.max_quarantined={limit}")
+    said = f"3 of the first 3 label rows of {recipe.parent}/train/rows.jsonl cannot be used"
+    if limit:
+        assert done.exit_code == 0, done.exception
+        assert f"warning: {said}" in done.output
+        assert "no image that was looked at has a question that can be used" in done.output
+    else:
+        assert said in str(done.exception)
+        assert "rows.jsonl:1" in str(done.exception)
+
+
 def test_a_plan_that_this_machine_cannot_hold_is_shown_and_refused(recipe: Path) -> None:
     done = dry_run(recipe, "resources.engines=4000")
     assert "plan of tried" in done.output

@@ -70,9 +70,7 @@ def caption(run: Run, sources: Sources, labels: Labels) -> Step:
 
     The step depends on these images and on nothing of their labels, so that a mended answer pays for no caption again.
     """
-    config = run.config.caption
-    images_key = (captioned_key(run.config, sources, labels) if sources.known else run.captioned) or UNKNOWN
-    step = run.step("caption", _settings(config), [Step("images", "images", images_key, "")], version=5)
+    config, step = run.config.caption, caption_step(run, sources, labels)
 
     def work() -> dict[str, Any]:
         refs = captioned(run.config, sources, labels)
@@ -93,6 +91,38 @@ def caption(run: Run, sources: Sources, labels: Labels) -> Step:
         return summary | {"teacher": resolve_model(config.teacher.name).rsplit("/", 1)[-1]}
 
     return run.execute(step, work)
+
+
+def caption_step(run: Run, sources: Sources, labels: Labels) -> Step:
+    """The step, whether it is finished or not."""
+    images_key = (captioned_key(run.config, sources, labels) if sources.known else run.captioned) or UNKNOWN
+    return run.step("caption", _settings(run.config.caption), [Step("images", "images", images_key, "")], version=5)
+
+
+def refuse_unusable_url(run: Run, sources: Sources, labels: Labels) -> str | None:
+    """Try `caption.url` with one request where captions are still to be asked for; returns what is doubtful about it.
+
+    Raises:
+        ModelError: Nobody listens there, or the key is refused.
+    """
+    config, wanted = run.config.caption, not run.config.distill.skip or "captions_mixed" in run.config.evaluate.controls
+    if not config.url or not config.complete or not wanted:
+        return None
+    if run.done(caption_step(run, sources, labels)) or (config.file and _all_given(run.config, sources, labels)):
+        return None
+    from leaml.openai_check import check  # the client takes a second to import
+
+    return check(config.url, config.teacher.name)
+
+
+def _all_given(config: Config, sources: Sources, labels: Labels) -> bool:
+    """Whether no image is left for the teacher."""
+    refs = captioned(config, sources, labels)
+    given = ready.read(str(config.caption.file), config.caption.column)
+    try:
+        return len(given_rows(given, sources.image_folders, refs)[0]) == len(refs)
+    except DataError:  # the file names other images; who reads it says so
+        return False
 
 
 def captioned(config: Config, sources: Sources, labels: Labels) -> ImageIndex:

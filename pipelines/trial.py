@@ -16,9 +16,9 @@ from leaml.config import Config, SourceConfig
 from leaml.data import captions, files
 from leaml.data.count import names
 from leaml.data.label_counts import LabelCounts
-from leaml.errors import DataError
+from leaml.errors import DataError, ModelError
 from pipelines.adapt import check
-from pipelines.caption import captioned, captioned_key, given_rows, given_text
+from pipelines.caption import captioned, captioned_key, given_rows, given_text, refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, refuse_nothing_to_generate, role_of
 from pipelines.plan import Amounts, measure
@@ -82,6 +82,13 @@ def refuse(config: Config) -> Tried:
         if config.caption.file and not config.distill.skip:
             given, note = _given(config, sources, labels, bool(parts))
             notes.append(note)
+        try:
+            doubt = refuse_unusable_url(trial, sources, labels)
+        except ModelError as error:
+            if not parts:
+                raise
+            doubt = f"{error}; adapt refuses it unless the captions are finished"  # which only all images tell
+        notes += [f"warning: {doubt}"] if doubt else []
         key = None if parts or config.distill.skip else captioned_key(config, sources, labels)
         return Tried(replace(measure(trial, sources, labels), given=given, captioned=key), notes)
 
@@ -113,8 +120,8 @@ def _of_a_part(trial: Trial, sources: Sources, role: str) -> list[str]:
             msg = f"data.{role}: {msg}{of_all} (data.max_quarantined): {why}; mend the data or raise the limit"
             raise DataError(msg)
         notes.append(
-            f"warning: {msg}, {bad / seen:.0%} where data.max_quarantined is {limit:.0%}: {why}; adapt refuses the source unless "
-            "the others bring that down"
+            f"warning: {msg}, {bad / seen:.0%} where data.max_quarantined is {limit:.0%}: {why}; adapt refuses the source "
+            "unless the others bring that down"
         )
     return notes
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dry_runs import captions_of, dry_run, line, plan_lines
 from pictures import scene
 from typer.testing import CliRunner
 
@@ -20,29 +21,6 @@ from pipelines.plan import rehearse
 from pipelines.run import Run
 
 Tree = dict[str, Any]
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    """A configuration that `leaml adapt` takes: four labeled images, three unlabeled ones, two for the evaluation."""
-    for role, seeds in {"train": range(4), "frames": range(4, 7), "test": range(10, 12)}.items():
-        (tmp_path / role).mkdir()
-        for seed in seeds:
-            scene(seed).save(tmp_path / role / f"{seed}.png")
-        rows = [{"image": f"{seed}.png", "question": "what?", "answer": "noise"} for seed in seeds]
-        (tmp_path / role / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = {
-        "labeled": {"format": "jsonl", "path": str(tmp_path / "train" / "rows.jsonl")},
-        "unlabeled": {"format": "folder", "path": str(tmp_path / "frames")},
-        "evaluation": {"format": "jsonl", "path": str(tmp_path / "test" / "rows.jsonl")},
-    }
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump({"name": "tried", "storage": str(tmp_path / "runs"), "data": data}))
-    return path
-
-
-def dry_run(recipe: Path, *overrides: str) -> Any:
-    return CliRunner().invoke(cli.app, ["adapt", str(recipe), *overrides, "--dry-run"])
 
 
 def started(recipe: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -199,53 +177,6 @@ def test_of_a_large_source_the_beginning_is_looked_at_and_that_is_said(recipe: P
     assert "of the evaluation source" not in done.output
 
 
-def some_torn(folder: Path, torn: int) -> None:
-    for number in range(torn):
-        (folder / "frames" / f"{number}.jpg").write_bytes(b"no image")  # before the others, by name
-
-
-@pytest.mark.parametrize(
-    ("torn", "limit", "refused"),
-    [(0, 0.05, None), (1, 0.5, None), (3, 0.6, False), (3, 0.5, True), (2, 0.5, False), (1, 0, True)],
-)
-def test_the_beginning_of_a_large_source_is_held_against_the_limit(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch, torn: int, limit: float, refused: bool | None
-) -> None:
-    """Of 3 images looked at; refused where the rest cannot bring the share below the limit, else it is said. 2 others follow."""
-    monkeypatch.setattr(trial.Trial, "first", 3)
-    some_torn(recipe.parent, torn)
-    for file in sorted((recipe.parent / "frames").glob("*.png"))[: torn - 2 if torn == 3 else 0]:
-        file.unlink()
-    done = dry_run(recipe, f"data.max_quarantined={limit}", "data.budget.count=4")
-    said = f"{torn} of the first 3 images of {recipe.parent}/frames cannot be used"
-    if refused:
-        assert isinstance(done.exception, InputError), done.output
-        assert said in str(done.exception)
-        assert f"{torn} not an image" in str(done.exception)
-    else:
-        assert done.exit_code == 0, done.exception
-        assert (said in done.output) == (refused is False)
-        assert ("adapt refuses the source unless the others bring that down" in done.output) == (refused is False)
-
-
-@pytest.mark.parametrize("limit", [0.5, 0])
-def test_label_rows_of_the_beginning_are_held_against_the_limit_too(
-    recipe: Path, monkeypatch: pytest.MonkeyPatch, limit: float
-) -> None:
-    monkeypatch.setattr(trial.Trial, "first", 3)
-    rows = [{"image": f"{seed}.png", "question": "what?", "answer": "noise" if seed > 2 else None} for seed in range(4)]
-    (recipe.parent / "train" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = dry_run(recipe, f"data.max_quarantined={limit}")
-    said = f"3 of the first 3 label rows of {recipe.parent}/train/rows.jsonl cannot be used"
-    if limit:
-        assert done.exit_code == 0, done.exception
-        assert f"warning: {said}" in done.output
-        assert "no image that was looked at has a question that can be used" in done.output
-    else:
-        assert said in str(done.exception)
-        assert "rows.jsonl:1" in str(done.exception)
-
-
 def test_a_plan_that_this_machine_cannot_hold_is_shown_and_refused(recipe: Path) -> None:
     done = dry_run(recipe, "resources.engines=4000")
     assert "plan of tried" in done.output
@@ -283,16 +214,6 @@ def test_labels_alone_need_no_image_to_generate_for(recipe: Path) -> None:
     assert done.exit_code == 0, done.output
 
 
-def plan_lines(recipe: Path, *overrides: str) -> list[str]:
-    done = dry_run(recipe, *overrides)
-    assert done.exit_code == 0, done.output
-    return [str(line) for line in done.output.splitlines()]
-
-
-def line(lines: list[str], *words: str) -> str:
-    return next(text for text in lines if all(word in text for word in words))
-
-
 def test_images_that_are_left_out_are_not_planned_for(recipe: Path) -> None:
     """Also where the sources were ingested before the key was set."""
     evaluation_image_among_the_frames(recipe.parent)
@@ -303,12 +224,6 @@ def test_images_that_are_left_out_are_not_planned_for(recipe: Path) -> None:
         assert " 3 images; 8 pairs" in line(lines, " generate leaml ")
         with pytest.raises(InputError), Run(load(recipe)) as run:
             adapt.ingest(run)
-
-
-def captions_of(folder: Path, *names: str) -> str:
-    file = folder / "captions.jsonl"
-    file.write_text("".join(json.dumps({"image": name, "caption": "noise"}) + "\n" for name in names))
-    return f"caption.file={file}"
 
 
 def test_a_file_of_captions_that_names_no_image_is_refused(recipe: Path) -> None:

@@ -15,6 +15,7 @@ from leaml.data import captions, files, registry
 from leaml.data.writable import refuse_unwritable
 from leaml.errors import InputError
 from leaml.vlm import load
+from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import evaluation_rows, predict, read_predictions
 from pipelines.finetune import finetune_labels
@@ -54,6 +55,8 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
             sources, labels = screened, draw_labels(run, screened)
             if makes_pairs:
                 refuse_nothing_to_generate(config, sources, labels)
+        if doubt := refuse_unusable_url(run, sources, labels):
+            warn(doubt)
         whole = until == "evaluate"
         beside = Beside(lambda: baselines(run, sources, labels)) if whole and config.resources.parallel_baselines else None
         try:

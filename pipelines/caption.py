@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
+from itertools import repeat
 from typing import Any
 
 from leaml import prompts, replies, tables
 from leaml.config import CaptionConfig, Config, resolve_model
 from leaml.data import captions as ready
-from leaml.data import files
+from leaml.data import files, store
 from leaml.data.store import ImageIndex
 from leaml.engine import Engine, Request
 from leaml.errors import DataError, StepError
@@ -18,7 +21,7 @@ from pipelines.ingest import Labels, Sources, sample_refs, training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.progress import say
 from pipelines.quarantine import refused
-from pipelines.run import Run, Step
+from pipelines.run import UNKNOWN, Run, Step
 from pipelines.unit import make_units
 from pipelines.units import Item, read_output, replied, run_step
 
@@ -63,10 +66,11 @@ class CaptionWork:
 
 
 def caption(run: Run, sources: Sources, labels: Labels) -> Step:
-    """Caption every training image (or `caption.max_images` of them, and always the labeled ones)."""
-    config = run.config.caption
-    settings = _settings(config) | {"labels": None if config.max_images is None else labels.key}
-    step = run.step("caption", settings, sources.training, version=4)
+    """Caption every training image (or `caption.max_images` of them, and always the labeled ones).
+
+    The step depends on these images and on nothing of their labels, so that a mended answer pays for no caption again.
+    """
+    config, step = run.config.caption, caption_step(run, sources, labels)
 
     def work() -> dict[str, Any]:
         refs = captioned(run.config, sources, labels)
@@ -89,16 +93,63 @@ def caption(run: Run, sources: Sources, labels: Labels) -> Step:
     return run.execute(step, work)
 
 
+def caption_step(run: Run, sources: Sources, labels: Labels) -> Step:
+    """The step, whether it is finished or not."""
+    images_key = (captioned_key(run.config, sources, labels) if sources.known else run.captioned) or UNKNOWN
+    return run.step("caption", _settings(run.config.caption), [Step("images", "images", images_key, "")], version=5)
+
+
+def refuse_unusable_url(run: Run, sources: Sources, labels: Labels) -> str | None:
+    """Try `caption.url` with one request where captions are still to be asked for; returns what is doubtful about it.
+
+    Raises:
+        ModelError: Nobody listens there, or the key is refused.
+    """
+    config, wanted = run.config.caption, not run.config.distill.skip or "captions_mixed" in run.config.evaluate.controls
+    if not config.url or not config.complete or not wanted:
+        return None
+    if run.done(caption_step(run, sources, labels)) or (config.file and _all_given(run.config, sources, labels)):
+        return None
+    from leaml.openai_check import check  # the client takes a second to import
+
+    return check(config.url, config.teacher.name)
+
+
+def _all_given(config: Config, sources: Sources, labels: Labels) -> bool:
+    """Whether no image is left for the teacher."""
+    refs = captioned(config, sources, labels)
+    given = ready.read(str(config.caption.file), config.caption.column)
+    try:
+        return len(given_rows(given, sources.image_folders, refs)[0]) == len(refs)
+    except DataError:  # the file names other images; who reads it says so
+        return False
+
+
 def captioned(config: Config, sources: Sources, labels: Labels) -> ImageIndex:
     """The images that are to have a caption."""
     return sample_refs(training_images(sources), config.caption.max_images, config.seed, always=labels.image_ids)
+
+
+def captioned_key(config: Config, sources: Sources, labels: Labels) -> str:
+    """Hash of the images that are to have a caption, in order; of their names too where captions are given by name."""
+    refs = captioned(config, sources, labels)
+    columns: list[Iterable[str]] = [(ref.image_id for ref in refs)]
+    if config.caption.file:
+        ids = refs.ids.to_pylist()
+        columns += [map(store.names(folder, ids).get, ids, repeat("")) for folder in sources.image_folders]
+    digest = hashlib.sha256()
+    for row in zip(*columns, strict=True):
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
 
 
 def _settings(config: CaptionConfig) -> dict[str, Any]:
     """What captions depend on: not how patient the client is, nor anything of it without a URL."""
     patience = {"concurrency", "timeout", "retries"} if config.url else True
     found = config.model_dump(exclude={"client": patience}) | {"teacher": model_key(config.teacher)}
-    return found | ({"content": files.fingerprint(config.file)} if config.file and files.exists(config.file) else {})
+    return found | (
+        {"content": files.fingerprint(config.file, edited=True)} if config.file and files.exists(config.file) else {}
+    )
 
 
 def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> tuple[list[dict[str, object]], list[str]]:

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from leaml import tables
 from leaml.config import Config, SourceConfig, relative_to
-from leaml.data import budget, files, store
+from leaml.data import budget, changes, files, store
 from leaml.data.ingest import IngestResult, QuarantineError, check_limits, quarantine_file, reasons
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.label_counts import LabelCounts
@@ -31,7 +31,7 @@ from pipelines.run import QUARANTINED, Run, Step, quarantine_text
 EXCLUDED = "excluded.parquet"
 """In the folder of a step that leaves images out: which, and why."""
 READ = "read.json"
-"""Summary of a read that was refused because too much was unusable, for a run with a higher limit."""
+"""Of a read that was refused because too much was unusable: its summary and the state of the data, for a higher limit."""
 SHOWN = 10
 """Images that a message names."""
 
@@ -45,6 +45,8 @@ class Sources:
     evaluation: Step
     excluded: frozenset[str] = frozenset()
     """Ids of labeled and unlabeled images that are not used."""
+    known: bool = True
+    """Whether the images can be looked at; False where the steps are only planned."""
 
     @property
     def training(self) -> list[Step]:
@@ -166,6 +168,7 @@ def source_steps(run: Run) -> Sources:
     labeled = _ingest_one(run, data.labeled, "labeled")
     unlabeled = _ingest_one(run, data.unlabeled, "unlabeled") if data.unlabeled else None
     sources = Sources(labeled, unlabeled, _ingest_one(run, data.evaluation, "evaluation"))
+    sources = replace(sources, known=all(run.done(step) for step in sources.training))
     return _without_evaluation(run, sources) if data.exclude_evaluation else sources
 
 
@@ -196,7 +199,8 @@ def publish_excluded(step: Step, found: dict[Step, list[str]], reason: str) -> d
 def excluding(run: Run, sources: Sources, step: Step) -> Sources:
     """The sources without the images that `step` has found; what is made from them is made anew when it finds others."""
     ids: list[str] = []
-    if run.done(step):  # else the steps are only planned
+    found = run.done(step)
+    if found:  # else the steps are only planned
         ids = tables.read(step.path(EXCLUDED), tables.QUARANTINE)["image_id"].to_pylist()
         for role, count in run.summary(step)["excluded"].items():
             say(f"{role}: {count} images left out ({step.label}{f'; {step.path(EXCLUDED)}' if run.lasts(step) else ''})")
@@ -205,7 +209,8 @@ def excluding(run: Run, sources: Sources, step: Step) -> Sources:
         return replace(source, hash=hashlib.sha256(f"{source.hash}:{step.hash}".encode()).hexdigest()[:12])
 
     unlabeled = None if sources.unlabeled is None else left(sources.unlabeled)
-    return Sources(left(sources.labeled), unlabeled, sources.evaluation, sources.excluded | frozenset(ids))
+    excluded, known = sources.excluded | frozenset(ids), sources.known and found
+    return Sources(left(sources.labeled), unlabeled, sources.evaluation, excluded, known)
 
 
 def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
@@ -220,13 +225,17 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
     kept = step.path(READ)
 
     def work() -> dict[str, Any]:
-        if files.exists(kept) and _within(before := json.loads(files.read_bytes(kept)), role, data.max_quarantined):
-            say(f"{step.label}: read before, under a lower data.max_quarantined; nothing is read again")
-            return dict(before)
+        before = json.loads(files.read_bytes(kept)) if files.exists(kept) else {}
+        if "state" in before and _within(before["summary"], role, data.max_quarantined):
+            if before["state"] == _state(run, step, source):
+                say(f"{step.label}: read before, under a lower data.max_quarantined; nothing is read again")
+                return dict(before["summary"])
+            say(f"{step.label}: the data have changed since they were refused; they are read again")
         try:
             return _read(run, step, source, role)
         except QuarantineError as error:
-            files.write_bytes(kept, json.dumps(_summary(error.result)).encode())
+            found = {"summary": _summary(error.result), "state": _state(run, step, source)}
+            files.write_bytes(kept, json.dumps(found).encode())
             raise
 
     run.execute(step, work)
@@ -255,7 +264,9 @@ def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, An
     if role != "unlabeled":
         for line in result.labels.lines():
             say(escape(f"{step.label}: {line}"))
-    if result.images == 0:
+    if result.images == 0 and not result.complete:
+        tables.write(step.path("images", "part-00000.parquet"), tables.IMAGES.empty_table())  # the others may be better
+    elif result.images == 0:
         msg = f"data.{role}: no readable image in {source.path or source.format!r}"
         raise DataError(msg)
     if role != "unlabeled" and result.rows == 0 and result.complete:
@@ -311,9 +322,16 @@ def _identity(source: SourceConfig, storage: str) -> dict[str, Any]:
     return found
 
 
+def _state(run: Run, step: Step, source: SourceConfig) -> str:
+    """State of the images that could not be used, and of everything in the source where that is a folder."""
+    quarantined = tables.read(quarantine_file(step.path("images"), step.path("labeled.parquet")), tables.QUARANTINE)
+    folder = source.path if source.path and files.exists(source.path) and not files.is_file(source.path) else None
+    return changes.state(quarantined["uri"].to_pylist(), folder, apart=files.absolute(run.config.storage))
+
+
 def _content(source: SourceConfig) -> dict[str, str]:
     if source.path and files.exists(source.path) and files.is_file(source.path):
-        return {"content": files.fingerprint(source.path)}
+        return {"content": files.fingerprint(source.path, edited=True)}
     return {}
 
 
@@ -353,15 +371,15 @@ def labels_key(labels: Labels) -> Step:
 
 
 def training_images(sources: Sources) -> ImageIndex:
-    """Every image that may be captioned, each id once."""
-    parts: dict[str, ImageIndex] = {}
+    """Every image that may be captioned, each id once: the labeled source's, then the others of the unlabeled one."""
+    parts: list[ImageIndex] = []
     for step in sources.training:
         folder = step.path("images")
         found = store.index(folder).without(sources.excluded) if sources.excluded else store.index(folder)
-        for part in parts.values():
+        for part in parts:
             found = found.without(part.ids)
-        parts[folder] = found
-    return ImageIndex.joined(parts[folder] for folder in sorted(parts))
+        parts.append(found)
+    return ImageIndex.joined(parts)
 
 
 def sample_refs(refs: ImageIndex, count: int | None, seed: int, always: frozenset[str] = frozenset()) -> ImageIndex:

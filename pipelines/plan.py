@@ -7,7 +7,7 @@ those of the run. Nothing is written, Ray is not started and no hub is asked; wh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Work
 from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
 from pipelines.method import method
 from pipelines.progress import console
-from pipelines.run import DONE, Run, Step
+from pipelines.run import DONE, UNKNOWN, Run, Step
 
-UNKNOWN = "unknown until ingest"
+UNTIL_INGEST = "unknown until ingest"
 RECENT = 300
 """Finished steps of the storage that are looked at for measured rates, the latest."""
 
@@ -38,13 +38,24 @@ class Planned:
 
 
 class Rehearsal(Run):
-    """A run that notes its steps instead of doing them."""
+    """A run that notes its steps instead of doing them.
+
+    What depends on images that are not ingested yet has no address, unless the caller has found out which they are.
+    """
 
     dry = True
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, captioned: str | None = None) -> None:
         super().__init__(config)
+        self.captioned = captioned
         self.planned: dict[str, Planned] = {}
+
+    def step(self, name: str, settings: dict[str, Any], inputs: list[Step], version: int = 1, label: str = "") -> Step:
+        """The run's step; one with an unknown input has a hash that no step of a run has."""
+        made = super().step(name, settings, inputs, version, label)
+        if any(step.hash.endswith(UNKNOWN) for step in inputs):
+            return replace(made, hash=made.hash + UNKNOWN, folder=made.folder + UNKNOWN)
+        return made
 
     def execute(self, step: Step, work: object) -> Step:
         """Note the step; one that several rows share is noted once."""
@@ -76,6 +87,8 @@ class Amounts:
     """Images left out because the evaluation has them; None: unknown, or none are to be."""
     given: int | None = None
     """Images that have a caption in `caption.file`."""
+    captioned: str | None = None
+    """`captioned_key` of the images to be captioned."""
 
     @property
     def rest(self) -> int | None:
@@ -83,10 +96,15 @@ class Amounts:
         return None if self.training is None or self.label_images is None else max(0, self.training - self.label_images)
 
 
-def rehearse(config: Config) -> tuple[Rehearsal, Sources, Labels]:
-    """All steps of `leaml adapt` in order, with their addresses. Raises what the configuration alone gets refused for."""
+def rehearse(config: Config, captioned: str | None = None) -> tuple[Rehearsal, Sources, Labels]:
+    """All steps of `leaml adapt` in order, with their addresses. Raises what the configuration alone gets refused for.
+
+    Args:
+        config: The run.
+        captioned: `captioned_key` of its images, for the time before ingest.
+    """
     check_steps(config)
-    run = Rehearsal(config)
+    run = Rehearsal(config, captioned)
     sources = source_steps(run)
     sources = screen_near_duplicates(run, sources)
     labels = draw_labels(run, sources)
@@ -103,7 +121,7 @@ def show(config: Config, amounts: Amounts | None = None) -> None:
         config: The run.
         amounts: How much there is of everything, where that was found out; None: what is cheap to find out.
     """
-    run, sources, labels = rehearse(config)
+    run, sources, labels = rehearse(config, amounts.captioned if amounts else None)
     amounts = amounts or measure(run, sources, labels)
     known = known_rates(run)
     print_line(f"plan of {config.name} in {run.folder}; nothing is run\n")
@@ -116,13 +134,15 @@ def show(config: Config, amounts: Amounts | None = None) -> None:
         work = work_of(planned, amounts)
         found = estimates.estimate(step.name, step.label, planned.tree, work, known)
         text = _work_text(planned, amounts)
-        lines.append((state, step.label, Path(step.folder).name, text, _on(planned), *_cost(state, found)))
+        lines.append((state, step.label, _folder_text(step), text, _on(planned), *_cost(state, found)))
         if state == "finished" or not found.how:
             continue
         arithmetic.setdefault(found.how, []).append(step.label)
         costs[step.label] = found
     print_line("\nsteps in order (finished ones are reused, begun ones go on)")
     print_columns([("state", "step", "folder", "work", "on", "hours", "GPU-hours"), *lines])
+    if any(planned.step.hash.endswith(UNKNOWN) for planned in run.planned.values()):
+        print_line("  folders with ? depend on the images that are captioned: ingest finds them; what is finished is reused")
     _print_estimates(arithmetic, costs)
     if amounts.training is None or amounts.asked is None:
         print_line("  after `leaml ingest CONFIG` the numbers of images and questions are known, and these estimates with them")
@@ -233,6 +253,10 @@ def finished(storage: str) -> list[str]:
     return [folder for _, folder in sorted(found, reverse=True)[:RECENT]]
 
 
+def _folder_text(step: Step) -> str:
+    return f"{step.name}-{UNKNOWN}" if step.hash.endswith(UNKNOWN) else Path(step.folder).name
+
+
 def _work_text(planned: Planned, amounts: Amounts) -> str:
     step, tree = planned.step, planned.tree
     work = work_of(planned, amounts)
@@ -280,12 +304,12 @@ def _cost(state: str, found: Estimate) -> tuple[str, str]:
 def _amount(*counted: tuple[int | None, str]) -> str:
     """Numbers with what they count, `unknown` once if none is known."""
     known = [f"{number:,} {what}" for number, what in counted if number is not None]
-    return ", ".join(known) or UNKNOWN
+    return ", ".join(known) or UNTIL_INGEST
 
 
 def _count_text(found: Count | None) -> str:
     if found is None or found.images is None:
-        return UNKNOWN + (f" ({found.why})" if found and found.why else "")
+        return UNTIL_INGEST + (f" ({found.why})" if found and found.why else "")
     about = "about " if found.about else ""
     return about + _amount((found.images, "images"), (found.questions, "questions"))
 
@@ -300,7 +324,7 @@ def _print_data(config: Config, amounts: Amounts) -> None:
         where = " ".join(part for part in (source.format, source.path, source.split) if part) if source else ""
         print_line(f"{role:11} {where}: {_count_text(found)}" if source else f"{role:11} the labeled source's other images")
     if data.exclude_evaluation:
-        left_out = UNKNOWN if amounts.excluded is None else f"{amounts.excluded:,} images that are in the evaluation too"
+        left_out = UNTIL_INGEST if amounts.excluded is None else f"{amounts.excluded:,} images that are in the evaluation too"
         print_line(f"{'left out':11} {left_out}")
     size = f"{budget.count:,}" if budget.count else f"{100 * budget.fraction:g} % of the" if budget.fraction else "all"
     share = f"{100 * budget.validation_fraction:g} % of them for validation"

@@ -37,6 +37,8 @@ LOCK = "lock.json"
 RUNNING = "running"
 QUARANTINED = "quarantined: "
 """Beginning of the names of counts by reason in a step's summary, beside `quarantined`."""
+UNKNOWN = "?"
+"""Hash of an input that only ingest can tell, in a plan; the hashes of what is made from it end with it."""
 KEPT = "finished steps and units are kept, and the last checkpoint of a training"
 """What a run that ends early leaves behind."""
 HEARTBEAT = 10.0
@@ -68,6 +70,8 @@ class Run:
     """Whether steps are planned only, so that their addresses are known and what they make is not."""
     first: int | None = None
     """Images of each source that are read, to find out what is refused; None: all."""
+    captioned: str | None = None
+    """Key of the images to be captioned where sources are planned only and something else has told it."""
 
     def __init__(self, config: Config, noted: bool = True) -> None:
         """With `noted` false the process works in a run that another one holds, and leaves status.json to that."""

@@ -6,20 +6,23 @@ Sources are ingested into a temporary folder, at most the first `FIRST` images o
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leaml.config import Config
+from leaml.config import Config, SourceConfig
 from leaml.data import captions, files
-from leaml.errors import DataError
+from leaml.data.count import names
+from leaml.data.label_counts import LabelCounts
+from leaml.errors import DataError, ModelError
 from pipelines.adapt import check
-from pipelines.caption import captioned, given_rows, given_text
+from pipelines.caption import captioned, captioned_key, given_rows, given_text, refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, refuse_nothing_to_generate, role_of
 from pipelines.plan import Amounts, measure
-from pipelines.run import DONE, Run, Step
+from pipelines.run import DONE, Run, Step, quarantine_text
 from pipelines.runtime import check_resources, own_nodes
 
 FIRST = 5_000
@@ -71,9 +74,7 @@ def refuse(config: Config) -> Tried:
         trial = Trial(config, folder)
         sources = screen_near_duplicates(trial, ingest(trial), mapped=map)
         parts = [role_of(step) for step in (*sources.training, sources.evaluation) if "first" in trial.summary(step)]
-        notes = [
-            f"of the {role} source the first {FIRST:,} images were looked at; ingest looks at the others" for role in parts
-        ]
+        notes = [note for role in parts for note in _of_a_part(trial, sources, role)]
         labels = Labels.none() if "labeled" in parts else draw_labels(trial, sources)
         if not parts:
             refuse_nothing_to_generate(config, sources, labels)
@@ -81,7 +82,48 @@ def refuse(config: Config) -> Tried:
         if config.caption.file and not config.distill.skip:
             given, note = _given(config, sources, labels, bool(parts))
             notes.append(note)
-        return Tried(replace(measure(trial, sources, labels), given=given), notes)
+        try:
+            doubt = refuse_unusable_url(trial, sources, labels)
+        except ModelError as error:
+            if not parts:
+                raise
+            doubt = f"{error}; adapt refuses it unless the captions are finished"  # which only all images tell
+        notes += [f"warning: {doubt}"] if doubt else []
+        key = None if parts or config.distill.skip else captioned_key(config, sources, labels)
+        return Tried(replace(measure(trial, sources, labels), given=given, captioned=key), notes)
+
+
+def _of_a_part(trial: Trial, sources: Sources, role: str) -> list[str]:
+    """What the beginning of a large source shows.
+
+    Raises:
+        DataError: So much of it cannot be used that the source is over its limit whatever the rest is.
+    """
+    step = next(s for s in (*sources.training, sources.evaluation) if role_of(s) == role)
+    summary, limit = trial.summary(step), trial.config.data.max_quarantined
+    source: SourceConfig = getattr(trial.config.data, role)
+    where = source.path or source.format
+    notes = [f"of the {role} source the first {FIRST:,} images were looked at; ingest looks at the others"]
+    labels = LabelCounts.of(summary["labels"])
+    found = [(summary["quarantined"], summary["seen"], "images", quarantine_text(summary))]
+    if role != "unlabeled":
+        found.append((*labels.faulty(), "label rows", "; ".join(labels.lines()[1:])))
+        if not summary["rows"]:
+            notes.append(f"warning: of {where} no image that was looked at has a question that can be used; adapt needs some")
+    for bad, seen, what, why in found:
+        if bad <= limit * seen and (bad < seen or not seen):
+            continue
+        msg = f"{bad:,} of the first {seen:,} {what} of {where} cannot be used"
+        total = names(source) if what == "images" else None
+        if bad > limit * (total or math.inf if limit else 0):
+            of_all = f", over the limit of {limit:.0%} of all {total:,}" if limit and total else ", and the limit is 0 %"
+            msg = f"data.{role}: {msg}{of_all} (data.max_quarantined): {why}; mend the data or raise the limit"
+            raise DataError(msg)
+        notes.append(
+            f"warning: {msg}, {bad / seen:.0%} where data.max_quarantined is {limit:.0%}: {why}; adapt refuses the source "
+            "unless the others bring that down"
+        )
+    return notes
 
 
 def _given(config: Config, sources: Sources, labels: Labels, part: bool) -> tuple[int | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,15 @@ def count(source: SourceConfig) -> Count:
         return _counted(source, _READ_OF.get(source.format, READ))
     except LeamlError as error:
         return Count(why=str(error))
+
+
+def names(source: SourceConfig) -> int | None:
+    """Images of a local source, equal ones counted apart, where no image has to be read to tell; else None."""
+    if source.path is None or files.is_remote(source.path) or not Path(source.path).exists() or source.format in _WHOLE:
+        return None
+    with contextlib.suppress(LeamlError):
+        return registry.count(source)
+    return None
 
 
 def _counted(source: SourceConfig, limit: int) -> Count:

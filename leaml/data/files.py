@@ -114,17 +114,22 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
         return stream.read()
 
 
-def fingerprint(uri: str) -> str:
+def fingerprint(uri: str, edited: bool = False) -> str:
     """SHA-256 of a file's size and content; of more than 64 MiB only 64 parts are read. Raises DataError.
 
     The parts lie at equal distances from the first byte to the last: training may leave a model's file of weights as it was
     at both ends. Of a folder: of the names and fingerprints of its files.
+
+    Args:
+        uri: A file or a folder.
+        edited: The file is one that people mend in place, maybe between the parts: of a large one the time of its last change
+            counts too (in S3 its ETag), so that a copy of it may have another fingerprint.
     """
     if not is_file(uri):
         base = len(uri.rstrip("/")) + 1
         found = listing(uri)
         with ThreadPoolExecutor(s3.PARALLEL) as pool:
-            parts = zip(found, pool.map(fingerprint, found), strict=True)
+            parts = zip(found, pool.map(lambda file: fingerprint(file, edited), found), strict=True)
             text = "".join(f"{path[base:]}\n{part}\n" for path, part in parts)
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     with open_native(uri) as stream, _explained(uri, "read"):
@@ -133,6 +138,7 @@ def fingerprint(uri: str) -> str:
         if size <= _WHOLE:
             digest.update(stream.read())
         else:
+            digest.update(_last_change(uri).encode() if edited else b"")
             for number in range(_PARTS):
                 stream.seek(number * (size - _PART) // (_PARTS - 1))
                 digest.update(stream.read(_PART))
@@ -321,6 +327,10 @@ def _publish(temporary: Path, path: Path, if_absent: bool) -> bool:
     finally:
         os.close(folder)
     return True
+
+
+def _last_change(uri: str) -> str:
+    return s3.etag(uri) if is_remote(uri) else str(Path(uri).stat().st_mtime_ns)
 
 
 def _kind(uri: str) -> fs.FileType:

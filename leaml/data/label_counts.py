@@ -63,15 +63,18 @@ class LabelCounts:
 
     def too_many(self, most: float) -> bool:
         """Whether more than the share `most` of the rows is refused for a fault of its own, or every row."""
-        bad, total = sum(self._faults().values()), self._total()
+        bad, total = self.faulty()
         return bad > 0 and (bad > most * total or bad == total)
+
+    def faulty(self) -> tuple[int, int]:
+        """Rows that are refused for a fault of their own, and rows of which that is a share."""
+        return sum(self._faults().values()), self._total()
 
     def check(self, most: float, source: str) -> None:
         """Raise DataError if there are `too_many` refused rows."""
         if not self.too_many(most):
             return
-        faults, total = self._faults(), self._total()
-        bad = sum(faults.values())
+        faults, (bad, total) = self._faults(), self.faulty()
         shown = "\n".join(f"  {n} {reason}: {self._shown(reason)}" for reason, n in sorted(faults.items(), key=lambda i: -i[1]))
         msg = (
             f"{bad} of {total} label rows of {source} cannot be used, over the limit of {most:.0%} (data.max_quarantined); "

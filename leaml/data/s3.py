@@ -91,6 +91,15 @@ class Object(io.RawIOBase):
         return len(found)
 
 
+def etag(uri: str) -> str:
+    """What the server calls this content of an object. Raises FileNotFoundError."""
+    bucket, key = _bucket_key(uri)
+    head = _head(_current_client(), bucket, key)
+    if head is None:
+        raise FileNotFoundError(uri)
+    return str(head["ETag"])
+
+
 def kind(uri: str) -> fs.FileType:
     """Whether there is an object, a folder or nothing, whatever the key."""
     bucket, key = _bucket_key(uri)
@@ -108,6 +117,14 @@ def listing(uri: str, recursive: bool = True) -> list[str]:
     pages = _current_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{key}/", **options)
     keys = (found["Key"] for page in pages for found in page.get("Contents", ()))
     return [f"s3://{bucket}/{key}" for key in keys if not key.endswith("/")]
+
+
+def versions(folder: str) -> dict[str, str]:
+    """What the server calls the content of each object that lies in a folder itself, by name."""
+    bucket, _, key = folder[len("s3://") :].partition("/")
+    prefix = f"{key}/" if key or folder.endswith("/") else ""
+    pages = _current_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+    return {found["Key"][len(prefix) :]: str(found["ETag"]) for page in pages for found in page.get("Contents", ())}
 
 
 def delete(uri: str) -> None:

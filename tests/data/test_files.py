@@ -11,7 +11,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from leaml.data import files, s3
+from leaml.data import changes, files, s3
 from leaml.errors import DataError
 
 
@@ -127,6 +127,57 @@ def test_a_fingerprint_follows_size_and_content(base: str, monkeypatch: pytest.M
     assert files.fingerprint(uri) not in seen
     with pytest.raises(DataError, match="nothing"):
         files.fingerprint(files.join(base, "nothing"))
+
+
+def test_a_large_file_that_is_mended_between_the_parts_has_another_fingerprint_where_people_edit_it(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights keep theirs, so that their folder may be copied; small files are read whole, so their time says nothing."""
+    uri, content = files.join(base, "folder", "rows.jsonl"), b"head.red........tail"
+    files.write_bytes(uri, content)
+    small = files.fingerprint(uri, edited=True)
+    assert small == files.fingerprint(uri)
+    monkeypatch.setattr(files, "_WHOLE", 10)
+    monkeypatch.setattr(files, "_PART", 2)
+    monkeypatch.setattr(files, "_PARTS", 3)
+
+    def seen(edited: bool) -> list[str]:
+        return [files.fingerprint(files.join(base, name), edited) for name in ("folder/rows.jsonl", "folder")]
+
+    before, weights = seen(edited=True), seen(edited=False)
+    assert seen(edited=True) == before
+    files.write_bytes(uri, content.replace(b"red", b"tan"))
+    assert not set(seen(edited=True)) & {*before, small}
+    assert seen(edited=False) == weights
+
+
+def test_the_state_of_files_changes_when_one_is_mended_gone_or_new(base: str) -> None:
+    names = ["a//1.png", "a/2.png", "2.png"] if base.startswith("s3://") else ["a/1.png", "a/2.png", "2.png"]
+    for name in names:
+        files.write_bytes(files.join(base, name), b"1")
+    uris = [files.join(base, name) for name in (*names[:2], "none.png", "2.png#row", "hf://x/y#3")]
+
+    def now() -> tuple[str, str]:
+        return changes.state(uris), changes.state([], files.join(base, "a"), apart=files.join(base, "a", "runs"))
+
+    seen = [now()]
+    assert now() == seen[0]
+    files.write_bytes(files.join(base, "a", "runs", "x.json"), b"of a run")
+    assert now() == seen[0]
+    for name, data, of_files, of_folder in (
+        ("a/2.png", b"2", True, True),
+        ("2.png", b"other", True, False),
+        ("none.png", b"found", True, False),
+        ("a/new.png", b"new", False, True),
+        (names[0], None, True, True),
+    ):
+        if data is None:
+            files.delete_tree(files.join(base, name))
+        else:
+            files.write_bytes(files.join(base, name), data)
+        found = now()
+        assert [a != b for a, b in zip(found, seen[-1], strict=True)] == [of_files, of_folder], name
+        seen.append(found)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

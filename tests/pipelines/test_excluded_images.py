@@ -16,6 +16,7 @@ from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import EXCLUDED, Sources, draw_labels, ingest, training_images
 from pipelines.plan import rehearse
 from pipelines.run import Run
+from pipelines.trial import refuse
 
 
 def config(folder: Path, **data: Any) -> Config:
@@ -96,10 +97,11 @@ def test_what_is_left_out_changes_what_is_made_from_the_sources(tmp_path: Path) 
 
 def test_planned_addresses_are_those_of_the_run(tmp_path: Path) -> None:
     found = config(tmp_path, exclude_evaluation=True)
-    before = list(rehearse(found)[0].planned)
+    before = list(rehearse(found, refuse(found).amounts.captioned)[0].planned)
     with Run(found) as run:
         ingest(run)
     assert list(rehearse(found)[0].planned) == before
+    assert not any("?" in folder for folder in before)
 
 
 def screened(folder: Path, **data: Any) -> tuple[Run, Sources]:

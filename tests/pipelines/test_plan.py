@@ -23,6 +23,7 @@ from pipelines import adapt, cli, plan
 from pipelines.ingest import ingest
 from pipelines.plan import rehearse
 from pipelines.run import DONE, Run
+from pipelines.trial import refuse
 
 CONFIGS = Path(cli.__file__).parent / "configs"
 DATA = {"labeled": {"format": "easy_vqa", "split": "train", "limit": 12}, "evaluation": {"format": "easy_vqa", "split": "test"}}
@@ -34,10 +35,10 @@ def config(folder: Path, **changes: Any) -> Config:
     return parse({"name": "planned", "storage": str(folder), "data": data, **changes})
 
 
-def shown(found: Config, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def shown(found: Config, monkeypatch: pytest.MonkeyPatch, amounts: plan.Amounts | None = None) -> list[str]:
     stream = io.StringIO()
     monkeypatch.setattr(plan, "console", Console(file=stream, soft_wrap=True, width=200))
-    plan.show(found)
+    plan.show(found, amounts)
     return stream.getvalue().splitlines()
 
 
@@ -60,9 +61,10 @@ def test_steps_come_in_order_and_those_that_rows_share_once(tmp_path: Path) -> N
 
 
 def test_addresses_are_those_of_the_run_before_and_after_ingest(tmp_path: Path) -> None:
-    """Also where the number of images decides how many are captioned."""
+    """Before, what depends on the captioned images has one as soon as they are known; captions are the first of that."""
     found = config(tmp_path, caption={"max_images": 6}, evaluate={"controls": ["full_labels"]})
-    before = list(rehearse(found)[0].planned)
+    captioned = refuse(found).amounts.captioned
+    unknown, before = rehearse(found)[0].planned, list(rehearse(found, captioned)[0].planned)
     with Run(found) as run:
         sources = ingest(run)
         run.finish()
@@ -70,6 +72,9 @@ def test_addresses_are_those_of_the_run_before_and_after_ingest(tmp_path: Path) 
     assert sorted(before[:2]) == made
     after, again, labels = rehearse(found)
     assert list(after.planned) == before
+    assert len(unknown) == len(before)
+    assert unknown.keys() & set(before) == {p.step.folder for p in unknown.values() if not p.step.hash.endswith("?")}
+    assert next(p.step.label for p in unknown.values() if p.step.hash.endswith("?")) == "caption"
     assert again == sources
     assert labels.images == 4
 
@@ -81,7 +86,9 @@ def test_the_plan_prints_counts_states_resources_and_estimates(tmp_path: Path, m
     assert "12 images, " in line(lines, "labeled ", "easy_vqa train")
     assert "4 images, draw 0: 4 images, " in line(lines, "labels ")
     assert line(lines, "ingest labeled").split()[:2] == ["to", "run"]
-    assert "6 images" in line(lines, " caption ", "caption-")
+    assert "6 images" in line(lines, " caption ", "caption-?")
+    assert any("folders with ? depend on the images" in text for text in lines)
+    assert not any("?" in text for text in shown(found, monkeypatch, refuse(found).amounts))
     assert "8 images; 8 pairs an image" in line(lines, " generate leaml ")
     assert "5 images, " in line(lines, " evaluate leaml ")
     estimated = line(lines, "estimated, not promised")

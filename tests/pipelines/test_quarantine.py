@@ -62,19 +62,19 @@ def test_counts_and_reasons_are_said_and_in_the_status(tmp_path: Path, capsys: p
     assert "3 images quarantined (" in capsys.readouterr().out
 
 
+def limited(found: Config, most: float) -> Run:
+    """A run with another limit over the data as they lie."""
+    return Run(found.model_copy(update={"data": found.data.model_copy(update={"max_quarantined": most})}))
+
+
 def test_another_limit_reads_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with (
-        Run(config(tmp_path, max_quarantined=0.4)) as run,
-        pytest.raises(DataError, match=r"3 of 6 images of .* over the limit of 40%"),
-    ):
+    found = config(tmp_path)
+    with limited(found, 0.4) as run, pytest.raises(DataError, match=r"3 of 6 images of .* over the limit of 40%"):
         ingest(run)
     monkeypatch.setattr(ingest_module, "ingest_source", only_the_evaluation(ingest_module.ingest_source))
-    with Run(config(tmp_path, max_quarantined=0.5)) as run:
+    with limited(found, 0.5) as run:
         assert len(training_images(ingest(run))) == 6
-    with (
-        Run(config(tmp_path, max_quarantined=0.3)) as run,
-        pytest.raises(DataError, match=r"3 of 6 images of .* over the limit of 30%"),
-    ):
+    with limited(found, 0.3) as run, pytest.raises(DataError, match=r"3 of 6 images of .* over the limit of 30%"):
         ingest(run)  # a limit that is lowered afterwards holds too
 
 
@@ -82,7 +82,7 @@ def only_the_evaluation(read: Any) -> Any:
     """What the refused run had not come to yet may be read, nothing else."""
 
     def check(source: Any, *arguments: Any, **more: Any) -> Any:
-        assert "test" in source.path, f"{source.path} is read again"
+        assert Path(source.path).parent.name == "test", f"{source.path} is read again"
         return read(source, *arguments, **more)
 
     return check
@@ -96,6 +96,34 @@ def test_data_that_was_mended_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "frames" / "empty.PNG").unlink()
     with Run(found) as run:
         assert run.summary(ingest(run).training[1])["quarantined"] == 1
+
+
+@pytest.mark.parametrize("role", ["labeled", "unlabeled"])
+def test_data_that_was_mended_is_read_again_under_a_higher_limit_too(tmp_path: Path, role: str) -> None:
+    """The refusal names both ways out, and some people take both."""
+    frames = tmp_path / "frames"
+    names = ["5.png", "torn.jpg", "empty.PNG", "large.png", "absent.png"]
+    rows = [json.dumps({"image": name, "question": "what?", "answer": "red"}) for name in names]
+    (tmp_path / "many.jsonl").write_text("\n".join(rows))
+    named = {"labeled": {"format": "jsonl", "path": f"{tmp_path}/many.jsonl", "images": str(frames)}}
+    found = config(tmp_path, **(named if role == "labeled" else {}))
+    with limited(found, 0.4) as run, pytest.raises(DataError, match="cannot be used"):
+        ingest(run)
+    for place, name in enumerate(["torn.jpg", "absent.png"]):
+        Image.new("RGB", (16, 16), (0, place, 90)).save(frames / name)
+    with limited(found, 0.9) as run:
+        sources = ingest(run)
+    assert run.summary(sources.labeled if role == "labeled" else sources.training[1])["quarantined"] == 2
+
+
+def test_what_a_run_writes_is_no_change_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the runs are kept among the images."""
+    found = config(tmp_path).model_copy(update={"storage": f"{tmp_path}/frames/runs"})
+    with limited(found, 0.4) as run, pytest.raises(DataError, match="3 of 6"):
+        ingest(run)
+    monkeypatch.setattr(ingest_module, "ingest_source", only_the_evaluation(ingest_module.ingest_source))
+    with limited(found, 0.5) as run:
+        assert len(training_images(ingest(run))) == 6
 
 
 def test_inspect_knows_what_was_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dry_runs import captions_of, dry_run, line, plan_lines
 from pictures import scene
 from typer.testing import CliRunner
 
@@ -20,29 +21,6 @@ from pipelines.plan import rehearse
 from pipelines.run import Run
 
 Tree = dict[str, Any]
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    """A configuration that `leaml adapt` takes: four labeled images, three unlabeled ones, two for the evaluation."""
-    for role, seeds in {"train": range(4), "frames": range(4, 7), "test": range(10, 12)}.items():
-        (tmp_path / role).mkdir()
-        for seed in seeds:
-            scene(seed).save(tmp_path / role / f"{seed}.png")
-        rows = [{"image": f"{seed}.png", "question": "what?", "answer": "noise"} for seed in seeds]
-        (tmp_path / role / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = {
-        "labeled": {"format": "jsonl", "path": str(tmp_path / "train" / "rows.jsonl")},
-        "unlabeled": {"format": "folder", "path": str(tmp_path / "frames")},
-        "evaluation": {"format": "jsonl", "path": str(tmp_path / "test" / "rows.jsonl")},
-    }
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump({"name": "tried", "storage": str(tmp_path / "runs"), "data": data}))
-    return path
-
-
-def dry_run(recipe: Path, *overrides: str) -> Any:
-    return CliRunner().invoke(cli.app, ["adapt", str(recipe), *overrides, "--dry-run"])
 
 
 def started(recipe: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -236,16 +214,6 @@ def test_labels_alone_need_no_image_to_generate_for(recipe: Path) -> None:
     assert done.exit_code == 0, done.output
 
 
-def plan_lines(recipe: Path, *overrides: str) -> list[str]:
-    done = dry_run(recipe, *overrides)
-    assert done.exit_code == 0, done.output
-    return [str(line) for line in done.output.splitlines()]
-
-
-def line(lines: list[str], *words: str) -> str:
-    return next(text for text in lines if all(word in text for word in words))
-
-
 def test_images_that_are_left_out_are_not_planned_for(recipe: Path) -> None:
     """Also where the sources were ingested before the key was set."""
     evaluation_image_among_the_frames(recipe.parent)
@@ -256,12 +224,6 @@ def test_images_that_are_left_out_are_not_planned_for(recipe: Path) -> None:
         assert " 3 images; 8 pairs" in line(lines, " generate leaml ")
         with pytest.raises(InputError), Run(load(recipe)) as run:
             adapt.ingest(run)
-
-
-def captions_of(folder: Path, *names: str) -> str:
-    file = folder / "captions.jsonl"
-    file.write_text("".join(json.dumps({"image": name, "caption": "noise"}) + "\n" for name in names))
-    return f"caption.file={file}"
 
 
 def test_a_file_of_captions_that_names_no_image_is_refused(recipe: Path) -> None:

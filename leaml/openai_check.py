@@ -1,0 +1,66 @@
+"""One cheap request to the server behind `caption.url`: the list of its models, before anything else is paid for."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import openai
+
+from leaml.errors import ModelError
+
+_SECONDS = 10.0
+_KEY = {401, 402, 407}
+"""Refusals that are about the key or the account, whatever is asked for."""
+_NOBODY = {"ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"}
+"""Causes, by name as in `openai_engine`, that every request will have."""
+_ADVICE = "check caption.url (it usually ends with /v1), OPENAI_API_KEY and that the server runs"
+_SHOWN = 5
+
+
+def check(url: str, model: str) -> str | None:
+    """Ask a server for its models, with the key in OPENAI_API_KEY.
+
+    Args:
+        url: `caption.url`.
+        model: The name that captions will be asked of.
+
+    Returns:
+        What is doubtful, as a sentence: it does not know the model, or gives no list. None: nothing is.
+
+    Raises:
+        ModelError: Nobody listens there, or the key is refused.
+    """
+    base = url.rstrip("/").removesuffix("/chat/completions")
+    client = openai.OpenAI(
+        base_url=base, api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=_SECONDS, max_retries=1
+    ).models.with_raw_response
+    try:
+        text = client.list().http_response.text
+    except openai.APIStatusError as error:
+        said = f"{base} answered {error.status_code}: {' '.join(error.response.text.split())[:200]!r}"
+        if error.status_code in _KEY:
+            msg = f"caption.url: {said}; {_ADVICE}"
+            raise ModelError(msg) from None
+        return f"caption.url: asked for its models, {said}; not every server lists them, else {_ADVICE}"
+    except openai.APIConnectionError as error:
+        cause = error.__cause__ or error
+        why = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+        if type(cause).__name__ in _NOBODY:
+            msg = f"caption.url: {base} cannot be reached ({why}); {_ADVICE}"
+            raise ModelError(msg) from None
+        return f"caption.url: asked for its models, {base} gave no answer ({why}); {_ADVICE}"
+    return _doubt(base, text, model)
+
+
+def _doubt(base: str, text: str, model: str) -> str | None:
+    try:
+        found = json.loads(text)
+        names = [str(each["id"]) for each in found["data"]]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        shown = " ".join(text.split())[:100]
+        return f"caption.url: asked for its models, {base} answered {shown!r}, which is no list of them; {_ADVICE}"
+    if model in names:
+        return None
+    known = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return f"caption.url: {base} lists no model {model!r} but {known or 'none'}; check caption.teacher.name"

@@ -1,0 +1,151 @@
+"""What the dry run can tell of a part of the data, of the server behind `caption.url`, and of rows that are too long."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from dry_runs import captions_of, dry_run
+
+from leaml.config import load
+from leaml.errors import InputError
+from pipelines import adapt, trial
+from pipelines.caption import caption_step
+from pipelines.run import Run
+
+
+def some_torn(folder: Path, torn: int) -> None:
+    for number in range(torn):
+        (folder / "frames" / f"{number}.jpg").write_bytes(b"no image")  # before the others, by name
+
+
+@pytest.mark.parametrize(
+    ("torn", "limit", "refused"),
+    [(0, 0.05, None), (1, 0.5, None), (3, 0.6, False), (3, 0.5, True), (2, 0.5, False), (1, 0, True)],
+)
+def test_the_beginning_of_a_large_source_is_held_against_the_limit(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, torn: int, limit: float, refused: bool | None
+) -> None:
+    """Of 3 images looked at; refused where the rest cannot bring the share below the limit, else it is said."""
+    monkeypatch.setattr(trial.Trial, "first", 3)
+    some_torn(recipe.parent, torn)
+    for file in sorted((recipe.parent / "frames").glob("*.png"))[: torn - 2 if torn == 3 else 0]:
+        file.unlink()
+    done = dry_run(recipe, f"data.max_quarantined={limit}", "data.budget.count=4")
+    said = f"{torn} of the first 3 images of {recipe.parent}/frames cannot be used"
+    if refused:
+        assert isinstance(done.exception, InputError), done.output
+        assert said in str(done.exception)
+        assert f"{torn} not an image" in str(done.exception)
+    else:
+        assert done.exit_code == 0, done.exception
+        assert (said in done.output) == (refused is False)
+        assert ("adapt refuses the source unless the others bring that down" in done.output) == (refused is False)
+
+
+@pytest.mark.parametrize("limit", [0.5, 0])
+def test_label_rows_of_the_beginning_are_held_against_the_limit_too(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+) -> None:
+    monkeypatch.setattr(trial.Trial, "first", 3)
+    rows = [{"image": f"{seed}.png", "question": "what?", "answer": "noise" if seed > 2 else None} for seed in range(4)]
+    (recipe.parent / "train" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = dry_run(recipe, f"data.max_quarantined={limit}")
+    said = f"3 of the first 3 label rows of {recipe.parent}/train/rows.jsonl cannot be used"
+    if limit:
+        assert done.exit_code == 0, done.exception
+        assert f"warning: {said}" in done.output
+        assert "no image that was looked at has a question that can be used" in done.output
+    else:
+        assert said in str(done.exception)
+        assert "rows.jsonl:1" in str(done.exception)
+
+
+@contextmanager
+def listing(status: int, body: str) -> Iterator[str]:
+    """URL of a server that answers every request for its models like this."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            known = self.path == "/v1/models" and self.headers["Authorization"] == "Bearer right"
+            self.send_response(status if known or status != 200 else 401)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+MODELS = json.dumps({"object": "list", "data": [{"id": "gpt"}, {"id": "other"}]})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "key", "refused", "said"),
+    [
+        (200, MODELS, "right", False, ""),
+        (200, MODELS, "wrong", True, "answered 401"),
+        (402, "no credit", "right", True, "answered 402: 'no credit'"),
+        (404, "what?", "right", False, "not every server lists them"),
+        (200, "<html>", "right", False, "answered '<html>', which is no list"),
+        (200, '{"data": [{"id": "gtp"}]}', "right", False, "lists no model 'gpt' but gtp; check caption.teacher.name"),
+    ],
+)
+def test_the_url_of_captions_is_tried(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, status: int, body: str, key: str, refused: bool, said: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with listing(status, body) as url:
+        done = dry_run(recipe, f"caption.url={url}/chat/completions", "caption.teacher.name=gpt")
+    if refused:
+        assert isinstance(done.exception, InputError), done.output
+        assert said in str(done.exception)
+        assert "check caption.url" in str(done.exception)
+        assert "OPENAI_API_KEY" in str(done.exception)
+    else:
+        assert done.exit_code == 0, done.exception
+        assert said in done.output
+        assert ("caption.url" in done.output) == bool(said)
+
+
+def test_a_url_where_nobody_listens_is_refused_where_captions_are_still_to_be_asked_for(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "caption.url=http://127.0.0.1:9/v1"
+    assert "caption.url: http://127.0.0.1:9/v1 cannot be reached" in str(dry_run(recipe, url).exception)
+    given = captions_of(recipe.parent, *(f"{seed}.png" for seed in range(7)))
+    for others in (["distill.skip=true"], ["caption.complete=false", given], [given]):
+        done = dry_run(recipe, url, *others)
+        assert done.exit_code == 0, done.exception
+    with Run(load(recipe, [url])) as run:
+        sources = adapt.ingest(run)
+        labels = adapt.draw_labels(run, sources)
+        with pytest.raises(InputError, match="cannot be reached"):
+            adapt.refuse_unusable_url(run, sources, labels)
+        run.execute(caption_step(run, sources, labels), dict)
+        assert adapt.refuse_unusable_url(run, sources, labels) is None
+    assert dry_run(recipe, url).exit_code == 0
+
+
+def test_a_part_of_the_images_and_a_dead_url_are_a_warning(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The captions of all of them may be finished, and the file may name the others."""
+    monkeypatch.setattr(trial.Trial, "first", 3)
+    url = "caption.url=http://127.0.0.1:9/v1"
+    for others in ([], [captions_of(recipe.parent, "6.png")]):
+        done = dry_run(recipe, url, *others)
+        assert done.exit_code == 0, done.exception
+        assert "warning: caption.url: http://127.0.0.1:9/v1 cannot be reached" in done.output

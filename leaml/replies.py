@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from leaml.broken_text import is_broken
+from leaml.data.values import marks_missing
 from leaml.preambles import without_assent
 from leaml.refusals import FAILURE, REFUSAL, TO_THE_ASKER
 from leaml.repetition import is_repetitive
@@ -228,6 +229,7 @@ def _no_caption(text: str, prompt: str) -> str:
         or (len(letters) == 1 and letters[0].isascii())
         or _FRAGMENT.fullmatch(" ".join(text.split()))
         or _ENCODED.fullmatch(text)
+        or marks_missing(text)
     ):
         return f"no description: {text[:100]!r}"
     if text.rstrip("*_ \n").endswith((":", "：")) or _FILL_IN.search(text):

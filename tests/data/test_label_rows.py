@@ -24,7 +24,7 @@ from rows import made, words
 
 from leaml import tables
 from leaml.config import SourceConfig
-from leaml.data import label_counts, label_rows
+from leaml.data import kvasir, label_counts, label_rows
 from leaml.data.ingest import IngestResult, ingest
 from leaml.data.label_rows import parse
 from leaml.data.records import Question, Record, RefusedRow
@@ -115,6 +115,23 @@ def test_6_sportu_takes_lists_and_small_letters(tmp_path: Path) -> None:
 )
 def test_8_15_values_become_the_text_that_people_write_or_are_refused(answer: Any, text: str | None) -> None:
     assert words(answer=answer) == text
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *("nan", "NaN", " -nan ", "<NA>", "NaT", "pd.NA", "np.nan", "1.#QNAN", "-1.#IND", "#N/A", "#NA", "#N/A N/A", "#REF!"),
+        *("#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#ERROR!", "########", "\\N", "(null)", "<null>"),
+    ],
+)
+def test_8_marks_of_missing_values_are_no_text(mark: str) -> None:
+    assert words(answer=mark) is words(question=mark) is words(options=[mark, "red"]) is None
+    assert kvasir.parse("Is there text?", mark) is None
+
+
+@pytest.mark.parametrize("word", ["None", "no", "N/A", "n/a", "NA", "null", "nat", "NAT", "Nathan", "#", "# 5", "N", "C#", "-1.5"])
+def test_15_words_that_are_answers_are_no_marks_of_missing_values(word: str) -> None:
+    assert words(answer=word) == word
 
 
 @pytest.mark.parametrize("key", ["question", "answer", "question_type", "options"])

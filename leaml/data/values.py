@@ -15,8 +15,8 @@ from leaml.broken_text import is_blank, stripped
 _SHOWN = 80
 _MISSING = re.compile(
     r"[+-]?nan|-?1\.#(?:ind|inf|[qs]nan)\d*|(?:pd\.)?<na>|(?:np|numpy)\.nan|(?:pd|pandas)\.(?:na|nat)|(?-i:NaT)"
-    r"|#n/?a(?: n/?a)?!?|#(?:ref|value|div/0|num|null|spill|calc|field|blocked|connect|busy|unknown|error)[!?]|#(?:name|field)\?"
-    r"|#getting_data|#{3,}|\\N|[(<\[]null[)>\]]",
+    r"|#n/?a(?: n/?a)?!?|#(?:ref|value|div/0|num|null|spill|calc|field|blocked|connect|busy|unknown|error)[!?]"
+    r"|#(?:name|field)\?|#getting_data|#{3,}|\\N|[(<\[]null[)>\]]",
     re.I,
 )
 """What pandas, NumPy, spreadsheets and databases write for a value that is missing or failed: no person answers so."""

@@ -139,7 +139,7 @@ def test_transparency_of_twelve_bits_is_put_on_white() -> None:
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("deflate", [False, True])
-def test_18_white_is_zero_is_no_negative(bits: int, deflate: bool) -> None:
+def test_12_white_is_zero_is_no_negative(bits: int, deflate: bool) -> None:
     values = ramp(bits)
     found = np.asarray(decode(tiff16(2**bits - 1 - values, "<", deflate, {262: 0}))).astype(int)
     assert np.abs(found - eight(values, bits)).max() <= 1
@@ -148,7 +148,7 @@ def test_18_white_is_zero_is_no_negative(bits: int, deflate: bool) -> None:
     assert np.abs(np.asarray(decode(floats.getvalue())).astype(int) - eight(values, bits)).max() <= 1
 
 
-def test_18_white_is_zero_with_a_stated_range() -> None:
+def test_12_white_is_zero_with_a_stated_range() -> None:
     dark = 4095 - ramp(12) // 4  # 0 is white: the darkest quarter
     assert np.asarray(decode(tiff16(dark, tags={262: 0, 281: 4095}))).max() == 64
     with pytest.raises(ImageRejected, match=r"a damaged TIFF, or one whose bits, .* convert it to PNG"):
@@ -158,7 +158,7 @@ def test_18_white_is_zero_with_a_stated_range() -> None:
 @pytest.mark.parametrize(
     ("bits", "size", "count"), [(8, (48, 64), 3), (10, (48, 64), 1), (12, (8, 8), 1), (14, (48, 64), 3), (12, (700, 900), 300)]
 )
-def test_18_a_few_broken_pixels_turn_no_image_black(bits: int, size: tuple[int, int], count: int) -> None:
+def test_12_a_few_broken_pixels_turn_no_image_black(bits: int, size: tuple[int, int], count: int) -> None:
     for channels, colour in ((1, 0), (3, 2), (4, 6)):
         one = np.rint(np.linspace(0, 2**bits - 1, size[0] * size[1])).astype(np.uint16).reshape(size)
         values = np.stack([one, one[::-1], one[:, ::-1], np.full_like(one, 65535)][:channels], axis=-1)
@@ -172,7 +172,7 @@ def test_18_a_few_broken_pixels_turn_no_image_black(bits: int, size: tuple[int, 
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_18_a_broken_pixel_of_other_depths_turns_no_image_black(kind: type) -> None:
+def test_12_a_broken_pixel_of_other_depths_turns_no_image_black(kind: type) -> None:
     values = np.linspace(-500, 1500, 64 * 48).reshape(48, 64).astype(kind)
     clean = decode(tiff(values))
     for far in (1e9, -1e9):
@@ -251,7 +251,7 @@ def test_12_labels_stay_apart() -> None:
         assert np.asarray(decode(tiff(image)))[image == values[-1]].min() == 255
 
 
-def test_18_small_bright_things_on_black_are_no_outliers() -> None:
+def test_12_small_bright_things_on_black_are_no_outliers() -> None:
     for channels, colour in ((1, 0), (3, 2)):
         values = np.zeros((100, 100, channels), np.uint16)
         values[50, 50:53] = 40_000
@@ -260,7 +260,7 @@ def test_18_small_bright_things_on_black_are_no_outliers() -> None:
         assert found[0].max() == 0
 
 
-def test_18_the_contrast_of_a_whole_range_stays() -> None:
+def test_12_the_contrast_of_a_whole_range_stays() -> None:
     """A thousandth of the values is cut only where it lies far outside."""
     values = ramp(16)
     values[:40] //= 3

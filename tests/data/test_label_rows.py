@@ -1,6 +1,6 @@
 """Label rows: what is plain is read as it is meant, what is not is refused with its file and line, and all of it is counted.
 
-A number in the name of a test, here and in the files beside, is the case in shared/cases/README.md whose right value it asserts.
+A number in a test name, here and in the files beside, is the case in shared/cases/README.md whose right value it asserts.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def caption(run: Run, sources: Sources, labels: Labels) -> Step:
     """Caption every training image (or `caption.max_images` of them, and always the labeled ones)."""
     config = run.config.caption
     settings = _settings(config) | {"labels": None if config.max_images is None else labels.key}
-    step = run.step("caption", settings, sources.training, version=4)
+    step = run.step("caption", settings, sources.training, version=5)
 
     def work() -> dict[str, Any]:
         refs = captioned(run.config, sources, labels)

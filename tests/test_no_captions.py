@@ -254,3 +254,51 @@ def test_what_is_learned_as_a_caption_is_no_refusal_error_data_or_mark(reply: st
 )
 def test_captions_that_resemble_those_are_kept(reply: str) -> None:
     assert replies.caption(reply, "stop", PROMPT) == (reply, "")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *("I see no image here.", "I can see no picture.", "I'm not seeing an image.", "I received no file."),
+        *("There seems to be an issue with the image.", "There was an error loading the picture."),
+        *("It seems that the image is missing.", "The image you sent appears to be blank, please resend."),
+        *("The picture is blank.", "The file appears to be corrupted."),
+        *("The image contains inappropriate content and cannot be described.", "This content is not available"),
+        *("The image is no longer available.", "Description unavailable", "This picture is nsfw.", "Loading..."),
+        *("Processing image...", "Thinking…", "Generating caption", "Pending", "Please wait a moment."),
+        *("Loading 45%", "In progress", "Coming soon!", "Not applicable", "unavailable", "TBA", "(blank)"),
+        *("null null", "N/A - no image", "Untitled", "Bild nicht verfügbar", "Das Bild ist leider nicht vorhanden."),
+        *("Keine Beschreibung verfügbar", "Wird geladen ...", "Image non disponible"),
+        *("Aucune description disponible", "Imagen no disponible", "Sin descripción", "Imagem indisponível"),
+        *("Immagine non disponibile", "Afbeelding niet beschikbaar", "Geen afbeelding", "Brak zdjęcia"),
+        *("Изображение недоступно", "图片不可用", "暂无图片", "图片加载失败", "正在加载", "画像はありません"),
+        *("読み込み中...", "이미지가 없습니다", "로딩 중", "ERR_TIMEOUT", "IMAGE_NOT_FOUND", "image/png"),
+        *("IMG_1234.JPG", "photo.webp", "What is in the image?", "Is it red? Or blue?", "Here's a description"),
+        *("Sure! Here is a caption of the image", "<NA>", "#REF!", "Let me know if you need anything else!"),
+    ],
+)
+def test_3_statuses_and_words_about_a_missing_image_are_no_captions(reply: str) -> None:
+    found, reason = replies.caption(reply, "stop", PROMPT)
+    assert found == "" and reason
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *("A red ball is missing from the image.", "The image is empty of people."),
+        *("The picture is blank on its left half.", "There is a problem with the left hip implant."),
+        *("There is an issue of a magazine on the table.", "I see a red ball."),
+        *("The image contains explicit road markings.", "The image contains sensitive plants."),
+        *("Content children play.", "A loading dock with two lorries.", "Loading cargo onto a ship"),
+        *("Processing plant by a river", "A thinking man.", "Pending charts lie on a desk."),
+        *("A man waits; please wait stands on a sign.", "A progress bar at 45%.", "Blank wall"),
+        *("Bild eines roten Balls.", "Foto encontrada en la calle.", "Image d'une balle rouge."),
+        *("Une image disponible en rouge.", "Description of a battle on a stone plate."),
+        *("No lesions are available for biopsy here.", "Photo of a red ball", "图片显示一个红球。"),
+        *("画像には赤いボールがあります。", "A .png file icon.", "What a view! A red ball."),
+        *("Why not? asks a sign.", "A file cabinet, which cannot be opened.", "The text cannot be read."),
+        *("The content of the bowl is not visible.",),
+    ],
+)
+def test_3_sound_captions_with_words_of_statuses_are_kept(reply: str) -> None:
+    assert replies.caption(reply, "stop", PROMPT) == (reply, "")

@@ -46,7 +46,10 @@ def of_grey(image: Image.Image, data: bytes) -> tuple[float, float]:
 
 def grey(strip: Image.Image, black: float, white: float) -> Image.Image:
     """RGB of a strip, from `black` to `white`, which may be the less: convert("RGB") would clip at 255, nearly all to white."""
-    return Image.fromarray(_eight(np.asarray(strip, dtype=np.float64), black, white)).convert("RGB")
+    values = np.asarray(strip)
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # a table is ten times as fast as arithmetic
+        return Image.fromarray(_table(black, white).take(values, mode="clip")).convert("RGB")
+    return Image.fromarray(_eight(values.astype(np.float64), black, white)).convert("RGB")
 
 
 def _eight(values: Array, black: float, white: float) -> Array:
@@ -75,28 +78,46 @@ def of_colours(high: Image.Image, low: Image.Image, data: bytes) -> tuple[tuple[
     """
     colours, channels = depth.colours(high), len(high.getbands())
     left_out = depth.no_data(high)
-
-    def pixels(choose: np.ufunc) -> Parts:
-        return lambda: (_of_pixels(choose, part[..., :colours]) for part in _joined_strips(high, low))
-
-    greatest = _range(pixels(np.maximum), _step(high), left_out)[1]
-    least = min(greatest, _range(pixels(np.minimum), _step(high), left_out)[0])
+    most, fewest = (np.empty((high.height, high.width), np.uint16) for _ in range(2))
+    alphas = [0] * (channels - colours)
+    rows = []
+    for (above, top), (below, _) in zip(strips(high), strips(low), strict=True):
+        values = _joined(above, below)
+        rows.append(slice(top, top + above.height))
+        most[rows[-1]] = _of_pixels(np.maximum, values[..., :colours])
+        fewest[rows[-1]] = _of_pixels(np.minimum, values[..., :colours])
+        alphas = [max(alpha, int(values[..., colours + n].max())) for n, alpha in enumerate(alphas)]
+    greatest = _range(lambda: (most[each] for each in rows), _step(high), left_out)[1]
+    least = min(greatest, _range(lambda: (fewest[each] for each in rows), _step(high), left_out)[0])
     black, white = depth.range_of(least, greatest, depth.stated_range(high, data))
-    whites = [white] * colours
-    for channel in range(colours, channels):
-        whites.append(max(white, depth.white_of(max(int(part[..., channel].max()) for part in _joined_strips(high, low)))))
+    whites = [white] * colours + [max(white, depth.white_of(alpha)) for alpha in alphas]
     return (*[black] * colours, *[0.0] * (channels - colours)), tuple(whites)
 
 
 def coloured(high: Image.Image, low: Image.Image, blacks: Sequence[float], whites: Sequence[float]) -> Image.Image:
     """8 bits of the high and low bytes of a strip, each channel from its black to its white."""
+    ranges = list(zip(blacks, whites, strict=True))
+    if set(ranges) == {(0.0, 65535.0)}:
+        return Image.frombytes(high.mode, high.size, _of_all_bits(_bands(high), _bands(low)).tobytes())
     values = _joined(high, low)
     eight = np.empty(values.shape, np.uint8)
-    for black, white in set(zip(blacks, whites, strict=True)):
-        same = [channel for channel, range_ in enumerate(zip(blacks, whites, strict=True)) if range_ == (black, white)]
-        table = _eight(np.arange(65536, dtype=np.float64), black, white)
-        eight[..., same[0] : same[-1] + 1] = table[values[..., same[0] : same[-1] + 1]]
+    for range_ in set(ranges):
+        same = [channel for channel, other in enumerate(ranges) if other == range_]
+        eight[..., same[0] : same[-1] + 1] = _table(*range_).take(values[..., same[0] : same[-1] + 1], mode="clip")
     return Image.frombytes(high.mode, high.size, eight.tobytes())
+
+
+def _of_all_bits(high: Array, low: Array) -> Array:
+    """What `_table(0, 65535)` has for the values of these bytes: as 65535 is 255 * 257, the high byte or one beside it."""
+    eight: Array = high + ((low > high) & (low - high > 128))
+    eight -= (low < high) & (high - low > 128)
+    return eight
+
+
+@functools.lru_cache(maxsize=8)
+def _table(black: float, white: float) -> Array:
+    """8 bits of each value of 16; `take(mode="clip")` reads it twice as fast as an index does, and clips nothing."""
+    return _eight(np.arange(65536, dtype=np.float64), black, white)
 
 
 def _bands(strip: Image.Image) -> Array:
@@ -105,8 +126,7 @@ def _bands(strip: Image.Image) -> Array:
 
 
 def _joined(high: Image.Image, low: Image.Image) -> Array:
-    values = _bands(high).astype(np.uint16)
-    values <<= 8
+    values: Array = np.left_shift(_bands(high), 8, dtype=np.uint16)
     values |= _bands(low)
     return values
 
@@ -115,10 +135,6 @@ def _of_pixels(choose: np.ufunc, values: Array) -> Array:
     """The greatest or least of the channels of each pixel; numpy is slow along an axis as short as that."""
     found: Array = functools.reduce(choose, (values[..., channel] for channel in range(values.shape[-1])))
     return found
-
-
-def _joined_strips(high: Image.Image, low: Image.Image) -> Iterator[Array]:
-    return (_joined(above, below) for (above, _), (below, _) in zip(strips(high), strips(low), strict=True))
 
 
 def _step(image: Image.Image) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from leaml import value_range
 from leaml.images import ImageRejected, decode, inspect
 
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
@@ -342,3 +345,37 @@ def test_a_channel_that_is_the_same_everywhere_is_a_colour() -> None:
     none = np.zeros_like(dim)
     found = np.asarray(decode(png16(np.concatenate([none, dim, none], -1), 2)))
     assert (found[..., 0].max(), found[..., 1].max(), found[..., 2].max()) == (0, 255, 0)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_12_all_bits_at_once_are_what_arithmetic_gives(channels: int) -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    right = np.rint(values / 257).astype(np.uint8)
+    mode = "RGB" if channels == 3 else "RGBA"
+    parts = [np.repeat(part.astype(np.uint8)[..., None], channels, axis=-1) for part in (values >> 8, values & 255)]
+    high, low = (Image.frombytes(mode, (256, 256), part.tobytes()) for part in parts)
+    found = np.asarray(value_range.coloured(high, low, [0.0] * channels, [65535.0] * channels))
+    assert (found == right[..., None]).all()
+    assert (np.asarray(value_range.grey(Image.fromarray(values), 0.0, 65535.0)) == right[..., None]).all()
+
+
+@pytest.mark.parametrize(("bits", "joined", "made"), [(16, 1, 0), (12, 2, 1)])
+def test_12_no_value_of_16_bits_is_looked_at_more_often_than_needed(
+    bits: int, joined: int, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = {"_joined": 0, "_eight": 0}
+    for name in calls:
+        work = getattr(value_range, name)
+
+        def counted(*given: Any, name: str = name, work: Callable[..., Any] = work) -> Any:
+            calls[name] += 1
+            return work(*given)
+
+        monkeypatch.setattr(value_range, name, counted)
+    value_range._table.cache_clear()
+    picture = np.add.outer(np.arange(800), np.arange(900))[..., None] * np.array([1, 2, 3]) * 13 % 2**bits
+    data = png16(picture.astype(np.uint16), 2)
+    decode(data)
+    strips = len(list(value_range.strips(Image.open(io.BytesIO(data)))))
+    assert strips > 1
+    assert calls == {"_joined": joined * strips, "_eight": made}

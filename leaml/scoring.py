@@ -44,7 +44,8 @@ _LETTER_WITH_TEXT = re.compile(r"^[(\[*]*([A-Za-z])(?:\**[)\].:][*)\].:]*|\s+-(?
 _LETTER_AT_TEXT = re.compile(r"^[(\[*]*([A-Za-z])[)\].:]+(\S.*)$", re.S)
 """As "B.blue", which only counts where the text is that of the option: "a.m." is none."""
 _IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
-_BETWEEN = re.compile(r"[;,&/\n]|(?<=\w)\s*\+\s*(?=\w)|\b(?:and|und|et)\b|和|与|與|及|跟|와|과|と|\)\s*\(")
+_BETWEEN = re.compile(r"[;,&\n]|(?<=\w)\s*\+\s*(?=\w)|\b(?:and|und|et)\b|和|与|與|及|跟|와|과|と|\)\s*\(")
+"""What stands between options that are all meant; "B/C" is one of the two, and names neither."""
 _ATTACHED = frozenset("-#*'\"")
 """Marks that belong to the word or number they end: A-, HER2-, C#, A*, 5', 5"."""
 _SIGNS = frozenset("+-/±")

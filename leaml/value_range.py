@@ -22,8 +22,8 @@ _SAMPLE = 2**18
 """Values of an image that are looked at for outliers."""
 
 Array = np.ndarray[Any, Any]
-Parts = Callable[[], Iterable[Array]]
-"""Gives the values of an image part by part, as often as it is called."""
+Parts = Callable[[], Iterable[tuple[Array, ...]]]
+"""Gives arrays of the values of an image part by part, as often as it is called."""
 
 
 def strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
@@ -35,7 +35,8 @@ def strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
 
 def of_grey(image: Image.Image, data: bytes) -> tuple[float, float]:
     """Black and white of a loaded image of one channel of more than 8 bits; `data`: its file."""
-    low, high = _range(lambda: (np.asarray(strip) for strip, _ in strips(image)), _step(image), depth.no_data(image))
+    left_out = depth.no_data(image)
+    ((low, high),) = _ranges(lambda: ((np.asarray(strip),) for strip, _ in strips(image)), 1, _step(image), left_out)
     stated = depth.stated_range(image, data)
     if image.mode.startswith("I;16"):
         low, high = depth.range_of(low, high, stated)
@@ -62,10 +63,10 @@ def is_dark(image: Image.Image) -> bool:
     """Whether the high bytes of an image use less than 8 bits, so that low bytes count."""
     colours = depth.colours(image)
 
-    def parts() -> Iterator[Array]:
-        return (_of_pixels(np.maximum, _bands(strip)[..., :colours]) for strip, _ in strips(image))
+    def parts() -> Iterator[tuple[Array]]:
+        return ((_of_pixels(np.maximum, _bands(strip)[..., :colours]),) for strip, _ in strips(image))
 
-    return _range(parts, _step(image))[1] < 128
+    return _ranges(parts, 1, _step(image))[0][1] < 128
 
 
 def of_colours(high: Image.Image, low: Image.Image, data: bytes) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -78,17 +79,16 @@ def of_colours(high: Image.Image, low: Image.Image, data: bytes) -> tuple[tuple[
     """
     colours, channels = depth.colours(high), len(high.getbands())
     left_out = depth.no_data(high)
-    most, fewest = (np.empty((high.height, high.width), np.uint16) for _ in range(2))
     alphas = [0] * (channels - colours)
-    rows = []
-    for (above, top), (below, _) in zip(strips(high), strips(low), strict=True):
-        values = _joined(above, below)
-        rows.append(slice(top, top + above.height))
-        most[rows[-1]] = _of_pixels(np.maximum, values[..., :colours])
-        fewest[rows[-1]] = _of_pixels(np.minimum, values[..., :colours])
-        alphas = [max(alpha, int(values[..., colours + n].max())) for n, alpha in enumerate(alphas)]
-    greatest = _range(lambda: (most[each] for each in rows), _step(high), left_out)[1]
-    least = min(greatest, _range(lambda: (fewest[each] for each in rows), _step(high), left_out)[0])
+
+    def pixels() -> Iterator[tuple[Array, Array]]:
+        for (above, _), (below, _) in zip(strips(high), strips(low), strict=True):
+            values = _joined(above, below)
+            alphas[:] = [max(alpha, int(values[..., colours + n].max())) for n, alpha in enumerate(alphas)]
+            yield _of_pixels(np.maximum, values[..., :colours]), _of_pixels(np.minimum, values[..., :colours])
+
+    (_, greatest), (least, _) = _ranges(pixels, 2, _step(high), left_out)
+    least = min(greatest, least)
     black, white = depth.range_of(least, greatest, depth.stated_range(high, data))
     whites = [white] * colours + [max(white, depth.white_of(alpha)) for alpha in alphas]
     return (*[black] * colours, *[0.0] * (channels - colours)), tuple(whites)
@@ -141,23 +141,47 @@ def _step(image: Image.Image) -> int:
     return image.width * image.height // _SAMPLE | 1  # odd: the columns of most widths take turns
 
 
-def _range(parts: Parts, step: int, left_out: Sequence[float] = ()) -> tuple[float, float]:
-    """Least and greatest finite value but for outliers and what is no grey; 0 and 0 where there is none."""
-    low, high, values = _values(parts, step, left_out)
-    if fills := depth.fills(values):
-        low, high, values = _values(parts, step, [*left_out, *fills])
-    return depth.without_outliers(low, high, values) if len(values) else (0.0, 0.0)
+def _ranges(parts: Parts, count: int, step: int, left_out: Sequence[float] = ()) -> list[tuple[float, float]]:
+    """Least and greatest finite value of each array but for outliers and what is no grey; 0 and 0 where there is none.
 
-
-def _values(parts: Parts, step: int, left_out: Sequence[float]) -> tuple[float, float, Array]:
-    """Least and greatest finite value but for those left out, and a part of the values."""
-    low, high = math.inf, -math.inf
-    samples = [np.empty(0)]
+    Args:
+        parts: Gives `count` arrays for each part of an image. It is called once, and again where a value is no grey.
+        count: Number of arrays.
+        step: One of so many values is looked at for outliers.
+        left_out: Values that do not count.
+    """
+    found = [_Values(step, left_out) for _ in range(count)]
     for part in parts():
-        finite = part[np.isfinite(part)] if part.dtype.kind == "f" else part.ravel()
-        for other in left_out:
-            finite = finite[finite != (np.float32(other) if part.dtype == np.float32 else other)]
+        for values, array in zip(found, part, strict=True):
+            values.add(array)
+    if again := {n: fills for n, values in enumerate(found) if (fills := depth.fills(values.sample()))}:
+        for n, fills in again.items():
+            found[n] = _Values(step, [*left_out, *fills])
+        for part in parts():
+            for n in again:
+                found[n].add(part[n])
+    return [values.range() for values in found]
+
+
+class _Values:
+    """Least and greatest finite value of several arrays but for those left out, and a part of the values."""
+
+    def __init__(self, step: int, left_out: Sequence[float]) -> None:
+        self._step, self._left_out = step, left_out
+        self._low, self._high = math.inf, -math.inf
+        self._samples = [np.empty(0)]
+
+    def add(self, array: Array) -> None:
+        finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array.ravel()
+        for other in self._left_out:
+            finite = finite[finite != (np.float32(other) if array.dtype == np.float32 else other)]
         if finite.size:
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-            samples.append(finite[::step].astype(np.float64))
-    return low, high, np.concatenate(samples)
+            self._low, self._high = min(self._low, float(finite.min())), max(self._high, float(finite.max()))
+            self._samples.append(finite[:: self._step].astype(np.float64))
+
+    def sample(self) -> Array:
+        return np.concatenate(self._samples)
+
+    def range(self) -> tuple[float, float]:
+        values = self.sample()
+        return depth.without_outliers(self._low, self._high, values) if len(values) else (0.0, 0.0)

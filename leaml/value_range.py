@@ -18,6 +18,8 @@ from leaml import depth
 
 _STRIP = 250_000
 """Pixels that are converted at a time, so that no intermediate image is as large as the whole."""
+_ROWS = 16
+"""Rows whose values are looked up in a table at a time."""
 _SAMPLE = 2**18
 """Values of an image that are looked at for outliers."""
 
@@ -49,7 +51,7 @@ def grey(strip: Image.Image, black: float, white: float) -> Image.Image:
     """RGB of a strip, from `black` to `white`, which may be the less: convert("RGB") would clip at 255, nearly all to white."""
     values = np.asarray(strip)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # a table is ten times as fast as arithmetic
-        return Image.fromarray(_table(black, white).take(values, mode="clip")).convert("RGB")
+        return Image.fromarray(_looked_up(values, black, white)).convert("RGB")
     return Image.fromarray(_eight(values.astype(np.float64), black, white)).convert("RGB")
 
 
@@ -103,7 +105,7 @@ def coloured(high: Image.Image, low: Image.Image, blacks: Sequence[float], white
     eight = np.empty(values.shape, np.uint8)
     for range_ in set(ranges):
         same = [channel for channel, other in enumerate(ranges) if other == range_]
-        eight[..., same[0] : same[-1] + 1] = _table(*range_).take(values[..., same[0] : same[-1] + 1], mode="clip")
+        eight[..., same[0] : same[-1] + 1] = _looked_up(values[..., same[0] : same[-1] + 1], *range_)
     return Image.frombytes(high.mode, high.size, eight.tobytes())
 
 
@@ -114,9 +116,18 @@ def _of_all_bits(high: Array, low: Array) -> Array:
     return eight
 
 
+def _looked_up(values: Array, black: float, white: float) -> Array:
+    """8 bits of 16-bit values."""
+    table, eight = _table(black, white), np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), _ROWS):
+        # twice as fast as an index and nothing is clipped, but it needs 8 bytes a value
+        eight[top : top + _ROWS] = table.take(values[top : top + _ROWS], mode="clip")
+    return eight
+
+
 @functools.lru_cache(maxsize=8)
 def _table(black: float, white: float) -> Array:
-    """8 bits of each value of 16; `take(mode="clip")` reads it twice as fast as an index does, and clips nothing."""
+    """8 bits of each value of 16."""
     return _eight(np.arange(65536, dtype=np.float64), black, white)
 
 

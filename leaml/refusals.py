@@ -72,6 +72,23 @@ _ENGLISH = (
     r"|details|context|information|description))\b",
     r"\b(?:please|kindly|you) (?:re-?)?(?:upload|share|attach|provide|send) (?:me )?(?:the|an|your|a|another) (?:\w+ )?"
     r"(?:image|picture|photo)",
+    rf"\bi (?:can |could )?(?:only |currently )?(?:see|find|detect|notice|got|received) no (?:\w+ )?{_IMAGE}\b",
+    rf"\bi(?:'m| am) not (?:currently )?(?:seeing|able|finding|getting|receiving) (?:an?|any|the|your) (?:\w+ )?{_IMAGE}\b",
+    r"\bthere (?:(?:seems|appears) to (?:be|have been)|is|was|has been|might be|may be|must be) (?:an? |some )?(?:\w+ )?"
+    r"(?:issue|problem|error|difficult(?:y|ies)|trouble|glitch)s? (?:with|(?:while |when |in )?(?:load|access|process|display"
+    r"|open|view|upload|read|retriev|render|download)ing) (?:the |your |this |an? )?(?:\w+ ){0,2}?"
+    rf"(?:{_IMAGE}|upload|link|request)\b",
+    r"^[^\w\n]*(?:sorry,? )?(?:it (?:seems|appears|looks)(?: like| that| as if| as though)* )?(?:the |your |this |that )?"
+    rf"(?:\w+ )?{_IMAGE}(?: (?:that )?you(?:'ve| have)? \w+)? (?:is|was|appears?|seems?|looks?)(?: to (?:be|have been))? "
+    r"(?:\w+ly )?(?:blank|empty|missing|unavailable|inaccessible|corrupt(?:ed)?|damaged|broken|invalid|unreadable)"
+    r"(?:\W*$|[.,;!]| (?:and|or|so|please|because|since)\b)",
+    rf"\b(?:images?|pictures?|photos?|contents?|request)\b[^.?!\n]*\b(?:{_NOT} be|is not|isn't) (?:described|captioned"
+    r"|processed|analy[sz]ed|displayed|generated|accessed|supported)\b",
+    rf"\b{_IMAGE} (?:(?:may |might )?(?:contain|include|depict)s?|has|is) (?:\w+ )?(?:inappropriate|explicit|prohibited"
+    r"|sensitive|harmful|unsafe|nsfw|offensive|restricted|graphic)(?: (?:content|material|imagery)\b|\W*$)",
+    r"^[^\w\n]*(?:(?:the|this|your|requested|no|an?) )*(?:contents?|images?|pictures?|photos?|media|resource|page"
+    r"|descriptions?|captions?|previews?|answers?|text|videos?|files?|items?) (?:(?:is|was|are) )?(?:currently |temporarily "
+    r"|yet )*(?:unavailable|not (?:currently |yet )?available|no longer available)\b",
     r"\b(?:violat\w+|against) (?:\w+ ){0,3}(?:polic(?:y|ies)|guidelines|terms)\b",
 )
 _OTHER_LANGUAGES = (
@@ -103,7 +120,29 @@ _OTHER_LANGUAGES = (
     r"آسف|أعتذر|عذر[اًا]|لا أستطيع|لا يمكنني|لا أعرف|متأسف|نمی‌?توانم|क्षमा करें|मुझे खेद|नहीं (?:कर|बता|देख) सकत|ขออภัย"
     r"|ไม่สามารถ|ขอโทษ",
 )
-REFUSAL = re.compile("|".join((*_ENGLISH, *_OTHER_LANGUAGES)), re.I | re.M)
+_THING = (
+    r"(?:bild(?:er)?|foto|beschreibung|image|photo|imagen|imagem|immagine|afbeelding|obraz|zdjęcie|obrázek|изображение|фото"
+    r"|картинка|описание|description|descripción|descrição|descrizione|beschrijving|bilden|bildet|billedet?|kuva|resim|görsel"
+    r"|gambar|hình ảnh)"
+)
+_THERE = (
+    r"(?:verfügbar|vorhanden|gefunden|disponible|disponibile|disponível|beschikbaar|tillgänglig\w*|tilgængelig\w*"
+    r"|tilgjengelig\w*|dostępn[eya]|znaleziono|dostupn[ýáé]|nalezen\w*|encontrad[ao]|trovat[ao]|trouvée?|gevonden|tersedia)"
+)
+_NOT_AVAILABLE = (
+    rf"^[^\w\n]*(?:(?:das|die|diese[rs]?|le|la|l'|cette|el|esta|este|o|a|il|het|de|dit|deze) ?)?{_THING}"
+    r"(?: (?:ist|est|está|é|è|is|är|er|n'est|jest))? (?:derzeit |leider |momentan |actuellement |attualmente )?"
+    rf"(?:(?:nicht|non|pas|no|não|niet|inte|ikke|nie|není|tidak|không) {_THERE}|in(?:disponible|disponibile|disponível)"
+    r"|недоступн[оаы]|не найден[оаы]?|отсутству[ею]т|mevcut değil|bulunamadı)\b",
+    rf"^[^\w\n]*(?:keine?|aucune?|sin|sem|geen|brak|ingen|nessun[ao']|žádný|без|нет) ?{_THING}(?:u|a|i)?(?: {_THERE})?\W*$",
+    r"^\W*(?:brak|нет) (?:zdjęcia|obrazu|opisu|изображения|описания|фото)\W*$",
+    r"^\W*(?:该|此|这张|這張|当前)?(?:图片|图像|照片|圖片|圖像|图|内容|描述)(?:暂时|暂|目前|已)*"
+    r"(?:不可用|不存在|无法[^。]{0,8}|無法[^。]{0,8}|加载失败|載入失敗|缺失|未找到|失效|为空)\W*$",
+    r"^\W*(?:无|暂无|没有|沒有|無|不可用的)(?:可用的)?(?:图片|图像|描述|照片|内容|圖片|圖像|图)\W*$",
+    r"^\W*(?:画像|写真|説明|図)(?:は|が)?(?:ありません|見つかりません|利用できません|なし|無し|ない)\W*$",
+    r"^\W*(?:이미지|사진|설명|그림)(?:가|이|를|을|은|는)? ?(?:없습니다|없음|없어요|사용할 수 없|찾을 수 없|불러올 수 없)",
+)
+REFUSAL = re.compile("|".join((*_ENGLISH, *_OTHER_LANGUAGES, *_NOT_AVAILABLE)), re.I | re.M)
 """A model that refuses, cannot see, or talks about itself; apostrophes are straight ones."""
 
 TO_THE_ASKER = re.compile(
@@ -120,6 +159,24 @@ TO_THE_ASKER = re.compile(
     re.I | re.M,
 )
 """A reply to the one who asks instead of a description; a question of a pair may well begin so."""
+
+STATUS = re.compile(
+    r"\W*(?:(?:now |still |currently )?(?:(?:re|up|down|pre)?loading|(?:pre)?processing|thinking|reasoning|generating"
+    r"|analy[sz]ing|rendering|fetching|initiali[sz]ing|connecting|buffering|queued|pending|retrying|started|finished"
+    r"|completed|success(?:ful)?|failed|captioning|describing)(?: (?:the|your|an?|this))?"
+    r"(?: (?:image|picture|photo|caption|description|reply|response|answer|request|data|content|model|result|file)s?)?"
+    r"(?:\W+please wait)?|please (?:wait|stand by|hold)(?: \w+){0,4}"
+    r"|(?:one|just an?|a|give me an?) (?:moment|second|minute)(?:,? please)?|in progress|in (?:the |a )?queue|coming soon"
+    r"|under construction|to be (?:determined|added|announced|done|filled|described)"
+    r"|not (?:applicable|available|provided|specified|set|found|given|supported)|unavailable"
+    r"|bitte warten|wird (?:geladen|verarbeitet)|lädt|chargement(?: en cours)?|veuillez patienter|en cours|cargando|procesando"
+    r"|espere(?: por favor)?|por favor,? espere|carregando|processando|aguarde|caricamento(?: in corso)?|attendere(?: prego)?"
+    r"|laden|even geduld|загрузка|обработка|(?:пожалуйста,? )?подождите|ładowanie|proszę czekać|yükleniyor"
+    r"|(?:正在)?(?:加载|处理|生成|思考|分析|載入|處理)中|正在(?:加载|处理|生成|思考|分析)(?:图片|图像|描述)?|请稍[候等]"
+    r"|読み込み中|処理中|生成中|お待ちください|(?:로딩|처리|생성|불러오는) ?중(?:입니다)?|잠시만 기다려 ?주세요)[\W\d]*",
+    re.I,
+)
+"""What a program shows while or instead of working, as all of a reply."""
 
 FAILURE = re.compile(
     r"^\W*(?:http \d{3}|(?:internal |unknown |http |api |fatal )?(?:server |system |runtime )?error(?:\W*$|:| \d"

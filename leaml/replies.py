@@ -10,8 +10,10 @@ import re
 from typing import Any
 
 from leaml.broken_text import is_broken
-from leaml.preambles import without_assent
-from leaml.refusals import FAILURE, REFUSAL, TO_THE_ASKER
+from leaml.closing_offers import is_offer, without_offer
+from leaml.data.values import marks_missing
+from leaml.preambles import ANNOUNCEMENT, without_assent
+from leaml.refusals import FAILURE, REFUSAL, STATUS, TO_THE_ASKER
 from leaml.repetition import is_repetitive
 from leaml.special_tokens import DELIMITED, IN_BRACKETS
 from leaml.thoughts import without_thoughts
@@ -35,7 +37,7 @@ _THOUGHT_PARTS = {"thinking", "reasoning", "redacted_thinking", "thought"}
 _WRAPPED = re.compile(
     r"^(?:<(?P<tag>answer|response|output|final|final_answer|caption|description)>(?P<a>.*)</(?P=tag)>"
     r"|<\|begin_of_box\|>(?P<b>.*)<\|end_of_box\|>|<\|begin_of_solution\|>(?P<c>.*)<\|end_of_solution\|>"
-    r"|<\|START_RESPONSE\|>(?P<d>.*)<\|END_RESPONSE\|>)$",
+    r"|<\|START_RESPONSE\|>(?P<d>.*)<\|END_RESPONSE\|>|\$*\\boxed\{(?:\\text\{(?P<e>[^{}]*)\}|(?P<f>[^{}]*))\}\$*)$",
     re.I | re.S,
 )
 MARKER = re.compile(
@@ -45,13 +47,14 @@ MARKER = re.compile(
 )
 """What stands around messages and replies in a model's text, and in no description."""
 _ROLE = re.compile(r"^[^\w\n]*(?:assistant|user|system|human)\W*(?::|$)|^[^\w\n]*(?:question|answer):", re.I | re.M)
-_NOTHING = re.compile(
-    r"(?:none|null|nil|nan|n/?a|undefined|true|false|yes|no|ok|okay|done|empty|unknown|error|todo|tbd|string|text|object object"
+_NO_WORD = (
+    r"(?:none|null|nil|nan|n/?a|undefined|true|false|yes|no|ok|okay|done|empty|blank|unknown|error|todo|tb[acd]|string|text"
+    r"|object object|untitled|placeholder|test|sample"
     r"|(?:an? |the |your )?(?:image|picture|photo|caption|description|reply|response|answer|output)(?: here| goes here)?"
     r"|no (?:image|picture|photo|caption|description|text|content|data|results?|reply|response|answer|output)(?: \w+)?"
-    r"|lorem ipsum.*)",
-    re.I | re.S,
+    r"|lorem ipsum.*)"
 )
+_NOTHING = re.compile(rf"{_NO_WORD}(?:[^\w]+{_NO_WORD})*", re.I | re.S)
 _DATA = re.compile(r"^\s*(?:```|[\[{]\s*(?:[\"'\[{\]}]|\w+\s*:))|```")
 """JSON, code or markup instead of a text."""
 _MUSING = re.compile(
@@ -83,8 +86,12 @@ _FRAGMENT = re.compile(
 )
 """The beginning of a description and nothing else."""
 _FILL_IN = re.compile(r"\[(?:insert|your|add|describe|description|caption|image|placeholder)\b[^\]\n]*\]", re.I)
-_ENCODED = re.compile(r"\S*(?:[A-Za-z0-9+/_-]{60,}|[0-9a-f]{32,})\S*|(?:https?://|data:|www\.)\S+", re.I)
-"""Base64, a hash or an address, which a text may hold but not be."""
+_ENCODED = re.compile(
+    r"\S*(?:[A-Za-z0-9+/_-]{60,}|[0-9a-f]{32,})\S*|(?:https?://|data:|www\.)\S+|\W*(?:image|text|video|audio|application)/[\w.+-]+\W*"
+    r"|\S+\.(?:png|jpe?g|gif|webp|tiff?|bmp|svg|heic|pdf|mp4)\W*|\W*(?-i:[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\W*",
+    re.I,
+)
+"""Base64, a hash, an address, a media type, a file's name or a constant's, which a text may hold but not be."""
 _FUSED_ROLE = re.compile(r"^\W*assistant(?:final|analysis|commentary|[A-Z])|^(?:analysis|commentary|final)(?=[A-Z])")
 
 _ENDS = re.compile(r"(?<![.!?。！？।؟…])[.!?。！？।؟…]+[\"'”’»)\]]*(?=\s|$)|[。！？][”’」』）]*")
@@ -161,7 +168,7 @@ def answer_text(text: str) -> str:
     """The reply behind its thoughts, without a tag or box around all of it; empty when it never came out of them."""
     rest = without_thoughts(text)
     wrapped = _WRAPPED.match(rest)
-    return (wrapped["a"] or wrapped["b"] or wrapped["c"] or wrapped["d"] or "").strip() if wrapped else rest
+    return next((text for name, text in wrapped.groupdict().items() if name != "tag" and text), "").strip() if wrapped else rest
 
 
 def sentences(text: str) -> list[str]:
@@ -214,7 +221,7 @@ def caption(text: str, finished: str, prompt: str = "") -> tuple[str, str]:
     if reason := _no_caption(found, prompt):
         return "", reason
     if finished not in _ENDED:
-        found = whole_sentences(found)
+        found = without_offer(whole_sentences(found))
         if not found:
             return "", "cut at the token limit before the end of its first sentence"
     return found, ""
@@ -228,10 +235,13 @@ def _no_caption(text: str, prompt: str) -> str:
         or (len(letters) == 1 and letters[0].isascii())
         or _FRAGMENT.fullmatch(" ".join(text.split()))
         or _ENCODED.fullmatch(text)
+        or marks_missing(text)
     ):
         return f"no description: {text[:100]!r}"
-    if text.rstrip("*_ \n").endswith((":", "：")) or _FILL_IN.search(text):
+    if text.rstrip("*_ \n").endswith((":", "：")) or _FILL_IN.search(text) or ANNOUNCEMENT.fullmatch(text):
         return f"no description: {text[:100]!r}"
+    if STATUS.fullmatch(text):
+        return f"a status instead of a reply: {text[:100]!r}"
     if _NOTHING.fullmatch(text.strip("<>[](){}*_#.,:;!\"'`- \n")) or _DATA.search(text):
         return f"no description: {text[:100]!r}"
     if _plain(prompt) and (_plain(text) == _plain(prompt) or _plain(text).startswith(_plain(prompt) + " ")):
@@ -241,6 +251,8 @@ def _no_caption(text: str, prompt: str) -> str:
     if is_broken(text):
         return f"broken text: {text[:100]!r}"
     found = sentences(text)
+    if found and all(sentence.endswith(("?", "？")) for sentence in found) and text.endswith(found[-1]):
+        return f"a question instead of a reply: {text[:100]!r}"
     if is_repetitive(text, found):
         return f"repeats itself: {text[:100]!r}"
     first = found[0] if found else text
@@ -250,7 +262,7 @@ def _no_caption(text: str, prompt: str) -> str:
     if re.search(r"[^\W\d_]", unquoted):
         first = unquoted
     plain = first.replace("’", "'")
-    if REFUSAL.search(plain) or TO_THE_ASKER.search(plain):
+    if REFUSAL.search(plain) or TO_THE_ASKER.search(plain) or is_offer(text) or _GREETING.fullmatch(text):
         return f"refusal: {first[:200]}"
     if FAILURE.search(first):
         return f"an error instead of a reply: {first[:200]}"

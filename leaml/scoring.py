@@ -44,7 +44,8 @@ _LETTER_WITH_TEXT = re.compile(r"^[(\[*]*([A-Za-z])(?:\**[)\].:][*)\].:]*|\s+-(?
 _LETTER_AT_TEXT = re.compile(r"^[(\[*]*([A-Za-z])[)\].:]+(\S.*)$", re.S)
 """As "B.blue", which only counts where the text is that of the option: "a.m." is none."""
 _IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
-_BETWEEN = re.compile(r"[;,&/\n]|(?<=\w)\s*\+\s*(?=\w)|\b(?:and|und|et)\b|和|与|與|及|跟|와|과|と|\)\s*\(")
+_BETWEEN = re.compile(r"[;,&\n]|(?<=\w)\s*\+\s*(?=\w)|\b(?:and|und|et)\b|和|与|與|及|跟|와|과|と|\)\s*\(")
+"""What stands between options that are all meant; "B/C" is one of the two, and names neither."""
 _ATTACHED = frozenset("-#*'\"")
 """Marks that belong to the word or number they end: A-, HER2-, C#, A*, 5', 5"."""
 _SIGNS = frozenset("+-/±")
@@ -98,12 +99,29 @@ def option_letters(n: int) -> list[str]:
 
 
 def ask(row: Mapping[str, Any]) -> str:
-    """The request for a labeled row: its question, and its options, where it has some, on lettered lines."""
+    """The request for a labeled row: its question, and its options, where it has some, on lettered lines.
+
+    A question that shows its options itself stays as it is.
+    """
     options = row.get("options")
-    if not options:
+    if not options or _shows(str(row["question"]), options):
         return str(row["question"])
     lines = [f"{letter}. {option}" for letter, option in zip(option_letters(len(options)), options, strict=True)]
     return "\n".join([str(row["question"]), *lines])
+
+
+def _shows(question: str, options: Sequence[str]) -> bool:
+    """Whether a question has all the options behind their letters."""
+    asked, *texts = (" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in (question, *options))
+    if not all(text in asked for text in texts):
+        return False
+    place = 0
+    for letter, text in zip(string.ascii_lowercase, texts, strict=False):
+        found = re.compile(rf"(?<![^\W_]){letter}[\W_]{{1,8}}?{re.escape(text)}(?!\w)").search(asked, place)
+        if found is None:
+            return False
+        place = found.end()
+    return True
 
 
 def chosen_letters(text: str, options: Sequence[str]) -> frozenset[str] | None:

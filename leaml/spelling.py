@@ -23,6 +23,12 @@ _SAME = str.maketrans(
         "٬": ",",
         "٪": "%",
         "×": "x",
+        "≥": ">=",
+        "≧": ">=",
+        "⩾": ">=",
+        "≤": "<=",
+        "≦": "<=",
+        "⩽": "<=",
         "µ": "μ",
     }
 )
@@ -54,6 +60,12 @@ _UNITS = "[nμcdkm]?m|um|[nμmk]?g|[μmcd]?l|ms|s|min|h|[kmg]?hz|[kmg]b|px|mmhg|
 _UNIT_SPACE = re.compile(rf"(?<=\d) (?=(?:{_UNITS})\b)")
 _UNIT_BEHIND = re.compile(rf" ?(?:(?:{_UNITS})\b|[%‰°])")
 _CLOCK_BEHIND = re.compile(r" ?(?:[ap]\.?m\b|o'?clock|uhr\b)")
+_PLUS_MINUS = re.compile(r"\+ ?/ ?-(?= ?\.?\d)")
+_COMPARED = re.compile(r"(?<![<>=!-])([<>]=|[<>≠]) (?=[+-]?\.?\d)")
+_AROUND_SIGN = re.compile(r"(?<=\d) ?([<>]=|[<>±≠]) ?(?=[+-]?\.?\d)")
+_PRODUCT = re.compile(r"(?<![\w.])(?!0x)\d+(?:\.\d+)?(?:x\.?\d+(?:\.\d+)?)+")
+_PER_CENT = re.compile(r"(?<=\d) ?per ?cent\b")
+_CLOCK = re.compile(r"(?<![\w.:])0?(\d{1,2})(?::00(?!:))?((?::\d\d){0,2}) ?([ap])(?:\.m\.?|m)(?![\w.])")
 _UNIT_POWER = re.compile(r"(?<![^\W\d_])([nμcdk]?m|mm|in|ft)([23])(?![\w^])")
 
 
@@ -63,7 +75,8 @@ def one_spelling(text: str) -> str:
     "1,000", "1 000" and "1'000" become "1000", "3.0" and "3" are "3", ".5" is "0.5", "5–10" and "5 - 10" are "5-10", "10 %" is
     "10%", "20 mm" is "20mm", "½" is "1/2", "m²" and "m2" are "m^2", "Rh -" and "Rh (-)" are "Rh-", "- 5" is "-5". A comma is
     never read as a decimal point, and a number with more than one point (a version, a date) stays, as do the zeros of
-    "Python 3.10" and "3.30 pm".
+    "Python 3.10" and "3.30 pm". Signs have one form as well: "≥ 5" is ">=5", "5 +/- 2" is "5±2", "5x3" is "5 x 3", "50 percent"
+    is "50%", and "3:00 P.M." is "3pm".
     """
     folded = _INVISIBLE.sub("", text)
     if not folded.isascii():
@@ -123,11 +136,14 @@ def _decimal(match: re.Match[str]) -> str:
 
 
 def _numbers(text: str) -> str:
+    text = _AROUND_SIGN.sub(r"\1", _COMPARED.sub(r"\1", _PLUS_MINUS.sub("±", text.replace("!=", "≠"))))
+    text = _PRODUCT.sub(lambda match: match[0].replace("x", " x "), text)
     for mark, numbers in _THOUSANDS:
         if mark in text:
             text = numbers.sub(lambda match: "".join(re.findall(r"\d", match[0])), text)
     text = _BARE_FRACTION.sub("0.", text)
     text = _DECIMAL.sub(_decimal, text)
     text = _RANGE.sub("-", text)
-    text = _UNIT_SPACE.sub("", _SIGN_SPACE.sub("", text))
+    text = _UNIT_SPACE.sub("", _SIGN_SPACE.sub("", _PER_CENT.sub("%", text)))
+    text = _CLOCK.sub(r"\1\2\3m", text)
     return _UNIT_POWER.sub(r"\1^\2", text)

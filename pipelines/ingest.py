@@ -220,7 +220,7 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
         "source": _identity(source, run.config.storage) | _content(source),
         "max_pixels": data.max_pixels,
     }
-    step = run.step("ingest", settings, [], version=3, label=f"ingest {role}")
+    step = run.step("ingest", settings, [], version=4, label=f"ingest {role}")
 
     kept = step.path(READ)
 

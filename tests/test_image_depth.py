@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from leaml import value_range
 from leaml.images import ImageRejected, decode, inspect
 
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
@@ -139,7 +142,7 @@ def test_transparency_of_twelve_bits_is_put_on_white() -> None:
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("deflate", [False, True])
-def test_18_white_is_zero_is_no_negative(bits: int, deflate: bool) -> None:
+def test_12_white_is_zero_is_no_negative(bits: int, deflate: bool) -> None:
     values = ramp(bits)
     found = np.asarray(decode(tiff16(2**bits - 1 - values, "<", deflate, {262: 0}))).astype(int)
     assert np.abs(found - eight(values, bits)).max() <= 1
@@ -148,7 +151,7 @@ def test_18_white_is_zero_is_no_negative(bits: int, deflate: bool) -> None:
     assert np.abs(np.asarray(decode(floats.getvalue())).astype(int) - eight(values, bits)).max() <= 1
 
 
-def test_18_white_is_zero_with_a_stated_range() -> None:
+def test_12_white_is_zero_with_a_stated_range() -> None:
     dark = 4095 - ramp(12) // 4  # 0 is white: the darkest quarter
     assert np.asarray(decode(tiff16(dark, tags={262: 0, 281: 4095}))).max() == 64
     with pytest.raises(ImageRejected, match=r"a damaged TIFF, or one whose bits, .* convert it to PNG"):
@@ -158,7 +161,7 @@ def test_18_white_is_zero_with_a_stated_range() -> None:
 @pytest.mark.parametrize(
     ("bits", "size", "count"), [(8, (48, 64), 3), (10, (48, 64), 1), (12, (8, 8), 1), (14, (48, 64), 3), (12, (700, 900), 300)]
 )
-def test_18_a_few_broken_pixels_turn_no_image_black(bits: int, size: tuple[int, int], count: int) -> None:
+def test_12_a_few_broken_pixels_turn_no_image_black(bits: int, size: tuple[int, int], count: int) -> None:
     for channels, colour in ((1, 0), (3, 2), (4, 6)):
         one = np.rint(np.linspace(0, 2**bits - 1, size[0] * size[1])).astype(np.uint16).reshape(size)
         values = np.stack([one, one[::-1], one[:, ::-1], np.full_like(one, 65535)][:channels], axis=-1)
@@ -172,7 +175,7 @@ def test_18_a_few_broken_pixels_turn_no_image_black(bits: int, size: tuple[int, 
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_18_a_broken_pixel_of_other_depths_turns_no_image_black(kind: type) -> None:
+def test_12_a_broken_pixel_of_other_depths_turns_no_image_black(kind: type) -> None:
     values = np.linspace(-500, 1500, 64 * 48).reshape(48, 64).astype(kind)
     clean = decode(tiff(values))
     for far in (1e9, -1e9):
@@ -251,7 +254,7 @@ def test_12_labels_stay_apart() -> None:
         assert np.asarray(decode(tiff(image)))[image == values[-1]].min() == 255
 
 
-def test_18_small_bright_things_on_black_are_no_outliers() -> None:
+def test_12_small_bright_things_on_black_are_no_outliers() -> None:
     for channels, colour in ((1, 0), (3, 2)):
         values = np.zeros((100, 100, channels), np.uint16)
         values[50, 50:53] = 40_000
@@ -260,7 +263,7 @@ def test_18_small_bright_things_on_black_are_no_outliers() -> None:
         assert found[0].max() == 0
 
 
-def test_18_the_contrast_of_a_whole_range_stays() -> None:
+def test_12_the_contrast_of_a_whole_range_stays() -> None:
     """A thousandth of the values is cut only where it lies far outside."""
     values = ramp(16)
     values[:40] //= 3
@@ -342,3 +345,37 @@ def test_a_channel_that_is_the_same_everywhere_is_a_colour() -> None:
     none = np.zeros_like(dim)
     found = np.asarray(decode(png16(np.concatenate([none, dim, none], -1), 2)))
     assert (found[..., 0].max(), found[..., 1].max(), found[..., 2].max()) == (0, 255, 0)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_12_all_bits_at_once_are_what_arithmetic_gives(channels: int) -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    right = np.rint(values / 257).astype(np.uint8)
+    mode = "RGB" if channels == 3 else "RGBA"
+    parts = [np.repeat(part.astype(np.uint8)[..., None], channels, axis=-1) for part in (values >> 8, values & 255)]
+    high, low = (Image.frombytes(mode, (256, 256), part.tobytes()) for part in parts)
+    found = np.asarray(value_range.coloured(high, low, [0.0] * channels, [65535.0] * channels))
+    assert (found == right[..., None]).all()
+    assert (np.asarray(value_range.grey(Image.fromarray(values), 0.0, 65535.0)) == right[..., None]).all()
+
+
+@pytest.mark.parametrize(("bits", "joined", "made"), [(16, 1, 0), (12, 2, 1)])
+def test_12_no_value_of_16_bits_is_looked_at_more_often_than_needed(
+    bits: int, joined: int, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = {"_joined": 0, "_eight": 0}
+    for name in calls:
+        work = getattr(value_range, name)
+
+        def counted(*given: Any, name: str = name, work: Callable[..., Any] = work) -> Any:
+            calls[name] += 1
+            return work(*given)
+
+        monkeypatch.setattr(value_range, name, counted)
+    value_range._table.cache_clear()
+    picture = np.add.outer(np.arange(800), np.arange(900))[..., None] * np.array([1, 2, 3]) * 13 % 2**bits
+    data = png16(picture.astype(np.uint16), 2)
+    decode(data)
+    strips = len(list(value_range.strips(Image.open(io.BytesIO(data)))))
+    assert strips > 1
+    assert calls == {"_joined": joined * strips, "_eight": made}

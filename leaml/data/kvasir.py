@@ -13,6 +13,7 @@ from typing import Any
 
 from leaml.data import files
 from leaml.data.records import Question, Record, hash_split
+from leaml.data.values import marks_missing
 from leaml.errors import DataError
 
 COLUMNS = {"source", "question", "answer", "img_id"}
@@ -49,12 +50,12 @@ def recognises(columns: Iterable[str], questions: Iterable[Any]) -> bool:
 
 
 def parse(question: str, answer: str | None) -> Question | None:
-    """The pair with its type (None for an unknown template); None where the answer is missing or the text "nan".
+    """The pair with its type (None for an unknown template); None where the answer is missing, or a mark of that such as "nan".
 
     Answers with several parts stay the text of the data set ("pink; red"): comparing them as sets is the metric's work.
     """
     text = (answer or "").strip()
-    if not text or text.lower() == "nan":
+    if not text or marks_missing(text):
         return None
     return Question(question.strip(), text, QUESTION_TYPES.get(question.strip()))
 

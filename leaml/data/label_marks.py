@@ -228,6 +228,30 @@ def split(text: str) -> list[str] | None:
     return [text[places[start] : end].strip(" \t\n,") for start, end in zip(starts, ends, strict=True)]
 
 
+@dataclass(frozen=True)
+class Label:
+    """A letter with its mark anywhere in a text, as in "which? A. red B. blue".
+
+    Attributes:
+        key: A capital letter.
+        style: What tells it from labels of another style.
+        start: Where the label begins.
+        end: Where the text behind it begins.
+    """
+
+    key: str
+    style: tuple[str | None, str, bool]
+    start: int
+    end: int
+
+
+def labels_inside(text: str) -> list[Label]:
+    """All letters that may be labels of options in a text, also those that are initials."""
+    folded, places = _folded(text)
+    found = _HERE.finditer(folded)
+    return [Label(_letter_of(m).upper(), _style(m), places[m.start()], places[m.end()]) for m in found]
+
+
 def _labels_in(text: str, label: re.Pattern[str], first: tuple[str, ...]) -> list[re.Match[str]]:
     """The labels in a text that begins with one of `first`; none where it does not."""
     found = list(label.finditer(text))

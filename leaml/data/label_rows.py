@@ -26,8 +26,9 @@ from leaml.data.label_keys import (
     near_keys,
     suggested,
 )
-from leaml.data.label_marks import FIX, UNREADABLE, key_of, mark
+from leaml.data.label_marks import FIX, GAP, UNREADABLE, key_of, labels_inside, mark
 from leaml.data.label_options import MOST_OPTIONS, Options, lost_options, parse_options, unknown_options
+from leaml.data.question_options import are_letters, contradiction, options_in
 from leaml.data.records import NO_QUESTION, Question, Record, RefusedRow
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
 from leaml.errors import DataError
@@ -71,7 +72,6 @@ _NO_TEXTS = tuple(f"\0{n}" for n in range(MOST_OPTIONS))
 """Options that no answer spells out: of these it can only name letters."""
 _LETTER_FIRST = re.compile(r"^\W*[A-Za-z]\W+(?P<text>\w.*)$", re.S)
 _LETTER_LAST = re.compile(r"^(?P<text>.*\w)\W+[A-Za-z]\W*$", re.S)
-_LETTERED_LINES = re.compile(r"(?:^|[\s(])A[).:].*(?:[\s(])B[).:]", re.S)
 
 
 def parse(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = None) -> Question | RefusedRow | None:
@@ -142,7 +142,7 @@ def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspe
         answer = _named(answer, options)
     elif lost := lost_options(row, names, misspelt=[name for name, known in misspelt if known == "options"]):
         raise UnusableError(LOST, f"no 'options', but {options_elsewhere(lost)}")
-    elif _is_letter(answer.upper()) and not _LETTERED_LINES.search(question):
+    elif _is_letter(answer.upper()) and not _shows_letter(question, answer):
         if lost := unknown_options(row, names, (*_NO_LABEL, *CHAT_KEYS), answer.strip("().: ")):
             raise UnusableError(
                 LETTER_ALONE, f"the answer is {answer!r} and there are no 'options', but {options_elsewhere(lost)}"
@@ -207,16 +207,50 @@ def check(question: Question | RefusedRow | None) -> Question | RefusedRow | Non
         kind = None if is_missing(question.question_type) else text_of(question.question_type, "the question_type")
         _check_texts(asked, answer, options or (), kind)
         doubts: set[str] = set(question.doubts)
+        options = _with_shown(asked, answer, options)
         if options:
             answer = _letters(answer, options)
             doubts |= set() if chosen_letters(answer, options) else {OUTSIDE}
             doubts |= {ONE_OPTION} if len(options) == 1 else set()
-        elif _is_letter(answer) and not _LETTERED_LINES.search(asked):
+        elif _is_letter(answer) and not _shows_letter(asked, answer):
             doubts.add(LETTER_ALONE)
     except UnusableError as error:
         return RefusedRow(question.where or "", error.reason, error.detail)
     made = replace(question, question=asked, answer=answer, question_type=kind, options=options or None)
     return replace(made, doubts=tuple(sorted(doubts)))
+
+
+def _with_shown(question: str, answer: str, options: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The options of a question, which may stand in its text: then they count if they end it, or the answer is one of them.
+
+    Raises:
+        UnusableError: A letter is missing among those in the text, or they are not the options that are given beside.
+    """
+    if (shown := options_in(question)) is None:
+        return options
+    by_letter = key_of(answer) in _ALL_LETTERS
+    if shown.lost:
+        if options is None and by_letter:
+            detail = f"option {shown.lost} is missing in the question {shorten(question)}; write all from A on"
+            raise UnusableError(GAP, detail)
+        return options
+    if options is None or (are_letters(options) and len(options) == len(shown.texts)):
+        if not (shown.last or by_letter or chosen_letters(answer, shown.texts)):
+            return options
+        _check_options(shown.texts)
+        return shown.texts
+    if not shown.contradicts(options):
+        return options
+    said = normalise(answer)
+    if sorted(map(normalise, shown.texts)) == sorted(map(normalise, options)) and said in map(normalise, options):
+        return shown.texts  # the letters differ, and the answer needs none
+    raise contradiction(question, options)
+
+
+def _shows_letter(question: str, answer: str) -> bool:
+    """Whether a letter stands in a question as that of an option or of a part of the image."""
+    keys = {label.key for label in labels_inside(question)}
+    return {"A", "B", answer.strip("().: ").upper()} <= keys or options_in(question) is not None
 
 
 def _check_texts(question: str, answer: str, options: tuple[str, ...], kind: str | None) -> None:
@@ -235,6 +269,10 @@ def _check_texts(question: str, answer: str, options: tuple[str, ...], kind: str
     for what, length in (("question with its options", asked), ("answer", len(answer))):
         if length > MOST_CHARACTERS:
             raise UnusableError(TOO_LONG, f"the {what} has {length:,} characters, over the limit of {MOST_CHARACTERS:,}")
+    _check_options(options)
+
+
+def _check_options(options: tuple[str, ...]) -> None:
     if len(options) > MOST_OPTIONS:
         detail = f"{len(options)} options, and A to Z name {MOST_OPTIONS}; leave some out, or ask without options"
         raise UnusableError(TOO_MANY, detail)

@@ -3,8 +3,9 @@
     {"image": "frame_0001.jpg", "question": "is there a polyp?"}
     {"image": "frame_0002.jpg", "question": "what colour is it?", "options": ["red", "pink"]}
 
-Without the column `image` every question is asked about every image. A file of labels is one of questions too: its rows are
-read by the same rules, and what else they hold, such as the answer, is kept beside the question and not shown to a model.
+Options may also stand at the end of the question. Without the column `image` every question is asked about every image.
+A file of labels is one of questions too: its rows are read by the same rules, and what else they hold, such as the
+answer, is kept beside the question and not shown to a model.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from leaml.data.jsonl import lines
 from leaml.data.label_keys import IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
 from leaml.data.label_options import MOST_OPTIONS, lost_options, parse_options
 from leaml.data.label_rows import options_elsewhere, without_image
+from leaml.data.question_options import known_options
 from leaml.data.records import RefusedRow
 from leaml.data.row_files import image_name
 from leaml.data.values import UnusableError, is_missing
@@ -84,6 +86,11 @@ def _parse(row: Any, where: str) -> Asked:
         if fault := refusal(text):
             msg = f"{where}: {what!r} {fault}"
             raise DataError(msg)
+    try:
+        options = known_options(question, options)
+    except UnusableError as error:
+        msg = f"{where}: {error}"
+        raise DataError(msg) from None
     return Asked(image, question, options, {str(key): row[key] for key in row if key not in (*COLUMNS, *IMAGE_KEYS)})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,13 @@ import numpy as np
 from leaml.broken_text import is_blank, stripped
 
 _SHOWN = 80
-_NAN = "nan"
+_MISSING = re.compile(
+    r"[+-]?nan|-?1\.#(?:ind|inf|[qs]nan)\d*|(?:pd\.)?<na>|(?:np|numpy)\.nan|(?:pd|pandas)\.(?:na|nat)|(?-i:NaT)"
+    r"|#n/?a(?: n/?a)?!?|#(?:ref|value|div/0|num|null|spill|calc|field|blocked|connect|busy|unknown|error)[!?]"
+    r"|#(?:name|field)\?|#getting_data|#{3,}|\\N|[(<\[]null[)>\]]",
+    re.I,
+)
+"""What pandas, NumPy, spreadsheets and databases write for a value that is missing or failed: no person answers so."""
 
 
 class UnusableError(Exception):
@@ -43,19 +50,27 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(is_missing(v) for v in value)
 
 
+def marks_missing(text: str) -> bool:
+    """Whether a text is a program's mark of a missing value: "nan", "<NA>", "NaT", "#N/A", "#REF!".
+
+    Words that are answers as well ("None", "NA", "N/A", "null", "no") are not.
+    """
+    return _MISSING.fullmatch(stripped(text)) is not None
+
+
 def text_of(value: Any, what: str) -> str:
     """A text, or a number as people write it: 3.0, which tables make of 3 where a cell of the column is empty, is "3".
 
     A list of one is what it holds.
 
     Raises:
-        UnusableError: A value of another kind, or one that stands for nothing; also the text "nan", which is what is left of
-            a missing number.
+        UnusableError: A value of another kind, or one that stands for nothing; also a text that marks a missing one,
+            as "nan" does.
     """
     while isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     text = stripped(value) if isinstance(value, str) else None
-    if is_missing(value) or (text is not None and text.lower() == _NAN):
+    if is_missing(value) or (text is not None and marks_missing(text)):
         reason = f"no {what.split()[-1]}"
         raise UnusableError(reason, f"{what} is {'missing' if value is None else shorten(value)}")
     if text is not None:

@@ -286,7 +286,7 @@ def test_13_every_key_that_is_listed_is_read(bucket: str, key: str) -> None:
         files.read_bytes(f"{bucket}/{key}", 1)
 
 
-def test_20_a_folder_with_an_empty_part_in_its_path_is_one(bucket: str) -> None:
+def test_13_a_folder_with_an_empty_part_in_its_path_is_one(bucket: str) -> None:
     import boto3
 
     client = boto3.client("s3")
@@ -305,7 +305,7 @@ def test_20_a_folder_with_an_empty_part_in_its_path_is_one(bucket: str) -> None:
     assert files.listing(f"{bucket}/frames") == [f"{bucket}/frames//days/3.png"]
 
 
-def test_20_an_object_with_an_empty_part_in_its_key_is_read_in_parts(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_13_an_object_with_an_empty_part_in_its_key_is_read_in_parts(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uri, content = f"{bucket}/a//big.bin", os.urandom(300_000)
     files.write_bytes(uri, content)
     asked: list[int] = []

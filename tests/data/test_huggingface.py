@@ -60,14 +60,14 @@ def test_rows_without_an_image_are_error_records(tmp_path: Path) -> None:
     assert bad.error == "the row has no image"
 
 
-def test_3_9_rows_without_an_image_are_counted_each(tmp_path: Path) -> None:
+def test_9_rows_without_an_image_are_counted_each(tmp_path: Path) -> None:
     columns = {"image": [{"bytes": png(1), "path": None}, *[None] * 80], "question": ["q"] * 81, "answer": ["a"] * 81}
     found = records(path=save(tmp_path / "set", columns))
     assert [r.error for r in found] == [None, *["the row has no image"] * 80]
 
 
 @pytest.mark.parametrize("ids", [["x", None, None], [0, None, 2]])
-def test_3_rows_without_an_id_are_told_apart_by_their_images(tmp_path: Path, ids: list[Any]) -> None:
+def test_rows_without_an_id_are_told_apart_by_their_images(tmp_path: Path, ids: list[Any]) -> None:
     images = [{"bytes": png(n), "path": None} for n in (1, 2, 3)]
     columns = {"image": images, "img_id": ids, "question": ["q0", "q1", "q2"], "answer": ["a"] * 3}
     found = records(path=save(tmp_path / "set", columns))
@@ -75,7 +75,7 @@ def test_3_rows_without_an_id_are_told_apart_by_their_images(tmp_path: Path, ids
 
 
 @pytest.mark.parametrize("name", ["img_id", "image_id"])
-def test_11_another_image_under_one_id_is_quarantined_with_both_places(tmp_path: Path, name: str) -> None:
+def test_another_image_under_one_id_is_quarantined_with_both_places(tmp_path: Path, name: str) -> None:
     images = [None, *({"bytes": png(n), "path": "same.png"} for n in (1, 2, 1, 2))]
     columns = {"image": images, name: ["x"] * 5, "question": [f"q{n}" for n in range(5)], "answer": ["a"] * 5}
     path = save(tmp_path / "set", columns)
@@ -227,7 +227,7 @@ def test_15_csv_files_that_pandas_reads_are_refused_with_the_format(tmp_path: Pa
         records(path=str(tmp_path / "set"))
 
 
-def test_13_two_columns_of_images_are_an_error(tmp_path: Path) -> None:
+def test_two_columns_of_images_are_an_error(tmp_path: Path) -> None:
     image = {"bytes": png(1), "path": None}
     columns: dict[str, list[Any]] = {"image": [image], "images": [[image]], "question": ["q"], "answer": ["a"]}
     with pytest.raises(DataError, match="the columns 'image' and 'images': which one"):

@@ -90,12 +90,12 @@ def test_a_folder_given_as_a_file_is_called_one(tmp_path: Path, form: str) -> No
         ("csv", "image,question,answer, Answer\na.png,q,x,y\n", "the columns 'answer' and 'Answer' have one name"),
     ],
 )  # fmt: skip
-def test_14_doubled_keys_are_refused(tmp_path: Path, form: str, text: str, message: str) -> None:
+def test_doubled_keys_are_refused(tmp_path: Path, form: str, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         records(tmp_path, text, form)
 
 
-def test_14_doubled_keys_of_options_and_captions_are_refused_and_unnamed_columns_are_none(tmp_path: Path) -> None:
+def test_doubled_keys_of_options_and_captions_are_refused_and_unnamed_columns_are_none(tmp_path: Path) -> None:
     row = {"question": "q", "answer": "A"}
     for options in ('{"A": "red", "A": "blue"}', "{'A': 'red', 'A': 'blue'}", "{'A': 'red', 'B': 'x', 'A': 'blue'}"):
         found = parse(row | {"options": options}, "f:1")
@@ -149,12 +149,12 @@ def test_cells_of_captions_without_a_named_column_are_not_dropped(tmp_path: Path
         ({"Question": "q", "Answer": "a"}, "key 'Question': did you mean 'question'?"),
     ],
 )
-def test_16_labels_under_other_keys_are_refused_with_a_suggestion(tmp_path: Path, row: dict[str, Any], hint: str) -> None:
+def test_labels_under_other_keys_are_refused_with_a_suggestion(tmp_path: Path, row: dict[str, Any], hint: str) -> None:
     ((reason, detail),) = refused(tmp_path, json.dumps({"image": "a.png"} | row))
     assert reason == "no question" and hint in detail
 
 
-def test_16_rows_of_other_keys_are_counted_and_images_alone_are_no_rows(tmp_path: Path) -> None:
+def test_rows_of_other_keys_are_counted_and_images_alone_are_no_rows(tmp_path: Path) -> None:
     assert refused(tmp_path, '{"image": "a.png", "width": 3, "label": 7}') == [
         (NO_QUESTION, "only the keys ['width', 'label']")
     ]
@@ -215,7 +215,7 @@ def test_an_image_outside_of_the_folder_is_named_with_its_line(tmp_path: Path) -
         *("<|begin_of_image|>", "<images>", "<|image_start|>", "[IMG]", "<ImageHere>"),
     ],
 )  # fmt: skip
-def test_20_placeholders_of_every_family_are_refused(mark: str) -> None:
+def test_10_placeholders_of_every_family_are_refused(mark: str) -> None:
     for row in ({"question": f"is it {mark} red?"}, {"answer": f"{mark}"}, {"options": [f"a {mark}", "b"]}):
         found = check(parse({"question": "q", "answer": "a"} | row, "f:1"))
         assert isinstance(found, RefusedRow) and found.reason == PLACEHOLDER, mark
@@ -224,5 +224,5 @@ def test_20_placeholders_of_every_family_are_refused(mark: str) -> None:
 @pytest.mark.parametrize(
     "text", ["x < image size > y?", "is the image <b>red</b>?", "[imaging] shows", "a <imagine> b", "3 < 4", "[1]"]
 )
-def test_20_words_about_images_are_text(text: str) -> None:
+def test_words_about_images_are_text(text: str) -> None:
     assert isinstance(check(parse({"question": text, "answer": "a"}, "f:1")), Question)

@@ -260,7 +260,7 @@ def test_letters_never_shift_whatever_the_style_of_labels_and_whatever_is_lost(
         ({"choice1": "red", "choice2": "blue"}, "'choice1', 'choice2'"),
     ],
 )
-def test_17_options_under_another_key_are_refused_and_not_dropped(row: dict[str, Any], shown: str) -> None:
+def test_options_under_another_key_are_refused_and_not_dropped(row: dict[str, Any], shown: str) -> None:
     found = made(**row)
     assert isinstance(found, RefusedRow)
     assert found.reason == label_rows.LOST
@@ -308,7 +308,7 @@ def test_other_keys_are_no_options(row: dict[str, Any]) -> None:
     assert words(**row, answer="red") == "red"
 
 
-def test_17_columns_of_a_table_are_seen_though_only_known_ones_are_read() -> None:
+def test_columns_of_a_table_are_seen_though_only_known_ones_are_read() -> None:
     found = parse({"question": "which?", "answer": "A"}, "x.parquet, row 3", ["image", "question", "answer", "choices"])
     assert isinstance(found, RefusedRow) and found.reason == label_rows.LOST
 
@@ -317,7 +317,7 @@ def test_17_columns_of_a_table_are_seen_though_only_known_ones_are_read() -> Non
     ("options", "answer"),
     [(["red", "blue"], "C"), (["red", "blue"], "7"), (["red", "blue"], "A. blue"), ({"3": "x", "7": "y"}, "A"), ("red|x", "y")],
 )
-def test_11_a_refused_answer_is_told_how_to_write_it(options: Any, answer: str) -> None:
+def test_a_refused_answer_is_told_how_to_write_it(options: Any, answer: str) -> None:
     found = made(options=options, answer=answer)
     assert isinstance(found, RefusedRow)
     assert " of an option, or its text" in found.detail

@@ -1,6 +1,6 @@
 """Label rows: what is plain is read as it is meant, what is not is refused with its file and line, and all of it is counted.
 
-The numbers in names are those of the issue's list of cases.
+A number in a test name, here and in the files beside, is the case in shared/cases/README.md whose right value it asserts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rows import made, words
 
 from leaml import tables
 from leaml.config import SourceConfig
-from leaml.data import label_counts, label_rows
+from leaml.data import kvasir, label_counts, label_rows
 from leaml.data.ingest import IngestResult, ingest
 from leaml.data.label_rows import parse
 from leaml.data.records import Question, Record, RefusedRow
@@ -65,7 +65,7 @@ def taken(source: SourceConfig, out: Path, **options: Any) -> IngestResult:
     return ingest(source, str(out / "images"), str(out / "labeled.parquet"), **options)
 
 
-def test_10_20_warnings_show_the_answer_and_its_options(folder: Path) -> None:
+def test_warnings_show_the_answer_and_its_options(folder: Path) -> None:
     good = {"image": "0.png", "question": "which?"}
     rows = [good | {"answer": "purple", "options": ["red", "blue"]}, good | {"answer": "A", "options": ["red"]}]
     found = taken(jsonl(folder, rows), folder / "out").labels
@@ -74,7 +74,7 @@ def test_10_20_warnings_show_the_answer_and_its_options(folder: Path) -> None:
     assert found.examples[label_rows.ONE_OPTION] == [f"{where}:2: answer 'A', options ['red']"]
 
 
-def test_20_a_letter_and_its_text_are_no_conflict(folder: Path) -> None:
+def test_a_letter_and_its_text_are_no_conflict(folder: Path) -> None:
     rows = [{"image": "0.png", "question": "q", "options": ["x", "y"], "answer": answer} for answer in ("A", "x", "A. x", "y")]
     found = taken(jsonl(folder, rows), folder / "out").labels
     assert found.warnings == {label_counts.CONFLICT: 1}
@@ -115,6 +115,24 @@ def test_6_sportu_takes_lists_and_small_letters(tmp_path: Path) -> None:
 )
 def test_8_15_values_become_the_text_that_people_write_or_are_refused(answer: Any, text: str | None) -> None:
     assert words(answer=answer) == text
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *("nan", "NaN", " -nan ", "<NA>", "NaT", "pd.NA", "np.nan", "1.#QNAN", "-1.#IND", "#N/A", "#NA", "#N/A N/A", "#REF!"),
+        *("#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#ERROR!", "########"),
+        *("\\N", "(null)", "<null>"),
+    ],
+)
+def test_8_marks_of_missing_values_are_no_text(mark: str) -> None:
+    assert words(answer=mark) is words(question=mark) is words(options=[mark, "red"]) is None
+    assert kvasir.parse("Is there text?", mark) is None
+
+
+@pytest.mark.parametrize("word", ["None", "no", "N/A", "n/a", "NA", "null", "nat", "NAT", "Nathan", "#", "N", "C#", "-1.5"])
+def test_15_words_that_are_answers_are_no_marks_of_missing_values(word: str) -> None:
+    assert words(answer=word) == word
 
 
 @pytest.mark.parametrize("key", ["question", "answer", "question_type", "options"])
@@ -262,7 +280,7 @@ def test_10_rows_that_training_cannot_use_are_refused_at_ingest(row: dict[str, A
 
 
 @pytest.mark.parametrize("mark", ["<image>", "<image 1>"])
-def test_19_the_placeholder_of_the_one_image_is_left_out_at_the_ends_of_a_question(mark: str) -> None:
+def test_10_the_placeholder_of_the_one_image_is_left_out_at_the_ends_of_a_question(mark: str) -> None:
     for text in (f"{mark}\nwhich?", f"which? {mark}", f" {mark} which?", f"{mark}which?"):
         found = made(question=text, answer="red")
         assert isinstance(found, Question) and found.question == "which?"
@@ -281,7 +299,7 @@ def test_19_the_placeholder_of_the_one_image_is_left_out_at_the_ends_of_a_questi
         ({"question": "q", "direct_answers": ["x", "y"]}, "'direct_answers': did you mean 'answer'"),
     ],
 )
-def test_19_labels_of_other_data_sets_are_named(row: dict[str, Any], shown: str) -> None:
+def test_labels_of_other_data_sets_are_named(row: dict[str, Any], shown: str) -> None:
     for found in (
         parse({"image": "a.png"} | row, "f:1"),
         parse({key: row.get(key) for key in ("question",)}, "f:1", ["image", *row]),

@@ -56,7 +56,7 @@ NAN = float("nan")
 
 @pytest.mark.parametrize("ids", [[1, None, None], ["x", None, ""], [0, None, 0], [1.0, NAN, None]])
 @pytest.mark.parametrize("column", ["image_id", "uri"])
-def test_3_rows_without_an_id_are_told_apart_by_their_images(tmp_path: Path, ids: list[Any], column: str) -> None:
+def test_rows_without_an_id_are_told_apart_by_their_images(tmp_path: Path, ids: list[Any], column: str) -> None:
     path = table(tmp_path / "a.parquet", **{column: ids}, bytes=[png(1), png(2), png(1 if ids[0] == 0 else 3)])
     if ids[0] == 0:
         assert asked(path) == [(png(1), ["q0", "q2"]), (png(2), ["q1"])]
@@ -65,21 +65,21 @@ def test_3_rows_without_an_id_are_told_apart_by_their_images(tmp_path: Path, ids
 
 
 @pytest.mark.parametrize("nothing", [None, b""])
-def test_3_rows_without_id_and_image_are_counted_each(tmp_path: Path, nothing: bytes | None) -> None:
+def test_rows_without_id_and_image_are_counted_each(tmp_path: Path, nothing: bytes | None) -> None:
     path = table(tmp_path / "a.parquet", image_id=["1", *[None] * 4], bytes=[png(1), *[nothing] * 4])
     result = ingested(path, tmp_path / "out")
     assert (result.images, result.seen, len(result.quarantined)) == (1, 5, 4)
     assert (result.labels.rows, result.labels.used, sum(result.labels.refused.values())) == (5, 1, 4)
 
 
-def test_3_the_image_may_stand_in_any_row_of_its_id(tmp_path: Path) -> None:
+def test_the_image_may_stand_in_any_row_of_its_id(tmp_path: Path) -> None:
     path = table(tmp_path / "a.parquet", image_id=["1", "2", "1", "1"], bytes=[None, png(2), png(1), None])
     assert asked(path) == [(png(2), ["q1"]), (png(1), ["q0", "q2", "q3"])]
 
 
 @pytest.mark.parametrize("column", ["image_id", "uri"])
 @pytest.mark.parametrize("form", ["bytes", "image", "struct", "base64"])
-def test_11_another_image_under_one_id_is_quarantined_with_both_places(tmp_path: Path, column: str, form: str) -> None:
+def test_another_image_under_one_id_is_quarantined_with_both_places(tmp_path: Path, column: str, form: str) -> None:
     images: list[Any] = [png(1), png(2), png(1), png(2)]
     if form == "struct":
         images = [{"bytes": image, "path": "same.png"} for image in images]
@@ -95,7 +95,7 @@ def test_11_another_image_under_one_id_is_quarantined_with_both_places(tmp_path:
     assert (result.images, len(result.quarantined), result.labels.rows, result.labels.used) == (1, 1, 4, 2)
 
 
-def test_11_other_names_under_one_id_are_other_images(tmp_path: Path) -> None:
+def test_other_names_under_one_id_are_other_images(tmp_path: Path) -> None:
     for name in ("1.png", "2.png"):
         (tmp_path / name).write_bytes(png(int(name[0])))
     path = table(tmp_path / "a.parquet", image_id=["x", "x"], image=["1.png", "2.png"])
@@ -111,7 +111,7 @@ def test_a_name_may_hold_a_hash(tmp_path: Path) -> None:
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.sampled_from([1, 2, None])), min_size=1, max_size=8))
-def test_3_every_row_is_used_or_refused_with_its_own_image(tmp_path: Path, rows: list[tuple[str | None, int | None]]) -> None:
+def test_every_row_is_used_or_refused_with_its_own_image(tmp_path: Path, rows: list[tuple[str | None, int | None]]) -> None:
     path = tmp_path / "any.parquet"
     columns = {
         "image_id": pa.array([name for name, _ in rows], pa.string()),
@@ -140,14 +140,14 @@ def contract(folder: Path, images: list[dict[str, Any]], labels: list[tuple[str,
     return str(folder)
 
 
-def test_3_labels_whose_image_is_in_no_table_are_refused(tmp_path: Path) -> None:
+def test_labels_whose_image_is_in_no_table_are_refused(tmp_path: Path) -> None:
     path = contract(tmp_path, [{"image_id": "1", "bytes": png(1)}], [("1", "q0"), ("2", "q1"), ("2", "q2")])
     (record,) = found(path)
     assert [q.question for q in record.questions] == ["q0"]
     assert [(row.reason, "image_id '2'" in row.detail) for row in record.refused] == [("no image", True)] * 2
 
 
-def test_3_labels_of_another_split_are_not_of_this_source(tmp_path: Path) -> None:
+def test_labels_of_another_split_are_not_of_this_source(tmp_path: Path) -> None:
     images = [{"image_id": str(n), "bytes": png(n), "split": "ab"[n]} for n in range(2)]
     path = contract(tmp_path, images, [("0", "q0"), ("1", "q1"), ("9", "q9")])
     (record,) = found(path, split="a")
@@ -155,7 +155,7 @@ def test_3_labels_of_another_split_are_not_of_this_source(tmp_path: Path) -> Non
     assert [row.detail[-3:] for row in record.refused] == ["'9'"]
 
 
-def test_11_labels_of_an_id_with_several_images_are_refused_with_both_places(tmp_path: Path) -> None:
+def test_labels_of_an_id_with_several_images_are_refused_with_both_places(tmp_path: Path) -> None:
     images = [{"image_id": "1", "bytes": png(n)} for n in (1, 2)] + [{"image_id": "2", "bytes": png(3)}] * 2
     path = contract(tmp_path, images, [("1", "q0"), ("2", "q1")])
     records = found(path)
@@ -199,7 +199,7 @@ def base64_of(data: bytes) -> str:
     ],
 )
 @pytest.mark.parametrize("ids", [False, True])
-def test_13_a_row_of_several_images_is_quarantined(tmp_path: Path, columns: dict[str, Any], ids: bool) -> None:
+def test_a_row_of_several_images_is_quarantined(tmp_path: Path, columns: dict[str, Any], ids: bool) -> None:
     for name in ("1.png", "2.png"):
         (tmp_path / name).write_bytes(png(int(name[0])))
     same = {"image_id": ["x", "x"]} if ids else {}
@@ -226,7 +226,7 @@ def test_13_a_row_of_several_images_is_quarantined(tmp_path: Path, columns: dict
         {"image": {"bytes": None, "path": None}, "bytes": RED},
     ],
 )
-def test_13_an_image_that_stands_in_a_row_twice_is_one(tmp_path: Path, columns: dict[str, Any]) -> None:
+def test_an_image_that_stands_in_a_row_twice_is_one(tmp_path: Path, columns: dict[str, Any]) -> None:
     (tmp_path / "1.png").write_bytes(RED)
     assert asked(table(tmp_path / "a.parquet", **{name: [value] for name, value in columns.items()})) == [(RED, ["q0"])]
 
@@ -242,7 +242,7 @@ def test_13_an_image_that_stands_in_a_row_twice_is_one(tmp_path: Path, columns: 
         ("split", "split"),
     ],
 )
-def test_13_two_columns_of_one_name_are_an_error(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_two_columns_of_one_name_are_an_error(tmp_path: Path, names: tuple[str, str]) -> None:
     others = [name for name in ("bytes", "question", "answer") if name not in names]
     arrays = [pa.array([RED if name.lower() in ("bytes", "image") else "x"]) for name in (*others, *names)]
     pq.write_table(pa.table(arrays, names=[*others, *names]), tmp_path / "a.parquet")
@@ -250,7 +250,7 @@ def test_13_two_columns_of_one_name_are_an_error(tmp_path: Path, names: tuple[st
         found(str(tmp_path / "a.parquet"))
 
 
-def test_13_two_columns_of_one_name_in_a_table_of_images_are_an_error(tmp_path: Path) -> None:
+def test_two_columns_of_one_name_in_a_table_of_images_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     arrays = [pa.array(["1"]), pa.array(["2"]), pa.array([RED])]
     pq.write_table(pa.table(arrays, names=["image_id", "image_id", "bytes"]), tmp_path / "images" / "0.parquet")
@@ -278,12 +278,12 @@ def classed(path: Path, noted: bytes, **columns: Any) -> str:
         b'{"info": {"features": {"answer": {"_type": "ClassLabel", "names": 2}}}}',
     ],
 )
-def test_14_metadata_that_cannot_be_read_is_an_error(tmp_path: Path, noted: bytes) -> None:
+def test_metadata_that_cannot_be_read_is_an_error(tmp_path: Path, noted: bytes) -> None:
     with pytest.raises(DataError, match=r"a\.parquet: the names of its classes cannot be read: .*write the file again"):
         found(classed(tmp_path / "a.parquet", noted))
 
 
-def test_14_classes_are_names_in_every_column(tmp_path: Path) -> None:
+def test_8_classes_are_names_in_every_column(tmp_path: Path) -> None:
     def feature(*names: str) -> str:
         return f'{{"_type": "ClassLabel", "names": {list(names)}}}'.replace("'", '"')
 
@@ -302,7 +302,7 @@ def test_14_classes_are_names_in_every_column(tmp_path: Path) -> None:
         found(path, split="val")
 
 
-def test_14_a_split_that_no_row_has_is_an_error_that_names_those_there_are(tmp_path: Path) -> None:
+def test_a_split_that_no_row_has_is_an_error_that_names_those_there_are(tmp_path: Path) -> None:
     path = table(tmp_path / "a.parquet", bytes=[RED, BLUE], split=["train", "test"])
     with pytest.raises(DataError, match=r"no row has split 'tset', only test, train; correct or remove split"):
         found(path, split="tset")

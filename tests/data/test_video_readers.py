@@ -115,7 +115,7 @@ def test_sportu_joins_questions_of_a_clip_and_takes_its_middle_frame(tmp_path: P
     assert sorted(r.uri for part in both for r in part) == sorted(r.uri for r in found)
 
 
-def test_11_sportu_takes_no_clip_for_another(tmp_path: Path) -> None:
+def test_sportu_takes_no_clip_for_another(tmp_path: Path) -> None:
     movie(tmp_path / "one" / "soccer_1.mp4", 5)
     movie(tmp_path / "two" / "soccer_1.mp4", 9)
     movie(tmp_path / "two" / "soccer_2.mp4", 9)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from transformers import AutoTokenizer
 
 from leaml import tables
-from leaml.config import Config, parse
+from leaml.config import Config, parse, resolve_model
 from leaml.errors import DataError
 from pipelines.ingest import ingest
 from pipelines.run import Run
@@ -63,10 +65,16 @@ def test_label_rows_are_counted_in_log_and_summary(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize("side", ["train", "testing"])
 def test_special_tokens_of_the_model_are_refused_with_their_line_before_anything_starts(tmp_path: Path, side: str) -> None:
     paths = {name: write(tmp_path / name, {f"{name[0]}{n}": "none" for n in range(2)}) for name in ("train", "testing")}
+    model = tmp_path / "model"
+    shutil.copytree(resolve_model("leaml-tiny"), model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<global-img>"]})  # no text of other models has it
+    tokenizer.save_pretrained(model)
     with Path(paths[side]).open("a") as stream:
-        row = {"image": f"{side[0]}0.png", "question": "why?", "answer": "A", "options": ["x <|end|>", "y"]}
+        row = {"image": f"{side[0]}0.png", "question": "why?", "answer": "A", "options": ["x <global-img>", "y"]}
         stream.write("\n" + json.dumps(row))
     data = {name: {"format": "jsonl", "path": paths[s]} for name, s in (("labeled", "train"), ("evaluation", "testing"))}
-    message = r"1 label rows hold a special token of the model '.*', for example '<\|end\|>': .*rows\.jsonl:3; remove it"
-    with Run(parse({"storage": str(tmp_path / "runs"), "data": data})) as run, pytest.raises(DataError, match=message):
+    message = r"1 label rows hold a special token of the model '.*', for example '<global-img>': .*rows\.jsonl:3; remove it"
+    config = parse({"storage": str(tmp_path / "runs"), "data": data, "model": {"name": str(model)}})
+    with Run(config) as run, pytest.raises(DataError, match=message):
         ingest(run)

@@ -87,7 +87,7 @@ def test_tokens_of_killed_processes_are_swept_away(tmp_path: Path, monkeypatch: 
     killed = (
         "import os, tempfile; from pathlib import Path; from pipelines import local_ray; "
         f"tempfile.tempdir = {str(tmp_path)!r}; token = local_ray._write_token(); "
-        "local_ray._publish(token, '127.0.0.1:2222'); print(token); os._exit(1)"
+        "local_ray._publish(token, '127.0.0.1:2222'); print(token, flush=True); os._exit(1)"
     )
     dead = Path(subprocess.run([sys.executable, "-c", killed], capture_output=True, text=True, check=False).stdout.strip())
     assert dead.is_file()

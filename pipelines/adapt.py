@@ -55,8 +55,8 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
             sources, labels = screened, draw_labels(run, screened)
             if makes_pairs:
                 refuse_nothing_to_generate(config, sources, labels)
-        if doubt := refuse_unusable_url(run, sources, labels):
-            warn(doubt)
+        if unsure := refuse_unusable_url(run, sources, labels):
+            warn(unsure)
         whole = until == "evaluate"
         beside = Beside(lambda: baselines(run, sources, labels)) if whole and config.resources.parallel_baselines else None
         try:

@@ -20,6 +20,7 @@ from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import evaluation_rows, predict, read_predictions
 from pipelines.finetune import finetune_labels
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, named, refuse_nothing_to_generate
+from pipelines.lengths import refuse_long_rows
 from pipelines.method import StopHereError, control, method
 from pipelines.models import trained
 from pipelines.priors import predict_priors
@@ -49,6 +50,7 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
         makes_pairs = STEPS.index(until) >= STEPS.index("generate")
         if makes_pairs:
             refuse_nothing_to_generate(config, sources, labels)
+        refuse_long_rows(run, sources, labels)
         start_ray(config.resources, verbose)
         screened = screen_near_duplicates(run, sources)
         if screened != sources:

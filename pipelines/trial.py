@@ -21,6 +21,7 @@ from pipelines.adapt import check
 from pipelines.caption import captioned, captioned_key, given_rows, given_text, refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, refuse_nothing_to_generate, role_of
+from pipelines.lengths import refuse_long_rows
 from pipelines.plan import Amounts, measure
 from pipelines.run import DONE, Run, Step, quarantine_text
 from pipelines.runtime import check_resources, own_nodes
@@ -78,6 +79,8 @@ def refuse(config: Config) -> Tried:
         labels = Labels.none() if "labeled" in parts else draw_labels(trial, sources)
         if not parts:
             refuse_nothing_to_generate(config, sources, labels)
+        # of a part of the evaluation nobody knows which questions a limit of them leaves
+        refuse_long_rows(trial, sources, labels, "evaluation" not in parts or config.data.evaluation_questions is None)
         given = None
         if config.caption.file and not config.distill.skip:
             given, note = _given(config, sources, labels, bool(parts))

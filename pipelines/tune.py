@@ -23,6 +23,7 @@ from leaml.errors import ConfigError, StepError
 from leaml.search import Found, Trial
 from pipelines.adapt import check
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, labels_key, refuse_nothing_to_generate
+from pipelines.lengths import refuse_long_rows
 from pipelines.method import StopHereError, method
 from pipelines.progress import say, warn
 from pipelines.run import DONE, Run, Step
@@ -60,6 +61,7 @@ def tune(config: Config, verbose: bool = False) -> Found:
             )
             raise ConfigError(msg)
         refuse_nothing_to_generate(config, sources, labels)
+        refuse_long_rows(run, sources, labels)
         settings = config.model_dump(mode="json", exclude={"name", "storage", "resources"})
         step = run.step("tune", settings, [*sources.training, labels_key(labels)])
         run.execute(step, lambda: _search(run, step, sources, labels, verbose))

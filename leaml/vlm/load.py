@@ -158,17 +158,42 @@ def special_tokens(config: ModelConfig) -> list[str]:
     """
     from transformers import AutoTokenizer
 
-    with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-tokenizer-") as scratch:
-        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(_local(config.name, scratch), **options)
-        except (OSError, ValueError, ImportError, KeyError) as error:
-            msg = f"cannot load the tokenizer of the model {config.name!r}: {_first_line(error)}{_hint(error)}"
-            raise ModelError(msg) from error
+    tokenizer = from_small_files(config, AutoTokenizer, "tokenizer")
     marked = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(
         token for token in marked | set(tokenizer.all_special_tokens) if re.search(r"[<\[|]", token) and len(token) > 2
     )
+
+
+def from_small_files(config: ModelConfig, kind: Any, what: str) -> Any:
+    """What a class of transformers reads from a model's files without its weights, which of an s3:// folder are not fetched.
+
+    Args:
+        config: The model.
+        kind: The class, such as AutoTokenizer.
+        what: What it is, for the message.
+
+    Raises:
+        ModelError: It cannot be loaded, and why.
+    """
+    with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-small-") as scratch:
+        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        where = resolve_model(config.name)
+        if config.name.startswith("s3://"):
+            where = scratch
+            from leaml.data import files
+
+            for file in files.listing(config.name, recursive=False):
+                if not file.endswith(_WEIGHTS):
+                    (Path(scratch) / file.rsplit("/", 1)[-1]).write_bytes(files.read_bytes(file))
+        try:
+            return kind.from_pretrained(where, **options)
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            msg = f"cannot load the {what} of the model {config.name!r}: {_first_line(error)}{_hint(error)}"
+            raise ModelError(msg) from error
+
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,8 @@ import pytest
 from dry_runs import captions_of, dry_run
 
 from leaml.config import load
-from leaml.errors import InputError
+from leaml.errors import DataError, InputError
+from leaml.vlm.lengths import Lengths
 from pipelines import adapt, trial
 from pipelines.caption import caption_step
 from pipelines.run import Run
@@ -149,3 +150,58 @@ def test_a_part_of_the_images_and_a_dead_url_are_a_warning(recipe: Path, monkeyp
         done = dry_run(recipe, url, *others)
         assert done.exit_code == 0, done.exception
         assert "warning: caption.url: http://127.0.0.1:9/v1 cannot be reached" in done.output
+
+
+LONG = "is the grey noise in the middle of it as dark as that at its edge, " * 60
+"""Under the limit of characters, over the context of leaml-tiny."""
+
+
+def long_rows(folder: Path, role: str, **changed: object) -> None:
+    file = folder / role / "rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[1] |= {"question": LONG} | changed
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("role", ["train", "test"])
+@pytest.mark.parametrize("changed", [{}, {"question": "which?", "answer": "B", "options": [LONG, "short"]}])
+def test_rows_longer_than_the_models_context_are_refused_before_anything_is_paid_for(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, role: str, changed: dict[str, object]
+) -> None:
+    long_rows(recipe.parent, role, **changed)
+    done = dry_run(recipe)
+    assert isinstance(done.exception, DataError), done.output
+    said = str(done.exception)
+    assert "1 label rows are longer than the 1,024 tokens that the model 'leaml-tiny' takes, the longest at" in said
+    assert f"{role}/rows.jsonl:2: 1," in said
+    assert "of them for the image" in said
+    monkeypatch.setattr(adapt, "start_ray", lambda *_: pytest.fail("Ray was started"))
+    with pytest.raises(DataError) as refused:
+        adapt.adapt(load(recipe))
+    assert str(refused.value) == said
+
+
+def test_a_long_answer_counts_where_it_is_learned_and_no_more_of_it_than_is_written_elsewhere(recipe: Path) -> None:
+    long_rows(recipe.parent, "test", question="what?", answer=LONG)
+    assert dry_run(recipe).exit_code == 0
+    long_rows(recipe.parent, "train", question="what?", answer=LONG)
+    assert "train/rows.jsonl:2" in str(dry_run(recipe).exception)
+
+
+def test_long_rows_that_no_model_is_asked_or_taught_are_no_fault(recipe: Path) -> None:
+    long_rows(recipe.parent, "train")
+    assert dry_run(recipe, "data.budget.count=1").exit_code == 0  # another row is drawn
+    everything = dry_run(recipe, "data.budget.count=1", "evaluate.controls=[full_labels]")
+    assert "train/rows.jsonl:2" in str(everything.exception)
+
+
+def test_no_tokenizer_is_loaded_for_short_rows(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lengths, "of_model", lambda _: pytest.fail("a processor was loaded"))
+    assert dry_run(recipe).exit_code == 0
+
+
+def test_of_a_part_what_is_certainly_asked_is_looked_at(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial.Trial, "first", 2)
+    long_rows(recipe.parent, "test")
+    assert "test/rows.jsonl:2" in str(dry_run(recipe).exception)
+    assert dry_run(recipe, "data.evaluation_questions=1").exit_code == 0

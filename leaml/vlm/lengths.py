@@ -1,0 +1,96 @@
+"""How many tokens a request and its reply take in a model, and how many its context has; loads no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from leaml.config import ModelConfig
+from leaml.vlm import load
+from leaml.vlm.collate import Collator, Turn
+
+_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+"""Under which a text model's configuration says how long its context is; vLLM takes the smallest, and so does this module."""
+_NOT_SCALED = {"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
+"""Kinds of rotary embedding whose factor the length in the configuration already has."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """Tokens of one request with its image and its reply; `reply` has its end token, `text` all that is around the image."""
+
+    image: int
+    text: int
+    reply: int
+
+
+def context(config: ModelConfig) -> int | None:
+    """Tokens of prompt and reply together that vLLM gives a model unless it is told otherwise; None: its files do not say.
+
+    Raises:
+        ModelError: The model's configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    found = load.from_small_files(config, AutoConfig, "configuration")
+    text = found.get_text_config()
+    known = [value for key in _KEYS if (value := getattr(text, key, None)) is not None]
+    given = getattr(text, "model_max_length", None)
+    if given is None and not known:
+        return None
+    length = float(given or min(known))
+    rope = getattr(text, "rope_parameters", None) or {}
+    # models with several kinds of layers have a dictionary for each kind
+    kinds = [kind for kind in ([rope] if "rope_type" in rope else rope.values()) if isinstance(kind, dict)]
+    if any(kind.get("rope_type") == "longrope" for kind in kinds):
+        return int(getattr(text, "original_max_position_embeddings", None) or length)
+    factors = [kind.get("factor") for kind in kinds if kind.get("rope_type") not in _NOT_SCALED]
+    scaled = [factor for factor in factors if factor] if "gemma3" not in str(text.model_type) else []
+    return int(length * (scaled[-1] if scaled else 1.0))
+
+
+class Lengths:
+    """Counts tokens as training and the engine do, with the processor of the model."""
+
+    def __init__(self, processor: Any) -> None:
+        self._collator = Collator(processor)
+        self._texts: dict[tuple[str, str], tuple[int, int]] = {}
+        self._images: dict[tuple[int, int], int] = {}
+
+    @classmethod
+    def of_model(cls, config: ModelConfig) -> Lengths:
+        """Those of a model. Raises ModelError when its processor cannot be loaded."""
+        from transformers import AutoProcessor
+
+        return cls(load.from_small_files(config, AutoProcessor, "processor"))
+
+    def texts(self, request: str, reply: str) -> tuple[int, int]:
+        """Tokens of a prompt without its image, and of the reply with its end token. Raises DataError as the collator does."""
+        key = (request, reply)
+        if key not in self._texts:
+            prompt = self._collator.prompt_ids(self._collator.chat.prompt(request))
+            self._texts[key] = (len(prompt), len(self._collator.reply_ids(reply, request=request)))
+        return self._texts[key]
+
+    def of(self, request: str, reply: str, size: tuple[int, int]) -> Length:
+        """Tokens of a request about an image of `size` (width, height) and its reply."""
+        text, answer = self.texts(request, reply)
+        return Length(self._image(size), text, answer)
+
+    def _image(self, size: tuple[int, int]) -> int:
+        """What an image adds to a prompt; processors look at its size alone."""
+        if size not in self._images:
+            batch: dict[str, Any] = self._collator([Turn(Image.new("RGB", size), "x", "x")])
+            self._images[size] = int(batch["input_ids"].shape[1]) - sum(self.texts("x", "x"))
+        return self._images[size]

@@ -1,0 +1,104 @@
+"""Refuses rows that the model's context cannot hold, before captions and trainings are paid for that end at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from leaml import prompts, tables
+from leaml.config import Config
+from leaml.data import files
+from leaml.errors import DataError
+from leaml.scoring import answer_text, ask
+from leaml.vlm.lengths import Length, Lengths, context
+from pipelines.evaluate import evaluation_rows
+from pipelines.ingest import Labels, Sources, draw_labels
+from pipelines.run import Run, Step
+
+_SHARE = 8
+"""A text of at most an eighth of the context is not looked at, since no model's image takes the rest."""
+_SHOWN = 5
+Row = dict[str, Any]
+
+
+def refuse_long_rows(run: Run, sources: Sources, labels: Labels, asked: bool = True) -> None:
+    """Refuse labels and evaluation questions that with image and answer are longer than the model's context.
+
+    A tokenizer is loaded for long texts only, so that this takes no time with others.
+
+    Args:
+        run: The run.
+        sources: Its sources, ingested.
+        labels: Its labels.
+        asked: Whether the evaluation's questions are known.
+
+    Raises:
+        DataError: With file and line of the first rows, and their tokens.
+    """
+    config = run.config
+    limit = context(config.model)
+    if limit is None:
+        return
+    learned = [row for row, _ in labels.rows()]
+    if learned and "full_labels" in config.evaluate.controls:
+        learned = [row for row, _ in draw_labels(run, sources, everything=True).rows()]
+    parts = [(sources.labeled, learned, True), (sources.evaluation, evaluation_rows(run, sources) if asked else [], False)]
+    lengths: Lengths | None = None
+    found: list[tuple[Row, Length]] = []
+    for step, rows, trained in parts:
+        long = [row for row in rows if len(f"{ask(row)}{row['answer']}".encode()) > limit // _SHARE]
+        if long:
+            lengths = lengths or Lengths.of_model(config.model)
+            found += _too_long(config, lengths, step, long, trained, limit)
+    if found:
+        raise DataError(_refusal(config, found, limit))
+
+
+def _too_long(
+    config: Config, lengths: Lengths, step: Step, rows: list[Row], trained: bool, limit: int
+) -> list[tuple[Row, Length]]:
+    """Those of the rows that do not fit, with their tokens."""
+
+    def forms(row: Row) -> list[tuple[str, str]]:
+        """Requests and replies in which the row occurs."""
+        pair = [(prompts.GENERATE, prompts.qa_reply(row["question"], answer_text(row)))] if trained else []
+        return [(ask(row), row["answer"]), *pair]
+
+    rows = [row for row in rows if any(sum(lengths.texts(*form)) > limit // _SHARE for form in forms(row))]
+    sizes = _sizes(step, {row["image_id"] for row in rows}) if rows else {}
+    found = []
+    for row in rows:
+        for form in forms(row):
+            length = lengths.of(*form, sizes[row["image_id"]])
+            written = length.reply if trained else min(length.reply, config.evaluate.max_tokens)
+            if length.image + length.text + written > limit:
+                found.append((row, replace(length, reply=written)))
+                break
+    return found
+
+
+def _sizes(step: Step, ids: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Width and height of images of a source, by id."""
+    wanted = pa.array(sorted(ids), pa.string())
+    found: dict[str, tuple[int, int]] = {}
+    for file in files.listing(step.path("images"), suffixes=(".parquet",)):
+        table = tables.read(file, columns=["image_id", "width", "height"])
+        for row in table.filter(pc.is_in(table["image_id"], value_set=wanted)).to_pylist():
+            found[row["image_id"]] = (row["width"], row["height"])
+    return found
+
+
+def _refusal(config: Config, found: list[tuple[Row, Length]], limit: int) -> str:
+    row, first = max(found, key=lambda each: each[1].image + each[1].text + each[1].reply)
+    total = first.image + first.text + first.reply
+    places = "; ".join(str(each["where"]) for each, _ in found[:_SHOWN])
+    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return (
+        f"{len(found)} label rows are longer than the {limit:,} tokens that the model {config.model.name!r} takes, the longest "
+        f"at {row['where']}: {total:,} tokens, {first.image:,} of them for the image, {first.text:,} for the request and "
+        f"{first.reply:,} for the answer; shorten them, leave them out or take another model: {places}{more}"
+    )

@@ -1,0 +1,60 @@
+"""Counts of tokens are those of the batches that training makes, and the context is the one that vLLM takes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from leaml.config import ModelConfig
+from leaml.vlm import load
+from leaml.vlm.collate import Collator, Turn
+from leaml.vlm.lengths import Lengths, context
+
+
+@pytest.mark.parametrize("size", [(64, 64), (200, 90)])
+def test_counts_are_those_of_a_batch(made: Any, size: tuple[int, int]) -> None:
+    image = Image.effect_noise(size, 90).convert("RGB")
+    lengths = Lengths(made.processor)
+    for request, reply in (("what is it?", "a cat"), ("which?\nA. red\nB. blue", "B")):
+        batch = Collator(made.processor)([Turn(image, request, reply)])
+        found = lengths.of(request, reply, size)
+        assert found.image + found.text + found.reply == batch["input_ids"].shape[1]
+        assert found.reply == int((batch["labels"] != -100).sum())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"max_position_embeddings": 4096, "max_seq_len": 2048}, 2048),
+        ({"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "linear", "factor": 2.0}}, 8192),
+        ({"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, 4096),
+        ({"max_position_embeddings": 4096, "rope_parameters": {"rope_type": "default"}}, 4096),
+        (
+            {
+                "max_position_embeddings": 4096,
+                "rope_parameters": {"full": {"rope_type": "linear", "factor": 8.0}},
+                "model_type": "gemma3_text",
+            },
+            4096,
+        ),
+        (
+            {"max_position_embeddings": 9, "rope_parameters": {"rope_type": "longrope"}, "original_max_position_embeddings": 4},
+            4,
+        ),
+        ({}, None),
+    ],
+)
+def test_the_context_is_read_from_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, text: dict[str, Any], expected: int | None
+) -> None:
+    found = SimpleNamespace(get_text_config=lambda: SimpleNamespace(**({"model_type": "llama"} | text)))
+    monkeypatch.setattr(load, "from_small_files", lambda *_: found)
+    assert context(ModelConfig(name="any")) == expected
+
+
+def test_the_context_of_a_shipped_model() -> None:
+    assert context(ModelConfig(name="leaml-tiny")) == 1024

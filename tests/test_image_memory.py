@@ -131,7 +131,8 @@ def test_no_image_takes_more_memory_than_the_limits_count_with(measured: dict[st
 
 
 def test_what_is_converted_takes_one_copy_and_not_many(measured: dict[str, float]) -> None:
-    assert 14 < measured["RGBA TIFF in one tile"] <= 21, measured
+    # the tile is 16, what is read of it 4, and what was read of it before, without the low bytes, another 4
+    assert 20 < measured["RGBA TIFF in one tile"] <= 25, measured
     others = ("JPEG 2000", "WebP", "one tile", "12 bits")
     assert measured["RGB of 12 bits"] <= 16, measured  # high and low bytes, and what is made of them
     small = {name: taken for name, taken in measured.items() if not any(other in name for other in others)}

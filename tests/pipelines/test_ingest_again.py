@@ -68,13 +68,13 @@ def test_special_tokens_of_the_model_are_refused_with_their_line_before_anything
     model = tmp_path / "model"
     shutil.copytree(resolve_model("leaml-tiny"), model)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<global-img>"]})  # no text of other models has it
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<region_1>"]})  # no text of other models has it
     tokenizer.save_pretrained(model)
     with Path(paths[side]).open("a") as stream:
-        row = {"image": f"{side[0]}0.png", "question": "why?", "answer": "A", "options": ["x <global-img>", "y"]}
+        row = {"image": f"{side[0]}0.png", "question": "why?", "answer": "A", "options": ["x <region_1>", "y"]}
         stream.write("\n" + json.dumps(row))
     data = {name: {"format": "jsonl", "path": paths[s]} for name, s in (("labeled", "train"), ("evaluation", "testing"))}
-    message = r"1 label rows hold a special token of the model '.*', for example '<global-img>': .*rows\.jsonl:3; remove it"
+    message = r"1 label rows hold a special token of the model '.*', for example '<region_1>': .*rows\.jsonl:3; remove it"
     config = parse({"storage": str(tmp_path / "runs"), "data": data, "model": {"name": str(model)}})
     with Run(config) as run, pytest.raises(DataError, match=message):
         ingest(run)

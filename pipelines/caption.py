@@ -6,8 +6,6 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
-from itertools import repeat
 from typing import Any
 
 from leaml import prompts, replies, tables
@@ -30,6 +28,8 @@ GIVEN = "captions given"
 LEFT_OUT = "images left out without a caption"
 _PART = 20_000
 """Given captions in a file."""
+_HASHED = 1 << 16
+"""Ids of images that are hashed at a time."""
 
 
 class CaptionWork:
@@ -132,14 +132,13 @@ def captioned(config: Config, sources: Sources, labels: Labels) -> ImageIndex:
 
 def captioned_key(config: Config, sources: Sources, labels: Labels) -> str:
     """Hash of the images that are to have a caption, in order; of their names too where captions are given by name."""
-    refs = captioned(config, sources, labels)
-    columns: list[Iterable[str]] = [(ref.image_id for ref in refs)]
-    if config.caption.file:
-        ids = refs.ids.to_pylist()
-        columns += [map(store.names(folder, ids).get, ids, repeat("")) for folder in sources.image_folders]
+    ids = captioned(config, sources, labels).ids
+    named = [store.names(folder, ids.to_pylist()) for folder in sources.image_folders] if config.caption.file else []
     digest = hashlib.sha256()
-    for row in zip(*columns, strict=True):
-        digest.update(json.dumps(row).encode())
+    for start in range(0, len(ids), _HASHED):  # all of ten million texts at once would take a gigabyte
+        part = ids.slice(start, _HASHED).to_pylist()
+        for column in (part, *([names.get(image_id, "") for image_id in part] for names in named)):
+            digest.update(json.dumps(column).encode())
     return digest.hexdigest()
 
 

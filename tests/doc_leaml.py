@@ -16,7 +16,7 @@ from doc_pages import Command
 from typer.testing import CliRunner
 
 from leaml import config as tree
-from leaml import doctor
+from leaml import doctor, openai_check
 from leaml.config.reading import override
 from leaml.data import easy_vqa, registry
 from leaml.data.records import Record
@@ -53,7 +53,9 @@ DOORS = "security/test_open_doors.py"
 
 TRIED = {
     "adapt": (RAY, "integration/test_adapt.py::test_metrics_and_report"),
-    **dict.fromkeys(STEPS, (RAY, "integration/test_adapt.py::test_a_killed_run_resumes_at_its_checkpoint")),
+    **dict.fromkeys(
+        STEPS, (RAY, "integration/test_adapt.py::test_an_interrupted_and_a_killed_run_resume_at_their_checkpoints")
+    ),
     "tune": (RAY, "integration/test_tune.py::test_a_killed_search_goes_on_and_one_failing_trial_does_not_end_it"),
     "predict": (RAY, "integration/test_adapt.py::test_offline_batches_answer_as_the_evaluation_did"),
     "serve": (RAY, "integration/test_serving.py::test_answers_are_those_of_evaluate"),
@@ -154,6 +156,7 @@ def stop_before_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch.forward, "environment", lambda *_: {})
     monkeypatch.setattr(launch.socket, "create_connection", lambda *_, **__: open("/dev/null"))  # noqa: PTH123, SIM115
     monkeypatch.setattr(requests, "get", _no_cluster)
+    monkeypatch.setattr(openai_check, "check", lambda *_: None)
     monkeypatch.setattr(doctor, "vllm", lambda: doctor.Check("vLLM", "ok", "not imported here"))
     monkeypatch.setattr(trial, "own_nodes", lambda: [{"CPU": 64.0, "GPU": 8.0}])
     monkeypatch.setitem(registry._READERS, "easy_vqa", lambda source, keep: iter(_first_shapes(source.split)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from leaml.config import ModelConfig
+from leaml.config import ModelConfig, resolve_model
+from leaml.data import files
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
 from leaml.vlm.lengths import Lengths, context
@@ -58,3 +60,19 @@ def test_the_context_is_read_from_the_configuration(
 
 def test_the_context_of_a_shipped_model() -> None:
     assert context(ModelConfig(name="leaml-tiny")) == 1024
+
+
+def test_of_a_model_on_s3_no_weights_are_fetched(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in Path(resolve_model("leaml-tiny")).iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    files.upload_tree(str(tmp_path), f"{bucket}/tiny")
+    read, read_bytes = [], files.read_bytes
+    monkeypatch.setattr(files, "read_bytes", lambda uri: read.append(uri) or read_bytes(uri))
+    here, there = ModelConfig(name="leaml-tiny"), ModelConfig(name=f"{bucket}/tiny")
+    assert context(there) == context(here)
+    assert Lengths.of_model(there).of("what?", "red", (64, 64)) == Lengths.of_model(here).of("what?", "red", (64, 64))
+    assert load.special_tokens(there) == load.special_tokens(here)
+    assert read
+    assert not [uri for uri in read if uri.endswith(".safetensors")]

@@ -8,12 +8,11 @@ import os
 import openai
 
 from leaml.errors import ModelError
+from leaml.openai_engine import unanswered
 
 _SECONDS = 10.0
 _KEY = {401, 402, 407}
 """Refusals that are about the key or the account, whatever is asked for."""
-_NOBODY = {"ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"}
-"""Causes, by name as in `openai_engine`, that every request will have."""
 _ADVICE = "check caption.url (it usually ends with /v1), OPENAI_API_KEY and that the server runs"
 _SHOWN = 5
 
@@ -44,9 +43,8 @@ def check(url: str, model: str) -> str | None:
             raise ModelError(msg) from None
         return f"caption.url: asked for its models, {said}; not every server lists them, else {_ADVICE}"
     except openai.APIConnectionError as error:
-        cause = error.__cause__ or error
-        why = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
-        if type(cause).__name__ in _NOBODY:
+        unreachable, why = unanswered(error)
+        if unreachable:
             msg = f"caption.url: {base} cannot be reached ({why}); {_ADVICE}"
             raise ModelError(msg) from None
         return f"caption.url: asked for its models, {base} gave no answer ({why}); {_ADVICE}"

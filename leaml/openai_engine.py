@@ -235,10 +235,8 @@ class OpenAIEngine:
         return found
 
     def _unconnected(self, error: openai.APIConnectionError) -> Exception:
-        cause = error.__cause__ or error
-        why = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
-        # by name, since the client may use httpx or httpx2
-        if type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"):
+        unreachable, why = unanswered(error)
+        if unreachable:
             return StepError(f"{self.url} cannot be reached ({why}); {_ADVICE}")
         return _RequestError(why)
 
@@ -281,6 +279,14 @@ def _refused_parameter(error: openai.APIStatusError, body: dict[str, Any]) -> st
 
 def _is_busy(error: openai.APIStatusError) -> bool:
     return error.status_code in _BUSY and "insufficient_quota" not in error.response.text
+
+
+def unanswered(error: openai.APIConnectionError) -> tuple[bool, str]:
+    """Whether every request will end so, since the server cannot be reached, and why this one did."""
+    cause = error.__cause__ or error
+    name = type(cause).__name__  # since the client may use httpx or httpx2
+    why = f"{name}: {cause}" if str(cause) else name
+    return name in ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol"), why
 
 
 def _pause(error: openai.APIStatusError) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import scene
+from pictures import labeled, scene
 
 from leaml.config import Config, parse
 from pipelines import plan
@@ -22,11 +22,7 @@ from pipelines.trial import refuse
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for role, seeds in {"train": range(3), "frames": range(2, 6), "test": range(10, 11)}.items():
-        (tmp_path / role).mkdir()
-        for seed in seeds:
-            scene(seed).save(tmp_path / role / f"{seed}.png")
-        rows = [{"image": f"{seed}.png", "question": "what?", "answer": f"answer {seed}"} for seed in seeds]
-        (tmp_path / role / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        labeled(tmp_path / role, seeds, "answer {}")
     return tmp_path
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from leaml import tables
 from leaml.config import ModelConfig, parse, resolve_model
+from leaml.data.store import ImageIndex
 from leaml.errors import InputError
 from pipelines import adapt, method
 from pipelines.ingest import Labels, Sources
@@ -39,7 +40,7 @@ class Plan(Run):
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], dict[str, str]]:
     """Folder by step name of the method (None) or of a control."""
-    monkeypatch.setattr("pipelines.caption.training_images", lambda _: [])
+    monkeypatch.setattr("pipelines.caption.training_images", lambda _: ImageIndex.joined([]))
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
     rows = [{"image_id": "i", "question": "q?", "answer": "a", "question_type": "open", "options": None}]
     tables.write(f"{tmp_path}/labeled.parquet", tables.table(rows, tables.LABELED))

@@ -27,6 +27,9 @@ from serve.settings import MARGIN, Domain, ServeSettings, load_domain, load_sett
 
 APPLICATION = "leaml"
 
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30"}
+"""For the proxy on a busy machine: Serve gives it 5 s to start, of which its imports alone are 4, and 10 s to say that it is well."""
+
 
 def serve_until_stopped(settings: ServeSettings, address: str | None = None, verbose: bool = False) -> None:
     """Serve until SIGINT or SIGTERM; then no new requests are taken and those under way are answered.
@@ -71,6 +74,8 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
     if address is None and settings.http.haproxy and (haproxy := forward.environment(settings.limits, host)):
         os.environ.update(haproxy)
         host = forward.BEHIND
+    for variable, seconds in PATIENCE.items():
+        os.environ.setdefault(variable, seconds)
     start_ray(ResourcesConfig(address=address), verbose)
     refuse_unschedulable_engines(made, grows=address is not None)
     with contextlib.nullcontext() if address is None else alone(address):
@@ -81,6 +86,7 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
 def _deploy_first(made: Plan, host: str, address: str | None, verbose: bool) -> None:
     """Start Serve at `host` and deploy where no server runs yet. Raises InputError where one does, StepError."""
     from ray import serve
+    from ray.exceptions import RayActorError
 
     settings = made.settings
     if APPLICATION in serve.status().applications:
@@ -96,8 +102,9 @@ def _deploy_first(made: Plan, host: str, address: str | None, verbose: bool) -> 
             },
             logging_config={"enable_access_log": False, "log_level": "INFO" if verbose else "WARNING"},
         )
-    except TimeoutError as error:
-        msg = f"Ray Serve did not start in time ({str(error).rstrip('.')}); {busy()}"
+    except (TimeoutError, RayActorError) as error:  # Serve ends a proxy that is late
+        why = "its proxy was late" if isinstance(error, RayActorError) else str(error).rstrip(".")
+        msg = f"Ray Serve did not start in time ({why}); {busy()}"
         raise StepError(msg) from None
     deploy(made)
 

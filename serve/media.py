@@ -14,10 +14,13 @@ import hashlib
 import http.client
 import ipaddress
 import math
+import os
 import posixpath
 import re
 import socket
 import ssl
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +41,8 @@ _DATA = re.compile(r"data:image/[a-zA-Z0-9.+-]{1,32}(?:;[a-zA-Z0-9=._-]{1,64}){0
 _HEADERS = ThreadPoolExecutor(2, thread_name_prefix="headers")
 """Of their own, so that an image is checked, and refused, while others are decoded."""
 _DECODERS = ThreadPoolExecutor(4, thread_name_prefix="images")
-_LARGE = ThreadPoolExecutor(2, thread_name_prefix="large-images")
-"""Of their own, so that small images do not wait for large ones."""
+_LARGE = ThreadPoolExecutor(2, thread_name_prefix="large-images", initializer=lambda: _step_back())
+"""Of their own, so that small images do not wait for large ones; and behind the engine, the routes and the other threads."""
 _FETCHERS = ThreadPoolExecutor(16, thread_name_prefix="fetch")
 """Of their own, so that slow hosts hold up no image that is here."""
 
@@ -131,6 +134,12 @@ async def from_bytes(data: bytes, media: MediaSettings, limits: LimitSettings) -
     if len(data) > limits.image_bytes:
         raise _too_large(limits)
     return await _run(_HEADERS, _checked, data, limits)
+
+
+def _step_back() -> None:
+    """Give this thread the processors that others leave: Linux keeps a niceness for each thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, os.nice(0) + 15))
 
 
 async def _run(pool: ThreadPoolExecutor, work, *arguments):  # type: ignore[no-untyped-def]

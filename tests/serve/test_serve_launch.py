@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ray.exceptions import ActorDiedError
 
 from leaml.config import resolve_model
 from leaml.errors import ConfigError, InputError, ResourceError, StepError
@@ -127,18 +128,22 @@ def test_a_server_that_starts_again_is_told_from_none(monkeypatch: pytest.Monkey
             launch.remove_domain("x", address)
 
 
-def test_a_machine_that_is_too_busy_for_serve_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(TimeoutError("HTTP proxies not available after 60s."), "HTTP proxies not available after 60s"),
+     (ActorDiedError(), "its proxy was late")],
+)  # fmt: skip
+def test_a_machine_that_is_too_busy_for_serve_is_told(monkeypatch: pytest.MonkeyPatch, error: Exception, why: str) -> None:
     from ray import serve
     from ray.serve.schema import ServeStatus
 
     def start(**_: object) -> None:
-        msg = "HTTP proxies not available after 60s."
-        raise TimeoutError(msg)
+        raise error
 
     monkeypatch.setattr(serve, "status", lambda: ServeStatus())
     monkeypatch.setattr(serve, "start", start)
     made = plan(load_settings({"model": "leaml-tiny"}))
-    said = r"did not start in time \(HTTP proxies not available after 60s\); the load average is \d+ on .* run the same command"
+    said = rf"did not start in time \({why}\); the load average is \d+ on .* run the same command"
     with pytest.raises(StepError, match=said):
         launch._deploy_first(made, "127.0.0.1", None, verbose=False)
 

@@ -28,7 +28,7 @@ from serve.settings import MARGIN, Domain, ServeSettings, load_domain, load_sett
 APPLICATION = "leaml"
 
 PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30"}
-"""For the proxy on a busy machine: Serve gives it 5 s to start, of which its imports alone are 4, and 10 s to say that it is well."""
+"""For the proxy on a busy machine: Serve gives it 5 s to start, of which imports alone take 4, and 10 s to say it is well."""
 
 
 def serve_until_stopped(settings: ServeSettings, address: str | None = None, verbose: bool = False) -> None:

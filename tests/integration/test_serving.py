@@ -244,9 +244,15 @@ def test_a_flood_of_images_takes_little_memory_and_holds_nobody_up(
     start, peak, waits, done = memory(family), 0, [0.0], threading.Event()
     data, question = questions()[0]
 
-    began = time.monotonic()
-    assert endpoint.vqa(data, question, alternatives=0).status_code == 200
-    slowness = max(1.0, (time.monotonic() - began) / 0.2)  # the machine may be busy with other tests
+    bodies = [png_of_zeros(*size, mark) for mark in range(24)]
+
+    def slowness() -> float:
+        """How many times 0.2 s, its time on an idle machine, an answer takes: other tests may run beside this one."""
+        began = time.monotonic()
+        assert endpoint.vqa(data, question, alternatives=0).status_code == 200
+        return max(1.0, (time.monotonic() - began) / 0.2)
+
+    before = slowness()
 
     def watch() -> None:
         nonlocal peak
@@ -266,16 +272,16 @@ def test_a_flood_of_images_takes_little_memory_and_holds_nobody_up(
 
     with ThreadPoolExecutor(26) as pool:
         others = [pool.submit(watch), pool.submit(ask)]
-        bodies = [png_of_zeros(*size, mark) for mark in range(24)]
         replies = [pool.submit(endpoint.vqa, body, question, alternatives=0) for body in bodies]
         found = Counter(reply.result().status_code for reply in replies)
         done.set()
         for other in others:
             other.result()
     assert found[status] > 0
-    assert set(found) <= {status, 408, 504}  # late only where other tests take the processors; a body has 1 s here
+    assert set(found) <= {status, 408}  # a body has 1 s here, which is little where other tests take the processors
     assert len(waits) > 2
-    assert max(waits) < 5 * slowness, slowness
+    slower = max(before, slowness())
+    assert max(waits) < 5 * slower, slower
     assert peak - start < 2 * 2**30, (start, peak)
 
 

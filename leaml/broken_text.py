@@ -1,7 +1,7 @@
 """Whether a text is damaged: bytes that were no text, marks inside words, text read in another encoding, pieces of a tokenizer.
 
-The rules look at characters, not at a language's words, so they hold for every script and reject no rare word. Nor do they see
-words that are none ("xqzvbn").
+The rules look at characters, not at a language's words, so they hold for every script and reject no rare word. Of words that
+are none they see those that nobody can say ("xqzvbn"), and not those that could be one ("blorptan").
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ _ESCAPED = re.compile(
 )
 """Characters written as entities of HTML, in addresses or in code."""
 _ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+|\b[A-Za-z]:\\\S*")
+_UNSPEAKABLE = re.compile(rf"(?<![^\W_])(?!https)[b-df-hjkmnp-qstvxz]{{5,}}(?![^\W_])")
+"""Five small letters and more of which none is a vowel, or a consonant that some languages have in place of one (l, r, w, y)."""
 _CYRILLIC = re.compile("(?:[РС][\u0402-\u040f\u0452-\u045f\u0490\u0491ёЁ‚„…†‡€‰‹‘’“”•–—™›\xa0¤¦§©«¬\xad®°±µ¶·№»]){2}")
 _OTHER_SYSTEMS = re.compile("√[©®°¢£§•¶ß™´¨≠±¶∏]|‚Ä[ôúùìîòö¶¢]|Γ[Çé][^\\W\\d_]|├[^\\w\\s]")
 """UTF-8 that was read as Windows-1251, and as the encodings of the Macintosh and of DOS."""
@@ -141,6 +143,11 @@ def is_broken(text: str) -> bool:
     if _BYTE_PIECES.search(plain) and not _MALTESE.search(plain):
         return True
     return _has_escapes(plain) or _has_marks_inside(plain) or _is_misread(plain)
+
+
+def is_unspeakable(text: str) -> bool:
+    """Whether a text has a word that no language has: "is the xqzvbn red"; not "hmmmm", nor what is written in capitals."""
+    return any(len(set(word)) > 3 for word in _UNSPEAKABLE.findall(_ADDRESS.sub(" ", text)))
 
 
 def _has_escapes(text: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from leaml import prompts, scoring
-from leaml.broken_text import is_broken
+from leaml.broken_text import is_broken, is_unspeakable
 from leaml.config import FilterConfig
 from leaml.pairset import grams, similarity
 from leaml.refusals import REFUSAL
@@ -88,10 +88,11 @@ def length(candidate: Candidate, config: FilterConfig) -> str | None:
 
 
 def broken_text(candidate: Candidate, config: FilterConfig) -> str | None:
-    """The question or the answer is damaged, see leaml.broken_text."""
+    """The question or the answer is damaged, see leaml.broken_text; an answer may well be the letters of a number plate."""
     if not config.broken_text:
         return None
-    return "broken text" if is_broken(candidate.question) or is_broken(candidate.answer) else None
+    damaged = is_broken(candidate.question) or is_broken(candidate.answer) or is_unspeakable(candidate.question)
+    return "broken text" if damaged else None
 
 
 def prompt_echo(candidate: Candidate, config: FilterConfig) -> str | None:

@@ -150,7 +150,7 @@ def generate(
     config = run.config.generate
     use = captions if config.caption == "teacher" else None
     inputs = [generator, *sources.training, labels_key(labels), *([use] if use else [])]
-    step = run.step("generate", config.model_dump(), inputs, version=8, label=f"generate {variant}")
+    step = run.step("generate", config.model_dump(), inputs, version=9, label=f"generate {variant}")
 
     def work() -> dict[str, Any]:
         refs = training_images(sources).without(labels.image_ids)

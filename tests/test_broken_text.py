@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaml.broken_text import is_broken, stripped
+from leaml.broken_text import is_broken, is_unspeakable, stripped
 from leaml.config import FilterConfig
 from leaml.filters import Candidate, apply
 
@@ -269,6 +269,23 @@ def test_text_read_in_another_encoding_is_damaged(text: str, encoding: str) -> N
     assert is_broken(text.encode().decode(encoding, "replace"))
 
 
+@pytest.mark.parametrize("text", ["is the xqzvbn red", "what is the bdfgk?", "Zqvxkt? no: is there a kqxzt here", "(xqzvb)"])
+def test_words_that_nobody_can_say(text: str) -> None:
+    assert is_unspeakable(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hmmmm, psssst, what is it?", "the strč prst skrz krk in čtvrt", "smrt, vrt, trg, zmrzl, scvrkl", "what does BKJZP say?",
+        "crwth and cwm", "see https://kvxzp.example", "rhythms, tsktsk, nth, kmph", "is the HTTPS icon red or https",
+        "какой цвет вздрг", "what is 5kg of x2bcdfg", "mmHg or kPa", "der Bzw. vgl.", "Knch'm wst?",
+    ],
+)  # fmt: skip
+def test_words_that_somebody_can_say_and_signs(text: str) -> None:
+    assert not is_unspeakable(text)
+
+
 def test_a_long_text_is_read_in_time() -> None:
     start = time.process_time()
     assert not is_broken("a" * 40_000)
@@ -289,8 +306,13 @@ def test_one_character_that_is_no_text_is_enough(text: str, bad: str) -> None:
 
 
 def test_pairs_with_broken_text_are_rejected_by_default_and_taken_where_the_filter_is_off() -> None:
-    pairs = [Candidate("is there not a??eo a red shape", "yes", -0.1), Candidate("is there a red shape?", "y\ufffds", -0.1)]
-    assert [d["reason"] for d in apply(pairs, FilterConfig())] == ["broken text"] * 2
+    pairs = [
+        Candidate("is there not a??eo a red shape", "yes", -0.1),
+        Candidate("is there a red shape?", "y\ufffds", -0.1),
+        Candidate("is the xqzvbn red?", "yes", -0.1),
+    ]
+    assert [d["reason"] for d in apply(pairs, FilterConfig())] == ["broken text"] * 3
+    assert apply([Candidate("what is on the plate?", "bkjzp", -0.1)], FilterConfig())[0]["accepted"]
     assert all(d["accepted"] for d in apply(pairs, FilterConfig(broken_text=False)))
 
 
@@ -298,8 +320,9 @@ def test_no_text_of_real_data_is_damaged(shared_folder: Path) -> None:
     with (shared_folder / "data" / "kvasir_vqa_rows.csv").open(encoding="utf-8") as file:
         texts = {value for row in csv.reader(file) for value in row}
     assert len(texts) > 100
-    assert [text for text in texts if is_broken(text)] == []
+    assert [text for text in texts if is_broken(text) or is_unspeakable(text)] == []
     rows = json.loads((shared_folder / "data" / "vqa_rad" / "vqa_rad.json").read_text(encoding="utf-8"))
     texts = {str(row[name]) for row in rows for name in ("question", "answer")}
     assert len(texts) > 1000
+    assert [text for text in texts if is_unspeakable(text)] == []
     assert all("\ufffd" in text for text in texts if is_broken(text))  # one text is damaged there

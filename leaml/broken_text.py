@@ -77,8 +77,8 @@ _ESCAPED = re.compile(
 )
 """Characters written as entities of HTML, in addresses or in code."""
 _ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+|\b[A-Za-z]:\\\S*")
-_UNSPEAKABLE = re.compile(rf"(?<![^\W_])(?!https)[b-df-hjkmnp-qstvxz]{{5,}}(?![^\W_])")
-"""Five small letters and more of which none is a vowel, or a consonant that some languages have in place of one (l, r, w, y)."""
+_UNSPEAKABLE = re.compile(r"(?<![^\W_])(?!https)[b-df-hjkmnp-qstvxz]{5,}(?![^\W_])")
+"""Five small letters and more, none of them a vowel or what some languages have in place of one (l, r, w, y)."""
 _CYRILLIC = re.compile("(?:[РС][\u0402-\u040f\u0452-\u045f\u0490\u0491ёЁ‚„…†‡€‰‹‘’“”•–—™›\xa0¤¦§©«¬\xad®°±µ¶·№»]){2}")
 _OTHER_SYSTEMS = re.compile("√[©®°¢£§•¶ß™´¨≠±¶∏]|‚Ä[ôúùìîòö¶¢]|Γ[Çé][^\\W\\d_]|├[^\\w\\s]")
 """UTF-8 that was read as Windows-1251, and as the encodings of the Macintosh and of DOS."""

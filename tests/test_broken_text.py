@@ -277,7 +277,7 @@ def test_words_that_nobody_can_say(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "hmmmm, psssst, what is it?", "the strč prst skrz krk in čtvrt", "smrt, vrt, trg, zmrzl, scvrkl", "what does BKJZP say?",
+        "hmmmm, psssst, what is it?", "strč prst skrz krk, čtvrt", "smrt, vrt, trg, scvrkl", "what does BKJZP say?",
         "crwth and cwm", "see https://kvxzp.example", "rhythms, tsktsk, nth, kmph", "is the HTTPS icon red or https",
         "какой цвет вздрг", "what is 5kg of x2bcdfg", "mmHg or kPa", "der Bzw. vgl.", "Knch'm wst?",
     ],

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from open_sockets import watched
 from safetensors.torch import load_file
 
 from leaml import tables
@@ -53,8 +54,12 @@ def settings(storage: Path) -> dict[str, Any]:
 
 
 def leaml(*arguments: str, timeout: float = 1300) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines.cli", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+    """Run a command, and see that nothing of it can be reached from other machines."""
+    command, environment = [sys.executable, "-m", "pipelines.cli", *arguments], dict(os.environ)
+    with watched(environment) as seen:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    assert seen.beyond_loopback() == set(), arguments
+    return done
 
 
 def write_config(folder: Path) -> Path:

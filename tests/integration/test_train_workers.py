@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from open_sockets import MARK, Seen, watched
 from safetensors.torch import load_file
 
 from leaml import tables
@@ -72,7 +74,16 @@ class Training:
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Training:
+def seen() -> Iterator[Seen]:
+    """What Ray and its workers, which start after it, show to others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARK, "")  # undone at the end
+        with watched(os.environ) as looked:
+            yield looked
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory, seen: Seen, ray_local: None) -> Training:
     folder = tmp_path_factory.mktemp("train")
     with Run(parse({"storage": str(folder), "data": DATA})) as run:
         sources = ingest(run)
@@ -96,7 +107,9 @@ def same(found: Result, expected: Result) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_training_whose_worker_is_killed_ends_as_the_uninterrupted_one_of_another_number_of_workers(train: Training) -> None:
+def test_training_whose_worker_is_killed_ends_as_the_uninterrupted_one_of_another_number_of_workers(
+    train: Training, seen: Seen
+) -> None:
     """The one with three workers, which share batches of six, as the one with a single worker."""
     one = train("one", 1)
     assert sorted(step for step, _ in one[0]["losses"]) == [0, 10, 19]
@@ -110,3 +123,6 @@ def test_training_whose_worker_is_killed_ends_as_the_uninterrupted_one_of_anothe
     same(resumed, one)
     assert not (train.folder / "killed" / "checkpoints").exists()
     assert json.loads((train.folder / "killed" / "training.json").read_text())["lr"] == 1e-3
+    listening = {name for name, _, _ in seen.sockets}
+    assert any("RayTrainWorker" in name for name in listening), listening  # the group of three and torch's store
+    assert seen.beyond_loopback() == set()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from open_sockets import watched
 
 from leaml.config import load
 
@@ -63,8 +64,14 @@ def test_a_killed_search_goes_on_and_one_failing_trial_does_not_end_it(tmp_path:
     generated = {f: f.stat().st_mtime for f in run.glob("generate-*/rows/*.parquet")}
     assert generated
 
-    done = subprocess.run(command(config), cwd=tmp_path, capture_output=True, text=True, timeout=1000, check=False)
+    environment = dict(os.environ)
+    with watched(environment) as seen:
+        done = subprocess.run(
+            command(config), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1000, check=False
+        )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert {"raylet", "gcs_server"} <= {name for name, _, _ in seen.sockets}
+    assert seen.beyond_loopback() == set()
     assert {f: f.stat().st_mtime for f in run.glob("generate-*/rows/*.parquet")} == generated  # all trials share them
     assert len(list(run.glob("warmup-*"))) == 1
     assert len(list(run.glob("finetune-*/training.json"))) == 2

@@ -81,6 +81,15 @@ class Load:
                 self._over.wait(0.02 if made.status == 200 else draw.uniform(0.3, 0.6))
 
 
+def only_told_to_try_again(load: Load) -> None:
+    """Every reply is an answer or a 503 that says when to come back; a stream that had begun may break."""
+    replies = {(200, ""), (503, "engine_dead"), (503, "starting")}
+    begun = {(200, "engine_dead"), (0, INCOMPLETE)}
+    assert {(s.status, s.code) for s in load.seen if s.route != "stream"} <= replies, load.count()
+    assert {(s.status, s.code) for s in load.seen if s.route == "stream"} <= replies | begun, load.count()
+    assert all(s.retry_after for s in load.seen if s.status == 503)
+
+
 def _code(reply: httpx.Response) -> str:
     """Of an error, also of one in a stream that had begun."""
     if reply.headers.get("content-type", "").startswith("text/event-stream"):

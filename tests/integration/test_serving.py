@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import openai
 import psutil
 import pytest
 from endpoint import HEADERS, KEY, Endpoint, about, keys_file, memory, png_header, png_of_zeros, questions, url, wait_until
-from load import INCOMPLETE, Load
+from load import Load, only_told_to_try_again
 from local_cluster import free_port
 from safetensors.torch import load_file, save_file
 from shipped_model import evaluated, neuron_adapter
@@ -406,14 +407,25 @@ def test_what_is_killed_under_load_is_replaced_and_meanwhile_every_route_says_to
     record_property("gap_seconds", round(min(s.when for s in load.seen if s.when > last) - killed, 1))
     record_property("replies", str(load.count(killed)))
 
-    replies = {(200, ""), (503, "engine_dead"), (503, "starting")}
-    begun = {(200, "engine_dead"), (0, INCOMPLETE)}  # of a stream whose status is sent already
-    assert {(s.status, s.code) for s in load.seen if s.route != "stream"} <= replies, load.count()
-    assert {(s.status, s.code) for s in load.seen if s.route == "stream"} <= replies | begun, load.count()
-    assert all(s.retry_after for s in load.seen if s.status == 503)
+    only_told_to_try_again(load)
     dead = {s.route for s in load.seen if s.code == "engine_dead"}
     assert dead == set(load.routes) if victim == "engine" else dead
     _, alive = psutil.wait_procs([replica, *children], timeout=30)
     assert alive == []
     # adapters come back with the replica
     wait_until(lambda: endpoint.client.get("/v1/models").json()["data"][1]["state"] == "ready", 30)
+
+
+def test_an_update_that_replaces_the_replica_under_load_is_no_404_and_no_500(endpoint: Endpoint) -> None:
+    before = endpoint.current()["pid"]
+    with Load(endpoint, *questions()[0]) as load:
+        wait_until(lambda: len(load.seen) > 30, 60)
+        with launch._changing(endpoint.ray):
+            old = launch._deployed(endpoint.ray)
+            limits = old.settings.limits.model_copy(update={"prompt_chars": 7000})
+            launch.deploy(replace(old, settings=old.settings.model_copy(update={"limits": limits})))
+        updated = time.monotonic()
+        wait_until(lambda: load.count(updated)[(200, "")] > 50, 200)
+    assert endpoint.current()["pid"] != before
+    only_told_to_try_again(load)
+    assert endpoint.vqa(questions()[0][0], "a" * 7500).status_code == 422

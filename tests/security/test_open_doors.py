@@ -43,6 +43,17 @@ print("uid", ray.get(ray.remote(num_cpus=0)(lambda: __import__("os").getuid()).r
 """
 
 
+WITHOUT_HAPROXY = """
+import sys, time
+from serve import launch
+from serve.settings import load_settings
+launch.deploy = lambda made: None  # Ray, Serve and its proxy are what listens; an engine would take a minute
+http = {"host": sys.argv[1], "port": int(sys.argv[2]), "haproxy": False}
+launch.start(load_settings({"model": "leaml-tiny", "http": http}))
+time.sleep(3)  # for a look or two
+"""
+
+
 def environment(home: Path, **more: str) -> dict[str, str]:
     """A shell of its own: nothing of these tests' Ray, and a home in which nothing is to appear."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LEAML_"))}
@@ -143,6 +154,18 @@ def test_only_the_address_asked_for_listens_beside_loopback(server: Server) -> N
     assert {entry for entry in server.seen.sockets if entry[1] != "127.0.0.1" and "ffff" not in entry[1]} == {
         ("haproxy", HOST, port)
     }
+
+
+def test_without_haproxy_the_same_address_alone_is_open(home: Path) -> None:
+    given, port = environment(home, LEAML_API_KEYS=KEY), free_port()
+    with watched(given) as seen:
+        command = [sys.executable, "-c", WITHOUT_HAPROXY, HOST, str(port)]
+        done = subprocess.run(command, cwd=home, env=given, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert seen.beyond_loopback() == set()
+    elsewhere = {entry for entry in seen.sockets if entry[1] != "127.0.0.1" and "ffff" not in entry[1]}
+    assert {entry[1:] for entry in elsewhere} == {(HOST, port)}
+    assert all("ProxyActor" in name for name, _, _ in elsewhere)
 
 
 def test_no_process_has_the_raw_keys(server: Server) -> None:

@@ -226,9 +226,9 @@ class _Tables:
         """Add a labeled row unless an equal one is there."""
         row = repr((identity, question.question, question.options))
         new = self._seen.add(repr((row, question.answer, question.question_type)))
-        # The same options in another order are the same question
+        # The same words in other cases, and the same options in another order, are the same question
         offered = None if question.options is None else sorted(map(normalise, question.options))
-        asked = repr((identity, question.question, offered))
+        asked = repr((identity, normalise(question.question), offered))
         # Two types of one question and answer are two rows, but no contradiction
         asked_before = not self._seen.add(f"asked {asked}")
         meant = answer_key(question.answer, question.question_type, question.options)

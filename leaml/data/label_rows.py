@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from leaml.broken_text import refusal
+from leaml.broken_text import is_broken, refusal
 from leaml.choice import check_options
 from leaml.data.label_keys import (
     CHAT_KEYS,
@@ -47,6 +48,8 @@ DOUBLED, LOST = "two values for one thing", "options under another key"
 OUTSIDE, LETTER_ALONE, MISSPELT = "answer outside its options", "answer is a letter without options", "misspelt key"
 ONE_OPTION = "one option, which is no choice"
 END_TOKEN = "special token at the end of a text, left out"
+DAMAGED = "text that looks damaged: lost letters, another encoding, entities or tags"
+NO_WORD = "answer without a letter, a digit or a sign that stands for something"
 """Doubts: what is counted about rows that are used."""
 
 TEXT_ONLY = "text only"
@@ -61,6 +64,10 @@ _PLACEHOLDER = re.compile(
     re.I,
 )
 """What stands for an image in the texts of the model families: <image>, <|image_pad|>, <image 1>, [IMG], U+FFFC, ..."""
+_TAG = re.compile(
+    r"</?(?:a|b|br|code|div|em|font|h\d|i|li|ol|p|pre|s|small|span|strong|sub|sup|td|tr|u|ul)(?:\s[^<>]*)?/?>", re.I
+)
+"""Of HTML, as web tools export their texts."""
 _IMAGE = r"<image(?: 1)?>"
 _AT_ENDS = re.compile(rf"^(?:\s*{_IMAGE})*\s*|\s*(?:{_IMAGE}\s*)*$")
 _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
@@ -206,7 +213,7 @@ def check(question: Question | RefusedRow | None) -> Question | RefusedRow | Non
         options = None if question.options is None else tuple(text_of(option, "an option") for option in question.options)
         kind = None if is_missing(question.question_type) else text_of(question.question_type, "the question_type")
         _check_texts(asked, answer, options or (), kind)
-        doubts: set[str] = set(question.doubts)
+        doubts = {*question.doubts, *_damage(asked, answer, options or ())}
         options = _with_shown(asked, answer, options)
         if options:
             answer = _letters(answer, options)
@@ -218,6 +225,13 @@ def check(question: Question | RefusedRow | None) -> Question | RefusedRow | Non
         return RefusedRow(question.where or "", error.reason, error.detail)
     made = replace(question, question=asked, answer=answer, question_type=kind, options=options or None)
     return replace(made, doubts=tuple(sorted(doubts)))
+
+
+def _damage(question: str, answer: str, options: tuple[str, ...]) -> Iterator[str]:
+    if any(is_broken(text) or _TAG.search(text) for text in (question, answer, *options)):
+        yield DAMAGED
+    if not any(unicodedata.category(character)[0] in "LNS" for character in answer):
+        yield NO_WORD
 
 
 def _with_shown(question: str, answer: str, options: tuple[str, ...] | None) -> tuple[str, ...] | None:

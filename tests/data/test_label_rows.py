@@ -369,7 +369,7 @@ def test_csv_says_what_json_lines_say(name: str, separator: str, folder: Path) -
 def test_every_row_is_counted_and_odd_ones_are_warned_of(folder: Path) -> None:
     rows: list[dict[str, Any]] = [
         *({"image": "0.png", "question": "one?", "answer": "yes"} for _ in range(2)),
-        {"image": "0.png", "question": "one?", "answer": "no"},
+        {"image": "0.png", "question": "One ?", "answer": "no"},
         {"image": "0.png", "question": "one?", "answer": "Yes."},
         {"image": "1.png", "question": "two?", "answer": "purple", "options": ["red", "blue"]},
         {"image": "1.png", "question": "three?", "answer": "A"},
@@ -388,7 +388,7 @@ def test_every_row_is_counted_and_odd_ones_are_warned_of(folder: Path) -> None:
         label_rows.LETTER_ALONE: 1,
         f"{label_rows.MISSPELT} 'qestion_type' (for 'question_type')": 1,
     }
-    assert found.examples[label_counts.CONFLICT] == [f"{folder}/labels.jsonl:3: answer 'no' to 'one?'"]
+    assert found.examples[label_counts.CONFLICT] == [f"{folder}/labels.jsonl:3: answer 'no' to 'One ?'"]
     assert found.examples["no answer"] == [
         f"{folder}/labels.jsonl:8: the answer is missing; key 'anwser': did you mean 'answer'?"
     ]

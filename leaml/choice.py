@@ -42,10 +42,11 @@ def check_options(options: Sequence[str]) -> None:
     """Raise DataError for two options that are one answer, written alike but for case, spaces and punctuation at the ends."""
     seen: dict[str, str] = {}
     for option in options:
-        first = seen.setdefault(normalise(option), option)
-        if first is not option:
-            msg = f"the options {first!r} and {option!r} are the same answer; give each option once"
+        meaning = normalise(option)
+        if meaning in seen:
+            msg = f"the options {seen[meaning]!r} and {option!r} are the same answer; give each option once"
             raise DataError(msg)
+        seen[meaning] = option
 
 
 def replies(options: Sequence[str]) -> list[list[str]]:

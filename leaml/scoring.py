@@ -29,12 +29,16 @@ _NUMBERS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split(" 
 _LEAD = re.compile(
     r"^\s*(?:(?:so|therefore|both|only)[\s,]+)?(?:(?:the\s+|my\s+)?(?:final\s+|correct\s+|right\s+)?"
     r"(?:answers?|options?|choices?|letters?)\s*(?:(?:is|are)\b|[:=])?\s*[:=]?\s*(?:both\s+|only\s+)?)*"
-    r"(?:(?:所以|因此|正确|最终|我|应该|的)*(?:答案|选项|選項|选择|回答|选|選|答え)\s*(?:应该|應該)?[是为為选]?\s*[:=]?\s*)*"
-    r"(?:(?:antwort|réponse|respuesta|resposta|risposta|ответ|정답)\s*[:=]\s*)?",
+    r"(?:I(?:['’]d|\s+would)?\s+(?:choose|pick|select|say|think|believe)(?:\s+that)?(?:\s+(?:it|the\s+answer)(?:['’]s|\s+is))?\s+)?"
+    r"(?:(?:所以|因此|故|正确|最终|我|应该|的)*(?:答案|选项|選項|选择|回答|选|選|答え)\s*(?:应该|應該)?[是为為选]?\s*[:=]?\s*)*"
+    r"(?:(?:정답|답)\s*[은는이가]?\s*[:=]?\s*|(?:正解|正答|解答|答え)\s*は\s*[:=]?\s*)?"
+    r"(?:(?:(?:die|la|a|el|il)\s+)?(?:(?:richtige|korrekte|bonne)\s+)?(?:antwort|réponse|respuesta|resposta|risposta|ответ)"
+    r"(?:\s+(?:correcte|correcta|correta|corretta))?\s*(?:[:=]|\b(?:ist|est|es|é|è)\b)\s*[:=]?\s*)?",
     re.I,
 )
 _TAIL = re.compile(
-    r"\s*(?:\b(?:is|are)\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answers?|options?|choices?))?|\b(?:only|both)|选项|项|(?:都)?是?(?:正确|对)的?)"
+    r"\s*(?:\b(?:is|are)\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answers?|options?|choices?))?|\b(?:only|both)"
+    r"|(?:选项|项)?(?:都)?是?(?:正确|对)的?|选项|项|입니다|이다|이에요|예요|です|である)"
     r"\s*[.!]*\s*$",
     re.I,
 )

@@ -67,7 +67,9 @@ def test_probabilities_among_the_options_sum_to_one(scored: list[list[float]]) -
     assert sum(math.exp(each) for each in found.others) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("options", [["red", "Red."], ["red", " red"], ["1", "one"], ["dog", "the dog"]])
+@pytest.mark.parametrize(
+    "options", [["red", "Red."], ["red", " red"], ["1", "one"], ["dog", "the dog"], ["red", "blue", "red"], ["+", "+"]]
+)
 def test_options_that_are_one_answer_are_refused(options: list[str]) -> None:
     with pytest.raises(DataError, match="same answer"):
         check_options(options)

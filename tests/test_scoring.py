@@ -79,6 +79,8 @@ def test_exact_and_set_match(prediction: str, answer: str, question_type: str | 
         "the hand ball.",
         "B. Because the arm moved, deliberately",
         "Answer: Hand ball",
+        *("I choose B.", "I think it's B", "I'd say the answer is B", "Die Antwort ist B.", "La réponse est B"),
+        *("La respuesta correcta es B", "A resposta é B.", "故选B", "B选项正确", "정답은 B입니다", "답: B", "正解はBです。"),
     ],
 )
 def test_letter_forms(reply: str) -> None:

@@ -80,6 +80,9 @@ class GenerateConfig(Section):
         if wrong := sorted({q for q in plain if not q or plain.count(q) > 1}):
             msg = f"empty or repeated questions {wrong}; give each once"
             raise ValueError(msg)
+        if wrong := [q for q in plain if "<image>" in q]:
+            msg = f"questions with <image> {wrong}; leave it out, the image is shown anyway"
+            raise ValueError(msg)
         return plain
 
     @model_validator(mode="after")

@@ -47,12 +47,16 @@ _KNOWN_OF = {other: known for known, others in _OTHERS.items() for other in othe
 
 @functools.lru_cache(maxsize=1024)  # the rows of a file have few different sets of keys
 def near_keys(names: tuple[str, ...], known: tuple[str, ...] = COLUMNS) -> tuple[tuple[str, str], ...]:
-    """Unknown keys, each with the known key that it is like and that the row lacks."""
+    """Unknown keys, each with the known key that it is like: one that the row lacks, or one of the same letters."""
     absent = [key for key in known if key not in names]
     found = []
-    for name in names if absent else ():
-        if name not in known and (near := difflib.get_close_matches(_plain(name), absent, 1, _NEAR)):
+    for name in names:
+        if name in known:
+            continue
+        if near := difflib.get_close_matches(_plain(name), absent, 1, _NEAR):
             found.append((name, near[0]))
+        elif turned := [key for key in known if sorted(_plain(name)) == sorted(key) and _plain(name) != key]:
+            found.append((name, turned[0]))
     return tuple(found)
 
 

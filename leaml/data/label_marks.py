@@ -20,13 +20,18 @@ UNREADABLE, GAP = "unreadable options", "missing option"
 
 FIX = 'write the texts without labels, or an object by letter: {"A": ..., "B": ...}'
 
-_WORD = r"(?:(?:option|choice|answer|alternative|opt|ans)s?[\s_.:#-]{})?"
+_WORD = (
+    r"(?:(?:(?:option|choice|answer|alternative|opt|ans|opci[oó]n|respuesta|op[cç][aã]o|resposta|alternativa|opzione|risposta|choix|"
+    r"r[ée]ponse|antwort|auswahl|möglichkeit|optie|keuze|antwoord|opcja|odpowiedź|możnost|вариант|ответ|варіант|seçenek|şık|pilihan|"
+    r"jawaban|विकल्प|उत्तर|الخيار|خيار)s?[\s_.:#-]{}|(?:选项|選項|答案|選択肢|回答|보기|선택지|답)[\s_.:#-]*))?"
+)
+"""What stands in front of the letter, in the languages of many data sets; those without spaces need none behind it."""
 _TOKEN = r"(?P<{}>[^\W\d_]|\d{{1,3}}|[ivx]{{2,5}})"
 _KEY = re.compile(rf"^(?!\w{{3,}}s$)[\s(\[<*]*{_WORD.format('*')}[(\[]?([a-z]|\d{{1,3}})[\s)\]>.:*]*$", re.I)
 _STRONG = re.compile(
     rf"^[\s*_`]*{_WORD.format('+')}(?:"
     rf"[(\[{{<【〔「『《〈]\s*{_TOKEN.format('inside')}\s*[)\]}}>】〕」』》〉][*_`]*(?:[.:、,](?!\d)|\s+-+(?=\s))?[*_`]*\s*"
-    rf"|{_TOKEN.format('before')}[*_`]*(?P<mark>[).:\]}}、。]+|\s+-+(?=\s))[*_`]*\s*"
+    rf"|{_TOKEN.format('before')}[*_`]*(?P<mark>[).:\]}}、。]+|\s+-+(?=\s)|\s+:(?=\s))[*_`]*\s*"
     r")(?P<text>.*)$",
     re.S | re.I,
 )

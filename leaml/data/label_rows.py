@@ -29,6 +29,7 @@ from leaml.data.label_keys import (
 )
 from leaml.data.label_marks import FIX, GAP, UNREADABLE, key_of, labels_inside, mark
 from leaml.data.label_options import MOST_OPTIONS, Options, lost_options, parse_options, unknown_options
+from leaml.data.option_texts import list_in
 from leaml.data.question_options import are_letters, contradiction, options_in
 from leaml.data.records import NO_QUESTION, Question, Record, RefusedRow
 from leaml.data.values import UnusableError, is_missing, shorten, text_of
@@ -141,6 +142,7 @@ def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspe
     said = {key: text_of(row.get(key), f"the {key}") for key in ("question", "answer")}
     question = text_of(without_image(without_ends(said["question"])), "the question")
     answer = text_of(without_ends(said["answer"]), "the answer")
+    answer = text_of(list_in(answer) or answer, "the answer")
     kind = row.get("question_type")
     options = parse_options(row.get("options"))
     doubts = tuple(f"{MISSPELT} {name!r} (for {known!r})" for name, known in misspelt)

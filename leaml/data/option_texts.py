@@ -50,6 +50,21 @@ def from_text(text: str) -> tuple[Any, bool]:
     return parts, True
 
 
+def list_in(text: str) -> list[str] | None:
+    """The texts of a list that a text is, as pandas and labeling tools write one into a cell; None where it is another text.
+
+    Numbers in brackets are none: a box or a point is an answer.
+    """
+    if text[:1] != "[" or text[-1:] != "]":
+        return None
+    for read in (_json, _python_literal):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError, UnusableError):
+            found = read(text)
+            if isinstance(found, list) and found and all(isinstance(each, str) for each in found):
+                return found
+    return None
+
+
 def _json(text: str) -> Any:
     try:
         return json_text.loads(text)

@@ -110,6 +110,7 @@ def test_6_sportu_takes_lists_and_small_letters(tmp_path: Path) -> None:
         ),
         *((2.0, "2"), (3, "3"), (2.5, "2.5"), (float(pa.scalar(0.1, pa.float32()).as_py()), "0.1"), (0.1, "0.1")),
         *((0.00001, "0.00001"), (-1.5e-7, "-0.00000015"), (float(np.float32(1e-5)), "0.00001")),
+        *(("['red']", "red"), ('["red"]', "red"), ("['red', 'blue']", None), ("[1, 2]", "[1, 2]"), ("[red]", "[red]")),
         *(("None", "None"), ("NA", "NA"), ("null", "null"), (" red ", "red")),
     ],
 )
@@ -122,7 +123,21 @@ def test_8_15_values_become_the_text_that_people_write_or_are_refused(answer: An
     [
         *("nan", "NaN", " -nan ", "<NA>", "NaT", "pd.NA", "np.nan", "1.#QNAN", "-1.#IND", "#N/A", "#NA", "#N/A N/A", "#REF!"),
         *("#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#ERROR!", "########"),
-        *("\\N", "(null)", "<null>"),
+        *("\\N", "(null)", "<null>", "-nan(ind)"),
+        *(
+            "#WERT!",
+            "#BEZUG!",
+            "#NV",
+            "#VALEUR!",
+            "#NOM?",
+            "#¡VALOR!",
+            "#¿NOMBRE?",
+            "#N/D",
+            "#ДЕЛ/0!",
+            "#Н/Д",
+            "#DEĞER!",
+            "#ÉRTÉK!",
+        ),
     ],
 )
 def test_8_marks_of_missing_values_are_no_text(mark: str) -> None:
@@ -130,7 +145,31 @@ def test_8_marks_of_missing_values_are_no_text(mark: str) -> None:
     assert kvasir.parse("Is there text?", mark) is None
 
 
-@pytest.mark.parametrize("word", ["None", "no", "N/A", "n/a", "NA", "null", "nat", "NAT", "Nathan", "#", "N", "C#", "-1.5"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "#1",
+        "#wow!",
+        "#Nice!",
+        "#5!",
+        "NV",
+        "#NVIDIA",
+        "#a?",
+        "None",
+        "no",
+        "N/A",
+        "n/a",
+        "NA",
+        "null",
+        "nat",
+        "NAT",
+        "Nathan",
+        "#",
+        "N",
+        "C#",
+        "-1.5",
+    ],
+)
 def test_15_words_that_are_answers_are_no_marks_of_missing_values(word: str) -> None:
     assert words(answer=word) == word
 
@@ -375,11 +414,12 @@ def test_every_row_is_counted_and_odd_ones_are_warned_of(folder: Path) -> None:
         {"image": "1.png", "question": "three?", "answer": "A"},
         {"image": "1.png", "question": "four?", "answer": "x", "qestion_type": "t"},
         {"image": "1.png", "question": "five?", "anwser": "x"},
+        {"image": "1.png", "question": "six?", "answer": "x", "anwser": "y"},
         {"image": "2.png"},
         {"image": "gone.png", "question": "six?", "answer": "x"},
     ]
     found = taken(jsonl(folder, rows), folder / "out", max_quarantined=0.3).labels
-    assert (found.rows, found.used) == (9, 6)
+    assert (found.rows, found.used) == (10, 7)
     assert found.refused == {"no answer": 1, label_counts.NO_IMAGE: 1}
     assert found.warnings == {
         label_counts.DUPLICATE: 1,
@@ -387,12 +427,13 @@ def test_every_row_is_counted_and_odd_ones_are_warned_of(folder: Path) -> None:
         label_rows.OUTSIDE: 1,
         label_rows.LETTER_ALONE: 1,
         f"{label_rows.MISSPELT} 'qestion_type' (for 'question_type')": 1,
+        f"{label_rows.MISSPELT} 'anwser' (for 'answer')": 1,
     }
     assert found.examples[label_counts.CONFLICT] == [f"{folder}/labels.jsonl:3: answer 'no' to 'One ?'"]
     assert found.examples["no answer"] == [
         f"{folder}/labels.jsonl:8: the answer is missing; key 'anwser': did you mean 'answer'?"
     ]
-    assert found.lines()[0] == "9 label rows, 6 used, 2 refused"
+    assert found.lines()[0] == "10 label rows, 7 used, 2 refused"
     assert json.loads(json.dumps(found.summary()))["refused"] == found.refused
     where = pq.read_table(folder / "out" / "labeled.parquet", schema=tables.LABELED)["where"].to_pylist()
     assert where[0] == f"{folder}/labels.jsonl:1"

@@ -36,6 +36,18 @@ def test_options_written_as_text_keep_what_stands_in_quotes(options: str, answer
     assert words(options=options, answer=answer) == right
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        *(("Opción B: ", "Opción A: "), ("选项B：", "选项A："), ("選択肢B：", "選択肢A："), ("보기 B: ", "보기 A: ")),
+        *(("Вариант B: ", "Вариант A: "), ("Choix B : ", "Choix A : "), ("Antwort B: ", "Antwort A: "), ("B : ", "A : ")),
+    ],
+)
+def test_labels_in_other_languages_and_another_order_name_their_options(labels: tuple[str, str]) -> None:
+    options = [f"{labels[0]}red", f"{labels[1]}blue"]
+    assert (words(options=options, answer="B"), words(options=options, answer="A")) == ("red", "blue")
+
+
 @hypothesis.given(
     st.lists(st.text("ab'\"\\ ,|\n", min_size=1).filter(lambda t: t.strip() == t), min_size=2, max_size=5, unique=True)
 )

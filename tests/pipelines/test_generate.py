@@ -207,6 +207,7 @@ def test_given_questions_alone_need_no_sampling_and_take_the_winning_answer() ->
         ({"pairs_per_image": 0}, "no pair would be made"),
         ({"questions": ["What?", "What? "]}, r"repeated questions \['What\?'\]"),
         ({"questions": [" "]}, r"empty or repeated questions \[''\]"),
+        ({"questions": ["what <image> is it?"]}, r"questions with <image> \['what <image> is it\?'\]; leave it out"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:

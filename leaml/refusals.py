@@ -182,7 +182,7 @@ FAILURE = re.compile(
     r"^\W*(?:http \d{3}|(?:internal |unknown |http |api |fatal )?(?:server |system |runtime )?error(?:\W*$|:| \d"
     r"| (?:occurred|processing|while"
     r"|in |code|loading|generating|reading|decoding))|an? (?:\w+ )*?(?:error|exception) (?:has )?occurred|internal server error"
-    r"|something went wrong|traceback\b|oops\b|request (?:failed|timed out|timeout|rejected|entity)|timed out\b"
+    r"|something went wrong|traceback\b|oops(?!\s+\w)|request (?:failed|timed out|timeout|rejected|entity)|timed out\b"
     r"|rate limit(?:ed)?\b"
     r"|too many requests|quota exceeded|bad gateway|gateway time-?out|bad request\W*$|(?:access|permission) denied\W*$"
     r"|(?:forbidden|unauthori[sz]ed|not found|not implemented|time-?out|payload too large|overloaded)\W*$"
@@ -198,6 +198,9 @@ FAILURE = re.compile(
     r"|media|mime|content.type|file (?:format|type))|(?:the )?(?:model|endpoint|deployment|resource|file|url)(?: '?\S+'?)?"
     r" (?:was |is |does )?not (?:found|exist|available|supported|loaded)|upstream (?:connect|request|server|timed)"
     r"|insufficient (?:quota|credits|balance|funds)|billing\b|service unavailable|no healthy upstream"
+    r"|(?:the )?model (?:is )?(?:still |currently )?loading(?=\W*$|[.,;:!])|(?:your )?(?:queue position|position in (?:the )?queue)\b"
+    r"|(?:the |this )?(?:image )?(?:description|caption|content) (?:is |was )?(?:unavailable|not available)\b"
+    r"|please (?:sign|log) ?in\b|your (?:free )?(?:trial|plan|subscription|account|credits?|quota) (?:has|have|is|are|was)\b"
     r"|context.length exceeded)|^\W*(?:\w+\.)*\w*(?:Error|Exception): ",
     re.I,
 )

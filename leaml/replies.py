@@ -41,14 +41,14 @@ _WRAPPED = re.compile(
     re.I | re.S,
 )
 MARKER = re.compile(
-    rf"{DELIMITED}|</?[a-z][\w:.-]*(?: \d+| [^<>=]*=[^<>]*)? ?/?>|<!--|<<SYS>>|{IN_BRACKETS}|\[/?(?:STOP|END)\]\s*$"
+    rf"{DELIMITED}|<[a-z_]+\|>|</?[a-z][\w:.-]*(?: \d+| [^<>=]*=[^<>]*)? ?/?>|<!--|<<SYS>>|{IN_BRACKETS}|\[/?(?:STOP|END)\]\s*$"
     r"|\b(?-i:ASSISTANT|USER|SYSTEM|HUMAN):|^#+ *(?:response|instruction|human|assistant|input|output)\b",
     re.I | re.M,
 )
 """What stands around messages and replies in a model's text, and in no description."""
 _ROLE = re.compile(r"^[^\w\n]*(?:assistant|user|system|human)\W*(?::|$)|^[^\w\n]*(?:question|answer):", re.I | re.M)
 _NO_WORD = (
-    r"(?:none|null|nil|nan|n/?a|undefined|true|false|yes|no|ok|okay|done|empty|blank|unknown|error|todo|tb[acd]|string|text"
+    r"(?:none|null|nil|nan|n[/.]?a|undefined|true|false|yes|no|ok|okay|done|empty|blank|unknown|error|todo|tb[acd]|string|text"
     r"|object object|untitled|placeholder|test|sample"
     r"|(?:an? |the |your )?(?:image|picture|photo|caption|description|reply|response|answer|output)(?: here| goes here)?"
     r"|no (?:image|picture|photo|caption|description|text|content|data|results?|reply|response|answer|output)(?: \w+)?"
@@ -87,7 +87,7 @@ _FRAGMENT = re.compile(
 """The beginning of a description and nothing else."""
 _FILL_IN = re.compile(r"\[(?:insert|your|add|describe|description|caption|image|placeholder)\b[^\]\n]*\]", re.I)
 _ENCODED = re.compile(
-    r"\S*(?:[A-Za-z0-9+/_-]{60,}|[0-9a-f]{32,})\S*|(?:https?://|data:|www\.)\S+|\W*(?:image|text|video|audio|application)/[\w.+-]+\W*"
+    r"\S*(?:[A-Za-z0-9+/_-]{60,}|[0-9a-f]{32,})\S*|(?:https?://|data:|www\.)\S+|\W*(?:image|text|video|audio|application)/[\w.+-]+(?:;base64,\S*)?\W*"
     r"|\S+\.(?:png|jpe?g|gif|webp|tiff?|bmp|svg|heic|pdf|mp4)\W*|\W*(?-i:[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\W*",
     re.I,
 )

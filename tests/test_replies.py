@@ -86,6 +86,17 @@ PROMPT = "Describe the image."
         ("hm</reasoning>A red ball.", "stop", "A red ball."),
         ("<|begin_of_thought|>hm", "stop", None),
         ("Describe the image. A red ball.", "stop", None),
+        ("A red ball.<turn|>", "stop", None),
+        ("N.A.", "stop", None),
+        ("image/png;base64,iVBORw0", "stop", None),
+        ("Model is loading, please retry in 20 s", "stop", None),
+        ("queue position 5", "stop", None),
+        ("Image description unavailable due to safety settings.", "stop", None),
+        ("Please sign in to continue.", "stop", None),
+        ("Your free trial has expired.", "stop", None),
+        ("Oops! Something broke.", "stop", None),
+        ("Oops written on a cake.", "stop", "Oops written on a cake."),
+        ("The model is loading boxes into a van.", "stop", "The model is loading boxes into a van."),
     ],
 )
 def test_captions(reply: str, finished: str, caption: str | None) -> None:

@@ -24,9 +24,9 @@ from leaml.data.label_rows import options_elsewhere, without_image
 from leaml.data.question_options import known_options
 from leaml.data.records import RefusedRow
 from leaml.data.row_files import image_name
-from leaml.data.values import UnusableError, is_missing
+from leaml.data.values import UnusableError, is_missing, shorten
 from leaml.errors import DataError
-from leaml.special_tokens import without_ends
+from leaml.special_tokens import found_in, without_ends
 
 COLUMNS = ("image", "question", "options")
 
@@ -81,17 +81,46 @@ def _parse(row: Any, where: str) -> Asked:
     if options is None and (lost := lost_options(row, names, misspelt)):
         msg = f"{where}: no 'options', but {options_elsewhere(lost)}"
         raise DataError(msg)
-    question = stripped(_shown(question))
-    for what, text in (("question", question), *(("options", option) for option in options or ())):
-        if fault := refusal(text):
-            msg = f"{where}: {what!r} {fault}"
-            raise DataError(msg)
     try:
-        options = known_options(question, options)
-    except UnusableError as error:
+        question, options = as_asked(question, options)
+    except UnaskableError as error:
         msg = f"{where}: {error}"
         raise DataError(msg) from None
     return Asked(image, question, options, {str(key): row[key] for key in row if key not in (*COLUMNS, *IMAGE_KEYS)})
+
+
+class UnaskableError(DataError):
+    """No model is asked this question with these options; `column`, question or options, is at fault."""
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+def as_asked(question: str, options: tuple[str, ...] | None) -> tuple[str, tuple[str, ...] | None]:
+    """A question and its options as a model is asked them, whether a file or a request has them: by the rules of label rows.
+
+    The options may be those that the question ends in; then the answer is one of these.
+
+    Raises:
+        UnaskableError: A text is empty, holds what no text holds, a special token or a thought, or the question shows other
+            options than are given.
+    """
+    question = stripped(_shown(stripped(question)))
+    for column, text in (("question", question), *(("options", option) for option in options or ())):
+        if is_blank(text):
+            msg = f"{column!r} must be text that is not empty"
+            raise UnaskableError(msg, column)
+        if fault := refusal(text):
+            msg = f"{column!r} {fault}"
+            raise UnaskableError(msg, column)
+        if token := found_in(text):
+            msg = f"{column!r} holds {shorten(token)}, a mark of a model's messages or thoughts; remove it"
+            raise UnaskableError(msg, column)
+    try:
+        return question, known_options(question, options)
+    except UnusableError as error:
+        raise UnaskableError(str(error), "options") from None
 
 
 def _shown(question: str) -> str:

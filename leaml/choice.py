@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from leaml.data.values import shorten
 from leaml.errors import DataError
 from leaml.scoring import chosen_letters, normalise, option_letters
 
@@ -44,7 +45,7 @@ def check_options(options: Sequence[str]) -> None:
     for option in options:
         first = seen.setdefault(normalise(option), option)
         if first is not option:
-            msg = f"the options {first!r} and {option!r} are the same answer; give each option once"
+            msg = f"the options {shorten(first)} and {shorten(option)} are the same answer; give each option once"
             raise DataError(msg)
 
 

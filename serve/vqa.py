@@ -9,6 +9,7 @@ from typing import Any
 from leaml.broken_text import is_blank, stripped
 from leaml.calibration import confidence
 from leaml.data.questions import UnaskableError, as_asked, options_of
+from leaml.data.values import shorten
 from leaml.errors import DataError
 from leaml.scoring import ask
 from serve.chat import check_chars
@@ -32,7 +33,7 @@ def questions_of(request: VqaRequest, limits: LimitSettings) -> list[Question]:
     if request.questions is not None and request.options is not None:
         refuse("options of a batch stand beside each question", "inconsistent", "options")
     if request.alternatives > limits.alternatives:
-        msg = f"alternatives is {request.alternatives}, more than the limit of {limits.alternatives}"
+        msg = f"alternatives is {shorten(request.alternatives)}, more than the limit of {limits.alternatives}"
         refuse(msg, "alternatives", "alternatives")
     asked = (
         [(request.question or "", request.options)]

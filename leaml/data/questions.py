@@ -74,7 +74,7 @@ def _parse(row: Any, where: str) -> Asked:
     question = row.get("question")
     if not isinstance(question, str) or is_blank(question):
         meant = labels_elsewhere(names) or hint(suggested(names, ("question",)))
-        msg = f"{where}: 'question' must be text that is not empty, got {question!r}{meant and f'; {meant}'}"
+        msg = f"{where}: 'question' must be text that is not empty, got {shorten(question)}{meant and f'; {meant}'}"
         raise DataError(msg)
     image, options = _image(row, names, where), _options(row.get("options"), where)
     misspelt = [name for name, known in near_keys(names, ("options",)) if known == "options"]
@@ -137,7 +137,7 @@ def _image(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str | 
         msg = f"{where}: {image.detail}"
         raise DataError(msg)
     if image is None and (blank := [row[key] for key in IMAGE_KEYS if row.get(key) is not None]):
-        msg = f"{where}: 'image' must be a file name, got {blank[0]!r}"
+        msg = f"{where}: 'image' must be a file name, got {shorten(blank[0])}"
         raise DataError(msg)
     if image is None and not any(key in row for key in IMAGE_KEYS):
         other = next((name for name, _ in suggested(names, ("image",)) if not is_missing(row.get(name))), None)
@@ -154,7 +154,7 @@ def _options(value: Any, where: str) -> tuple[str, ...] | None:
         msg = f"{where}: {error}"
         raise DataError(msg) from None
     if texts is not None and (not 2 <= len(texts) <= MOST_OPTIONS or any(map(is_blank, texts))):
-        msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {value!r}"
+        msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {shorten(value)}"
         raise DataError(msg)
     return texts
 

@@ -10,6 +10,7 @@ answer, is kept beside the question and not shown to a model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from leaml.broken_text import is_blank, refusal, stripped
 from leaml.choice import check_options
 from leaml.data import delimited
 from leaml.data.jsonl import lines
+from leaml.data.label_keys import COLUMNS as LABEL_COLUMNS
 from leaml.data.label_keys import IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
 from leaml.data.label_options import MOST_OPTIONS, lost_options, parse_options
 from leaml.data.label_rows import options_elsewhere, without_image
@@ -26,9 +28,16 @@ from leaml.data.records import RefusedRow
 from leaml.data.row_files import image_name
 from leaml.data.values import UnusableError, is_missing, shorten
 from leaml.errors import DataError
+from leaml.images import SUFFIXES
 from leaml.special_tokens import found_in, without_ends
 
 COLUMNS = ("image", "question", "options")
+_OTHER_COLUMNS = {*IMAGE_KEYS, *LABEL_COLUMNS}
+"""Of which none holds the image under another name."""
+_IMAGE_ID = re.compile(
+    r"(?:image|img|pic|picture|photo|frame)s?[\W_]*(?:id|nr|no|num|number|index|idx|key|hash|sha256|ur[il])s?|ur[il]", re.I
+)
+"""Names of columns that tell of which image a row is, but not by its file name."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +148,22 @@ def _image(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str | 
     if image is None and (blank := [row[key] for key in IMAGE_KEYS if row.get(key) is not None]):
         msg = f"{where}: 'image' must be a file name, got {shorten(blank[0])}"
         raise DataError(msg)
-    if image is None and not any(key in row for key in IMAGE_KEYS):
-        other = next((name for name, _ in suggested(names, ("image",)) if not is_missing(row.get(name))), None)
-        if other is not None:  # to ask about every image is another thing, and may be a million times the work
-            msg = f"{where}: no 'image', but {other!r}; name it 'image', or remove it, which asks about every image"
-            raise DataError(msg)
+    if image is None and (said := _image_elsewhere(row, names)):
+        # to ask about every image is another thing, and may be a million times the work
+        msg = f"{where}: no 'image', but {said}, or remove it, which asks about every image"
+        raise DataError(msg)
     return image
+
+
+def _image_elsewhere(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """The column of a row without an image that seems to hold its file name or its id, and what to do; "": none does."""
+    filled = [name for name in names if name not in _OTHER_COLUMNS and not is_missing(row.get(name))]
+    files = [name for name in filled if str(row.get(name)).strip().lower().endswith(SUFFIXES)]
+    ids = [name for name in filled if _IMAGE_ID.fullmatch(name.strip())]
+    if ids and not files:
+        return f"{shorten(ids[0])}; write the file name of the image, relative to --images, in 'image'"
+    meant = files or [name for name, _ in suggested(names, ("image",)) if name in filled]
+    return f"{shorten(meant[0])}; name it 'image'" if meant else ""
 
 
 def _options(value: Any, where: str) -> tuple[str, ...] | None:

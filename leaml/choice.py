@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from leaml.data.values import shorten
 from leaml.errors import DataError
 from leaml.scoring import chosen_letters, normalise, option_letters
 
@@ -44,7 +45,7 @@ def check_options(options: Sequence[str]) -> None:
     for option in options:
         meaning = normalise(option)
         if meaning in seen:
-            msg = f"the options {seen[meaning]!r} and {option!r} are the same answer; give each option once"
+            msg = f"the options {shorten(seen[meaning])} and {shorten(option)} are the same answer; give each option once"
             raise DataError(msg)
         seen[meaning] = option
 

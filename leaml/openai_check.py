@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 
 import openai
 
+from leaml.data.values import shorten
 from leaml.errors import ModelError
-from leaml.openai_engine import unanswered
+from leaml.openai_engine import REDIRECT_ADVICE, client_of, redirect_of, unanswered
 
 _SECONDS = 10.0
 _KEY = {401, 402, 407}
@@ -28,15 +28,16 @@ def check(url: str, model: str) -> str | None:
         What is doubtful, as a sentence: it does not know the model, or gives no list. None: nothing is.
 
     Raises:
-        ModelError: Nobody listens there, or the key is refused.
+        ModelError: Nobody listens there, the server redirects to another address, or the key is refused.
     """
     base = url.rstrip("/").removesuffix("/chat/completions")
-    client = openai.OpenAI(
-        base_url=base, api_key=os.environ.get("OPENAI_API_KEY") or "none", timeout=_SECONDS, max_retries=1
-    ).models.with_raw_response
     try:
-        text = client.list().http_response.text
+        text = client_of(base, _SECONDS, retries=1).models.with_raw_response.list().http_response.text
     except openai.APIStatusError as error:
+        if (to := redirect_of(error)).endswith("/models"):
+            shown = shorten(to.removesuffix("/models"), 200)
+            msg = f"caption.url: {base} redirects to {shown}, where no image is sent; {REDIRECT_ADVICE}"
+            raise ModelError(msg) from None
         said = f"{base} answered {error.status_code}: {' '.join(error.response.text.split())[:200]!r}"
         if error.status_code in _KEY:
             msg = f"caption.url: {said}; {_ADVICE}"

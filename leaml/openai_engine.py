@@ -18,11 +18,13 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from email.utils import mktime_tz, parsedate_tz
 from typing import Any
+from urllib.parse import urljoin
 
 import openai
 from PIL import Image
 
 from leaml import replies
+from leaml.data.values import shorten
 from leaml.engine import FAILED, Completion, EngineSpec, Request
 from leaml.errors import StepError
 
@@ -91,11 +93,8 @@ class OpenAIEngine:
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
         self.url = str(spec.url).rstrip("/").removesuffix("/chat/completions")
-        key = os.environ.get("OPENAI_API_KEY") or "none"
         client = spec.client
-        self._client = openai.OpenAI(
-            base_url=self.url, api_key=key, timeout=client.timeout, max_retries=client.retries
-        ).chat.completions.with_raw_response
+        self._client = client_of(self.url, client.timeout, client.retries).chat.completions.with_raw_response
         self._pool = ThreadPoolExecutor(client.concurrency, thread_name_prefix="teacher")
         self._slots = _Slots(client.concurrency)
         self._lock = threading.Lock()
@@ -227,6 +226,9 @@ class OpenAIEngine:
 
     def _explained(self, error: openai.APIStatusError, body: dict[str, Any]) -> Exception:
         code, text = error.status_code, " ".join(error.response.text.split())[:300]
+        if to := redirect_of(error):
+            base = shorten(to.removesuffix("/chat/completions"), 200)
+            return StepError(f"{self.url} redirects to {base}, where no image is sent; {REDIRECT_ADVICE}")
         found: Exception = _RequestError(f"{code}: {text}")
         if code in _FOR_ALL or "insufficient_quota" in text:
             found = StepError(f"{self.url} answered {code}: {text!r}; {_ADVICE}")
@@ -245,6 +247,22 @@ _ADVICE = (
     "check caption.url (it usually ends with /v1), the model's name in caption.teacher.name, OPENAI_API_KEY and that the "
     "server runs; finished captions are kept, the same command goes on"
 )
+
+
+REDIRECT_ADVICE = "if the teacher is there, set caption.url to that address"
+
+
+def client_of(url: str, timeout: float, retries: int) -> openai.OpenAI:
+    """A client of the server at `url`, with the key in OPENAI_API_KEY; it follows no redirect, so images go nowhere else."""
+    key = os.environ.get("OPENAI_API_KEY") or "none"
+    plain = openai.DefaultHttpxClient(follow_redirects=False, timeout=timeout)
+    return openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=retries, http_client=plain)
+
+
+def redirect_of(error: openai.APIStatusError) -> str:
+    """The address that a server redirects a request to; "" if it does not."""
+    to = error.response.headers.get("location") if 300 <= error.status_code < 400 else None
+    return urljoin(str(error.request.url), to) if to else ""
 
 
 class _RequestError(Exception):

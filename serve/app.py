@@ -261,4 +261,4 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
 
         answers = await guarded(work(), request, limits)
         _count_tokens(context, record, sum(a.prompt_tokens for a in answers), sum(a.reply_tokens for a in answers))
-        return JSONResponse(vqa.reply_of(asked, questions, answers, model, record.request_id, record.began))
+        return JSONResponse(vqa.reply_of(asked, answers, model, record.request_id, record.began))

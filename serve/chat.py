@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from leaml.data.values import shorten
 from serve.errors import refuse
 from serve.schemas import ChatRequest, ImagePart, Message
 from serve.settings import LimitSettings
@@ -99,4 +100,4 @@ def check_chars(chars: int, limits: LimitSettings) -> None:
 
 def _at_most(name: str, value: int, limit: int) -> None:
     if value > limit:
-        refuse(f"{name} is {value}, more than the limit of {limit}", name, name)
+        refuse(f"{name} is {shorten(value)}, more than the limit of {limit}", name, name)

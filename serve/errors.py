@@ -7,6 +7,10 @@ from typing import Any, NoReturn
 
 from starlette.responses import JSONResponse
 
+from leaml.data.values import shorten
+
+LONGEST_MESSAGE = 2000
+"""Characters of a message, whatever it quotes."""
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -15,13 +19,14 @@ class ApiError(Exception):
 
     Args:
         status: HTTP status.
-        message: What is wrong, which value, and the limit or the fix; must hold nothing of the request's content.
+        message: What is wrong, which value, and the limit or the fix; what it quotes of a request is cut (`shorten`).
         code: Short name of the reason; also counted as such.
         param: The field at fault.
         retry_after: Seconds for a Retry-After header.
     """
 
     def __init__(self, status: int, message: str, code: str, param: str | None = None, retry_after: int | None = None) -> None:
+        message = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
         super().__init__(message)
         self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
 
@@ -55,8 +60,9 @@ def refuse(message: str, code: str, param: str | None = None) -> NoReturn:
 
 
 def not_found(model: str) -> ApiError:
-    """404 for a model; its name is shown only if it can be one."""
-    return ApiError(404, f"the model {model!r} is not served; GET /v1/models lists those that are", "model_not_found", "model")
+    """404 for a model."""
+    msg = f"the model {shorten(model)} is not served; GET /v1/models lists those that are"
+    return ApiError(404, msg, "model_not_found", "model")
 
 
 def stopped() -> ApiError:

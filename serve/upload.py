@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartParser
 
+from leaml.data.values import shorten
 from serve.errors import ApiError, refuse, unprocessable
 from serve.settings import LimitSettings
 
@@ -20,7 +22,7 @@ _SHOWN = 3
 
 
 def parse_json(schema: type[Schema], body: bytes) -> Schema:
-    """The body as `schema`. Raises ApiError: not JSON (400), not of the schema (422); the message quotes no content."""
+    """The body as `schema`. Raises ApiError: not JSON (400), not of the schema (422); what it quotes is cut."""
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
@@ -36,12 +38,17 @@ def validate(schema: type[Schema], tree: Any) -> Schema:
 
 
 def _explained(error: ValidationError) -> ApiError:
-    faults = error.errors(include_input=False, include_url=False, include_context=False)
+    faults = error.errors(include_input=False, include_url=False)
     if faults[0]["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON", "bad_json")
-    lines = [f"{_place(fault['loc'])}: {fault['msg']}" for fault in faults[:_SHOWN]]
+    lines = [f"{_place(fault['loc'])}: {_said(fault)}" for fault in faults[:_SHOWN]]
     more = f" (and {len(faults) - _SHOWN} more)" if len(faults) > _SHOWN else ""
     return unprocessable("; ".join(lines) + more, "bad_body", _place(faults[0]["loc"]))
+
+
+def _said(fault: ErrorDetails) -> str:
+    tag = fault.get("ctx", {}).get("tag")  # of all messages those about a union quote what was sent
+    return fault["msg"] if tag is None else fault["msg"].replace(f"'{tag}'", shorten(tag), 1)
 
 
 def _place(location: tuple[int | str, ...]) -> str:

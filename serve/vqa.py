@@ -6,9 +6,10 @@ import math
 import time
 from typing import Any
 
-from leaml.broken_text import refusal, stripped
+from leaml.broken_text import is_blank, stripped
 from leaml.calibration import confidence
-from leaml.data.questions import options_of
+from leaml.data.questions import UnaskableError, as_asked, options_of
+from leaml.data.values import shorten
 from leaml.errors import DataError
 from leaml.scoring import ask
 from serve.chat import check_chars
@@ -32,7 +33,7 @@ def questions_of(request: VqaRequest, limits: LimitSettings) -> list[Question]:
     if request.questions is not None and request.options is not None:
         refuse("options of a batch stand beside each question", "inconsistent", "options")
     if request.alternatives > limits.alternatives:
-        msg = f"alternatives is {request.alternatives}, more than the limit of {limits.alternatives}"
+        msg = f"alternatives is {shorten(request.alternatives)}, more than the limit of {limits.alternatives}"
         refuse(msg, "alternatives", "alternatives")
     asked = (
         [(request.question or "", request.options)]
@@ -46,35 +47,40 @@ def questions_of(request: VqaRequest, limits: LimitSettings) -> list[Question]:
 
 
 def _question(text: str, options: list[str] | None, limits: LimitSettings) -> Question:
-    if not text.strip():
+    if is_blank(text):
         refuse("the question is empty", "empty", "question")
-    if options is None:
-        return Question(text)
-    if not 2 <= len(options) <= limits.options or any(not option.strip() for option in options):
+    given = None if options is None else _texts(options, limits)
+    try:
+        asked, found = as_asked(text, given)
+    except UnaskableError as error:
+        refuse(str(error), error.column, error.column)
+    if len(found or ()) > limits.options:
+        refuse(f"the question shows {len(found or ())} options, more than the limit of {limits.options}", "options", "question")
+    return Question(asked, tuple(options) if options is not None and found == given else found or ())
+
+
+def _texts(options: list[str], limits: LimitSettings) -> tuple[str, ...]:
+    """Options without blanks at their ends."""
+    if not 2 <= len(options) <= limits.options or any(map(is_blank, options)):
         refuse(f"options must be 2 to {limits.options} texts that are not empty", "options", "options")
-    for field, given in (("question", text), *(("options", option) for option in options)):
-        if fault := refusal(given):
-            refuse(f"`{field}` {fault}", field, field)
     try:
         texts = options_of(options)
     except DataError as error:
         refuse(str(error), "options", "options")
-    if texts != tuple(map(stripped, options)):
+    if texts is None or texts != tuple(map(stripped, options)):
         refuse("options carry labels of their own; send the texts alone, they are shown as A, B, C, ...", "options", "options")
-    return Question(text, tuple(options))
+    return texts
 
 
 def request_text(question: Question) -> str:
     """What the model is asked: the same text as in training and evaluation."""
     try:
-        return ask({"question": question.text, "options": list(question.options)})
+        return ask({"question": question.text, "options": list(map(stripped, question.options))})
     except DataError as error:
         refuse(str(error), "options", "options")
 
 
-def reply_of(
-    request: VqaRequest, questions: list[Question], answers: list[Answer], model: Model, request_id: str, began: float
-) -> dict[str, Any]:
+def reply_of(request: VqaRequest, answers: list[Answer], model: Model, request_id: str, began: float) -> dict[str, Any]:
     """The JSON of the reply to one question or to many."""
     common = {
         "id": request_id,
@@ -85,7 +91,8 @@ def reply_of(
     found = [_answer(answer, model) for answer in answers]
     if request.questions is None:
         return VqaReply(**common, **found[0].model_dump()).model_dump()
-    batch = [VqaBatchAnswer(question=q.text, **each.model_dump()) for q, each in zip(questions, found, strict=True)]
+    texts = [asked.question for asked in request.questions]  # as they were sent, so that a client finds its own
+    batch = [VqaBatchAnswer(question=text, **each.model_dump()) for text, each in zip(texts, found, strict=True)]
     return VqaBatchReply(**common, answers=batch).model_dump()
 
 

@@ -61,8 +61,10 @@ class Teacher:
 
 
 @contextmanager
-def serving(reply: Callable[[dict[str, Any], int], Reply], delay: float = 0.0) -> Iterator[Teacher]:
-    """A teacher that listens until the context is left."""
+def serving(
+    reply: Callable[[dict[str, Any], int], Reply], delay: float = 0.0, models: Reply | None = None
+) -> Iterator[Teacher]:
+    """A teacher that listens until the context is left; `models` is its list of them."""
     teacher = Teacher(reply, delay)
 
     class Handler(BaseHTTPRequestHandler):
@@ -70,6 +72,9 @@ def serving(reply: Callable[[dict[str, Any], int], Reply], delay: float = 0.0) -
 
         def log_message(self, *_: object) -> None:
             pass
+
+        def do_GET(self) -> None:
+            self.send(*(models or refusal(404, f"no such path: {self.path}")))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -84,6 +89,9 @@ def serving(reply: Callable[[dict[str, Any], int], Reply], delay: float = 0.0) -
                 self.wfile.write(b'{"choices": [')
                 self.close_connection = True
                 return
+            self.send(status, headers, data)
+
+        def send(self, status: int, headers: dict[str, str], data: bytes) -> None:
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(data))}.items():
                 self.send_header(name, value)

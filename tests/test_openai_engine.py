@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from teacher_server import HANG_UP, Teacher, as_json, completion, refusal, serving
 
-from leaml import openai_engine, replies
+from leaml import openai_check, openai_engine, replies
 from leaml.config import ClientConfig
 from leaml.engine import EngineSpec, Request
-from leaml.errors import StepError
+from leaml.errors import ModelError, StepError
 from leaml.openai_engine import MOST_IN_A_ROW, OpenAIEngine
 
 GOOD = completion("A red ball.")
@@ -353,3 +353,32 @@ def test_a_model_that_is_not_there_ends_the_step_though_its_name_is_that_of_a_pa
         with pytest.raises(StepError, match=r"answered 404: .*does not exist.*caption.teacher.name"):
             ask(teacher, 100, concurrency=1)
         assert len(teacher.bodies) <= 3
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("path", ["chat/completions", "models"])
+def test_no_redirect_is_followed_and_the_error_says_where_it_points_to(code: int, path: str) -> None:
+    with serving(lambda body, tries: GOOD) as other:
+        away = (code, {"Location": f"{other.url}/{path}"}, b"")
+        with serving(lambda body, tries: away, models=away) as teacher:
+            words = rf"redirects to '{other.url}', where no image is sent; .* set caption\.url to that address"
+            if path == "models":
+                with pytest.raises(ModelError, match=words):
+                    openai_check.check(teacher.url, "teacher")
+            else:
+                with pytest.raises(StepError, match=words):
+                    ask(teacher)
+    assert not other.bodies
+    assert len(teacher.bodies) == (path != "models")  # nor is it asked again
+
+
+def test_a_list_of_models_that_is_elsewhere_is_a_doubt_alone() -> None:
+    with serving(lambda body, tries: GOOD, models=(302, {"Location": "/login"}, b"")) as teacher:
+        assert "answered 302" in str(openai_check.check(teacher.url, "teacher"))
+        assert ask(teacher)[0].text == "A red ball."
+
+
+def test_a_redirect_to_a_path_of_the_same_server_is_shown_whole() -> None:
+    away = (308, {"Location": "/api/v1/chat/completions"}, b"")
+    with serving(lambda body, tries: away) as teacher, pytest.raises(StepError, match=r"redirects to 'http://.*/api/v1''"):
+        ask(teacher)

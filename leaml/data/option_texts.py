@@ -93,7 +93,9 @@ def _with_commas(text: str) -> str:
     for token in tokens:
         if before is not None and before.type == token.type == tokenize.STRING:
             if before.end == token.start:
-                raise UnusableError(UNREADABLE, f"options are {shorten(text)}: are {before.string}{token.string} one? {_FIX}")
+                raise UnusableError(
+                    UNREADABLE, f"options are {shorten(text)}: are {shorten(before.string + token.string)} one? {_FIX}"
+                )
             parts += [_between(lines, done, before.end), ","]
             done = before.end
         before = token
@@ -160,5 +162,5 @@ def _unjoined(parts: list[str], text: str) -> list[str]:
     *before, last = parts
     last = _JOINED.sub("", last) if before else last
     if before and _JOINED_INSIDE.search(last):
-        raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}: is {last!r} one option or two? {_FIX}")
+        raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}: is {shorten(last)} one option or two? {_FIX}")
     return [*before, last]

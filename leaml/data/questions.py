@@ -10,6 +10,7 @@ answer, is kept beside the question and not shown to a model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,17 +19,25 @@ from leaml.broken_text import is_blank, refusal, stripped
 from leaml.choice import check_options
 from leaml.data import delimited
 from leaml.data.jsonl import lines
+from leaml.data.label_keys import COLUMNS as LABEL_COLUMNS
 from leaml.data.label_keys import IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
 from leaml.data.label_options import MOST_OPTIONS, lost_options, parse_options
 from leaml.data.label_rows import options_elsewhere, without_image
 from leaml.data.question_options import known_options
 from leaml.data.records import RefusedRow
 from leaml.data.row_files import image_name
-from leaml.data.values import UnusableError, is_missing
+from leaml.data.values import UnusableError, is_missing, shorten
 from leaml.errors import DataError
-from leaml.special_tokens import without_ends
+from leaml.images import SUFFIXES
+from leaml.special_tokens import found_in, without_ends
 
 COLUMNS = ("image", "question", "options")
+_OTHER_COLUMNS = {*IMAGE_KEYS, *LABEL_COLUMNS}
+"""Of which none holds the image under another name."""
+_IMAGE_ID = re.compile(
+    r"(?:image|img|pic|picture|photo|frame)s?[\W_]*(?:id|nr|no|num|number|index|idx|key|hash|sha256|ur[il])s?|ur[il]", re.I
+)
+"""Names of columns that tell of which image a row is, but not by its file name."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +83,53 @@ def _parse(row: Any, where: str) -> Asked:
     question = row.get("question")
     if not isinstance(question, str) or is_blank(question):
         meant = labels_elsewhere(names) or hint(suggested(names, ("question",)))
-        msg = f"{where}: 'question' must be text that is not empty, got {question!r}{meant and f'; {meant}'}"
+        msg = f"{where}: 'question' must be text that is not empty, got {shorten(question)}{meant and f'; {meant}'}"
         raise DataError(msg)
     image, options = _image(row, names, where), _options(row.get("options"), where)
     misspelt = [name for name, known in near_keys(names, ("options",)) if known == "options"]
     if options is None and (lost := lost_options(row, names, misspelt)):
         msg = f"{where}: no 'options', but {options_elsewhere(lost)}"
         raise DataError(msg)
-    question = stripped(_shown(question))
-    for what, text in (("question", question), *(("options", option) for option in options or ())):
-        if fault := refusal(text):
-            msg = f"{where}: {what!r} {fault}"
-            raise DataError(msg)
     try:
-        options = known_options(question, options)
-    except UnusableError as error:
+        question, options = as_asked(question, options)
+    except UnaskableError as error:
         msg = f"{where}: {error}"
         raise DataError(msg) from None
     return Asked(image, question, options, {str(key): row[key] for key in row if key not in (*COLUMNS, *IMAGE_KEYS)})
+
+
+class UnaskableError(DataError):
+    """No model is asked this question with these options; `column`, question or options, is at fault."""
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+def as_asked(question: str, options: tuple[str, ...] | None) -> tuple[str, tuple[str, ...] | None]:
+    """A question and its options as a model is asked them, whether a file or a request has them: by the rules of label rows.
+
+    The options may be those that the question ends in; then the answer is one of these.
+
+    Raises:
+        UnaskableError: A text is empty, holds what no text holds, a special token or a thought, or the question shows other
+            options than are given.
+    """
+    question = stripped(_shown(stripped(question)))
+    for column, text in (("question", question), *(("options", option) for option in options or ())):
+        if is_blank(text):
+            msg = f"{column!r} must be text that is not empty"
+            raise UnaskableError(msg, column)
+        if fault := refusal(text):
+            msg = f"{column!r} {fault}"
+            raise UnaskableError(msg, column)
+        if token := found_in(text):
+            msg = f"{column!r} holds {shorten(token)}, a mark of a model's messages or thoughts; remove it"
+            raise UnaskableError(msg, column)
+    try:
+        return question, known_options(question, options)
+    except UnusableError as error:
+        raise UnaskableError(str(error), "options") from None
 
 
 def _shown(question: str) -> str:
@@ -108,14 +146,24 @@ def _image(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str | 
         msg = f"{where}: {image.detail}"
         raise DataError(msg)
     if image is None and (blank := [row[key] for key in IMAGE_KEYS if row.get(key) is not None]):
-        msg = f"{where}: 'image' must be a file name, got {blank[0]!r}"
+        msg = f"{where}: 'image' must be a file name, got {shorten(blank[0])}"
         raise DataError(msg)
-    if image is None and not any(key in row for key in IMAGE_KEYS):
-        other = next((name for name, _ in suggested(names, ("image",)) if not is_missing(row.get(name))), None)
-        if other is not None:  # to ask about every image is another thing, and may be a million times the work
-            msg = f"{where}: no 'image', but {other!r}; name it 'image', or remove it, which asks about every image"
-            raise DataError(msg)
+    if image is None and (said := _image_elsewhere(row, names)):
+        # to ask about every image is another thing, and may be a million times the work
+        msg = f"{where}: no 'image', but {said}, or remove it, which asks about every image"
+        raise DataError(msg)
     return image
+
+
+def _image_elsewhere(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """The column of a row without an image that seems to hold its file name or its id, and what to do; "": none does."""
+    filled = [name for name in names if name not in _OTHER_COLUMNS and not is_missing(row.get(name))]
+    files = [name for name in filled if str(row.get(name)).strip().lower().endswith(SUFFIXES)]
+    ids = [name for name in filled if _IMAGE_ID.fullmatch(name.strip())]
+    if ids and not files:
+        return f"{shorten(ids[0])}; write the file name of the image, relative to --images, in 'image'"
+    meant = files or [name for name, _ in suggested(names, ("image",)) if name in filled]
+    return f"{shorten(meant[0])}; name it 'image'" if meant else ""
 
 
 def _options(value: Any, where: str) -> tuple[str, ...] | None:
@@ -125,7 +173,7 @@ def _options(value: Any, where: str) -> tuple[str, ...] | None:
         msg = f"{where}: {error}"
         raise DataError(msg) from None
     if texts is not None and (not 2 <= len(texts) <= MOST_OPTIONS or any(map(is_blank, texts))):
-        msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {value!r}"
+        msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {shorten(value)}"
         raise DataError(msg)
     return texts
 

@@ -88,6 +88,7 @@ def test_the_columns_that_are_carried_keep_names_order_and_kind() -> None:
 
 def test_questions_alone_are_about_every_image(tmp_path: Path) -> None:
     assert read(written(tmp_path, '{"question": "what?"}')) == [Asked(None, "what?")]
+    assert read(written(tmp_path, '{"question": "what is a.png?", "id": 7, "answer": "a.png"}'))[0].image is None
     assert read(written(tmp_path, "question\nwhat?\nwhere?\n", "q.csv")) == [Asked(None, "what?"), Asked(None, "where?")]
 
 
@@ -112,6 +113,13 @@ def test_questions_alone_are_about_every_image(tmp_path: Path) -> None:
         ("q.jsonl", '{"question": "a", "optoins": ["b", "c"]}', r"q\.jsonl:1: no 'options', but 'optoins'; name it 'options'"),
         ("q.csv", "question,A,B\nwhat?,red,blue\n", r"q\.csv:2: no 'options', but 'A', 'B'; write 'options'"),
         ("q.csv", "file,question\na.png,what?\n", r"q\.csv:2: no 'image', but 'file'; name it 'image', or remove it"),
+        ("q.csv", "image_id,question\n0a1b,what?\n", r"q\.csv:2: no 'image', but 'image_id'; write the file name"),
+        ("q.jsonl", '{"img_id": 7, "question": "a"}', r"q\.jsonl:1: no 'image', but 'img_id'; write the file name"),
+        ("q.jsonl", '{"Image URL": "x", "question": "a"}', r"q\.jsonl:1: no 'image', but 'Image URL'; write the file name"),
+        ("q.csv", "uri,question\n/a/b,what?\n", r"q\.csv:2: no 'image', but 'uri'; write the file name"),
+        ("q.csv", "Bild,question\na.PNG,what?\n", r"q\.csv:2: no 'image', but 'Bild'; name it 'image'"),
+        ("q.csv", "image_id,file,question\n0a1b,a.png,what?\n", r"q\.csv:2: no 'image', but 'file'; name it 'image'"),
+        ("q.jsonl", '{"image": null, "image_id": "0a1b", "question": "a"}', r"q\.jsonl:1: no 'image', but 'image_id'"),
         ("q.jsonl", '{"image": ["a.png", "b.png"], "question": "a"}', r"q\.jsonl:1: 2 images; write a row for each"),
         ("q.jsonl", '{"question": "a", "options": ["b"]}', r"q\.jsonl:1: 'options' must be 2 to 26 texts"),
         ("q.jsonl", '{"question": "a", "options": "b"}', r"q\.jsonl:1: .*one option at most"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
+from scripted_service import Client
 
 from serve.errors import ApiError, explained
 
@@ -35,3 +37,38 @@ def test_refusals_of_vllm_show_neither_internals_nor_the_request(status: int, me
     error = explained(status, message, 1024)
     assert (error.status, error.code) == expected
     assert not any(word in error.message for word in ("secret", "jinja", "Error", "<image>", "vLLM"))
+
+
+LONG = "S" * 200_000
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": LONG}]}]}, "'text', 'image_url'"),
+        ("/v1/chat/completions", {"messages": [{"role": LONG, "content": "a"}]}, "messages.0.role"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], LONG: 1, "seed": LONG}, "seed"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 10**4000}, "the limit of 512"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "stop": [LONG]}, "stop"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "model": "m" * 200}, "GET /v1/models"),
+        ("/v1/vqa", {"image": "data:", "question": "q", LONG: 1}, "Extra inputs"),
+        ("/v1/vqa", {"image": "data:", "question": "q", "alternatives": 10**4000}, "the limit of 8"),
+        ("/v1/vqa", {"image": "data:", "question": "q", "options": ["S" * 3900, "s" * 3900]}, "give each option once"),
+        ("/v1/vqa", {"image": "data:", "question": f"a <|{'S' * 7000}|> b"}, "remove it"),
+        ("/v1/vqa", {"image": "data:", "question": f"A. {'S' * 3000}\nB. x", "options": ["y", "S" * 3000]}, "write them once"),
+        ("/v1/vqa", {"image": f"data:{LONG}", "question": "q"}, "the data URL"),
+        ("/v1/models/" + "S" * 7000, None, "GET /v1/models"),
+        ("/v1/card?model=" + "S" * 7000, None, "GET /v1/models"),
+    ],
+)
+async def test_a_message_quotes_little_of_what_a_client_sent(client: Client, path: str, body: Any, says: str) -> None:
+    async with client() as c:
+        reply = await (c.get(path) if body is None else c.post(path, json=body))
+    assert 400 <= reply.status_code < 500
+    assert says in reply.json()["error"]["message"]
+    assert len(reply.text) < 600
+
+
+def test_no_message_is_long_whatever_it_quotes() -> None:
+    assert len(ApiError(422, LONG, "code").message) < 2100

@@ -179,6 +179,7 @@ async def test_unused_extras_of_clients_are_tolerated(client: Client) -> None:
         ("/v1/vqa", b"--a\r\nbroken", "multipart/form-data; boundary=a", 422),
         ("/v1/vqa", b"--a--", "multipart/form-data; boundary=a; charset=zlib", 422),
         ("/v1/chat/completions", b"", "application/json", 400),
+        ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "application/json", 400),
         ("/v1/chat/completions", b"null", "application/json", 422),
         ("/v1/chat/completions", b'{"messages": [{"role": "user"}], "seed": 1e999}', "application/json", 422),
     ],

@@ -96,7 +96,9 @@ def caption(run: Run, sources: Sources, labels: Labels) -> Step:
 def caption_step(run: Run, sources: Sources, labels: Labels) -> Step:
     """The step, whether it is finished or not."""
     images_key = (captioned_key(run.config, sources, labels) if sources.known else run.captioned) or UNKNOWN
-    return run.step("caption", _settings(run.config.caption), [Step("images", "images", images_key, "")], version=5)
+    made_from = tuple(folder for source in sources.training for folder in (source.name_of_folder, *source.also))
+    images = Step("images", "images", images_key, "", also=made_from)
+    return run.step("caption", _settings(run.config.caption), [images], version=5)
 
 
 def refuse_unusable_url(run: Run, sources: Sources, labels: Labels) -> str | None:

@@ -206,7 +206,8 @@ def excluding(run: Run, sources: Sources, step: Step) -> Sources:
             say(f"{role}: {count} images left out ({step.label}{f'; {step.path(EXCLUDED)}' if run.lasts(step) else ''})")
 
     def left(source: Step) -> Step:
-        return replace(source, hash=hashlib.sha256(f"{source.hash}:{step.hash}".encode()).hexdigest()[:12])
+        digest = hashlib.sha256(f"{source.hash}:{step.hash}".encode()).hexdigest()[:12]
+        return replace(source, hash=digest, also=(*source.also, step.name_of_folder))
 
     unlabeled = None if sources.unlabeled is None else left(sources.unlabeled)
     excluded, known = sources.excluded | frozenset(ids), sources.known and found

@@ -11,9 +11,10 @@ from leaml.config import load
 from leaml.data import files
 from leaml.errors import ConfigError, DataError
 from pipelines.progress import PROGRESS, console
-from pipelines.run import LOCK, RUNNING, STATUS, is_held, quarantine_text
+from pipelines.run import LOCK, PARTIAL, RUNNING, STATUS, is_held, quarantine_text
 
 GO_ON = {
+    PARTIAL: "only a part of its steps was asked for; leaml adapt with its config file runs the others",
     "stopped": "its process has ended without a word; the same command goes on",
     "interrupted": "finished steps and units are kept; the same command goes on",
     "failed": "finished steps and units are kept; the same command goes on once the cause is gone",

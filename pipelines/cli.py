@@ -21,12 +21,18 @@ from leaml import __version__
 from leaml.errors import InputError, InterruptedCommandError, LeamlError
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as batch systems and containers send it: to the code that runs, what Ctrl-C is."""
+class _Sigterm:
+    """SIGTERM, as batch systems and containers send it: to the code that runs, what Ctrl-C is.
 
+    That it came is remembered: a call of Ray's that waits turns what a handler raises into a KeyboardInterrupt of its own.
+    """
 
-def _terminate(*_: object) -> None:
-    raise Terminated
+    came = False
+
+    @classmethod
+    def handle(cls, *_: object) -> None:
+        cls.came = True
+        raise KeyboardInterrupt
 
 
 class Commands(typer.core.TyperGroup):
@@ -35,13 +41,14 @@ class Commands(typer.core.TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command. Raises InterruptedCommandError on Ctrl-C and SIGTERM."""
         main = threading.current_thread() is threading.main_thread()  # no other thread may have a handler
-        before = signal.signal(signal.SIGTERM, _terminate) if main else None
+        _Sigterm.came = False
+        before = signal.signal(signal.SIGTERM, _Sigterm.handle) if main else None
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             kept = "; ".join(getattr(error, "__notes__", []))
             msg = f"interrupted{f'; {kept}' if kept else ''}; the same command goes on"
-            by = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+            by = signal.SIGTERM if _Sigterm.came else signal.SIGINT
             raise InterruptedCommandError(msg, 128 + by) from None
         finally:
             if main:

@@ -41,6 +41,8 @@ PARTIAL = "partial"
 """State of a run whose last command was asked for some of its steps only, and others have not been run."""
 QUARANTINED = "quarantined: "
 """Beginning of the names of counts by reason in a step's summary, beside `quarantined`."""
+COPIES = "copies"
+"""Images of a source that are copies of others, in an ingest's summary."""
 UNKNOWN = "?"
 """Hash of an input that only ingest can tell, in a plan; the hashes of what is made from it end with it."""
 KEPT = "finished steps and units are kept, and the last checkpoint of a training"
@@ -183,6 +185,8 @@ class Run:
             if summary and summary.get("quarantined"):
                 counts = {key: count for key, count in summary.items() if key.startswith("quarantined")}
                 self._steps[step.folder]["quarantined"] = counts
+            if summary and summary.get(COPIES):
+                self._steps[step.folder][COPIES] = summary[COPIES]
             if summary and any(summary.get("excluded", {}).values()):
                 self._steps[step.folder]["excluded"] = summary["excluded"]
             self._write_status()
@@ -349,6 +353,11 @@ def quarantine_text(summary: dict[str, Any]) -> str:
     """How many images a step has quarantined and why, from its summary."""
     why = ", ".join(f"{n} {key.removeprefix(QUARANTINED)}" for key, n in summary.items() if key.startswith(QUARANTINED))
     return f"{summary['quarantined']} images quarantined" + (f" ({why})" if why else "")
+
+
+def copies_text(summary: dict[str, Any]) -> str:
+    """How many images of a source are copies of others under another name, from its ingest's summary."""
+    return f"{summary[COPIES]} copies of other images under other names, each taken once"
 
 
 def is_held(uri: str) -> bool:

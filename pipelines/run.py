@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -62,8 +62,8 @@ class Step:
     label: str
     hash: str
     folder: str
-    inputs: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = field(default=(), compare=False)
+    also: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def name_of_folder(self) -> str:

@@ -89,8 +89,9 @@ def find(source: str, dtype: str | None = None) -> Finished:
 def _of_run(run: str, changes: dict[str, Any]) -> Finished:
     config, status = _read(run, CONFIG, yaml.safe_load), _read(run, STATUS)
     steps = [s["folder"] for s in status["steps"] if s["label"] == "finetune leaml" and s["state"] in ("done", "reused")]
-    # a later command that stopped at an earlier step has left that step's status, but the evaluation of the whole run
-    steps = steps or [name for name in [_evaluation(run, "metrics").get("model")] if name]
+    # a status of a time when it had the last command's steps only; the evaluation is the whole run's
+    others = {s["folder"] for s in status.get("others", [])}  # finished for another configuration
+    steps = steps or [name for name in [_evaluation(run, "metrics").get("model")] if name and name not in others]
     if not steps or not files.exists(files.join(run, steps[-1], "model", "config.json")):
         msg = f"{run} has no finished adapted model (its status is {status['state']!r}); run `leaml adapt` to its end first"
         raise InputError(msg)

@@ -57,6 +57,8 @@ PAIR = pa.struct(
     ]
 )
 PSEUDO_QA = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("pairs", pa.list_(PAIR))])
+COPIES = pa.schema([("image_id", pa.string()), ("uri", pa.string())])
+"""Further names of images whose bytes a source holds more than once."""
 QUARANTINE = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("step", pa.string()), ("reason", pa.string())])
 EXAMPLES = pa.schema(
     [

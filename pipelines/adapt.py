@@ -25,7 +25,7 @@ from pipelines.method import StopHereError, control, method
 from pipelines.models import trained
 from pipelines.priors import predict_priors
 from pipelines.progress import say, warn
-from pipelines.run import Beside, Run, Step
+from pipelines.run import PARTIAL, Beside, Run, Step
 from pipelines.runtime import start_ray
 
 STEPS = ("ingest", "caption", "warmup", "score", "distill", "generate", "finetune", "evaluate")
@@ -43,7 +43,7 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
         labels = draw_labels(run, sources)
         say(f"labels: {labels.images} images, {len(labels.rows())} questions, {labels.validation.num_rows} for validation")
         if until == "ingest":
-            run.finish()
+            run.finish(PARTIAL)
             return None
         for doubt in doubts(config, *asked_of(run, sources), labels.images, labels.validation.num_rows, until):
             warn(doubt)
@@ -64,7 +64,7 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
         try:
             adapted = method(run, sources, labels, until=until)
         except StopHereError:
-            run.finish()
+            run.finish(PARTIAL)
             return None
         predictions = beside.result() if beside else baselines(run, sources, labels)
         metrics = evaluate(run, sources, labels, adapted, predictions)
@@ -174,7 +174,7 @@ def evaluate(
     metrics |= {"label_rows": len(labels.rows()), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     table = predictions["leaml"]
     columns = [table[name].to_pylist() for name in ("image_id", "logprob", "correct")]
-    made_by = {"model": adapted.folder.rsplit("/", 1)[-1]}  # so that nobody takes them for those of a later model
+    made_by = {"model": adapted.name_of_folder}  # so that nobody takes them for those of a later model
     for name, content in (("calibration", calibration.calibrate(*columns) | made_by), ("metrics", metrics | made_by)):
         files.write_bytes(files.join(run.folder, "evaluation", f"{name}.json"), json.dumps(content, indent=1).encode())
     return metrics

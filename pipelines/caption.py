@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from leaml import prompts, replies, tables
@@ -96,7 +97,9 @@ def caption(run: Run, sources: Sources, labels: Labels) -> Step:
 def caption_step(run: Run, sources: Sources, labels: Labels) -> Step:
     """The step, whether it is finished or not."""
     images_key = (captioned_key(run.config, sources, labels) if sources.known else run.captioned) or UNKNOWN
-    return run.step("caption", _settings(run.config.caption), [Step("images", "images", images_key, "")], version=6)
+    made_from = tuple(folder for source in sources.training for folder in (source.name_of_folder, *source.also))
+    images = Step("images", "images", images_key, "", also=made_from)
+    return run.step("caption", _settings(run.config.caption), [images], version=6)
 
 
 def refuse_unusable_url(run: Run, sources: Sources, labels: Labels) -> str | None:
@@ -139,6 +142,8 @@ def captioned_key(config: Config, sources: Sources, labels: Labels) -> str:
         part = ids.slice(start, _HASHED).to_pylist()
         for column in (part, *([names.get(image_id, "") for image_id in part] for names in named)):
             digest.update(json.dumps(column).encode())
+    for part in (part for folder in sources.image_folders if named for part in store.copies(folder)):
+        digest.update(json.dumps(part.to_pylist()).encode())
     return digest.hexdigest()
 
 
@@ -163,18 +168,16 @@ def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> t
     rows: list[dict[str, object]] = []
     unusable: list[str] = []
     example = None
-    for folder in folders:
-        for file in files.listing(folder, suffixes=(".parquet",)):
-            for row in tables.read(file, columns=["image_id", "uri"]).to_pylist():
-                example = example or row["uri"]
-                text = given.of(row["image_id"], row["uri"])
-                if text is not None and row["image_id"] in wanted:
-                    wanted.discard(row["image_id"])
-                    found, reason = replies.caption(text, "stop")
-                    if reason:
-                        unusable.append(f"{row['uri']}: {reason}")
-                    else:
-                        rows.append({"image_id": row["image_id"], "caption": found, "model": "given"})
+    for row in (row for folder in folders for row in _names(folder)):
+        example = example or row["uri"]
+        text = given.of(row["image_id"], row["uri"])
+        if text is not None and row["image_id"] in wanted:
+            wanted.discard(row["image_id"])
+            found, reason = replies.caption(text, "stop")
+            if reason:
+                unusable.append(f"{row['uri']}: {reason}")
+            else:
+                rows.append({"image_id": row["image_id"], "caption": found, "model": "given"})
     if unusable and not rows:
         msg = f"{given.uri}: none of its texts is a caption, such as that of {unusable[0]}"
         raise DataError(msg)
@@ -182,6 +185,14 @@ def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> t
         msg = f"{given.uri}: none of its {len(given)} names, such as {given.unused[:1]}, is that of an image, such as {example}"
         raise DataError(msg)
     return rows, unusable
+
+
+def _names(folder: str) -> Iterator[dict[str, Any]]:
+    """`image_id` and `uri` of every image in a folder of images, then of every copy under another name."""
+    for file in files.listing(folder, suffixes=(".parquet",)):
+        yield from tables.read(file, columns=["image_id", "uri"]).to_pylist()
+    for part in store.copies(folder):
+        yield from part.to_pylist()
 
 
 def given_text(given: ready.Captions, found: int, unusable: list[str], images: int) -> str:

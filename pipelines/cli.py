@@ -21,27 +21,28 @@ from leaml import __version__
 from leaml.errors import InputError, InterruptedCommandError, LeamlError
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as batch systems and containers send it: to the code that runs, what Ctrl-C is."""
-
-
 def _terminate(*_: object) -> None:
-    raise Terminated
+    """SIGTERM, as batch systems and containers send it: to the code that runs, what Ctrl-C is."""
+    Commands.terminated = True
+    raise KeyboardInterrupt
 
 
 class Commands(typer.core.TyperGroup):
     """Typer would end an interrupted command without a word."""
 
+    terminated = False  # by SIGTERM; what the handler raises does not tell: Ray's calls raise their own KeyboardInterrupt
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command. Raises InterruptedCommandError on Ctrl-C and SIGTERM."""
         main = threading.current_thread() is threading.main_thread()  # no other thread may have a handler
+        Commands.terminated = False
         before = signal.signal(signal.SIGTERM, _terminate) if main else None
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             kept = "; ".join(getattr(error, "__notes__", []))
             msg = f"interrupted{f'; {kept}' if kept else ''}; the same command goes on"
-            by = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+            by = signal.SIGTERM if Commands.terminated else signal.SIGINT
             raise InterruptedCommandError(msg, 128 + by) from None
         finally:
             if main:

@@ -26,7 +26,7 @@ from leaml.data.store import ImageIndex
 from leaml.errors import DataError, InputError
 from leaml.vlm import load
 from pipelines.progress import Bar, say
-from pipelines.run import QUARANTINED, Run, Step, quarantine_text
+from pipelines.run import COPIES, QUARANTINED, Run, Step, copies_text, quarantine_text
 
 EXCLUDED = "excluded.parquet"
 """In the folder of a step that leaves images out: which, and why."""
@@ -206,7 +206,8 @@ def excluding(run: Run, sources: Sources, step: Step) -> Sources:
             say(f"{role}: {count} images left out ({step.label}{f'; {step.path(EXCLUDED)}' if run.lasts(step) else ''})")
 
     def left(source: Step) -> Step:
-        return replace(source, hash=hashlib.sha256(f"{source.hash}:{step.hash}".encode()).hexdigest()[:12])
+        digest = hashlib.sha256(f"{source.hash}:{step.hash}".encode()).hexdigest()[:12]
+        return replace(source, hash=digest, also=(*source.also, step.name_of_folder))
 
     unlabeled = None if sources.unlabeled is None else left(sources.unlabeled)
     excluded, known = sources.excluded | frozenset(ids), sources.known and found
@@ -290,7 +291,7 @@ def named(key: str) -> Iterator[None]:
 def _summary(result: IngestResult) -> dict[str, Any]:
     counts = {"images": result.images, "rows": result.rows, "seen": result.seen, "quarantined": len(result.quarantined)}
     counts |= {f"{QUARANTINED}{reason}": count for reason, count in reasons(result.quarantined).items()}
-    return counts | {"labels": result.labels.summary()}
+    return counts | ({COPIES: result.copies} if result.copies else {}) | {"labels": result.labels.summary()}
 
 
 def _within(summary: dict[str, Any], role: str, limit: float) -> bool:
@@ -308,6 +309,8 @@ def _check_quarantined(run: Run, step: Step, source: SourceConfig) -> None:
         rows = tables.read(file, tables.QUARANTINE).to_pylist()
         which = f"which: {file}" if run.lasts(step) else f"the first: {rows[0]['uri']}: {rows[0]['reason']}"
         say(escape(f"{step.label}: {quarantine_text(summary)}; {which}"))
+    if COPIES in summary:
+        say(f"{step.label}: {copies_text(summary)}")
     if "first" not in summary:
         found = IngestResult(summary["images"], summary["rows"], rows, LabelCounts.of(summary["labels"]), summary["seen"])
         check_limits(found, limit, source, labels_matter=role_of(step) != "unlabeled")

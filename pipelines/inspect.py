@@ -11,7 +11,7 @@ import yaml
 from rich.table import Table
 
 from leaml import prompts, replies, tables
-from leaml.data import files
+from leaml.data import files, store
 from leaml.errors import DataError, InputError
 from pipelines.generate import sampling_seed
 from pipelines.ingest import EXCLUDED
@@ -24,7 +24,7 @@ def show(run: str, image: str) -> None:
     steps = _steps(run)
     image_id, origin = _find(steps, image)
     console.print(f"[bold]image {image_id or 'without content'}[/bold]")
-    for key in ("uri", "width", "height", "source", "split"):
+    for key in ("uri", "copy", "width", "height", "source", "split"):
         if origin.get(key) is not None:
             console.print(f"  {key}: {origin[key]}")
     for step in steps:
@@ -53,13 +53,16 @@ def _find(steps: list[dict[str, Any]], image: str) -> tuple[str, dict[str, Any]]
     columns = ["image_id", "uri", "width", "height", "source", "split"]
     for step in steps:
         if step["name"] == "ingest" and files.exists(f"{step['path']}/images"):
+            further = [
+                row for part in store.copies(f"{step['path']}/images") for row in part.filter(_hit(part, image)).to_pylist()
+            ]
+            copied = pa.array({row["image_id"] for row in further}, pa.string())
             for file in files.listing(f"{step['path']}/images", suffixes=(".parquet",)):
                 table = tables.read(file, columns=columns)
-                uri = pc.fill_null(table["uri"], "")
-                hit = pc.or_(
-                    pc.starts_with(table["image_id"], image), pc.or_(pc.equal(uri, image), pc.ends_with(uri, f"/{image}"))
-                )
+                hit = pc.or_(_hit(table, image), pc.is_in(table["image_id"], value_set=copied))
                 found |= {row["image_id"]: row for row in table.filter(hit).to_pylist()}
+            for row in further:
+                found[row["image_id"]]["copy"] = row["uri"]
     for step in steps if not found else []:
         found |= {row["image_id"] or row["uri"]: row for row in _unused(step) if _fits(row, image)}
     if len(found) == 1:
@@ -71,6 +74,12 @@ def _find(steps: list[dict[str, Any]], image: str) -> tuple[str, dict[str, Any]]
     some = ", ".join(sorted(found)[:5])
     msg = f"{image!r} fits {len(found)} images ({some}{', ...' if len(found) > 5 else ''}); give a longer part"
     raise InputError(msg)
+
+
+def _hit(table: pa.Table, image: str) -> pa.Array:
+    """Which rows are of an image whose id begins with `image`, or whose uri is `image` or ends with /`image`."""
+    uri = pc.fill_null(table["uri"], "")
+    return pc.or_(pc.starts_with(table["image_id"], image), pc.or_(pc.equal(uri, image), pc.ends_with(uri, f"/{image}")))
 
 
 def _unused(step: dict[str, Any]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -28,15 +28,21 @@ from leaml import __version__
 from leaml.config import Config
 from leaml.data import files
 from leaml.errors import DataError, InputError, StepError
+from pipelines import earlier
 from pipelines.clock import Clock
 from pipelines.progress import say
 
 DONE = "_DONE.json"
 STATUS = "status.json"
 LOCK = "lock.json"
+CONFIG = "config.yaml"
 RUNNING = "running"
+PARTIAL = "partial"
+"""State of a run whose last command was asked for some of its steps only, and others have not been run."""
 QUARANTINED = "quarantined: "
 """Beginning of the names of counts by reason in a step's summary, beside `quarantined`."""
+COPIES = "copies"
+"""Images of a source that are copies of others, in an ingest's summary."""
 UNKNOWN = "?"
 """Hash of an input that only ingest can tell, in a plan; the hashes of what is made from it end with it."""
 KEPT = "finished steps and units are kept, and the last checkpoint of a training"
@@ -50,13 +56,19 @@ SETTLE = 2.0
 @dataclass(frozen=True)
 class Step:
     """One step of one run. `label` tells variants of a step apart for people (for example `finetune random_neurons`);
-    `inputs` are the folders, inside the run, of the steps it was made from."""
+    `inputs` are the folders, inside the run, of the steps it was made from, `also` further ones that its hash depends on."""
 
     name: str
     label: str
     hash: str
     folder: str
-    inputs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = field(default=(), compare=False)
+    also: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def name_of_folder(self) -> str:
+        """The folder's name inside the run; empty where the step has none."""
+        return self.folder.rsplit("/", 1)[-1]
 
     def path(self, *parts: str) -> str:
         """A file or folder inside the step's folder."""
@@ -78,6 +90,8 @@ class Run:
         self.config, self._noted = config, noted
         self.folder = files.absolute(config.run_folder)
         self._steps: dict[str, dict[str, Any]] = {}
+        self._earlier: list[earlier.Entry] = []
+        self._tree, self._whole = self._config_tree(), ""
         self._noting = threading.Lock()
         self._state = RUNNING
 
@@ -91,7 +105,8 @@ class Run:
         """The step with these settings and inputs; `version` is raised when the step's code changes its results."""
         key = {"step": name, "code": f"{__version__}/{version}", "settings": settings, "inputs": [i.hash for i in inputs]}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        made_from = tuple(i.folder.rsplit("/", 1)[-1] for i in inputs if i.folder)
+        made_from = tuple(i.name_of_folder for i in inputs if i.folder)
+        made_from += tuple(dict.fromkeys(folder for i in inputs for folder in i.also))
         return Step(name, label or name, digest, files.join(self.folder, f"{name}-{digest}"), made_from)
 
     def done(self, step: Step) -> bool:
@@ -121,7 +136,7 @@ class Run:
                 seconds = round(clock.seconds, 1)
                 record = {"step": step.name, "label": step.label, "inputs": step.inputs, "seconds": seconds}
                 record |= {"attempts": clock.attempts, "code": __version__, "summary": summary}
-                files.write_bytes(step.path("config.yaml"), self._config_yaml())
+                files.write_bytes(step.path(CONFIG), self._config_yaml())
                 files.write_bytes(step.path(DONE), json.dumps(record, indent=1).encode())
             except BaseException as error:
                 with contextlib.suppress(DataError):  # must not hide why the step failed
@@ -136,13 +151,22 @@ class Run:
         return True
 
     def steps(self) -> list[dict[str, Any]]:
-        """Every step touched by this process, in order: name, label, folder, state, seconds."""
+        """Every step touched by this process, in order: name, label, folder, state, seconds, config."""
         return list(self._steps.values())
 
     def finish(self, state: str = "done") -> None:
-        """Write the final state to `status.json`; a step that still runs in a thread ends with the process."""
-        self._state = state
+        """Write the final state to `status.json`; a step that still runs in a thread ends with the process.
+
+        With `PARTIAL` the run is done all the same when the whole of it was before, and everything of that still belongs to it.
+        """
         with self._noting:
+            whole, kept = earlier.whole(self._tree), earlier.split(self._earlier, self.steps(), self._tree)[0]
+            evaluated = any(step["label"] == earlier.LAST for step in (*self.steps(), *kept))
+            if state == "done" and evaluated:
+                self._whole = whole
+            elif state == PARTIAL and evaluated and self._whole == whole:
+                state = "done"
+            self._state = state
             for step in self._steps.values():
                 if step["state"] == RUNNING:
                     step["state"] = "interrupted"
@@ -153,13 +177,16 @@ class Run:
             self._steps[step.folder] = {
                 "name": step.name,
                 "label": step.label,
-                "folder": step.folder.rsplit("/", 1)[-1],
+                "folder": step.name_of_folder,
                 "state": state,
                 "seconds": None if seconds is None else round(seconds, 1),
+                "config": earlier.digest(self._tree, {"name": step.name, "label": step.label}),
             }
             if summary and summary.get("quarantined"):
                 counts = {key: count for key, count in summary.items() if key.startswith("quarantined")}
                 self._steps[step.folder]["quarantined"] = counts
+            if summary and summary.get(COPIES):
+                self._steps[step.folder][COPIES] = summary[COPIES]
             if summary and any(summary.get("excluded", {}).values()):
                 self._steps[step.folder]["excluded"] = summary["excluded"]
             self._write_status()
@@ -167,18 +194,24 @@ class Run:
     def _write_status(self) -> None:
         if not self._noted:
             return
-        status = {"run": self.config.name, "state": self._state, "updated": time.time(), "steps": self.steps()}
+        kept, others = earlier.split(self._earlier, self.steps(), self._tree)
+        status = {"run": self.config.name, "state": self._state, "updated": time.time(), "steps": [*self.steps(), *kept]}
+        status |= {"others": others} if others else {}
+        status |= {"whole": self._whole} if self._whole else {}
         files.write_bytes(files.join(self.folder, STATUS), json.dumps(status, indent=1).encode())
 
+    def _config_tree(self) -> dict[str, Any]:
+        return {"leaml_version": __version__, **self.config.model_dump(mode="json")}
+
     def _config_yaml(self) -> bytes:
-        tree = {"leaml_version": __version__, **self.config.model_dump(mode="json")}
-        return yaml.safe_dump(tree, sort_keys=False).encode()
+        return yaml.safe_dump(self._config_tree(), sort_keys=False).encode()
 
     def __enter__(self) -> Run:
         self._lock = Lock(files.join(self.folder, LOCK))
         self._lock.take()
         try:
-            files.write_bytes(files.join(self.folder, "config.yaml"), self._config_yaml())
+            self._earlier, self._whole = earlier.read(self.folder, STATUS, CONFIG, DONE)
+            files.write_bytes(files.join(self.folder, CONFIG), self._config_yaml())
         except BaseException as error:
             self._leave(error)
             raise
@@ -320,6 +353,11 @@ def quarantine_text(summary: dict[str, Any]) -> str:
     """How many images a step has quarantined and why, from its summary."""
     why = ", ".join(f"{n} {key.removeprefix(QUARANTINED)}" for key, n in summary.items() if key.startswith(QUARANTINED))
     return f"{summary['quarantined']} images quarantined" + (f" ({why})" if why else "")
+
+
+def copies_text(summary: dict[str, Any]) -> str:
+    """How many images of a source are copies of others under another name, from its ingest's summary."""
+    return f"{summary[COPIES]} copies of other images under other names, each taken once"
 
 
 def is_held(uri: str) -> bool:

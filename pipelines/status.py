@@ -11,9 +11,10 @@ from leaml.config import load
 from leaml.data import files
 from leaml.errors import ConfigError, DataError
 from pipelines.progress import PROGRESS, console
-from pipelines.run import LOCK, RUNNING, STATUS, is_held, quarantine_text
+from pipelines.run import COPIES, LOCK, PARTIAL, RUNNING, STATUS, copies_text, is_held, quarantine_text
 
 GO_ON = {
+    PARTIAL: "only a part of its steps was asked for; leaml adapt with its config file runs the others",
     "stopped": "its process has ended without a word; the same command goes on",
     "interrupted": "finished steps and units are kept; the same command goes on",
     "failed": "finished steps and units are kept; the same command goes on once the cause is gone",
@@ -119,6 +120,8 @@ def _print(state: dict[str, Any], whole: bool) -> None:
         console.print(f"  {step['state']:11} {step['label']:28} {seconds:>10}  {step['folder']}", markup=False)
         if "quarantined" in step:
             console.print(f"  {'':11} {quarantine_text(step['quarantined'])}", markup=False)
+        if COPIES in step:
+            console.print(f"  {'':11} {copies_text(step)}", markup=False)
         if "excluded" in step:
             counts = " and ".join(f"{count} {role}" for role, count in step["excluded"].items() if count)
             console.print(f"  {'':11} {counts} images left out", markup=False)

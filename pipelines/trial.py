@@ -42,7 +42,7 @@ class Trial(Run):
     def step(self, name: str, settings: dict[str, Any], inputs: list[Step], version: int = 1, label: str = "") -> Step:
         """The run's step where that is finished, else the same in the temporary folder."""
         made = super().step(name, settings, inputs, version, label)
-        kept = replace(made, folder=files.join(self._kept, made.folder.rsplit("/", 1)[-1]))
+        kept = replace(made, folder=files.join(self._kept, made.name_of_folder))
         return kept if self.done(kept) else made
 
     def lasts(self, step: Step) -> bool:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from leaml import images, tables
 from leaml.config import SourceConfig
-from leaml.data import files, registry
+from leaml.data import files, registry, store
 from leaml.data.label_counts import NO_IMAGE, LabelCounts, RefusedFile
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.errors import DataError
@@ -47,6 +47,8 @@ class IngestResult:
     """Images of the source that were looked at, equal ones and unusable ones included."""
     complete: bool = True
     """False where only the beginning of the source was read."""
+    copies: int = 0
+    """Images that have the bytes of another one and another name; see `store.copies_file`."""
 
 
 class QuarantineError(DataError):
@@ -73,7 +75,7 @@ def ingest(
     """Write a source as contract tables. Memory holds one part file at a time, whatever the size of the source.
 
     The same bytes met twice are one image; its questions are united: an equal row is kept once, an equal question with
-    another answer stays beside the first.
+    another answer stays beside the first, and its further names stand in `store.copies_file`.
 
     Args:
         source: What to read.
@@ -113,7 +115,9 @@ def ingest(
         tables.write(quarantine_file(images_out, labeled_out), tables.table(quarantined, tables.QUARANTINE))
         if out.refused.rows:
             files.publish_file(out.refused.path, refused_rows_file(images_out, labeled_out))
-        result = IngestResult(out.images, out.rows, quarantined, out.counts, number, number != first)
+        if out.copies:
+            files.publish_file(out.named, store.copies_file(images_out))
+        result = IngestResult(out.images, out.rows, quarantined, out.counts, number, number != first, out.copies)
         if labeled_out is not None and keep_refused:
             files.publish_file(out.labeled, labeled_out)
         if result.complete:  # of a part of the images nobody knows the share
@@ -135,7 +139,8 @@ def refused_rows_file(images_out: str, labeled_out: str | None) -> str:
 
 
 def _remove_parts(images_out: str) -> None:
-    """A killed attempt may have written more parts than this one will."""
+    """A killed attempt may have written more parts than this one will, and copies where there are none now."""
+    files.delete_tree(store.copies_file(images_out))
     if files.exists(images_out):
         for old in files.listing(images_out, [".parquet"], recursive=False):
             if posixpath.basename(old).startswith("part-"):
@@ -189,7 +194,7 @@ class _Tables:
     """Sorts accepted records into part files of images and one local file of labeled rows, `labeled`."""
 
     def __init__(self, images_out: str, folder: str, split: str | None, keep_bytes: bool) -> None:
-        self.images = self.rows = 0
+        self.images = self.rows = self.copies = 0
         self._keep_bytes = keep_bytes
         self.labeled = str(Path(folder) / "labeled.parquet")
         self._split = split
@@ -197,6 +202,9 @@ class _Tables:
         self._parts = _Parts(images_out)
         self._writer = pq.ParquetWriter(self.labeled, tables.LABELED)
         self._pending: list[dict[str, object]] = []
+        self.named = str(Path(folder) / "copies.parquet")
+        self._names = pq.ParquetWriter(self.named, tables.COPIES)
+        self._further: list[dict[str, object]] = []
         self.counts, self.refused = LabelCounts(), RefusedFile(Path(folder) / "refused.csv")
 
     def refuse(self, record: Record) -> None:
@@ -216,10 +224,14 @@ class _Tables:
             row = _image_row(identity, record, info, self._split)
             self._parts.add(row if self._keep_bytes else row | {"bytes": None})
             self.images += 1
+            self._seen.add(_name_key(identity, record))
+        elif record.uri and self._seen.add(_name_key(identity, record)):
+            self._further.append({"image_id": identity, "uri": _text(record.uri)})
+            self.copies += 1
         self._refuse(record.refused)
         for question in record.questions:
             self._label(identity, question, question.where or _text(record.uri))
-        if len(self._pending) >= _LABELED_BATCH:
+        if max(len(self._pending), len(self._further)) >= _LABELED_BATCH:
             self._flush()
 
     def _label(self, identity: str, question: Question, where: str) -> None:
@@ -243,6 +255,7 @@ class _Tables:
         self.refused.close()
         self._flush()
         self._writer.close()
+        self._names.close()
         self._parts.close()
         self._seen.close()
 
@@ -251,6 +264,9 @@ class _Tables:
             self._writer.write_table(tables.table(self._pending, tables.LABELED))
             self.rows += len(self._pending)
             self._pending = []
+        if self._further:
+            self._names.write_table(tables.table(self._further, tables.COPIES))
+            self._further = []
 
 
 class _Parts:
@@ -283,6 +299,10 @@ class _Parts:
         files.write_bytes(files.join(self._folder, f"part-{self._number:05d}.parquet"), buffer.getvalue())
         self._rows, self._bytes = [], 0
         self._number += 1
+
+
+def _name_key(identity: str, record: Record) -> str:
+    return f"named {identity} {record.uri}"
 
 
 def _image_row(identity: str, record: Record, info: images.ImageInfo, split: str | None) -> dict[str, object]:

@@ -120,6 +120,19 @@ def names(folder: str, ids: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def copies_file(folder: str) -> str:
+    """Path of the table of further names of the images in `folder`, beside it; there only if there are some."""
+    return f"{folder.rstrip('/')}-copies.parquet"
+
+
+def copies(folder: str) -> Iterator[pa.Table]:
+    """Further names of the images in the images table in `folder` (`image_id`, `uri`), a part at a time."""
+    if files.exists(copies_file(folder)):
+        with files.open_native(copies_file(folder)) as source:
+            for batch in pq.ParquetFile(source).iter_batches():
+                yield pa.Table.from_batches([batch])
+
+
 def read_rows(file: str, rows: list[int]) -> list[dict[str, Any]]:
     """The rows `image_id, uri, bytes` with these numbers, reading only the row groups that hold them."""
     wanted, first = sorted(set(rows)), 0

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from leaml import tables
 from leaml.config import SourceConfig
-from leaml.data import files, ingest, registry
+from leaml.data import files, ingest, registry, store
 from leaml.data.records import Keep, Question, Record
 from leaml.data.registry import reader
 from leaml.errors import DataError
@@ -170,3 +171,27 @@ def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     tracemalloc.stop()
     assert result.images == result.rows == 400
     assert peak < 16_000_000
+
+
+def test_further_names_of_the_same_bytes_are_counted_and_kept(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    for name, seed in (("a.png", 1), ("b.png", 2), ("c.png", 1), ("d.png", 1)):
+        (source / name).write_bytes(png(seed))
+    found = run(SourceConfig(format="folder", path=str(source)), out)
+    assert (found.images, found.seen, found.copies) == (2, 4, 2)
+    table = pa.concat_tables(store.copies(str(out / "images")))
+    assert [Path(uri).name for uri in table["uri"].to_pylist()] == ["c.png", "d.png"]
+    assert set(table["image_id"].to_pylist()) == {tables.image_id(png(1))}
+    (source / "c.png").unlink()
+    (source / "d.png").unlink()
+    assert run(SourceConfig(format="folder", path=str(source)), out).copies == 0
+    assert not list(store.copies(str(out / "images")))
+
+
+def test_an_image_met_again_under_its_own_name_or_none_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = [("a.png", 1), ("a.png", 1), ("", 1), ("b.png", 2)]
+    records = [Record(uri, "folder", None, png(seed)) for uri, seed in named]
+    monkeypatch.setattr(registry, "read", lambda _: iter(records))
+    found = run(SourceConfig(format="folder", path="x"), tmp_path)
+    assert (found.images, found.seen, found.copies) == (2, 4, 0)

@@ -18,11 +18,11 @@ from teacher_server import completion, refusal, serving
 
 from leaml import tables
 from leaml.config import CaptionConfig, ClientConfig, Config, parse
-from leaml.data import captions, files
+from leaml.data import captions, files, store
 from leaml.engine import Completion, EngineSpec, Request
 from leaml.errors import DataError, StepError
 from pipelines import kept, quarantine
-from pipelines.caption import CaptionWork, caption, publish_given, read_captions
+from pipelines.caption import CaptionWork, caption, given_rows, publish_given, read_captions
 from pipelines.ingest import draw_labels, ingest
 from pipelines.plan import rehearse
 from pipelines.run import Run
@@ -361,3 +361,15 @@ def test_patience_is_no_setting_of_the_captions_and_the_image_format_is(tmp_path
     same = {address(), address(concurrency=3), address(timeout=9), address(retries=0)}
     assert len(same) == 1
     assert address(image_format="jpeg") not in same
+
+
+def test_a_caption_may_name_a_copy_of_an_image(tmp_path: Path) -> None:
+    refs = images_table(tmp_path / "images", 2)
+    first, second = (ref.image_id for ref in refs)
+    further = [{"image_id": first, "uri": "a/copy.png"}, {"image_id": second, "uri": "a/cut.png"}]
+    tables.write(store.copies_file(str(tmp_path / "images")), tables.table(further, tables.COPIES))
+    (tmp_path / "given.json").write_text('{"copy.png": "A ball.", "1.png": "A box.", "cut.png": "A cube."}')
+    found = captions.read(str(tmp_path / "given.json"))
+    rows, unusable = given_rows(found, [str(tmp_path / "images")], refs)
+    assert {row["image_id"]: row["caption"] for row in rows} == {first: "A ball.", second: "A box."}  # its own name is first
+    assert (unusable, found.unused) == ([], [])

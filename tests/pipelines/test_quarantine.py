@@ -12,7 +12,7 @@ from PIL import Image
 from leaml.config import Config, parse
 from leaml.data import registry
 from leaml.data.questions import Asked
-from leaml.errors import DataError
+from leaml.errors import DataError, InputError
 from pipelines import ingest as ingest_module
 from pipelines import inspect, status
 from pipelines.ingest import ingest, training_images
@@ -172,3 +172,26 @@ def test_an_image_that_is_gone_stops_nothing_below_the_limit(tmp_path: Path, cap
         inspect.show(run.folder, name)
         said = " ".join(capsys.readouterr().out.split())
         assert reason in said
+
+
+def test_copies_are_counted_and_every_name_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = config(tmp_path, max_quarantined=0.5)
+    (tmp_path / "frames" / "cut.png").write_bytes((tmp_path / "frames" / "5.png").read_bytes())
+    for _ in range(2):  # also when the step is reused
+        with Run(found) as run:
+            sources = ingest(run)
+            run.finish()
+        said = " ".join(capsys.readouterr().out.split())
+        assert "ingest unlabeled: 1 copies of other images under other names" in said
+    (step,) = [s for s in run.steps() if "copies" in s]
+    assert step["copies"] == 1
+    assert run.summary(sources.training[1])["images"] == 3
+    status.show(run.folder)
+    assert "1 copies of other images under other names" in " ".join(capsys.readouterr().out.split())
+    stories = []
+    for name in ("5.png", "cut.png"):
+        inspect.show(run.folder, name)
+        stories.append(capsys.readouterr().out.splitlines()[0])
+    assert stories[0] == stories[1]
+    with pytest.raises(InputError, match=r"no image 'other\.png' in this run"):
+        inspect.show(run.folder, "other.png")

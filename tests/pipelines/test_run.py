@@ -176,6 +176,7 @@ def test_status_tells_every_step_in_order_and_the_running_one(tmp_path: Path) ->
         "folder": f"ingest-{first.hash}",
         "state": "done",
         "seconds": pytest.approx(0.2, abs=0.15),
+        "config": seen[0]["steps"][0]["config"],
     }
     assert found["steps"][1]["folder"] == f"caption-{second.hash}"
 

@@ -35,7 +35,10 @@ data = {"labeled": {"format": "easy_vqa"}, "evaluation": {"format": "easy_vqa"}}
 
 def work():
     print("working", flush=True)
-    time.sleep(float(seconds))
+    try:
+        time.sleep(float(seconds))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt from None  # as ray.get does with whatever a handler of a signal has raised
     return {}
 
 @cli.app.command()

@@ -168,7 +168,8 @@ def by_image(
         for name, rows in groups.items():
             made = Record(name, source, split, None, **rows.fields())
             if name in embedded:
-                made = replace(made, uri=embedded.uri(name))
+                fault = embedded.fault(name)
+                made = replace(made, uri=embedded.uri(name), error=fault and _at(rows.where, fault))
             elif len(name) > MAX_PATH:
                 what = f"a text of {len(name)} characters, neither a path nor an image in base64"
                 made = replace(made, uri=f"{name[:MAX_NAME]}...", error=what)

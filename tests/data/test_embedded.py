@@ -72,3 +72,19 @@ def test_base64_may_be_indented_and_broken_into_lines(before: str, spelt: Callab
     assert decode(spelt(before + text)) == base64.b64decode(text)
     (record,) = read(source("jsonl", tmp_path, [spelt(before + text)]))
     assert record.data == base64.b64decode(text)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "conversations", "parquet"])
+def test_texts_that_are_neither_names_nor_images_lose_their_row_alone(form: str, tmp_path: Path) -> None:
+    unknown = [
+        base64.b64encode(start + b"x" * size).decode() for start in (b"%PDF-1.4 ", b"hello ") for size in (200, 250, 9000)
+    ]
+    images = [picture(0), *unknown, "x" * 304, "y/" * 2500 + "a.png", "loop", "loop/a.png", "gone.png", "../out.png"]
+    (tmp_path / "loop").symlink_to("loop")
+    found = ingest(source(form, tmp_path, images), str(tmp_path / "i"), str(tmp_path / "l.parquet"), max_quarantined=1.0)
+    assert (found.images, len(found.quarantined)) == (1, len(images) - 1)
+    assert len({row["uri"] for row in found.quarantined}) == len(images) - 1
+    for number, row in enumerate(found.quarantined, 2):
+        assert len(row["reason"]) < 700
+        assert form == "parquet" or f"f.jsonl:{number}: " in row["reason"]
+    assert sum("neither a path nor an image in base64" in row["reason"] for row in found.quarantined) == 8

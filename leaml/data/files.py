@@ -377,7 +377,8 @@ def shown(name: str) -> str:
 
 
 def _missing(uri: str) -> str:
-    return f"{shown(uri)} does not exist; check the path{' and the endpoint' if is_remote(uri) else ''}"
+    fix = "braces are not expanded, give the folder of the files" if "{" in uri else "check the path"
+    return f"{shown(uri)} does not exist; {fix}{' and the endpoint' if is_remote(uri) else ''}"
 
 
 @contextlib.contextmanager

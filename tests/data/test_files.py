@@ -84,6 +84,8 @@ def test_missing_things_name_path_and_fix(base: str) -> None:
     for function in (files.read_bytes, files.listing, files.open_native, files.is_file):
         with pytest.raises(DataError, match=r"gone\.txt does not exist; check the path"):
             function(gone)
+    with pytest.raises(DataError, match=r"braces are not expanded, give the folder"):
+        files.is_file(files.join(base, "s-{000..001}.tar"))
     files.write_bytes(gone, b"12345")
     with pytest.raises(DataError, match="5 bytes, over the limit of 4"):
         files.read_bytes(gone, max_bytes=4)

@@ -154,10 +154,11 @@ def predict(
         output = files.absolute(output)
     _refuse_output(output)
     resources = _resources(found, overrides)
-    with named("--questions"):
-        asked = questions.read(questions_file)
     with named("--images"):
         folder = files.absolute(folder).rstrip("/")
+    with named("--questions"):
+        asked = questions.read(questions_file, folder)
+    with named("--images"):
         batch = Batch(_resolve(asked, folder))
     _refuse_machine(resources)
     load.check(found.model)
@@ -226,9 +227,10 @@ def _resolve(asked: list[Asked], folder: str) -> list[tuple[str, Asked]]:
     where = {each.image: _file(folder, each.image) for each in asked if each.image is not None}
     missing = [name for name, file in where.items() if file not in known and not files.exists(file)]
     if missing:
+        shown = ", ".join(map(files.shown, missing[:_SHOWN]))
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         msg = (
-            f"{len(missing)} of {len(where)} images are not in {folder}: {', '.join(missing[:_SHOWN])}{more}; "
+            f"{len(missing)} of {len(where)} images are not in {folder}: {shown}{more}; "
             "names in the column 'image' are relative to --images"
         )
         raise DataError(msg)
@@ -239,7 +241,7 @@ def _file(folder: str, name: str) -> str:
     try:
         return files.resolve(folder, name)
     except DataError:
-        msg = f"{name} is outside of the folder {folder}; names in the column 'image' are relative to --images"
+        msg = f"{files.shown(name)} is outside of the folder {folder}; names in the column 'image' are relative to --images"
         raise DataError(msg) from None
 
 

@@ -42,6 +42,7 @@ _TURN_KEYS = ("from", "role", "value", "content")
 _LISTS = (*CHAT_KEYS, ROUNDS_KEY)
 _IMAGE = "<image>"
 _OUT_OF_TURN, _NO_TURNS, _NO_TEXT = "turn without its counterpart", "no turns", "turn that is no text"
+_BEHIND = "behind a turn without its counterpart"
 
 
 @reader("conversations")
@@ -55,7 +56,7 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     for where, entry in _entries(path):
         image = _image(entry, where)
         if isinstance(image, RefusedRow):
-            loose.append(image)
+            loose += [image] * max(1, _count(entry))
             continue
         rows = groups.setdefault(embedded.name(image), LabelRows(where=where))
         for row in turns(entry, where):
@@ -65,6 +66,14 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
         raise DataError(msg)
     folder = source.images or posixpath.dirname(path) or "."
     yield from by_image(groups, folder, "conversations", None, keep, embedded, loose)
+
+
+def _count(entry: Any) -> int:
+    """How many questions the turns of an entry hold: as many rows are lost with its image."""
+    try:
+        return sum(map(_asks, _list_of_turns(entry)))
+    except UnusableError:
+        return 1
 
 
 def _entries(path: str) -> Iterator[tuple[str, Any]]:
@@ -94,7 +103,9 @@ def labels_of(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = N
 
 
 def turns(entry: Any, where: str) -> Iterator[Question | RefusedRow]:
-    """The questions and answers of an entry; behind a turn that does not fit nothing can be told apart any more.
+    """The questions and answers of an entry; one that cannot be used is left out alone.
+
+    Behind a turn out of its turn nothing can be told apart any more: each question there is a refused row.
 
     Args:
         entry: An object with `conversations`, `messages` or `texts`.
@@ -106,34 +117,68 @@ def turns(entry: Any, where: str) -> Iterator[Question | RefusedRow]:
         yield RefusedRow(where, error.reason, error.detail)
         return
     of_entry = {key: value for key, value in entry.items() if key not in (*_LISTS, *IMAGE_KEYS)}
-    pairs: list[dict[str, Any]] = []
-    fault: RefusedRow | None = None
-    asked: dict[str, Any] | None = None
-    try:
-        for turn in found:
+    rounds = list(_rounds(found, where))
+    if not rounds:
+        yield RefusedRow(where, _NO_TURNS, f"its turns hold no question; the entry is {shorten(entry)}")
+    for each in rounds:
+        yield each if isinstance(each, RefusedRow) else _parsed(each, of_entry, len(rounds) == 1, where)
+
+
+def _rounds(found: list[Any], where: str) -> Iterator[dict[str, Any] | RefusedRow]:
+    """Each question with its answer, or why it is none; a refusal for each question that is not read."""
+    asked: dict[str, Any] | UnusableError | None = None
+    for number, turn in enumerate(found):
+        try:
             role = _role(turn)
-            if role == "system":
-                continue
             due, known = ("human or user", _USER) if asked is None else ("gpt or assistant", _MODEL)
-            if role not in known:
+            if role not in known | {"system"}:
                 raise UnusableError(_OUT_OF_TURN, f"expected a turn of {due} with text, got {shorten(turn)}")
-            if asked is None:
-                asked = {key: value for key, value in turn.items() if key not in _TURN_KEYS}
-                asked["question"] = without_image(_text(turn))
-                if not asked["question"]:
-                    raise UnusableError(_OUT_OF_TURN, f"the question {shorten(_text(turn))} has no text")
-            else:
-                pairs.append(asked | {"answer": _text(turn)})
-                asked = None
-        if asked is not None:
-            raise UnusableError(_OUT_OF_TURN, "the last question has no reply; add it or remove the turn")
+        except UnusableError as error:
+            yield RefusedRow(where, error.reason, f"{error.detail}; what stands behind it is not read")
+            behind = found[number if asked is not None else number + 1 :]
+            yield from (RefusedRow(where, _BEHIND, f"{shorten(lost)} is not read") for lost in behind if _asks(lost))
+            return
+        if role == "system":
+            continue
+        if asked is None:
+            asked = _question(turn)
+        else:
+            yield _answered(asked, turn, where)
+            asked = None
+    if isinstance(asked, UnusableError):
+        yield RefusedRow(where, asked.reason, asked.detail)
+    elif asked is not None:
+        yield RefusedRow(where, _OUT_OF_TURN, "the last question has no reply; add it or remove the turn")
+
+
+def _question(turn: Mapping[str, Any]) -> dict[str, Any] | UnusableError:
+    """What a turn asks, or what is wrong with it: its reply still belongs to it."""
+    try:
+        text = _text(turn)
+        question = without_image(text)
     except UnusableError as error:
-        fault = RefusedRow(where, error.reason, f"{error.detail}; what stands behind it is not read")
-    if not pairs and fault is None:
-        fault = RefusedRow(where, _NO_TURNS, f"its turns hold no question; the entry is {shorten(entry)}")
-    yield from (_parsed(pair, of_entry, len(pairs) == 1, where) for pair in pairs)
-    if fault is not None:
-        yield fault
+        return error
+    if not question:
+        return UnusableError(_OUT_OF_TURN, f"the question {shorten(text)} has no text")
+    return {key: value for key, value in turn.items() if key not in _TURN_KEYS} | {"question": question}
+
+
+def _answered(asked: dict[str, Any] | UnusableError, turn: Mapping[str, Any], where: str) -> dict[str, Any] | RefusedRow:
+    """A question with its reply, or why one of them cannot be used."""
+    try:
+        if isinstance(asked, UnusableError):
+            raise asked
+        return asked | {"answer": _text(turn)}
+    except UnusableError as error:
+        return RefusedRow(where, error.reason, error.detail)
+
+
+def _asks(turn: Any) -> bool:
+    """Whether a turn is, or may be, one that asks."""
+    try:
+        return _role(turn) in _USER
+    except UnusableError:
+        return True
 
 
 def _parsed(pair: dict[str, Any], of_entry: dict[str, Any], alone: bool, where: str) -> Question | RefusedRow:

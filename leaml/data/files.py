@@ -6,6 +6,7 @@ Every error that a user can mend (missing, forbidden, unreachable) is a DataErro
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -29,6 +30,8 @@ _READ_BUFFER = 1 << 20
 _WHOLE, _PART, _PARTS = 64 << 20, 1 << 18, 64
 """Size from which on a fingerprint reads parts, the size of a part and their number."""
 _NAME_SHOWN = 200
+_LONGEST_PATH, _LONGEST_NAME = 4096, 255
+"""Of a path, in characters, and of what stands between its slashes on a disk, in bytes: a longer text names no file."""
 _UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(_UMASK)
 
@@ -38,11 +41,11 @@ def is_remote(uri: str) -> bool:
     scheme = addresses.scheme(uri)
     if scheme is None:
         if addresses.lacks_slash(uri):
-            msg = f"{_shown(uri)} lacks a slash; write s3://bucket/key, or ./{_shown(uri)} for a local file of that name"
+            msg = f"{shown(uri)} lacks a slash; write s3://bucket/key, or ./{shown(uri)} for a local file of that name"
             raise DataError(msg)
         return False
     if scheme != "s3":
-        msg = f"{_shown(uri)}: scheme {scheme!r} is not supported; give a local path or s3://bucket/key"
+        msg = f"{shown(uri)}: scheme {scheme!r} is not supported; give a local path or s3://bucket/key"
         raise DataError(msg)
     return True
 
@@ -62,9 +65,12 @@ def resolve(base: str, name: str) -> str:
 
     Annotation files come from others: one that names `../../key` must not make us read that file.
     """
+    if fault := no_name(base, name):
+        msg = f"the image {shown(name)!r} {fault}"
+        raise DataError(msg)
     path = name if is_remote(name) else join(base, name)
     if "\0" in name or not _normal(path).startswith(_normal(base).rstrip("/") + "/"):
-        msg = f"{_shown(name)} is outside of the folder {base}; set `images` to a folder that holds it"
+        msg = f"{shown(name)} is outside of the folder {base}; set `images` to a folder that holds it"
         raise DataError(msg)
     return path
 
@@ -76,6 +82,14 @@ def no_path(name: str) -> str | None:
     except UnicodeEncodeError as error:
         return f"holds {name[error.start]!r}, which is half of a character; correct the name"
     return "holds '\\x00', which no name of a file does; correct the name" if "\0" in name else None
+
+
+def no_name(base: str, name: str) -> str | None:
+    """Why a text is too long to name an image in the folder `base`, to follow what it is in a message; None: it is not."""
+    parts = [] if is_remote(base) or len(name) > _LONGEST_PATH else name.encode("utf-8", "surrogatepass").split(b"/")
+    if len(name) > _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in parts):
+        return f"is a text of {len(name)} characters, neither a path nor an image in base64"
+    return None
 
 
 def exists(uri: str) -> bool:
@@ -338,13 +352,18 @@ def _kind(uri: str) -> fs.FileType:
     with _explained(uri, "read"):
         if s3.is_foreign(uri):
             return s3.kind(uri)
-        return filesystem.get_file_info(path).type
+        try:
+            return filesystem.get_file_info(path).type
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return fs.FileType.NotFound
 
 
 def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     remote = is_remote(uri)
-    if "\0" in uri:
-        msg = f"{uri!r} holds a NUL character; remove it"
+    if fault := "holds a NUL character; remove it" if "\0" in uri else no_path(uri):
+        msg = f"{shown(uri)!r} {fault}"
         raise DataError(msg)
     if remote:
         return s3.filesystem(), s3.path(uri)
@@ -352,27 +371,30 @@ def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), f"./{uri}" if ":" in uri and not uri.startswith("/") else uri
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
+    """A path or name for a message, cut where it is long."""
     return name if len(name) <= _NAME_SHOWN else f"{name[:_NAME_SHOWN]}..."
 
 
 def _missing(uri: str) -> str:
-    return f"{uri} does not exist; check the path{' and the endpoint' if is_remote(uri) else ''}"
+    fix = "braces are not expanded, give the folder of the files" if "{" in uri else "check the path"
+    return f"{shown(uri)} does not exist; {fix}{' and the endpoint' if is_remote(uri) else ''}"
 
 
 @contextlib.contextmanager
 def _explained(uri: str, verb: str) -> Iterator[None]:
+    name = shown(uri)
     try:
         yield
     except FileNotFoundError:
         raise DataError(_missing(uri)) from None
     except PermissionError as error:
-        msg = f"cannot {verb} {uri}: {error.strerror or error}; give this user the right to {verb} it"
+        msg = f"cannot {verb} {name}: {str(error.strerror or error).replace(uri, name)}; give this user the right to {verb} it"
         raise DataError(msg) from None
     except (OSError, *s3.ERRORS) as error:
-        if verb == "read" and not is_remote(uri) and Path(uri).is_dir():
-            msg = f"{uri} is a folder; give the path of a file"
+        if verb == "read" and not is_remote(uri) and os.path.isdir(uri):  # noqa: PTH112 - Path.is_dir raises for a long name
+            msg = f"{name} is a folder; give the path of a file"
             raise DataError(msg) from None
         fix = "check bucket, endpoint and AWS credentials" if is_remote(uri) else "check the path and the disk"
-        msg = f"cannot {verb} {uri}: {error}; {fix}"
+        msg = f"cannot {verb} {name}: {str(error).replace(uri, name)}; {fix}"
         raise DataError(msg) from None

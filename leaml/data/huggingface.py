@@ -162,9 +162,10 @@ def _grouped(path: str, where: str, data: datasets.Dataset, is_kvasir: bool) -> 
     for number, row in _rows(data, [column, *said]):
         place, keys = f"{path}, row {number}", data.column_names
         row |= {name: named(row[name], feature) for name, feature in classes.items()}
-        image, error = None, ""
+        image, content, error = None, None, ""
         try:
             image = _image(row)
+            content = _content(image, where)
         except UnusableError as fault:
             error = f"{fault.reason}: {fault.detail}"
         del row[column]
@@ -175,7 +176,6 @@ def _grouped(path: str, where: str, data: datasets.Dataset, is_kvasir: bool) -> 
         if is_kvasir:
             row.setdefault("question_type", kvasir.QUESTION_TYPES.get(str(row["question"]).strip()))
         key = None if identity is None or is_missing(row[identity]) else str(row[identity])
-        content = _content(image, where)
         rows = groups.unusable(number, place, error) if error else groups.of(number, place, key, identity, content)
         for made in labels_of(row, place, keys):
             rows.add(made)
@@ -207,9 +207,9 @@ def _content(image: dict[str, Any] | None, where: str) -> str | None:
 
 
 def _encoded(image: dict[str, Any] | None) -> tuple[bytes | None, str | None]:
-    """The bytes of an image, or else its path."""
+    """The bytes of an image, or else its path. Raises UnusableError if they are damaged base64."""
     data, path = (image or {}).get("bytes"), (image or {}).get("path") or None
-    return data or (decode(path) if path else None) or None, path
+    return data or (decode(path) if path else None), path
 
 
 def _record(row: dict[str, Any], uri: str, split: str | None, group: ImageRows) -> Record:

@@ -56,6 +56,9 @@ def parse_options(value: Any) -> Options | None:
             these.
     """
     split = False
+    if isinstance(value, list) and value and all(isinstance(each, tuple) and len(each) == 2 for each in value):
+        found = _keyed(value, dict(value))  # a column of Arrow's kind `map`: pairs of key and text
+        return found if found is not None and found.texts else None
     while isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], list | tuple):
         value = value[0]
     if isinstance(value, str):

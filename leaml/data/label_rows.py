@@ -141,6 +141,9 @@ def checked(record: Record) -> Record:
 def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspelt: tuple[tuple[str, str], ...]) -> Question:
     said = {key: text_of(row.get(key), f"the {key}") for key in ("question", "answer")}
     question = text_of(without_image(without_ends(said["question"])), "the question")
+    if is_missing(without_ends(said["answer"])):
+        reason = "no answer"
+        raise UnusableError(reason, f"the answer is {shorten(said['answer'])}, a special token and no text")
     answer = text_of(without_ends(said["answer"]), "the answer")
     answer = text_of(list_in(answer) or answer, "the answer")
     kind = row.get("question_type")

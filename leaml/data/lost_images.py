@@ -25,10 +25,10 @@ class Lost:
         if files.is_remote(uri):
             return str(error)
         if os.path.isdir(uri):  # noqa: PTH112
-            return f"the image {uri} is a folder; write the name of a file in it"
+            return f"the image {files.shown(uri)} is a folder; write the name of a file in it"
         if os.path.lexists(uri):
             return str(error)
-        return f"the image {uri} does not exist; {self._fix(uri)}"
+        return f"the image {files.shown(uri)} does not exist; {self._fix(uri)}"
 
     def _fix(self, uri: str) -> str:
         if "\\" in uri.removeprefix(self._folder):

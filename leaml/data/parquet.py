@@ -21,7 +21,7 @@ from leaml.config import SourceConfig
 from leaml.data import files, json_text
 from leaml.data.class_names import has_classes, named
 from leaml.data.conversations import labels_of
-from leaml.data.embedded import decode
+from leaml.data.embedded import decode, holds_image
 from leaml.data.image_groups import ImageGroups, content_of, single_image
 from leaml.data.label_keys import COLUMNS, IMAGE_KEYS, doubled
 from leaml.data.label_rows import parse
@@ -221,7 +221,7 @@ def _classes(path: str, schema: pa.Schema) -> dict[str, Any]:
 
 
 def _image(row: dict[str, Any]) -> tuple[bytes | None, str | None]:
-    """Bytes and name of the image, wherever the columns hold them. Raises UnusableError where they are of several."""
+    """Bytes and name of the image, wherever the columns hold them. Raises UnusableError for several or damaged ones."""
     found: list[bytes] = []
     names: list[str] = []
     own: list[str] = []  # paths of structs beside their bytes, which are no place to read
@@ -245,7 +245,7 @@ def _image(row: dict[str, Any]) -> tuple[bytes | None, str | None]:
 def _identity(row: dict[str, Any]) -> tuple[str | None, str | None]:
     """Id of the row's image and the column that it is from; a row without one has none."""
     name = next((name for name in ("image_id", "uri") if not is_missing(row.get(name))), None)
-    if name is None or (name == "uri" and decode(str(row[name])) is not None):
+    if name is None or (name == "uri" and holds_image(str(row[name]))):
         return None, None
     return str(row[name]), name
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from leaml.broken_text import is_blank, refusal, stripped
 from leaml.choice import check_options
-from leaml.data import delimited
+from leaml.data import delimited, files
+from leaml.data.embedded import holds_image
 from leaml.data.jsonl import lines
 from leaml.data.label_keys import COLUMNS as LABEL_COLUMNS
 from leaml.data.label_keys import IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
@@ -53,15 +54,15 @@ class Asked:
     others: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
-def read(uri: str) -> list[Asked]:
-    """The questions of a file, in its order; CSV or TSV if its name ends so, else JSON Lines.
+def read(uri: str, folder: str = ".") -> list[Asked]:
+    """The questions of a file, in its order; CSV or TSV if its name ends so, else JSON Lines; `folder` is that of the images.
 
     Raises:
         DataError: The file cannot be read, holds no question, a line is wrong (file and line are named), or only some lines
             name an image.
     """
     rows = _table(uri) if uri.lower().endswith((".csv", ".tsv")) else lines(uri)
-    found = [_parse(row, where) for where, row in rows]
+    found = [_parse(row, where, folder) for where, row in rows]
     if not found:
         msg = f"{uri} holds no question; write one a line"
         raise DataError(msg)
@@ -72,7 +73,7 @@ def read(uri: str) -> list[Asked]:
     return found
 
 
-def _parse(row: Any, where: str) -> Asked:
+def _parse(row: Any, where: str, folder: str) -> Asked:
     if not isinstance(row, Mapping):
         msg = f'{where}: not an object; write {{"image": ..., "question": ...}}'
         raise DataError(msg)
@@ -85,7 +86,7 @@ def _parse(row: Any, where: str) -> Asked:
         meant = labels_elsewhere(names) or hint(suggested(names, ("question",)))
         msg = f"{where}: 'question' must be text that is not empty, got {shorten(question)}{meant and f'; {meant}'}"
         raise DataError(msg)
-    image, options = _image(row, names, where), _options(row.get("options"), where)
+    image, options = _image(row, names, where, folder), _options(row.get("options"), where)
     misspelt = [name for name, known in near_keys(names, ("options",)) if known == "options"]
     if options is None and (lost := lost_options(row, names, misspelt)):
         msg = f"{where}: no 'options', but {options_elsewhere(lost)}"
@@ -140,10 +141,17 @@ def _shown(question: str) -> str:
         return question
 
 
-def _image(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> str | None:
+def _image(row: Mapping[str, Any], names: tuple[str, ...], where: str, folder: str) -> str | None:
     image = image_name(row, where)
     if isinstance(image, RefusedRow):
         msg = f"{where}: {image.detail}"
+        raise DataError(msg)
+    if image is not None and holds_image(image):
+        held = "an image in base64, which questions are not asked about"
+        msg = f"{where}: 'image' is {shorten(image)}, {held}; write it to a file in the folder of images and name that"
+        raise DataError(msg)
+    if image is not None and (fault := files.no_name(folder, image)):
+        msg = f"{where}: the image {shorten(image)} {fault}; names of images are relative to the folder of images"
         raise DataError(msg)
     if image is None and (blank := [row[key] for key in IMAGE_KEYS if row.get(key) is not None]):
         msg = f"{where}: 'image' must be a file name, got {shorten(blank[0])}"

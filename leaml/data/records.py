@@ -16,10 +16,6 @@ from leaml.errors import ConfigError, DataError
 
 MAX_IMAGE_BYTES = 256 << 20
 """Larger files are not read into memory, in bytes."""
-MAX_NAME = 200
-"""Characters of a name that is no path which are shown."""
-MAX_PATH = 4096
-"""Longest path, in characters, that can be one."""
 
 SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
 """Files that tell a folder of `datasets.save_to_disk` from others; here, because `datasets` is slow to import."""
@@ -168,22 +164,26 @@ def by_image(
         for name, rows in groups.items():
             made = Record(name, source, split, None, **rows.fields())
             if name in embedded:
-                made = replace(made, uri=embedded.uri(name))
-            elif len(name) > MAX_PATH:
-                what = f"a text of {len(name)} characters, neither a path nor an image in base64"
-                made = replace(made, uri=f"{name[:MAX_NAME]}...", error=what)
+                fault = embedded.fault(name)
+                made = replace(made, uri=embedded.uri(name), error=fault and _at(rows.where, fault))
             else:
                 try:
                     made = replace(made, uri=files.resolve(folder, name))
                     places[made.uri] = rows.where
                 except DataError as error:
-                    made = replace(made, error=_at(rows.where, str(error)))
+                    made = replace(made, uri=_own(name), error=_at(rows.where, str(error)))
             if keep(made.uri):
                 data = embedded.data(name) if name in embedded else None
                 yield replace(made, data=data, refused=made.refused + first)
                 first = ()
 
     return fetch(wanted(), explain=lambda uri, error: _at(places.get(uri), lost.explain(uri, error)))
+
+
+def _own(name: str) -> str:
+    """A name for tables: of a long text the beginning, and a hash that tells it from others that begin so."""
+    shown = files.shown(name)
+    return name if shown == name else f"{shown}#{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def _at(where: str | None, message: str) -> str:

@@ -21,7 +21,7 @@ from leaml import images
 from leaml.config import SourceConfig
 from leaml.data import files, json_text
 from leaml.data.conversations import labels_of, named_image
-from leaml.data.embedded import decode
+from leaml.data.embedded import holds_image
 from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, near_keys, suggested
 from leaml.data.label_rows import DOUBLED
 from leaml.data.records import (
@@ -350,7 +350,7 @@ def _other_image(entry: Mapping[str, Any], member: _Member, where: str, stems: S
         return named if named.reason in (SEVERAL, DOUBLED) else None
     if named is None:
         return None
-    if decode(named) is not None:
+    if holds_image(named):
         return RefusedRow(where, SEVERAL, f"an image in the entry, and one beside it; remove {shorten(named)}")
     stem, ending = posixpath.splitext(posixpath.normpath(named))
     stem = stem if ending.lower() in images.SUFFIXES else stem + ending

@@ -149,3 +149,50 @@ def test_9_parts_of_texts_and_their_image(tmp_path: Path) -> None:
 def test_what_is_said_twice_alike_is_read(entry: dict[str, Any], tmp_path: Path) -> None:
     asked, refused = found(tmp_path, entry)
     assert ([(q.question, q.answer) for q in asked], refused) == ([("q", "red")], [])
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (pair("is <image> a b?"), PLACEHOLDER),
+        (pair("<image><image> which?"), PLACEHOLDER),
+        (pair(""), "turn without its counterpart"),
+        (pair("q", ""), "turn without its counterpart"),
+        (pair(5), "turn that is no text"),
+        (pair("q", [{"type": "audio"}]), "turn that is no text"),
+        (pair("q", content="other"), DOUBLED),
+        (pair("q", "<image>"), PLACEHOLDER),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_refused_round_is_left_out_alone(tmp_path: Path, fault: list[Any], reason: str, place: int) -> None:
+    good = [pair(f"r{number}?") for number in range(3)]
+    chat = [turn for each in (*good[:place], fault, *good[place:]) for turn in each]
+    questions, refused = found(tmp_path, {"image": "a.png", "conversations": chat})
+    assert [q.question for q in questions] == ["r0?", "r1?", "r2?"]
+    assert [row.reason for row in refused] == [reason]
+
+
+@pytest.mark.parametrize(
+    ("fault", "lost"),
+    [
+        (pair("q")[:1], 4),
+        (pair("q")[1:], 4),
+        ([5], 4),
+        (pair("q", role="assistant"), 4),
+        ([pair("q")[0], {"from": "tool", "value": "t"}], 4),
+    ],
+)
+def test_each_question_behind_a_turn_out_of_its_turn_is_counted(tmp_path: Path, fault: list[Any], lost: int) -> None:
+    chat = [*pair("r0?"), *fault, *(turn for number in range(3) for turn in pair(f"s{number}?"))]
+    questions, refused = found(tmp_path, {"image": "a.png", "conversations": chat})
+    assert [q.question for q in questions] == ["r0?"]
+    assert len(refused) == lost
+    assert {row.reason for row in refused[1:]} == {"behind a turn without its counterpart"}
+    assert "not read" in refused[0].detail
+
+
+def test_each_question_of_an_entry_without_its_image_is_counted(tmp_path: Path) -> None:
+    chat = [turn for number in range(5) for turn in pair(f"s{number}?")]
+    questions, refused = found(tmp_path, {"images": ["a.png", "b.png"], "conversations": chat}, {"conversations": chat})
+    assert (questions, [row.reason for row in refused]) == ([], ["several images"] * 5 + [TEXT_ONLY] * 5)

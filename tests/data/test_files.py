@@ -84,6 +84,8 @@ def test_missing_things_name_path_and_fix(base: str) -> None:
     for function in (files.read_bytes, files.listing, files.open_native, files.is_file):
         with pytest.raises(DataError, match=r"gone\.txt does not exist; check the path"):
             function(gone)
+    with pytest.raises(DataError, match=r"braces are not expanded, give the folder"):
+        files.is_file(files.join(base, "s-{000..001}.tar"))
     files.write_bytes(gone, b"12345")
     with pytest.raises(DataError, match="5 bytes, over the limit of 4"):
         files.read_bytes(gone, max_bytes=4)
@@ -217,6 +219,26 @@ def test_a_nul_in_an_address_is_refused_wherever_it_is() -> None:
     for uri in ("a\0b", "s3://bucket/a\0b"):
         with pytest.raises(DataError, match="holds a NUL"):
             files.read_bytes(uri)
+
+
+@pytest.mark.parametrize("name", ["x" * 304, "y/" * 3000 + "a", "a\0b" + "z" * 400, "loop", "loop/a", "\ud83d"])
+def test_what_names_no_file_is_refused_in_a_short_message(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    uri = f"{tmp_path}/{name}"
+    for function in (files.read_bytes, files.is_file, files.listing, files.open_native):
+        with pytest.raises(DataError) as refused:
+            function(uri)
+        assert len(str(refused.value)) < 700
+    if "\0" not in name and "\ud83d" not in name:
+        assert not files.exists(uri)
+
+
+@pytest.mark.parametrize("name", ["x" * 304, "y" * 5000, "y/" * 3000, "\u00e9" * 200])
+def test_a_text_that_is_too_long_is_no_name_of_an_image(name: str) -> None:
+    with pytest.raises(DataError, match=rf"a text of {len(name)} characters, neither a path nor an image in base64"):
+        files.resolve("images", name)
+    if len(name) <= 304:  # keys in S3 have no limit between slashes
+        assert files.resolve("s3://bucket/images", name).endswith(name)
 
 
 @pytest.mark.parametrize("name", ["a:b.png", "12:30.png", "x:/y.png", "./s3:x"])

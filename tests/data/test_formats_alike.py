@@ -201,10 +201,10 @@ def test_the_rounds_of_the_cauldron_are_questions_and_answers(tmp_path: Path, fo
 
 
 @pytest.mark.parametrize("form", ["parquet", "huggingface", "webdataset", "conversations"])
-def test_a_round_without_a_reply_is_refused_and_those_before_it_are_read(tmp_path: Path, form: str) -> None:
+def test_a_round_without_a_reply_is_refused_and_the_others_are_read(tmp_path: Path, form: str) -> None:
     rounds = [ROUNDS[0], {"user": "And?", "assistant": None, "source": "vqa"}, ROUNDS[1]]
     (record,) = read(cauldron(tmp_path, rounds, form))
-    assert [(q.question, q.answer) for q in record.questions] == TWO[:1]
+    assert [(q.question, q.answer) for q in record.questions] == TWO
     assert [row.reason for row in record.refused] == ["turn without its counterpart"]
 
 
@@ -221,7 +221,7 @@ def test_rounds_about_several_images_and_of_a_file_of_rows_are_refused(tmp_path:
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     (record,) = read(source)
     assert [(q.question, q.answer) for q in record.questions] == TWO
-    assert [row.reason for row in record.refused] == [SEVERAL]
+    assert [row.reason for row in record.refused] == [SEVERAL] * 2  # one for each round
     ((refused,),) = [record.refused for record in read(cauldron(tmp_path, ROUNDS, "jsonl"))]
     assert refused.reason == "no question" and "key 'texts': format: conversations reads it" in refused.detail
 

@@ -8,8 +8,9 @@ from typing import Any
 import hypothesis
 import hypothesis.strategies as st
 import pytest
-from rows import words
+from rows import made, words
 
+from leaml.data.records import RefusedRow
 from leaml.scoring import option_letters
 
 
@@ -141,3 +142,15 @@ def test_letters_never_shift_under_keys_of_the_file(style: str, data: st.DataObj
         for answer in kept:
             found = words(options=dict(zip(keys, texts, strict=True)), answer=answer)
             assert found in (f"colour {answer}{answer}", None)
+
+
+def test_a_map_of_arrow_is_an_object_of_options() -> None:
+    assert words(options=[("A", "red"), ("B", "blue")], answer="B") == "blue"
+    assert words(options=[("A", "red"), ("A", "blue")], answer="A") is None
+
+
+@pytest.mark.parametrize("answer", ["[PAD]", "</s>", "<|im_end|>"])
+def test_an_answer_that_is_a_special_token_alone_is_shown(answer: str) -> None:
+    found = made(answer=answer)
+    assert isinstance(found, RefusedRow) and found.reason == "no answer"
+    assert f"the answer is {answer!r}, a special token" in found.detail

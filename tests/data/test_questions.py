@@ -12,6 +12,9 @@ from leaml.data import carried
 from leaml.data.questions import Asked, read
 from leaml.errors import DataError
 
+BASE64 = "iVBORw0KGgoAAAANSUhEUgAA" * 4
+"""Begins as a PNG in base64 does."""
+
 
 def written(folder: Path, text: str, name: str = "questions.jsonl") -> str:
     (folder / name).write_text(text, encoding="utf-8")
@@ -121,6 +124,9 @@ def test_questions_alone_are_about_every_image(tmp_path: Path) -> None:
         ("q.csv", "image_id,file,question\n0a1b,a.png,what?\n", r"q\.csv:2: no 'image', but 'file'; name it 'image'"),
         ("q.jsonl", '{"image": null, "image_id": "0a1b", "question": "a"}', r"q\.jsonl:1: no 'image', but 'image_id'"),
         ("q.jsonl", '{"image": ["a.png", "b.png"], "question": "a"}', r"q\.jsonl:1: 2 images; write a row for each"),
+        ("q.jsonl", json.dumps({"image": BASE64, "question": "a"}), r"q\.jsonl:1: 'image' is .*\.\.\., an image in base64"),
+        ("q.jsonl", '{"image": "data:image/png;base64,AA", "question": "a"}', r"q\.jsonl:1: 'image' is .*, an image in base64"),
+        ("q.jsonl", json.dumps({"image": "PDF" * 102, "question": "a"}), r"q\.jsonl:1: the image .* a text of 306 characters"),
         ("q.jsonl", '{"question": "a", "options": ["b"]}', r"q\.jsonl:1: 'options' must be 2 to 26 texts"),
         ("q.jsonl", '{"question": "a", "options": "b"}', r"q\.jsonl:1: .*one option at most"),
         ("q.jsonl", '{"question": "a", "options": ["A. b", "C. c"]}', r"q\.jsonl:1: .*option B is missing"),
@@ -140,6 +146,9 @@ def test_questions_alone_are_about_every_image(tmp_path: Path) -> None:
 def test_faults_are_named_with_file_and_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(written(tmp_path, text, name))
+    with pytest.raises(DataError) as refused:
+        read(written(tmp_path, text, name))
+    assert len(str(refused.value).replace(str(tmp_path), "")) < 400
 
 
 def test_files_that_are_missing_or_not_text(tmp_path: Path) -> None:

@@ -198,7 +198,8 @@ FAILURE = re.compile(
     r"|media|mime|content.type|file (?:format|type))|(?:the )?(?:model|endpoint|deployment|resource|file|url)(?: '?\S+'?)?"
     r" (?:was |is |does )?not (?:found|exist|available|supported|loaded)|upstream (?:connect|request|server|timed)"
     r"|insufficient (?:quota|credits|balance|funds)|billing\b|service unavailable|no healthy upstream"
-    r"|(?:the )?model (?:is )?(?:still |currently )?loading(?=\W*$|[.,;:!])|(?:your )?(?:queue position|position in (?:the )?queue)\b"
+    r"|(?:the )?model (?:is )?(?:still |currently )?loading(?=\W*$|[.,;:!])"
+    r"|(?:your )?(?:queue position|position in (?:the )?queue)\b"
     r"|(?:the |this )?(?:image )?(?:description|caption|content) (?:is |was )?(?:unavailable|not available)\b"
     r"|please (?:sign|log) ?in\b|your (?:free )?(?:trial|plan|subscription|account|credits?|quota) (?:has|have|is|are|was)\b"
     r"|context.length exceeded)|^\W*(?:\w+\.)*\w*(?:Error|Exception): ",

@@ -101,16 +101,16 @@ def test_a_client_that_goes_on_and_on_is_closed(port: int, monkeypatch: pytest.M
         began = time.perf_counter()
         with socket.create_connection(("127.0.0.1", port), timeout=5) as stream, contextlib.suppress(ConnectionError):
             stream.sendall(head(length=10**9))
-            while time.perf_counter() - began < 4:
+            while time.perf_counter() - began < 30:
                 stream.sendall(piece)
                 time.sleep(pause)
                 assert (APP.state.context.bodies.receiving, APP.state.context.limiter.admitted) == (0, 0)
         return time.perf_counter() - began
 
     monkeypatch.setattr(middleware, "_LINGER_SECONDS", 0.5)
-    assert 0.4 < stays(b" ", 0.05) < 3
-    monkeypatch.setattr(middleware, "_LINGER_SECONDS", 5.0)
-    assert stays(bytes(100_000), 0.0) < 3  # more than limits.body_bytes
+    assert 0.4 < stays(b" ", 0.05) < 20
+    monkeypatch.setattr(middleware, "_LINGER_SECONDS", 60.0)
+    assert stays(bytes(100_000), 0.0) < 20  # more than limits.body_bytes
 
 
 @pytest.mark.anyio

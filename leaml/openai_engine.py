@@ -46,10 +46,11 @@ _OPTIONAL = {
     "seed": r"seed",
 }
 """What some servers refuse, and how they write it; left out, or given its other name, when they say so."""
-_NO_PARAMETER = {401, 402, 407, 408, 409, 413, 429}
+_NO_PARAMETER = {401, 402, 407, 408, 409, 413, 420, 425, 429}
 """Statuses of refusals that are never about a parameter."""
-_BUSY = {408, 409, 429, 502, 503, 504, 529}
+_BUSY = {408, 409, 420, 425, 429, 502, 503, 504, 529}
 """Statuses that say nothing about the image; they are asked for again after the client has given up on them."""
+_NO_QUOTA = re.compile(r"insufficient_(?:\w+_)?quota")
 _BUSY_ROUNDS = 5
 """Times the client's own retries are begun anew for a busy server."""
 _BODY_TRIES = 3
@@ -230,7 +231,7 @@ class OpenAIEngine:
             base = shorten(to.removesuffix("/chat/completions"), 200)
             return StepError(f"{self.url} redirects to {base}, where no image is sent; {REDIRECT_ADVICE}")
         found: Exception = _RequestError(f"{code}: {text}")
-        if code in _FOR_ALL or "insufficient_quota" in text:
+        if code in _FOR_ALL or _NO_QUOTA.search(text):
             found = StepError(f"{self.url} answered {code}: {text!r}; {_ADVICE}")
         if (code < 500 or code == 501) and code not in _NO_PARAMETER and (name := _refused_parameter(error, body)):
             return _RefusedParameterError(name, found)
@@ -296,7 +297,7 @@ def _refused_parameter(error: openai.APIStatusError, body: dict[str, Any]) -> st
 
 
 def _is_busy(error: openai.APIStatusError) -> bool:
-    return error.status_code in _BUSY and "insufficient_quota" not in error.response.text
+    return error.status_code in _BUSY and not _NO_QUOTA.search(error.response.text)
 
 
 def unanswered(error: openai.APIConnectionError) -> tuple[bool, str]:

@@ -152,6 +152,7 @@ def test_a_reply_that_breaks_off_once_is_asked_for_again(broken: Any) -> None:
         (refusal(404, "The model `teacher` does not exist"), "answered 404: .*does not exist.*caption.teacher.name"),
         (refusal(402, "no credit"), "answered 402"),
         (refusal(429, "insufficient_quota: check your plan"), "answered 429.*insufficient_quota"),
+        (refusal(403, "insufficient_user_quota"), "answered 403.*insufficient_user_quota"),
     ],
 )
 def test_what_is_wrong_for_every_image_ends_the_step_at_once(answer: Any, words: str) -> None:
@@ -380,5 +381,5 @@ def test_a_list_of_models_that_is_elsewhere_is_a_doubt_alone() -> None:
 
 def test_a_redirect_to_a_path_of_the_same_server_is_shown_whole() -> None:
     away = (308, {"Location": "/api/v1/chat/completions"}, b"")
-    with serving(lambda body, tries: away) as teacher, pytest.raises(StepError, match=r"redirects to 'http://.*/api/v1''"):
+    with serving(lambda body, tries: away) as teacher, pytest.raises(StepError, match=r"redirects to 'http://.*/api/v1', where"):
         ask(teacher)

@@ -31,7 +31,7 @@ from leaml.data.label_keys import (
     suggested,
 )
 from leaml.data.label_options import entries_of
-from leaml.data.label_rows import DOUBLED, TEXT_ONLY, parse, without_image
+from leaml.data.label_rows import DOUBLED, TEXT_ONLY, parse, shows_image, without_image
 from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, by_image, need_path, refuse_split
 from leaml.data.registry import reader
 from leaml.data.values import UnusableError, is_missing, shorten
@@ -292,7 +292,7 @@ def _image(entry: Any, where: str) -> str | RefusedRow:
     if found := named_image(entry, where):
         return found
     listed = [entry[key] for key in _LISTS if isinstance(entry.get(key), list)]
-    if _parts(entry) or _IMAGE in str(listed) or suggested(tuple(map(str, entry)), IMAGE_KEYS[:1]):
+    if _parts(entry) or shows_image(str(listed)) or suggested(tuple(map(str, entry)), IMAGE_KEYS[:1]):
         return row_files.imageless(entry, where)
     try:
         _list_of_turns(entry)

@@ -50,6 +50,7 @@ OUTSIDE, LETTER_ALONE, MISSPELT = "answer outside its options", "answer is a let
 ONE_OPTION = "one option, which is no choice"
 END_TOKEN = "special token at the end of a text, left out"
 DAMAGED = "text that looks damaged: lost letters, another encoding, entities or tags"
+MORE_IMAGES = "another image under a key of its own, which is not shown"
 NO_WORD = "answer without a letter, a digit or a sign that stands for something"
 """Doubts: what is counted about rows that are used."""
 
@@ -69,6 +70,9 @@ _TAG = re.compile(
     r"</?(?:a|b|br|code|div|em|font|h\d|i|li|ol|p|pre|s|small|span|strong|sub|sup|td|tr|u|ul)(?:\s[^<>]*)?/?>", re.I
 )
 """Of HTML, as web tools export their texts."""
+_MORE_IMAGES = re.compile(
+    r"(?:second|other|next|after)[_-]?(?:image|img|picture|photo)|(?:image|img|picture|photo)[_-]?(?:[2-9]|b)", re.I
+)
 _IMAGE = r"<image(?: 1)?>"
 _AT_ENDS = re.compile(rf"^(?:\s*{_IMAGE})*\s*|\s*(?:{_IMAGE}\s*)*$")
 _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?$")
@@ -130,6 +134,11 @@ def without_image(question: str) -> str:
     return rest
 
 
+def shows_image(text: str) -> bool:
+    """Whether a text has what stands for an image in the texts of a model family: <image>, <img>, [IMG], ..."""
+    return _PLACEHOLDER.search(text) is not None
+
+
 def checked(record: Record) -> Record:
     """The record without those of its questions that cannot be used; they are among its `refused` rows."""
     found = [check(replace(question, where=question.where or record.uri)) for question in record.questions]
@@ -149,6 +158,7 @@ def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspe
     kind = row.get("question_type")
     options = parse_options(row.get("options"))
     doubts = tuple(f"{MISSPELT} {name!r} (for {known!r})" for name, known in misspelt)
+    doubts += tuple(f"{MORE_IMAGES}: {name!r}" for name in names if _MORE_IMAGES.fullmatch(name))
     doubts += (END_TOKEN,) if any(without_ends(text) != text for text in said.values()) else ()
     if options is not None:
         answer = _named(answer, options)

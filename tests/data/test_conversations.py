@@ -97,6 +97,8 @@ def test_9_entries_without_an_image_are_counted(tmp_path: Path, entry: Any) -> N
 
 def test_9_chats_without_an_image_are_no_fault_and_those_without_turns_are(tmp_path: Path) -> None:
     assert [row.reason for row in found(tmp_path, {"conversations": pair("hi")})[1]] == [TEXT_ONLY]
+    for shown in ("Picture 1: <img>a.png</img>\nhi", "<|image_pad|>hi", "[IMG]hi"):  # an image that is not read is a fault
+        assert [row.reason for row in found(tmp_path, {"conversations": pair(shown)})[1]] == ["no image"]
     assert [row.reason for row in found(tmp_path, {"turns": pair("hi")})[1]] == ["no turns"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from leaml.data import label_rows
-from leaml.data.label_rows import checked
+from leaml.data.label_rows import checked, parse
 from leaml.data.records import Question, Record
 
 
@@ -45,3 +45,14 @@ def test_texts_that_are_whole_give_no_warning(text: str) -> None:
         q.doubts
         for q in checked(Record("1.png", "folder", None, b"x", questions=(Question(f"is it {text} ?", text),))).questions
     ] == [()]
+
+
+@pytest.mark.parametrize(
+    ("key", "warned"),
+    [("image2", True), ("image_2", True), ("second_image", True), ("img-b", True), ("image_id", False), ("image_20", False)],
+)
+def test_another_image_of_a_row_is_warned_of(key: str, warned: bool) -> None:
+    found = parse({"image": "a.png", "question": "q?", "answer": "yes", key: "b.png"}, "l:1")
+    assert isinstance(found, Question)
+    assert found.doubts == ((f"{label_rows.MORE_IMAGES}: {key!r}",) if warned else ())
+    assert parse({"image": "a.png", "question": "q?", "answer": "yes", key: None}, "l:1").doubts == ()  # type: ignore[union-attr]

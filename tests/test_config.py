@@ -251,7 +251,8 @@ def test_batch_that_the_workers_cannot_share_is_refused_at_once(file: Path) -> N
     message = refused(file, "resources.train_workers=3", "evaluate.baselines.lora_labels.batch_size=30")
     assert "warmup.batch_size 64" in message
     assert "evaluate.baselines.finetune_labels.batch_size 64" in message
-    assert "lora_labels" not in message
+    assert "lora_labels" not in message.partition(": ")[2]
+    assert message.partition(": ")[0].endswith(" with resources.train_workers=3 evaluate.baselines.lora_labels.batch_size=30")
 
 
 def test_values_cannot_change_after_loading(file: Path) -> None:

@@ -52,7 +52,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
             tree = with_paths(tree, absolute_from(Path.cwd()), only=item.partition("=")[0].split("."))
     if in_folder:
         tree.setdefault("storage", str(Path("runs").absolute()))
-    return parse(tree, str(path))
+    given = " ".join(overrides or [])
+    return parse(tree, f"{path} with {given[:200]}" if given else str(path))
 
 
 def parse(tree: dict[str, Any], origin: str = "config") -> Config:

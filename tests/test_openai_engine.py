@@ -381,5 +381,6 @@ def test_a_list_of_models_that_is_elsewhere_is_a_doubt_alone() -> None:
 
 def test_a_redirect_to_a_path_of_the_same_server_is_shown_whole() -> None:
     away = (308, {"Location": "/api/v1/chat/completions"}, b"")
-    with serving(lambda body, tries: away) as teacher, pytest.raises(StepError, match=r"redirects to 'http://.*/api/v1', where"):
+    said = r"redirects to 'http://.*/api/v1', where"
+    with serving(lambda body, tries: away) as teacher, pytest.raises(StepError, match=said):
         ask(teacher)

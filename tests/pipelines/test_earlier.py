@@ -105,7 +105,9 @@ def content(role: str) -> Callable[[Mine], None]:
 
 
 @pytest.mark.parametrize(
-    "other", [change(seed=5), change(finetune={"lr": 1e-5}), content("labeled"), content("evaluation")], ids=str
+    "other",
+    [change(seed=5), change(finetune={"lr": 1e-5}), content("labeled"), content("evaluation")],
+    ids=["seed", "rate", "labels", "evaluation"],
 )
 def test_what_another_configuration_or_other_data_made_is_not_taken_for_this_ones(
     tmp_path: Path, other: Callable[[Mine], None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html.entities
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 
 _NO_TEXT = re.compile(
@@ -126,6 +127,11 @@ def refusal(text: str) -> str | None:
 def is_blank(text: str) -> bool:
     """Whether there is nothing to see in a text: blanks, characters without width, fillers."""
     return _UNSEEN.sub("", text) == ""
+
+
+def says_something(text: str) -> bool:
+    """Whether a text has a letter, a digit or a sign that stands for something, and not marks alone."""
+    return any(unicodedata.category(character)[0] in "LNS" for character in text)
 
 
 def stripped(text: str) -> str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from leaml import prompts, scoring
-from leaml.broken_text import is_broken, is_unspeakable
+from leaml.broken_text import is_broken, is_unspeakable, says_something
 from leaml.config import FilterConfig
 from leaml.pairset import grams, similarity
 from leaml.refusals import REFUSAL
@@ -80,7 +79,7 @@ def length(candidate: Candidate, config: FilterConfig) -> str | None:
         ("question", candidate.question, config.max_question_chars),
         ("answer", candidate.answer, config.max_answer_chars),
     ):
-        if not scoring.canonical(text) or not any(unicodedata.category(c)[0] in "LNS" for c in text):
+        if not scoring.canonical(text) or not says_something(text):
             return f"empty {name}"
         if limit is not None and len(text) > limit:
             return f"{name} too long"

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from leaml.broken_text import is_broken, refusal
+from leaml.broken_text import is_broken, refusal, says_something
 from leaml.choice import check_options
 from leaml.data.label_keys import (
     CHAT_KEYS,
@@ -245,7 +244,7 @@ def check(question: Question | RefusedRow | None) -> Question | RefusedRow | Non
 def _damage(question: str, answer: str, options: tuple[str, ...]) -> Iterator[str]:
     if any(is_broken(text) or _TAG.search(text) for text in (question, answer, *options)):
         yield DAMAGED
-    if not any(unicodedata.category(character)[0] in "LNS" for character in answer):
+    if not says_something(answer):
         yield NO_WORD
 
 

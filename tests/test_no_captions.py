@@ -285,7 +285,7 @@ def test_3_statuses_and_words_about_a_missing_image_are_no_captions(reply: str) 
 @pytest.mark.parametrize(
     "reply",
     [
-        *("A red ball is missing from the image.", "The image is empty of people."),
+        *("A red ball is missing from the image.", "The image is missing its left half.", "The image is empty of people."),
         *("The picture is blank on its left half.", "There is a problem with the left hip implant."),
         *("There is an issue of a magazine on the table.", "I see a red ball."),
         *("The image contains explicit road markings.", "The image contains sensitive plants."),

@@ -24,7 +24,7 @@ from leaml.data.registry import reader
 from leaml.data.values import shorten
 from leaml.errors import DataError
 
-_DELIMITERS = (",", "\t", ";")
+_DELIMITERS = (",", "\t", ";", "|")
 _HEAD = 10_000
 _SEPARATOR_LINE = re.compile(r'^"?sep=(?P<separator>[,;\t|])"?[ \t,;|]*(?:\r\n?|\n)', re.I)
 """Excel's line of the separator; a program that writes it as a row of the table fills it up with separators."""
@@ -46,7 +46,7 @@ def rows(uri: str, *wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """`(file:line, cells)` of every row that is not blank, by column; an empty cell is "".
 
     Args:
-        uri: File with a line of column names. They are separated by commas, tabs or semicolons, and so is the rest.
+        uri: File with a line of column names. They are separated by commas, tabs, semicolons or "|", and so is the rest.
         wanted: Columns of which one must be there.
 
     Raises:

@@ -35,6 +35,7 @@ class Options:
         moved: Whether the file has them in another order than that of their numbers: then no letter is plain.
         split: Whether they were one text, cut at separators: then the answer has to be among them.
         unclear: Letters that alone name none of them, as the texts themselves begin with letters ("C. elegans", "B-mode").
+        names: Names of another kind by which the answer may name them, as in {"id": "a2", "text": "red"}.
     """
 
     texts: tuple[str, ...]
@@ -42,6 +43,7 @@ class Options:
     moved: bool = False
     split: bool = False
     unclear: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def parse_options(value: Any) -> Options | None:
@@ -171,7 +173,14 @@ def _entries(entries: list[Any]) -> Options | None:
         if name not in texts and _contradicts(columns[name], name in _LABELS):
             detail = f"options are {shorten(entries)}: the labels {name!r} are not those of their places; name the key 'label'"
             raise UnusableError(UNREADABLE, detail)
-    return _listed(values)
+    found, own = _listed(values), next((name for name in _LABELS if name in names and _are_names(columns[name])), None)
+    if found is None or own is None or len(columns[own]) != len(found.texts) or own in texts:
+        return found
+    return replace(found, names=tuple(columns[own]))
+
+
+def _are_names(column: list[Any]) -> bool:
+    return all(isinstance(value, str) and not is_missing(value) for value in column) and len(set(column)) == len(column)
 
 
 def _is_text(column: list[Any]) -> bool:

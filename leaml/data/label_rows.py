@@ -50,6 +50,7 @@ ONE_OPTION = "one option, which is no choice"
 END_TOKEN = "special token at the end of a text, left out"
 DAMAGED = "text that looks damaged: lost letters, another encoding, entities or tags"
 MORE_IMAGES = "another image under a key of its own, which is not shown"
+WHOLE = "answer that is a whole number written as 3.0, as pandas makes of 3 where a cell of the column is empty"
 NO_WORD = "answer without a letter, a digit or a sign that stands for something"
 """Doubts: what is counted about rows that are used."""
 
@@ -69,6 +70,7 @@ _TAG = re.compile(
     r"</?(?:a|b|br|code|div|em|font|h\d|i|li|ol|p|pre|s|small|span|strong|sub|sup|td|tr|u|ul)(?:\s[^<>]*)?/?>", re.I
 )
 """Of HTML, as web tools export their texts."""
+_WHOLE = re.compile(r"[-+]?\d+\.0")
 _MORE_IMAGES = re.compile(
     r"(?:second|other|next|after)[_-]?(?:image|img|picture|photo)|(?:image|img|picture|photo)[_-]?(?:[2-9]|b)", re.I
 )
@@ -182,7 +184,7 @@ def options_elsewhere(columns: tuple[str, ...]) -> str:
 
 
 def _named(answer: str, options: Options) -> str:
-    """The answer, its option's letter where the file names that by number."""
+    """The answer, its option's letter where the file names that by a number or a name of its own."""
     by_key, said = answer in options.keys, chosen_letters(answer, _NO_TEXTS)
     as_text = [n for n, text in enumerate(options.texts) if normalise(text) == normalise(answer)]
     if by_key:
@@ -192,6 +194,8 @@ def _named(answer: str, options: Options) -> str:
             raise UnusableError(AMBIGUOUS, detail)
         if place < MOST_OPTIONS:
             return string.ascii_uppercase[place]
+    if answer in options.names and not as_text and (place := options.names.index(answer)) < MOST_OPTIONS:
+        return string.ascii_uppercase[place]
     if options.keys and said and not as_text and (options.moved or not _in_sequence(options.keys)):
         order = ", in another order" if options.moved else ""
         detail = (
@@ -246,6 +250,8 @@ def _damage(question: str, answer: str, options: tuple[str, ...]) -> Iterator[st
         yield DAMAGED
     if not says_something(answer):
         yield NO_WORD
+    if _WHOLE.fullmatch(answer):
+        yield WHOLE
 
 
 def _with_shown(question: str, answer: str, options: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -189,6 +189,7 @@ TABLES = {
     "Excel's line in quotes, and a mark": ("c.csv", b'\xef\xbb\xbf"sep=;";\nimage;caption\n1.png;One.\n', 3),
     "Excel's line against the names": ("c.csv", b"sep=,\nimage,caption,a;b;c\n1.png,One.,\n", 3),
     "old line ends": ("c.csv", b"sep=\t\rimage\tcaption\r1.png\tOne.\r", 3),
+    "bars": ("c.csv", b"image|caption\n1.png|One.\n", 2),
     "blanks and empty lines": ("c.csv", b"\n image , caption\n\n1.png ,One. \n", 4),
     "file_name": ("c.csv", b"file_name;caption\n1.png;One.\n", 2),
     "image_id": ("c.tsv", b"image_id\tcaption\n1.png\tOne.\n", 2),

@@ -39,6 +39,15 @@ def test_answers_without_a_word_are_used_with_a_warning_or_refused(text: str) ->
     assert len(found.questions) + len(found.refused) == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "doubts"), [("3.0", (label_rows.WHOLE,)), ("-1.0", (label_rows.WHOLE,)), ("3.05", ()), ("3", ())]
+)
+def test_whole_numbers_as_pandas_writes_them_are_warned_of(answer: str, doubts: tuple[str, ...]) -> None:
+    found = parse({"question": "how many?", "answer": answer}, "l:1")
+    assert isinstance(found, Question)
+    assert [q.doubts for q in checked(Record("1.png", "folder", None, b"x", questions=(found,))).questions] == [doubts]
+
+
 @pytest.mark.parametrize("text", ["a < b > c", "yes", "+", "50 %", "R&D", "café", "§ 5", "10 °C", "<5 mm>", "x<y and y>z", "♥"])
 def test_texts_that_are_whole_give_no_warning(text: str) -> None:
     assert [

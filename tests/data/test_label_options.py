@@ -58,6 +58,9 @@ NAN = float("nan")
         ("[red, blue", "A", None),
         (["B. x", "A. y"], "B", "x"),
         ([{"label": "A", "text": "black"}, {"label": "B", "text": "red"}], "B", "red"),
+        ([{"id": "a1", "text": "black"}, {"id": "a2", "text": "red"}], "a2", "red"),  # names of their own
+        ({"id": ["x-17", "x-18"], "text": ["black", "red"]}, "x-18", "red"),
+        ([{"id": "a1", "text": "a2"}, {"id": "a2", "text": "red"}], "a2", "a2"),  # a text is meant before a name
         ([{"A": "black"}, {"B": "red"}], "B", "red"),
         ({"text": ["black", "red"], "label": ["A", "B"]}, "B", "red"),
         ([{"colour": {"x": 1}}, {"colour": {"x": 2}}], "A", None),

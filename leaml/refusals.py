@@ -63,7 +63,8 @@ _ENGLISH = (
     rf"\b{_IMAGE} (?:(?:was|is|were|are|has|have|did|does|could|can) ?(?:not|n't)|wasn't|isn't|couldn't|didn't|cannot"
     rf"|can't|failed to)"
     rf" (?:been |be |properly |correctly |successfully )*(?:{_GIVEN}|load|open|come through|upload|attach)\b",
-    r"^[^\w\n]*(?:the |your |this )?(?:image|picture|photo) (?:(?:is |was )?(?:missing(?! (?:an?|its|the|one|some|part|\w+ing)\b)"
+    r"^[^\w\n]*(?:the |your |this )?(?:image|picture|photo) (?:(?:is |was )?"
+    r"(?:missing(?! (?:an?|its|the|one|some|part|\w+ing)\b)"
     rf"|unavailable|inaccessible|corrupt(?:ed)?)|not {_GIVEN})\b",
     r"^[^\w\n]*(?:please|kindly|could you|can you|would you)\b[^.?!]{0,30}\b(?:upload|attach|send|resend|supply"
     r"|submit|try again|retry"

@@ -66,7 +66,7 @@ FILTERS = {
     "hardness": ["hardness=true"],
     "answer_balance": ["max_answer_share=0.5"],
 }
-"""Rows `leaml_<name>`: LEAML with these keys of `generate.filters` changed."""
+"""Rows `leaml_<name>`: LEAML with these keys of `filter` changed."""
 FULL_BUDGETS = {0.005: 1, 0.01: 5, 0.02: 1, 0.05: 1, 0.1: 1}
 """Share of the labeled images -> label draws. 100 % is the row `full_labels` of each: nothing is left to write pairs for."""
 TUNED = ["finetune.lr=[3.0e-4, 6.0e-4, 1.0e-3]"]
@@ -93,7 +93,7 @@ def run_draw(
         own += ["data.budget.count=null", f"data.budget.fraction={budget}"]
     metrics = _adapted(file, [*overrides, *own])
     for name, keys in (filters or {}).items():
-        changed = _adapted(file, [*overrides, *own, "evaluate.controls=[]", *(f"generate.filters.{key}" for key in keys)])
+        changed = _adapted(file, [*overrides, *own, "evaluate.controls=[]", *(f"filter.{key}" for key in keys)])
         for part in ("rows", "predictions", "pairs"):
             metrics[part][f"leaml_{name}"] = changed[part]["leaml"]
     return metrics

@@ -4,7 +4,7 @@
 
 RUN is the folder of a run whose labeled source has questions about every image (easy-VQA, the sports set), of which the method
 got a few. A pair is judged where its image has its very question there, normalised; the share of accepted pairs for which that
-is so is `known`. Every `generate` step of the run's last command is a row, after its hardness filter where it has one.
+is so is `known`. Every `filter` step of the run's last command is a row.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def truth_of(rows: Iterable[dict[str, Any]]) -> Truth:
     return {(row["image_id"], normalise(row["question"])): row for row in rows}
 
 
-def precision(generated: str, truth: Truth) -> dict[str, Any]:
-    """`judge` of the rows of a generate step."""
-    return judge((row for rows in read_files(generated, tables.PSEUDO_QA) for row in rows.to_pylist()), truth)
+def precision(filtered: str, truth: Truth) -> dict[str, Any]:
+    """`judge` of the rows of a filter step."""
+    return judge((row for rows in read_files(filtered, tables.PSEUDO_QA) for row in rows.to_pylist()), truth)
 
 
 def judge(rows: Iterable[dict[str, Any]], truth: Truth) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def judge(rows: Iterable[dict[str, Any]], truth: Truth) -> dict[str, Any]:
 
 
 def of_run(run_folder: str) -> dict[str, dict[str, Any]]:
-    """`precision` of what the last command's fine-tunings read, by row: a generate step, or the hardness step that filters it.
+    """`precision` of what the last command's fine-tunings read, by row: a filter step.
     Raises InputError where the folder holds no run."""
     status = files.join(run_folder, "status.json")
     if not files.exists(status):
@@ -73,12 +73,7 @@ def of_run(run_folder: str) -> dict[str, dict[str, Any]]:
         raise InputError(msg)
     folders = {s["label"]: files.join(run_folder, s["folder"]) for s in json.loads(files.read_bytes(status))["steps"]}
     truth = read_truth(folders["ingest labeled"])
-    steps = {
-        label.removeprefix(f"{kind} "): folder
-        for kind in ("generate", "hardness")
-        for label, folder in folders.items()
-        if label.startswith(f"{kind} ")
-    }
+    steps = {label.removeprefix("filter "): folder for label, folder in folders.items() if label.startswith("filter ")}
     return {row: precision(folder, truth) for row, folder in steps.items()}
 
 

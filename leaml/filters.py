@@ -9,41 +9,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from leaml import prompts, scoring
 from leaml.broken_text import is_broken, is_unspeakable, says_something
+from leaml.candidates import Candidate, winning_reanswer
 from leaml.config import FilterConfig
 from leaml.pairset import grams, similarity
 from leaml.refusals import REFUSAL
 from leaml.replies import MARKER
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One generated pair before filtering.
-
-    Attributes:
-        question: Empty when the reply could not be parsed.
-        answer: Empty when the reply could not be parsed.
-        mean_logprob: Mean log-probability of the reply's tokens, in nats.
-        reanswers: Answers of further readings of the image to this question; empty when none were made.
-        text: The generator's raw reply; empty when the pair did not come from one.
-        cut: Whether the reply, or the answer that made the pair, ended at the token limit.
-    """
-
-    question: str
-    answer: str
-    mean_logprob: float
-    reanswers: list[str] = field(default_factory=list)
-    text: str = ""
-    cut: bool = False
-
-    @classmethod
-    def from_reply(cls, text: str, mean_logprob: float, reanswers: Sequence[str] = (), cut: bool = False) -> Candidate:
-        """Parse a generator's reply; one that holds no pair becomes a candidate that `unparsable` rejects."""
-        question, answer = prompts.parse_qa(text) or ("", "")
-        return cls(question, answer, mean_logprob, list(reanswers), text, cut)
 
 
 @dataclass(frozen=True)
@@ -138,6 +112,13 @@ def few_votes(candidate: Candidate, config: FilterConfig) -> str | None:
     return "few votes"
 
 
+def easy(candidate: Candidate, config: FilterConfig) -> str | None:
+    """The base gives the pair's answer too, so that it teaches nothing; as in MPA (arXiv 2509.16633)."""
+    if not config.hardness or candidate.base is None or not scoring.is_correct(candidate.base, candidate.answer):
+        return None
+    return "base answers it"
+
+
 Filter = Callable[[Candidate, FilterConfig], str | None]
 FILTERS: tuple[Filter, ...] = (
     cut_off,
@@ -150,6 +131,7 @@ FILTERS: tuple[Filter, ...] = (
     low_logprob,
     round_trip,
     few_votes,
+    easy,
 )
 """In the order they are asked; the first reason is kept. `apply` adds the two below, `leaml.pairset` those of the whole set."""
 CUT, DUPLICATE, SIMILAR = "cut at the token limit", "duplicate question", "similar question"
@@ -165,50 +147,6 @@ def vote_share(candidate: Candidate) -> float | None:
     if not candidate.reanswers:
         return None
     return sum(scoring.is_correct(again, candidate.answer) for again in candidate.reanswers) / len(candidate.reanswers)
-
-
-def winning_reanswer(reanswers: Sequence[str]) -> str | None:
-    """First spelling of the most common re-answer (compared as `scoring.canonical`); ties go to the one given first."""
-    groups: dict[frozenset[str], list[str]] = {}
-    for again in reanswers:
-        groups.setdefault(scoring.canonical(again), []).append(again)
-    return max(groups.values(), key=len)[0] if groups else None
-
-
-def from_answers(
-    question: str,
-    same: Sequence[Candidate],
-    reanswers: Sequence[str],
-    logprobs: Sequence[float],
-    above: float = 0.0,
-    cut: Sequence[bool] = (),
-) -> list[Candidate]:
-    """The pair that plain answers to a question make, unless a sampled pair has that answer or they are not sure enough of it.
-
-    For questions that are given it is how a pair is made. For generated ones it corrects: a generator that writes a pair may
-    repeat the label's habits (mostly no) where the plainly asked model looks at the image.
-
-    Args:
-        question: Put to the model plainly.
-        same: Sampled candidates with this question about this image.
-        reanswers: The model's answers.
-        logprobs: Mean log-probability per token of each answer, in nats.
-        above: Smallest share of the answers that agree, times their mean probability per token.
-        cut: Which of the answers ended at the token limit; empty: none.
-
-    Returns:
-        No or one candidate, with an empty answer where the model said nothing (`length` rejects it); sampled pairs that it
-        contradicts stay candidates, which `round_trip` rejects.
-    """
-    winner = winning_reanswer(reanswers)
-    if winner is None or any(scoring.is_correct(winner, c.answer) for c in same):
-        return []
-    said = scoring.canonical(winner)
-    agreeing = [p for again, p in zip(reanswers, logprobs, strict=True) if scoring.canonical(again) == said]
-    if sum(math.exp(p) for p in agreeing) / len(reanswers) < above:
-        return []
-    ended = any(again == winner and not ends for again, ends in zip(reanswers, cut or [False] * len(reanswers), strict=True))
-    return [Candidate(question, winner, sum(agreeing) / len(agreeing), list(reanswers), cut=not ended)]
 
 
 def decide(candidate: Candidate, config: FilterConfig) -> Decision:

@@ -21,7 +21,6 @@ PERMUTATIONS = 128
 FLOOR = 20
 """Pairs of one question and answer that balancing leaves in any case: shares of a handful of pairs say nothing."""
 ANSWER, QUESTION = "answer too common", "question too common"
-REASONS = (ANSWER, QUESTION)
 
 
 def grams(question: str) -> set[str]:
@@ -74,8 +73,8 @@ class QuestionGroups:
 class PairSet:
     """Thins questions asked too often and answers given too often. `count` all pairs first, then ask `reason`."""
 
-    def __init__(self, config: FilterConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: FilterConfig) -> None:
+        self.config = config
         self.groups = QuestionGroups(config.similar_questions)
         self.counts: dict[int, Counter[frozenset[str]]] = defaultdict(Counter)
         self._shares: dict[int, tuple[int, float]] = {}
@@ -85,9 +84,9 @@ class PairSet:
         """Whether any filter of the whole set is switched on."""
         return self.config.max_per_question is not None or self.config.max_answer_share is not None
 
-    def count(self, question: str, answer: str) -> None:
-        """Count one pair that the filters of its image accept."""
-        self.counts[self.groups[question]][scoring.canonical(answer)] += 1
+    def count(self, question: str, answer: str, times: int = 1) -> None:
+        """Count a pair that the filters of its image accept, so many times."""
+        self.counts[self.groups[question]][scoring.canonical(answer)] += times
 
     def reason(self, image_id: str, question: str, answer: str) -> str:
         """Why this pair is left out; empty when it stays. It must have been counted before."""
@@ -96,7 +95,7 @@ class PairSet:
             self._shares[group] = self._settle(self.counts[group])
         cap, share = self._shares[group]
         kept = min(1.0, cap / self.counts[group][scoring.canonical(answer)])
-        place = _uniform(f"{self.seed}:{image_id}:{question}:{answer}")
+        place = _uniform(f"{self.config.seed}:{image_id}:{question}:{answer}")
         if place >= kept:
             return ANSWER
         return QUESTION if place >= kept * share else ""

@@ -147,7 +147,7 @@ def base_point(config: Config) -> Point | None:
     return point
 
 
-STEPS = ("caption", "warmup", "score", "distill", "generate", "finetune")
+STEPS = ("caption", "warmup", "score", "distill", "generate", "filter", "finetune")
 SELECTION = {"score.ratio", "score.scope", "score.normalise"}
 """Keys of which the scores do not depend, only which neurons are taken: the first step that they change is distill."""
 

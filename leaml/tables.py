@@ -45,6 +45,21 @@ CAPTIONS = pa.schema(
         ("finish_reason", pa.string()),
     ]
 )
+_REPLY = pa.struct([("text", pa.string()), ("mean_logprob", pa.float64()), ("cut", pa.bool_())])
+CANDIDATES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("caption", pa.string()),
+        ("replies", pa.list_(_REPLY)),
+        ("answers", pa.list_(pa.struct([("question", pa.string()), ("given", pa.bool_()), ("replies", pa.list_(_REPLY))]))),
+        ("base", pa.list_(pa.struct([("question", pa.string()), ("answer", pa.string())]))),
+    ]
+)
+"""What a generator wrote about an image, before any filter: the replies that are to hold a pair, the answers to each question
+that was put to it again or is `given` by the configuration, and with `filter.hardness` the base's answers to these questions.
+
+`mean_logprob` is the mean natural log-probability per token; `cut` says that a reply ended at the token limit.
+"""
 PAIR = pa.struct(
     [
         ("question", pa.string()),

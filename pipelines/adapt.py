@@ -28,7 +28,7 @@ from pipelines.progress import say, warn
 from pipelines.run import PARTIAL, Beside, Run, Step
 from pipelines.runtime import start_ray
 
-STEPS = ("ingest", "caption", "warmup", "score", "distill", "generate", "finetune", "evaluate")
+STEPS = ("ingest", "caption", "warmup", "score", "distill", "generate", "filter", "finetune", "evaluate")
 DISTILLATION = ("caption", "score", "distill")
 """Steps that a run with `distill.skip` does not have."""
 
@@ -99,6 +99,12 @@ def check_steps(config: Config) -> None:
         msg = (
             f"generate.caption is {config.generate.caption!r}, but warmup.describe_first is false, so the generator never "
             "learns to write a pair after a caption; set generate.caption to none or warmup.describe_first to true"
+        )
+        raise InputError(msg)
+    if config.generate.votes == 0 and (config.filter.round_trip or config.filter.min_votes):
+        msg = (
+            "generate.votes is 0, so no question is answered again, and filter.round_trip and filter.min_votes have nothing to "
+            "compare; set votes to 1 or more, or round_trip to false and min_votes to null"
         )
         raise InputError(msg)
 

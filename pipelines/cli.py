@@ -159,9 +159,10 @@ for _name, _what in {
     "warmup": "Step 2: the QA generator learns from the labels.",
     "score": "Step 3: score neurons and select.",
     "distill": "Step 4: distill captions into the selected neurons.",
-    "generate": "Step 5: write and filter pseudo pairs.",
-    "finetune": "Step 6: fine-tune the VQA model.",
-    "evaluate": "Step 7: evaluate beside the baselines (the same as adapt).",
+    "generate": "Step 5: write candidates of pairs.",
+    "filter": "Step 6: accept or reject them.",
+    "finetune": "Step 7: fine-tune the VQA model.",
+    "evaluate": "Step 8: evaluate beside the baselines (the same as adapt).",
 }.items():
     app.command(_name)(_score if _name == "score" else _step_command(_name, _what))
 

@@ -260,8 +260,8 @@ def _per_image(name: str, tree: dict[str, Any], work: Work, rates: Rates) -> tup
     if name == "hardness":
         return pairs + given, (pairs + given) * rates.answer_tokens
     own = config["caption"] == "self"
-    again = pairs if config["filters"]["round_trip"] or config["filters"]["min_votes"] else 0
-    written = pairs * rates.pair_tokens + (given + again) * config["votes"] * rates.answer_tokens
+    again = pairs if config["votes"] else 0
+    written = pairs * rates.pair_tokens + (given + again) * max(1, config["votes"]) * rates.answer_tokens
     return own + bool(pairs) + given + again, written + own * min(rates.caption_tokens, config["max_tokens"])
 
 

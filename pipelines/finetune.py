@@ -1,4 +1,4 @@
-"""Step 6, finetune: the VQA model learns from labeled rows and accepted pseudo pairs; also the baselines on labels alone."""
+"""Step 7, finetune: the VQA model learns from labeled rows and accepted pseudo pairs; also the baselines on labels alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from leaml.config import ModelConfig, TrainConfig
 from leaml.errors import StepError
 from leaml.training import Example
 from pipelines.caption import read_captions
-from pipelines.generate import read_accepted
+from pipelines.filter import read_accepted
 from pipelines.ingest import Labels, Sources, labels_key
 from pipelines.models import model_key, trained
 from pipelines.run import Run, Step
@@ -34,7 +34,7 @@ def finetune(
     def work() -> dict[str, Any]:
         pairs = [Example(i, q, a) for i, q, a in read_accepted(generated)]
         if not pairs and config.label_share < 1:
-            msg = f"{generated.label} accepted no pair; see the reasons in {generated.folder} and loosen generate.filters"
+            msg = f"{generated.label} accepted no pair; see the reasons in {generated.folder} and loosen filter"
             raise StepError(msg)
         tasks = [
             TaskFile("labels", _write_labels(step, labels), share=config.label_share),

@@ -33,8 +33,8 @@ def show(run: str, image: str) -> None:
                 console.print(f"  {step['label']}: not used, {row['reason']}", markup=False)
         if step["name"] in SHOW:
             SHOW[step["name"]](step, image_id)
-            for row in _rows(_published(step, "quarantine"), tables.QUARANTINE, image_id):
-                console.print(f"  {step['label']}: quarantined, {row['reason']}")
+        for row in _rows(_published(step, "quarantine"), tables.QUARANTINE, image_id):
+            console.print(f"  {step['label']}: quarantined, {row['reason']}")
 
 
 def _steps(run: str) -> list[dict[str, Any]]:
@@ -126,8 +126,7 @@ def _caption(step: dict[str, Any], image_id: str) -> None:
 
 def _pairs(step: dict[str, Any], image_id: str) -> None:
     config = yaml.safe_load(files.read_bytes(files.join(step["path"], "config.yaml")))
-    made_from = json.loads(files.read_bytes(files.join(step["path"], DONE)))["inputs"]
-    base = config["model"]
+    generator, base = _generator(step["path"]), config["model"]
     for row in _rows(_published(step), tables.PSEUDO_QA, image_id):
         table = Table(title=f"{step['label']} ({step['folder']})", title_justify="left")
         for column in ("question", "answer", "log-prob.", "votes", "asked again", "verdict"):
@@ -138,11 +137,22 @@ def _pairs(step: dict[str, Any], image_id: str) -> None:
             cells = [pair["question"], pair["answer"], f"{pair['mean_logprob']:.2f}", votes, pair["roundtrip"] or "", verdict]
             table.add_row(*cells)
         console.print(table)
-        console.print(f"  made by {made_from[0]} of {base['name']}, revision {base['revision'] or 'as found'}")
+        console.print(f"  made by {generator} of {base['name']}, revision {base['revision'] or 'as found'}")
         console.print(
             f"  prompt: {prompts.GENERATE!r}{' after caption ' + repr(row['caption']) if row['caption'] else ''}, "
             f"temperature {config['generate']['temperature']}, seed {sampling_seed(config['generate']['seed'], image_id)}"
         )
+
+
+def _generator(filtered: str) -> str:
+    """The folder of the step that trained the generator of a filter step's pairs: the first input of generate."""
+    run, name, folder = filtered.rsplit("/", 1)[0], "filter", filtered
+    while name in ("filter", "hardness", "generate") and files.exists(files.join(folder, DONE)):
+        record = json.loads(files.read_bytes(files.join(folder, DONE)))
+        name, folder = record["step"], files.join(run, record["inputs"][0])
+        if name == "generate":
+            break
+    return folder.rsplit("/", 1)[-1]
 
 
 def _answers(step: dict[str, Any], image_id: str) -> None:
@@ -151,4 +161,4 @@ def _answers(step: dict[str, Any], image_id: str) -> None:
         console.print(f"  {step['label'].removeprefix('evaluate ')}: {row['question']} -> {row['prediction']} ({verdict})")
 
 
-SHOW = {"ingest": _labels, "caption": _caption, "generate": _pairs, "hardness": _pairs, "evaluate": _answers}
+SHOW = {"ingest": _labels, "caption": _caption, "filter": _pairs, "evaluate": _answers}

@@ -1,4 +1,4 @@
-"""Steps 2 to 6 of the method in order, and the same with one part replaced (controls).
+"""Steps 2 to 7 of the method in order, and the same with one part replaced (controls).
 
 A control shares every step with the method that its replacement does not touch.
 """
@@ -9,6 +9,7 @@ from leaml.config import Config
 from leaml.errors import InputError
 from pipelines.caption import caption
 from pipelines.distill import distill
+from pipelines.filter import filter_pairs
 from pipelines.finetune import finetune, finetune_captions, finetune_labels
 from pipelines.generate import generate
 from pipelines.hardness import hardness
@@ -31,7 +32,7 @@ def method(
     until: str = "evaluate",
     judge: Judge | None = None,
 ) -> Step:
-    """Steps 1 to 6, the last five `rounds` times; returns the fine-tuning step that holds the adapted model.
+    """Steps 1 to 7, the last six `rounds` times; returns the fine-tuning step that holds the adapted model.
 
     From the second round on the generator starts as the model that the round before adapted, and its neurons are scored anew.
     With `finetune.start: base` fine-tuning starts at the base every time, so that errors of one round's pairs stay there.
@@ -58,7 +59,7 @@ def _round(
     until: str = "evaluate",
     judge: Judge | None = None,
 ) -> Step:
-    """Steps 2 to 6, the generator starting as the model `adapted` (none: the base)."""
+    """Steps 2 to 7, the generator starting as the model `adapted` (none: the base)."""
 
     def stop_after(name: str, step: Step) -> Step:
         if until == name:
@@ -69,10 +70,10 @@ def _round(
     if captions is not None:
         scored = stop_after("score", score(run, sources, generator, variant))
         generator = stop_after("distill", distill(run, sources, captions, generator, scored, variant, judge))
-    pairs = generate(run, sources, labels, captions, generator, variant)
-    if run.config.generate.filters.hardness:
-        pairs = hardness(run, sources, pairs, variant)
-    stop_after("generate", pairs)
+    written = stop_after("generate", generate(run, sources, labels, captions, generator, variant))
+    if run.config.filter.hardness:
+        written = hardness(run, sources, written, variant)
+    pairs = stop_after("filter", filter_pairs(run, written, variant))
     return stop_after("finetune", finetune(run, sources, labels, generator, pairs, variant, judge))
 
 
@@ -87,7 +88,7 @@ def control(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
     if name == "self_training":
         teacher = finetune_labels(run, sources, labels, config.evaluate.baselines.finetune_labels, "finetune_labels")
         asking = run.variant(self_training(config, labels))
-        answered = generate(asking, sources, labels, None, teacher, name)
+        answered = filter_pairs(asking, generate(asking, sources, labels, None, teacher, name), name)
         return finetune(asking, sources, labels, teacher, answered, name)
     return method(run.variant(replaced(config, name)), sources, labels, name)
 

@@ -235,7 +235,7 @@ def work_of(planned: Planned, amounts: Amounts) -> Work:
         if amounts.training is None:
             return Work(None if complete else 0)
         return Work(max(0, min(limit or amounts.training, amounts.training) - (amounts.given or 0)) if complete else 0)
-    if name in ("generate", "hardness"):
+    if name in ("generate", "hardness", "filter"):
         limit = tree["generate"]["max_images"]
         return Work(None if amounts.rest is None else min(limit or amounts.rest, amounts.rest))
     if name == "evaluate":

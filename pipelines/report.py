@@ -26,20 +26,20 @@ SAMPLES = 12
 def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: dict[str, Any]) -> str:
     """Write report/index.html of a finished run, print the accuracy table, return the page's path."""
     scored, captions = _latest(run, "score"), _latest(run, "caption")
-    generated = _latest(run, "hardness") or _latest(run, "generate")
+    filtered = _latest(run, "filter")
     page = report.write_report(
         report.ReportData(
             run=run.config.name,
             dataset=metrics["dataset"],
             labels=labels.images,
             metrics=metrics,
-            samples=_samples(run, sources, generated, captions),
+            samples=_samples(run, sources, filtered, captions),
             wrong=_wrong_answers(run, sources, metrics),
             sources=_sources(run, labels),
             selection=_selection(scored) if scored else [],
             losses=_losses(run),
             steps=run.steps(),
-            filters=_filter_counts(run, generated) if generated else {},
+            filters=_filter_counts(run, filtered) if filtered else {},
             quarantine=_quarantine(run),
             facts=_facts(run, adapted),
             calibration=read_calibration(run.folder),
@@ -94,10 +94,10 @@ def _latest(run: Run, name: str, row: str = "leaml") -> Step | None:
     return None
 
 
-def _samples(run: Run, sources: Sources, generated: Step | None, captions: Step | None) -> list[report.Sample]:
-    if generated is None:
+def _samples(run: Run, sources: Sources, filtered: Step | None, captions: Step | None) -> list[report.Sample]:
+    if filtered is None:
         return []
-    rows = read_output(generated.folder, tables.PSEUDO_QA).slice(0, SAMPLES).to_pylist()
+    rows = read_output(filtered.folder, tables.PSEUDO_QA).slice(0, SAMPLES).to_pylist()
     wanted = {r["image_id"] for r in rows}
     taught = read_output(captions.folder, tables.CAPTIONS).to_pylist() if captions else []
     by_id = {r["image_id"]: r["caption"] for r in taught if r["image_id"] in wanted}
@@ -177,8 +177,8 @@ def _losses(run: Run) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def _filter_counts(run: Run, generated: Step) -> dict[str, int]:
-    summary = run.summary(generated)
+def _filter_counts(run: Run, filtered: Step) -> dict[str, int]:
+    summary = run.summary(filtered)
     counts = {k.removeprefix("rejected: "): v for k, v in summary.items() if k.startswith("rejected: ")}
     return {"accepted": summary.get("accepted", 0), **counts}
 

@@ -17,8 +17,9 @@ from pipelines.estimates import ENGINES, TRAININGS, Work
 
 PUTS, GETS = 3, 5
 """Requests of a unit: rows, counts and attempt are written; two HEADs, two GETs of its images, one of its counts."""
-FILTER_PUTS, FILTER_GETS = 1, 2
-"""More of them for each unit of pairs, when filters look at all pairs together."""
+FILTER_PUTS, FILTER_GETS = 2, 6
+"""Of a file of pairs, one for each unit: rows and counts are written; two HEADs and two GETs of the candidates in each of two
+passes where filters look at all pairs together, one of the counts."""
 INDEX_GETS = 5
 """Of a file of images, when a step looks where images are: a listing, a HEAD, three GETs."""
 PART_IMAGES = 512
@@ -128,13 +129,13 @@ def requests(name: str, tree: dict[str, Any], work: Work) -> tuple[int, int]:
     if name in TRAININGS:
         section = tree[name]
         return 0, EXAMPLE_GETS * int(section["steps"]) * int(section["batch_size"])
-    if name not in ENGINES or work.images is None:
+    if name not in {*ENGINES, "filter"} or work.images is None:
         return 0, 0
     resources = tree["resources"]
     units = math.ceil(work.images / int(resources["images_per_unit"]))
-    filters = name == "generate"
-    index = INDEX_GETS * math.ceil(work.images / PART_IMAGES)
-    return units * (PUTS + filters * FILTER_PUTS), units * (GETS + filters * FILTER_GETS) + index
+    if name == "filter":
+        return units * FILTER_PUTS, units * FILTER_GETS
+    return units * PUTS, units * GETS + INDEX_GETS * math.ceil(work.images / PART_IMAGES)
 
 
 def _sum(values: list[float | None]) -> float | None:
@@ -155,7 +156,7 @@ def show(config: Config, frames: list[int], prices: Prices) -> None:
     )
     plan.print_line(
         f"requests: {PUTS} PUTs and {GETS} GETs a unit of {config.resources.images_per_unit} images and step, {FILTER_PUTS} "
-        f"and {FILTER_GETS} more with pairs; a GET for each image read in; at most {EXAMPLE_GETS} an example of training"
+        f"and {FILTER_GETS} for its pairs; a GET for each image read in; at most {EXAMPLE_GETS} an example of training"
     )
     _, amounts = _measured(config)
     guessed = _assumed(amounts)

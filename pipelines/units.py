@@ -254,7 +254,7 @@ def run_units(
         sizes = {u["unit"]: u["count"] for u in todo}
         with Bar(label, total, "images", done) as bar, StepMetrics(output, label) as exported:
             exported.progress(done, total)
-            for row in _rows(stream, label):
+            for row in rows_of(stream, label):
                 made = Counter(json.loads(row["counts"]))
                 counts.update(made)
                 spent.add(made["images"], row["seconds"])
@@ -276,7 +276,7 @@ def run_units(
         summary["engine_hours_per_million_images"] = round(hours, 2)
         if resources.engine_gpus:
             summary["gpu_hours_per_million_images"] = round(hours * resources.engine_gpus, 2)
-    say(f"{label}: {_describe(summary)}")
+    say(f"{label}: {describe(summary)}")
     return summary
 
 
@@ -337,7 +337,7 @@ def _saturation(resources: ResourcesConfig) -> str:
     )
 
 
-def _rows(stream: Any, label: str) -> Iterator[dict[str, Any]]:
+def rows_of(stream: Any, label: str) -> Iterator[dict[str, Any]]:
     """Rows of a Ray Data stream. Raises our own errors as they are, others as StepError."""
     import ray
 
@@ -363,7 +363,7 @@ def _note(counts: Counter[str], seconds: float) -> str:
     return ""
 
 
-def _describe(summary: dict[str, Any]) -> str:
+def describe(summary: dict[str, Any]) -> str:
     """The summary in a line: images, pairs and why they were rejected, tokens, rate, what a million images would take."""
     parts = [f"{summary.get(name, 0)} {name}" for name in ("images", "quarantined", "pairs", "tokens") if summary.get(name)]
     if summary.get("pairs"):

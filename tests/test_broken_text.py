@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leaml.broken_text import is_broken, is_unspeakable, stripped
+from leaml.candidates import Candidate
 from leaml.config import FilterConfig
-from leaml.filters import Candidate, apply
+from leaml.filters import apply
 
 
 @pytest.mark.parametrize(

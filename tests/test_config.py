@@ -64,7 +64,7 @@ def test_override_wins_over_the_file_and_the_last_over_the_first(file: Path) -> 
 
 
 def test_override_makes_sections_that_the_file_leaves_out(file: Path) -> None:
-    assert config.load(file, ["generate.filters.round_trip=false"]).generate.filters.round_trip is False
+    assert config.load(file, ["filter.round_trip=false"]).filter.round_trip is False
 
 
 @pytest.mark.parametrize("override", ["warmup.steps", "=3", "warmup.steps=[1"])
@@ -83,7 +83,7 @@ def test_override_below_a_value_is_refused(file: Path) -> None:
         ("score.ration=0.1", "score.ration", "ratio"),
         ("data.budget.cuont=3", "data.budget.cuont", "count"),
         ("data.unlabeled.pth=x", "data.unlabeled.pth", "path"),  # inside an optional section
-        ("generate.filters.roundtrip=true", "generate.filters.roundtrip", "round_trip"),
+        ("filter.roundtrip=true", "filter.roundtrip", "round_trip"),
     ],
 )
 def test_unknown_key_names_itself_and_the_near_one(file: Path, override: str, key: str, near: str) -> None:
@@ -299,9 +299,9 @@ def test_shipped_model_names_become_folders_and_others_stay() -> None:
         ("caption.teacher.url=http://t/v1", "'caption.url'"),  # one level up
         ("teacher.name=big", "'caption.teacher'"),
         ("budget={count: 4}", "'data.budget'"),
-        ("data.filters.round_trip=false", "'generate.filters'"),
+        ("data.filter.round_trip=false", "'filter'"),
         ("score.steps=3", "'warmup.steps' or 'distill.steps' or 'finetune.steps' or one of 2 more"),
-        ("round_tripp=true", "'generate.filters.round_trip'"),  # elsewhere, and misspelt
+        ("round_tripp=true", "'filter.round_trip'"),  # elsewhere, and misspelt
     ],
 )
 def test_a_key_in_the_wrong_section_is_told_its_place(file: Path, override: str, place: str) -> None:

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from leaml import filters, prompts, tables
+from leaml.candidates import Candidate, from_answers, of_row, questions
 from leaml.config import FilterConfig
-from leaml.filters import Candidate
 
 CONFIG = FilterConfig()
 OFF = FilterConfig(
@@ -29,9 +29,9 @@ def test_good_pair_is_accepted() -> None:
 
 def test_answers_cut_at_the_token_limit_make_no_pair() -> None:
     whole, half = "a small polyp", "a small polyp with a"
-    (corrected,) = filters.from_answers("What is it?", [], [half], [-0.01], 0.5, cut=[True])
+    (corrected,) = from_answers("What is it?", [], [half], [-0.01], 0.5, cut=[True])
     assert (corrected.answer, reason(corrected, OFF)) == (half, "cut at the token limit")
-    (given,) = filters.from_answers("What is it?", [], [half, whole, whole], [-0.1] * 3, cut=[True, False, False])
+    (given,) = from_answers("What is it?", [], [half, whole, whole], [-0.1] * 3, cut=[True, False, False])
     assert (given.answer, reason(given, OFF)) == (whole, "")
 
 
@@ -168,7 +168,7 @@ def test_rows_fit_the_table_and_none_is_lost() -> None:
 
 def test_every_filter_is_reachable() -> None:
     hit = {
-        reason(candidate, FilterConfig(min_mean_logprob=-5.0, round_trip=round_trip))
+        reason(candidate, FilterConfig(min_mean_logprob=-5.0, round_trip=round_trip, hardness=True))
         for round_trip in (True, False)
         for candidate in (
             Candidate.from_reply("x", 0.0),
@@ -180,6 +180,7 @@ def test_every_filter_is_reachable() -> None:
             pair(answer="yes no"),
             pair(logprob=-6.0),
             pair(reanswers=["x"]),
+            pair(base="Circle."),
         )
     }
     assert len(hit) == len(filters.FILTERS)
@@ -187,7 +188,7 @@ def test_every_filter_is_reachable() -> None:
 
 def test_a_sure_reanswer_that_no_pair_has_becomes_a_pair_of_its_own() -> None:
     wrong = [pair("Is it teal?", "no", reanswers=["Yes."]), pair("Is it teal?", "No", reanswers=["Yes."])]
-    (corrected,) = filters.from_answers(wrong[0].question, wrong, wrong[0].reanswers, [math.log(0.98)], above=0.97)
+    (corrected,) = from_answers(wrong[0].question, wrong, wrong[0].reanswers, [math.log(0.98)], above=0.97)
     assert (corrected.question, corrected.answer, corrected.reanswers) == ("Is it teal?", "Yes.", ["Yes."])
     assert corrected.mean_logprob == pytest.approx(math.log(0.98))
     rows = filters.apply([*wrong, corrected], CONFIG)
@@ -196,26 +197,54 @@ def test_a_sure_reanswer_that_no_pair_has_becomes_a_pair_of_its_own() -> None:
         ("No", False, "round trip disagrees"),
         ("Yes.", True, ""),
     ]
-    assert filters.from_answers(wrong[0].question, wrong, wrong[0].reanswers, [math.log(0.96)], above=0.97) == []
+    assert from_answers(wrong[0].question, wrong, wrong[0].reanswers, [math.log(0.96)], above=0.97) == []
 
 
 def test_nothing_is_corrected_when_a_pair_has_the_answer_or_the_votes_differ() -> None:
     agreed = [pair("Is it teal?", "no", reanswers=["yes"]), pair("Is it teal?", "yes", reanswers=["yes"])]
-    assert filters.from_answers(agreed[0].question, agreed, agreed[0].reanswers, [0.0], above=0.5) == []
+    assert from_answers(agreed[0].question, agreed, agreed[0].reanswers, [0.0], above=0.5) == []
     split = [pair("Is it teal?", "no", reanswers=["yes", "yes", "no"])]
-    assert filters.from_answers(split[0].question, split, split[0].reanswers, [0.0, 0.0, 0.0], above=0.7) == []
-    (kept,) = filters.from_answers(split[0].question, split, split[0].reanswers, [-0.1, -0.3, 0.0], above=0.5)
+    assert from_answers(split[0].question, split, split[0].reanswers, [0.0, 0.0, 0.0], above=0.7) == []
+    (kept,) = from_answers(split[0].question, split, split[0].reanswers, [-0.1, -0.3, 0.0], above=0.5)
     assert kept.mean_logprob == pytest.approx(-0.2)
 
 
 @pytest.mark.parametrize("silence", ["", " ; "])
 def test_a_question_that_the_model_says_nothing_to_is_a_rejected_pair(silence: str) -> None:
-    given = filters.from_answers("What colour is the ball?", [], [silence, silence, "red"], [-0.1, -0.3, -0.1])
-    corrected = filters.from_answers("Is it teal?", [pair("Is it teal?", "no")], [silence], [0.0], above=0.97)
+    given = from_answers("What colour is the ball?", [], [silence, silence, "red"], [-0.1, -0.3, -0.1])
+    corrected = from_answers("Is it teal?", [pair("Is it teal?", "no")], [silence], [0.0], above=0.97)
     for candidates in (given, corrected):
         (row,) = filters.apply(candidates, CONFIG)
         assert (row["answer"], row["accepted"], row["reason"]) == (silence, False, "empty answer")
     assert given[0].mean_logprob == pytest.approx(-0.2)
+
+
+def test_a_row_of_candidates_makes_sampled_pairs_corrections_and_given_pairs() -> None:
+    def reply(text: str, logprob: float = -0.01, cut: bool = False) -> dict[str, object]:
+        return {"text": text, "mean_logprob": logprob, "cut": cut}
+
+    row = {
+        "replies": [reply("Question: Is it teal? Answer: no"), reply("Question: What is it? Answer: a dot"), reply("rubbish")],
+        "answers": [
+            {"question": "Where is it?", "given": True, "replies": [reply("left", -2.0)]},
+            {"question": "Is it teal?", "given": False, "replies": [reply("yes")]},
+            {"question": "What is it?", "given": False, "replies": [reply("dot")]},
+        ],
+        "base": [{"question": "Is it teal?", "answer": "yes"}],
+    }
+    assert questions(row) == ["Where is it?", "Is it teal?", "What is it?"]
+    found = of_row(row, 0.97)
+    assert [(c.question, c.answer, c.reanswers, c.base) for c in found] == [
+        ("Is it teal?", "no", ["yes"], "yes"),
+        ("What is it?", "a dot", ["dot"], None),
+        ("", "", [], None),
+        ("Where is it?", "left", ["left"], None),
+        ("Is it teal?", "yes", ["yes"], "yes"),  # the sure answer that no sampled pair gives
+    ]
+    assert len(of_row(row, None)) == 4 and len(of_row(row, 0.995)) == 4
+    verdicts = [filters.decide(c, FilterConfig(hardness=True)).reason for c in found]
+    assert verdicts == ["round trip disagrees", "", "unparsable", "", "base answers it"]
+    assert len(of_row(row | {"answers": None, "base": None}, 0.97)) == 3
 
 
 def test_similar_questions_about_one_image_leave_the_better_pair() -> None:

@@ -15,7 +15,7 @@ Row = tuple[str, str, str]
 
 def kept(rows: list[Row], seed: int = 0, **filters: float) -> tuple[set[Row], Counter[str]]:
     """The pairs that stay, and how often each reason was given."""
-    pairs = PairSet(FilterConfig.model_validate(filters), seed)
+    pairs = PairSet(FilterConfig.model_validate(filters | {"seed": seed}))
     assert pairs.active
     for _, question, answer in rows:
         pairs.count(question, answer)

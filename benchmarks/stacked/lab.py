@@ -300,12 +300,11 @@ class Lab:
         self, experiments: Sequence[Experiment], generators: dict[int, str], beside: Sequence[Experiment]
     ) -> dict[int, str]:
         """Generate and finetune; the key of each experiment's adapted model. Trainings without pairs are done `beside`."""
-        asking = {id(e): key_of(generators[id(e)], self._questions(e).model_dump(), e.case.name) for e in experiments}
+        asking = {id(e): key_of(self._asked(e, generators), e.config.filter.model_dump()) for e in experiments}
         together: dict[str, dict[str, Experiment]] = {}  # what is asked -> pairs to be made of the replies
         for e in experiments:
             if asking[id(e)] not in self.pairs:
-                asked = self._questions(e).model_dump(exclude={"filters", "correct_above"})
-                together.setdefault(key_of(generators[id(e)], asked, e.case.name), {})[asking[id(e)]] = e
+                together.setdefault(self._asked(e, generators), {})[asking[id(e)]] = e
         listed = list(together.values())
         size = min(len(self.workers.processes), self.bench.together)
         for begin in range(0, len(listed), size):
@@ -321,6 +320,10 @@ class Lab:
         for e in experiments:
             self.pairs[tuned[id(e)]] = self.pairs[asking[id(e)]]
         return self._usable(tuned)
+
+    def _asked(self, e: Experiment, generators: dict[int, str]) -> str:
+        """Key of the candidates that an experiment's generator writes."""
+        return key_of(generators[id(e)], self._questions(e).model_dump(), e.case.name)
 
     def _questions(self, e: Experiment) -> Any:
         """The generate section; self-training asks the labeled questions about every image instead."""
@@ -341,7 +344,8 @@ class Lab:
 
         askings = [
             Asking(
-                [self._questions(e) for e in made.values()],
+                self._questions(first),
+                [e.config.filter for e in made.values()],
                 self.unlabeled(first),
                 first.config.caption.prompt or prompts.CAPTION,
             )

@@ -70,7 +70,7 @@ def table(given: Domain, results: Sequence[Result] = ()) -> Plan:
         config = seeded(given.config, case)
         last.append(Experiment("self_training", case, config, "self_training"))
         for name, keys in FILTERS.items():
-            last.append(Experiment(f"leaml_{name}", case, changed(config, *(f"generate.filters.{k}" for k in keys))))
+            last.append(Experiment(f"leaml_{name}", case, changed(config, *(f"filter.{k}" for k in keys))))
     return [first, last]
 
 
@@ -122,8 +122,8 @@ def parts(given: Domain, results: Sequence[Result] = ()) -> Plan:
         "pairs 16": ["generate.pairs_per_image=16"],
         "images 400": ["generate.max_images=400"],
         "images all": ["generate.max_images=null"],
-        "correct off": ["generate.correct_above=null"],
-        "correct 0.9": ["generate.correct_above=0.9"],
+        "correct off": ["filter.correct_above=null"],
+        "correct 0.9": ["filter.correct_above=0.9"],
         "half the labels' share": [f"finetune.label_share={config.finetune.label_share / 2}"],
         "twice the labels' share": [f"finetune.label_share={config.finetune.label_share * 2}"],
         "fine-tuning at half the rate": [f"finetune.lr={float(config.finetune.lr) / 2}"],  # type: ignore[arg-type]

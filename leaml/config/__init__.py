@@ -5,7 +5,8 @@ values are `ConfigError`s that name the key, the value and the fix.
 """
 
 from leaml.config.caption import CaptionConfig, ClientConfig
-from leaml.config.generate import FilterConfig, GenerateConfig
+from leaml.config.filter import FilterConfig
+from leaml.config.generate import GenerateConfig
 from leaml.config.keys import explain, refusal
 from leaml.config.models import BUILTIN, ModelConfig, resolve_model
 from leaml.config.paths import absolute_from, relative_to, with_paths

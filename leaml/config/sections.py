@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from leaml.config.base import PATH, Section
 from leaml.config.caption import CaptionConfig
+from leaml.config.filter import FilterConfig
 from leaml.config.generate import GenerateConfig
 from leaml.config.models import ModelConfig
 from leaml.config.search import TuneConfig
@@ -190,7 +191,7 @@ class DistillConfig(TrainConfig):
 
 
 class FinetuneConfig(TrainConfig):
-    """Step 6: the VQA model learns from labeled rows and accepted pseudo pairs."""
+    """Step 7: the VQA model learns from labeled rows and accepted pseudo pairs."""
 
     label_share: float = Field(0.2, ge=0, le=1, description="Share of each batch drawn from the labeled rows.")
     start: Literal["base", "generator"] = Field(
@@ -238,7 +239,7 @@ Control = Literal[
 
 
 class EvaluateConfig(Section):
-    """Step 7: accuracy by question type beside the baselines."""
+    """Step 8: accuracy by question type beside the baselines."""
 
     baselines: BaselineConfig = Field(default_factory=lambda: BaselineConfig(), description="Baseline training.")
     controls: list[Control] = Field(
@@ -327,11 +328,12 @@ class Config(Section):
     score: ScoreConfig = Field(default_factory=ScoreConfig, description="Step 3.")
     distill: DistillConfig = Field(default_factory=DistillConfig, description="Step 4.")
     generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Step 5.")
-    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Step 6.")
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Step 7.")
+    filter: FilterConfig = Field(default_factory=FilterConfig, description="Step 6.")
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Step 7.")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Step 8.")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="Resources.")
     rounds: int = Field(
-        1, gt=0, description="Times steps 2 to 6 are done; from the second on the generator starts as the model adapted before."
+        1, gt=0, description="Times steps 2 to 7 are done; from the second on the generator starts as the model adapted before."
     )
     tune: TuneConfig = Field(default_factory=lambda: TuneConfig(), description="Search (leaml tune).")
 

@@ -93,7 +93,7 @@ def test_each_filter_is_a_row_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
 
     def adapt(found: Config) -> dict:
         seen.append(found)
-        row = {"accuracy": 0.5 + 0.1 * found.generate.filters.round_trip, "by_type": {}}
+        row = {"accuracy": 0.5 + 0.1 * found.filter.round_trip, "by_type": {}}
         step = {"name": "evaluate", "label": "evaluate leaml", "folder": "evaluate-1"}
         worth = {"leaml": {"right": row["accuracy"]}}
         monkeypatch.setattr(label_efficiency.pair_precision, "of_run", lambda folder: worth)
@@ -109,14 +109,14 @@ def test_each_filter_is_a_row_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     assert found["pairs"] == {"leaml": {"right": 0.6}, "leaml_off": {"right": 0.5}}
     assert [c.evaluate.controls for c in seen] == [["full_labels"], []]
     assert {(c.data.budget.seed, c.data.budget.fraction) for c in seen} == {(3, 0.02)}
-    assert seen[1].generate.filters.min_votes is None
+    assert seen[1].filter.min_votes is None
 
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_filters_of_the_full_table_are_keys_of_the_configuration(name: str) -> None:
-    keys = [f"generate.filters.{key}" for key in FILTERS[name]]
+    keys = [f"filter.{key}" for key in FILTERS[name]]
     changed, plain = (load(ROOT / "pipelines/configs/demo.yaml", overrides) for overrides in (keys, []))
-    assert changed.generate.filters != plain.generate.filters
+    assert changed.filter != plain.filter
 
 
 def test_gap_closed_and_report() -> None:

@@ -61,13 +61,17 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | 
 )
 def test_neuron_controls_differ_from_scores_or_selection_on(planned: Any, name: str, first: set[str]) -> None:
     ours, control = planned(None), planned(name)
-    assert ours.keys() == control.keys() == {"caption", "warmup", "importance", "score", "distill", "generate", "finetune"}
-    assert {s for s in ours if ours[s] != control[s]} == first | {"score", "distill", "generate", "finetune"}
+    assert (
+        ours.keys()
+        == control.keys()
+        == {"caption", "warmup", "importance", "score", "distill", "generate", "filter", "finetune"}
+    )
+    assert {s for s in ours if ours[s] != control[s]} == first | {"score", "distill", "generate", "filter", "finetune"}
 
 
 def test_without_captions_nothing_is_captioned_scored_or_distilled(planned: Any) -> None:
     ours, control = planned(None), planned("no_captions")
-    assert control.keys() == {"warmup", "generate", "finetune"}
+    assert control.keys() == {"warmup", "generate", "filter", "finetune"}
     assert control["warmup"] == ours["warmup"]
     assert control["generate"] != ours["generate"]
 
@@ -80,7 +84,7 @@ def test_mixed_captions_share_the_captions_and_nothing_else(planned: Any) -> Non
 
 
 def test_self_training_asks_the_labeled_questions_of_the_model_of_the_labels(planned: Any) -> None:
-    assert planned("self_training").keys() == {"generate", "finetune"}
+    assert planned("self_training").keys() == {"generate", "filter", "finetune"}
     row = {"image_id": "i", "question": "q?", "answer": "a", "question_type": "open", "options": None}
     twice = pa.Table.from_pylist([row, row | {"image_id": "j"}], schema=tables.LABELED)
     asked = method.self_training(parse(CONFIG), Labels(twice, twice.slice(0, 0), "")).generate
@@ -119,7 +123,7 @@ def test_second_round_begins_at_the_model_that_the_first_adapted(planned: Any, m
     monkeypatch.setattr(Plan, "execute", lambda self, step, work: made.setdefault(step.label, step))
     planned(None)
     folders = {label: step.folder.rsplit("/", 1)[-1] for label, step in made.items()}
-    first = [f"{name} leaml round 1" for name in ("importance", "score", "distill", "generate", "finetune")]
+    first = [f"{name} leaml round 1" for name in ("importance", "score", "distill", "generate", "filter", "finetune")]
     second = [label.removesuffix(" round 1") for label in first]
     assert list(made) == ["caption", "warmup", *first, "warmup again", *second]
     assert len(set(folders.values())) == len(folders)

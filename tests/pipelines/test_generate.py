@@ -1,8 +1,7 @@
-"""Generation with a scripted engine: what is asked, with which beginning and seed, and what becomes of the pairs."""
+"""Generation with a scripted engine: what is asked, with which beginning and seed, and what filters make of what is kept."""
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ from PIL import Image
 from leaml import prompts, tables
 from leaml.config import FilterConfig, GenerateConfig
 from leaml.engine import Completion, Request
-from pipelines.generate import GenerateWork, read_accepted
-from pipelines.run import Step
+from pipelines.filter import counts_of, decided
+from pipelines.generate import GenerateWork
 from pipelines.units import Item
 
 PICTURE = Image.new("RGB", (8, 8), "red")
@@ -49,12 +48,23 @@ def colours(request: Request, n: int) -> str:
     return f" Question: What colour is part {n}? Answer: red"
 
 
-def run(engine: Recorder, items: list[Item] = ITEMS, prompt: str = "Look!", **config: Any) -> tuple[list[Any], Counter[str]]:
-    work = GenerateWork(GenerateConfig(**{"pairs_per_image": 2, **config}), prompt)
+def candidates(
+    engine: Recorder, items: list[Item] = ITEMS, prompt: str = "Look!", pattern: str | None = None, **config: Any
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    work = GenerateWork(GenerateConfig(**{"pairs_per_image": 2, **config}), prompt, pattern)
     rows, counts = work(engine, items)
     assert [r["image_id"] for r in rows] == [i.image_id for i in items]
-    tables.table(rows, work.schema)  # the contract holds
-    return rows, counts
+    return tables.table(rows, work.schema).to_pylist(), counts  # the contract holds
+
+
+def run(
+    engine: Recorder, items: list[Item] = ITEMS, filters: FilterConfig | None = None, **config: Any
+) -> tuple[list[Any], Counter[str]]:
+    """Pairs as the filter step makes them, and the counts of both steps."""
+    written, counts = candidates(engine, items, **config)
+    rows = [decided(row, filters or FilterConfig()) for row in written]
+    tables.table(rows, tables.PSEUDO_QA)
+    return rows, counts + counts_of(rows)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +105,7 @@ def test_sampling_settings_reach_the_engine() -> None:
     run(engine, pairs_per_image=5, temperature=0.7, top_p=0.8, max_tokens=33)
     assert {(r.n, r.temperature, r.top_p, r.max_tokens, r.pattern) for r in engine.samples} == {(5, 0.7, 0.8, 33, None)}
     structured = Recorder(colours)
-    run(structured, structured=True, filters=FilterConfig(max_question_chars=60))
+    run(structured, pattern=prompts.pair_pattern(60, 100))
     assert {r.pattern for r in structured.samples} == {prompts.pair_pattern(60, 100)}
     assert {r.pattern for r in structured.answers} == {None}
     assert {(r.n, r.temperature) for r in engine.answers} == {(1, 0.0)}  # one greedy answer
@@ -127,8 +137,12 @@ def test_every_question_is_answered_again_once_and_not_for_nothing() -> None:
     assert len(engine.answers) == 1
     assert [p["roundtrip"] for p in rows[0]["pairs"]] == ["red", "red", "red", None]
     off = Recorder(colours)
-    run(off, filters=NO_FILTERS)
+    run(off, votes=0, filters=NO_FILTERS)
     assert off.answers == []
+    given = Recorder(colours)
+    rows, _ = run(given, ITEMS[:1], votes=0, questions=["What else?"], filters=NO_FILTERS)
+    assert [(r.text, r.n, r.temperature) for r in given.answers] == [("What else?", 1, 0.0)]
+    assert [p["question"] for p in rows[0]["pairs"]] == ["What colour is part 0?", "What colour is part 1?", "What else?"]
 
 
 def test_pairs_keep_order_score_and_reason_and_the_counts_add_up() -> None:
@@ -149,6 +163,8 @@ def test_pairs_keep_order_score_and_reason_and_the_counts_add_up() -> None:
     assert counts == Counter(
         {
             "tokens": 4 * (2 * 4 + 2 * 2),  # 2 images, 4 pairs and 2 answers each
+            "candidates": 8,
+            "images": 2,
             "pairs": 8,
             "accepted": 2,
             "rejected: round trip disagrees": 2,
@@ -165,16 +181,6 @@ def test_votes_are_the_share_of_agreeing_answers() -> None:
     assert {p["reason"] for p in rows[0]["pairs"]} == {"few votes"}
 
 
-def test_rejected_pairs_never_reach_training(tmp_path: Path) -> None:
-    replies = ["Question: Good? Answer: red", "Question: Bad? Answer: blue", "rubbish"]
-    rows, counts = run(Recorder(lambda r, n: replies[n]), pairs_per_image=3)
-    for number, part in enumerate((rows[:2], rows[2:])):
-        tables.write(f"{tmp_path}/rows/unit-{number}.parquet", tables.table(part, tables.PSEUDO_QA))
-    step = Step("generate", "generate", "0", str(tmp_path))
-    assert read_accepted(step) == [(name, "Good?", "red") for name in ("a", "b", "c")]
-    assert (counts["pairs"], counts["accepted"]) == (9, 3)
-
-
 def test_given_questions_are_answered_about_every_image_beside_the_sampled_pairs() -> None:
     engine = Recorder(colours, lambda r, n: "pink" if "polyp" in r.text else "red")
     rows, counts = run(engine, questions=["Where is the  polyp?", "What colour is part 0?"], filters=NO_FILTERS)
@@ -186,7 +192,9 @@ def test_given_questions_are_answered_about_every_image_beside_the_sampled_pairs
             ("Where is the polyp?", "pink", True),
         }
     assert counts["accepted"] == counts["pairs"] == 9
-    assert {r.text for r in engine.answers} == {"Where is the polyp?", "What colour is part 0?"}
+    asked = [r.text for r in engine.answers]
+    assert sorted(set(asked)) == ["What colour is part 0?", "What colour is part 1?", "Where is the polyp?"]
+    assert len(asked) == 3 * len(ITEMS)  # each once an image
 
 
 def test_given_questions_alone_need_no_sampling_and_take_the_winning_answer() -> None:
@@ -237,7 +245,7 @@ def test_pairs_and_answers_cut_at_the_token_limit_are_rejected_and_counted() -> 
         ("what else?", False, "cut at the token limit"),
     ]
     assert counts["rejected: cut at the token limit"] == 2
-    assert counts["replies cut at the token limit"] == 2
+    assert counts["replies cut at the token limit"] == 4  # with the answers to both questions
 
 
 def test_a_caption_of_its_own_that_is_cut_keeps_its_whole_sentences() -> None:

@@ -174,7 +174,7 @@ def test_the_kvasir_recipe_asks_the_19_questions_and_leaves_room_for_the_longest
     assert recipe.generate.questions == list(QUESTION_TYPES)
     cells = [f"{row}-{column}" for row in ("upper", "lower") for column in ("left", "center", "right")]
     longest = "; ".join(["center", "center-left", "center-right", *cells])
-    assert recipe.generate.filters.max_answer_chars > len(longest) == 111
+    assert recipe.filter.max_answer_chars > len(longest) == 111
 
 
 def test_letter_and_text_priors_see_shuffled_options_differently() -> None:

@@ -51,7 +51,8 @@ def test_nodes_are_those_that_keep_the_deadline() -> None:
 def test_requests_of_steps(tmp_path: Path) -> None:
     tree = recipe(tmp_path, "resources.images_per_unit=100").model_dump(mode="json")
     assert requests("caption", tree, Work(1000)) == (30, 50 + 2 * sizing.INDEX_GETS)
-    assert requests("generate", tree, Work(1000)) == (40, 70 + 2 * sizing.INDEX_GETS)
+    assert requests("generate", tree, Work(1000)) == (30, 50 + 2 * sizing.INDEX_GETS)
+    assert requests("filter", tree, Work(1000)) == (20, 60)
     assert requests("distill", tree, Work()) == (0, 2 * tree["distill"]["steps"] * tree["distill"]["batch_size"])
     assert requests("score", tree, Work()) == (0, 0)
 

@@ -1,0 +1,147 @@
+"""Step 6, filter: candidates become accepted or rejected pairs, each with its reason. CPUs do it, and no model is asked.
+
+Ray Data streams the files of candidates, and each becomes one file of pairs. Filters that need the pairs of all images take a
+pass before that, which counts them. A file of pairs that exists is not made again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from leaml import candidates, filters, tables
+from leaml.config import FilterConfig
+from leaml.data import files
+from leaml.errors import LeamlError
+from leaml.pairset import PairSet
+from pipelines.metrics import StepMetrics
+from pipelines.progress import Bar, say
+from pipelines.run import Run, Step
+from pipelines.units import describe, read_files, rows_of
+
+COUNTS = "counts"
+
+
+def filter_pairs(run: Run, generated: Step, variant: str = "leaml") -> Step:
+    """Decide about every candidate of a generate step, or of the hardness step after it."""
+    config = run.config.filter
+    step = run.step("filter", config.model_dump(), [generated], label=f"filter {variant}")
+    return run.execute(step, lambda: filter_files(step.label, generated.folder, step.folder, config))
+
+
+def filter_files(label: str, source: str, output: str, config: FilterConfig) -> dict[str, Any]:
+    """Make files of pairs in `output`/rows out of those of candidates in `source`/rows; returns the totals.
+
+    Filters of the whole set decide by a hash of the pair, so a run that is killed here and started again comes to the same.
+    """
+    parts = files.listing(f"{source}/rows")
+    whole = PairSet(config)
+    if whole.active:
+        _count(f"{label}, all pairs", parts, whole)
+    done = {name.rsplit("/", 1)[-1] for name in files.listing(f"{output}/rows")} if files.exists(f"{output}/rows") else set()
+    todo = [part for part in parts if part.rsplit("/", 1)[-1] not in done]
+    work = functools.partial(_publish, output=output, config=config, whole=whole if whole.active else None)
+    with Bar(label, len(parts), "files", len(parts) - len(todo)) as bar, StepMetrics(output, label) as exported:
+        for number, row in enumerate(_stream(todo, work, label), len(parts) - len(todo) + 1):
+            exported.unit(json.loads(row["result"]), 0.0)
+            exported.progress(number, len(parts))
+            bar.update(number)
+    summary = Counter[str]()
+    for part in parts:
+        summary.update(json.loads(files.read_bytes(_counts_file(output, part))))
+    say(f"{label}: {describe(summary)}")
+    return dict(summary)
+
+
+def decided(row: dict[str, Any], config: FilterConfig) -> dict[str, Any]:
+    """A row of the PSEUDO_QA table: what the filters of one image make of a row of candidates."""
+    pairs = filters.apply(candidates.of_row(row, config.correct_above if config.round_trip else None), config)
+    return {"image_id": row["image_id"], "caption": row["caption"], "pairs": pairs}
+
+
+def thin(whole: PairSet, rows: list[dict[str, Any]]) -> None:
+    """Ask the filters of the whole set about the accepted pairs of rows that `decided` made, in place."""
+    for row in rows:
+        for pair in row["pairs"]:
+            if pair["accepted"] and (reason := whole.reason(row["image_id"], pair["question"], pair["answer"])):
+                pair |= {"accepted": False, "reason": reason}
+
+
+def counts_of(rows: list[dict[str, Any]]) -> Counter[str]:
+    """How many images and pairs there are, how many are accepted, and how many are rejected for each reason."""
+    pairs = [pair for row in rows for pair in row["pairs"]]
+    counts = Counter(f"rejected: {pair['reason']}" for pair in pairs if not pair["accepted"])
+    return counts + Counter(images=len(rows), pairs=len(pairs), accepted=sum(bool(pair["accepted"]) for pair in pairs))
+
+
+def read_accepted(step: Step) -> list[tuple[str, str, str]]:
+    """`(image_id, question, answer)` of accepted pairs only; the one door from pseudo pairs to training."""
+    return [
+        (row["image_id"], pair["question"], pair["answer"])
+        for rows in read_files(step.folder, tables.PSEUDO_QA)
+        for row in rows.to_pylist()
+        for pair in row["pairs"]
+        if pair["accepted"]
+    ]
+
+
+def _count(label: str, parts: list[str], whole: PairSet) -> None:
+    """Count all pairs that the filters of their image accept, file by file: groups of similar questions depend on the order."""
+    waiting: dict[str, list[tuple[str, str, int]]] = {}
+    place = 0
+    with Bar(label, len(parts), "files") as bar:
+        for row in _stream(parts, functools.partial(_accepted, config=whole.config), label):
+            waiting[row["part"]] = json.loads(row["result"])
+            while place < len(parts) and parts[place] in waiting:
+                for question, answer, times in waiting.pop(parts[place]):
+                    whole.count(question, answer, times)
+                place += 1
+                bar.update(place)
+
+
+def _accepted(part: str, config: FilterConfig) -> list[tuple[str, str, int]]:
+    """Questions and answers of a file's accepted pairs, and how often each comes."""
+    rows = [decided(row, config) for row in tables.read(part, tables.CANDIDATES).to_pylist()]
+    found = Counter((pair["question"], pair["answer"]) for row in rows for pair in row["pairs"] if pair["accepted"])
+    return [(question, answer, times) for (question, answer), times in found.items()]
+
+
+def _publish(part: str, output: str, config: FilterConfig, whole: PairSet | None) -> Counter[str]:
+    rows = [decided(row, config) for row in tables.read(part, tables.CANDIDATES).to_pylist()]
+    if whole is not None:
+        thin(whole, rows)
+    counts = counts_of(rows)
+    files.write_bytes(_counts_file(output, part), json.dumps(counts).encode())
+    # last, since this file is what makes the part done
+    tables.write(f"{output}/rows/{part.rsplit('/', 1)[-1]}", tables.table(rows, tables.PSEUDO_QA))
+    return counts
+
+
+def _counts_file(output: str, part: str) -> str:
+    return f"{output}/{COUNTS}/{part.rsplit('/', 1)[-1].removesuffix('.parquet')}.json"
+
+
+def _stream(parts: list[str], work: Any, label: str) -> Iterator[dict[str, Any]]:
+    """What `work` makes of each file, as JSON in the column `result`, in whatever order it is ready."""
+    import ray
+
+    if not parts:
+        return
+    given = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+    yield from rows_of(given.map(_Task(work), num_cpus=1), label)
+
+
+class _Task:
+    """Calls `work` with the file of a row; our own errors come back in the column `error`, as those of engines do."""
+
+    def __init__(self, work: Any) -> None:
+        self.work = work
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return row | {"result": json.dumps(self.work(row["part"])), "error": []}
+        except LeamlError as error:
+            return row | {"result": "{}", "error": [type(error).__name__, str(error)]}

@@ -1,0 +1,129 @@
+"""The filter step: every candidate gets a verdict, nothing that is rejected is learned, a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leaml import tables
+from leaml.config import FilterConfig
+from leaml.errors import DataError
+from pipelines.filter import filter_files, read_accepted
+from pipelines.run import Step
+
+PARTS, IMAGES = 5, 100
+PLAIN = FilterConfig(round_trip=False, min_votes=None)
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("ray_local")]
+
+
+def reply(text: str, logprob: float = -0.5) -> dict[str, Any]:
+    return {"text": text, "mean_logprob": logprob, "cut": False}
+
+
+def publish(folder: Path) -> list[str]:
+    """Candidates of a right pair and of one that the second answer contradicts, in files; the ids of their images."""
+    for part in range(PARTS):
+        rows = [
+            {
+                "image_id": f"{part}-{number:02d}",
+                "caption": None,
+                "replies": [reply("Question: Is it red? Answer: yes"), reply("Question: Is it round? Answer: no", -0.2)],
+                "answers": [
+                    {"question": "Is it red?", "given": False, "replies": [reply("yes")]},
+                    {"question": "Is it round?", "given": False, "replies": [reply("yes", -3.0)]},
+                ],
+                "base": [{"question": "Is it red?", "answer": "yes" if number % 2 else "no"}],
+            }
+            for number in range(IMAGES)
+        ]
+        tables.write(f"{folder}/rows/unit-{part}.parquet", tables.table(rows, tables.CANDIDATES))
+    return [f"{part}-{number:02d}" for part in range(PARTS) for number in range(IMAGES)]
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
+    return [row for file in sorted(folder.glob("rows/*")) for row in tables.read(str(file), tables.PSEUDO_QA).to_pylist()]
+
+
+def reasons(folder: Path) -> Counter[str]:
+    return Counter(pair["reason"] for row in stored(folder) for pair in row["pairs"])
+
+
+@pytest.fixture(scope="module")
+def candidates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("generate")
+    publish(folder)
+    return folder
+
+
+def test_rejected_pairs_stay_in_the_table_and_out_of_training(candidates: Path, tmp_path: Path) -> None:
+    before = {file: file.read_bytes() for file in candidates.glob("rows/*")}
+    summary = filter_files("filter", str(candidates), str(tmp_path), FilterConfig())
+    assert summary == {"images": 500, "pairs": 1000, "accepted": 500, "rejected: round trip disagrees": 500}
+    assert reasons(tmp_path) == {"": 500, "round trip disagrees": 500}
+    trained = read_accepted(Step("filter", "filter", "0", str(tmp_path)))
+    assert trained == [(row["image_id"], "Is it red?", "yes") for row in stored(tmp_path)]
+    assert {file: file.read_bytes() for file in candidates.glob("rows/*")} == before  # candidates are never rewritten
+
+
+def test_pairs_that_the_base_answers_too_are_rejected_where_that_is_asked_for(candidates: Path, tmp_path: Path) -> None:
+    summary = filter_files("filter", str(candidates), str(tmp_path), FilterConfig(hardness=True))
+    assert summary["rejected: base answers it"] == 250
+    trained = read_accepted(Step("filter", "filter", "0", str(tmp_path)))
+    assert {int(image[2:]) % 2 for image, _, _ in trained} == {0} and len(trained) == 250
+
+
+def test_filters_of_all_pairs_come_to_the_same_after_a_kill(candidates: Path, tmp_path: Path) -> None:
+    config = FilterConfig(max_per_question=100)
+    summary = filter_files("filter", str(candidates), str(tmp_path / "one"), config)
+    dropped = summary["rejected: question too common"]
+    assert summary["accepted"] == 500 - dropped == pytest.approx(100, rel=0.3)
+    assert reasons(tmp_path / "one") == {"": 500 - dropped, "question too common": dropped, "round trip disagrees": 500}
+
+    for folder in ("rows", "counts"):  # as if killed after two files, and after the counts of a third
+        (tmp_path / "two" / folder).mkdir(parents=True)
+        for file in sorted((tmp_path / "one" / folder).iterdir())[: 2 if folder == "rows" else 3]:
+            (tmp_path / "two" / folder / file.name).write_bytes(file.read_bytes())
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "two" / "rows").iterdir()}
+    assert filter_files("filter", str(candidates), str(tmp_path / "two"), config) == summary
+    assert stored(tmp_path / "two") == stored(tmp_path / "one")
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept  # not made again
+
+    other = filter_files("filter", str(candidates), str(tmp_path / "three"), config.model_copy(update={"seed": 1}))
+    assert other != summary or stored(tmp_path / "three") != stored(tmp_path / "one")
+
+
+def test_similar_questions_are_counted_as_one_whatever_file_is_ready_first(candidates: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "image_id": f"{n}",
+            "caption": None,
+            "replies": [reply(f"Question: {question} Answer: yes")],
+            "answers": [],
+            "base": None,
+        }
+        for n, question in enumerate(["Is the ball red?", "Is the ball red ?", "is the ball red"] * 40)
+    ]
+    for part in range(3):
+        tables.write(f"{tmp_path}/c/rows/unit-{part}.parquet", tables.table(rows[part::3], tables.CANDIDATES))
+    config = PLAIN.model_copy(update={"max_per_question": 40, "similar_questions": 0.8})
+    summary = filter_files("filter", f"{tmp_path}/c", f"{tmp_path}/out", config)
+    assert summary["accepted"] == pytest.approx(40, abs=16)  # of 120, which is one group
+
+
+def test_a_damaged_file_of_candidates_is_named_and_the_others_are_kept(candidates: Path, tmp_path: Path) -> None:
+    for file in candidates.glob("rows/*"):
+        (tmp_path / "rows").mkdir(exist_ok=True)
+        (tmp_path / "rows" / file.name).write_bytes(file.read_bytes())
+    bad = tmp_path / "rows" / "unit-3.parquet"
+    bad.write_bytes(bad.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"unit-3\.parquet is not a readable Parquet file"):
+        filter_files("filter", str(tmp_path), str(tmp_path / "out"), PLAIN)
+    assert not (tmp_path / "out" / "rows" / "unit-3.parquet").exists()
+    publish(tmp_path)
+    assert filter_files("filter", str(tmp_path), str(tmp_path / "out"), PLAIN)["images"] == 500
+    assert json.loads((tmp_path / "out" / "counts" / "unit-3.json").read_text())["images"] == IMAGES

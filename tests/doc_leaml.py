@@ -46,7 +46,7 @@ PUT_IN = {
     "...": "",
 }
 """What a reader puts in."""
-STEPS = ("caption", "warmup", "score", "distill", "generate", "finetune", "evaluate")
+STEPS = ("caption", "warmup", "score", "distill", "generate", "filter", "finetune", "evaluate")
 RAY, DONE, CLUSTER, PARSED = "up to Ray", "to its end", "up to the cluster's first reply", "parsed"
 SOURCES = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 DOORS = "security/test_open_doors.py"

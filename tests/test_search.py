@@ -154,6 +154,7 @@ def test_importances_and_plot() -> None:
         (["score.method", "score.ratio"], {}, "warmup"),
         (["finetune.lr", "distill.qa_weight"], {}, "score"),
         (["generate.top_p"], {}, "distill"),
+        (["filter.min_votes"], {}, "generate"),
         (["generate.top_p"], {"distill": {"skip": True}}, "warmup"),
         (["warmup.lr"], {"distill": {"skip": True}}, None),
         (["finetune.lr"], {"rounds": 2}, "caption"),

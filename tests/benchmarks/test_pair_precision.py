@@ -36,8 +36,8 @@ def run(tmp_path: Path) -> Path:
     ]
     of_b = [pair("What is shown? Check all.", "player; ball"), pair("Is there a circle?", "yes")]
     rows = [{"image_id": "a", "pairs": of_a}, {"image_id": "b", "pairs": of_b}]
-    tables.write(f"{tmp_path}/generate-1/rows/0.parquet", tables.table(rows, tables.PSEUDO_QA))
-    steps = [("ingest labeled", "ingest-1"), ("generate leaml", "generate-1"), ("evaluate leaml", "evaluate-1")]
+    tables.write(f"{tmp_path}/filter-1/rows/0.parquet", tables.table(rows, tables.PSEUDO_QA))
+    steps = [("ingest labeled", "ingest-1"), ("filter leaml", "filter-1"), ("evaluate leaml", "evaluate-1")]
     status = {"steps": [{"label": label, "folder": folder} for label, folder in steps]}
     (tmp_path / "status.json").write_text(json.dumps(status))
     return tmp_path
@@ -53,17 +53,6 @@ def test_a_pair_is_judged_where_its_image_has_its_question(run: Path) -> None:
             "by_type": {"color": 1.0, "multiple_choice": 1.0, "yes_no": 0.0},
         }
     }
-
-
-def test_pairs_that_hardness_rejects_are_not_counted(run: Path) -> None:
-    rejected = [pair("what color is the shape", "Teal.", accepted=False), pair("is there a circle?", "no")]
-    rows = [{"image_id": "a", "pairs": rejected}]
-    tables.write(f"{run}/hardness-1/rows/0.parquet", tables.table(rows, tables.PSEUDO_QA))
-    status = json.loads((run / "status.json").read_text())
-    status["steps"].insert(2, {"label": "hardness leaml", "folder": "hardness-1"})
-    (run / "status.json").write_text(json.dumps(status))
-    (found,) = pair_precision.of_run(str(run)).values()
-    assert (found["accepted"], found["right"], found["rejected_right"]) == (1, 0.0, 1.0)
 
 
 def test_nothing_judged_is_blank_and_no_run_is_said(run: Path, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_distillation_moved_selected_rows_only(run: tuple[Path, Config, str]) ->
 
 def test_only_accepted_pairs_are_trained_on(run: tuple[Path, Config, str]) -> None:
     folder, _, _ = run
-    made = [tables.read(str(f)).to_pylist() for f in sorted((step(folder, "generate leaml") / "rows").iterdir())]
+    made = [tables.read(str(f)).to_pylist() for f in sorted((step(folder, "filter leaml") / "rows").iterdir())]
     pairs = [(r["image_id"], p) for part in made for r in part for p in r["pairs"]]
     assert len({i for i, _ in pairs}) == 128
     accepted = {(i, p["question"], p["answer"]) for i, p in pairs if p["accepted"]}
@@ -145,7 +145,7 @@ def test_only_accepted_pairs_are_trained_on(run: tuple[Path, Config, str]) -> No
 
 def test_inspect_tells_the_story_of_one_image(run: tuple[Path, Config, str]) -> None:
     folder, _, _ = run
-    made = tables.read(str(sorted((step(folder, "generate leaml") / "rows").iterdir())[0])).to_pylist()[0]
+    made = tables.read(str(sorted((step(folder, "filter leaml") / "rows").iterdir())[0])).to_pylist()[0]
     found = leaml("inspect", str(folder), "--image", made["image_id"][:12], timeout=120)
     assert found.returncode == 0, found.stderr
     caption = next(
@@ -253,3 +253,22 @@ def test_an_interrupted_and_a_killed_run_resume_at_their_checkpoints(run: tuple[
     whole = json.loads((step(folder, "warmup") / "training.json").read_text())
     assert [s for s, _ in resumed["losses"]] == [s for s, _ in whole["losses"]]
     assert resumed["losses"][-1][1] == pytest.approx(whole["losses"][-1][1], rel=1e-3)
+
+
+def test_another_threshold_filters_anew_and_asks_no_model(run: tuple[Path, Config, str]) -> None:
+    folder, _, _ = run
+    before = {file: file.read_bytes() for file in (step(folder, "generate leaml") / "rows").iterdir()}
+    filtered, generator = step(folder, "filter leaml"), step(folder, "distill leaml") / "model"
+    generator.rename(generator.with_name("away"))  # no engine could start
+    try:
+        again = leaml("filter", str(folder.parents[1] / "small.yaml"), "filter.max_answer_chars=3")
+    finally:
+        generator.with_name("away").rename(generator)
+    assert again.returncode == 0, again.stdout + again.stderr
+    states = {s["label"]: s["state"] for s in json.loads((folder / "status.json").read_text())["steps"]}
+    assert (states["generate leaml"], states["filter leaml"]) == ("reused", "done")
+    assert {file: file.read_bytes() for file in before} == before
+    made = [row for file in (step(folder, "filter leaml") / "rows").iterdir() for row in tables.read(str(file)).to_pylist()]
+    assert step(folder, "filter leaml") != filtered
+    assert max(len(p["answer"]) for row in made for p in row["pairs"] if p["accepted"]) <= 3
+    assert "answer too long" in {p["reason"] for row in made for p in row["pairs"]}

@@ -34,7 +34,8 @@ TRAIN = {"steps": 60, "lr": 1e-3, "save_every": 15, "batch_size": 8}
 SHORT = TRAIN | {"steps": 10}
 KILLS = ("caption", "importance leaml", "distill leaml")
 """A step of engines, of scores and of training; the others of a kind run the same code, and a death costs a minute here."""
-STEPS = ("caption", "warmup", "importance leaml", "distill leaml", "generate leaml", "finetune leaml", "evaluate leaml")
+LEAML = ("importance", "distill", "generate", "filter", "finetune", "evaluate")
+STEPS = ("caption", "warmup", *(f"{name} leaml" for name in LEAML))
 pytestmark = pytest.mark.timeout(1700)
 
 
@@ -245,6 +246,7 @@ def test_steps_survive_the_death_of_a_node_and_the_run_that_of_its_head(
     asked = Counter(ids(folders["generate leaml"], "rows/"))
     assert (len(asked), max(asked.values())) == (len(images) - 40, 1)  # all but the labeled ones
     assert asked.keys() <= images
+    assert Counter(ids(folders["filter leaml"], "rows/")) == asked
     for label in ("warmup", "distill leaml", "finetune leaml"):
         summary = json.loads(files.read_bytes(f"{full(folders[label])}/training.json"))
         assert [step for step, _ in summary["losses"]] == [0, 10, 20, 30, 40, 50, 59], label

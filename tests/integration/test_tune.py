@@ -26,7 +26,8 @@ SETTINGS: dict[str, Any] = {
     },
     "warmup": {"steps": 20, "batch_size": 16, "lr": 1e-3},
     "distill": {"skip": True},
-    "generate": {"pairs_per_image": 4, "filters": {"round_trip": False, "min_votes": None}},
+    "generate": {"pairs_per_image": 4, "votes": 0},
+    "filter": {"round_trip": False, "min_votes": None},
     "finetune": {"steps": 12, "batch_size": 16, "lr": 1e-3},
     "tune": {
         "space": {"finetune.lr": {"choices": [1e-3, 1e-5, 1e30]}},

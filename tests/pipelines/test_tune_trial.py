@@ -68,7 +68,7 @@ def test_where_generators_are_judged_only_finalists_are_adapted(
 
 def test_hours_are_those_of_the_steps_that_depend_on_the_point(tmp_path: Path) -> None:
     run = Run(config(tmp_path, resources={"engines": 2, "train_workers": 4}), noted=False)
-    for name in ("caption", "distill", "generate", "finetune"):
+    for name in ("caption", "distill", "generate", "filter", "finetune"):
         step = run.step(name, {}, [])
         Path(step.folder).mkdir(parents=True)
         Path(step.path("_DONE.json")).write_text(json.dumps({"seconds": 900.0, "summary": {}}))

@@ -100,7 +100,7 @@ def distil(loaded: Config, folders: Folders, questions: list[Example], arm: Arm)
     store = ImageStore([files.join(folders.images, "images")], loaded.data.max_pixels)
     qa = {name: read_examples(files.join(folders.warmed, f"{name}.parquet")) for name in QA_TASKS}
     found = score(vlm, store, [e for examples in qa.values() for e in examples], loaded.score, arm)
-    chosen = selection.select(found, arm.ratio, arm.scope, loaded.score.normalise)
+    chosen = selection.select(found, arm.ratio, arm.scope, loaded.select.normalise)
     vlm.model = get_peft_model(vlm.model, NeuronConfig(rows=chosen))
     parameters = [p for p in vlm.model.parameters() if p.requires_grad]
     made = {"captions": (1.0, 1.0)} | {name: (share, given.check_weight) for name, share in question_shares(given).items()}

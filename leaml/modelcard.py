@@ -53,7 +53,7 @@ def _folder_card(found: Finished) -> dict[str, Any]:
 def _run_card(found: Finished) -> dict[str, Any]:
     config, metrics = found.config, found.metrics
     base = ModelConfig.model_validate(config.get("model") or {})
-    data, score = config.get("data") or {}, config.get("score") or {}
+    data, score, select = (config.get(name) or {} for name in ("data", "score", "select"))
     calibration = {key: value for key, value in found.calibration.items() if key not in ("bins", "model")}
     return {
         "kind": "run",
@@ -61,7 +61,7 @@ def _run_card(found: Finished) -> dict[str, Any]:
         "run": found.name,
         "run_id": found.step,
         "base_model": _model(base),
-        "method": {"neurons": score.get("method"), "ratio": score.get("ratio"), "scope": score.get("scope")},
+        "method": {"neurons": score.get("method"), "ratio": select.get("ratio"), "scope": select.get("scope")},
         "data": {role: _source(data[role]) if data.get(role) else None for role in ("labeled", "unlabeled", "evaluation")},
         "labels": {"images": metrics.get("labels"), "questions": metrics.get("label_rows")},
         "evaluation": _evaluation(metrics) if metrics else None,

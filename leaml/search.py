@@ -147,20 +147,18 @@ def base_point(config: Config) -> Point | None:
     return point
 
 
-STEPS = ("caption", "warmup", "score", "distill", "generate", "filter", "finetune")
-SELECTION = {"score.ratio", "score.scope", "score.normalise"}
-"""Keys of which the scores do not depend, only which neurons are taken: the first step that they change is distill."""
+STEPS = ("caption", "warmup", "score", "select", "distill", "generate", "filter", "finetune")
 
 
 def last_shared_step(config: Config) -> str | None:
     """The last step before those that a key of the space changes, so that trials find it done; None when there is none."""
-    changed = {"distill" if key in SELECTION else key.split(".")[0] for key in config.tune.space}
+    changed = {key.split(".")[0] for key in config.tune.space}
     if not changed <= set(STEPS):
         return None
     shared = STEPS[: min(map(STEPS.index, changed))]
     if config.rounds > 1:  # a later round depends on everything in the first
         shared = shared[:1]
-    left_out = ("caption", "score", "distill") if config.distill.skip else ()
+    left_out = ("caption", "score", "select", "distill") if config.distill.skip else ()
     return next((step for step in reversed(shared) if step not in left_out), None)
 
 
@@ -171,7 +169,7 @@ def _between(values: RangeConfig, value: Any) -> bool:
 def check_space(config: Config) -> None:
     """Raise ConfigError for an empty space, an unknown key or a value at the end of a range that the key refuses."""
     if not config.tune.space:
-        msg = "tune.space is empty; give at least one key a range, for example {score.ratio: {choices: [0.1, 0.3, 1.0]}}"
+        msg = "tune.space is empty; give at least one key a range, for example {select.ratio: {choices: [0.1, 0.3, 1.0]}}"
         raise ConfigError(msg)
     if config.tune.judge == "generator" and config.distill.skip:
         msg = "tune.judge is generator, but distill.skip is true, so no generator is judged; set tune.judge to adapted"

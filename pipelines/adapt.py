@@ -28,8 +28,8 @@ from pipelines.progress import say, warn
 from pipelines.run import PARTIAL, Beside, Run, Step
 from pipelines.runtime import start_ray
 
-STEPS = ("ingest", "caption", "warmup", "score", "distill", "generate", "filter", "finetune", "evaluate")
-DISTILLATION = ("caption", "score", "distill")
+STEPS = ("ingest", "caption", "warmup", "score", "select", "distill", "generate", "filter", "finetune", "evaluate")
+DISTILLATION = ("caption", "score", "select", "distill")
 """Steps that a run with `distill.skip` does not have."""
 
 

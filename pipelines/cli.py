@@ -132,22 +132,22 @@ def _step_command(name: str, what: str) -> Callable[..., None]:
     return command
 
 
-def _score(
+def _select(
     config: ConfigFile,
     overrides: Overrides = None,
     plot: Annotated[str | None, typer.Option(help="Draw the selection by layer and module to this .svg or .png file.")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Step 3: score neurons and select. Earlier steps are run first unless finished."""
+    """Step 4: select neurons by their scores. Earlier steps are run first unless finished."""
     if plot is None:
-        _run(config, overrides, "score", verbose)
+        _run(config, overrides, "select", verbose)
         return
     from leaml.config import load
     from leaml.neurons.plots import check_format
 
     run_folder = load(config, overrides).run_folder
     check_format(plot)
-    _run(config, overrides, "score", verbose)
+    _run(config, overrides, "select", verbose)
     from pipelines.overlap import draw_selection
 
     draw_selection(run_folder, plot)
@@ -157,14 +157,15 @@ for _name, _what in {
     "ingest": "Read the sources into tables.",
     "caption": "Step 1: the teacher describes the images.",
     "warmup": "Step 2: the QA generator learns from the labels.",
-    "score": "Step 3: score neurons and select.",
-    "distill": "Step 4: distill captions into the selected neurons.",
-    "generate": "Step 5: write candidates of pairs.",
-    "filter": "Step 6: accept or reject them.",
-    "finetune": "Step 7: fine-tune the VQA model.",
-    "evaluate": "Step 8: evaluate beside the baselines (the same as adapt).",
+    "score": "Step 3: score neurons by gradients of the QA loss.",
+    "select": "Step 4: select neurons by their scores.",
+    "distill": "Step 5: distill captions into the selected neurons.",
+    "generate": "Step 6: write candidates of pairs.",
+    "filter": "Step 7: accept or reject them.",
+    "finetune": "Step 8: fine-tune the VQA model.",
+    "evaluate": "Step 9: evaluate beside the baselines (the same as adapt).",
 }.items():
-    app.command(_name)(_score if _name == "score" else _step_command(_name, _what))
+    app.command(_name)(_select if _name == "select" else _step_command(_name, _what))
 
 
 @app.command()
@@ -219,8 +220,10 @@ def plan(
 
 @app.command()
 def overlap(
-    a: Annotated[str, typer.Argument(help="Folder of a score step, local or s3://, for example runs/mine/score-0123456789ab.")],
-    b: Annotated[str, typer.Argument(help="Folder of another score step.")],
+    a: Annotated[
+        str, typer.Argument(help="Folder of a select step, local or s3://, such as runs/mine/select-0123456789ab.")
+    ],
+    b: Annotated[str, typer.Argument(help="Folder of another select step.")],
     plot: Annotated[str | None, typer.Option(help="Draw the overlap by layer and module to this .svg or .png file.")] = None,
 ) -> None:
     """What two selections of neurons have in common (other domain, score or seed), beside what chance would give."""

@@ -1,4 +1,4 @@
-"""Step 4, distill: the teacher's captions move only the selected neurons of the generator, held in place by the QA loss."""
+"""Step 5, distill: the teacher's captions move only the selected neurons of the generator, held in place by the QA loss."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def distill(
     sources: Sources,
     captions: Step,
     warmed: Step,
-    scored: Step,
+    selected: Step,
     variant: str = "leaml",
     judge: Judge | None = None,
 ) -> Step:
@@ -54,7 +54,7 @@ def distill(
     config = run.config.distill
     settings = {"distill": config.model_dump(), "seed": run.config.seed}
     version = 3 if run.config.score.unit == "ffn" else 2  # columns are trained since 3; rows as in 2
-    step = run.step("distill", settings, [captions, warmed, scored], version, label=f"distill {variant}")
+    step = run.step("distill", settings, [captions, warmed, selected], version, label=f"distill {variant}")
 
     def work() -> dict[str, Any]:
         request = run.config.caption.prompt or prompts.CAPTION
@@ -77,7 +77,7 @@ def distill(
             sources.image_folders,
             config,
             method="neurons",
-            selection=scored.folder,
+            selection=selected.folder,
             seed=run.config.seed,
             max_pixels=run.config.data.max_pixels,
             validation=judge.file if judge else None,

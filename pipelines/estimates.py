@@ -25,7 +25,7 @@ from pipelines.run import DONE
 
 ENGINES = {"caption", "generate", "hardness", "evaluate"}
 TRAININGS = {"warmup", "distill", "finetune"}
-GRADIENTS = {"importance"}
+GRADIENTS = {"score"}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Steps 2 to 7 of the method in order, and the same with one part replaced (controls).
+"""Steps 2 to 8 of the method in order, and the same with one part replaced (controls).
 
 A control shares every step with the method that its replacement does not touch.
 """
@@ -16,6 +16,7 @@ from pipelines.hardness import hardness
 from pipelines.ingest import Labels, Sources, draw_labels
 from pipelines.run import Run, Step
 from pipelines.score import score
+from pipelines.selection import select
 from pipelines.train import Judge
 from pipelines.warmup import warmup
 
@@ -32,7 +33,7 @@ def method(
     until: str = "evaluate",
     judge: Judge | None = None,
 ) -> Step:
-    """Steps 1 to 7, the last six `rounds` times; returns the fine-tuning step that holds the adapted model.
+    """Steps 1 to 8, the last seven `rounds` times; returns the fine-tuning step that holds the adapted model.
 
     From the second round on the generator starts as the model that the round before adapted, and its neurons are scored anew.
     With `finetune.start: base` fine-tuning starts at the base every time, so that errors of one round's pairs stay there.
@@ -59,7 +60,7 @@ def _round(
     until: str = "evaluate",
     judge: Judge | None = None,
 ) -> Step:
-    """Steps 2 to 7, the generator starting as the model `adapted` (none: the base)."""
+    """Steps 2 to 8, the generator starting as the model `adapted` (none: the base)."""
 
     def stop_after(name: str, step: Step) -> Step:
         if until == name:
@@ -69,7 +70,8 @@ def _round(
     generator = stop_after("warmup", warmup(run, sources, labels, captions, adapted))
     if captions is not None:
         scored = stop_after("score", score(run, sources, generator, variant))
-        generator = stop_after("distill", distill(run, sources, captions, generator, scored, variant, judge))
+        selected = stop_after("select", select(run, scored, variant))
+        generator = stop_after("distill", distill(run, sources, captions, generator, selected, variant, judge))
     written = stop_after("generate", generate(run, sources, labels, captions, generator, variant))
     if run.config.filter.hardness:
         written = hardness(run, sources, written, variant)
@@ -105,7 +107,7 @@ def replaced(config: Config, name: str) -> Config:
     if name in ("random_neurons", "magnitude_neurons", "lowest_neurons"):
         return config.model_copy(update={"score": config.score.model_copy(update={"method": name.removesuffix("_neurons")})})
     if name == "all_neurons":
-        return config.model_copy(update={"score": config.score.model_copy(update={"ratio": 1.0})})
+        return config.model_copy(update={"select": config.select.model_copy(update={"ratio": 1.0})})
     if name == "no_captions":  # SelTDA, arXiv 2306.03932: no captions, no mask
         steps = config.evaluate.baselines.no_captions_warmup or config.warmup.steps
         changes = {

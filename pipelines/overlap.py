@@ -16,14 +16,14 @@ from pipelines.progress import console, say
 
 
 def show(folder_a: str, folder_b: str, plot: str | None = None) -> None:
-    """Print the overlap of two score steps' selections (folders, local or s3://); draw it to `plot`, an .svg or .png file."""
+    """Print the overlap of two select steps (folders, local or s3://); draw it to `plot`, an .svg or .png file."""
     picture = plots.check_format(plot) if plot else ""
     a, b = selection.read(folder_a), selection.read(folder_b)
     modules = overlap.compare(a, b)
     left_out = len({n for s in (a, b) for n, count in s.modules.items() if "rows" in count} - modules.keys())
     for letter, saved in (("A", a), ("B", b)):
-        score = saved.facts.get("score", {})
-        what = f"{score.get('method')}, {100 * score.get('ratio', math.nan):g} %, scope {score.get('scope')}"
+        score, select = saved.facts.get("score", {}), saved.facts.get("select", {})
+        what = f"{score.get('method')}, {100 * select.get('ratio', math.nan):g} %, scope {select.get('scope')}"
         console.print(f"{letter}: {what}, {saved.facts.get('examples')} labeled rows, {saved.folder}")
     if left_out:
         console.print(f"{left_out} modules were scored for one of them only and are left out")
@@ -35,13 +35,13 @@ def show(folder_a: str, folder_b: str, plot: str | None = None) -> None:
 
 
 def draw_selection(run_folder: str, file: str) -> None:
-    """Draw the selection of the run's own score step. Raises DataError when the run has none."""
+    """Draw the selection of the run's own select step. Raises DataError when the run has none."""
     steps = json.loads(files.read_bytes(files.join(run_folder, "status.json")))["steps"]
-    scored = [s["folder"] for s in steps if s["label"] == "score leaml"]
-    if not scored:
-        msg = f"{run_folder} has scored no neurons (distill.skip leaves that step out), so there is nothing to draw"
+    selected = [s["folder"] for s in steps if s["label"] == "select leaml"]
+    if not selected:
+        msg = f"{run_folder} has selected no neurons (distill.skip leaves that step out), so there is nothing to draw"
         raise DataError(msg)
-    folder = files.join(run_folder, scored[-1])
+    folder = files.join(run_folder, selected[-1])
     scores = load_tensors(files.read_bytes(files.join(folder, "scores.safetensors")))
     _write(file, plots.selection_picture(selection.read(folder), scores, plots.check_format(file)))
 

@@ -269,8 +269,8 @@ def _work_text(planned: Planned, amounts: Amounts) -> str:
         which = "rates then the best" if work.held_out else "rates, of which the first: no labels are held out to choose by"
         sweep = f", {len(rates)} {which}" if len(rates) > 1 else ""
         return f"{section['steps']:,} steps x {section['batch_size']} examples{sweep}"
-    if step.name == "score":
-        return f"{100 * tree['score']['ratio']:g} % of the neurons by {tree['score']['method']}"
+    if step.name == "select":
+        return f"{100 * tree['select']['ratio']:g} % of the neurons by {tree['score']['method']}"
     if step.name not in ENGINES | GRADIENTS:
         return ""
     text = _amount((work.images, "examples" if step.name in GRADIENTS else "images"), (work.questions, "questions"))

@@ -25,7 +25,7 @@ SAMPLES = 12
 
 def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: dict[str, Any]) -> str:
     """Write report/index.html of a finished run, print the accuracy table, return the page's path."""
-    scored, captions = _latest(run, "score"), _latest(run, "caption")
+    selected, captions = _latest(run, "select"), _latest(run, "caption")
     filtered = _latest(run, "filter")
     page = report.write_report(
         report.ReportData(
@@ -36,7 +36,7 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: di
             samples=_samples(run, sources, filtered, captions),
             wrong=_wrong_answers(run, sources, metrics),
             sources=_sources(run, labels),
-            selection=_selection(scored) if scored else [],
+            selection=_selection(selected) if selected else [],
             losses=_losses(run),
             steps=run.steps(),
             filters=_filter_counts(run, filtered) if filtered else {},
@@ -199,7 +199,7 @@ def _facts(run: Run, adapted: Step) -> dict[str, str]:
     return _label_facts(run) | {
         "model": config.model.name,
         "teacher": config.caption.url or config.caption.teacher.name,
-        "neurons": f"{config.score.method}, top {100 * config.score.ratio:g} % per {config.score.scope}",
+        "neurons": f"{config.score.method}, top {100 * config.select.ratio:g} % per {config.select.scope}",
         "pseudo pairs trained on": str(training.get("pseudo_pairs", "")),
         "adapted model": adapted.path("model"),
         "learning rate of the fine-tuning": f"{training.get('lr', 0):g}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,35 +19,11 @@ from pipelines.run import Run, Step
 from pipelines.train import Watch, fit, progress_writer, read_examples, share_machine
 from pipelines.warmup import qa_tasks
 
-SELECTION = {"ratio", "scope", "normalise"}
-"""Settings of which the scores do not depend: another ratio takes other neurons of the same scores."""
-
 
 def score(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> Step:
-    """Select the share of the warmed-up generator's neurons that distillation may move, by their scores."""
-    from leaml.neurons import selection
-
-    config = run.config.score
-    scored = importance(run, sources, warmed, variant)
-    step = run.step("score", config.model_dump(), [scored], version=2, label=f"score {variant}")
-
-    def work() -> dict[str, Any]:
-        found, owner, facts, blocks = selection.read_scores(scored.folder)
-        chosen = selection.select(found, config.ratio, config.scope, config.normalise)
-        with tempfile.TemporaryDirectory() as folder:
-            selection.save(chosen, found, Path(folder), owner, {"score": config.model_dump(), **facts}, blocks)
-            files.upload_tree(folder, step.folder)
-        modules = json.loads(files.read_bytes(step.path("selection.json")))["modules"].values()
-        trained_rows = [m for m in modules if "rows" in m]
-        return {"rows": sum(m["rows"] for m in trained_rows), "selected": sum(m["selected"] for m in trained_rows)}
-
-    return run.execute(step, work)
-
-
-def importance(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> Step:
     """Score the neurons of the warmed-up generator on Ray Train workers."""
     config = run.config.score
-    step = run.step("importance", config.model_dump(exclude=SELECTION), [warmed], label=f"importance {variant}")
+    step = run.step("score", config.model_dump(), [warmed], version=3, label=f"score {variant}")
 
     def work() -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -100,7 +75,8 @@ def _score_worker(settings: dict[str, Any]) -> None:
     if rank == 0:
         with tempfile.TemporaryDirectory() as folder:
             owner = selection.model_hash(everything)
-            selection.save_scores(found, Path(folder), owner, {"examples": len(order)}, blocks)
+            facts = {"examples": len(order), "score": config.model_dump()}
+            selection.save_scores(found, Path(folder), owner, facts, blocks)
             files.upload_tree(folder, settings["output"])
     ray.train.report({"scored": len(mine)})
 

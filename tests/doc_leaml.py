@@ -36,9 +36,9 @@ PUT_IN = {
     "ADDRESS": "http://127.0.0.1:8265",
     "HOST:PORT": "127.0.0.1:41555",
     "name=source": "sports=adapters/sports",
-    "section.key=value": "score.ratio=0.1",
-    "A": "runs/mine/score-a",
-    "B": "runs/mine/score-b",
+    "section.key=value": "select.ratio=0.1",
+    "A": "runs/mine/select-a",
+    "B": "runs/mine/select-b",
     "N": "1000",
     "H": "24",
     "G": "8",
@@ -46,7 +46,7 @@ PUT_IN = {
     "...": "",
 }
 """What a reader puts in."""
-STEPS = ("caption", "warmup", "score", "distill", "generate", "filter", "finetune", "evaluate")
+STEPS = ("caption", "warmup", "score", "select", "distill", "generate", "filter", "finetune", "evaluate")
 RAY, DONE, CLUSTER, PARSED = "up to Ray", "to its end", "up to the cluster's first reply", "parsed"
 SOURCES = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 DOORS = "security/test_open_doors.py"

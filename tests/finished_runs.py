@@ -36,7 +36,8 @@ CONFIG = {
         "evaluation": {"format": "huggingface", "path": "org/set", "split": "test"},
         "max_pixels": 1000,
     },
-    "score": {"method": "squared", "ratio": 0.3, "scope": "module"},
+    "score": {"method": "squared"},
+    "select": {"ratio": 0.3, "scope": "module"},
     "evaluate": {"max_tokens": 11},
 }
 

@@ -35,7 +35,7 @@ def refused(path: Path, *overrides: str) -> str:
 def test_file_fills_the_tree_and_the_rest_are_defaults(file: Path) -> None:
     found = config.load(file)
     assert (found.name, found.warmup.steps, found.data.labeled.split) == ("mine", 7, "train")
-    assert (found.distill.steps, found.score.ratio, found.run_folder) == (200, 0.3, str(Path("runs/mine").absolute()))
+    assert (found.distill.steps, found.select.ratio, found.run_folder) == (200, 0.3, str(Path("runs/mine").absolute()))
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_override_below_a_value_is_refused(file: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "key", "near"),
     [
-        ("scroe.ratio=0.1", "scroe", "score"),
-        ("score.ration=0.1", "score.ration", "ratio"),
+        ("scroe.method=random", "scroe", "score"),
+        ("select.ration=0.1", "select.ration", "ratio"),
         ("data.budget.cuont=3", "data.budget.cuont", "count"),
         ("data.unlabeled.pth=x", "data.unlabeled.pth", "path"),  # inside an optional section
         ("filter.roundtrip=true", "filter.roundtrip", "round_trip"),
@@ -93,15 +93,15 @@ def test_unknown_key_names_itself_and_the_near_one(file: Path, override: str, ke
 
 
 def test_unknown_key_far_from_all_lists_the_known_ones(file: Path) -> None:
-    assert "known keys: method, ratio, scope" in refused(file, "score.zzzz=1")
+    assert "known keys: method, unit, modules" in refused(file, "score.zzzz=1")
 
 
 @pytest.mark.parametrize(
     ("override", "key", "value"),
     [
-        ("score.ratio=many", "score.ratio", "'many'"),
-        ("score.ratio=1.5", "score.ratio", "1.5"),
-        ("score.ratio=-0.1", "score.ratio", "-0.1"),
+        ("select.ratio=many", "select.ratio", "'many'"),
+        ("select.ratio=1.5", "select.ratio", "1.5"),
+        ("select.ratio=-0.1", "select.ratio", "-0.1"),
         ("score.method=best", "score.method", "'best'"),
         ("score.modules=([", "score.modules", "'(['"),
         ("warmup.steps=0", "warmup.steps", "0"),
@@ -131,13 +131,13 @@ def test_impossible_value_is_named_with_its_key(file: Path, override: str, key: 
         ("name=a/b", "name: a name of letters, digits, '.', '_' and '-' (at most 64, no '.' first; the folder under storage) "
          "is needed (got 'a/b')"),
         ("name=7", "needed (got 7); put it in quotes: '7'"),
-        ("score.ratio=30", "score.ratio: a number from 0 to 1 is needed (got 30); 30 % is 0.3"),
-        ("score.ratio=30%", "score.ratio: a number from 0 to 1 is needed (got '30%'); 30 % is 0.3"),
-        ("score.ratio=yes", "score.ratio: a number from 0 to 1 is needed (got True)"),
+        ("select.ratio=30", "select.ratio: a number from 0 to 1 is needed (got 30); 30 % is 0.3"),
+        ("select.ratio=30%", "select.ratio: a number from 0 to 1 is needed (got '30%'); 30 % is 0.3"),
+        ("select.ratio=yes", "select.ratio: a number from 0 to 1 is needed (got True)"),
         ("warmup.steps=true", "warmup.steps: a whole number above 0 is needed (got True)"),
         ("data.budget.fraction=5", "fraction: a number above 0 and of at most 1, or null is needed (got 5); 5 % is 0.05"),
         ("warmup.steps=1e3", "warmup.steps: a whole number above 0 is needed (got '1e3'); write 1000"),
-        ("score.scope=layers", "score.scope: one of module, layer, global is needed (got 'layers'); did you mean 'layer'?"),
+        ("select.scope=layers", "select.scope: one of module, layer, global is needed (got 'layers'); did you mean 'layer'?"),
         ("evaluate.controls=[no_caption]", "(got 'no_caption'); did you mean 'no_captions'?"),
         ("evaluate.controls=no_captions,full_labels", "; write evaluate.controls=[no_captions,full_labels]"),
         ("distill.skip=maybe", "distill.skip: true or false is needed (got 'maybe')"),
@@ -145,7 +145,7 @@ def test_impossible_value_is_named_with_its_key(file: Path, override: str, key: 
         ("score.modules=([", "score.modules: not a regular expression"),
         ("caption.complete=false", "caption: complete is false and file is not set"),
         ("warmup.steps=null", "warmup.steps: a whole number above 0 is needed (got None)"),
-        ("tune.space={score.ratio: {low: [1]}}", "tune.space.score.ratio.low: a number, or null is needed (got [1])"),
+        ("tune.space={select.ratio: {low: [1]}}", "tune.space.select.ratio.low: a number, or null is needed (got [1])"),
     ],
 )  # fmt: skip
 def test_what_a_key_may_be_is_said_in_plain_words_with_the_fix(file: Path, override: str, said: str) -> None:
@@ -197,8 +197,8 @@ def test_every_field_says_what_it_may_be() -> None:
 
 
 def test_every_problem_is_reported_at_once(file: Path) -> None:
-    message = refused(file, "score.ratio=2", "warmup.stepz=1")
-    assert "score.ratio" in message
+    message = refused(file, "select.ratio=2", "warmup.stepz=1")
+    assert "select.ratio" in message
     assert "warmup.stepz" in message
 
 
@@ -277,7 +277,7 @@ def test_explain_lists_every_key_once_with_default_and_description() -> None:
     tree = {"data": {**DATA, "unlabeled": {"format": "folder", "path": "x"}}}
     assert _leaves(config.parse(tree).model_dump()) <= set(keys)
     assert all(len(description) > 5 for _, _, description in rows)
-    assert ("score.ratio", "0.3", "Share of neurons that distillation may move.") in rows
+    assert ("select.ratio", "0.3", "Share of neurons that distillation may move.") in rows
     assert ("data.labeled.format", "required") in [row[:2] for row in rows]
 
 
@@ -309,9 +309,9 @@ def test_a_key_in_the_wrong_section_is_told_its_place(file: Path, override: str,
 
 
 def test_a_key_of_an_entry_is_told_its_place(file: Path) -> None:
-    space = {"score.ratio": {"choice": [0.1]}}
+    space = {"select.ratio": {"choice": [0.1]}}
     file.write_text(yaml.safe_dump({"data": DATA, "tune": {"space": space}}))
-    assert "unknown key 'tune.space.score.ratio.choice': did you mean 'choices'?" in refused(file)
+    assert "unknown key 'tune.space.select.ratio.choice': did you mean 'choices'?" in refused(file)
 
 
 def test_what_is_explained_is_what_an_empty_configuration_resolves_to() -> None:
@@ -338,7 +338,7 @@ def test_a_section_that_is_given_in_part_keeps_its_other_defaults(file: Path) ->
 def test_every_value_of_a_choice_is_explained() -> None:
     explained = {key: text for key, _, text in config.explain()}
     assert explained["evaluate.controls"].endswith("captions_mixed, self_training, full_labels.")
-    assert explained["score.scope"].endswith("One of: module, layer, global.")
+    assert explained["select.scope"].endswith("One of: module, layer, global.")
     assert "One of: json, csv, tensorboard, mlflow." in explained["tune.loggers"]
 
 

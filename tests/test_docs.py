@@ -166,7 +166,7 @@ def test_every_leaml_command_runs(text: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["adapt c.yaml --dryrun", "adapt c.yaml score.ration=1", "statsu runs/x", "serve m limits.x=1"]
+    "wrong", ["adapt c.yaml --dryrun", "adapt c.yaml select.ration=1", "statsu runs/x", "serve m limits.x=1"]
 )
 def test_a_wrong_leaml_command_is_noticed(wrong: str) -> None:
     with pytest.raises((doc_leaml.REFUSED, ConfigError)):

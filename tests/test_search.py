@@ -13,7 +13,7 @@ from leaml.errors import ConfigError
 from leaml.search import Found, Trial
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
-SPACE: dict[str, Any] = {"score.ratio": {"choices": [0.1, 0.3, 1.0]}, "distill.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+SPACE: dict[str, Any] = {"select.ratio": {"choices": [0.1, 0.3, 1.0]}, "distill.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
 
 
 def config(space: dict[str, Any] | None = None, **tune: Any) -> Config:
@@ -22,21 +22,21 @@ def config(space: dict[str, Any] | None = None, **tune: Any) -> Config:
 
 def trial(ratio: float, objective: float, seed: int = 0, **more: Any) -> Trial:
     settings: dict[str, Any] = {"accuracy": objective, "objective": objective, "hours": 0.5, "finished": True} | more
-    return Trial({"score.ratio": ratio, "distill.lr": 1e-3}, seed, **settings)
+    return Trial({"select.ratio": ratio, "distill.lr": 1e-3}, seed, **settings)
 
 
 def test_a_point_is_the_configuration_with_its_values() -> None:
-    found = search.at(config(), {"score.ratio": 0.1, "distill.lr": 2e-3}, seed=2)
-    assert (found.score.ratio, found.distill.lr, found.seed) == (0.1, 2e-3, 9)
+    found = search.at(config(), {"select.ratio": 0.1, "distill.lr": 2e-3}, seed=2)
+    assert (found.select.ratio, found.distill.lr, found.seed) == (0.1, 2e-3, 9)
     assert not found.tune.space
     assert found.model_copy(update={"seed": 7}) == parse(
-        {"data": DATA, "seed": 7, "score": {"ratio": 0.1}, "distill": {"lr": 2e-3}}
+        {"data": DATA, "seed": 7, "select": {"ratio": 0.1}, "distill": {"lr": 2e-3}}
     )
 
 
 def test_the_configurations_own_values_are_a_point_when_they_lie_in_the_space() -> None:
-    assert search.base_point(config()) == {"score.ratio": 0.3, "distill.lr": 5e-4}
-    assert search.base_point(config({"score.ratio": {"choices": [0.1, 0.2]}})) is None
+    assert search.base_point(config()) == {"select.ratio": 0.3, "distill.lr": 5e-4}
+    assert search.base_point(config({"select.ratio": {"choices": [0.1, 0.2]}})) is None
     assert search.base_point(config({"distill.lr": {"low": 1e-3, "high": 1e-2}})) is None
 
 
@@ -44,13 +44,13 @@ def test_the_configurations_own_values_are_a_point_when_they_lie_in_the_space() 
     ("space", "message"),
     [
         ({}, "tune.space is empty"),
-        ({"score.ration": {"choices": [1]}}, "tune.space has the key 'score.ration', which the configuration does not"),
+        ({"select.ration": {"choices": [1]}}, "tune.space has the key 'select.ration', which the configuration does not"),
         ({"tune.trials": {"choices": [1]}}, "tune.space has the key 'tune.trials'"),
         (
-            {"score.ratio": {"choices": [0.5, 1.5]}},
-            r"tune.space at {\"score.ratio\": 1.5}: score.ratio: a number from 0 to 1 is needed \(got 1.5\); 1.5 % is 0.015",
+            {"select.ratio": {"choices": [0.5, 1.5]}},
+            r"tune.space at {\"select.ratio\": 1.5}: select.ratio: a number from 0 to 1 is needed \(got 1.5\); 1.5 % is 0.015",
         ),
-        ({"score.ratio": {"low": -0.5, "high": 1}}, r"score.ratio: a number from 0 to 1 is needed \(got -0.5\)"),
+        ({"select.ratio": {"low": -0.5, "high": 1}}, r"select.ratio: a number from 0 to 1 is needed \(got -0.5\)"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused(space: dict[str, Any], message: str) -> None:
@@ -71,7 +71,7 @@ def test_a_space_that_cannot_be_searched_is_refused(space: dict[str, Any], messa
 )
 def test_a_range_is_choices_or_an_interval(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        config({"score.ratio": values})
+        config({"select.ratio": values})
 
 
 def test_a_grid_needs_choices() -> None:
@@ -81,24 +81,24 @@ def test_a_grid_needs_choices() -> None:
 
 def test_the_best_is_the_finalist_with_the_best_median() -> None:
     found = Found([trial(0.1, 0.9), trial(0.3, 0.8), trial(1.0, 0.95, finished=False)], questions=100)
-    assert found.best == {"score.ratio": 0.1, "distill.lr": 1e-3}
+    assert found.best == {"select.ratio": 0.1, "distill.lr": 1e-3}
     found.trials += [trial(0.1, 0.6, seed=1), trial(0.1, 0.5, seed=2), trial(0.3, 0.7, seed=1), trial(0.3, 0.9, seed=2)]
     found.settle(2)
     assert sorted(found.finalists.values()) == [0.6, 0.8]
-    assert found.best == {"score.ratio": 0.3, "distill.lr": 1e-3}
+    assert found.best == {"select.ratio": 0.3, "distill.lr": 1e-3}
     cheap = Found([trial(0.1, 0.9), trial(0.3, 0.9, hours=0.1)], 100)
-    assert cheap.ranked[0].point["score.ratio"] == 0.3
+    assert cheap.ranked[0].point["select.ratio"] == 0.3
     assert Found([trial(0.1, 0.0, finished=False, error="no")], 100).best is None
 
 
 def test_where_generators_are_judged_finalists_are_the_best_of_them_and_only_adapted_models_decide() -> None:
     generators = [trial(r, a, finished=False, distilled=True) for r, a in ((0.1, 0.9), (0.3, 0.95), (0.5, 0.7))]
     found = Found([*generators, trial(1.0, 0.99, finished=False)], questions=100, judge="generator")
-    assert [t.point["score.ratio"] for t in found.ranked] == [0.3, 0.1, 0.5]  # not the one that was stopped
-    assert found.best == {"score.ratio": 0.3, "distill.lr": 1e-3}
+    assert [t.point["select.ratio"] for t in found.ranked] == [0.3, 0.1, 0.5]  # not the one that was stopped
+    assert found.best == {"select.ratio": 0.3, "distill.lr": 1e-3}
     found.trials += [trial(0.3, 0.8), trial(0.1, 0.85)]
     found.settle(2)
-    assert found.best == {"score.ratio": 0.1, "distill.lr": 1e-3}
+    assert found.best == {"select.ratio": 0.1, "distill.lr": 1e-3}
     assert [line.split("|")[-2].strip() for line in search.table(found).splitlines()[2:]] == [
         "finished", "finished", "stopped", "generator", "generator", "generator",
     ]  # fmt: skip
@@ -106,13 +106,13 @@ def test_where_generators_are_judged_finalists_are_the_best_of_them_and_only_ada
 
 def test_a_key_that_the_generator_does_not_depend_on_cannot_be_judged_by_it() -> None:
     with pytest.raises(ConfigError, match=r"the generator does not depend on finetune.lr; set judge to adapted"):
-        config({"finetune.lr": {"choices": [1e-3, 1e-4]}, "score.ratio": {"choices": [0.1]}}, judge="generator")
+        config({"finetune.lr": {"choices": [1e-3, 1e-4]}, "select.ratio": {"choices": [0.1]}}, judge="generator")
 
 
 def test_the_table_has_every_trial_and_hides_no_failure() -> None:
     found = Found([trial(1.0, 0.0, finished=False, error="loss nan"), trial(0.1, 0.6, finished=False), trial(0.3, 0.8)], 100)
     lines = search.table(found).splitlines()
-    assert lines[0] == "| distill.lr | score.ratio | seed | validation accuracy | 95 % | hours | state |"
+    assert lines[0] == "| distill.lr | select.ratio | seed | validation accuracy | 95 % | hours | state |"
     assert lines[2] == "| 0.001 | 0.3 | 0 | 0.800 | 0.711 to 0.867 | 0.500 | finished |"
     assert lines[3] == "| 0.001 | 0.1 | 0 | 0.600 | 0.502 to 0.691 |  | stopped |"  # its hours are not counted
     assert lines[4] == "| 0.001 | 1.0 | 0 |  |  |  | failed: loss nan |"
@@ -124,22 +124,22 @@ def test_wilson_interval() -> None:
 
 
 def test_the_best_configuration_is_one_that_adapt_takes() -> None:
-    text = search.best_yaml(config(), {"score.ratio": 1.0, "distill.lr": 1e-4})
+    text = search.best_yaml(config(), {"select.ratio": 1.0, "distill.lr": 1e-4})
     tree = yaml.safe_load(text)
     assert "tune" not in tree
-    assert parse(tree) == search.at(config(), {"score.ratio": 1.0, "distill.lr": 1e-4})
+    assert parse(tree) == search.at(config(), {"select.ratio": 1.0, "distill.lr": 1e-4})
 
 
 def test_importances_and_plot() -> None:
     space = {key: RangeConfig(**values) for key, values in SPACE.items()}
     trials = [
-        Trial({"score.ratio": ratio, "distill.lr": lr}, 0, ratio / 2, ratio / 2 + lr, 0.1, True)
+        Trial({"select.ratio": ratio, "distill.lr": lr}, 0, ratio / 2, ratio / 2 + lr, 0.1, True)
         for ratio in (0.1, 0.3, 1.0)
         for lr in (1e-4, 3e-4, 1e-3, 1e-2)
     ]
-    found = Found([*trials, Trial({"score.ratio": 1.0, "distill.lr": 1e-3}, 0, 0, 0, 0, False, "failed")], 50)
+    found = Found([*trials, Trial({"select.ratio": 1.0, "distill.lr": 1e-3}, 0, 0, 0, 0, False, "failed")], 50)
     shares = search.importances(found, space)
-    assert shares["score.ratio"] > shares["distill.lr"] >= 0
+    assert shares["select.ratio"] > shares["distill.lr"] >= 0
     assert search.importances(Found(trials[:3], 50), space) == {}
     picture = search.plot(found, space)
     assert picture.startswith(b"<?xml")
@@ -149,10 +149,10 @@ def test_importances_and_plot() -> None:
 @pytest.mark.parametrize(
     ("keys", "changes", "expected"),
     [
-        (["score.ratio"], {}, "score"),
-        (["score.ratio", "score.scope"], {}, "score"),
-        (["score.method", "score.ratio"], {}, "warmup"),
-        (["finetune.lr", "distill.qa_weight"], {}, "score"),
+        (["select.ratio"], {}, "score"),
+        (["select.ratio", "select.scope"], {}, "score"),
+        (["score.method", "select.ratio"], {}, "warmup"),
+        (["finetune.lr", "distill.qa_weight"], {}, "select"),
         (["generate.top_p"], {}, "distill"),
         (["filter.min_votes"], {}, "generate"),
         (["generate.top_p"], {"distill": {"skip": True}}, "warmup"),
@@ -172,9 +172,9 @@ def test_a_best_of_one_validation_question_is_called_chance_wherever_it_is_named
     (warning,) = found.warnings()
     assert warning.startswith("1 validation question cannot show a difference between 2 points, however large")
     assert f"What limits this comparison:\n\n- {warning}" in search.page(found)
-    written = search.best_yaml(config(), {"score.ratio": 0.1}, found.warnings())
+    written = search.best_yaml(config(), {"select.ratio": 0.1}, found.warnings())
     assert written.splitlines()[1] == f"# {warning}"
-    assert yaml.safe_load(written)["score"]["ratio"] == 0.1
+    assert yaml.safe_load(written)["select"]["ratio"] == 0.1
     many = Found([trial(0.1, 0.9), trial(0.3, 0.5)], questions=400)
     assert many.warnings() == []
     assert search.page(many) == search.table(many) + "\n"
@@ -194,7 +194,7 @@ def test_finalists_are_compared_by_their_median_and_luck_grows_with_the_points_t
 
 def test_a_learning_rate_at_the_edge_of_those_tried_is_told_and_a_ratio_of_all_is_not() -> None:
     def at(ratio: float, lr: float, accuracy: float) -> Trial:
-        return Trial({"score.ratio": ratio, "finetune.lr": lr}, 0, accuracy, accuracy, 0.1, True)
+        return Trial({"select.ratio": ratio, "finetune.lr": lr}, 0, accuracy, accuracy, 0.1, True)
 
     edge = Found([at(1.0, 1e-2, 0.9), at(0.1, 1e-3, 0.3)], questions=500)
     assert edge.warnings() == ["finetune.lr: 0.01 is the highest of the values tried; a higher one may be better."]

@@ -258,7 +258,8 @@ class Lab:
         distilled = [e for e in experiments if id(e) in warmed and not e.config.distill.skip]
         keys = {
             id(e): key_of(
-                warmed[id(e)], e.config.score.model_dump(), e.config.distill.model_dump(), e.config.caption.model_dump()
+                warmed[id(e)],
+                *(section.model_dump() for section in (e.config.score, e.config.select, e.config.distill, e.config.caption)),
             )
             for e in distilled
         }
@@ -274,8 +275,8 @@ class Lab:
 
     def _rows(self, e: Experiment, warmed: str) -> dict[str, torch.Tensor]:
         """The neurons that distillation may move."""
-        given = e.config.score
-        found = {n: s for n, s in self.scores(e, warmed).items() if re.fullmatch(given.modules, n)}
+        given = e.config.select
+        found = {n: s for n, s in self.scores(e, warmed).items() if re.fullmatch(e.config.score.modules, n)}
         return selection.select(found, given.ratio, given.scope, given.normalise)
 
     def scores(self, e: Experiment, warmed: str) -> dict[str, torch.Tensor]:

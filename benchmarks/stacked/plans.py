@@ -91,7 +91,7 @@ def one_factor(given: Domain, choices: Choices, count: int, kind: str = "method"
 def neurons(given: Domain, results: Sequence[Result] = ()) -> Plan:
     """Rows by score and at random where few may move, on every draw of 1 %: generators, then adapted models."""
     choices: Choices = {
-        f"{method} {ratio:g}": [f"score.method={method}", f"score.ratio={ratio}"]
+        f"{method} {ratio:g}": [f"score.method={method}", f"select.ratio={ratio}"]
         for method in ("squared", "random")
         for ratio in (0.02, 0.05, 0.1)
     }
@@ -110,11 +110,11 @@ def parts(given: Domain, results: Sequence[Result] = ()) -> Plan:
         **{f"checks {s:g}": [f"distill.check_share={s}"] for s in (0, 0.125, 0.25, 0.5) if s != config.distill.check_share},
         "half the rate": [f"distill.lr={rate / 2}"],
         "twice the rate": [f"distill.lr={2 * rate}"],
-        "rows 10 %": ["score.ratio=0.1"],
-        "rows 10 %, twice the rate": ["score.ratio=0.1", f"distill.lr={2 * rate}"],
-        "all rows, half the rate": ["score.ratio=1.0", f"distill.lr={rate / 2}"],
+        "rows 10 %": ["select.ratio=0.1"],
+        "rows 10 %, twice the rate": ["select.ratio=0.1", f"distill.lr={2 * rate}"],
+        "all rows, half the rate": ["select.ratio=1.0", f"distill.lr={rate / 2}"],
         "random rows": ["score.method=random"],
-        "random rows 10 %, twice the rate": ["score.method=random", "score.ratio=0.1", f"distill.lr={2 * rate}"],
+        "random rows 10 %, twice the rate": ["score.method=random", "select.ratio=0.1", f"distill.lr={2 * rate}"],
     }
     behind: Choices = {
         "default, adapted": [],
@@ -153,7 +153,7 @@ def chosen(given: Domain, results: Sequence[Result] = ()) -> Plan:
     settled = replace(given, config=changed(given.config, *named[best(results, named)], *warmed[best(results, warmed)]))
     first, last = table(settled)
     twice = f"distill.lr={2 * float(given.config.distill.lr)}"  # type: ignore[arg-type]
-    few = {f"{m}, 10 % of rows": [f"score.method={m}", "score.ratio=0.1", twice] for m in ("squared", "random")}
+    few = {f"{m}, 10 % of rows": [f"score.method={m}", "select.ratio=0.1", twice] for m in ("squared", "random")}
     mixed = [e for e in first if e.name == "captions_mixed"]
     yield [*(e for e in first if e not in mixed), *one_factor(settled, few, len(cases))]
     tuned = one_factor(settled, {"leaml, rate by validation": TUNED}, len(cases))

@@ -8,7 +8,7 @@ from leaml.config.base import Section
 
 
 class FilterConfig(Section):
-    """Step 6: candidates become accepted or rejected pairs, each with its reason. None or false switches a filter off."""
+    """Step 7: candidates become accepted or rejected pairs, each with its reason. None or false switches a filter off."""
 
     max_question_chars: int | None = Field(200, gt=0, description="Reject longer questions, in characters.")
     max_answer_chars: int | None = Field(100, gt=0, description="Reject longer answers, in characters.")

@@ -38,7 +38,7 @@ class TuneConfig(Section):
     """`leaml tune`: search over any keys of this configuration."""
 
     space: dict[str, RangeConfig] = Field(
-        default_factory=dict, description="Key -> range, for example {score.ratio: {choices: [0.1, 0.3, 1.0]}}."
+        default_factory=dict, description="Key -> range, for example {select.ratio: {choices: [0.1, 0.3, 1.0]}}."
     )
     search: Literal["optuna", "random", "grid"] = Field(
         "optuna", description="How points are proposed: TPE by Optuna, at random, or every combination of choices."
@@ -73,7 +73,9 @@ class TuneConfig(Section):
 
     @model_validator(mode="after")
     def _generator_shows_the_keys(self) -> TuneConfig:
-        unseen = sorted(key for key in self.space if key.split(".")[0] not in ("caption", "warmup", "score", "distill"))
+        unseen = sorted(
+            key for key in self.space if key.split(".")[0] not in ("caption", "warmup", "score", "select", "distill")
+        )
         if self.judge == "generator" and unseen:
             msg = f"the generator does not depend on {', '.join(unseen)}; set judge to adapted"
             raise ValueError(msg)

@@ -126,18 +126,13 @@ class WarmupConfig(TrainConfig):
 
 
 class ScoreConfig(Section):
-    """Step 3: importance of every neuron (row of a Linear, or hidden neuron of a feed-forward block) for question answering."""
+    """Step 3: a score for every neuron (row of a Linear, or hidden neuron of a feed-forward block) for question answering."""
 
     method: Literal["squared", "absolute", "gradient_weight", "random", "magnitude", "lowest"] = Field(
         "squared",
         description="Mean over labeled rows, g the gradient of one of them: squared: sum g^2; absolute: sum |g|; "
         "gradient_weight: sum |g w|. Controls: random, magnitude (sum |w|), lowest (least squared).",
     )
-    ratio: float = Field(0.3, ge=0, le=1, description="Share of neurons that distillation may move.")
-    scope: Literal["module", "layer", "global"] = Field(
-        "module", description="Where the top share is taken: in each module (block with unit ffn), layer, or overall."
-    )
-    normalise: bool = Field(True, description="Scale scores to mean 1 per layer before a global selection.")
     unit: Literal["row", "ffn"] = Field(
         "row",
         description="What a neuron is. row: an output row of a Linear. ffn: row j of gate_proj and up_proj (or fc1) and column "
@@ -169,8 +164,18 @@ class ScoreConfig(Section):
         return value
 
 
+class SelectConfig(Section):
+    """Step 4: the share of the neurons that distillation may move, those of the highest scores."""
+
+    ratio: float = Field(0.3, ge=0, le=1, description="Share of neurons that distillation may move.")
+    scope: Literal["module", "layer", "global"] = Field(
+        "module", description="Where the top share is taken: in each module (block with unit ffn), layer, or overall."
+    )
+    normalise: bool = Field(True, description="Scale scores to mean 1 per layer before a global selection.")
+
+
 class DistillConfig(TrainConfig):
-    """Step 4: caption distillation into the selected neurons: caption loss + qa_weight x QA loss."""
+    """Step 5: caption distillation into the selected neurons: caption loss + qa_weight x QA loss."""
 
     qa_weight: float = Field(1.0, ge=0, description="Lambda: weight of the QA loss beside the caption loss.")
     qa_share: float = Field(
@@ -191,7 +196,7 @@ class DistillConfig(TrainConfig):
 
 
 class FinetuneConfig(TrainConfig):
-    """Step 7: the VQA model learns from labeled rows and accepted pseudo pairs."""
+    """Step 8: the VQA model learns from labeled rows and accepted pseudo pairs."""
 
     label_share: float = Field(0.2, ge=0, le=1, description="Share of each batch drawn from the labeled rows.")
     start: Literal["base", "generator"] = Field(
@@ -239,7 +244,7 @@ Control = Literal[
 
 
 class EvaluateConfig(Section):
-    """Step 8: accuracy by question type beside the baselines."""
+    """Step 9: accuracy by question type beside the baselines."""
 
     baselines: BaselineConfig = Field(default_factory=lambda: BaselineConfig(), description="Baseline training.")
     controls: list[Control] = Field(
@@ -326,14 +331,15 @@ class Config(Section):
     caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Step 1.")
     warmup: WarmupConfig = Field(default_factory=WarmupConfig, description="Step 2.")
     score: ScoreConfig = Field(default_factory=ScoreConfig, description="Step 3.")
-    distill: DistillConfig = Field(default_factory=DistillConfig, description="Step 4.")
-    generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Step 5.")
-    filter: FilterConfig = Field(default_factory=FilterConfig, description="Step 6.")
-    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Step 7.")
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Step 8.")
+    select: SelectConfig = Field(default_factory=SelectConfig, description="Step 4.")
+    distill: DistillConfig = Field(default_factory=DistillConfig, description="Step 5.")
+    generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Step 6.")
+    filter: FilterConfig = Field(default_factory=FilterConfig, description="Step 7.")
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Step 8.")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Step 9.")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="Resources.")
     rounds: int = Field(
-        1, gt=0, description="Times steps 2 to 7 are done; from the second on the generator starts as the model adapted before."
+        1, gt=0, description="Times steps 2 to 8 are done; from the second on the generator starts as the model adapted before."
     )
     tune: TuneConfig = Field(default_factory=lambda: TuneConfig(), description="Search (leaml tune).")
 

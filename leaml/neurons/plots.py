@@ -56,13 +56,13 @@ def selection_picture(saved: Saved, scores: Scores, file_format: str) -> bytes:
     shares = {n: c["selected"] / (c.get("rows") or c["columns"]) for n, c in saved.modules.items()}
     mean = float(np.mean(np.concatenate([s.double().abs().numpy() for s in scores.values()]))) or 1.0
     levels = {n: float(s.double().abs().mean()) / mean for n, s in scores.items()}
-    settings = saved.facts.get("score", {})
+    method, scope = saved.facts.get("score", {}).get("method"), saved.facts.get("select", {}).get("scope")
     top = max([*shares.values(), 1e-9])
     positive = [v for v in levels.values() if v > 0] or [1.0]
     lowest, highest = min(positive), max(*positive, 1.001 * min(positive))
     return _picture(
         [
-            (f"selected share ({settings.get('method')}, scope {settings.get('scope')})", shares, Normalize(0, top), "{:.0%}"),
+            (f"selected share ({method}, scope {scope})", shares, Normalize(0, top), "{:.0%}"),
             ("mean score / mean of all", levels, LogNorm(lowest, highest), "{:.2g}"),
         ],
         file_format,

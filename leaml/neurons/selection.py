@@ -169,7 +169,7 @@ def read_scores(folder: str) -> tuple[Scores, str, dict[str, Any], dict[str, Fee
 def read(folder: str) -> Saved:
     """Read the folder of a score step (local or s3://), of whatever model. Raises DataError."""
     if not files.exists(files.join(folder, RECORD)):
-        msg = f"{folder} holds no selection ({RECORD}); give the folder of a score step, such as runs/mine/score-0123456789ab"
+        msg = f"{folder} holds no selection ({RECORD}); give the folder of a select step, such as runs/mine/select-0123456789ab"
         raise DataError(msg)
     facts = json.loads(files.read_bytes(files.join(folder, RECORD)))
     modules = facts.pop("modules")

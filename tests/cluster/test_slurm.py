@@ -73,7 +73,7 @@ def test_it_is_linted(tmp_path: Path) -> None:
 
 def test_a_job_starts_all_nodes_and_leaves_nothing(slurm: dict[str, str], tmp_path: Path) -> None:
     job = subprocess.run(
-        ["bash", str(SCRIPT), "my.yaml", "score.ratio=0.1", "wait=0"],
+        ["bash", str(SCRIPT), "my.yaml", "select.ratio=0.1", "wait=0"],
         cwd=tmp_path,
         env=slurm,
         capture_output=True,
@@ -82,7 +82,7 @@ def test_a_job_starts_all_nodes_and_leaves_nothing(slurm: dict[str, str], tmp_pa
         check=False,
     )
     assert job.returncode == 0, job.stdout + job.stderr
-    assert "arguments ['adapt', 'my.yaml', 'score.ratio=0.1', 'wait=0'] CPUs 4.0 token token" in job.stdout
+    assert "arguments ['adapt', 'my.yaml', 'select.ratio=0.1', 'wait=0'] CPUs 4.0 token token" in job.stdout
     assert_clean(tmp_path)
     assert not (tmp_path / "scontrol.log").exists()
 

@@ -38,7 +38,8 @@ def settings(storage: Path) -> dict[str, Any]:
             "evaluation_questions": 200,
         },
         "warmup": {"steps": 60, "lr": 1e-3, "save_every": 20, "batch_size": 24},
-        "score": {"ratio": 0.2, "samples": 32},
+        "score": {"samples": 32},
+        "select": {"ratio": 0.2},
         "distill": {"steps": 30, "lr": 5e-4, "batch_size": 24},
         "generate": {"pairs_per_image": 4, "max_images": 128},
         "finetune": {"steps": 40, "lr": 1e-3, "batch_size": 24},
@@ -119,7 +120,7 @@ def test_distillation_moved_selected_rows_only(run: tuple[Path, Config, str]) ->
     folder, _, _ = run
     before = load_file(step(folder, "warmup") / "model" / "model.safetensors")
     after = load_file(step(folder, "distill leaml") / "model" / "model.safetensors")
-    selection = load_file(step(folder, "score leaml") / "selection.safetensors")
+    selection = load_file(step(folder, "select leaml") / "selection.safetensors")
     moved = 0
     for name, weight in before.items():
         rows = selection.get(name.removesuffix(".weight").removesuffix(".bias"), torch.tensor([], dtype=torch.int64))

@@ -32,9 +32,9 @@ ROOT = Path(__file__).parents[2]
 IMAGES, UNIT, CPUS, PATIENCE = 320, 4, 2, 500.0
 TRAIN = {"steps": 60, "lr": 1e-3, "save_every": 15, "batch_size": 8}
 SHORT = TRAIN | {"steps": 10}
-KILLS = ("caption", "importance leaml", "distill leaml")
+KILLS = ("caption", "score leaml", "distill leaml")
 """A step of engines, of scores and of training; the others of a kind run the same code, and a death costs a minute here."""
-LEAML = ("importance", "distill", "generate", "filter", "finetune", "evaluate")
+LEAML = ("score", "select", "distill", "generate", "filter", "finetune", "evaluate")
 STEPS = ("caption", "warmup", *(f"{name} leaml" for name in LEAML))
 pytestmark = pytest.mark.timeout(1700)
 
@@ -49,7 +49,8 @@ def settings(address: str) -> dict[str, Any]:
             "budget": {"count": 40},
         },
         "warmup": TRAIN,
-        "score": {"ratio": 0.2, "samples": 360},
+        "score": {"samples": 360},
+        "select": {"ratio": 0.2},
         "distill": TRAIN,
         "generate": {"pairs_per_image": 2},
         "finetune": TRAIN,

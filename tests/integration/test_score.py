@@ -22,6 +22,7 @@ from leaml.vlm import load
 from pipelines.ingest import ingest
 from pipelines.run import Run, Step
 from pipelines.score import score
+from pipelines.selection import select
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples
 from pipelines.warmup import QA_TASKS
 
@@ -30,7 +31,8 @@ SETTINGS = {
         "labeled": {"format": "easy_vqa", "split": "train", "limit": 2},
         "evaluation": {"format": "easy_vqa", "split": "test", "limit": 2},
     },
-    "score": {"samples": 2, "ratio": 0.2, "scope": "global", "unit": "ffn"},
+    "score": {"samples": 2, "unit": "ffn"},
+    "select": {"ratio": 0.2, "scope": "global"},
     "resources": {"train_workers": 3, "train_cpus": 0.5},
     **{section: {"batch_size": 6} for section in ("warmup", "distill", "finetune")},
     "evaluate": {"baselines": {name: {"batch_size": 6} for name in ("finetune_labels", "lora_labels")}},
@@ -48,7 +50,7 @@ def test_three_workers_with_two_examples_score_as_one_process(tmp_path: Path) ->
         examples = [Example(r["image_id"], r["question"], r["answer"]) for r in rows]
         for task, part in zip(QA_TASKS, (examples[:2], examples[2:]), strict=True):
             write_examples(warmed.path(f"{task}.parquet"), part)
-        folder = Path(score(run, sources, warmed).folder)
+        folder = Path(select(run, score(run, sources, warmed)).folder)
         job = TrainJob(
             folder=str(tmp_path / "trained"),
             model=ModelConfig(name=warmed.path("model")),

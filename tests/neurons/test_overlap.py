@@ -89,7 +89,7 @@ def test_place_of(name: str, place: Place) -> None:
 
 
 def write(folder: Path, scores: Scores, ratio: float, linears: dict[str, nn.Linear], unit: str = "row") -> str:
-    facts = {"score": {"method": "squared", "ratio": ratio, "scope": "layer", "unit": unit}, "examples": 8}
+    facts = {"score": {"method": "squared", "unit": unit}, "select": {"ratio": ratio, "scope": "layer"}, "examples": 8}
     blocks = feed_forwards(linears) if unit == "ffn" else {}
     selection.save(
         selection.select(scores, ratio, "layer", False), scores, folder, selection.model_hash(linears), facts, blocks
@@ -168,14 +168,14 @@ def test_no_score_step_in_the_folder(tmp_path: Path) -> None:
     assert f"{tmp_path} holds no selection" in str(done.exception)
 
 
-def test_run_without_a_score_step_cannot_be_drawn(tmp_path: Path, folders: tuple[str, str]) -> None:
+def test_run_without_a_select_step_cannot_be_drawn(tmp_path: Path, folders: tuple[str, str]) -> None:
     from pipelines.overlap import draw_selection
 
-    steps = [{"label": "score random_neurons", "folder": "ffn"}]
+    steps = [{"label": "select random_neurons", "folder": "ffn"}]
     (tmp_path / "status.json").write_text(json.dumps({"steps": steps}))
-    with pytest.raises(DataError, match="has scored no neurons"):
+    with pytest.raises(DataError, match="has selected no neurons"):
         draw_selection(str(tmp_path), str(tmp_path / "out.svg"))
-    steps.append({"label": "score leaml", "folder": "rows"})
+    steps.append({"label": "select leaml", "folder": "rows"})
     (tmp_path / "status.json").write_text(json.dumps({"steps": steps}))
     draw_selection(str(tmp_path), str(tmp_path / "out.svg"))
     assert "mean score / mean of all" in (tmp_path / "out.svg").read_text()

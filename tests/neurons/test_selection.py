@@ -145,7 +145,7 @@ def test_hash_covers_every_bit_and_the_type_of_the_weights() -> None:
 
 def test_folder_without_a_selection_is_named(tmp_path: Path) -> None:
     for read in (selection.read, lambda folder: selection.load(folder, model())):
-        with pytest.raises(DataError, match=f"{tmp_path} holds no selection.*folder of a score step"):
+        with pytest.raises(DataError, match=f"{tmp_path} holds no selection.*folder of a select step"):
             read(str(tmp_path))
 
 

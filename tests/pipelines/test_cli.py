@@ -100,7 +100,7 @@ def text_model(tmp_path: Path) -> Path:
 
 
 def test_wrong_key(recipe: Path) -> None:
-    assert "unknown key 'score.ration': did you mean 'ratio'?" in message(leaml("adapt", recipe, "score.ration=0.1"))
+    assert "unknown key 'select.ration': did you mean 'ratio'?" in message(leaml("adapt", recipe, "select.ration=0.1"))
 
 
 def test_missing_image_folder(recipe: Path) -> None:
@@ -154,7 +154,7 @@ def test_overlap_of_a_folder_without_a_selection(tmp_path: Path) -> None:
 
 def test_picture_of_an_unknown_format(recipe: Path) -> None:
     """Refused before the first step."""
-    assert "'neurons.gif': the name must end in .svg or .png" in message(leaml("score", recipe, "--plot", "neurons.gif"))
+    assert "'neurons.gif': the name must end in .svg or .png" in message(leaml("select", recipe, "--plot", "neurons.gif"))
     assert not (recipe.parent / "runs").exists()
 
 
@@ -186,6 +186,6 @@ def test_config_explains_every_key() -> None:
 
 
 def test_config_prints_a_file_as_it_resolves(recipe: Path) -> None:
-    shown = leaml("config", recipe, "score.ratio=0.125")
+    shown = leaml("config", recipe, "select.ratio=0.125")
     assert shown.code == 0
-    assert tree.parse(yaml.safe_load(shown.out)) == tree.load(recipe, ["score.ratio=0.125"])
+    assert tree.parse(yaml.safe_load(shown.out)) == tree.load(recipe, ["select.ratio=0.125"])

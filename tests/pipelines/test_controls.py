@@ -25,7 +25,8 @@ from pipelines.train import read_examples
 CONFIG: dict[str, Any] = {
     "name": "plan",
     "data": {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}},
-    "score": {"method": "squared", "ratio": 0.3},
+    "score": {"method": "squared"},
+    "select": {"ratio": 0.3},
 }
 
 
@@ -57,16 +58,14 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | 
 
 
 @pytest.mark.parametrize(
-    ("name", "first"), [("random_neurons", {"importance"}), ("lowest_neurons", {"importance"}), ("all_neurons", set())]
+    ("name", "first"), [("random_neurons", {"score"}), ("lowest_neurons", {"score"}), ("all_neurons", set())]
 )
 def test_neuron_controls_differ_from_scores_or_selection_on(planned: Any, name: str, first: set[str]) -> None:
     ours, control = planned(None), planned(name)
     assert (
-        ours.keys()
-        == control.keys()
-        == {"caption", "warmup", "importance", "score", "distill", "generate", "filter", "finetune"}
+        ours.keys() == control.keys() == {"caption", "warmup", "score", "select", "distill", "generate", "filter", "finetune"}
     )
-    assert {s for s in ours if ours[s] != control[s]} == first | {"score", "distill", "generate", "filter", "finetune"}
+    assert {s for s in ours if ours[s] != control[s]} == first | {"select", "distill", "generate", "filter", "finetune"}
 
 
 def test_without_captions_nothing_is_captioned_scored_or_distilled(planned: Any) -> None:
@@ -123,12 +122,12 @@ def test_second_round_begins_at_the_model_that_the_first_adapted(planned: Any, m
     monkeypatch.setattr(Plan, "execute", lambda self, step, work: made.setdefault(step.label, step))
     planned(None)
     folders = {label: step.folder.rsplit("/", 1)[-1] for label, step in made.items()}
-    first = [f"{name} leaml round 1" for name in ("importance", "score", "distill", "generate", "filter", "finetune")]
+    first = [f"{name} leaml round 1" for name in ("score", "select", "distill", "generate", "filter", "finetune")]
     second = [label.removesuffix(" round 1") for label in first]
     assert list(made) == ["caption", "warmup", *first, "warmup again", *second]
     assert len(set(folders.values())) == len(folders)
     assert folders["finetune leaml round 1"] in made["warmup again"].inputs
-    assert folders["warmup again"] in made["importance leaml"].inputs
+    assert folders["warmup again"] in made["score leaml"].inputs
     assert folders["finetune leaml round 1"] not in made["finetune leaml"].inputs
 
 
@@ -155,7 +154,7 @@ def test_shares_and_weights_of_distillation(tmp_path: Path, monkeypatch: pytest.
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
     given = {"qa_weight": 0.2, "qa_share": 0.125, "check_share": 0.25, "gap_share": 0.5, "check_weight": 0.3}
     with Run(parse(CONFIG | {"storage": str(tmp_path), "distill": given})) as run:
-        inputs = (Step(name, name, "c" * 12, f"{tmp_path}/{name}") for name in ("caption", "warmup", "score"))
+        inputs = (Step(name, name, "c" * 12, f"{tmp_path}/{name}") for name in ("caption", "warmup", "select"))
         method.distill(run, sources, *inputs)
     found = {task.name: (task.share, task.weight) for task in jobs[0].tasks}
     made = {"captions": (1.0, 1.0), "checks": (0.25, 0.3), "gaps": (0.5, 0.3)}
@@ -172,7 +171,7 @@ def test_captions_that_give_no_questions_are_distilled_alone(
     monkeypatch.setattr("pipelines.distill.run_training", lambda label, job, resources, callbacks: jobs.append(job) or {})
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
     with Run(parse(CONFIG | {"storage": str(tmp_path), "distill": {"qa_weight": 0}})) as run:
-        method.distill(run, sources, *(Step(n, n, "c" * 12, f"{tmp_path}/{n}") for n in ("caption", "warmup", "score")))
+        method.distill(run, sources, *(Step(n, n, "c" * 12, f"{tmp_path}/{n}") for n in ("caption", "warmup", "select")))
     assert [task.name for task in jobs[0].tasks] == ["captions", "checks"]
     assert "no gaps can be made of these 3 captions" in capsys.readouterr().out
 
@@ -180,8 +179,8 @@ def test_captions_that_give_no_questions_are_distilled_alone(
 def test_control_settings() -> None:
     config = parse(CONFIG)
     assert method.replaced(config, "random_neurons").score.method == "random"
-    assert method.replaced(config, "random_neurons").score.ratio == config.score.ratio
-    assert method.replaced(config, "all_neurons").score.ratio == 1.0
+    assert method.replaced(config, "random_neurons").select.ratio == config.select.ratio
+    assert method.replaced(config, "all_neurons").select.ratio == 1.0
     alone = method.replaced(config, "no_captions")
     assert alone.distill.skip and alone.warmup.steps == config.warmup.steps
     longer = parse(CONFIG | {"evaluate": {"baselines": {"no_captions_warmup": 900}}})

@@ -116,4 +116,4 @@ def test_what_is_not_known_is_not_invented() -> None:
     found = estimate("warmup", "warmup", cpus, Work(), {})
     assert (found.hours, found.gpu_hours) == (None, 0.0)
     assert "no earlier run in this storage measured it" in found.how
-    assert estimate("score", "score leaml", config, Work(), {}).gpu_hours == 0.0
+    assert estimate("select", "select leaml", config, Work(), {}).gpu_hours == 0.0

@@ -27,7 +27,7 @@ from pipelines.trial import refuse
 
 CONFIGS = Path(cli.__file__).parent / "configs"
 DATA = {"labeled": {"format": "easy_vqa", "split": "train", "limit": 12}, "evaluation": {"format": "easy_vqa", "split": "test"}}
-METHOD = ["caption", "warmup", "score", "distill", "generate", "filter", "finetune"]
+METHOD = ["caption", "warmup", "score", "select", "distill", "generate", "filter", "finetune"]
 
 
 def config(folder: Path, **changes: Any) -> Config:
@@ -50,8 +50,8 @@ def test_steps_come_in_order_and_those_that_rows_share_once(tmp_path: Path) -> N
     run, _, _ = rehearse(config(tmp_path, evaluate={"controls": ["random_neurons", "full_labels"]}))
     labels = [p.step.label for p in run.planned.values()]
     assert labels[:3] == ["ingest labeled", "ingest evaluation", "caption"]
-    names = [p.step.name for p in run.planned.values() if p.step.name != "importance"]
-    assert names[2:9] == METHOD
+    names = [p.step.name for p in run.planned.values()]
+    assert names[2:10] == METHOD
     assert [x for x in labels if x.startswith("evaluate")] == [
         f"evaluate {row}" for row in ("zero_shot", "finetune_labels", "lora_labels", "leaml", "random_neurons", "full_labels")
     ]

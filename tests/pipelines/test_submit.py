@@ -28,7 +28,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 STAND_IN = """
 import os, pathlib, sys, time, yaml
 config = yaml.safe_load(pathlib.Path(sys.argv[2]).read_text())
-print("command", sys.argv[1:2] + sys.argv[3:], "ratio", config["score"]["ratio"], "storage", config["storage"], flush=True)
+print("command", sys.argv[1:2] + sys.argv[3:], "ratio", config["select"]["ratio"], "storage", config["storage"], flush=True)
 print("tree", sorted(str(p) for p in pathlib.Path(".").rglob("*") if p.is_file() and "__pycache__" not in str(p)), flush=True)
 marker = pathlib.Path(config["storage"], config["name"])
 if config["name"] == "fails":
@@ -129,7 +129,7 @@ def tree(base: Path, environment: dict[str, str], address: str) -> Iterator[Tree
 
 
 def test_a_run_travels_and_its_log_comes_back(tree: Tree) -> None:
-    code, out, err = tree.run("score.ratio=0.125")
+    code, out, err = tree.run("select.ratio=0.125")
     assert (code, err) == (0, ""), out + err
     assert f"command ['adapt', 'resources.address=auto'] ratio 0.125 storage {tree.folder / 'results'}" in out
     assert "tree ['data/rows.jsonl', 'my.yaml', 'pipelines/__init__.py', 'pipelines/cli.py']" in out
@@ -154,7 +154,7 @@ def test_who_goes_away_finds_the_job_again(tree: Tree) -> None:
     second.kill()  # as a laptop that is closed
     second.wait()
 
-    code, _, err = tree.run("score.ratio=0.5")
+    code, _, err = tree.run("select.ratio=0.5")
     assert code == 2
     assert f"job {job} works on this run with another configuration" in err
 

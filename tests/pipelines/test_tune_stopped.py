@@ -18,7 +18,7 @@ DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"for
 
 
 def holding(values: dict[str, Any], plan: tune.Plan) -> None:
-    """A trial that holds a CPU as Ray Train's workers do, and is the better, the larger `score.ratio` is; at the first
+    """A trial that holds a CPU as Ray Train's workers do, and is the better, the larger `select.ratio` is; at the first
     validation, the worse."""
     import ray
     from ray import tune as ray_tune
@@ -26,13 +26,13 @@ def holding(values: dict[str, Any], plan: tune.Plan) -> None:
     group = ray.util.placement_group([{"CPU": 1}])
     ray.get(group.ready(), timeout=30)
     for step in range(1, plan.config.tune.validations + 1):
-        ratio = values["score.ratio"]
+        ratio = values["select.ratio"]
         found = {"step": step, "accuracy": ratio if step > 1 else 1 - ratio, "loss": 0.0}
         ray_tune.report(tune._event(found, 1, group.id.hex()))
 
 
 def searched(folder: Path, ratios: list[float], **settings: Any) -> list[Trial]:
-    space = {"score.ratio": {"choices": ratios}}
+    space = {"select.ratio": {"choices": ratios}}
     given = {"space": space, "search": "grid", "judge": "generator", "validations": 4, **settings}
     config = parse({"storage": str(folder), "data": DATA, "tune": given})
     return tune._tuned(tune.Plan(config, "", ""), Run(config).step("tune", {}, []), "search", tune._space(config))
@@ -53,7 +53,7 @@ def test_stopped_trials_give_back_their_cpus(tmp_path: Path) -> None:
 
     found = searched(tmp_path, RATIOS)
     assert [t.error for t in found] == [""] * len(RATIOS)  # the fourth would have waited for a CPU in vain
-    by_ratio = {t.point["score.ratio"]: t.state for t in found}
+    by_ratio = {t.point["select.ratio"]: t.state for t in found}
     assert by_ratio == {0.7: "generator"} | dict.fromkeys(RATIOS[1:], "stopped")
     groups = ray.util.placement_group_table().values()
     assert {g["state"] for g in groups} == {"REMOVED"}

@@ -60,8 +60,8 @@ def test_where_generators_are_judged_only_finalists_are_adapted(
     monkeypatch.setattr(tune, "start_ray", lambda resources: None)
     monkeypatch.setattr(tune, "_forward", lambda every: None)
     monkeypatch.setattr("ray.tune.report", reported.append)
-    given = config(tmp_path, tune={"judge": judge, "space": {"score.ratio": {"choices": [0.1, 0.2]}}})
-    point = {"score.ratio": 0.2}
+    given = config(tmp_path, tune={"judge": judge, "space": {"select.ratio": {"choices": [0.1, 0.2]}}})
+    point = {"select.ratio": 0.2}
     tune.run_trial({tune.LISTED: point | {tune.SEED: 0}} if finalist else point, tune.Plan(given, "rows", "key"))
     assert [(r["accuracy"], r["end"]) for r in reported] == ([(0.9, True)] if whole else [])
 
@@ -88,7 +88,7 @@ def test_trials_share_the_machines_and_train_no_baselines(tmp_path: Path) -> Non
     ("search", "count"), [({"search": "grid"}, 6), ({"search": "random", "trials": 5}, 5), ({"trials": 3}, 3)]
 )
 def test_number_of_trials(tmp_path: Path, search: dict[str, Any], count: int) -> None:
-    space = {"score.ratio": {"choices": [0.1, 0.3, 1.0]}, "distill.qa_weight": {"choices": [0.5, 1.0]}}
+    space = {"select.ratio": {"choices": [0.1, 0.3, 1.0]}, "distill.qa_weight": {"choices": [0.5, 1.0]}}
     assert tune._count(config(tmp_path, tune={"space": space, **search})) == count
 
 
@@ -102,10 +102,10 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: py
 def test_a_search_without_labels_for_validation_or_without_a_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tune.space is empty"):
         tune.tune(config(tmp_path))
-    judged = {"judge": "generator", "space": {"score.ratio": {"choices": [0.1]}}}
+    judged = {"judge": "generator", "space": {"select.ratio": {"choices": [0.1]}}}
     with pytest.raises(ConfigError, match=r"distill.skip is true, so no generator is judged"):
         tune.tune(config(tmp_path, tune=judged, distill={"skip": True}))
-    space = {"tune": {"space": {"score.ratio": {"choices": [0.1, 0.3]}}}}
+    space = {"tune": {"space": {"select.ratio": {"choices": [0.1, 0.3]}}}}
     sources = {role: source | {"limit": 5} for role, source in DATA.items()}
     with pytest.raises(ConfigError, match=r"data.budget.validation_fraction above 0"):
         tune.tune(config(tmp_path, data=sources | {"budget": {"validation_fraction": 0}}, **space))

@@ -30,6 +30,7 @@ from leaml import tables
 from leaml.config import CaptionConfig, ModelConfig, ResourcesConfig
 from leaml.data import store
 from leaml.engine import Completion, Engine, EngineSpec, Request
+from leaml.records import read_done
 from pipelines.caption import CaptionWork
 from pipelines.models import engine_spec
 from pipelines.runtime import start_ray
@@ -253,7 +254,7 @@ class Caption:
         ]
 
     def _training(self, folder: Path) -> bool:
-        return json.loads((folder.parent / "_DONE.json").read_text())["label"] == "ingest labeled"
+        return read_done(str(folder.parent)).variant == "labeled"
 
 
 def _kill(what: str, process: subprocess.Popen[bytes]) -> bool:

@@ -37,6 +37,7 @@ from benchmarks import curves, pair_precision
 from leaml import config, evaluation, tables
 from leaml import statistics as tests
 from leaml.data import files
+from leaml.records import read_run
 from pipelines.adapt import adapt
 
 CONTROLS = ["no_captions", "random_neurons", "all_neurons", "full_labels"]
@@ -108,8 +109,7 @@ def _adapted(file: Path, overrides: list[str]) -> dict[str, Any]:
 
 def read_predictions(run_folder: str) -> dict[str, pa.Table]:
     """Predictions of the models of the run's last `leaml adapt`, by row."""
-    steps = json.loads(files.read_bytes(files.join(run_folder, "status.json")))["steps"]
-    folders = {s["label"].removeprefix("evaluate "): s["folder"] for s in steps if s["name"] == "evaluate"}
+    folders = {step.variant: step.folder for step in read_run(run_folder).steps if step.name == "evaluate"}
     order = [(key, "ascending") for key in ("image_id", "question", "answer")]
     return {
         row: tables.read(files.join(run_folder, folder, "predictions.parquet"), tables.PREDICTIONS).sort_by(order)

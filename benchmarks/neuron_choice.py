@@ -30,6 +30,7 @@ from leaml.config import Config, ModelConfig, ScoreConfig
 from leaml.data import files
 from leaml.data.store import ImageStore
 from leaml.neurons import scores, selection
+from leaml.records import LEAML, read_run
 from leaml.scoring import ask
 from leaml.training import Example, Task, Trainer, Validation, Worker
 from leaml.vlm import load
@@ -63,9 +64,9 @@ class Folders:
 def made(loaded: Config) -> Folders:
     """Run the method up to distillation, or find it done."""
     adapt(loaded, until="distill")
-    steps = json.loads(files.read_bytes(files.join(loaded.run_folder, "status.json")))["steps"]
-    folders = {s["label"]: files.join(loaded.run_folder, s["folder"]) for s in steps}
-    return Folders(*(folders[name] for name in ("ingest labeled", "warmup", "distill leaml")))
+    run = read_run(loaded.run_folder)
+    steps = (run.finished(name, variant) for name, variant in (("ingest", "labeled"), ("warmup", ""), ("distill", LEAML)))
+    return Folders(*(files.join(loaded.run_folder, step.folder) for step in steps if step is not None))
 
 
 def unlabeled_questions(folders: Folders, count: int) -> list[Example]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from leaml import tables
 from leaml.data import files
-from leaml.errors import InputError
+from leaml.records import read_run
 from leaml.scoring import is_correct, normalise
 from pipelines.units import read_files
 
@@ -66,15 +66,12 @@ def judge(rows: Iterable[dict[str, Any]], truth: Truth) -> dict[str, Any]:
 
 def of_run(run_folder: str) -> dict[str, dict[str, Any]]:
     """`precision` of what the last command's fine-tunings read, by row: a filter step.
-    Raises InputError where the folder holds no run."""
-    status = files.join(run_folder, "status.json")
-    if not files.exists(status):
-        msg = f"{run_folder} holds no run (no status.json); give the folder of one, such as runs/demo"
-        raise InputError(msg)
-    folders = {s["label"]: files.join(run_folder, s["folder"]) for s in json.loads(files.read_bytes(status))["steps"]}
-    truth = read_truth(folders["ingest labeled"])
-    steps = {label.removeprefix("filter "): folder for label, folder in folders.items() if label.startswith("filter ")}
-    return {row: precision(folder, truth) for row, folder in steps.items()}
+    Raises DataError where the folder holds no run."""
+    steps = read_run(run_folder).steps
+    labeled = next(step.folder for step in steps if (step.name, step.variant) == ("ingest", "labeled"))
+    truth = read_truth(files.join(run_folder, labeled))
+    made = {step.variant: files.join(run_folder, step.folder) for step in steps if step.name == "filter" and not step.round}
+    return {row: precision(folder, truth) for row, folder in made.items()}
 
 
 def markdown(found: dict[str, dict[str, Any]]) -> str:

@@ -14,8 +14,7 @@ from leaml.config import EvaluateConfig, ModelConfig, resolve_model
 from leaml.data import files
 from leaml.errors import DataError, InputError
 from leaml.images import MAX_PIXELS
-
-CONFIG, STATUS = "config.yaml", "status.json"
+from leaml.records import CONFIG, STATUS, read_run
 
 
 @dataclass(frozen=True)
@@ -87,15 +86,12 @@ def find(source: str, dtype: str | None = None) -> Finished:
 
 
 def _of_run(run: str, changes: dict[str, Any]) -> Finished:
-    config, status = _read(run, CONFIG, yaml.safe_load), _read(run, STATUS)
-    steps = [s["folder"] for s in status["steps"] if s["label"] == "finetune leaml" and s["state"] in ("done", "reused")]
-    # a status of a time when it had the last command's steps only; the evaluation is the whole run's
-    others = {s["folder"] for s in status.get("others", [])}  # finished for another configuration
-    steps = steps or [name for name in [_evaluation(run, "metrics").get("model")] if name and name not in others]
-    if not steps or not files.exists(files.join(run, steps[-1], "model", "config.json")):
-        msg = f"{run} has no finished adapted model (its status is {status['state']!r}); run `leaml adapt` to its end first"
+    config, record = _read(run, CONFIG, yaml.safe_load), read_run(run)
+    adapted = record.finished("finetune")
+    if adapted is None or not files.exists(files.join(run, adapted.folder, "model", "config.json")):
+        msg = f"{run} has no finished adapted model (its status is {record.state!r}); run `leaml adapt` to its end first"
         raise InputError(msg)
-    step = str(steps[-1])
+    step = adapted.folder
     base = config.get("model") or {}
     try:
         kept = {key: base[key] for key in ("dtype", "trust_remote_code") if key in base}

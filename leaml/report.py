@@ -6,13 +6,14 @@ escaped. Equal data give an equal page, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from leaml import report_plots, report_sections
 from leaml.comparisons import SIGNIFICANT, smallest_difference
 from leaml.evaluation import TITLES
+from leaml.records import StepRecord
 from leaml.report_style import CSS, count, escape, p_value, percent, points, table
 
 YARDSTICKS = ("full_labels", "source_prior")
@@ -79,8 +80,8 @@ class ReportData:
         wrong: Wrong answers to show.
         sources: Per source (and for the labels used) what its ingest counted: numbers by name, counts of reasons nested.
         selection: Per Linear: `module`, `layer`, `name`, `rows` (neurons) and `selected`.
-        losses: `(step, loss)` points per training run.
-        steps: Per step: `name`, `label`, `folder`, `seconds`, `state`.
+        losses: `(step, loss)` points per training run, by its name.
+        steps: Of the run.
         filters: Generated pairs per reason, `accepted` included.
         quarantine: Images set aside per reason.
         facts: Versions, models, settings.
@@ -96,7 +97,7 @@ class ReportData:
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     selection: list[dict[str, Any]] = field(default_factory=list)
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: Sequence[StepRecord] = ()
     filters: dict[str, int] = field(default_factory=dict)
     quarantine: dict[str, int] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)

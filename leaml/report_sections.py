@@ -6,13 +6,14 @@ import base64
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from leaml import report_plots
 from leaml.evaluation import TITLES
+from leaml.records import StepRecord
 from leaml.report_style import bars, count, duration, escape, percent, table
 
 if TYPE_CHECKING:
@@ -194,29 +195,27 @@ def _sum_cell(cells: dict[tuple[str, int], list[int]], module: str | None = None
 
 def training(losses: dict[str, list[tuple[int, float]]]) -> str:
     """Loss curves, one panel per training run."""
-    names = {label: f"{label.partition(' ')[0]}: {row}" if (row := made_for(label)) else label for label in losses}
-    plot = report_plots.loss_curves({names[label]: points for label, points in losses.items()})
+    plot = report_plots.loss_curves(losses)
     if not plot:
         return '<p class="note">No losses were recorded.</p>'
     return f"<p>Training loss over optimizer steps; the number in each corner is the last value.</p>{plot}"
 
 
-def steps(items: list[dict[str, Any]]) -> str:
+def steps(items: Sequence[StepRecord]) -> str:
     """Every step with its state, duration and folder."""
     if not items:
         return '<p class="note">No step has run.</p>'
-    total = sum(float(step.get("seconds") or 0) for step in items)
+    total = sum(step.seconds or 0.0 for step in items)
     rows = []
     for step in items:
-        seconds = float(step.get("seconds") or 0)
-        state = str(step.get("state") or "unknown")
-        tone = state if state in {"done", "failed"} else "other"
+        seconds = step.seconds or 0.0
+        tone = step.state if step.state in {"done", "failed"} else "other"
         share = 100 * seconds / total if total else 0
         rows.append(
-            f"<tr><td>{escape(step['name'])}</td><td>{escape(made_for(step.get('label') or ''))}</td><td><span"
-            f' class="state {tone}">{escape(state)}</span></td>'
+            f"<tr><td>{escape(step.name)}</td><td>{escape(made_for(step.variant, step.round))}</td><td><span"
+            f' class="state {tone}">{escape(step.state)}</span></td>'
             f'<td class="n">{duration(seconds)}</td><td class="bar"><span class="share" style="width:{share:.1f}%"></span></td>'
-            f"<td><code>{escape(step.get('folder') or '')}</code></td></tr>"
+            f"<td><code>{escape(step.folder)}</code></td></tr>"
         )
     rows.append(
         f'<tr class="total"><td>total</td><td></td><td></td><td class="n">{duration(total)}</td><td></td><td></td></tr>'
@@ -225,11 +224,10 @@ def steps(items: list[dict[str, Any]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def made_for(label: str) -> str:
-    """The row of the results, or the source, that a step's label names behind the step; empty when it names none."""
-    _, _, rest = label.partition(" ")
-    row, _, more = rest.partition(" ")
-    return f"{TITLES.get(row, row)}{f', {more}' if more else ''}"
+def made_for(variant: str, round_number: int = 0) -> str:
+    """The row of the results, or the source, that a step is for, with its round; empty for a step that all rows share."""
+    title = TITLES.get(variant, variant)
+    return ", ".join(part for part in (title, f"round {round_number}" if round_number else "") if part)
 
 
 def quarantine(counts: dict[str, int]) -> str:

@@ -190,9 +190,9 @@ def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
     """The last training of the adapted model, then those of the baselines."""
     given = run.config.evaluate.baselines
     configs = {"finetune_labels": given.finetune_labels, "lora_labels": given.lora_labels}
-    folders = {record["label"]: record["folder"] for record in run.steps()}
+    folders = {record.variant: record.folder for record in run.steps() if record.name == "finetune" and not record.round}
     made: list[tuple[str, TrainConfig, str]] = [("leaml", run.config.finetune, adapted.folder)]
-    made += [(row, config, files.join(run.folder, folders[f"finetune {row}"])) for row, config in configs.items()]
+    made += [(row, config, files.join(run.folder, folders[row])) for row, config in configs.items()]
     found = []
     for row, config, folder in made:
         summary = json.loads(files.read_bytes(files.join(folder, "training.json")))

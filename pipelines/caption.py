@@ -98,7 +98,7 @@ def caption_step(run: Run, sources: Sources, labels: Labels) -> Step:
     """The step, whether it is finished or not."""
     images_key = (captioned_key(run.config, sources, labels) if sources.known else run.captioned) or UNKNOWN
     made_from = tuple(folder for source in sources.training for folder in (source.name_of_folder, *source.also))
-    images = Step("images", "images", images_key, "", also=made_from)
+    images = Step("images", "", images_key, "", also=made_from)
     return run.step("caption", _settings(run.config.caption), [images], version=6)
 
 

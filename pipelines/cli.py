@@ -220,9 +220,7 @@ def plan(
 
 @app.command()
 def overlap(
-    a: Annotated[
-        str, typer.Argument(help="Folder of a select step, local or s3://, such as runs/mine/select-0123456789ab.")
-    ],
+    a: Annotated[str, typer.Argument(help="Folder of a select step, local or s3://, such as runs/mine/select-0123456789ab.")],
     b: Annotated[str, typer.Argument(help="Folder of another select step.")],
     plot: Annotated[str | None, typer.Option(help="Draw the overlap by layer and module to this .svg or .png file.")] = None,
 ) -> None:

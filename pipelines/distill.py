@@ -7,6 +7,7 @@ from typing import Any
 from leaml import prompts
 from leaml.checks import gaps, word_checks
 from leaml.config import DistillConfig
+from leaml.records import LEAML
 from leaml.training import Example
 from pipelines.caption import read_captions
 from pipelines.ingest import Sources
@@ -47,14 +48,15 @@ def distill(
     captions: Step,
     warmed: Step,
     selected: Step,
-    variant: str = "leaml",
+    variant: str = LEAML,
+    round_number: int = 0,
     judge: Judge | None = None,
 ) -> Step:
     """Caption loss + qa_weight x QA loss; captions, questions made of them, pairs and answers share each batch."""
     config = run.config.distill
     settings = {"distill": config.model_dump(), "seed": run.config.seed}
     version = 3 if run.config.score.unit == "ffn" else 2  # columns are trained since 3; rows as in 2
-    step = run.step("distill", settings, [captions, warmed, selected], version, label=f"distill {variant}")
+    step = run.step("distill", settings, [captions, warmed, selected], version, variant=variant, round_number=round_number)
 
     def work() -> dict[str, Any]:
         request = run.config.caption.prompt or prompts.CAPTION

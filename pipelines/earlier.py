@@ -7,27 +7,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from leaml.data import files
+from leaml.errors import DataError
+from leaml.records import DONE, LEAML, STATUS, StepRecord, read_run
 
-Entry = dict[str, Any]
-"""A step in `status.json`, with `config`, the digest of the configuration that used it last, and `inputs`."""
 APART = ("name", "storage", "resources", "tune")
 """Sections of the configuration that are in no step's address."""
-
-LAST = "evaluate leaml"
-"""Label of a step that only a run of all steps has."""
 
 
 def whole(tree: dict[str, Any]) -> str:
     """`digest` of everything that a step may depend on."""
-    return digest(tree, {"name": "evaluate", "label": LAST})
+    return digest(tree, StepRecord("evaluate", LEAML))
 
 
-def digest(tree: dict[str, Any], entry: Entry) -> str:
+def digest(tree: dict[str, Any], step: StepRecord) -> str:
     """Identity of the part of a configuration that a step may depend on; what lies beside the storage may move with it."""
-    apart = (*APART, "evaluate") if _of_method(entry) else APART
+    apart = (*APART, "evaluate") if _of_method(step) else APART
     text = json.dumps({key: value for key, value in tree.items() if key not in apart}, sort_keys=True)
     storage = str(tree.get("storage") or "")
     if storage and not files.is_remote(storage):
@@ -36,54 +31,37 @@ def digest(tree: dict[str, Any], entry: Entry) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _of_method(entry: Entry) -> bool:
+def _of_method(step: StepRecord) -> bool:
     """Whether a step is of the method itself, which the section `evaluate`, with baselines and controls, does not change."""
-    name, label = entry["name"], entry["label"]
-    return name != "evaluate" and (name == "ingest" or label in (name, f"{name} again") or "leaml" in label.split())
+    return step.name != "evaluate" and (step.name == "ingest" or step.variant in ("", LEAML))
 
 
-def read(run: str, status: str, config: str, done: str) -> tuple[list[Entry], str]:
-    """Finished steps of earlier commands, the latest first, and the `whole` of the status; none where it is damaged.
-
-    Args:
-        run: The run's folder.
-        status: Name of its status file.
-        config: Name of its configuration, as the last command had it.
-        done: Name of what a finished step has.
-    """
-    file = files.join(run, status)
-    if not files.exists(file):
+def read(run: str) -> tuple[list[StepRecord], str]:
+    """Finished steps of earlier commands, the latest first, and the `whole` of the run; none where it is damaged."""
+    if not files.exists(files.join(run, STATUS)):
         return [], ""
     try:
-        state = dict(json.loads(files.read_bytes(file)))
-        tree = dict(yaml.safe_load(files.read_bytes(files.join(run, config))))
-        listed = [*state["steps"], *state.get("others", [])]
-        found = []
-        for entry in listed:
-            record = files.join(run, entry["folder"], done)
-            if entry["state"] in ("done", "reused") and files.exists(record):
-                inputs = list(json.loads(files.read_bytes(record))["inputs"])
-                found.append({"config": digest(tree, entry)} | entry | {"inputs": inputs})
-        ended = state["state"] == "done" and any(entry["label"] == LAST for entry in state["steps"])
-        return found, str(state.get("whole", whole(tree) if ended else ""))
-    except (ValueError, KeyError, TypeError, yaml.YAMLError):
+        record = read_run(run)
+    except DataError:
         return [], ""
+    listed = (*record.steps, *record.others)
+    return [step for step in listed if step.finished and files.exists(files.join(run, step.folder, DONE))], record.whole
 
 
-def split(earlier: list[Entry], now: list[Entry], tree: dict[str, Any]) -> tuple[list[Entry], list[Entry]]:
-    """Of earlier entries those that belong to the run of the configuration `tree` beside the steps `now`, and the others.
+def split(earlier: list[StepRecord], now: list[StepRecord], tree: dict[str, Any]) -> tuple[list[StepRecord], list[StepRecord]]:
+    """Of earlier steps those that belong to the run of the configuration `tree` beside the steps `now`, and the others.
 
     A step does not belong to it any more when its label stands for another folder now, nor does what was made from such a step.
     """
-    touched = {entry["folder"] for entry in now}
-    folder_of = {entry["label"]: entry["folder"] for entry in now}
-    rest = [entry for entry in earlier if entry["folder"] not in touched]
-    fitting = [entry for entry in rest if entry["config"] == digest(tree, entry)]
-    for entry in fitting:
-        folder_of.setdefault(entry["label"], entry["folder"])
-    gone = {entry["folder"] for entry in rest if folder_of.get(entry["label"], entry["folder"]) != entry["folder"]}
-    while more := {e["folder"] for e in rest if e["folder"] not in gone and gone.intersection(e["inputs"])}:
+    touched = {step.folder for step in now}
+    folder_of = {step.label: step.folder for step in now}
+    rest = [step for step in earlier if step.folder not in touched]
+    fitting = [step for step in rest if step.config == digest(tree, step)]
+    for step in fitting:
+        folder_of.setdefault(step.label, step.folder)
+    gone = {step.folder for step in rest if folder_of.get(step.label, step.folder) != step.folder}
+    while more := {step.folder for step in rest if step.folder not in gone and gone.intersection(step.inputs)}:
         gone |= more
-    kept = [entry for entry in fitting if entry["folder"] not in gone]
-    stays = {entry["folder"] for entry in kept}
-    return kept, [entry for entry in rest if entry["folder"] not in stays]
+    kept = [step for step in fitting if step.folder not in gone]
+    stays = {step.folder for step in kept}
+    return kept, [step for step in rest if step.folder not in stays]

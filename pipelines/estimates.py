@@ -21,7 +21,7 @@ import yaml
 from leaml.config import resolve_model
 from leaml.data import files
 from leaml.errors import LeamlError
-from pipelines.run import DONE
+from leaml.records import DoneRecord, read_done
 
 ENGINES = {"caption", "generate", "hardness", "evaluate"}
 TRAININGS = {"warmup", "distill", "finetune"}
@@ -88,12 +88,12 @@ class Measured:
 Known = dict[tuple[Any, ...], Measured]
 
 
-def estimate(name: str, label: str, tree: dict[str, Any], work: Work, known: Known, rates: Rates = ASSUMED) -> Estimate:
+def estimate(name: str, variant: str, tree: dict[str, Any], work: Work, known: Known, rates: Rates = ASSUMED) -> Estimate:
     """Estimate one step.
 
     Args:
         name: Name of the step.
-        label: Its label, which tells baselines apart.
+        variant: The row that it is for, which tells baselines apart.
         tree: The configuration it runs with, as plain data.
         work: How much it has to do.
         known: Measured rates, see `earlier`.
@@ -104,18 +104,18 @@ def estimate(name: str, label: str, tree: dict[str, Any], work: Work, known: Kno
     if name in ENGINES and work.images == 0:
         return Estimate(0.0, 0.0, "")
     count, gpus = workers(name, tree)
-    found = known.get(signature(name, label, tree))
+    found = known.get(signature(name, variant, tree))
     if found is None and not gpus:
         return Estimate(None, 0.0, "on CPUs, and no earlier run in this storage measured it")
     if found is None:
-        rate, origin = _assumed(name, label, tree, work, rates)
+        rate, origin = _assumed(name, variant, tree, work, rates)
         start = rates.engine_start_s if name in ENGINES else rates.training_start_s
     else:
         rate, origin, start = found.rate, found.origin, found.start_s
     if rate is None:
         return Estimate(None, None, origin)
     if name in TRAININGS:
-        section = train_section(name, label, tree)
+        section = train_section(name, variant, tree)
         done, unit, parallel = section["steps"] * _phases(section, work.held_out), "steps", 1
     else:
         done, unit = (1000 if work.images is None else work.images), ("examples" if name in GRADIENTS else "images")
@@ -143,14 +143,13 @@ def workers(name: str, tree: dict[str, Any]) -> tuple[int, float]:
     return resources.get("teacher_engines") or resources["engines"], gpus if own is None else own
 
 
-def train_section(name: str, label: str, tree: dict[str, Any]) -> dict[str, Any]:
+def train_section(name: str, variant: str, tree: dict[str, Any]) -> dict[str, Any]:
     """The training section of a step."""
     baselines = tree["evaluate"]["baselines"]
-    row = label.split()[-1]
-    return dict(baselines[row] if name == "finetune" and row in ("finetune_labels", "lora_labels") else tree[name])
+    return dict(baselines[variant] if name == "finetune" and variant in ("finetune_labels", "lora_labels") else tree[name])
 
 
-def signature(name: str, label: str, tree: dict[str, Any]) -> tuple[Any, ...]:
+def signature(name: str, variant: str, tree: dict[str, Any]) -> tuple[Any, ...]:
     """What two steps have in common when one's rate tells the other's."""
     model, (count, gpus) = tree["model"]["name"], workers(name, tree)
     if name == "caption":
@@ -166,8 +165,8 @@ def signature(name: str, label: str, tree: dict[str, Any]) -> tuple[Any, ...]:
         return (name, model, source, data["evaluation_questions"], gpus)
     if name in GRADIENTS:
         return (name, model, tree["score"]["batch_size"], count, gpus)
-    method = "lora" if label.endswith("lora_labels") else "neurons" if name == "distill" else "full"
-    section = train_section(name, label, tree)
+    method = "lora" if variant == "lora_labels" else "neurons" if name == "distill" else "full"
+    section = train_section(name, variant, tree)
     return ("training", method, model, section["batch_size"], section["precision"], count, gpus)
 
 
@@ -176,10 +175,10 @@ def earlier(folders: Iterable[str]) -> Known:
     found: dict[tuple[Any, ...], list[tuple[float, float, str]]] = {}
     for folder in folders:
         try:
-            record = json.loads(files.read_bytes(files.join(folder, DONE)))
+            record = read_done(folder)
             if (speed := _speed(record, config := _config(folder))) is not None:
                 origin = folder.rstrip("/").rsplit("/", 1)[-1]
-                found.setdefault(signature(record["step"], record["label"], config), []).append((*speed, origin))
+                found.setdefault(signature(record.name, record.variant, config), []).append((*speed, origin))
         except (LeamlError, KeyError, TypeError, ValueError, AttributeError):
             continue  # removed meanwhile, or of another version
     return {
@@ -201,10 +200,10 @@ def _config(folder: str) -> dict[str, Any]:
     return dict(yaml.load(files.read_bytes(files.join(folder, "config.yaml")), loader))
 
 
-def _speed(record: dict[str, Any], tree: dict[str, Any]) -> tuple[float, float] | None:
+def _speed(record: DoneRecord, tree: dict[str, Any]) -> tuple[float, float] | None:
     """Rate and seconds before that a `_DONE.json` tells."""
-    name, summary, seconds = record["step"], record["summary"], float(record["seconds"])
-    attempts = int(record.get("attempts") or 1)  # each of them started engines or workers
+    name, summary, seconds = record.name, record.summary, record.seconds
+    attempts = record.attempts  # each of them started engines or workers
     if name in ENGINES and summary.get("engine_seconds"):
         busy = float(summary["engine_seconds"])
         rate = float(summary.get("images_per_engine_s") or summary["images"] / busy)
@@ -213,7 +212,7 @@ def _speed(record: dict[str, Any], tree: dict[str, Any]) -> tuple[float, float] 
         return float(summary["examples"] / (summary.get("seconds") or seconds)), 0.0
     if name in TRAININGS:
         phases = 1 + len(summary.get("sweep") or [])
-        steps = train_section(name, record["label"], tree)["steps"]
+        steps = train_section(name, record.variant, tree)["steps"]
         busy = float(summary.get("seconds") or seconds)
         return phases * steps / busy, max(0.0, seconds - busy) / attempts
     return None
@@ -225,7 +224,7 @@ def _phases(section: dict[str, Any], held_out: bool) -> int:
     return len(rates) + 1 if held_out and isinstance(rates, list) and len(rates) > 1 else 1
 
 
-def _assumed(name: str, label: str, tree: dict[str, Any], work: Work, rates: Rates) -> tuple[float | None, str]:
+def _assumed(name: str, variant: str, tree: dict[str, Any], work: Work, rates: Rates) -> tuple[float | None, str]:
     """A rate as `Measured.rate` from the size of the model, and how it comes about; None if it cannot be told."""
     if name == "caption" and tree["caption"]["url"]:
         return None, f"asked of {tree['caption']['url']}, whose GPUs are not counted"
@@ -236,7 +235,7 @@ def _assumed(name: str, label: str, tree: dict[str, Any], work: Work, rates: Rat
     count, gpus = workers(name, tree)
     reading = rates.image_tokens + rates.text_tokens
     if name in TRAININGS | GRADIENTS:
-        batch = train_section(name, label, tree)["batch_size"] if name in TRAININGS else 1
+        batch = train_section(name, variant, tree)["batch_size"] if name in TRAININGS else 1
         flop = 6 * size * reading * batch / rates.training
         text = f"{batch} x 6 x {_big(size)} x {reading:,} tokens / {rates.training:g}"
         gpus *= count

@@ -97,7 +97,7 @@ def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None
         "model": None if made_by else model_key(model),
     }
     inputs = [sources.evaluation, *([made_by] if made_by else [])]
-    step = run.step("evaluate", settings, inputs, version=4, label=f"evaluate {row}")
+    step = run.step("evaluate", settings, inputs, version=4, variant=row)
 
     def work() -> dict[str, Any]:
         questions: dict[str, list[dict[str, Any]]] = {}

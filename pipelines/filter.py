@@ -17,6 +17,7 @@ from leaml.config import FilterConfig
 from leaml.data import files
 from leaml.errors import LeamlError
 from leaml.pairset import PairSet
+from leaml.records import LEAML
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
@@ -25,10 +26,10 @@ from pipelines.units import describe, read_files, rows_of
 COUNTS = "counts"
 
 
-def filter_pairs(run: Run, generated: Step, variant: str = "leaml") -> Step:
+def filter_pairs(run: Run, generated: Step, variant: str = LEAML, round_number: int = 0) -> Step:
     """Decide about every candidate of a generate step, or of the hardness step after it."""
     config = run.config.filter
-    step = run.step("filter", config.model_dump(), [generated], label=f"filter {variant}")
+    step = run.step("filter", config.model_dump(), [generated], variant=variant, round_number=round_number)
     return run.execute(step, lambda: filter_files(step.label, generated.folder, step.folder, config))
 
 

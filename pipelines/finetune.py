@@ -7,6 +7,7 @@ from typing import Any
 from leaml import prompts
 from leaml.config import ModelConfig, TrainConfig
 from leaml.errors import StepError
+from leaml.records import LEAML
 from leaml.training import Example
 from pipelines.caption import read_captions
 from pipelines.filter import read_accepted
@@ -23,13 +24,14 @@ def finetune(
     labels: Labels,
     generator: Step,
     generated: Step,
-    variant: str = "leaml",
+    variant: str = LEAML,
+    round_number: int = 0,
     judge: Judge | None = None,
 ) -> Step:
     """Fine-tune the base, or the generator, on labels and accepted pairs, `label_share` of every batch being labels."""
     config = run.config.finetune
     settings = {"finetune": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
-    step = run.step("finetune", settings, [generated, labels_key(labels)], label=f"finetune {variant}")
+    step = run.step("finetune", settings, [generated, labels_key(labels)], variant=variant, round_number=round_number)
 
     def work() -> dict[str, Any]:
         pairs = [Example(i, q, a) for i, q, a in read_accepted(generated)]
@@ -46,11 +48,11 @@ def finetune(
     return run.execute(step, work)
 
 
-def finetune_captions(run: Run, sources: Sources, labels: Labels, captions: Step, label: str) -> Step:
+def finetune_captions(run: Run, sources: Sources, labels: Labels, captions: Step, variant: str) -> Step:
     """A control: the base trained on labels and captions in place of pairs, as `finetune` otherwise."""
     config, request = run.config.finetune, run.config.caption.prompt or prompts.CAPTION
     settings = {"mixed": config.model_dump(exclude={"start"}), "model": model_key(run.config.model), "seed": run.config.seed}
-    step = run.step("finetune", settings, [captions, labels_key(labels)], label=f"finetune {label}")
+    step = run.step("finetune", settings, [captions, labels_key(labels)], variant=variant)
 
     def work() -> dict[str, Any]:
         described = [Example(i, request, text) for i, text in read_captions(captions).items()]
@@ -64,13 +66,13 @@ def finetune_captions(run: Run, sources: Sources, labels: Labels, captions: Step
 
 
 def finetune_labels(
-    run: Run, sources: Sources, labels: Labels, config: TrainConfig, label: str, method: str = "full", lora_rank: int = 16
+    run: Run, sources: Sources, labels: Labels, config: TrainConfig, variant: str, method: str = "full", lora_rank: int = 16
 ) -> Step:
     """A baseline: the base trained on labeled rows alone, fully or with LoRA."""
     training = config.model_dump(include=set(TrainConfig.model_fields))
     settings = {"train": training, "model": model_key(run.config.model), "method": method, "seed": run.config.seed}
     settings |= {"rank": lora_rank} if method == "lora" else {}
-    step = run.step("finetune", settings, [*sources.training, labels_key(labels)], label=f"finetune {label}")
+    step = run.step("finetune", settings, [*sources.training, labels_key(labels)], variant=variant)
 
     def work() -> dict[str, Any]:
         tasks = [TaskFile("labels", _write_labels(step, labels))]

@@ -12,6 +12,7 @@ from typing import Any
 from leaml import candidates, tables
 from leaml.data import store
 from leaml.engine import Engine, Request
+from leaml.records import LEAML
 from pipelines.ingest import Sources, training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
@@ -38,11 +39,11 @@ class HardnessWork:
         return [item.extra | {"base": answers[item.image_id]} for item in items], counts
 
 
-def hardness(run: Run, sources: Sources, generated: Step, variant: str = "leaml") -> Step:
+def hardness(run: Run, sources: Sources, generated: Step, variant: str = LEAML, round_number: int = 0) -> Step:
     """Ask the base; returns the step that holds the candidates with its answers."""
     config, base = run.config.generate, run.config.model
     settings = {"model": model_key(base), "max_tokens": config.max_tokens}
-    step = run.step("hardness", settings, [generated, *sources.training], version=2, label=f"hardness {variant}")
+    step = run.step("hardness", settings, [generated, *sources.training], version=2, variant=variant, round_number=round_number)
 
     def work() -> dict[str, Any]:
         rows = store.index(generated.path("rows"))

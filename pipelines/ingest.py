@@ -24,9 +24,10 @@ from leaml.data.ingest import ingest as ingest_source
 from leaml.data.label_counts import LabelCounts
 from leaml.data.store import ImageIndex
 from leaml.errors import DataError, InputError
+from leaml.records import COPIES, QUARANTINED, copies_text, quarantine_text
 from leaml.vlm import load
 from pipelines.progress import Bar, say
-from pipelines.run import COPIES, QUARANTINED, Run, Step, copies_text, quarantine_text
+from pipelines.run import Run, Step
 
 EXCLUDED = "excluded.parquet"
 """In the folder of a step that leaves images out: which, and why."""
@@ -125,7 +126,7 @@ def refuse_shared(step: Step, what: str, names: list[str]) -> None:
 
 def role_of(step: Step) -> str:
     """labeled, unlabeled or evaluation."""
-    return step.label.split()[-1]
+    return step.variant
 
 
 def _shared(step: Step, evaluation: Step) -> list[str]:
@@ -221,7 +222,7 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
         "source": _identity(source, run.config.storage) | _content(source),
         "max_pixels": data.max_pixels,
     }
-    step = run.step("ingest", settings, [], version=4, label=f"ingest {role}")
+    step = run.step("ingest", settings, [], version=4, variant=role)
 
     kept = step.path(READ)
 
@@ -370,7 +371,7 @@ def refuse_nothing_to_generate(config: Config, sources: Sources, labels: Labels)
 
 def labels_key(labels: Labels) -> Step:
     """The drawn labels as an input of steps: only the hash matters."""
-    return Step("labels", "labels", labels.key, "")
+    return Step("labels", "", labels.key, "")
 
 
 def training_images(sources: Sources) -> ImageIndex:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -12,11 +12,11 @@ from rich.table import Table
 
 from leaml import prompts, replies, tables
 from leaml.data import files, store
-from leaml.errors import DataError, InputError
+from leaml.errors import InputError
+from leaml.records import StepRecord, read_done, read_run
 from pipelines.generate import sampling_seed
 from pipelines.ingest import EXCLUDED
 from pipelines.progress import console
-from pipelines.run import DONE
 
 
 def show(run: str, image: str) -> None:
@@ -30,34 +30,36 @@ def show(run: str, image: str) -> None:
     for step in steps:
         for row in _unused(step):
             if row["image_id"] == image_id or (row["image_id"] is None and row["uri"] == origin.get("uri")):
-                console.print(f"  {step['label']}: not used, {row['reason']}", markup=False)
-        if step["name"] in SHOW:
-            SHOW[step["name"]](step, image_id)
+                console.print(f"  {step.label}: not used, {row['reason']}", markup=False)
+        if step.name in SHOW:
+            SHOW[step.name](step, image_id)
         for row in _rows(_published(step, "quarantine"), tables.QUARANTINE, image_id):
-            console.print(f"  {step['label']}: quarantined, {row['reason']}")
+            console.print(f"  {step.label}: quarantined, {row['reason']}")
 
 
-def _steps(run: str) -> list[dict[str, Any]]:
-    file = files.join(run, "status.json")
-    if not files.exists(file):
-        msg = f"{run} is not a run folder: it has no status.json; give storage/name of a run"
-        raise DataError(msg)
-    steps = json.loads(files.read_bytes(file))["steps"]
-    made = ("done", "reused")  # an ingest that was refused has its quarantine all the same
-    return [{**s, "path": files.join(run, s["folder"])} for s in steps if s["state"] in made or s["name"] == "ingest"]
+@dataclass(frozen=True)
+class Shown(StepRecord):
+    """A step of the run, with where it is."""
+
+    path: str = ""
 
 
-def _find(steps: list[dict[str, Any]], image: str) -> tuple[str, dict[str, Any]]:
+def _steps(run: str) -> list[Shown]:
+    steps = [step for step in read_run(run).steps if step.finished or step.name == "ingest"]  # a refused one has a quarantine
+    return [Shown(**vars(step), path=files.join(run, step.folder)) for step in steps]
+
+
+def _find(steps: list[Shown], image: str) -> tuple[str, dict[str, Any]]:
     """The image whose id begins with `image`, or whose uri is `image` or ends with /`image`."""
     found: dict[str, dict[str, Any]] = {}
     columns = ["image_id", "uri", "width", "height", "source", "split"]
     for step in steps:
-        if step["name"] == "ingest" and files.exists(f"{step['path']}/images"):
+        if step.name == "ingest" and files.exists(f"{step.path}/images"):
             further = [
-                row for part in store.copies(f"{step['path']}/images") for row in part.filter(_hit(part, image)).to_pylist()
+                row for part in store.copies(f"{step.path}/images") for row in part.filter(_hit(part, image)).to_pylist()
             ]
             copied = pa.array({row["image_id"] for row in further}, pa.string())
-            for file in files.listing(f"{step['path']}/images", suffixes=(".parquet",)):
+            for file in files.listing(f"{step.path}/images", suffixes=(".parquet",)):
                 table = tables.read(file, columns=columns)
                 hit = pc.or_(_hit(table, image), pc.is_in(table["image_id"], value_set=copied))
                 found |= {row["image_id"]: row for row in table.filter(hit).to_pylist()}
@@ -82,11 +84,11 @@ def _hit(table: pa.Table, image: str) -> pa.Array:
     return pc.or_(pc.starts_with(table["image_id"], image), pc.or_(pc.equal(uri, image), pc.ends_with(uri, f"/{image}")))
 
 
-def _unused(step: dict[str, Any]) -> list[dict[str, Any]]:
+def _unused(step: Shown) -> list[dict[str, Any]]:
     """What a step has found in the sources and not taken: unreadable images, and those that are in the evaluation too."""
     tables_of = {"ingest": "quarantine-labeled.parquet", "exclude": EXCLUDED, "contamination": EXCLUDED}
-    file = f"{step['path']}/{tables_of.get(step['name'], '')}"
-    if step["name"] not in tables_of or not files.exists(file):
+    file = f"{step.path}/{tables_of.get(step.name, '')}"
+    if step.name not in tables_of or not files.exists(file):
         return []
     return list(tables.read(file, tables.QUARANTINE).to_pylist())
 
@@ -105,30 +107,30 @@ def _rows(parts: list[str], schema: pa.Schema, image_id: str) -> list[dict[str, 
     return rows
 
 
-def _published(step: dict[str, Any], folder: str = "rows") -> list[str]:
-    path = files.join(step["path"], folder)
+def _published(step: Shown, folder: str = "rows") -> list[str]:
+    path = files.join(step.path, folder)
     return files.listing(path, suffixes=(".parquet",)) if files.exists(path) else []
 
 
-def _labels(step: dict[str, Any], image_id: str) -> None:
-    file = files.join(step["path"], "labeled.parquet")
+def _labels(step: Shown, image_id: str) -> None:
+    file = files.join(step.path, "labeled.parquet")
     rows = _rows([file], tables.LABELED, image_id) if files.exists(file) else []
     for row in rows:
-        console.print(f"  {step['label'].removeprefix('ingest ')}: {row['question']} -> {row['answer']}")
+        console.print(f"  {step.variant}: {row['question']} -> {row['answer']}")
 
 
-def _caption(step: dict[str, Any], image_id: str) -> None:
+def _caption(step: Shown, image_id: str) -> None:
     for row in _rows(_published(step), tables.CAPTIONS, image_id):
         sure = "" if row["mean_logprob"] is None else f" (log-probability {row['mean_logprob']:.2f})"
         cut = ", cut back to whole sentences" if row["finish_reason"] == replies.LENGTH else ""
         console.print(f"  caption by {row['model']}{sure}{cut}: {row['caption']}")
 
 
-def _pairs(step: dict[str, Any], image_id: str) -> None:
-    config = yaml.safe_load(files.read_bytes(files.join(step["path"], "config.yaml")))
-    generator, base = _generator(step["path"]), config["model"]
+def _pairs(step: Shown, image_id: str) -> None:
+    config = yaml.safe_load(files.read_bytes(files.join(step.path, "config.yaml")))
+    generator, base = _generator(step.path), config["model"]
     for row in _rows(_published(step), tables.PSEUDO_QA, image_id):
-        table = Table(title=f"{step['label']} ({step['folder']})", title_justify="left")
+        table = Table(title=f"{step.label} ({step.folder})", title_justify="left")
         for column in ("question", "answer", "log-prob.", "votes", "asked again", "verdict"):
             table.add_column(column)
         for pair in row["pairs"]:
@@ -146,19 +148,17 @@ def _pairs(step: dict[str, Any], image_id: str) -> None:
 
 def _generator(filtered: str) -> str:
     """The folder of the step that trained the generator of a filter step's pairs: the first input of generate."""
-    run, name, folder = filtered.rsplit("/", 1)[0], "filter", filtered
-    while name in ("filter", "hardness", "generate") and files.exists(files.join(folder, DONE)):
-        record = json.loads(files.read_bytes(files.join(folder, DONE)))
-        name, folder = record["step"], files.join(run, record["inputs"][0])
-        if name == "generate":
-            break
+    run, name, folder = filtered.rsplit("/", 1)[0], "", filtered
+    while name != "generate":
+        record = read_done(folder)
+        name, folder = record.name, files.join(run, record.inputs[0])
     return folder.rsplit("/", 1)[-1]
 
 
-def _answers(step: dict[str, Any], image_id: str) -> None:
-    for row in _rows([files.join(step["path"], "predictions.parquet")], tables.PREDICTIONS, image_id):
+def _answers(step: Shown, image_id: str) -> None:
+    for row in _rows([files.join(step.path, "predictions.parquet")], tables.PREDICTIONS, image_id):
         verdict = "right" if row["correct"] else f"wrong, {row['answer']}"
-        console.print(f"  {step['label'].removeprefix('evaluate ')}: {row['question']} -> {row['prediction']} ({verdict})")
+        console.print(f"  {step.variant}: {row['question']} -> {row['prediction']} ({verdict})")
 
 
 SHOW = {"ingest": _labels, "caption": _caption, "filter": _pairs, "evaluate": _answers}

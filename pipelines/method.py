@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from leaml.config import Config
 from leaml.errors import InputError
+from leaml.records import LEAML
 from pipelines.caption import caption
 from pipelines.distill import distill
 from pipelines.filter import filter_pairs
@@ -29,7 +30,7 @@ def method(
     run: Run,
     sources: Sources,
     labels: Labels,
-    variant: str = "leaml",
+    variant: str = LEAML,
     until: str = "evaluate",
     judge: Judge | None = None,
 ) -> Step:
@@ -46,8 +47,8 @@ def method(
         if until == "caption":
             raise StopHereError
     for number in range(1, run.config.rounds):
-        adapted = _round(run, sources, labels, captions, adapted, f"{variant} round {number}")
-    return _round(run, sources, labels, captions, adapted, variant, until, judge)
+        adapted = _round(run, sources, labels, captions, adapted, variant, number)
+    return _round(run, sources, labels, captions, adapted, variant, 0, until, judge)
 
 
 def _round(
@@ -57,6 +58,7 @@ def _round(
     captions: Step | None,
     adapted: Step | None,
     variant: str,
+    number: int,
     until: str = "evaluate",
     judge: Judge | None = None,
 ) -> Step:
@@ -67,16 +69,16 @@ def _round(
             raise StopHereError
         return step
 
-    generator = stop_after("warmup", warmup(run, sources, labels, captions, adapted))
+    generator = stop_after("warmup", warmup(run, sources, labels, captions, adapted, number))
     if captions is not None:
-        scored = stop_after("score", score(run, sources, generator, variant))
-        selected = stop_after("select", select(run, scored, variant))
-        generator = stop_after("distill", distill(run, sources, captions, generator, selected, variant, judge))
-    written = stop_after("generate", generate(run, sources, labels, captions, generator, variant))
+        scored = stop_after("score", score(run, sources, generator, variant, number))
+        selected = stop_after("select", select(run, scored, variant, number))
+        generator = stop_after("distill", distill(run, sources, captions, generator, selected, variant, number, judge))
+    written = stop_after("generate", generate(run, sources, labels, captions, generator, variant, number))
     if run.config.filter.hardness:
-        written = hardness(run, sources, written, variant)
-    pairs = stop_after("filter", filter_pairs(run, written, variant))
-    return stop_after("finetune", finetune(run, sources, labels, generator, pairs, variant, judge))
+        written = hardness(run, sources, written, variant, number)
+    pairs = stop_after("filter", filter_pairs(run, written, variant, number))
+    return stop_after("finetune", finetune(run, sources, labels, generator, pairs, variant, number, judge))
 
 
 def control(run: Run, sources: Sources, labels: Labels, name: str) -> Step:

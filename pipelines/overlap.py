@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 from rich import box
@@ -12,6 +11,7 @@ from safetensors.torch import load as load_tensors
 from leaml.data import files
 from leaml.errors import DataError
 from leaml.neurons import overlap, plots, selection
+from leaml.records import read_run
 from pipelines.progress import console, say
 
 
@@ -36,12 +36,10 @@ def show(folder_a: str, folder_b: str, plot: str | None = None) -> None:
 
 def draw_selection(run_folder: str, file: str) -> None:
     """Draw the selection of the run's own select step. Raises DataError when the run has none."""
-    steps = json.loads(files.read_bytes(files.join(run_folder, "status.json")))["steps"]
-    selected = [s["folder"] for s in steps if s["label"] == "select leaml"]
-    if not selected:
+    if (selected := read_run(run_folder).finished("select")) is None:
         msg = f"{run_folder} has selected no neurons (distill.skip leaves that step out), so there is nothing to draw"
         raise DataError(msg)
-    folder = files.join(run_folder, selected[-1])
+    folder = files.join(run_folder, selected.folder)
     scores = load_tensors(files.read_bytes(files.join(folder, "scores.safetensors")))
     _write(file, plots.selection_picture(selection.read(folder), scores, plots.check_format(file)))
 

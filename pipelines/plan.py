@@ -15,6 +15,7 @@ from leaml.config import Config, SourceConfig
 from leaml.data import files
 from leaml.data.budget import held_out
 from leaml.data.count import Count, count
+from leaml.records import DONE
 from pipelines import estimates
 from pipelines.adapt import asked_of, baseline_steps, check_steps, doubts, method_steps
 from pipelines.contamination import screen_near_duplicates
@@ -22,7 +23,7 @@ from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Work
 from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
 from pipelines.method import method
 from pipelines.progress import console
-from pipelines.run import DONE, UNKNOWN, Run, Step
+from pipelines.run import UNKNOWN, Run, Step
 
 UNTIL_INGEST = "unknown until ingest"
 RECENT = 300
@@ -50,9 +51,17 @@ class Rehearsal(Run):
         self.captioned = captioned
         self.planned: dict[str, Planned] = {}
 
-    def step(self, name: str, settings: dict[str, Any], inputs: list[Step], version: int = 1, label: str = "") -> Step:
+    def step(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: list[Step],
+        version: int = 1,
+        variant: str = "",
+        round_number: int = 0,
+    ) -> Step:
         """The run's step; one with an unknown input has a hash that no step of a run has."""
-        made = super().step(name, settings, inputs, version, label)
+        made = super().step(name, settings, inputs, version, variant, round_number)
         if any(step.hash.endswith(UNKNOWN) for step in inputs):
             return replace(made, hash=made.hash + UNKNOWN, folder=made.folder + UNKNOWN)
         return made
@@ -132,7 +141,7 @@ def show(config: Config, amounts: Amounts | None = None) -> None:
     for planned in run.planned.values():
         step, state = planned.step, run.state(planned.step)
         work = work_of(planned, amounts)
-        found = estimates.estimate(step.name, step.label, planned.tree, work, known)
+        found = estimates.estimate(step.name, step.variant, planned.tree, work, known)
         text = _work_text(planned, amounts)
         lines.append((state, step.label, _folder_text(step), text, _on(planned), *_cost(state, found)))
         if state == "finished" or not found.how:
@@ -261,10 +270,9 @@ def _work_text(planned: Planned, amounts: Amounts) -> str:
     step, tree = planned.step, planned.tree
     work = work_of(planned, amounts)
     if step.name == "ingest":
-        role = step.label.split()[-1]
-        return _count_text({"labeled": amounts.labeled, "evaluation": amounts.evaluation}.get(role, amounts.unlabeled))
+        return _count_text({"labeled": amounts.labeled, "evaluation": amounts.evaluation}.get(step.variant, amounts.unlabeled))
     if step.name in TRAININGS:
-        section = estimates.train_section(step.name, step.label, tree)
+        section = estimates.train_section(step.name, step.variant, tree)
         rates = section["lr"] if isinstance(section["lr"], list) else [section["lr"]]
         which = "rates then the best" if work.held_out else "rates, of which the first: no labels are held out to choose by"
         sweep = f", {len(rates)} {which}" if len(rates) > 1 else ""

@@ -14,7 +14,7 @@ from typing import Any
 from leaml import tables
 from leaml.data import files
 from leaml.errors import StepError
-from pipelines.run import QUARANTINED
+from leaml.records import QUARANTINED
 from pipelines.unit import unit_name
 
 FOLDER = "quarantine"

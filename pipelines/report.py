@@ -13,11 +13,13 @@ from rich.table import Table
 from leaml import report, scoring, tables
 from leaml.data import files, store
 from leaml.neurons.overlap import place_of
+from leaml.records import LEAML, StepRecord
+from leaml.report_sections import made_for
 from leaml.templates import templates
 from pipelines.evaluate import evaluation_rows, read_predictions
 from pipelines.ingest import Labels, Sources
 from pipelines.progress import console, say, warn
-from pipelines.run import DONE, Run, Step
+from pipelines.run import Run, Step
 from pipelines.units import read_output
 
 SAMPLES = 12
@@ -86,12 +88,17 @@ def print_table(metrics: dict[str, Any]) -> None:
         )
 
 
-def _latest(run: Run, name: str, row: str = "leaml") -> Step | None:
+def _latest(run: Run, name: str, row: str = LEAML) -> Step | None:
     """The step of this name, of the main variant or of another row, among the steps of this run."""
     for record in run.steps():
-        if record["name"] == name and record["label"] in (name, f"{name} {row}"):
-            return Step(name, record["label"], record["folder"].rsplit("-", 1)[-1], files.join(run.folder, record["folder"]))
+        if record.is_last(name, row):
+            return _step(run, record)
     return None
+
+
+def _step(run: Run, record: StepRecord) -> Step:
+    folder = files.join(run.folder, record.folder)
+    return Step(record.name, record.variant, record.folder.rsplit("-", 1)[-1], folder, record.round, record.inputs)
 
 
 def _samples(run: Run, sources: Sources, filtered: Step | None, captions: Step | None) -> list[report.Sample]:
@@ -151,9 +158,8 @@ def _sources(run: Run, labels: Labels) -> dict[str, dict[str, Any]]:
     """What the ingest of each source counted, and what of the labels is used."""
     found: dict[str, dict[str, Any]] = {}
     for record in run.steps():
-        file = files.join(run.folder, record["folder"], DONE)
-        if record["name"] == "ingest" and files.exists(file):
-            found[record["label"].removeprefix("ingest ")] = json.loads(files.read_bytes(file))["summary"]
+        if record.name == "ingest" and record.finished:
+            found[record.variant] = run.summary(_step(run, record))
     rows = {"train": labels.train.num_rows, "validation": labels.validation.num_rows}
     return found | {"labels used": {"images": labels.images, "rows": sum(rows.values()), "of these": rows}}
 
@@ -171,9 +177,12 @@ def _selection(scored: Step) -> list[dict[str, Any]]:
 def _losses(run: Run) -> dict[str, list[tuple[int, float]]]:
     curves = {}
     for record in run.steps():
-        file = files.join(run.folder, record["folder"], "training.json")
-        if record["name"] in ("warmup", "distill", "finetune") and files.exists(file):
-            curves[record["label"]] = [(int(s), float(v)) for s, v in json.loads(files.read_bytes(file))["losses"]]
+        file = files.join(run.folder, record.folder, "training.json")
+        if record.name in ("warmup", "distill", "finetune") and files.exists(file):
+            row = made_for(record.variant, record.round)
+            curves[f"{record.name}: {row}" if row else record.name] = [
+                (int(s), float(v)) for s, v in json.loads(files.read_bytes(file))["losses"]
+            ]
     return curves
 
 
@@ -186,7 +195,7 @@ def _filter_counts(run: Run, filtered: Step) -> dict[str, int]:
 def _quarantine(run: Run) -> dict[str, int]:
     reasons: Counter[str] = Counter()
     for record in run.steps():
-        folder = files.join(run.folder, record["folder"])
+        folder = files.join(run.folder, record.folder)
         for file in files.listing(folder, suffixes=(".parquet",)):
             if "quarantine" in file.removeprefix(folder):
                 reasons.update(tables.read(file, tables.QUARANTINE)["reason"].to_pylist())
@@ -210,11 +219,10 @@ def _label_facts(run: Run) -> dict[str, str]:
     """What became of the label rows of each source that was ingested with counts."""
     found = {}
     for record in run.steps():
-        if record["name"] == "ingest" and not record["label"].endswith("unlabeled"):
-            step = Step("ingest", record["label"], "", files.join(run.folder, record["folder"]))
-            counts = run.summary(step).get("labels")
+        if record.name == "ingest" and record.variant != "unlabeled":
+            counts = run.summary(_step(run, record)).get("labels")
             if counts and counts["rows"]:
                 lost = [f"{number} {reason}" for kind in ("refused", "warnings") for reason, number in counts[kind].items()]
                 text = f"{counts['rows']} in, {counts['used']} used" + "".join(f"; {part}" for part in lost)
-                found[f"label rows, {record['label'].removeprefix('ingest ')}"] = text
+                found[f"label rows, {record.variant}"] = text
     return found

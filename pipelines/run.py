@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -28,21 +28,15 @@ from leaml import __version__
 from leaml.config import Config
 from leaml.data import files
 from leaml.errors import DataError, InputError, StepError
+from leaml.records import CONFIG, DONE, DoneRecord, RunRecord, StepRecord, label_of, noted, read_done
 from pipelines import earlier
 from pipelines.clock import Clock
 from pipelines.progress import say
 
-DONE = "_DONE.json"
-STATUS = "status.json"
 LOCK = "lock.json"
-CONFIG = "config.yaml"
 RUNNING = "running"
 PARTIAL = "partial"
 """State of a run whose last command was asked for some of its steps only, and others have not been run."""
-QUARANTINED = "quarantined: "
-"""Beginning of the names of counts by reason in a step's summary, beside `quarantined`."""
-COPIES = "copies"
-"""Images of a source that are copies of others, in an ingest's summary."""
 UNKNOWN = "?"
 """Hash of an input that only ingest can tell, in a plan; the hashes of what is made from it end with it."""
 KEPT = "finished steps and units are kept, and the last checkpoint of a training"
@@ -55,15 +49,30 @@ SETTLE = 2.0
 
 @dataclass(frozen=True)
 class Step:
-    """One step of one run. `label` tells variants of a step apart for people (for example `finetune random_neurons`);
-    `inputs` are the folders, inside the run, of the steps it was made from, `also` further ones that its hash depends on."""
+    """One step of one run.
+
+    Attributes:
+        name: caption, finetune, ...
+        variant: What tells it from others of this name: a row of the table, the role of a source, or nothing.
+        hash: Of its settings, its code version and its inputs' hashes.
+        folder: Where it is; empty for what stands for a part of the data.
+        round: Of the method's rounds, from 1; 0 for the last, or only, one.
+        inputs: Folders, inside the run, of the steps it was made from.
+        also: Further ones that its hash depends on.
+    """
 
     name: str
-    label: str
+    variant: str
     hash: str
     folder: str
+    round: int = field(default=0, compare=False)
     inputs: tuple[str, ...] = field(default=(), compare=False)
     also: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def label(self) -> str:
+        """For people: "finetune random_neurons"."""
+        return label_of(self.name, self.variant, self.round)
 
     @property
     def name_of_folder(self) -> str:
@@ -89,8 +98,8 @@ class Run:
         """With `noted` false the process works in a run that another one holds, and leaves status.json to that."""
         self.config, self._noted = config, noted
         self.folder = files.absolute(config.run_folder)
-        self._steps: dict[str, dict[str, Any]] = {}
-        self._earlier: list[earlier.Entry] = []
+        self._steps: dict[str, StepRecord] = {}
+        self._earlier: list[StepRecord] = []
         self._tree, self._whole = self._config_tree(), ""
         self._noting = threading.Lock()
         self._state = RUNNING
@@ -101,13 +110,21 @@ class Run:
         view.config = config
         return view
 
-    def step(self, name: str, settings: dict[str, Any], inputs: list[Step], version: int = 1, label: str = "") -> Step:
+    def step(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: list[Step],
+        version: int = 1,
+        variant: str = "",
+        round_number: int = 0,
+    ) -> Step:
         """The step with these settings and inputs; `version` is raised when the step's code changes its results."""
         key = {"step": name, "code": f"{__version__}/{version}", "settings": settings, "inputs": [i.hash for i in inputs]}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
         made_from = tuple(i.name_of_folder for i in inputs if i.folder)
         made_from += tuple(dict.fromkeys(folder for i in inputs for folder in i.also))
-        return Step(name, label or name, digest, files.join(self.folder, f"{name}-{digest}"), made_from)
+        return Step(name, variant, digest, files.join(self.folder, f"{name}-{digest}"), round_number, made_from)
 
     def done(self, step: Step) -> bool:
         """Whether the step is finished."""
@@ -118,13 +135,13 @@ class Run:
         if not self.done(step):
             msg = f"step {step.label!r} is not finished ({step.folder}); run it first"
             raise DataError(msg)
-        return dict(json.loads(files.read_bytes(step.path(DONE)))["summary"])
+        return read_done(step.folder).summary
 
     def execute(self, step: Step, work: Callable[[], dict[str, Any]]) -> Step:
         """Run `work` unless the step is finished, then mark it finished with the summary `work` returns."""
         if self.done(step):
-            record = json.loads(files.read_bytes(step.path(DONE)))
-            self._note(step, "reused", record["seconds"], record["summary"])
+            record = read_done(step.folder)
+            self._note(step, "reused", record.seconds, record.summary)
             say(f"{step.label}: finished before, reused")
             return step
         with Clock(step.folder) as clock:
@@ -134,10 +151,9 @@ class Run:
             try:
                 summary = work()
                 seconds = round(clock.seconds, 1)
-                record = {"step": step.name, "label": step.label, "inputs": step.inputs, "seconds": seconds}
-                record |= {"attempts": clock.attempts, "code": __version__, "summary": summary}
                 files.write_bytes(step.path(CONFIG), self._config_yaml())
-                files.write_bytes(step.path(DONE), json.dumps(record, indent=1).encode())
+                made = (step.name, step.variant, step.round, step.inputs, seconds, clock.attempts, __version__, summary)
+                DoneRecord(*made).write(step.folder)
             except BaseException as error:
                 with contextlib.suppress(DataError):  # must not hide why the step failed
                     self._note(step, _ended_by(error), clock.seconds)
@@ -150,8 +166,8 @@ class Run:
         """Whether what the step makes stays, so that its files may be named."""
         return True
 
-    def steps(self) -> list[dict[str, Any]]:
-        """Every step touched by this process, in order: name, label, folder, state, seconds, config."""
+    def steps(self) -> list[StepRecord]:
+        """Every step touched by this process, in order."""
         return list(self._steps.values())
 
     def finish(self, state: str = "done") -> None:
@@ -161,44 +177,35 @@ class Run:
         """
         with self._noting:
             whole, kept = earlier.whole(self._tree), earlier.split(self._earlier, self.steps(), self._tree)[0]
-            evaluated = any(step["label"] == earlier.LAST for step in (*self.steps(), *kept))
+            evaluated = any(step.is_last("evaluate") for step in (*self.steps(), *kept))
             if state == "done" and evaluated:
                 self._whole = whole
             elif state == PARTIAL and evaluated and self._whole == whole:
                 state = "done"
             self._state = state
-            for step in self._steps.values():
-                if step["state"] == RUNNING:
-                    step["state"] = "interrupted"
+            for folder, step in self._steps.items():
+                if step.state == RUNNING:
+                    self._steps[folder] = replace(step, state="interrupted")
             self._write_status()
 
     def _note(self, step: Step, state: str, seconds: float | None, summary: dict[str, Any] | None = None) -> None:
         with self._noting:
-            self._steps[step.folder] = {
-                "name": step.name,
-                "label": step.label,
-                "folder": step.name_of_folder,
-                "state": state,
-                "seconds": None if seconds is None else round(seconds, 1),
-                "config": earlier.digest(self._tree, {"name": step.name, "label": step.label}),
-            }
-            if summary and summary.get("quarantined"):
-                counts = {key: count for key, count in summary.items() if key.startswith("quarantined")}
-                self._steps[step.folder]["quarantined"] = counts
-            if summary and summary.get(COPIES):
-                self._steps[step.folder][COPIES] = summary[COPIES]
-            if summary and any(summary.get("excluded", {}).values()):
-                self._steps[step.folder]["excluded"] = summary["excluded"]
+            record = StepRecord(step.name, step.variant, step.round, step.name_of_folder, state)
+            self._steps[step.folder] = replace(
+                record,
+                seconds=None if seconds is None else round(seconds, 1),
+                config=earlier.digest(self._tree, record),
+                inputs=step.inputs,
+                summary=noted(summary or {}),
+            )
             self._write_status()
 
     def _write_status(self) -> None:
         if not self._noted:
             return
         kept, others = earlier.split(self._earlier, self.steps(), self._tree)
-        status = {"run": self.config.name, "state": self._state, "updated": time.time(), "steps": [*self.steps(), *kept]}
-        status |= {"others": others} if others else {}
-        status |= {"whole": self._whole} if self._whole else {}
-        files.write_bytes(files.join(self.folder, STATUS), json.dumps(status, indent=1).encode())
+        steps = (*self.steps(), *kept)
+        RunRecord(self.config.name, self._state, 0.0, steps, tuple(others), self._whole).write(self.folder)
 
     def _config_tree(self) -> dict[str, Any]:
         return {"leaml_version": __version__, **self.config.model_dump(mode="json")}
@@ -210,7 +217,7 @@ class Run:
         self._lock = Lock(files.join(self.folder, LOCK))
         self._lock.take()
         try:
-            self._earlier, self._whole = earlier.read(self.folder, STATUS, CONFIG, DONE)
+            self._earlier, self._whole = earlier.read(self.folder)
             files.write_bytes(files.join(self.folder, CONFIG), self._config_yaml())
         except BaseException as error:
             self._leave(error)
@@ -347,17 +354,6 @@ def _interrupt_main() -> None:
 def _place(thread: int) -> tuple[int, int] | None:
     frame = sys._current_frames().get(thread)
     return None if frame is None else (id(frame), frame.f_lasti)
-
-
-def quarantine_text(summary: dict[str, Any]) -> str:
-    """How many images a step has quarantined and why, from its summary."""
-    why = ", ".join(f"{n} {key.removeprefix(QUARANTINED)}" for key, n in summary.items() if key.startswith(QUARANTINED))
-    return f"{summary['quarantined']} images quarantined" + (f" ({why})" if why else "")
-
-
-def copies_text(summary: dict[str, Any]) -> str:
-    """How many images of a source are copies of others under another name, from its ingest's summary."""
-    return f"{summary[COPIES]} copies of other images under other names, each taken once"
 
 
 def is_held(uri: str) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from leaml.config import ModelConfig, ScoreConfig
 from leaml.data import files
 from leaml.data.store import ImageStore
+from leaml.records import LEAML
 from pipelines.ingest import Sources
 from pipelines.models import trained
 from pipelines.run import Run, Step
@@ -20,10 +21,10 @@ from pipelines.train import Watch, fit, progress_writer, read_examples, share_ma
 from pipelines.warmup import qa_tasks
 
 
-def score(run: Run, sources: Sources, warmed: Step, variant: str = "leaml") -> Step:
+def score(run: Run, sources: Sources, warmed: Step, variant: str = LEAML, round_number: int = 0) -> Step:
     """Score the neurons of the warmed-up generator on Ray Train workers."""
     config = run.config.score
-    step = run.step("score", config.model_dump(), [warmed], version=3, label=f"score {variant}")
+    step = run.step("score", config.model_dump(), [warmed], version=3, variant=variant, round_number=round_number)
 
     def work() -> dict[str, Any]:
         settings: dict[str, Any] = {

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from leaml.data import files
+from leaml.records import LEAML
 from pipelines.run import Run, Step
 
 
-def select(run: Run, scored: Step, variant: str = "leaml") -> Step:
+def select(run: Run, scored: Step, variant: str = LEAML, round_number: int = 0) -> Step:
     """Select neurons; another ratio takes other neurons of the same scores."""
     from leaml.neurons import selection
 
     config = run.config.select
-    step = run.step("select", config.model_dump(), [scored], label=f"select {variant}")
+    step = run.step("select", config.model_dump(), [scored], variant=variant, round_number=round_number)
 
     def work() -> dict[str, Any]:
         found, owner, facts, blocks = selection.read_scores(scored.folder)

@@ -112,7 +112,7 @@ def _size(run: plan.Rehearsal, amounts: plan.Amounts, known: estimates.Known, fr
         grows = name in ENGINES and name != "evaluate"
         if name != "ingest" and run.done(planned.step) and not grows:
             continue
-        cost = estimates.estimate(name, label, tree, work, known)
+        cost = estimates.estimate(name, planned.step.variant, tree, work, known)
         if cost.how:
             how.append(f"{label}: {cost.how}")
             sums[grows].append(cost.gpu_hours)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from leaml.config import load
 from leaml.data import files
 from leaml.errors import ConfigError, DataError
+from leaml.records import STATUS, RunRecord, notes_of, read_run
 from pipelines.progress import PROGRESS, console
-from pipelines.run import COPIES, LOCK, PARTIAL, RUNNING, STATUS, copies_text, is_held, quarantine_text
+from pipelines.run import LOCK, PARTIAL, RUNNING, is_held
 
 GO_ON = {
     PARTIAL: "only a part of its steps was asked for; leaml adapt with its config file runs the others",
@@ -23,36 +25,42 @@ GO_ON = {
 WATCH_EVERY = 2.0
 
 
-def read(run: str) -> dict[str, Any]:
-    """The run's status.json with `progress` of running steps. A run whose process is gone is `stopped`, as are its steps.
+@dataclass(frozen=True)
+class Seen:
+    """A run as it is now: its record, in which a run whose process is gone is `stopped`, as are its steps, and the progress of
+    running ones by folder."""
 
-    Raises DataError if there is no run.
-    """
-    file = files.join(run, STATUS)
-    if not files.exists(file):
-        msg = f"{run} is not a run folder: it has no {STATUS}; give storage/name of a run, the folder of runs, or a config file"
-        raise DataError(msg)
-    state = _json(file)
-    if state["state"] == RUNNING and not is_held(files.join(run, LOCK)):
-        again = _json(file)  # it may have ended between the two looks
-        state = again | {"state": "stopped"} if again["state"] == RUNNING else again
-    for step in state["steps"]:
-        progress = files.join(run, step["folder"], PROGRESS)
-        if step["state"] == RUNNING and state["state"] != RUNNING:
-            step["state"] = state["state"]
-        elif step["state"] == RUNNING and files.exists(progress):
-            step["progress"] = _json(progress)
-    if state["state"] in GO_ON:
-        state["go_on"] = GO_ON[state["state"]]
-    return state
+    record: RunRecord
+    progress: dict[str, dict[str, Any]] = field(default_factory=dict)
+    error: str = ""
+
+    @property
+    def go_on(self) -> str:
+        """What to do with it; nothing where it runs or is done."""
+        return GO_ON.get(self.record.state, "")
+
+    def tree(self) -> dict[str, Any]:
+        """As plain data, for programs."""
+        tree = asdict(self.record) | {"steps": [], "others": [step.tree() for step in self.record.others]}
+        for step in self.record.steps:
+            now = self.progress.get(step.folder)
+            tree["steps"].append(step.tree() | ({"progress": now} if now else {}))
+        more = {"go_on": self.go_on, "error": self.error}
+        return tree | {key: text for key, text in more.items() if text}
 
 
-def _json(file: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(files.read_bytes(file)))
-    except ValueError as error:
-        msg = f"{file} is damaged ({error}); remove it: finished steps stay, and the same command writes it anew"
-        raise DataError(msg) from None
+def read(run: str) -> Seen:
+    """The run's status.json as it is to be understood now. Raises DataError if there is no run, or it is damaged."""
+    record = read_run(run)
+    if record.state == RUNNING and not is_held(files.join(run, LOCK)):
+        again = read_run(run)  # it may have ended between the two looks
+        record = replace(again, state="stopped") if again.state == RUNNING else again
+    if record.state != RUNNING:
+        ended = (replace(step, state=record.state) if step.state == RUNNING else step for step in record.steps)
+        return Seen(replace(record, steps=tuple(ended)))
+    running = (step.folder for step in record.steps if step.state == RUNNING)
+    files_of = {folder: files.join(run, folder, PROGRESS) for folder in running}
+    return Seen(record, {folder: json.loads(files.read_bytes(f)) for folder, f in files_of.items() if files.exists(f)})
 
 
 def folder_of(given: str, overrides: list[str] | None = None) -> str:
@@ -85,45 +93,42 @@ def show(run: str, as_json: bool = False, watch: bool = False) -> None:
     """
     while True:
         runs = runs_in(run)
-        states = [_readable(each) for each in runs] if runs else [read(run)]
+        seen = [_readable(each) for each in runs] if runs else [read(run)]
         if as_json:
-            print(json.dumps({"runs": states} if runs else states[0], indent=None if watch else 1), flush=True)
+            trees = [each.tree() for each in seen]
+            print(json.dumps({"runs": trees} if runs else trees[0], indent=None if watch else 1), flush=True)
         else:
             if watch and console.is_terminal:
                 console.clear()
-            for state in states:
-                _print(state, whole=not runs)
-        if not watch or all(state["state"] != RUNNING for state in states):
+            for each in seen:
+                _print(each, whole=not runs)
+        if not watch or all(each.record.state != RUNNING for each in seen):
             return
         time.sleep(WATCH_EVERY)
 
 
-def _readable(run: str) -> dict[str, Any]:
+def _readable(run: str) -> Seen:
     """One of several runs; a damaged one does not hide the others."""
     try:
         return read(run)
     except DataError as error:
-        return {"state": "unreadable", "run": Path(run).name, "error": str(error), "steps": [], "updated": time.time()}
+        return Seen(RunRecord(Path(run).name, "unreadable", time.time()), error=str(error))
 
 
-def _print(state: dict[str, Any], whole: bool) -> None:
+def _print(seen: Seen, whole: bool) -> None:
+    record = seen.record
+    ago = f"{time.time() - record.updated:.0f} s ago"
     if not whole:
-        last = state["steps"][-1]["label"] if state["steps"] else ""
-        ago = f"{time.time() - state['updated']:.0f} s ago"
-        console.print(f"{state['state']:11} {state['run']:28} {last}, {ago}", markup=False)
+        last = record.steps[-1].label if record.steps else ""
+        console.print(f"{record.state:11} {record.run:28} {last}, {ago}", markup=False)
         return
-    console.print(f"run {state['run']}: {state['state']}, {time.time() - state['updated']:.0f} s ago", markup=False)
-    for step in state["steps"]:
-        seconds = "" if step["seconds"] is None else f"{step['seconds']:.0f} s"
-        if now := step.get("progress"):
+    console.print(f"run {record.run}: {record.state}, {ago}", markup=False)
+    for step in record.steps:
+        seconds = "" if step.seconds is None else f"{step.seconds:.0f} s"
+        if now := seen.progress.get(step.folder):
             seconds = f"step {now['step']}/{now['steps']}, {now['steps_per_s']:.1f} steps/s"
-        console.print(f"  {step['state']:11} {step['label']:28} {seconds:>10}  {step['folder']}", markup=False)
-        if "quarantined" in step:
-            console.print(f"  {'':11} {quarantine_text(step['quarantined'])}", markup=False)
-        if COPIES in step:
-            console.print(f"  {'':11} {copies_text(step)}", markup=False)
-        if "excluded" in step:
-            counts = " and ".join(f"{count} {role}" for role, count in step["excluded"].items() if count)
-            console.print(f"  {'':11} {counts} images left out", markup=False)
-    if "go_on" in state:
-        console.print(state["go_on"], markup=False)
+        console.print(f"  {step.state:11} {step.label:28} {seconds:>10}  {step.folder}", markup=False)
+        for note in notes_of(step.summary):
+            console.print(f"  {'':11} {note}", markup=False)
+    if seen.go_on:
+        console.print(seen.go_on, markup=False)

@@ -5,25 +5,26 @@ Sources are ingested into a temporary folder, at most the first `FIRST` images o
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from leaml import __version__
 from leaml.config import Config, SourceConfig
 from leaml.data import captions, files
 from leaml.data.count import names
 from leaml.data.label_counts import LabelCounts
 from leaml.errors import DataError, ModelError
+from leaml.records import DoneRecord, quarantine_text
 from pipelines.adapt import check
 from pipelines.caption import captioned, captioned_key, given_rows, given_text, refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, refuse_nothing_to_generate, role_of
 from pipelines.lengths import refuse_long_rows
 from pipelines.plan import Amounts, measure
-from pipelines.run import DONE, Run, Step, quarantine_text
+from pipelines.run import Run, Step
 from pipelines.runtime import check_resources, own_nodes
 
 FIRST = 5_000
@@ -39,9 +40,17 @@ class Trial(Run):
         super().__init__(config, noted=False)
         self._kept, self.folder = self.folder, folder
 
-    def step(self, name: str, settings: dict[str, Any], inputs: list[Step], version: int = 1, label: str = "") -> Step:
+    def step(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: list[Step],
+        version: int = 1,
+        variant: str = "",
+        round_number: int = 0,
+    ) -> Step:
         """The run's step where that is finished, else the same in the temporary folder."""
-        made = super().step(name, settings, inputs, version, label)
+        made = super().step(name, settings, inputs, version, variant, round_number)
         kept = replace(made, folder=files.join(self._kept, made.name_of_folder))
         return kept if self.done(kept) else made
 
@@ -52,7 +61,7 @@ class Trial(Run):
     def execute(self, step: Step, work: Callable[[], dict[str, Any]]) -> Step:
         """Do the step, unless it is finished."""
         if not self.done(step):
-            files.write_bytes(step.path(DONE), json.dumps({"summary": work()}).encode())
+            DoneRecord(step.name, step.variant, step.round, step.inputs, 0.0, 1, __version__, work()).write(step.folder)
         return step
 
 

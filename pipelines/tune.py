@@ -20,13 +20,14 @@ from leaml import search
 from leaml.config import Config, RangeConfig
 from leaml.data import files, s3
 from leaml.errors import ConfigError, StepError
+from leaml.records import read_done
 from leaml.search import Found, Trial
 from pipelines.adapt import check
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, labels_key, refuse_nothing_to_generate
 from pipelines.lengths import refuse_long_rows
 from pipelines.method import StopHereError, method
 from pipelines.progress import say, warn
-from pipelines.run import DONE, Run, Step
+from pipelines.run import Run, Step
 from pipelines.runtime import start_ray
 from pipelines.train import PLACED, VALIDATED, Judge, validation_interval, write_examples
 from pipelines.warmup import answer_examples
@@ -199,17 +200,16 @@ def _forward(every: int) -> Any:
 
 def _validations_of_reused(run: Run, name: str) -> list[dict[str, float]]:
     """What a step, of the last round, found that another trial had finished before, so that its events are reported too."""
-    last = [record for record in run.steps() if record["name"] == name][-1]
-    if last["state"] != "reused":
+    last = [record for record in run.steps() if record.name == name][-1]
+    if last.state != "reused":
         return []
-    done = json.loads(files.read_bytes(files.join(run.folder, last["folder"], DONE)))
-    return list(done["summary"]["validations"])
+    return list(read_done(files.join(run.folder, last.folder)).summary["validations"])
 
 
 def _hours(run: Run) -> float:
     """Hours of engines and training workers in the steps that depend on the point, reused ones included."""
     resources = run.config.resources.model_dump()
-    return sum(s["seconds"] * resources[PRICED[s["name"]]] for s in run.steps() if s["name"] in PRICED and s["seconds"]) / 3600
+    return sum(s.seconds * resources[PRICED[s.name]] for s in run.steps() if s.name in PRICED and s.seconds) / 3600
 
 
 # --- Ray Tune ------------------------------------------------------------------------------------------------------------

@@ -26,11 +26,12 @@ from leaml.config import ResourcesConfig
 from leaml.data import files
 from leaml.engine import Completion, Engine, EngineSpec
 from leaml.errors import LeamlError, StepError
+from leaml.records import QUARANTINED
 from pipelines import kept, quarantine
 from pipelines.clock import EVERY
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
-from pipelines.run import QUARANTINED, Run, Step
+from pipelines.run import Run, Step
 from pipelines.unit import Unit, load
 
 ATTEMPTS = "attempts"

@@ -41,14 +41,16 @@ def qa_tasks(warmed: Step, weight: float = 1.0, share: float = 1.0) -> list[Task
     return [TaskFile(name, warmed.path(f"{name}.parquet"), share=share, weight=weight) for name in QA_TASKS]
 
 
-def warmup(run: Run, sources: Sources, labels: Labels, captions: Step | None, start: Step | None = None) -> Step:
+def warmup(
+    run: Run, sources: Sources, labels: Labels, captions: Step | None, start: Step | None = None, round_number: int = 0
+) -> Step:
     """Train the generator on the labels, from the base or from the model of the step `start`; with `describe_first` it writes
     its pairs after a caption."""
     config = run.config.warmup
     use = captions if config.describe_first else None
     settings = {"warmup": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
     inputs = [*sources.training, labels_key(labels), *(s for s in (use, start) if s)]
-    step = run.step("warmup", settings, inputs, label="warmup again" if start else "warmup")
+    step = run.step("warmup", settings, inputs, round_number=round_number)
 
     def work() -> dict[str, Any]:
         write_examples(step.path("pairs.parquet"), pair_examples(labels, read_captions(use) if use else {}))

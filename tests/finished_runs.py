@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from leaml.config import resolve_model
+from leaml.records import RunRecord, StepRecord
 
 ROWS = {
     "zero_shot": {"accuracy": 0.5, "ci95": [0.48, 0.52], "n": 1500, "by_type": {"color": 0.1}},
@@ -47,7 +48,7 @@ def write_run(
     state: str = "done",
     metrics: dict[str, Any] | None = METRICS,
     calibration: dict[str, Any] | None = CALIBRATION,
-    steps: tuple[tuple[str, str], ...] = (("finetune finetune_labels", "finetune-base"), ("finetune leaml", "finetune-abc")),
+    steps: tuple[tuple[str, str], ...] = (("finetune_labels", "finetune-base"), ("leaml", "finetune-abc")),
     weights: bool = False,
 ) -> Path:
     """A run folder whose adapted model is the shipped base (its weights too with `weights`)."""
@@ -57,8 +58,8 @@ def write_run(
         if weights or file.name == "config.json":
             shutil.copy(file, model)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-    listed = [{"name": "finetune", "label": label, "folder": name, "state": state, "seconds": 1.0} for label, name in steps]
-    (folder / "status.json").write_text(json.dumps({"run": "mine", "state": state, "updated": 0, "steps": listed}))
+    listed = [StepRecord("finetune", variant, folder=name, state=state, seconds=1.0) for variant, name in steps]
+    RunRecord("mine", state, steps=tuple(listed)).write(str(folder))
     (folder / "evaluation").mkdir()
     for name, content in (("metrics", metrics), ("calibration", calibration)):
         if content is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from leaml.records import StepRecord
 from leaml.report import ReportData, Sample, WrongAnswer, verdict, write_report
 from leaml.report_style import duration, p_value, points
 
@@ -57,12 +58,16 @@ def data() -> ReportData:
             {"module": "q_proj", "layer": 1, "name": "layers.1.q_proj", "rows": 128, "selected": 96},
             {"module": "up_proj", "layer": 1, "name": "layers.1.up_proj", "rows": 64, "selected": 0},
         ],
-        losses={"finetune lora_labels": [(1, 2.0), (10, 0.5)], "warmup": [(1, 2.0), (10, 1.25)], "broken": [(1, float("nan"))]},
+        losses={
+            "finetune: LoRA on labels": [(1, 2.0), (10, 0.5)],
+            "warmup": [(1, 2.0), (10, 1.25)],
+            "broken": [(1, float("nan"))],
+        },
         steps=[
-            {"name": "caption", "label": "caption", "folder": "caption-ab12", "seconds": 192.3, "state": "done"},
-            {"name": "evaluate", "label": "evaluate lora_labels", "folder": "evaluate-1", "seconds": 4, "state": "reused"},
-            {"name": "finetune", "label": "finetune leaml round 1", "folder": "finetune-2", "seconds": 4, "state": "done"},
-            {"name": "ingest", "label": "ingest unlabeled", "folder": "ingest-3", "seconds": 4, "state": "done"},
+            StepRecord("caption", folder="caption-ab12", seconds=192.3),
+            StepRecord("evaluate", "lora_labels", folder="evaluate-1", seconds=4.0, state="reused"),
+            StepRecord("finetune", "leaml", 1, folder="finetune-2", seconds=4.0),
+            StepRecord("ingest", "unlabeled", folder="ingest-3", seconds=4.0),
         ],
         wrong=[
             WrongAnswer(png(), "What is it?\nA. red\nB. blue", "A", "B", "colour", ("A", True)),
@@ -155,7 +160,7 @@ def test_everything_is_escaped(data: ReportData) -> None:
         losses={EVIL: [(1, 1.0)]},
         wrong=[WrongAnswer(EVIL.encode(), EVIL, EVIL, EVIL, EVIL, (EVIL, False))],
         sources={EVIL: {EVIL: {EVIL: 1}}},
-        steps=[{"name": EVIL, "label": f"{EVIL} {EVIL}", "folder": EVIL, "seconds": 1.0, "state": EVIL}],
+        steps=[StepRecord(EVIL, EVIL, folder=EVIL, seconds=1.0, state=EVIL)],
         filters={EVIL: 1},
         quarantine={EVIL: 1},
         facts={EVIL: EVIL},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from benchmarks.label_efficiency import (
 )
 from leaml import tables
 from leaml.config import Config, load
-from leaml.data import files
+from leaml.records import RunRecord, StepRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,8 +79,8 @@ def test_rows_are_compared_over_all_draws_image_by_image() -> None:
 
 
 def test_predictions_are_those_of_the_runs_last_adapt(tmp_path: Path) -> None:
-    step = {"name": "evaluate", "label": "evaluate lora_labels", "folder": "evaluate-1", "state": "done", "seconds": 1}
-    (tmp_path / "status.json").write_text(json.dumps({"steps": [step, step | {"name": "finetune", "folder": "finetune-2"}]}))
+    steps = (StepRecord(name, "lora_labels", folder=f"{name}-1") for name in ("evaluate", "finetune"))
+    RunRecord("mine", "done", steps=tuple(steps)).write(str(tmp_path))
     tables.write(f"{tmp_path}/evaluate-1/predictions.parquet", predictions(0.5).take([3, 1, 0, 2]))
     found = read_predictions(str(tmp_path))
     assert list(found) == ["lora_labels"]
@@ -94,10 +93,10 @@ def test_each_filter_is_a_row_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     def adapt(found: Config) -> dict:
         seen.append(found)
         row = {"accuracy": 0.5 + 0.1 * found.filter.round_trip, "by_type": {}}
-        step = {"name": "evaluate", "label": "evaluate leaml", "folder": "evaluate-1"}
         worth = {"leaml": {"right": row["accuracy"]}}
         monkeypatch.setattr(label_efficiency.pair_precision, "of_run", lambda folder: worth)
-        files.write_bytes(f"{found.run_folder}/status.json", json.dumps({"steps": [step]}).encode())
+        step = StepRecord("evaluate", "leaml", folder="evaluate-1")
+        RunRecord("mine", "done", steps=(step,)).write(found.run_folder)
         tables.write(f"{found.run_folder}/evaluate-1/predictions.parquet", predictions(row["accuracy"]))
         return {"dataset": "made-up", "labels": 40, "rows": {"leaml": row}}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks import pair_precision
 from leaml import tables
-from leaml.errors import InputError
+from leaml.errors import DataError
+from leaml.records import RunRecord, StepRecord
 
 LABELED = [
     ("a", "What color is the shape?", "teal", "color"),
@@ -37,9 +37,9 @@ def run(tmp_path: Path) -> Path:
     of_b = [pair("What is shown? Check all.", "player; ball"), pair("Is there a circle?", "yes")]
     rows = [{"image_id": "a", "pairs": of_a}, {"image_id": "b", "pairs": of_b}]
     tables.write(f"{tmp_path}/filter-1/rows/0.parquet", tables.table(rows, tables.PSEUDO_QA))
-    steps = [("ingest labeled", "ingest-1"), ("filter leaml", "filter-1"), ("evaluate leaml", "evaluate-1")]
-    status = {"steps": [{"label": label, "folder": folder} for label, folder in steps]}
-    (tmp_path / "status.json").write_text(json.dumps(status))
+    steps = (("ingest", "labeled"), ("filter", "leaml"), ("evaluate", "leaml"))
+    listed = (StepRecord(name, variant, folder=f"{name}-1") for name, variant in steps)
+    RunRecord("mine", "done", steps=tuple(listed)).write(str(tmp_path))
     return tmp_path
 
 
@@ -62,5 +62,5 @@ def test_nothing_judged_is_blank_and_no_run_is_said(run: Path, tmp_path: Path) -
         "| leaml | 5 | 0.600 | 0.667 | 1.000 | 1.000 | 0.000 | 1.000 |",
         "| empty | 0 | 0.000 |  |  |  |  |  |",
     ]
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(DataError, match="is not a run folder"):
         pair_precision.of_run(str(tmp_path / "nowhere"))

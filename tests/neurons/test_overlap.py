@@ -1,7 +1,6 @@
 """What two selections share, against sets counted by hand and against chance by simulation; tables and pictures."""
 
 import io
-import json
 import math
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from leaml.neurons.overlap import Overlap, Place
 from leaml.neurons.scores import Scores
 from leaml.neurons.selection import Saved
 from leaml.neurons.units import feed_forwards
+from leaml.records import RunRecord, StepRecord
 from pipelines.cli import app
 
 Q0, Q1, FC = "model.text_model.layers.0.self_attn.q_proj", "model.text_model.layers.1.self_attn.q_proj", "model.connector.proj"
@@ -171,11 +171,11 @@ def test_no_score_step_in_the_folder(tmp_path: Path) -> None:
 def test_run_without_a_select_step_cannot_be_drawn(tmp_path: Path, folders: tuple[str, str]) -> None:
     from pipelines.overlap import draw_selection
 
-    steps = [{"label": "select random_neurons", "folder": "ffn"}]
-    (tmp_path / "status.json").write_text(json.dumps({"steps": steps}))
+    steps = [StepRecord("select", "random_neurons", folder="ffn")]
+    RunRecord("mine", "done", steps=tuple(steps)).write(str(tmp_path))
     with pytest.raises(DataError, match="has selected no neurons"):
         draw_selection(str(tmp_path), str(tmp_path / "out.svg"))
-    steps.append({"label": "select leaml", "folder": "rows"})
-    (tmp_path / "status.json").write_text(json.dumps({"steps": steps}))
+    steps.append(StepRecord("select", "leaml", folder="rows"))
+    RunRecord("mine", "done", steps=tuple(steps)).write(str(tmp_path))
     draw_selection(str(tmp_path), str(tmp_path / "out.svg"))
     assert "mean score / mean of all" in (tmp_path / "out.svg").read_text()

@@ -11,6 +11,7 @@ import pytest
 from pictures import labeled, scene
 
 from leaml.config import Config, parse
+from leaml.records import DoneRecord
 from pipelines import plan
 from pipelines.caption import caption
 from pipelines.ingest import draw_labels, ingest
@@ -118,7 +119,7 @@ def test_another_name_of_an_image_makes_captions_anew_that_are_given_by_name(
 def test_the_dry_run_after_a_mended_answer_finds_the_captions_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = ingested(config(folder), monkeypatch)["caption"]
     Path(made.folder).mkdir()
-    Path(made.path("_DONE.json")).write_text(json.dumps({"summary": {"images": 6}}))
+    DoneRecord("ingest", "labeled", 0, (), 1.0, 1, "x", {"images": 6}).write(made.folder)
     mended(folder)
     assert steps(config(folder))["caption"].hash.endswith("?")
     lines: list[str] = []

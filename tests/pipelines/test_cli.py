@@ -160,8 +160,8 @@ def test_picture_of_an_unknown_format(recipe: Path) -> None:
 
 def test_status_lists_steps_and_the_progress_of_the_running_one(tmp_path: Path) -> None:
     steps = [
-        {"name": "ingest", "label": "ingest labeled", "folder": "ingest-1", "state": "done", "seconds": 12.4},
-        {"name": "warmup", "label": "warmup", "folder": "warmup-2", "state": "running", "seconds": None},
+        {"name": "ingest", "variant": "labeled", "folder": "ingest-1", "state": "done", "seconds": 12.4},
+        {"name": "warmup", "folder": "warmup-2", "state": "running", "seconds": None},
     ]
     state = {"run": "mine", "state": "running", "updated": time.time() - 7, "steps": steps}
     (tmp_path / "status.json").write_text(json.dumps(state))

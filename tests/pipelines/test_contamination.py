@@ -45,14 +45,14 @@ def test_a_rescaled_copy_of_an_evaluation_image_is_refused_by_name(tmp_path: Pat
     assert "12.png (" in str(refused.value)
     with Run(settings.model_copy(update={"data": settings.data.model_copy(update={"near_duplicate_bits": None})})) as run:
         screen_near_duplicates(run, ingest(run))  # off: nothing is hashed
-        assert "contamination" not in {s["name"] for s in run.steps()}
+        assert "contamination" not in {s.name for s in run.steps()}
 
 
 def test_other_images_pass_and_are_not_hashed_again(tmp_path: Path) -> None:
     for state in ("done", "reused"):
         with Run(config(tmp_path, 4)) as run:
             screen_near_duplicates(run, ingest(run))
-            (step,) = [s for s in run.steps() if s["name"] == "contamination"]
-            assert step["state"] == state
-    record = json.loads(Path(run.folder, step["folder"], "_DONE.json").read_text())
+            (step,) = [s for s in run.steps() if s.name == "contamination"]
+            assert step.state == state
+    record = json.loads(Path(run.folder, step.folder, "_DONE.json").read_text())
     assert record["summary"] == {"evaluation_images": 5, "training_images": 8}

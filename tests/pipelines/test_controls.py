@@ -16,6 +16,7 @@ from leaml import tables
 from leaml.config import ModelConfig, parse, resolve_model
 from leaml.data.store import ImageIndex
 from leaml.errors import InputError
+from leaml.records import StepRecord
 from pipelines import adapt, method
 from pipelines.ingest import Labels, Sources
 from pipelines.models import model_key
@@ -34,7 +35,7 @@ class Plan(Run):
     """A run that notes its steps instead of doing them."""
 
     def execute(self, step: Step, work: Callable[[], dict[str, Any]]) -> Step:
-        self._steps[step.folder] = {"name": step.name, "label": step.label, "folder": step.folder, "state": "planned"}
+        self._steps[step.folder] = StepRecord(step.name, step.variant, step.round, step.folder, "planned")
         return step
 
 
@@ -52,7 +53,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | 
         run = Plan(parse(CONFIG | {"storage": str(tmp_path)}))
         last = method.control(run, sources, labels, name) if name else method.method(run, sources, labels)
         assert (last.name, last.label) == ("finetune", f"finetune {name or 'leaml'}")
-        return {s["name"]: s["folder"] for s in run.steps()}
+        return {s.name: s.folder for s in run.steps()}
 
     return plan
 
@@ -124,10 +125,10 @@ def test_second_round_begins_at_the_model_that_the_first_adapted(planned: Any, m
     folders = {label: step.folder.rsplit("/", 1)[-1] for label, step in made.items()}
     first = [f"{name} leaml round 1" for name in ("score", "select", "distill", "generate", "filter", "finetune")]
     second = [label.removesuffix(" round 1") for label in first]
-    assert list(made) == ["caption", "warmup", *first, "warmup again", *second]
+    assert list(made) == ["caption", "warmup round 1", *first, "warmup", *second]
     assert len(set(folders.values())) == len(folders)
-    assert folders["finetune leaml round 1"] in made["warmup again"].inputs
-    assert folders["warmup again"] in made["score leaml"].inputs
+    assert folders["finetune leaml round 1"] in made["warmup"].inputs
+    assert folders["warmup"] in made["score leaml"].inputs
     assert folders["finetune leaml round 1"] not in made["finetune leaml"].inputs
 
 
@@ -220,13 +221,13 @@ def test_controls_are_made_two_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
     def made(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
         if beside and name != "all_neurons":
             together.wait(30)
-        return Step("finetune", f"finetune {name}", "c" * 12, str(tmp_path))
+        return Step("finetune", name, "c" * 12, str(tmp_path))
 
     monkeypatch.setattr(adapt, "control", made)
     monkeypatch.setattr(adapt, "predict", lambda run, sources, model, step, name: (step, name))
     names = ["all_neurons", "random_neurons", "no_captions"]
     config = parse(CONFIG | {"storage": str(tmp_path), "evaluate": {"controls": names}})
-    adapted = Step("finetune", "finetune leaml", "d" * 12, str(tmp_path))
+    adapted = Step("finetune", "leaml", "d" * 12, str(tmp_path))
     found: dict[str, Any] = adapt.method_steps(Run(config), None, None, adapted, beside)  # type: ignore[arg-type]
     assert list(found) == ["leaml", *names]
     assert all(step.label == f"finetune {name}" and name == asked for name, (step, asked) in found.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 
 from leaml.config import parse
+from leaml.records import DoneRecord
 from pipelines.estimates import Rates, Work, earlier, estimate, parameters
 
 SOURCE = {"format": "easy_vqa", "split": "train"}
@@ -32,10 +32,11 @@ def tree(**changes: Any) -> dict[str, Any]:
     return parse(sections | changes).model_dump(mode="json")
 
 
-def finished(folder: Path, name: str, label: str, summary: dict[str, Any], config: dict[str, Any], seconds: float = 60) -> str:
+def finished(
+    folder: Path, name: str, variant: str, summary: dict[str, Any], config: dict[str, Any], seconds: float = 60
+) -> str:
     folder.mkdir(parents=True)
-    record = {"step": name, "label": label, "seconds": seconds, "summary": summary}
-    (folder / "_DONE.json").write_text(json.dumps(record))
+    DoneRecord(name, variant, 0, (), 60.0, 1, "x", summary).write(str(folder))
     (folder / "config.yaml").write_text(yaml.safe_dump({"leaml_version": "x", **config}))
     return str(folder)
 
@@ -60,7 +61,7 @@ def test_parameters_of_a_local_model_are_counted() -> None:
 
 def test_caption_by_hand() -> None:
     rates = Rates(tflops=300, reading=0.5, writing=0.1, image_tokens=950, text_tokens=50, engine_start_s=360)
-    found = estimate("caption", "caption", tree(), Work(images=10_000), {}, rates)
+    found = estimate("caption", "", tree(), Work(images=10_000), {}, rates)
     seconds = 2 * 72e9 * (1000 / 0.5 + 100 / 0.1) / (4 * 300e12)  # of an image on one engine
     assert found.hours == pytest.approx((10_000 * seconds / 2 + 360) / 3600)
     assert found.gpu_hours == pytest.approx(8 * found.hours)
@@ -71,25 +72,25 @@ def test_caption_by_hand() -> None:
 def test_training_by_hand_counts_every_rate_of_a_sweep() -> None:
     rates = Rates(tflops=300, training=0.25, image_tokens=950, text_tokens=50, training_start_s=0)
     config = tree(finetune={"steps": 100, "batch_size": 16, "lr": [1e-5, 2e-5]})
-    found = estimate("finetune", "finetune leaml", config, Work(), {}, rates)
+    found = estimate("finetune", "leaml", config, Work(), {}, rates)
     assert found.hours == pytest.approx(3 * 100 * 16 * 6 * 2e9 * 1000 / 0.25 / (8 * 300e12) / 3600)
     assert found.gpu_hours == pytest.approx(8 * found.hours)
-    lora = estimate("finetune", "finetune lora_labels", config, Work(), {}, rates)
+    lora = estimate("finetune", "lora_labels", config, Work(), {}, rates)
     assert "600 steps" in lora.how  # two rates and the final training of 200
 
 
 def test_a_measured_rate_comes_first_and_is_a_median(tmp_path: Path) -> None:
     config = tree()
     folders = [
-        finished(tmp_path / f"caption-{n}", "caption", "caption", {"images_per_engine_s": rate, "engine_seconds": 80.0}, config)
+        finished(tmp_path / f"caption-{n}", "caption", "", {"images_per_engine_s": rate, "engine_seconds": 80.0}, config)
         for n, rate in enumerate((1.0, 2.0, 50.0))
     ]
     other = tree(caption={"teacher": {"name": "somebody/other-72B"}, "max_tokens": 100})
     folders.append(
-        finished(tmp_path / "caption-other", "caption", "caption", {"images_per_engine_s": 9.0, "engine_seconds": 1.0}, other)
+        finished(tmp_path / "caption-other", "caption", "", {"images_per_engine_s": 9.0, "engine_seconds": 1.0}, other)
     )
-    folders.append(finished(tmp_path / "old", "caption", "caption", {"images_per_engine_s": 9.0}, {"caption": {}}))
-    found = estimate("caption", "caption", config, Work(images=7200), earlier([*folders, str(tmp_path / "gone")]), Rates())
+    folders.append(finished(tmp_path / "old", "caption", "", {"images_per_engine_s": 9.0}, {"caption": {}}))
+    found = estimate("caption", "", config, Work(images=7200), earlier([*folders, str(tmp_path / "gone")]), Rates())
     assert "measured in caption-0 and 2 more" in found.how
     assert found.hours == pytest.approx((7200 / 2.0 / 2 + 60 - 80 / 2) / 3600)
 
@@ -97,23 +98,23 @@ def test_a_measured_rate_comes_first_and_is_a_median(tmp_path: Path) -> None:
 def test_steps_per_second_of_earlier_trainings(tmp_path: Path) -> None:
     config = tree(finetune={"steps": 100, "batch_size": 64}, warmup={"steps": 200, "batch_size": 64})
     summary = {"lr": 1e-5, "sweep": [], "seconds": 50.0}
-    known = earlier([finished(tmp_path / "finetune-1", "finetune", "finetune leaml", summary, config)])
-    found = estimate("warmup", "warmup", config, Work(), known)
+    known = earlier([finished(tmp_path / "finetune-1", "finetune", "leaml", summary, config)])
+    found = estimate("warmup", "", config, Work(), known)
     assert found.hours == pytest.approx((200 / 2.0 + 10) / 3600)
-    assert "assumed" in estimate("distill", "distill leaml", config, Work(), known).how  # moves neurons only
+    assert "assumed" in estimate("distill", "leaml", config, Work(), known).how  # moves neurons only
 
 
 def test_what_is_not_known_is_not_invented() -> None:
     config = tree()
-    unknown = estimate("generate", "generate leaml", config, Work(), {})
+    unknown = estimate("generate", "leaml", config, Work(), {})
     assert (unknown.hours, unknown.gpu_hours) == (None, None)
     assert "number of images unknown; per 1,000:" in unknown.how
     nameless = tree(model={"name": "somebody/model"})
-    assert "tells no number of parameters" in estimate("warmup", "warmup", nameless, Work(), {}).how
+    assert "tells no number of parameters" in estimate("warmup", "", nameless, Work(), {}).how
     url = tree(caption={"url": "http://teacher/v1"})
-    assert "whose GPUs are not counted" in estimate("caption", "caption", url, Work(images=5), {}).how
+    assert "whose GPUs are not counted" in estimate("caption", "", url, Work(images=5), {}).how
     cpus = tree(resources={})
-    found = estimate("warmup", "warmup", cpus, Work(), {})
+    found = estimate("warmup", "", cpus, Work(), {})
     assert (found.hours, found.gpu_hours) == (None, 0.0)
     assert "no earlier run in this storage measured it" in found.how
-    assert estimate("select", "select leaml", config, Work(), {}).gpu_hours == 0.0
+    assert estimate("select", "leaml", config, Work(), {}).gpu_hours == 0.0

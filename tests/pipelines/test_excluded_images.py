@@ -39,8 +39,8 @@ def config(folder: Path, **data: Any) -> Config:
 
 
 def listed(run: Run, name: str) -> list[tuple[str, str]]:
-    (step,) = [s for s in run.steps() if s["name"] == name]
-    rows = tables.read(f"{run.folder}/{step['folder']}/{EXCLUDED}", tables.QUARANTINE).to_pylist()
+    (step,) = [s for s in run.steps() if s.name == name]
+    rows = tables.read(f"{run.folder}/{step.folder}/{EXCLUDED}", tables.QUARANTINE).to_pylist()
     return sorted((Path(row["uri"]).name, row["reason"]) for row in rows)
 
 
@@ -57,14 +57,14 @@ def test_they_are_left_out_of_labels_and_frames_and_counted(tmp_path: Path, caps
         with Run(config(tmp_path, exclude_evaluation=True)) as run:
             sources = ingest(run)
             labels = draw_labels(run, sources)
-            (step,) = [s for s in run.steps() if s["name"] == "exclude"]
-            assert step["state"] == state
+            (step,) = [s for s in run.steps() if s.name == "exclude"]
+            assert step.state == state
         out = capsys.readouterr().out
         assert "labeled: 1 images left out" in out
         assert "unlabeled: 2 images left out" in out
     assert sorted(row["answer"] for row, _ in labels.rows()) == [f"number {n}" for n in range(4)]
     assert len(training_images(sources)) == 6
-    record = json.loads(Path(run.folder, step["folder"], "_DONE.json").read_text())
+    record = json.loads(Path(run.folder, step.folder, "_DONE.json").read_text())
     assert record["summary"] == {"excluded": {"labeled": 1, "unlabeled": 2}}
     assert listed(run, "exclude") == [
         ("frames_10.png", "unlabeled: also in the evaluation"),

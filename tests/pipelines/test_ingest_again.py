@@ -32,7 +32,7 @@ def ingested(config: Config) -> tuple[list[str], dict[str, str]]:
     with Run(config) as run:
         sources = ingest(run)
         rows = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED)
-        return sorted(rows["answer"].to_pylist()), {s["label"]: s["state"] for s in run.steps()}
+        return sorted(rows["answer"].to_pylist()), {s.label: s.state for s in run.steps()}
 
 
 def test_a_labels_file_with_other_content_is_read_again(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ from leaml.data.kvasir import QUESTION_TYPES
 from leaml.data.sportu import shuffled
 from leaml.errors import InputError
 from leaml.priors import BlindPrior
+from leaml.records import DoneRecord
 from leaml.scoring import is_correct
 from pipelines import adapt, cli, plan
 from pipelines.ingest import ingest
 from pipelines.plan import rehearse
-from pipelines.run import DONE, Run
+from pipelines.run import Run
 from pipelines.trial import refuse
 
 CONFIGS = Path(cli.__file__).parent / "configs"
@@ -108,8 +108,7 @@ def test_finished_steps_are_reused_and_their_rates_are_used(tmp_path: Path, monk
     ):
         folder = Path(rehearsed[label].folder)
         folder.mkdir()
-        record = {"step": label, "label": label, "seconds": 136.0, "summary": summary}
-        (folder / DONE).write_text(json.dumps(record))
+        DoneRecord(label, "", 0, (), 136.0, 1, "x", summary).write(str(folder))
         (folder / "config.yaml").write_text(yaml.safe_dump(found.model_dump(mode="json")))
     Path(rehearsed["generate leaml"].folder).mkdir()
     lines = shown(found, monkeypatch)

@@ -52,9 +52,9 @@ def test_counts_and_reasons_are_said_and_in_the_status(tmp_path: Path, capsys: p
             sources = ingest(run)
             run.finish()
         assert "ingest unlabeled: 3 images quarantined (" in capsys.readouterr().out
-    (step,) = [s for s in run.steps() if "quarantined" in s]
-    counts = dict(step["quarantined"])
-    assert step["label"] == "ingest unlabeled"
+    (step,) = [s for s in run.steps() if "quarantined" in s.summary]
+    counts = dict(step.summary)
+    assert step.label == "ingest unlabeled"
     assert counts.pop("quarantined") == 3 == sum(counts.values())
     assert run.summary(sources.training[1])["images"] == 3
     assert len(training_images(sources)) == 6
@@ -183,8 +183,8 @@ def test_copies_are_counted_and_every_name_is_found(tmp_path: Path, capsys: pyte
             run.finish()
         said = " ".join(capsys.readouterr().out.split())
         assert "ingest unlabeled: 1 copies of other images under other names" in said
-    (step,) = [s for s in run.steps() if "copies" in s]
-    assert step["copies"] == 1
+    (step,) = [s for s in run.steps() if "copies" in s.summary]
+    assert step.summary["copies"] == 1
     assert run.summary(sources.training[1])["images"] == 3
     status.show(run.folder)
     assert "1 copies of other images under other names" in " ".join(capsys.readouterr().out.split())

@@ -55,7 +55,7 @@ def test_folder_holds_the_name_and_the_hash(tmp_path: Path) -> None:
 
 def test_same_settings_in_any_order_give_the_same_folder_in_any_run(tmp_path: Path) -> None:
     one = make_run(tmp_path).step("score", {"ratio": 0.3, "nested": {"a": 1, "b": 2}}, [])
-    other = make_run(tmp_path, seed=7).step("score", {"nested": {"b": 2, "a": 1}, "ratio": 0.3}, [], label="again")
+    other = make_run(tmp_path, seed=7).step("score", {"nested": {"b": 2, "a": 1}, "ratio": 0.3}, [], variant="again")
     assert one.folder == other.folder
 
 
@@ -99,11 +99,11 @@ def test_variant_shares_steps_status_and_finished_work(tmp_path: Path) -> None:
     run, work = make_run(tmp_path), Work()
     view = run.variant(run.config.model_copy(update={"seed": 5}))
     run.execute(run.step("warmup", {}, []), work)
-    view.execute(view.step("warmup", {}, [], label="seen again"), work)
+    view.execute(view.step("warmup", {}, [], variant="again"), work)
     view.execute(view.step("score", {"seed": view.config.seed}, []), Work())
     assert work.calls == 1
     assert (run.config.seed, view.config.seed) == (0, 5)
-    assert [s["label"] for s in run.steps()] == ["seen again", "score"]
+    assert [s.label for s in run.steps()] == ["warmup again", "score"]
 
 
 # --- finished, failed, reused ------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_summary_that_cannot_be_written_leaves_no_done(tmp_path: Path) -> None:
 def test_status_tells_every_step_in_order_and_the_running_one(tmp_path: Path) -> None:
     before = time.time()
     with make_run(tmp_path) as run:
-        first, second = run.step("ingest", {}, [], label="ingest labeled"), run.step("caption", {}, [])
+        first, second = run.step("ingest", {}, [], variant="labeled"), run.step("caption", {}, [])
         run.execute(first, lambda: time.sleep(0.2) or {})
         seen: list[dict[str, Any]] = []
         run.execute(second, lambda: seen.append(status(tmp_path)) or {})
@@ -172,11 +172,15 @@ def test_status_tells_every_step_in_order_and_the_running_one(tmp_path: Path) ->
     assert before <= found["updated"] <= time.time()
     assert found["steps"][0] == {
         "name": "ingest",
+        "variant": "labeled",
+        "round": 0,
         "label": "ingest labeled",
         "folder": f"ingest-{first.hash}",
         "state": "done",
         "seconds": pytest.approx(0.2, abs=0.15),
         "config": seen[0]["steps"][0]["config"],
+        "inputs": [],
+        "summary": {},
     }
     assert found["steps"][1]["folder"] == f"caption-{second.hash}"
 
@@ -371,6 +375,6 @@ def test_steps_noted_by_two_threads_are_all_in_the_status(tmp_path: Path) -> Non
 def test_a_step_names_what_it_was_made_from(tmp_path: Path) -> None:
     with make_run(tmp_path) as run:
         first = run.execute(run.step("a", {}, []), dict)
-        labels = Step("labels", "labels", "x", "")  # known by its hash alone
+        labels = Step("labels", "", "x", "")  # known by its hash alone
         second = run.execute(run.step("b", {}, [first, labels]), dict)
         assert json.loads(Path(second.path("_DONE.json")).read_text())["inputs"] == [Path(first.folder).name]

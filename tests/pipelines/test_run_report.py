@@ -57,7 +57,7 @@ def config(tmp_path: Path) -> Config:
 
 def answered(run: Run, rows: list[dict[str, Any]], row: str, wrong: set[int]) -> Step:
     """A finished evaluate step whose answers are right but for those at `wrong`, the later the surer."""
-    step = run.step("evaluate", {"row": row}, [], label=f"evaluate {row}")
+    step = run.step("evaluate", {"row": row}, [], variant=row)
     said = [
         {"image_id": r["image_id"], "question": r["question"], "answer": r["answer"], "question_type": r["question_type"]}
         | {"prediction": f"{row} {n}" if n in wrong else "red", "correct": n not in wrong, "logprob": n - 30.0}
@@ -72,7 +72,7 @@ def answered(run: Run, rows: list[dict[str, Any]], row: str, wrong: set[int]) ->
 
 
 def finetuned(run: Run, row: str) -> Step:
-    step = run.step("finetune", {"row": row}, [], label=f"finetune {row}")
+    step = run.step("finetune", {"row": row}, [], variant=row)
     content = {
         "losses": LOSSES[row],
         "lr": 1e-3,

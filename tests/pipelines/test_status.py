@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from leaml import __version__
 from leaml import config as tree
 from leaml.errors import DataError
+from leaml.records import DONE, DoneRecord
 from pipelines import cli, clock, estimates
 from pipelines import status as shown
-from pipelines.run import DONE, Run
+from pipelines.run import Run
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 PROGRAM = """
@@ -179,11 +180,11 @@ def test_rates_come_from_all_attempts() -> None:
     """A resumed step: two starts of 50 s each, 200 s of an engine, 400 images."""
     config = tree.parse({"data": DATA}).model_dump(mode="json")
     summary = {"images": 400, "engine_seconds": 200.0, "images_per_engine_s": 2.0}
-    record = {"step": "caption", "label": "caption", "seconds": 300.0, "attempts": 2, "summary": summary}
-    assert estimates._speed(record, config) == (2.0, 50.0)
-    trained = {"step": "warmup", "label": "warmup", "seconds": 300.0, "attempts": 4, "summary": {"seconds": 100.0}}
+    captioned = DoneRecord("caption", "", 0, (), 300.0, 2, "x", summary)
+    assert estimates._speed(captioned, config) == (2.0, 50.0)
+    trained = DoneRecord("warmup", "", 0, (), 300.0, 4, "x", {"seconds": 100.0})
     assert estimates._speed(trained, config) == (2.0, 50.0)
-    scored = {"step": "importance", "label": "importance", "seconds": 90.0, "summary": {"examples": 60, "seconds": 30.0}}
+    scored = DoneRecord("score", "leaml", 0, (), 90.0, 1, "x", {"examples": 60, "seconds": 30.0})
     assert estimates._speed(scored, config) == (2.0, 0.0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from leaml import tables
 from leaml.config import Config, parse
 from leaml.errors import ConfigError
+from leaml.records import DoneRecord
 from pipelines import tune
 from pipelines.ingest import Labels
 from pipelines.method import StopHereError
@@ -71,7 +71,7 @@ def test_hours_are_those_of_the_steps_that_depend_on_the_point(tmp_path: Path) -
     for name in ("caption", "distill", "generate", "filter", "finetune"):
         step = run.step(name, {}, [])
         Path(step.folder).mkdir(parents=True)
-        Path(step.path("_DONE.json")).write_text(json.dumps({"seconds": 900.0, "summary": {}}))
+        DoneRecord(name, "", 0, (), 900.0, 1, "x", {}).write(step.folder)
         run.execute(step, dict)
     assert tune._hours(run) == pytest.approx((4 + 2 + 4) * 900 / 3600)
 

@@ -15,6 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import DataError, InputError, ModelError
 from leaml.neurons.peft import NeuronConfig
+from leaml.records import RunRecord, StepRecord
 from leaml.vlm import load
 from serve import adapters, deploy
 from serve.settings import load_settings, merged
@@ -149,8 +150,7 @@ def test_a_run_gives_its_name_and_longest_answer(tmp_path: Path) -> None:
     step = run / "finetune-0123456789ab"
     (step / "model").mkdir(parents=True)
     (step / "model" / "config.json").write_text("{}")
-    steps = [{"name": "finetune", "label": "finetune leaml", "folder": step.name, "state": "done", "seconds": 1}]
-    (run / "status.json").write_text(json.dumps({"run": "mine", "state": "done", "steps": steps, "updated": 0}))
+    RunRecord("mine", "done", steps=(StepRecord("finetune", "leaml", folder=step.name),)).write(str(run))
     tree = {"name": "mine", "model": {"name": "x", "dtype": "bfloat16", "trust_remote_code": False}}
     (run / "config.yaml").write_text(yaml.safe_dump({**tree, "evaluate": {"max_tokens": 7}}))
     (run / "evaluation").mkdir()

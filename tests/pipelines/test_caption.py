@@ -27,7 +27,7 @@ from pipelines.ingest import draw_labels, ingest
 from pipelines.plan import rehearse
 from pipelines.run import Run
 from pipelines.unit import load, make_units
-from pipelines.units import EngineActor, Item, _describe, _remaining, read_output
+from pipelines.units import EngineActor, Item, _remaining, describe, read_output
 
 PICTURE = Image.new("RGB", (8, 8))
 
@@ -68,8 +68,8 @@ def test_only_captions_become_rows_and_the_others_say_why() -> None:
         "f": "server",
     }
     assert counts == {"tokens": 27, "replies cut at the token limit": 3, "captions cut back to whole sentences": 1}
-    assert "1 captions cut back to whole sentences" in _describe(dict(counts))
-    assert "3 replies cut at the token limit" in _describe(dict(counts))
+    assert "1 captions cut back to whole sentences" in describe(dict(counts))
+    assert "3 replies cut at the token limit" in describe(dict(counts))
 
 
 def actor(url: str, output: Path, known: Any = None, **client: Any) -> EngineActor:

@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,19 +147,21 @@ def base_point(config: Config) -> Point | None:
     return point
 
 
-STEPS = ("caption", "warmup", "score", "select", "distill", "generate", "filter", "finetune")
+def last_shared_step(config: Config, steps: Mapping[str, bool]) -> str | None:
+    """The last step before those that a key of the space changes, so that trials find it done; None when there is none.
 
-
-def last_shared_step(config: Config) -> str | None:
-    """The last step before those that a key of the space changes, so that trials find it done; None when there is none."""
+    Args:
+        config: With the space.
+        steps: The steps of the method in order, each configured by the section of its name, and whether the run has it.
+    """
+    names = list(steps)
     changed = {key.split(".")[0] for key in config.tune.space}
-    if not changed <= set(STEPS):
+    if not changed <= set(names):
         return None
-    shared = STEPS[: min(map(STEPS.index, changed))]
+    shared = names[: min(map(names.index, changed))]
     if config.rounds > 1:  # a later round depends on everything in the first
         shared = shared[:1]
-    left_out = ("caption", "score", "select", "distill") if config.distill.skip else ()
-    return next((step for step in reversed(shared) if step not in left_out), None)
+    return next((step for step in reversed(shared) if steps[step]), None)
 
 
 def _between(values: RangeConfig, value: Any) -> bool:

@@ -27,13 +27,10 @@ from pipelines.priors import predict_priors
 from pipelines.progress import say, warn
 from pipelines.run import PARTIAL, Beside, Run, Step
 from pipelines.runtime import start_ray
-
-STEPS = ("ingest", "caption", "warmup", "score", "select", "distill", "generate", "filter", "finetune", "evaluate")
-DISTILLATION = ("caption", "score", "select", "distill")
-"""Steps that a run with `distill.skip` does not have."""
+from pipelines.steps import LAST, STEPS, number_of
 
 
-def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dict[str, Any] | None:
+def adapt(config: Config, until: str = LAST, verbose: bool = False) -> dict[str, Any] | None:
     """Run the method up to and including the step `until`; returns the metrics when that is "evaluate"."""
     check(config, until)
     from pipelines.report import write  # imported after the check: matplotlib takes a second
@@ -47,7 +44,7 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
             return None
         for doubt in doubts(config, *asked_of(run, sources), labels.images, labels.validation.num_rows, until):
             warn(doubt)
-        makes_pairs = STEPS.index(until) >= STEPS.index("generate")
+        makes_pairs = number_of(until) >= number_of("generate")
         if makes_pairs:
             refuse_nothing_to_generate(config, sources, labels)
         refuse_long_rows(run, sources, labels)
@@ -59,7 +56,7 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
                 refuse_nothing_to_generate(config, sources, labels)
         if unsure := refuse_unusable_url(run, sources, labels):
             warn(unsure)
-        whole = until == "evaluate"
+        whole = until == LAST
         beside = Beside(lambda: baselines(run, sources, labels)) if whole and config.resources.parallel_baselines else None
         try:
             adapted = method(run, sources, labels, until=until)
@@ -73,11 +70,11 @@ def adapt(config: Config, until: str = "evaluate", verbose: bool = False) -> dic
         return metrics
 
 
-def check(config: Config, until: str = "evaluate") -> None:
+def check(config: Config, until: str = LAST) -> None:
     """Everything that can be refused in seconds: sources that do not open, models that cannot be used."""
     check_steps(config)
     refuse_unwritable(config.run_folder)
-    if config.distill.skip and until in DISTILLATION:
+    if not STEPS[until].when(config):
         msg = f"distill.skip is true, so this run has no {until} step; set distill.skip to false or run another step"
         raise InputError(msg)
     data = config.data
@@ -121,10 +118,10 @@ def doubts(
     images: int | None,
     labeled: int | None,
     validation: int | None,
-    until: str = "evaluate",
+    until: str = LAST,
 ) -> list[str]:
     """What is to be said of the sizes of the data before anything is paid for; see `comparisons.of_sizes`."""
-    given, whole, last = config.evaluate.baselines, until == "evaluate", STEPS.index(until)
+    given, whole, last = config.evaluate.baselines, until == LAST, number_of(until)
     trainings: dict[str, TrainConfig] = {}
     if whole:
         trainings |= {evaluation.TITLES["finetune_labels"]: given.finetune_labels}
@@ -132,8 +129,7 @@ def doubts(
     else:
         questions = images = None
     sections: dict[str, TrainConfig] = {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
-    skipped = {"distill"} if config.distill.skip else set()
-    trainings |= {name: one for name, one in sections.items() if STEPS.index(name) <= last and name not in skipped}
+    trainings |= {name: one for name, one in sections.items() if number_of(name) <= last and STEPS[name].when(config)}
     rates = {title: learning_rates(section) for title, section in trainings.items()}
     return comparisons.of_sizes(questions, images, labeled if trainings else None, validation, rates)
 

@@ -16,11 +16,13 @@ from leaml.data import files, store
 from leaml.data.store import ImageIndex
 from leaml.engine import Engine, Request
 from leaml.errors import DataError, StepError
+from pipelines.context import Context
 from pipelines.ingest import Labels, Sources, sample_refs, training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.progress import say
 from pipelines.quarantine import refused
 from pipelines.run import UNKNOWN, Run, Step
+from pipelines.steps import STEPS
 from pipelines.unit import make_units
 from pipelines.units import Item, read_output, replied, run_step
 
@@ -66,11 +68,12 @@ class CaptionWork:
         return rows, +counts
 
 
-def caption(run: Run, sources: Sources, labels: Labels) -> Step:
+def caption(context: Context) -> Step:
     """Caption every training image (or `caption.max_images` of them, and always the labeled ones).
 
     The step depends on these images and on nothing of their labels, so that a mended answer pays for no caption again.
     """
+    run, sources, labels = context.run, context.sources, context.labels
     config, step = run.config.caption, caption_step(run, sources, labels)
 
     def work() -> dict[str, Any]:
@@ -99,7 +102,7 @@ def caption_step(run: Run, sources: Sources, labels: Labels) -> Step:
     images_key = (captioned_key(run.config, sources, labels) if sources.known else run.captioned) or UNKNOWN
     made_from = tuple(folder for source in sources.training for folder in (source.name_of_folder, *source.also))
     images = Step("images", "", images_key, "", also=made_from)
-    return run.step("caption", _settings(run.config.caption), [images], version=6)
+    return run.step("caption", _settings(run.config.caption), [images], STEPS["caption"].version)
 
 
 def refuse_unusable_url(run: Run, sources: Sources, labels: Labels) -> str | None:

@@ -19,6 +19,7 @@ import typer.core
 
 from leaml import __version__
 from leaml.errors import InputError, InterruptedCommandError, LeamlError
+from pipelines.steps import COMMANDS, LAST
 
 
 def _terminate(*_: object) -> None:
@@ -84,7 +85,7 @@ def _run(config_file: Path, overrides: list[str] | None, until: str, verbose: bo
     adapt(config, until, verbose)
 
 
-@app.command()
+@app.command(help=f"Run every step: {', '.join(spec.name for spec in COMMANDS)}. Finished steps are reused.")
 def adapt(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -98,9 +99,8 @@ def adapt(
     shared_storage: Annotated[bool, typer.Option("--shared-storage", help="--submit: all nodes mount the storage.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run every step: caption, warmup, score, distill, generate, finetune, evaluate. Finished steps are reused."""
     if not dry_run and submit is None:
-        _run(config, overrides, "evaluate", verbose)
+        _run(config, overrides, LAST, verbose)
         return
     from leaml.config import load
 
@@ -153,19 +153,8 @@ def _select(
     draw_selection(run_folder, plot)
 
 
-for _name, _what in {
-    "ingest": "Read the sources into tables.",
-    "caption": "Step 1: the teacher describes the images.",
-    "warmup": "Step 2: the QA generator learns from the labels.",
-    "score": "Step 3: score neurons by gradients of the QA loss.",
-    "select": "Step 4: select neurons by their scores.",
-    "distill": "Step 5: distill captions into the selected neurons.",
-    "generate": "Step 6: write candidates of pairs.",
-    "filter": "Step 7: accept or reject them.",
-    "finetune": "Step 8: fine-tune the VQA model.",
-    "evaluate": "Step 9: evaluate beside the baselines (the same as adapt).",
-}.items():
-    app.command(_name)(_select if _name == "select" else _step_command(_name, _what))
+for _number, _spec in enumerate(COMMANDS):
+    app.command(_spec.name)(_select if _spec.name == "select" else _step_command(_spec.name, f"Step {_number}: {_spec.what}."))
 
 
 @app.command()

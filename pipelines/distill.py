@@ -7,14 +7,13 @@ from typing import Any
 from leaml import prompts
 from leaml.checks import gaps, word_checks
 from leaml.config import DistillConfig
-from leaml.records import LEAML
 from leaml.training import Example
 from pipelines.caption import read_captions
-from pipelines.ingest import Sources
+from pipelines.context import Context
 from pipelines.models import trained
 from pipelines.progress import say
-from pipelines.run import Run, Step
-from pipelines.train import Judge, TaskFile, TrainJob, run_training, write_examples
+from pipelines.run import Step
+from pipelines.train import TaskFile, TrainJob, run_training, write_examples
 from pipelines.warmup import qa_tasks
 
 
@@ -42,21 +41,13 @@ def question_shares(config: DistillConfig) -> dict[str, float]:
     return {name: share for name, share in shares.items() if share}
 
 
-def distill(
-    run: Run,
-    sources: Sources,
-    captions: Step,
-    warmed: Step,
-    selected: Step,
-    variant: str = LEAML,
-    round_number: int = 0,
-    judge: Judge | None = None,
-) -> Step:
+def distill(context: Context) -> Step:
     """Caption loss + qa_weight x QA loss; captions, questions made of them, pairs and answers share each batch."""
+    run, judge = context.run, context.judge
+    captions, warmed, selected = (context.made[name] for name in ("caption", "warmup", "select"))
     config = run.config.distill
     settings = {"distill": config.model_dump(), "seed": run.config.seed}
-    version = 3 if run.config.score.unit == "ffn" else 2  # columns are trained since 3; rows as in 2
-    step = run.step("distill", settings, [captions, warmed, selected], version, variant=variant, round_number=round_number)
+    step = context.step("distill", settings, [captions, warmed, selected])
 
     def work() -> dict[str, Any]:
         request = run.config.caption.prompt or prompts.CAPTION
@@ -76,7 +67,7 @@ def distill(
             step.folder,
             trained(warmed, run.config.model),
             tasks,
-            sources.image_folders,
+            context.sources.image_folders,
             config,
             method="neurons",
             selection=selected.folder,

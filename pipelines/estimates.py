@@ -11,7 +11,7 @@ import re
 import statistics
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from leaml.config import resolve_model
 from leaml.data import files
 from leaml.errors import LeamlError
 from leaml.records import DoneRecord, read_done
+from pipelines.amounts import Tokens, Work
+from pipelines.steps import STEPS, of_kind
 
-ENGINES = {"caption", "generate", "hardness", "evaluate"}
-TRAININGS = {"warmup", "distill", "finetune"}
-GRADIENTS = {"score"}
+ENGINES, TRAININGS, GRADIENTS = of_kind("engine"), of_kind("train"), of_kind("gradients")
 
 
 @dataclass(frozen=True)
@@ -44,27 +44,13 @@ class Rates:
     """Of an image in the language model: a megapixel in Qwen2.5-VL (28 x 28 pixels a token), 16 tiles in SmolVLM."""
     text_tokens: int = 50
     """Of a request, or of an example's request and reply."""
-    caption_tokens: int = 150
-    pair_tokens: int = 40
-    answer_tokens: int = 10
+    replies: Tokens = field(default_factory=Tokens)
     engine_start_s: float = 300.0
     """From the process to the first image: loading the model and compiling."""
     training_start_s: float = 90.0
 
 
 ASSUMED = Rates()
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a step has to do: images or examples of gradients (None: not known yet), and questions where it answers them.
-
-    Without labels that are `held_out` no learning rates are compared.
-    """
-
-    images: int | None = None
-    questions: int | None = None
-    held_out: bool = True
 
 
 @dataclass(frozen=True)
@@ -153,16 +139,9 @@ def signature(name: str, variant: str, tree: dict[str, Any]) -> tuple[Any, ...]:
     """What two steps have in common when one's rate tells the other's."""
     model, (count, gpus) = tree["model"]["name"], workers(name, tree)
     if name == "caption":
-        section = tree["caption"]
-        return (name, section["teacher"]["name"], section["url"], section["max_tokens"], gpus)
-    if name in ("generate", "hardness"):
-        section = tree["generate"]
-        asked = (section["pairs_per_image"], len(section["questions"]), section["votes"], section["caption"])
-        return (name, model, asked, gpus)
-    if name == "evaluate":
-        data = tree["data"]
-        source = tuple(data["evaluation"].get(key) for key in ("format", "path", "split", "limit"))
-        return (name, model, source, data["evaluation_questions"], gpus)
+        model = tree["caption"]["teacher"]["name"]
+    if name in ENGINES:
+        return (name, model, *STEPS[name].alike(tree), gpus)
     if name in GRADIENTS:
         return (name, model, tree["score"]["batch_size"], count, gpus)
     method = "lora" if variant == "lora_labels" else "neurons" if name == "distill" else "full"
@@ -240,28 +219,11 @@ def _assumed(name: str, variant: str, tree: dict[str, Any], work: Work, rates: R
         text = f"{batch} x 6 x {_big(size)} x {reading:,} tokens / {rates.training:g}"
         gpus *= count
     else:
-        reads, written = _per_image(name, tree, work, rates)
+        reads, written = STEPS[name].per_image(tree, work, rates.replies)
         flop = 2 * size * (reads * reading / rates.reading + written / rates.writing)
         text = f"2 x {_big(size)} x ({reads:g} x {reading:,} tokens read / {rates.reading:g} + {written:g} written / "
         text += f"{rates.writing:g})"
     return rates.tflops * 1e12 * gpus / flop, f"assumed: {text} FLOP on {gpus:g} x {rates.tflops:g} TFLOP/s"
-
-
-def _per_image(name: str, tree: dict[str, Any], work: Work, rates: Rates) -> tuple[float, float]:
-    """How often a step's engine reads an image, and tokens that it writes about it; vLLM's prefix cache may save reads."""
-    if name == "caption":
-        return 1, min(rates.caption_tokens, tree["caption"]["max_tokens"])
-    if name == "evaluate":
-        asked = (work.questions or 0) / work.images if work.images else 1.0
-        return round(asked, 1), round(asked * rates.answer_tokens, 1)
-    config = tree["generate"]
-    pairs, given = config["pairs_per_image"], len(config["questions"])
-    if name == "hardness":
-        return pairs + given, (pairs + given) * rates.answer_tokens
-    own = config["caption"] == "self"
-    again = pairs if config["votes"] else 0
-    written = pairs * rates.pair_tokens + (given + again) * max(1, config["votes"]) * rates.answer_tokens
-    return own + bool(pairs) + given + again, written + own * min(rates.caption_tokens, config["max_tokens"])
 
 
 @lru_cache(maxsize=16)

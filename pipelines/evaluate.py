@@ -16,6 +16,7 @@ from leaml.errors import DataError
 from pipelines.ingest import Sources
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
+from pipelines.steps import EVALUATE
 from pipelines.unit import make_units
 from pipelines.units import Item, read_output, replied, run_step
 
@@ -97,7 +98,7 @@ def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None
         "model": None if made_by else model_key(model),
     }
     inputs = [sources.evaluation, *([made_by] if made_by else [])]
-    step = run.step("evaluate", settings, inputs, version=4, variant=row)
+    step = run.step("evaluate", settings, inputs, EVALUATE.version, row)
 
     def work() -> dict[str, Any]:
         questions: dict[str, list[dict[str, Any]]] = {}

@@ -17,20 +17,20 @@ from leaml.config import FilterConfig
 from leaml.data import files
 from leaml.errors import LeamlError
 from leaml.pairset import PairSet
-from leaml.records import LEAML
+from pipelines.context import Context
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
-from pipelines.run import Run, Step
+from pipelines.run import Step
 from pipelines.units import describe, read_files, rows_of
 
 COUNTS = "counts"
 
 
-def filter_pairs(run: Run, generated: Step, variant: str = LEAML, round_number: int = 0) -> Step:
-    """Decide about every candidate of a generate step, or of the hardness step after it."""
-    config = run.config.filter
-    step = run.step("filter", config.model_dump(), [generated], variant=variant, round_number=round_number)
-    return run.execute(step, lambda: filter_files(step.label, generated.folder, step.folder, config))
+def filter_pairs(context: Context) -> Step:
+    """Decide about every candidate."""
+    config = context.run.config.filter
+    step = context.step("filter", config.model_dump(), [context.candidates])
+    return context.run.execute(step, lambda: filter_files(step.label, context.candidates.folder, step.folder, config))
 
 
 def filter_files(label: str, source: str, output: str, config: FilterConfig) -> dict[str, Any]:

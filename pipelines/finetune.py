@@ -7,9 +7,9 @@ from typing import Any
 from leaml import prompts
 from leaml.config import ModelConfig, TrainConfig
 from leaml.errors import StepError
-from leaml.records import LEAML
 from leaml.training import Example
 from pipelines.caption import read_captions
+from pipelines.context import Context
 from pipelines.filter import read_accepted
 from pipelines.ingest import Labels, Sources, labels_key
 from pipelines.models import model_key, trained
@@ -18,32 +18,24 @@ from pipelines.train import Judge, TaskFile, TrainJob, run_training, write_examp
 from pipelines.warmup import answer_examples
 
 
-def finetune(
-    run: Run,
-    sources: Sources,
-    labels: Labels,
-    generator: Step,
-    generated: Step,
-    variant: str = LEAML,
-    round_number: int = 0,
-    judge: Judge | None = None,
-) -> Step:
+def finetune(context: Context) -> Step:
     """Fine-tune the base, or the generator, on labels and accepted pairs, `label_share` of every batch being labels."""
+    run, sources, labels, filtered = context.run, context.sources, context.labels, context.made["filter"]
     config = run.config.finetune
     settings = {"finetune": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
-    step = run.step("finetune", settings, [generated, labels_key(labels)], variant=variant, round_number=round_number)
+    step = context.step("finetune", settings, [filtered, labels_key(labels)])
 
     def work() -> dict[str, Any]:
-        pairs = [Example(i, q, a) for i, q, a in read_accepted(generated)]
+        pairs = [Example(i, q, a) for i, q, a in read_accepted(filtered)]
         if not pairs and config.label_share < 1:
-            msg = f"{generated.label} accepted no pair; see the reasons in {generated.folder} and loosen filter"
+            msg = f"{filtered.label} accepted no pair; see the reasons in {filtered.folder} and loosen filter"
             raise StepError(msg)
         tasks = [
             TaskFile("labels", _write_labels(step, labels), share=config.label_share),
             TaskFile("pseudo", write_examples(step.path("pseudo.parquet"), pairs), share=1 - config.label_share),
         ]
-        start = trained(generator, run.config.model) if config.start == "generator" else run.config.model
-        return _train(run, sources, step, tasks, config, start=start, facts={"pseudo_pairs": len(pairs)}, judge=judge)
+        start = trained(context.generator, run.config.model) if config.start == "generator" else run.config.model
+        return _train(run, sources, step, tasks, config, start=start, facts={"pseudo_pairs": len(pairs)}, judge=context.judge)
 
     return run.execute(step, work)
 

@@ -15,11 +15,11 @@ from leaml import candidates, prompts, replies, tables
 from leaml.config import GenerateConfig
 from leaml.engine import Completion, Engine, Request
 from leaml.preambles import without_assent
-from leaml.records import LEAML
 from pipelines.caption import read_captions
-from pipelines.ingest import Labels, Sources, labels_key, sample_refs, training_images
+from pipelines.context import Context
+from pipelines.ingest import labels_key, sample_refs, training_images
 from pipelines.models import engine_spec, trained
-from pipelines.run import Run, Step
+from pipelines.run import Step
 from pipelines.unit import make_units
 from pipelines.units import Item, replied, run_step
 
@@ -121,23 +121,14 @@ def sampling_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:4], "big") >> 1
 
 
-def generate(
-    run: Run,
-    sources: Sources,
-    labels: Labels,
-    captions: Step | None,
-    generator: Step,
-    variant: str = LEAML,
-    round_number: int = 0,
-) -> Step:
+def generate(context: Context) -> Step:
     """Write candidates for the unlabeled images (all training images but the labeled ones)."""
+    run, sources, labels, generator = context.run, context.sources, context.labels, context.generator
     config, limits = run.config.generate, run.config.filter
     pattern = prompts.pair_pattern(limits.max_question_chars, limits.max_answer_chars) if config.structured else None
-    use = captions if config.caption == "teacher" else None
+    use = context.captions if config.caption == "teacher" else None
     inputs = [generator, *sources.training, labels_key(labels), *([use] if use else [])]
-    step = run.step(
-        "generate", config.model_dump() | {"pattern": pattern}, inputs, version=10, variant=variant, round_number=round_number
-    )
+    step = context.step("generate", config.model_dump() | {"pattern": pattern}, inputs)
 
     def work() -> dict[str, Any]:
         refs = training_images(sources).without(labels.image_ids)

@@ -12,10 +12,10 @@ from typing import Any
 from leaml import candidates, tables
 from leaml.data import store
 from leaml.engine import Engine, Request
-from leaml.records import LEAML
-from pipelines.ingest import Sources, training_images
+from pipelines.context import Context
+from pipelines.ingest import training_images
 from pipelines.models import engine_spec, model_key
-from pipelines.run import Run, Step
+from pipelines.run import Step
 from pipelines.unit import make_units
 from pipelines.units import Item, replied, run_step
 
@@ -39,15 +39,15 @@ class HardnessWork:
         return [item.extra | {"base": answers[item.image_id]} for item in items], counts
 
 
-def hardness(run: Run, sources: Sources, generated: Step, variant: str = LEAML, round_number: int = 0) -> Step:
-    """Ask the base; returns the step that holds the candidates with its answers."""
+def hardness(context: Context) -> Step:
+    """Ask the base; the step holds the candidates with its answers."""
+    run, generated, training = context.run, context.made["generate"], context.sources.training
     config, base = run.config.generate, run.config.model
-    settings = {"model": model_key(base), "max_tokens": config.max_tokens}
-    step = run.step("hardness", settings, [generated, *sources.training], version=2, variant=variant, round_number=round_number)
+    step = context.step("hardness", {"model": model_key(base), "max_tokens": config.max_tokens}, [generated, *training])
 
     def work() -> dict[str, Any]:
         rows = store.index(generated.path("rows"))
-        refs = training_images(sources).only(rows.ids)
+        refs = training_images(context.sources).only(rows.ids)
         units = make_units("hardness", refs, {}, run.config.resources.images_per_unit, rows.places_of(refs.ids))
         spec = engine_spec(base, run.config.resources)
         return run_step(run, step, units, spec, HardnessWork(config.max_tokens))

@@ -28,6 +28,7 @@ from leaml.records import COPIES, QUARANTINED, copies_text, quarantine_text
 from leaml.vlm import load
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
+from pipelines.steps import INGEST
 
 EXCLUDED = "excluded.parquet"
 """In the folder of a step that leaves images out: which, and why."""
@@ -222,7 +223,7 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
         "source": _identity(source, run.config.storage) | _content(source),
         "max_pixels": data.max_pixels,
     }
-    step = run.step("ingest", settings, [], version=4, variant=role)
+    step = run.step("ingest", settings, [], INGEST.version, role)
 
     kept = step.path(READ)
 

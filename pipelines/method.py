@@ -1,25 +1,24 @@
-"""Steps 2 to 8 of the method in order, and the same with one part replaced (controls).
+"""The steps of the method in order, and the same with one part replaced (controls).
 
 A control shares every step with the method that its replacement does not touch.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from leaml.config import Config
 from leaml.errors import InputError
 from leaml.records import LEAML
 from pipelines.caption import caption
-from pipelines.distill import distill
+from pipelines.context import Context
 from pipelines.filter import filter_pairs
 from pipelines.finetune import finetune, finetune_captions, finetune_labels
 from pipelines.generate import generate
-from pipelines.hardness import hardness
 from pipelines.ingest import Labels, Sources, draw_labels
 from pipelines.run import Run, Step
-from pipelines.score import score
-from pipelines.selection import select
+from pipelines.steps import LAST, METHOD, STEPS
 from pipelines.train import Judge
-from pipelines.warmup import warmup
 
 
 class StopHereError(Exception):
@@ -31,54 +30,31 @@ def method(
     sources: Sources,
     labels: Labels,
     variant: str = LEAML,
-    until: str = "evaluate",
+    until: str = LAST,
     judge: Judge | None = None,
 ) -> Step:
-    """Steps 1 to 8, the last seven `rounds` times; returns the fine-tuning step that holds the adapted model.
+    """All steps of the method, those after the captions `rounds` times; returns the step that holds the adapted model.
 
     From the second round on the generator starts as the model that the round before adapted, and its neurons are scored anew.
     With `finetune.start: base` fine-tuning starts at the base every time, so that errors of one round's pairs stay there.
 
     Raises StopHereError after the step `until`, in the last round.
     """
-    captions, adapted = None, None
-    if not run.config.distill.skip:
-        captions = caption(run, sources, labels)
-        if until == "caption":
-            raise StopHereError
+    context = Context(run, sources, labels, variant)
     for number in range(1, run.config.rounds):
-        adapted = _round(run, sources, labels, captions, adapted, variant, number)
-    return _round(run, sources, labels, captions, adapted, variant, 0, until, judge)
+        made = _round(replace(context, round=number))
+        context = replace(context, start=made["finetune"], made={name: made[name] for name in made if STEPS[name].once})
+    return _round(replace(context, judge=judge), until)["finetune"]
 
 
-def _round(
-    run: Run,
-    sources: Sources,
-    labels: Labels,
-    captions: Step | None,
-    adapted: Step | None,
-    variant: str,
-    number: int,
-    until: str = "evaluate",
-    judge: Judge | None = None,
-) -> Step:
-    """Steps 2 to 8, the generator starting as the model `adapted` (none: the base)."""
-
-    def stop_after(name: str, step: Step) -> Step:
-        if until == name:
+def _round(context: Context, until: str = LAST) -> dict[str, Step]:
+    """The steps that the configuration has, in order."""
+    for spec in METHOD:
+        if spec.when(context.run.config) and spec.name not in context.made:
+            context = context.with_made(**{spec.name: spec.make(context)})
+        if spec.name == until:
             raise StopHereError
-        return step
-
-    generator = stop_after("warmup", warmup(run, sources, labels, captions, adapted, number))
-    if captions is not None:
-        scored = stop_after("score", score(run, sources, generator, variant, number))
-        selected = stop_after("select", select(run, scored, variant, number))
-        generator = stop_after("distill", distill(run, sources, captions, generator, selected, variant, number, judge))
-    written = stop_after("generate", generate(run, sources, labels, captions, generator, variant, number))
-    if run.config.filter.hardness:
-        written = hardness(run, sources, written, variant, number)
-    pairs = stop_after("filter", filter_pairs(run, written, variant, number))
-    return stop_after("finetune", finetune(run, sources, labels, generator, pairs, variant, number, judge))
+    return context.made
 
 
 def control(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
@@ -88,12 +64,12 @@ def control(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
         everything = draw_labels(run, sources, everything=True)
         return finetune_labels(run, sources, everything, config.finetune, name)
     if name == "captions_mixed":  # the teacher's captions beside the labels, no pairs
-        return finetune_captions(run, sources, labels, caption(run, sources, labels), name)
+        return finetune_captions(run, sources, labels, caption(Context(run, sources, labels)), name)
     if name == "self_training":
         teacher = finetune_labels(run, sources, labels, config.evaluate.baselines.finetune_labels, "finetune_labels")
-        asking = run.variant(self_training(config, labels))
-        answered = filter_pairs(asking, generate(asking, sources, labels, None, teacher, name), name)
-        return finetune(asking, sources, labels, teacher, answered, name)
+        asking = Context(run.variant(self_training(config, labels)), sources, labels, name, made={"warmup": teacher})
+        asking = asking.with_made(generate=generate(asking))
+        return finetune(asking.with_made(filter=filter_pairs(asking)))
     return method(run.variant(replaced(config, name)), sources, labels, name)
 
 

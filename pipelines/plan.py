@@ -18,12 +18,14 @@ from leaml.data.count import Count, count
 from leaml.records import DONE
 from pipelines import estimates
 from pipelines.adapt import asked_of, baseline_steps, check_steps, doubts, method_steps
+from pipelines.amounts import Amounts, Work
 from pipelines.contamination import screen_near_duplicates
-from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Work
+from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate
 from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
 from pipelines.method import method
 from pipelines.progress import console
 from pipelines.run import UNKNOWN, Run, Step
+from pipelines.steps import STEPS
 
 UNTIL_INGEST = "unknown until ingest"
 RECENT = 300
@@ -76,33 +78,6 @@ class Rehearsal(Run):
         if self.done(step):
             return "finished"
         return "begun" if files.exists(step.folder) else "to run"
-
-
-@dataclass(frozen=True)
-class Amounts:
-    """How much there is of everything; None where only ingest can tell."""
-
-    labeled: Count
-    unlabeled: Count | None
-    evaluation: Count
-    label_images: int | None
-    label_rows: int | None
-    training: int | None
-    asked: int | None
-    asked_images: int | None
-    validation: int | None = None
-    """Rows of the labels that are held out."""
-    excluded: int | None = None
-    """Images left out because the evaluation has them; None: unknown, or none are to be."""
-    given: int | None = None
-    """Images that have a caption in `caption.file`."""
-    captioned: str | None = None
-    """`captioned_key` of the images to be captioned."""
-
-    @property
-    def rest(self) -> int | None:
-        """Training images that are not labeled."""
-        return None if self.training is None or self.label_images is None else max(0, self.training - self.label_images)
 
 
 def rehearse(config: Config, captioned: str | None = None) -> tuple[Rehearsal, Sources, Labels]:
@@ -238,20 +213,8 @@ def _asked(config: Config, found: Count) -> tuple[int | None, int | None]:
 
 def work_of(planned: Planned, amounts: Amounts) -> Work:
     """How many images, examples and questions a step has before it."""
-    name, tree = planned.step.name, planned.tree
-    if name == "caption":
-        limit, complete = tree["caption"]["max_images"], tree["caption"]["complete"]
-        if amounts.training is None:
-            return Work(None if complete else 0)
-        return Work(max(0, min(limit or amounts.training, amounts.training) - (amounts.given or 0)) if complete else 0)
-    if name in ("generate", "hardness", "filter"):
-        limit = tree["generate"]["max_images"]
-        return Work(None if amounts.rest is None else min(limit or amounts.rest, amounts.rest))
-    if name == "evaluate":
-        return Work(amounts.asked_images, amounts.asked)
-    if name in GRADIENTS:
-        return Work(None if amounts.label_rows is None else min(tree["score"]["samples"], 2 * amounts.label_rows))
-    return Work(held_out=amounts.validation != 0)
+    spec = STEPS.get(planned.step.name)
+    return Work() if spec is None else spec.work(planned.tree, amounts)
 
 
 def finished(storage: str) -> list[str]:
@@ -277,18 +240,15 @@ def _work_text(planned: Planned, amounts: Amounts) -> str:
         which = "rates then the best" if work.held_out else "rates, of which the first: no labels are held out to choose by"
         sweep = f", {len(rates)} {which}" if len(rates) > 1 else ""
         return f"{section['steps']:,} steps x {section['batch_size']} examples{sweep}"
-    if step.name == "select":
-        return f"{100 * tree['select']['ratio']:g} % of the neurons by {tree['score']['method']}"
-    if step.name not in ENGINES | GRADIENTS:
+    if step.name not in STEPS:
         return ""
-    text = _amount((work.images, "examples" if step.name in GRADIENTS else "images"), (work.questions, "questions"))
-    if step.name == "caption" and tree["caption"]["file"]:
-        ready = "captions of the file" if amounts.given is None else f"{amounts.given:,} captions of the file"
-        return f"{text}; {ready}"
-    if step.name != "generate":
+    text = STEPS[step.name].describe(tree, work)
+    if step.name not in ENGINES | GRADIENTS:
         return text
-    given = len(tree["generate"]["questions"])
-    return f"{text}; {tree['generate']['pairs_per_image']} pairs{f' + {given} given questions' if given else ''} an image"
+    count = _amount((work.images, "examples" if step.name in GRADIENTS else "images"), (work.questions, "questions"))
+    if step.name == "caption" and tree["caption"]["file"]:
+        text = "captions of the file" if amounts.given is None else f"{amounts.given:,} captions of the file"
+    return f"{count}; {text}" if text else count
 
 
 def _on(planned: Planned) -> str:

@@ -20,6 +20,7 @@ from pipelines.evaluate import evaluation_rows, read_predictions
 from pipelines.ingest import Labels, Sources
 from pipelines.progress import console, say, warn
 from pipelines.run import Run, Step
+from pipelines.steps import of_kind
 from pipelines.units import read_output
 
 SAMPLES = 12
@@ -178,7 +179,7 @@ def _losses(run: Run) -> dict[str, list[tuple[int, float]]]:
     curves = {}
     for record in run.steps():
         file = files.join(run.folder, record.folder, "training.json")
-        if record.name in ("warmup", "distill", "finetune") and files.exists(file):
+        if record.name in of_kind("train") and files.exists(file):
             row = made_for(record.variant, record.round)
             curves[f"{record.name}: {row}" if row else record.name] = [
                 (int(s), float(v)) for s, v in json.loads(files.read_bytes(file))["losses"]

@@ -13,25 +13,25 @@ import numpy as np
 from leaml.config import ModelConfig, ScoreConfig
 from leaml.data import files
 from leaml.data.store import ImageStore
-from leaml.records import LEAML
-from pipelines.ingest import Sources
+from pipelines.context import Context
 from pipelines.models import trained
-from pipelines.run import Run, Step
+from pipelines.run import Step
 from pipelines.train import Watch, fit, progress_writer, read_examples, share_machine
 from pipelines.warmup import qa_tasks
 
 
-def score(run: Run, sources: Sources, warmed: Step, variant: str = LEAML, round_number: int = 0) -> Step:
+def score(context: Context) -> Step:
     """Score the neurons of the warmed-up generator on Ray Train workers."""
+    run, warmed = context.run, context.made["warmup"]
     config = run.config.score
-    step = run.step("score", config.model_dump(), [warmed], version=3, variant=variant, round_number=round_number)
+    step = context.step("score", config.model_dump(), [warmed])
 
     def work() -> dict[str, Any]:
         settings: dict[str, Any] = {
             "model": trained(warmed, run.config.model),
             "score": config,
             "examples": [task.file for task in qa_tasks(warmed)],
-            "images": sources.image_folders,
+            "images": context.sources.image_folders,
             "max_pixels": run.config.data.max_pixels,
             "output": step.folder,
         }

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from leaml.data import files
-from leaml.records import LEAML
-from pipelines.run import Run, Step
+from pipelines.context import Context
+from pipelines.run import Step
 
 
-def select(run: Run, scored: Step, variant: str = LEAML, round_number: int = 0) -> Step:
+def select(context: Context) -> Step:
     """Select neurons; another ratio takes other neurons of the same scores."""
     from leaml.neurons import selection
 
-    config = run.config.select
-    step = run.step("select", config.model_dump(), [scored], variant=variant, round_number=round_number)
+    config, scored = context.run.config.select, context.made["score"]
+    step = context.step("select", config.model_dump(), [scored])
 
     def work() -> dict[str, Any]:
         found, owner, facts, blocks = selection.read_scores(scored.folder)
@@ -29,4 +29,4 @@ def select(run: Run, scored: Step, variant: str = LEAML, round_number: int = 0) 
         trained_rows = [m for m in modules if "rows" in m]
         return {"rows": sum(m["rows"] for m in trained_rows), "selected": sum(m["selected"] for m in trained_rows)}
 
-    return run.execute(step, work)
+    return context.run.execute(step, work)

@@ -13,7 +13,9 @@ from typing import Any
 from leaml.config import Config
 from leaml.errors import InputError
 from pipelines import estimates, plan
-from pipelines.estimates import ENGINES, TRAININGS, Work
+from pipelines.amounts import Amounts, Work
+from pipelines.estimates import ENGINES, TRAININGS
+from pipelines.steps import LAST
 
 PUTS, GETS = 3, 5
 """Requests of a unit: rows, counts and attempt are written; two HEADs, two GETs of its images, one of its counts."""
@@ -90,17 +92,17 @@ def sizes(config: Config, frames: list[int]) -> list[Size]:
     return [_size(run, replace(amounts, training=count + (amounts.label_images or 0)), known, count) for count in frames]
 
 
-def _measured(config: Config) -> tuple[plan.Rehearsal, plan.Amounts]:
+def _measured(config: Config) -> tuple[plan.Rehearsal, Amounts]:
     run, sources, labels = plan.rehearse(config)
     return run, plan.measure(run, sources, labels)
 
 
-def _assumed(amounts: plan.Amounts) -> dict[str, Any]:
+def _assumed(amounts: Amounts) -> dict[str, Any]:
     """What is taken for the numbers that only ingest can tell."""
     return {name: value for name, value in UNKNOWN.items() if getattr(amounts, name) is None}
 
 
-def _size(run: plan.Rehearsal, amounts: plan.Amounts, known: estimates.Known, frames: int) -> Size:
+def _size(run: plan.Rehearsal, amounts: Amounts, known: estimates.Known, frames: int) -> Size:
     """The sums over all steps of `leaml adapt`, without those that are finished and do not grow with the images."""
     sums: dict[bool, list[float | None]] = {True: [], False: []}
     hours: list[float | None] = []
@@ -109,7 +111,7 @@ def _size(run: plan.Rehearsal, amounts: plan.Amounts, known: estimates.Known, fr
     for planned in run.planned.values():
         name, label, tree = planned.step.name, planned.step.label, planned.tree
         work = plan.work_of(planned, amounts)
-        grows = name in ENGINES and name != "evaluate"
+        grows = name in ENGINES and name != LAST
         if name != "ingest" and run.done(planned.step) and not grows:
             continue
         cost = estimates.estimate(name, planned.step.variant, tree, work, known)
@@ -129,7 +131,7 @@ def requests(name: str, tree: dict[str, Any], work: Work) -> tuple[int, int]:
     if name in TRAININGS:
         section = tree[name]
         return 0, EXAMPLE_GETS * int(section["steps"]) * int(section["batch_size"])
-    if name not in {*ENGINES, "filter"} or work.images is None:
+    if name not in ENGINES | {"filter"} or work.images is None:
         return 0, 0
     resources = tree["resources"]
     units = math.ceil(work.images / int(resources["images_per_unit"]))
@@ -175,7 +177,7 @@ def show(config: Config, frames: list[int], prices: Prices) -> None:
         plan.print_line(f"  {line}")
 
 
-def _said(amounts: plan.Amounts, guessed: dict[str, Any], name: str, what: str) -> str:
+def _said(amounts: Amounts, guessed: dict[str, Any], name: str, what: str) -> str:
     return f"{getattr(amounts, name):,} {what}" + (" (assumed, only ingest can tell)" if name in guessed else "")
 
 

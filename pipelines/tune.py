@@ -29,13 +29,12 @@ from pipelines.method import StopHereError, method
 from pipelines.progress import say, warn
 from pipelines.run import Run, Step
 from pipelines.runtime import start_ray
+from pipelines.steps import METHOD, had_by
 from pipelines.train import PLACED, VALIDATED, Judge, validation_interval, write_examples
 from pipelines.warmup import answer_examples
 
 SEED, LISTED = "trial_seed", "listed"
 """In a trial's Ray Tune configuration: the seed beside the point's keys, and all of these where the trials are a list."""
-PRICED = {"distill": "train_workers", "generate": "engines", "hardness": "engines", "finetune": "train_workers"}
-"""Steps that a trial pays for, and the setting that says how many processes they take."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: boo
     validation = write_examples(step.path("validation.parquet"), answer_examples(questions))
     plan = Plan(_shared(config), validation, labels.key)
     began = time.time()
-    if until := search.last_shared_step(config):
+    if until := search.last_shared_step(config, had_by(config)):
         judge = Judge(validation, config.tune.validations)
         with contextlib.suppress(StopHereError):
             method(run.variant(plan.config), sources, _training_part(labels), until=until, judge=judge)
@@ -208,8 +207,10 @@ def _validations_of_reused(run: Run, name: str) -> list[dict[str, float]]:
 
 def _hours(run: Run) -> float:
     """Hours of engines and training workers in the steps that depend on the point, reused ones included."""
-    resources = run.config.resources.model_dump()
-    return sum(s.seconds * resources[PRICED[s.name]] for s in run.steps() if s.name in PRICED and s.seconds) / 3600
+    resources = run.config.resources
+    workers = {"engine": resources.engines, "train": resources.train_workers}
+    paid = {spec.name: workers[spec.kind] for spec in METHOD if spec.tuned}
+    return sum(step.seconds * paid[step.name] for step in run.steps() if step.name in paid and step.seconds) / 3600
 
 
 # --- Ray Tune ------------------------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from leaml import prompts
 from leaml.scoring import answer_text, ask
 from leaml.training import Example
 from pipelines.caption import read_captions
-from pipelines.ingest import Labels, Sources, labels_key
+from pipelines.context import Context
+from pipelines.ingest import Labels, labels_key
 from pipelines.models import model_key, trained
-from pipelines.run import Run, Step
+from pipelines.run import Step
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples
 
 QA_TASKS = ("pairs", "answers")
@@ -41,16 +42,17 @@ def qa_tasks(warmed: Step, weight: float = 1.0, share: float = 1.0) -> list[Task
     return [TaskFile(name, warmed.path(f"{name}.parquet"), share=share, weight=weight) for name in QA_TASKS]
 
 
-def warmup(
-    run: Run, sources: Sources, labels: Labels, captions: Step | None, start: Step | None = None, round_number: int = 0
-) -> Step:
-    """Train the generator on the labels, from the base or from the model of the step `start`; with `describe_first` it writes
-    its pairs after a caption."""
+def warmup(context: Context) -> Step:
+    """Train the generator on the labels, from the base or from the model that the round before adapted.
+
+    With `describe_first` it writes its pairs after a caption.
+    """
+    run, sources, labels, start = context.run, context.sources, context.labels, context.start
     config = run.config.warmup
-    use = captions if config.describe_first else None
+    use = context.captions if config.describe_first else None
     settings = {"warmup": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
     inputs = [*sources.training, labels_key(labels), *(s for s in (use, start) if s)]
-    step = run.step("warmup", settings, inputs, round_number=round_number)
+    step = context.step("warmup", settings, inputs)
 
     def work() -> dict[str, Any]:
         write_examples(step.path("pairs.parquet"), pair_examples(labels, read_captions(use) if use else {}))

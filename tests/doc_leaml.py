@@ -22,6 +22,7 @@ from leaml.data import easy_vqa, registry
 from leaml.data.records import Record
 from leaml.errors import LeamlError
 from pipelines import adapt, cli, predict, trial, tune
+from pipelines.steps import COMMANDS
 from serve import launch
 from serve import settings as serving
 
@@ -46,7 +47,7 @@ PUT_IN = {
     "...": "",
 }
 """What a reader puts in."""
-STEPS = ("caption", "warmup", "score", "select", "distill", "generate", "filter", "finetune", "evaluate")
+STEPS = tuple(spec.name for spec in COMMANDS if spec.name != "ingest")
 RAY, DONE, CLUSTER, PARSED = "up to Ray", "to its end", "up to the cluster's first reply", "parsed"
 SOURCES = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 DOORS = "security/test_open_doors.py"

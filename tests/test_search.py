@@ -11,6 +11,7 @@ from leaml import search
 from leaml.config import Config, RangeConfig, parse
 from leaml.errors import ConfigError
 from leaml.search import Found, Trial
+from pipelines.steps import had_by
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 SPACE: dict[str, Any] = {"select.ratio": {"choices": [0.1, 0.3, 1.0]}, "distill.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
@@ -164,7 +165,8 @@ def test_importances_and_plot() -> None:
 )
 def test_last_step_that_trials_share(keys: list[str], changes: dict[str, Any], expected: str | None) -> None:
     space = {key: {"choices": [0.1, 0.2]} for key in keys}
-    assert search.last_shared_step(parse({"data": DATA, "tune": {"space": space}} | changes)) == expected
+    found = parse({"data": DATA, "tune": {"space": space}} | changes)
+    assert search.last_shared_step(found, had_by(found)) == expected
 
 
 def test_a_best_of_one_validation_question_is_called_chance_wherever_it_is_named() -> None:

@@ -19,7 +19,8 @@ from leaml.neurons import scores, selection
 from leaml.neurons.units import feed_forwards
 from leaml.training import Example
 from leaml.vlm import load
-from pipelines.ingest import ingest
+from pipelines.context import Context
+from pipelines.ingest import Labels, ingest
 from pipelines.run import Run, Step
 from pipelines.score import score
 from pipelines.selection import select
@@ -39,6 +40,10 @@ SETTINGS = {
 }
 
 
+def selected(context: Context) -> Path:
+    return Path(select(context.with_made(score=score(context))).folder)
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_local")
 def test_three_workers_with_two_examples_score_as_one_process(tmp_path: Path) -> None:
@@ -50,7 +55,7 @@ def test_three_workers_with_two_examples_score_as_one_process(tmp_path: Path) ->
         examples = [Example(r["image_id"], r["question"], r["answer"]) for r in rows]
         for task, part in zip(QA_TASKS, (examples[:2], examples[2:]), strict=True):
             write_examples(warmed.path(f"{task}.parquet"), part)
-        folder = Path(select(run, score(run, sources, warmed)).folder)
+        folder = selected(Context(run, sources, Labels.none(), made={"warmup": warmed}))
         job = TrainJob(
             folder=str(tmp_path / "trained"),
             model=ModelConfig(name=warmed.path("model")),

@@ -23,6 +23,7 @@ from leaml.engine import Completion, EngineSpec, Request
 from leaml.errors import DataError, StepError
 from pipelines import kept, quarantine
 from pipelines.caption import CaptionWork, caption, given_rows, publish_given, read_captions
+from pipelines.context import Context
 from pipelines.ingest import draw_labels, ingest
 from pipelines.plan import rehearse
 from pipelines.run import Run
@@ -298,16 +299,16 @@ def test_given_captions_are_used_and_the_rest_left_out_and_counted(tmp_path: Pat
     config = dataset(tmp_path, file=str(file), complete=False)
     with Run(config) as run:
         sources = ingest(run)
-        step = caption(run, sources, draw_labels(run, sources))
+        step = caption(Context(run, sources, draw_labels(run, sources)))
         summary = run.summary(step)
-        again = caption(run, sources, draw_labels(run, sources))
+        again = caption(Context(run, sources, draw_labels(run, sources)))
     assert sorted(read_captions(step).values()) == ["Number 0.", "Number 1.", "Number 4."]
     assert (summary["images"], summary["captions given"], summary["images left out without a caption"]) == (3, 3, 3)
     assert again.hash == step.hash
     file.write_text(file.read_text().replace("Number 1.", "One."))
     with Run(config) as run:
         sources = ingest(run)
-        changed = caption(run, sources, draw_labels(run, sources))
+        changed = caption(Context(run, sources, draw_labels(run, sources)))
     assert "One." in read_captions(changed).values()
 
 

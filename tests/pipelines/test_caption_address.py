@@ -14,6 +14,7 @@ from leaml.config import Config, parse
 from leaml.records import DoneRecord
 from pipelines import plan
 from pipelines.caption import caption
+from pipelines.context import Context
 from pipelines.ingest import draw_labels, ingest
 from pipelines.plan import rehearse
 from pipelines.run import Run, Step
@@ -48,7 +49,7 @@ def ingested(found: Config, monkeypatch: pytest.MonkeyPatch) -> dict[str, Step]:
     with Run(found) as run:
         sources = ingest(run)
         monkeypatch.setattr(run, "execute", lambda step, work: step)
-        made = caption(run, sources, draw_labels(run, sources))
+        made = caption(Context(run, sources, draw_labels(run, sources)))
     after = steps(found)
     assert after["caption"] == made
     assert [planned.step for planned in before.planned.values()] == list(after.values())

@@ -18,6 +18,8 @@ from leaml.data.store import ImageIndex
 from leaml.errors import InputError
 from leaml.records import StepRecord
 from pipelines import adapt, method
+from pipelines.context import Context
+from pipelines.distill import distill
 from pipelines.ingest import Labels, Sources
 from pipelines.models import model_key
 from pipelines.run import Run, Step
@@ -143,9 +145,14 @@ def test_fine_tuning_begins_with_the_base_or_the_generator(
     labels = Labels(tables.table(rows, tables.LABELED), tables.table([], tables.LABELED), "one label")
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
     with Run(parse(CONFIG | {"storage": str(tmp_path), "finetune": {"start": start}})) as run:
-        generator, pairs = (Step(name, name, "c" * 12, f"{tmp_path}/{name}-{'c' * 12}") for name in ("distill", "generate"))
-        method.finetune(run, sources, labels, generator, pairs)
+        made = {name: Step(name, "leaml", "c" * 12, f"{tmp_path}/{name}-{'c' * 12}") for name in ("distill", "filter")}
+        method.finetune(Context(run, sources, labels, made=made))
     assert jobs[0].model.name == model.format(folder=tmp_path, hash="c" * 12)
+
+
+def made_before(folder: Path) -> dict[str, Step]:
+    """What distillation reads."""
+    return {name: Step(name, "", "c" * 12, f"{folder}/{name}") for name in ("caption", "warmup", "select")}
 
 
 def test_shares_and_weights_of_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,8 +162,7 @@ def test_shares_and_weights_of_distillation(tmp_path: Path, monkeypatch: pytest.
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
     given = {"qa_weight": 0.2, "qa_share": 0.125, "check_share": 0.25, "gap_share": 0.5, "check_weight": 0.3}
     with Run(parse(CONFIG | {"storage": str(tmp_path), "distill": given})) as run:
-        inputs = (Step(name, name, "c" * 12, f"{tmp_path}/{name}") for name in ("caption", "warmup", "select"))
-        method.distill(run, sources, *inputs)
+        distill(Context(run, sources, Labels.none(), made=made_before(tmp_path)))
     found = {task.name: (task.share, task.weight) for task in jobs[0].tasks}
     made = {"captions": (1.0, 1.0), "checks": (0.25, 0.3), "gaps": (0.5, 0.3)}
     assert found == made | {"pairs": (0.125, 0.2), "answers": (0.125, 0.2)}
@@ -172,7 +178,7 @@ def test_captions_that_give_no_questions_are_distilled_alone(
     monkeypatch.setattr("pipelines.distill.run_training", lambda label, job, resources, callbacks: jobs.append(job) or {})
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
     with Run(parse(CONFIG | {"storage": str(tmp_path), "distill": {"qa_weight": 0}})) as run:
-        method.distill(run, sources, *(Step(n, n, "c" * 12, f"{tmp_path}/{n}") for n in ("caption", "warmup", "select")))
+        distill(Context(run, sources, Labels.none(), made=made_before(tmp_path)))
     assert [task.name for task in jobs[0].tasks] == ["captions", "checks"]
     assert "no gaps can be made of these 3 captions" in capsys.readouterr().out
 

@@ -10,7 +10,8 @@ import yaml
 
 from leaml.config import parse
 from leaml.records import DoneRecord
-from pipelines.estimates import Rates, Work, earlier, estimate, parameters
+from pipelines.amounts import Work
+from pipelines.estimates import Rates, earlier, estimate, parameters
 
 SOURCE = {"format": "easy_vqa", "split": "train"}
 

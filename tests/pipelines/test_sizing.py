@@ -12,7 +12,7 @@ from rich.console import Console
 from leaml.config import Config, load, parse
 from leaml.errors import InputError
 from pipelines import cli, plan, sizing
-from pipelines.estimates import Work
+from pipelines.amounts import Work
 from pipelines.ingest import draw_labels, ingest
 from pipelines.run import Run
 from pipelines.sizing import Prices, Size, requests, sizes

@@ -1,0 +1,57 @@
+"""How much there is of everything, and how much a step has to do, for plans and estimates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leaml.data.count import Count
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much there is of everything; None where only ingest can tell."""
+
+    labeled: Count
+    unlabeled: Count | None
+    evaluation: Count
+    label_images: int | None
+    label_rows: int | None
+    training: int | None
+    asked: int | None
+    asked_images: int | None
+    validation: int | None = None
+    """Rows of the labels that are held out."""
+    excluded: int | None = None
+    """Images left out because the evaluation has them; None: unknown, or none are to be."""
+    given: int | None = None
+    """Images that have a caption in `caption.file`."""
+    captioned: str | None = None
+    """`captioned_key` of the images to be captioned."""
+
+    @property
+    def rest(self) -> int | None:
+        """Training images that are not labeled."""
+        return None if self.training is None or self.label_images is None else max(0, self.training - self.label_images)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step has to do: images or examples of gradients (None: not known yet), and questions where it answers them.
+
+    Without labels that are `held_out` no learning rates are compared.
+    """
+
+    images: int | None = None
+    questions: int | None = None
+    held_out: bool = True
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Assumed lengths of replies."""
+
+    caption: int = 150
+    pair: int = 40
+    answer: int = 10

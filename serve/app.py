@@ -18,7 +18,7 @@ from leaml import __version__
 from serve import chat, documented, media, schemas, vqa
 from serve.admission import BodyReceiver, ConcurrencyLimiter
 from serve.deadlines import EventStream, guarded
-from serve.errors import ApiError, not_found, starting, stopped
+from serve.errors import ApiError, about_questions, not_found, starting, stopped
 from serve.middleware import AccessMiddleware
 from serve.observe import Metrics
 from serve.service import Model, Service
@@ -75,7 +75,7 @@ def create_app(
     metrics, limits = metrics or Metrics(), settings.limits
     bodies, limiter = BodyReceiver(limits, metrics), ConcurrencyLimiter(limits, metrics)
     context = Context(service, settings, metrics, bodies, limiter, media.Decoder(limits), digests)
-    app = FastAPI(title="LEAML", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="LEAML", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.context = context
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ApiError, _api_error)
@@ -137,6 +137,7 @@ def _add_pages(app: FastAPI, context: Context) -> None:
 
 def _entry(model: Model) -> dict[str, Any]:
     shown = {name: getattr(model, name) for name in schemas.ModelEntry.model_fields if hasattr(model, name)}
+    shown["max_model_len"] = model.max_model_len or None
     return schemas.ModelEntry(**shown, calibrated=model.temperature is not None).model_dump()
 
 
@@ -243,7 +244,8 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
             upload, fields = await read_form(request.headers, body, limits)
             asked = validate(schemas.VqaRequest, {"image": "file", **fields})
         del body  # it can wait long, and what was made of it holds the image already
-        questions = vqa.questions_of(asked, limits)
+        with about_questions():
+            questions = vqa.questions_of(asked, limits)
         model = _find(context, asked.model)
         record = request.scope["state"]["record"]
         record.fields |= {"model": model.id, "images": 1, "questions": len(questions)}
@@ -259,6 +261,7 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
                 context.metrics.add("leaml_images", 1)
                 return await service.answer(model, picture, questions, asked.alternatives, record.request_id)
 
-        answers = await guarded(work(), request, limits)
+        with about_questions():
+            answers = await guarded(work(), request, limits)
         _count_tokens(context, record, sum(a.prompt_tokens for a in answers), sum(a.reply_tokens for a in answers))
         return JSONResponse(vqa.reply_of(asked, answers, model, record.request_id, record.began))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from starlette.responses import JSONResponse
@@ -80,6 +82,18 @@ def starting(retry_after: int, what: str = "the server") -> ApiError:
 def failed() -> ApiError:
     """The engine lives, but one request failed in it."""
     return ApiError(503, "the model could not answer this request; try again", "engine_failed", retry_after=2)
+
+
+@contextlib.contextmanager
+def about_questions() -> Iterator[None]:
+    """Errors of a chat's messages as those of the questions that /v1/vqa was sent."""
+    try:
+        yield
+    except ApiError as error:
+        if error.param != "messages":
+            raise
+        text = error.message.replace("; shorten it or lower max_tokens", "; shorten the question or its options")
+        raise ApiError(error.status, text, error.code, "question", error.retry_after) from None
 
 
 def explained(status: int, message: str, max_model_len: int) -> ApiError:

@@ -47,10 +47,14 @@ while (($#)); do
              unready && /return status 404/ {
                  $0 = "    http-request return status 503 content-type application/json hdr Retry-After 5 file STARTING.json"
              }
+             $1 == "tune.bufsize" || ($1 == "timeout" && $2 == "client") { next }
              $1 == "errorfile" { $0 = "    errorfile " $2 " " ($2 == 503 ? "STARTING" : "LOST") ".http" }
              { print }
              # of a connection that was used before HAProxy takes the end for no error, and closes its client without a word
-             $1 == "defaults" { print "    timeout http-request HEADERSs\n    option http-server-close" }
+             $1 == "defaults" { print "    timeout http-request HEADERSs\n    option http-server-close"
+                                # of a client that does not go on with its body or does not read; not while it waits for a reply
+                                print "    timeout client HEADERSs" }
+             $1 == "global" { print "    tune.bufsize BUFFER" }  # or the application would not see headers to say 431 to
              front && $1 == "frontend" { while ((getline rule < "FRONT") > 0) print "    " rule }' "$2" >"$2.own" || exit 1
         arguments+=(-f "$2.own")
         shift 2
@@ -143,6 +147,7 @@ def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) ->
         "FRONT": str(folder / "front.cfg"),
         "STARTING": str(folder / "starting"),
         "LOST": str(folder / "lost"),
+        "BUFFER": str(2 * limits.header_bytes + 8192),
         "PYTHON": shlex.quote(sys.executable),
         "BINARY": f"'{binary}'",
     }

@@ -151,7 +151,7 @@ class ModelEntry(BaseModel):
     state: Literal["ready", "loading", "failed"]
     reason: str
     calibrated: bool
-    max_model_len: int
+    max_model_len: int | None
 
 
 class Limits(BaseModel):

@@ -52,6 +52,8 @@ def _said(fault: ErrorDetails) -> str:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
+    # a union's parts are named by their types in Python
+    location = tuple(part for part in location if isinstance(part, int) or not ("[" in part or part == "str"))
     # names of unknown fields come from the client
     return ".".join("".join(c if c.isprintable() else "?" for c in str(part))[:40] for part in location)[:120] or "body"
 
@@ -75,15 +77,16 @@ async def read_form(headers: Headers, body: bytes, limits: LimitSettings) -> tup
         msg = "the body is not a multipart form with one file and short fields"
         raise ApiError(400, msg, "bad_form") from None
     try:
-        return await _fields(form)
+        return await _fields(form, body)
     finally:
         await form.close()
 
 
-async def _fields(form: FormData) -> tuple[bytes, dict[str, Any]]:
+async def _fields(form: FormData, body: bytes) -> tuple[bytes, dict[str, Any]]:
     file = form.get("file")
     if not isinstance(file, UploadFile):
-        refuse("the form needs a field `file` with the image", "bad_form", "file")
+        lost = "" if file is None else ", and this one has no filename: send it as a file"
+        refuse(f"the form needs a field `file` with the image{lost}", "bad_form", "file")
     if set(form) - {"file", *FORM_FIELDS} or len(form.multi_items()) != len(form):
         refuse(f"a form takes each of file, {', '.join(FORM_FIELDS)} once", "bad_form")
     fields: dict[str, Any] = {}
@@ -92,6 +95,8 @@ async def _fields(form: FormData) -> tuple[bytes, dict[str, Any]]:
             continue
         if not isinstance(value, str):
             refuse("only the field `file` may be a file", "bad_form", name)
+        if value.encode() not in body:  # the parser takes other bytes for Latin-1, without a word
+            refuse(f"the field {name!r} is not UTF-8", "bad_form", name)
         if value:
             fields[name] = value
     for name in ("options", "questions", "alternatives"):

@@ -375,6 +375,8 @@ def test_every_python_snippet_runs(block: Found, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         exec(compile(block.text, str(block), "exec"), space)
+    if "adapter" not in block.text:
+        return
     assert {path.name for path in Path("adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     assert (Path("lora") / "adapter_config.json").exists()
     plain = space["plain"].state_dict()

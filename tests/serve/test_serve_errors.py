@@ -70,5 +70,14 @@ async def test_a_message_quotes_little_of_what_a_client_sent(client: Client, pat
     assert len(reply.text) < 600
 
 
+@pytest.mark.anyio
+async def test_a_wrong_part_of_a_message_is_named_without_names_of_classes(client: Client) -> None:
+    part = {"type": "image_url", "image_url": "data:"}
+    async with client() as c:
+        reply = await c.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": [part]}]})
+    message = reply.json()["error"]["message"]
+    assert reply.status_code == 422 and "messages.0.content.0.image_url" in message and "Part" not in message
+
+
 def test_no_message_is_long_whatever_it_quotes() -> None:
     assert len(ApiError(422, LONG, "code").message) < 2100

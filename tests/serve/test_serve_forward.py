@@ -24,8 +24,10 @@ from serve.settings import LimitSettings
 
 WRITTEN = """global
     maxconn 4096
+    tune.bufsize 16384
 defaults
     mode http
+    timeout client 3600s
     errorfile 502 /ray/500.http
     errorfile 503 /ray/500.http
 frontend prometheus
@@ -56,6 +58,8 @@ def test_only_haproxy_listens_at_the_host_headers_are_timed_and_clients_have_few
         "bind 127.0.0.1:8404",
     ]
     assert changed[changed.index("defaults") + 1].strip() == "timeout http-request 7s"
+    assert [line.strip() for line in changed if "timeout client" in line] == ["timeout client 7s"]
+    assert [line.strip() for line in changed if "bufsize" in line] == ["tune.bufsize 40960"]
     own = [line.strip() for line in changed[changed.index("frontend http_frontend") :]]
     assert "tcp-request connection track-sc0 src unless { src 127.0.0.0/8 ::1 }" in own
     assert "tcp-request connection reject if { sc0_conn_cur gt 50 }" in own
@@ -65,9 +69,11 @@ def test_only_haproxy_listens_at_the_host_headers_are_timed_and_clients_have_few
     ]
 
 
-RUNNING = """defaults
+RUNNING = """global
+    maxconn 100
+defaults
     mode http
-    timeout client 5s
+    timeout client 3600s
     timeout connect 5s
     timeout server 5s
     errorfile 502 /ray/500.http
@@ -97,7 +103,7 @@ def running(port: int, replica: int = 1) -> str:
 def haproxy(folder: Path, exempt: str = "127.0.0.0/8 ::1", replica: int = 1) -> Iterator[int]:
     """HAProxy with three connections for a client outside of `exempt`; gives its port."""
     (port,) = forward._free_ports(1)
-    environment = forward.environment(LimitSettings(client_connections=3), "127.0.0.1")
+    environment = forward.environment(LimitSettings(client_connections=3, body_seconds=2), "127.0.0.1")
     binary, written = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"]), folder / "haproxy.cfg"
     rules = binary.parent / "front.cfg"
     rules.write_text(rules.read_text().replace("127.0.0.0/8 ::1", exempt))
@@ -134,6 +140,8 @@ class _Replica(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         _, _, status, *own = self.path.split("/")
+        if own == ["own", "slow"]:
+            time.sleep(3.5)
         if status == "dies":
             self.connection.shutdown(socket.SHUT_RDWR)
             return
@@ -193,6 +201,26 @@ def test_what_the_application_has_answered_is_passed_on(forwarded: httpx.Client,
     (made,) = reply.headers.get_list("x-request-id")
     assert re.fullmatch(r"[0-9a-f-]{36}", made)
     assert reply.headers["x-seen"] == made  # so the replica's log has it too
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("head", [b"Content-Length: 1300\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n"])
+def test_a_refused_request_whose_body_stops_does_not_keep_its_connection(forwarded: httpx.Client, head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", forwarded.base_url.port or 0), timeout=10) as stream:
+        stream.sendall(b"POST /replica/401/own HTTP/1.1\r\nHost: a\r\n" + head)
+        assert stream.recv(100).startswith(b"HTTP/1.1 401 ")
+        began = time.monotonic()
+        while stream.recv(1000):
+            pass
+    assert time.monotonic() - began < 5
+
+
+def test_a_client_that_waits_longer_for_its_reply_gets_it(forwarded: httpx.Client) -> None:
+    assert forwarded.get("/replica/200/own/slow", timeout=20).text == "reply"
+
+
+def test_headers_over_the_limit_reach_the_application_which_says_so(forwarded: httpx.Client) -> None:
+    assert forwarded.get("/replica/431/own", headers={"X": "a" * 30_000}).status_code == 431
 
 
 def test_sockets_have_short_paths_in_a_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from scripted_service import Client, ScriptedService, chat_body, data_url, png
 from leaml.calibration import confidence
 from serve import vqa
 from serve.chat import REFUSED
-from serve.errors import stopped
+from serve.errors import ApiError, stopped
 from serve.service import Answer, Model, Reply
 from serve.settings import LimitSettings
 
@@ -202,6 +202,8 @@ async def test_bodies_that_are_no_requests(client: Client, path: str, content: b
         ({"file": ("a.png", b"not an image")}, {"question": "a"}),
         ({"file": ("a.png", b"")}, {"question": "a"}),
         ({"file": ("a.png", png())}, {"question": "a" * 60_000}),
+        ({"file": ("a.png", png()), "question": (None, b"\xff\xfe")}, {}),  # neither UTF-8
+        ({"file": (None, png())}, {"question": "a"}),  # nor a file
     ],
 )
 async def test_forms_that_are_no_requests(client: Client, files: dict[str, Any], fields: dict[str, str]) -> None:
@@ -209,6 +211,28 @@ async def test_forms_that_are_no_requests(client: Client, files: dict[str, Any],
         reply = await c.post("/v1/vqa", files=files, data=fields)
     assert reply.status_code in (400, 413, 422)
     assert reply.json()["error"]["message"]
+
+
+async def test_a_path_with_a_slash_behind_is_no_path_and_leads_nowhere(client: Client) -> None:
+    async with client() as c:
+        replies = [await c.get("/v1/models/", headers={"Host": "testserver"}), await c.post("/v1/vqa/", json={})]
+    assert [(r.status_code, r.json()["error"]["code"], r.headers.get("location")) for r in replies] == [
+        (404, "no_route", None)
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [("context_length", "longer than the model's 8 tokens; shorten the question or its options"), ("x", "bad")],
+)
+async def test_errors_of_vqa_name_its_own_fields(client: Client, service: ScriptedService, code: str, message: str) -> None:
+    said = message.replace("shorten the question or its options", "shorten it or lower max_tokens")
+    service.error = ApiError(422, said, code, "messages")
+    async with client() as c:
+        reply = await c.post("/v1/vqa", json={"image": data_url(), "question": "a"})
+        long = await c.post("/v1/vqa", json={"image": data_url(), "question": "a" * 8001})
+    assert (reply.json()["error"]["message"], reply.json()["error"]["param"]) == (message, "question")
+    assert long.json()["error"]["param"] == "question"
 
 
 async def test_unforeseen_errors_show_nothing(client: Client, service: ScriptedService) -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.all_reduce [--shape 135m] [--workers 2] [--steps 3] [--quick] [--json FILE]
 
 Workers are processes that sum random gradients of every method's trained parameters with the training loop's own
-`leaml.training.sum_gradients` over gloo on the loopback interface. `bytes_all_reduced` is what a worker hands over in
+`leaml.training.loop.sum_gradients` over gloo on the loopback interface. `bytes_all_reduced` is what a worker hands over in
 a step; `bytes_on_wire` what the loopback interface carried, by the kernel's counter, so keep the machine quiet; `seconds` is
 the slowest worker's median step.
 """
@@ -28,7 +28,7 @@ import torch
 from benchmarks import random_models
 from benchmarks.neuron_training import hardware
 from benchmarks.training_arms import FULL, MODULES, Arm, Plan, prepare
-from leaml.training import sum_gradients
+from leaml.training.loop import sum_gradients
 
 ARMS = [FULL, MODULES, *(Arm(method, ratio) for ratio in (0.01, 0.1, 0.3) for method in ("lora", "ours"))]
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.random_models import SHAPES
-from leaml import images, prompts, tables
+from leaml import images
 from leaml.config import CaptionConfig, GenerateConfig, ModelConfig, ResourcesConfig, resolve_model
-from leaml.data import store
-from leaml.engine import Engine, Request
+from leaml.data import store, tables
+from leaml.engine.interface import Engine, Request
 from leaml.errors import StepError
+from leaml.generation import prompts
 from leaml.tiny import world
 from leaml.vlm.collate import prompt
 from pipelines import local_ray

@@ -26,11 +26,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks.generation_arms import THREADS, Task
-from leaml import tables
 from leaml.config import CaptionConfig, ModelConfig, ResourcesConfig
-from leaml.data import store
-from leaml.engine import Completion, Engine, EngineSpec, Request
-from leaml.records import read_done
+from leaml.data import store, tables
+from leaml.engine.interface import Completion, Engine, EngineSpec, Request
+from leaml.runs.records import read_done
 from pipelines.caption import CaptionWork
 from pipelines.models import engine_spec
 from pipelines.runtime import start_ray

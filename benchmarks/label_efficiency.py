@@ -34,10 +34,12 @@ from matplotlib import pyplot
 from scipy import stats
 
 from benchmarks import curves, pair_precision
-from leaml import config, evaluation, tables
-from leaml import statistics as tests
-from leaml.data import files
-from leaml.records import read_run
+from leaml import config
+from leaml.data import tables
+from leaml.evaluation import results
+from leaml.evaluation import statistics as tests
+from leaml.io import files
+from leaml.runs.records import read_run
 from pipelines.adapt import adapt
 
 CONTROLS = ["no_captions", "random_neurons", "all_neurons", "full_labels"]
@@ -135,7 +137,7 @@ def gap_closed(metrics: dict[str, Any]) -> float | None:
     rows = metrics["rows"]
     if "full_labels" not in rows:
         return None
-    best = max(rows[name]["accuracy"] for name in evaluation.BASELINES if name in rows)
+    best = max(rows[name]["accuracy"] for name in results.BASELINES if name in rows)
     gap = rows["full_labels"]["accuracy"] - best
     return (rows["leaml"]["accuracy"] - best) / gap if gap > 0 else None
 
@@ -214,7 +216,7 @@ def interval(draws: list[dict[str, Any]], row: str) -> list[float] | None:
     if len(draws) == 1:
         return draws[0]["rows"][row].get("ci95")
     asked = [d["predictions"].get(row) for d in draws]
-    return None if None in asked else evaluation.summarise(pa.concat_tables(asked))["ci95"]
+    return None if None in asked else results.summarise(pa.concat_tables(asked))["ci95"]
 
 
 def over_draws(leads: list[float]) -> float | None:

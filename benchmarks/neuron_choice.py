@@ -25,14 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from leaml import config, tables
+from leaml import config
 from leaml.config import Config, ModelConfig, ScoreConfig
-from leaml.data import files
+from leaml.data import tables
 from leaml.data.store import ImageStore
+from leaml.io import files
 from leaml.neurons import scores, selection
-from leaml.records import LEAML, read_run
-from leaml.scoring import ask
-from leaml.training import Example, Task, Trainer, Validation, Worker
+from leaml.runs.records import LEAML, read_run
+from leaml.text.scoring import ask
+from leaml.training.loop import Example, Task, Trainer, Validation, Worker
 from leaml.vlm import load
 from pipelines.adapt import adapt
 from pipelines.distill import question_shares

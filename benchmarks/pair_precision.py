@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from leaml import tables
-from leaml.data import files
-from leaml.records import read_run
-from leaml.scoring import is_correct, normalise
+from leaml.data import tables
+from leaml.io import files
+from leaml.runs.records import read_run
+from leaml.text.scoring import is_correct, normalise
 from pipelines.units import read_files
 
 Truth = dict[tuple[str, str], dict[str, Any]]

@@ -25,14 +25,14 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from leaml import prompts, tables
 from leaml.config import ModelConfig, SourceConfig
-from leaml.data import registry
+from leaml.data import registry, tables
+from leaml.generation import prompts
 from leaml.images import decode
 from leaml.neurons import scores
 from leaml.neurons.units import feed_forwards
-from leaml.objectives import IGNORED, per_example_loss
-from leaml.training import Example
+from leaml.training.loop import Example
+from leaml.training.objectives import IGNORED, per_example_loss
 from leaml.vlm import load
 
 

@@ -22,10 +22,10 @@ from PIL import Image
 
 from benchmarks import sports
 from benchmarks.sports_captions import read_captions, right
-from leaml import prompts
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
-from leaml.engine import Request
-from leaml.training import Example, Task, Trainer, Worker
+from leaml.engine.interface import Request
+from leaml.generation import prompts
+from leaml.training.loop import Example, Task, Trainer, Worker
 from leaml.vlm import load
 from pipelines.models import engine_spec
 

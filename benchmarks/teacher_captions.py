@@ -12,11 +12,11 @@ import json
 import re
 from pathlib import Path
 
-from leaml import prompts, tables
 from leaml.config import ModelConfig, ResourcesConfig, SourceConfig
-from leaml.data import registry
+from leaml.data import registry, tables
 from leaml.data.records import Question
-from leaml.engine import Request
+from leaml.engine.interface import Request
+from leaml.generation import prompts
 from leaml.images import decode
 from pipelines.models import engine_spec
 

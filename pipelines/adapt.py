@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from leaml import calibration, comparisons, evaluation
 from leaml.config import Config, TrainConfig
-from leaml.data import captions, files, registry
-from leaml.data.writable import refuse_unwritable
+from leaml.data import captions, registry
 from leaml.errors import InputError
+from leaml.evaluation import calibration, comparisons, results
+from leaml.io import files
+from leaml.io.writable import refuse_unwritable
 from leaml.vlm import load
 from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
@@ -124,8 +125,8 @@ def doubts(
     given, whole, last = config.evaluate.baselines, until == LAST, number_of(until)
     trainings: dict[str, TrainConfig] = {}
     if whole:
-        trainings |= {evaluation.TITLES["finetune_labels"]: given.finetune_labels}
-        trainings |= {evaluation.TITLES["lora_labels"]: given.lora_labels}
+        trainings |= {results.TITLES["finetune_labels"]: given.finetune_labels}
+        trainings |= {results.TITLES["lora_labels"]: given.lora_labels}
     else:
         questions = images = None
     sections: dict[str, TrainConfig] = {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
@@ -160,19 +161,19 @@ def evaluate(
     run: Run, sources: Sources, labels: Labels, adapted: Step, baseline_predictions: dict[str, pa.Table]
 ) -> dict[str, Any]:
     """Train the controls, let them and the adapted model answer, write metrics.json and calibration.json."""
-    from leaml import textmetrics  # nltk brings scipy, seconds that a refused configuration should not wait for
+    from leaml.evaluation import textmetrics  # nltk brings scipy, seconds that a refused configuration should not wait for
 
     config = run.config
     steps = method_steps(run, sources, labels, adapted, config.resources.parallel_baselines)
     predictions = baseline_predictions | {name: read_predictions(step) for name, step in steps.items()}
-    rows = {n: evaluation.summarise(p, config.evaluate.bootstrap, config.seed) for n, p in predictions.items()}
-    comparison = evaluation.compare(rows, predictions, "leaml")
+    rows = {n: results.summarise(p, config.evaluate.bootstrap, config.seed) for n, p in predictions.items()}
+    comparison = results.compare(rows, predictions, "leaml")
     text = {name: textmetrics.text_metrics(*_texts(table)) for name, table in predictions.items()}
     ours, *others = trainings(run, adapted)
     compared = {"rows": rows, "comparison": comparison}
-    warnings = comparisons.of_evaluation(compared, evaluation.TITLES, ours, others, labels.validation.num_rows)
+    warnings = comparisons.of_evaluation(compared, results.TITLES, ours, others, labels.validation.num_rows)
     dataset = config.data.evaluation.path or config.data.evaluation.format
-    metrics = evaluation.metrics_json(dataset, labels.images, rows, comparison, text if any(text.values()) else None, warnings)
+    metrics = results.metrics_json(dataset, labels.images, rows, comparison, text if any(text.values()) else None, warnings)
     metrics |= {"label_rows": len(labels.rows()), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     table = predictions["leaml"]
     columns = [table[name].to_pylist() for name in ("image_id", "logprob", "correct")]
@@ -194,7 +195,7 @@ def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
         summary = json.loads(files.read_bytes(files.join(folder, "training.json")))
         found.append(
             comparisons.Training(
-                evaluation.TITLES[row],
+                results.TITLES[row],
                 config.steps,
                 config.batch_size,
                 [(int(step), float(loss)) for step, loss in summary["losses"]],

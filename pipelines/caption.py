@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from leaml import prompts, replies, tables
 from leaml.config import CaptionConfig, Config, resolve_model
 from leaml.data import captions as ready
-from leaml.data import files, store
+from leaml.data import store, tables
 from leaml.data.store import ImageIndex
-from leaml.engine import Engine, Request
+from leaml.engine.interface import Engine, Request
 from leaml.errors import DataError, StepError
+from leaml.generation import prompts
+from leaml.io import files
+from leaml.text import replies
 from pipelines.context import Context
 from pipelines.ingest import Labels, Sources, sample_refs, training_images
 from pipelines.models import engine_spec, model_key
@@ -116,7 +118,7 @@ def refuse_unusable_url(run: Run, sources: Sources, labels: Labels) -> str | Non
         return None
     if run.done(caption_step(run, sources, labels)) or (config.file and _all_given(run.config, sources, labels)):
         return None
-    from leaml.openai_check import check  # the client takes a second to import
+    from leaml.engine.openai_check import check  # the client takes a second to import
 
     return check(config.url, config.teacher.name)
 

@@ -249,8 +249,8 @@ def inspect(
 @app.command()
 def report(run: RunFolder, overrides: Overrides = None) -> None:
     """Print the accuracy table of a finished run and where its report page is."""
-    from leaml.data import files
     from leaml.errors import DataError
+    from leaml.io import files
     from pipelines.progress import say
     from pipelines.report import print_table
     from pipelines.status import folder_of

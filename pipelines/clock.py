@@ -8,8 +8,8 @@ import threading
 import time
 from typing import Any
 
-from leaml.data import files
 from leaml.errors import DataError
+from leaml.io import files
 
 FILE = "time.json"
 EVERY = 10.0

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from leaml import duplicates, images, tables
-from leaml.data import files
+from leaml import images
+from leaml.data import tables
+from leaml.images import duplicates
+from leaml.io import files
 from pipelines.ingest import Sources, excluding, publish_excluded, refuse_shared, role_of
 from pipelines.progress import Bar
 from pipelines.run import Run, Step

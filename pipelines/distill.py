@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from leaml import prompts
-from leaml.checks import gaps, word_checks
 from leaml.config import DistillConfig
-from leaml.training import Example
+from leaml.generation import prompts
+from leaml.generation.checks import gaps, word_checks
+from leaml.training.loop import Example
 from pipelines.caption import read_captions
 from pipelines.context import Context
 from pipelines.models import trained

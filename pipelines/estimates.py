@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 from leaml.config import resolve_model
-from leaml.data import files
 from leaml.errors import LeamlError
-from leaml.records import DoneRecord, read_done
+from leaml.io import files
+from leaml.runs.records import DoneRecord, read_done
 from pipelines.amounts import Tokens, Work
 from pipelines.steps import STEPS, of_kind
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from leaml import scoring, tables
 from leaml.config import ModelConfig
-from leaml.data import store
-from leaml.engine import Completion, Engine, Request
+from leaml.data import store, tables
+from leaml.engine.interface import Completion, Engine, Request
 from leaml.errors import DataError
+from leaml.text import scoring
 from pipelines.ingest import Sources
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step

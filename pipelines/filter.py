@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from leaml import candidates, filters, tables
 from leaml.config import FilterConfig
-from leaml.data import files
+from leaml.data import tables
 from leaml.errors import LeamlError
-from leaml.pairset import PairSet
+from leaml.generation import candidates, filters
+from leaml.generation.pairset import PairSet
+from leaml.io import files
 from pipelines.context import Context
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say

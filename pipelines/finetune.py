@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from leaml import prompts
 from leaml.config import ModelConfig, TrainConfig
 from leaml.errors import StepError
-from leaml.training import Example
+from leaml.generation import prompts
+from leaml.training.loop import Example
 from pipelines.caption import read_captions
 from pipelines.context import Context
 from pipelines.filter import read_accepted

@@ -11,10 +11,12 @@ import hashlib
 from collections import Counter
 from typing import Any
 
-from leaml import candidates, prompts, replies, tables
 from leaml.config import GenerateConfig
-from leaml.engine import Completion, Engine, Request
-from leaml.preambles import without_assent
+from leaml.data import tables
+from leaml.engine.interface import Completion, Engine, Request
+from leaml.generation import candidates, prompts
+from leaml.text import replies
+from leaml.text.preambles import without_assent
 from pipelines.caption import read_captions
 from pipelines.context import Context
 from pipelines.ingest import labels_key, sample_refs, training_images

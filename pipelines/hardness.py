@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from leaml import candidates, tables
-from leaml.data import store
-from leaml.engine import Engine, Request
+from leaml.data import store, tables
+from leaml.engine.interface import Engine, Request
+from leaml.generation import candidates
 from pipelines.context import Context
 from pipelines.ingest import training_images
 from pipelines.models import engine_spec, model_key

@@ -16,15 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.markup import escape
 
-from leaml import tables
 from leaml.config import Config, SourceConfig, relative_to
-from leaml.data import budget, changes, files, store
+from leaml.data import budget, changes, store, tables
 from leaml.data.ingest import IngestResult, QuarantineError, check_limits, quarantine_file, reasons
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.label_counts import LabelCounts
 from leaml.data.store import ImageIndex
 from leaml.errors import DataError, InputError
-from leaml.records import COPIES, QUARANTINED, copies_text, quarantine_text
+from leaml.io import files
+from leaml.runs.records import COPIES, QUARANTINED, copies_text, quarantine_text
 from leaml.vlm import load
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step

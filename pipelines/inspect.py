@@ -10,10 +10,12 @@ import pyarrow.compute as pc
 import yaml
 from rich.table import Table
 
-from leaml import prompts, replies, tables
-from leaml.data import files, store
+from leaml.data import store, tables
 from leaml.errors import InputError
-from leaml.records import StepRecord, read_done, read_run
+from leaml.generation import prompts
+from leaml.io import files
+from leaml.runs.records import StepRecord, read_done, read_run
+from leaml.text import replies
 from pipelines.generate import sampling_seed
 from pipelines.ingest import EXCLUDED
 from pipelines.progress import console

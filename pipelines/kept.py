@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from leaml.data import files
-from leaml.engine import Completion, Request
+from leaml.engine.interface import Completion, Request
+from leaml.io import files
 
 if TYPE_CHECKING:
-    from leaml.openai_engine import OpenAIEngine
+    from leaml.engine.openai_engine import OpenAIEngine
 
 FOLDER = "replies"
 _READERS = 16

@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from leaml import prompts, tables
 from leaml.config import Config
-from leaml.data import files
+from leaml.data import tables
 from leaml.errors import DataError
-from leaml.scoring import answer_text, ask
+from leaml.generation import prompts
+from leaml.io import files
+from leaml.text.scoring import answer_text, ask
 from leaml.vlm.lengths import Length, Lengths, context
 from pipelines.evaluate import evaluation_rows
 from pipelines.ingest import Labels, Sources, draw_labels

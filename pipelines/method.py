@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from leaml.config import Config
 from leaml.errors import InputError
-from leaml.records import LEAML
+from leaml.runs.records import LEAML
 from pipelines.caption import caption
 from pipelines.context import Context
 from pipelines.filter import filter_pairs

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from leaml.config import ClientConfig, ModelConfig, ResourcesConfig, resolve_model
-from leaml.data import files
-from leaml.engine import EngineSpec
+from leaml.engine.interface import EngineSpec
+from leaml.io import files
 from pipelines.run import Step
 
 

@@ -8,10 +8,10 @@ from rich import box
 from rich.table import Table
 from safetensors.torch import load as load_tensors
 
-from leaml.data import files
 from leaml.errors import DataError
+from leaml.io import files
 from leaml.neurons import overlap, plots, selection
-from leaml.records import read_run
+from leaml.runs.records import read_run
 from pipelines.progress import console, say
 
 

@@ -20,17 +20,19 @@ import pyarrow.compute as pc
 from pyarrow import csv
 from rich.markup import escape
 
-from leaml import calibration, images, tables
-from leaml.choice import Choice, choose, replies, settled
+from leaml import images
 from leaml.config import ResourcesConfig, resources_with
-from leaml.data import carried, files, questions, store
+from leaml.data import carried, questions, store, tables
 from leaml.data.questions import Asked
 from leaml.data.records import Record, fetch
-from leaml.data.writable import refuse_unwritable
-from leaml.engine import Completion, Engine, Request
+from leaml.engine.interface import Completion, Engine, Request
 from leaml.errors import DataError, InputError
-from leaml.finished import Finished, find
-from leaml.scoring import ask
+from leaml.evaluation import calibration
+from leaml.io import files
+from leaml.io.writable import refuse_unwritable
+from leaml.runs.finished import Finished, find
+from leaml.text.choice import Choice, choose, replies, settled
+from leaml.text.scoring import ask
 from leaml.vlm import load
 from pipelines.evaluate import AnswerWork
 from pipelines.ingest import named

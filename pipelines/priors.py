@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from leaml import tables
-from leaml.data import files
-from leaml.priors import BlindPrior
+from leaml.data import tables
+from leaml.evaluation.priors import BlindPrior
+from leaml.io import files
 from pipelines.evaluate import evaluation_rows, judged
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from leaml import tables
-from leaml.data import files
+from leaml.data import tables
 from leaml.errors import StepError
-from leaml.records import QUARANTINED
+from leaml.io import files
+from leaml.runs.records import QUARANTINED
 from pipelines.unit import unit_name
 
 FOLDER = "quarantine"

@@ -10,12 +10,14 @@ from typing import Any
 
 from rich.table import Table
 
-from leaml import report, scoring, tables
-from leaml.data import files, store
+from leaml.data import store, tables
+from leaml.evaluation.templates import templates
+from leaml.io import files
 from leaml.neurons.overlap import place_of
-from leaml.records import LEAML, StepRecord
-from leaml.report_sections import made_for
-from leaml.templates import templates
+from leaml.report import page
+from leaml.report.sections import made_for
+from leaml.runs.records import LEAML, StepRecord
+from leaml.text import scoring
 from pipelines.evaluate import evaluation_rows, read_predictions
 from pipelines.ingest import Labels, Sources
 from pipelines.progress import console, say, warn
@@ -30,8 +32,8 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: di
     """Write report/index.html of a finished run, print the accuracy table, return the page's path."""
     selected, captions = _latest(run, "select"), _latest(run, "caption")
     filtered = _latest(run, "filter")
-    page = report.write_report(
-        report.ReportData(
+    html = page.write_report(
+        page.ReportData(
             run=run.config.name,
             dataset=metrics["dataset"],
             labels=labels.images,
@@ -49,7 +51,7 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: di
         )
     )
     uri = files.join(run.folder, "report", "index.html")
-    files.write_bytes(uri, page if isinstance(page, bytes) else page.encode())
+    files.write_bytes(uri, html if isinstance(html, bytes) else html.encode())
     print_table(metrics)
     if found := read_calibration(run.folder):
         after = "" if found["ece"] is None else f"{100 * found['ece']:.1f} points, "
@@ -76,7 +78,7 @@ def print_table(metrics: dict[str, Any]) -> None:
         cells = [f"{row['by_type'][k]:.3f}" if k in row["by_type"] else "" for k in kinds]
         table.add_row(name, f"{row['accuracy']:.3f}", f"{low:.3f} to {high:.3f}", str(row["n"]), *cells)
     console.print(table)
-    for note in report.prior_notes(metrics["rows"]):
+    for note in page.prior_notes(metrics["rows"]):
         console.print(note, style="dim")
     comparison = metrics.get("comparison")
     for warning in metrics.get("warnings") or []:
@@ -102,7 +104,7 @@ def _step(run: Run, record: StepRecord) -> Step:
     return Step(record.name, record.variant, record.folder.rsplit("-", 1)[-1], folder, record.round, record.inputs)
 
 
-def _samples(run: Run, sources: Sources, filtered: Step | None, captions: Step | None) -> list[report.Sample]:
+def _samples(run: Run, sources: Sources, filtered: Step | None, captions: Step | None) -> list[page.Sample]:
     if filtered is None:
         return []
     rows = read_output(filtered.folder, tables.PSEUDO_QA).slice(0, SAMPLES).to_pylist()
@@ -114,11 +116,11 @@ def _samples(run: Run, sources: Sources, filtered: Step | None, captions: Step |
     for row in rows:
         ref = refs[row["image_id"]]
         data = store.read_rows(ref.file, [ref.row])[0]["bytes"]
-        samples.append(report.Sample(data, by_id.get(row["image_id"]), row["caption"], row["pairs"]))
+        samples.append(page.Sample(data, by_id.get(row["image_id"]), row["caption"], row["pairs"]))
     return samples
 
 
-def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[report.WrongAnswer]:
+def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[page.WrongAnswer]:
     """Questions that the adapted model got wrong with most confidence, one of every kind in turn."""
     answered = _latest(run, "evaluate")
     if answered is None:
@@ -133,7 +135,7 @@ def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[
     for row in wrong:
         kinds.setdefault(row["question_type"] or template_of[row["question"]], []).append(row)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds))))
-    chosen = list(itertools.islice((row for row in turns if row is not None), report.WRONG))
+    chosen = list(itertools.islice((row for row in turns if row is not None), page.WRONG))
     wanted = {row["image_id"] for row in chosen}
     refs = {ref.image_id: ref for ref in store.index(sources.evaluation.path("images")).only(wanted)}
     found = []
@@ -143,7 +145,7 @@ def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[
         baseline = (other["prediction"], other["correct"]) if other else None
         text = asked.get(_key(row), row["question"])
         kind = row["question_type"] or ""
-        found.append(report.WrongAnswer(image, text, row["answer"], row["prediction"], kind, baseline))
+        found.append(page.WrongAnswer(image, text, row["answer"], row["prediction"], kind, baseline))
     return found
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from leaml.config import ModelConfig, ScoreConfig
-from leaml.data import files
 from leaml.data.store import ImageStore
+from leaml.io import files
 from pipelines.context import Context
 from pipelines.models import trained
 from pipelines.run import Step

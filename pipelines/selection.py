@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from leaml.data import files
+from leaml.io import files
 from pipelines.context import Context
 from pipelines.run import Step
 

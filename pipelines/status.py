@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from leaml.config import load
-from leaml.data import files
 from leaml.errors import ConfigError, DataError
-from leaml.records import STATUS, RunRecord, notes_of, read_run
+from leaml.io import files
+from leaml.runs.records import STATUS, RunRecord, notes_of, read_run
 from pipelines.progress import PROGRESS, console
 from pipelines.run import LOCK, PARTIAL, RUNNING, is_held
 

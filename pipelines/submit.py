@@ -25,8 +25,8 @@ import requests
 import yaml
 
 from leaml.config import Config, parse, relative_to, with_paths
-from leaml.data import files
 from leaml.errors import InputError, ResourceError, StepError
+from leaml.io import files
 from pipelines.adapt import check_steps
 from pipelines.progress import say
 

@@ -1,4 +1,4 @@
-"""Runs one training on Ray Train: what to train is a `TrainJob`, how is `leaml.training.Trainer`.
+"""Runs one training on Ray Train: what to train is a `TrainJob`, how is `leaml.training.loop.Trainer`.
 
 The job's result is a model folder (adapters merged) and `training.json`. Checkpoints go through Ray Train to the step's folder,
 so a killed job resumes at its last checkpoint; a job that finished is not run again (its step is done).
@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from leaml import tables
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
-from leaml.data import files, s3
+from leaml.data import tables
 from leaml.data.store import ImageStore
 from leaml.errors import LeamlError, StepError
-from leaml.training import Example, Outcome, Task, Trainer, Validation, Worker
+from leaml.io import files, s3
+from leaml.training.loop import Example, Outcome, Task, Trainer, Validation, Worker
 from pipelines import _compat
 from pipelines.metrics import StepMetrics
 from pipelines.progress import PROGRESS, Bar

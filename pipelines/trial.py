@@ -13,11 +13,12 @@ from typing import Any
 
 from leaml import __version__
 from leaml.config import Config, SourceConfig
-from leaml.data import captions, files
+from leaml.data import captions
 from leaml.data.count import names
 from leaml.data.label_counts import LabelCounts
 from leaml.errors import DataError, ModelError
-from leaml.records import DoneRecord, quarantine_text
+from leaml.io import files
+from leaml.runs.records import DoneRecord, quarantine_text
 from pipelines.adapt import check
 from pipelines.caption import captioned, captioned_key, given_rows, given_text, refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from leaml import tables
+from leaml.data import tables
 from leaml.data.store import ImageIndex, read_rows
 
 

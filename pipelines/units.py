@@ -21,12 +21,13 @@ from typing import Any, Protocol
 import pyarrow as pa
 from PIL import Image
 
-from leaml import errors, images, tables
+from leaml import errors, images
 from leaml.config import ResourcesConfig
-from leaml.data import files
-from leaml.engine import Completion, Engine, EngineSpec
+from leaml.data import tables
+from leaml.engine.interface import Completion, Engine, EngineSpec
 from leaml.errors import LeamlError, StepError
-from leaml.records import QUARANTINED
+from leaml.io import files
+from leaml.runs.records import QUARANTINED
 from pipelines import kept, quarantine
 from pipelines.clock import EVERY
 from pipelines.metrics import StepMetrics

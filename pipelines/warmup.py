@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from leaml import prompts
-from leaml.scoring import answer_text, ask
-from leaml.training import Example
+from leaml.generation import prompts
+from leaml.text.scoring import answer_text, ask
+from leaml.training.loop import Example
 from pipelines.caption import read_captions
 from pipelines.context import Context
 from pipelines.ingest import Labels, labels_key

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.data import files
-from leaml.engine import local_model
+from leaml.engine.interface import local_model
 from leaml.errors import DataError, ModelError
+from leaml.io import files
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Way = Literal["lora", "merge", "model"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from leaml.data.values import shorten
+from leaml.text.values import shorten
 from serve.errors import refuse
 from serve.schemas import ChatRequest, ImagePart, Message
 from serve.settings import LimitSettings

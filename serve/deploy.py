@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leaml.config import ModelConfig
-from leaml.engine import ON_CPU
+from leaml.engine.vllm_engine import ON_CPU
 from leaml.errors import LeamlError
-from leaml.finished import Finished, find
-from leaml.modelcard import card
+from leaml.report.modelcard import card
+from leaml.runs.finished import Finished, find
 from leaml.vlm import load
 from pipelines.local_ray import SERVING_KEYS
 from serve import adapters, auth
@@ -220,7 +220,7 @@ def _options(
 
 
 def _engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too: bool) -> dict[str, Any]:
-    """vLLM's arguments, as leaml.engine has them, so that answers are the same."""
+    """vLLM's arguments, as leaml.engine.vllm_engine has them, so that answers are the same."""
     engine = settings.engine
     found: dict[str, Any] = {
         "dtype": config.dtype,

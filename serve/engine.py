@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
-from leaml.choice import choose, replies, settled
-from leaml.engine import reply_logprob
+from leaml.engine.vllm_engine import reply_logprob
 from leaml.errors import DataError
-from leaml.scoring import normalise
+from leaml.text.choice import choose, replies, settled
+from leaml.text.scoring import normalise
 from leaml.vlm.shrink import Shrink
 from serve.errors import ApiError, explained, refuse, stopped
 from serve.media import Encoded, Picture

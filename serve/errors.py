@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from starlette.responses import JSONResponse
 
-from leaml.data.values import shorten
+from leaml.text.values import shorten
 
 LONGEST_MESSAGE = 2000
 """Characters of a message, whatever it quotes."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from leaml.config import ResourcesConfig, resolve_model
-from leaml.data import files
 from leaml.errors import InputError, StepError
+from leaml.io import files
 from leaml.vlm import load
 from pipelines.local_ray import busy, remove_serving_keys
 from pipelines.progress import say

@@ -30,8 +30,8 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from leaml import images
-from leaml.data import files
 from leaml.errors import DataError
+from leaml.io import files
 from leaml.vlm.shrink import Shrink
 from serve.errors import ApiError, refuse, unprocessable
 from serve.pixels import PixelBudget

@@ -16,9 +16,9 @@ from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.serve.handle import DeploymentHandle
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.engine import local_model
+from leaml.engine.interface import local_model
 from leaml.errors import LeamlError
-from leaml.finished import Finished
+from leaml.runs.finished import Finished
 from leaml.vlm.chat import closing_template
 from leaml.vlm.shrink import Shrink, shrink_of
 from serve import _compat, adapters, observe

@@ -82,7 +82,7 @@ class Service(Protocol):
         ...
 
     def card(self, model: Model) -> dict[str, Any]:
-        """The model's card (leaml.modelcard)."""
+        """The model's card (leaml.report.modelcard)."""
         ...
 
     async def chat(
@@ -103,7 +103,7 @@ class Service(Protocol):
     ) -> list[Answer]:
         """Answers to questions about one image, each with its alternatives.
 
-        Without options they are the greedy replies that `leaml evaluate` scores; with options one of these (leaml.choice).
+        Without options they are the greedy replies that `leaml evaluate` scores; with options one of these (leaml.text.choice).
         """
         ...
 

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartParser
 
-from leaml.data.values import shorten
+from leaml.text.values import shorten
 from serve.errors import ApiError, refuse, unprocessable
 from serve.settings import LimitSettings
 

@@ -6,12 +6,12 @@ import math
 import time
 from typing import Any
 
-from leaml.broken_text import is_blank, stripped
-from leaml.calibration import confidence
 from leaml.data.questions import UnaskableError, as_asked, options_of
-from leaml.data.values import shorten
 from leaml.errors import DataError
-from leaml.scoring import ask
+from leaml.evaluation.calibration import confidence
+from leaml.text.broken_text import is_blank, stripped
+from leaml.text.scoring import ask
+from leaml.text.values import shorten
 from serve.chat import check_chars
 from serve.errors import refuse
 from serve.schemas import (

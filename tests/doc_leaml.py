@@ -16,10 +16,11 @@ from doc_pages import Command
 from typer.testing import CliRunner
 
 from leaml import config as tree
-from leaml import doctor, openai_check
+from leaml import doctor
 from leaml.config.reading import override
 from leaml.data import easy_vqa, registry
 from leaml.data.records import Record
+from leaml.engine import openai_check
 from leaml.errors import LeamlError
 from pipelines import adapt, cli, predict, trial, tune
 from pipelines.steps import COMMANDS

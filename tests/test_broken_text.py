@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaml.broken_text import is_broken, is_unspeakable, stripped
-from leaml.candidates import Candidate
 from leaml.config import FilterConfig
-from leaml.filters import apply
+from leaml.generation.candidates import Candidate
+from leaml.generation.filters import apply
+from leaml.text.broken_text import is_broken, is_unspeakable, stripped
 
 
 @pytest.mark.parametrize(

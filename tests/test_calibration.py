@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from leaml import calibration
 from leaml.errors import DataError
+from leaml.evaluation import calibration
 
 
 def answers(count: int, temperature: float, seed: int = 0, per_image: int = 4) -> tuple[list[str], np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from leaml.checks import BLANK, PER_CAPTION, gaps, word_checks
+from leaml.generation.checks import BLANK, PER_CAPTION, gaps, word_checks
 
 COLOURS, SHAPES = ("red", "teal", "gray", "blue"), ("circle", "ring", "bar")
 CAPTIONS = {f"i{n}": f"A {COLOURS[n % 4]} {SHAPES[n % 3]}, on a plain background." for n in range(240)}

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaml.choice import Choice, check_options, choose, named, replies, settled
 from leaml.errors import DataError
+from leaml.text.choice import Choice, check_options, choose, named, replies, settled
 
 COLOURS = ["red", "blue"]
 

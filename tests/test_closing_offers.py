@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from leaml import prompts, replies
-from leaml.closing_offers import without_offer
+from leaml.generation import prompts
+from leaml.text import replies
+from leaml.text.closing_offers import without_offer
 
 OFFERS = [
     "Let me know if you need anything else!",

@@ -29,7 +29,7 @@ from leaml.config import SourceConfig
 from leaml.data import captions, questions, registry
 from leaml.errors import ConfigError
 from leaml.neurons.peft import NeuronConfig
-from leaml.scoring import answer_text
+from leaml.text.scoring import answer_text
 from pipelines.trial import refuse
 from serve import settings as serving
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from leaml import duplicates
-from leaml.duplicates import near_pairs, perceptual_hash
+from leaml.images import duplicates
+from leaml.images.duplicates import near_pairs, perceptual_hash
 
 
 def scene(seed: int, size: int = 200) -> Image.Image:

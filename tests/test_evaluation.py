@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from leaml import evaluation, tables
+from leaml.data import tables
 from leaml.errors import DataError
+from leaml.evaluation import results
 
 
 def predictions(
@@ -33,11 +34,11 @@ def rows_and_tables(**accuracy: float) -> tuple[dict[str, dict[str, Any]], dict[
     """Rows over 400 questions of 100 images; higher accuracies answer a superset of the questions right."""
     luck = np.random.default_rng(0).random(400)
     found = {name: predictions(luck < np.quantile(luck, rate)) for name, rate in accuracy.items()}
-    return {name: evaluation.summarise(table, 200) for name, table in found.items()}, found
+    return {name: results.summarise(table, 200) for name, table in found.items()}, found
 
 
 def test_summary_golden() -> None:
-    found = evaluation.summarise(predictions([True, False, True, True, True, False, True, False]), 500, 0)
+    found = results.summarise(predictions([True, False, True, True, True, False, True, False]), 500, 0)
     assert found["accuracy"] == 0.625
     assert found["n"] == 8
     assert found["by_type"] == {"count": 1.0, "yes/no": 0.25}
@@ -48,17 +49,17 @@ def test_summary_golden() -> None:
 
 def test_interval_is_over_images_not_questions() -> None:
     correct = np.repeat(np.random.default_rng(1).random(100) < 0.5, 4)
-    wide = evaluation.summarise(predictions(correct, per_image=4), 1000)["ci95"]
-    narrow = evaluation.summarise(predictions(correct, per_image=1), 1000)["ci95"]
+    wide = results.summarise(predictions(correct, per_image=4), 1000)["ci95"]
+    narrow = results.summarise(predictions(correct, per_image=1), 1000)["ci95"]
     assert (wide[1] - wide[0]) / (narrow[1] - narrow[0]) == pytest.approx(2.0, rel=0.15)
 
 
 def test_missing_types() -> None:
-    untyped = evaluation.summarise(predictions([True, False, False], types=(None,)), 10)
+    untyped = results.summarise(predictions([True, False, False], types=(None,)), 10)
     assert (untyped["by_type"], untyped["n_by_type"]) == ({}, {})
     assert untyped["by_template"] == {"question 0": 1.0, "question 1": 0.0, "question 2": 0.0}
     assert untyped["n_by_template"] == {"question 0": 1, "question 1": 1, "question 2": 1}
-    mixed = evaluation.summarise(predictions([True, False], types=("count", None)), 10)
+    mixed = results.summarise(predictions([True, False], types=("count", None)), 10)
     assert mixed["by_type"] == {"count": 1.0, "untyped": 0.0}
 
 
@@ -82,7 +83,7 @@ def test_files_of_earlier_versions_have_no_log_probabilities_and_still_read(tmp_
 
 def test_comparison_with_the_best_baseline() -> None:
     rows, found = rows_and_tables(leaml=0.8, lora_labels=0.6, finetune_labels=0.7, zero_shot=0.2, full_labels=0.95)
-    result = evaluation.compare(rows, found, resamples=500, permutations=2000)
+    result = results.compare(rows, found, resamples=500, permutations=2000)
     assert result["best_baseline"] == "finetune_labels"
     assert result["difference"] == pytest.approx(0.1)
     low, high = result["ci95"]
@@ -95,19 +96,19 @@ def test_comparison_with_the_best_baseline() -> None:
 
 def test_the_comparison_resamples_images() -> None:
     gain, loss = np.repeat(np.random.default_rng(3).random((2, 100)) < [[0.4], [0.3]], 4, axis=1)  # whole images differ
-    results = []
+    compared = []
     for per_image in (4, 1):
         found = {"leaml": predictions(gain, per_image), "zero_shot": predictions(loss, per_image)}
-        rows = {name: evaluation.summarise(table, 10) for name, table in found.items()}
-        results.append(evaluation.compare(rows, found, resamples=1000, permutations=5000))
-    width = [result["ci95"][1] - result["ci95"][0] for result in results]
+        rows = {name: results.summarise(table, 10) for name, table in found.items()}
+        compared.append(results.compare(rows, found, resamples=1000, permutations=5000))
+    width = [result["ci95"][1] - result["ci95"][0] for result in compared]
     assert width[0] / width[1] == pytest.approx(2.0, rel=0.15)
-    assert results[0]["p_value"] > 10 * results[1]["p_value"]
+    assert compared[0]["p_value"] > 10 * compared[1]["p_value"]
 
 
 def test_a_loss_is_reported_as_one() -> None:
     rows, found = rows_and_tables(leaml=0.5, blind_prior=0.65)
-    result = evaluation.compare(rows, found, resamples=300, permutations=500)
+    result = results.compare(rows, found, resamples=300, permutations=500)
     assert result["difference"] == pytest.approx(-0.15)
     assert result["ci95"][1] < 0
     assert result["p_value"] < 0.01
@@ -115,16 +116,16 @@ def test_a_loss_is_reported_as_one() -> None:
 
 def test_no_difference_is_not_significant() -> None:
     rows, found = rows_and_tables(leaml=0.5, zero_shot=0.5)
-    result = evaluation.compare(rows, found, resamples=100, permutations=100)
+    result = results.compare(rows, found, resamples=100, permutations=100)
     assert (result["difference"], result["p_value"], result["ci95"]) == (0.0, 1.0, [0.0, 0.0])
 
 
 def test_order_of_the_tables_does_not_matter() -> None:
     rows, found = rows_and_tables(leaml=0.6, zero_shot=0.55)
-    expected = evaluation.compare(rows, found, resamples=200, permutations=200)
+    expected = results.compare(rows, found, resamples=200, permutations=200)
     for seed, name in enumerate(found):
         found[name] = found[name].take(pa.array(np.random.default_rng(seed).permutation(400)))
-    assert evaluation.compare(rows, found, resamples=200, permutations=200) == expected
+    assert results.compare(rows, found, resamples=200, permutations=200) == expected
 
 
 def test_repeated_questions_with_conflicting_answers_are_compared() -> None:
@@ -134,35 +135,35 @@ def test_repeated_questions_with_conflicting_answers_are_compared() -> None:
     )
     flipped = table.take(pa.array([1, 0]))
     rows = {"leaml": {"accuracy": 0.5}, "zero_shot": {"accuracy": 0.5}}
-    assert evaluation.compare(rows, {"leaml": table, "zero_shot": flipped}, resamples=10, permutations=10)["difference"] == 0
+    assert results.compare(rows, {"leaml": table, "zero_shot": flipped}, resamples=10, permutations=10)["difference"] == 0
 
 
 def test_uncomparable_rows_are_errors() -> None:
     rows, found = rows_and_tables(leaml=0.6, zero_shot=0.5)
     with pytest.raises(DataError, match="do not answer the same questions"):
-        evaluation.compare(rows, {**found, "zero_shot": found["zero_shot"].slice(1)})
+        results.compare(rows, {**found, "zero_shot": found["zero_shot"].slice(1)})
     with pytest.raises(DataError, match="rows without predictions: \\['leaml'\\]"):
-        evaluation.compare(rows, {"zero_shot": found["zero_shot"]})
+        results.compare(rows, {"zero_shot": found["zero_shot"]})
     with pytest.raises(DataError, match="baselines run: none"):
-        evaluation.compare({"leaml": rows["leaml"]}, found)
+        results.compare({"leaml": rows["leaml"]}, found)
     with pytest.raises(DataError, match="0 predictions"):
-        evaluation.summarise(predictions([]))
+        results.summarise(predictions([]))
     unscored = found["leaml"].set_column(4, "correct", pa.array([None] * 400, pa.bool_()))
     with pytest.raises(DataError, match="400 of them not scored"):
-        evaluation.summarise(unscored)
+        results.summarise(unscored)
 
 
 def test_metrics_json_schema() -> None:
     rows, found = rows_and_tables(leaml=0.6, zero_shot=0.5)
-    content = evaluation.metrics_json("easy-vqa", 64, rows)
+    content = results.metrics_json("easy-vqa", 64, rows)
     assert list(content) == ["dataset", "labels", "rows"]
     assert set(content["rows"]["leaml"]) == {"accuracy", "ci95", "n", "images", "by_type", "n_by_type"}
-    comparison = evaluation.compare(rows, found, resamples=50, permutations=50)
-    full = evaluation.metrics_json("easy-vqa", 64, rows, comparison, {"leaml": {"bleu": 0.5}})
+    comparison = results.compare(rows, found, resamples=50, permutations=50)
+    full = results.metrics_json("easy-vqa", 64, rows, comparison, {"leaml": {"bleu": 0.5}})
     assert list(full) == ["dataset", "labels", "rows", "comparison", "text_metrics"]
     assert json.loads(json.dumps(full)) == full
-    assert evaluation.metrics_json("x", 1, rows, warnings=["few"])["warnings"] == ["few"]
+    assert results.metrics_json("x", 1, rows, warnings=["few"])["warnings"] == ["few"]
     with pytest.raises(DataError, match="lacks \\['ci95', 'images', 'n', 'n_by_type'\\]"):
-        evaluation.metrics_json("x", 1, {"leaml": {"accuracy": 1.0, "by_type": {}}})
+        results.metrics_json("x", 1, {"leaml": {"accuracy": 1.0, "by_type": {}}})
     with pytest.raises(DataError, match="JSON cannot"):
-        evaluation.metrics_json("x", 1, rows, {"difference": float("nan")})
+        results.metrics_json("x", 1, rows, {"difference": float("nan")})

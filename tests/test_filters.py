@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from leaml import filters, prompts, tables
-from leaml.candidates import Candidate, from_answers, of_row, questions
 from leaml.config import FilterConfig
+from leaml.data import tables
+from leaml.generation import filters, prompts
+from leaml.generation.candidates import Candidate, from_answers, of_row, questions
 
 CONFIG = FilterConfig()
 OFF = FilterConfig(

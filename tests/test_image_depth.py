@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leaml import value_range
-from leaml.images import ImageRejected, decode, inspect
+from leaml.images import ImageRejected, decode, inspect, value_range
 
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 """Channels by PNG's colour type."""

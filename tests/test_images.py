@@ -207,7 +207,7 @@ def test_strips_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
         "RGBA": encode(Image.merge("RGBA", (*photo().split(), masks))),
     }
     whole = {kind: decode(data, LIMIT).tobytes() for kind, data in kinds.items()}
-    monkeypatch.setattr("leaml.value_range._STRIP", 200)  # three rows
+    monkeypatch.setattr("leaml.images.value_range._STRIP", 200)  # three rows
     for kind, data in kinds.items():
         assert decode(data, LIMIT).tobytes() == whole[kind], kind
 

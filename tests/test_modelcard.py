@@ -9,8 +9,8 @@ import pytest
 from finished_runs import CALIBRATION, METRICS, write_run
 
 from leaml.errors import InputError
-from leaml.finished import find
-from leaml.modelcard import card, licence
+from leaml.report.modelcard import card, licence
+from leaml.runs.finished import find
 
 
 def test_the_card_says_what_limits_the_comparison(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from leaml import replies
+from leaml.text import replies
 
 PROMPT = "Describe the image."
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from teacher_server import HANG_UP, Teacher, as_json, completion, refusal, serving
 
-from leaml import openai_check, openai_engine, replies
 from leaml.config import ClientConfig
-from leaml.engine import EngineSpec, Request
+from leaml.engine import openai_check, openai_engine
+from leaml.engine.interface import EngineSpec, Request
+from leaml.engine.openai_engine import MOST_IN_A_ROW, OpenAIEngine
 from leaml.errors import ModelError, StepError
-from leaml.openai_engine import MOST_IN_A_ROW, OpenAIEngine
+from leaml.text import replies
 
 GOOD = completion("A red ball.")
 

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from leaml import prompts, replies
-from leaml.preambles import without_preamble
+from leaml.generation import prompts
+from leaml.text import replies
+from leaml.text.preambles import without_preamble
 
 PREAMBLES = [
     "Sure, here is the description: ",

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from leaml import scoring
 from leaml.errors import DataError
-from leaml.priors import BlindPrior
+from leaml.evaluation.priors import BlindPrior
+from leaml.text import scoring
 
 KVASIR = Path(__file__).parents[2] / "shared" / "data" / "kvasir_vqa_rows.csv"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaml import prompts
+from leaml.generation import prompts
 
 PAIRS = [
     ("What colour is it?", "red"),

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from leaml import replies
+from leaml.text import replies
 
 PROMPT = "Describe the image."
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from leaml.records import StepRecord
-from leaml.report import ReportData, Sample, WrongAnswer, verdict, write_report
-from leaml.report_style import duration, p_value, points
+from leaml.report.page import ReportData, Sample, WrongAnswer, verdict, write_report
+from leaml.report.style import duration, p_value, points
+from leaml.runs.records import StepRecord
 
 BINS = [{"confidence": 0.55, "accuracy": 0.5, "n": 300}, {"confidence": 0.96, "accuracy": 0.97, "n": 1200}]
 EVIL = "<script>alert('x')</script>\" onload=\"x"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from leaml import scoring
 from leaml.errors import DataError
+from leaml.text import scoring
 
 OPTIONS = ["Offside", "Hand ball", "No foul", "A dive, or none"]
 

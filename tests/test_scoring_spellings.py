@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from leaml.scoring import answer_key, canonical, chosen_letters, is_correct, normalise
+from leaml.text.scoring import answer_key, canonical, chosen_letters, is_correct, normalise
 
 ANIMALS = ["cat", "dog", "bird", "fish"]
 

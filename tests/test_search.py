@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from leaml import search
 from leaml.config import Config, RangeConfig, parse
 from leaml.errors import ConfigError
-from leaml.search import Found, Trial
+from leaml.runs import search
+from leaml.runs.search import Found, Trial
 from pipelines.steps import had_by
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}

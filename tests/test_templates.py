@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from leaml.templates import LIMIT, MASK, OTHER, templates
+from leaml.evaluation.templates import LIMIT, MASK, OTHER, templates
 
 COLOURS = ["red", "green", "blue", "teal", "black", "grey", "brown", "yellow", "white", "pink", "cyan", "gold", "violet"]
 SHAPES = ["circle", "square", "triangle"]

@@ -3,7 +3,7 @@
 import pytest
 
 from leaml.errors import DataError
-from leaml.textmetrics import text_metrics
+from leaml.evaluation.textmetrics import text_metrics
 
 
 def test_golden_sentence() -> None:

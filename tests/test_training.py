@@ -14,7 +14,7 @@ from PIL import Image
 from leaml.config import TrainConfig
 from leaml.errors import ConfigError, StepError
 from leaml.tiny import build
-from leaml.training import Example, Outcome, Task, Trainer, Validation, Worker
+from leaml.training.loop import Example, Outcome, Task, Trainer, Validation, Worker
 from leaml.vlm.load import VLM
 
 COLOURS = ("red", "green", "blue", "white", "black")

@@ -1,4 +1,4 @@
-"""Replies of a stack of models: sampled or greedy, with log-probabilities, in the shape that `leaml.engine.Engine` gives."""
+"""Replies of a stack of models: sampled or greedy, with log-probabilities, in the shape that leaml's engines give."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from benchmarks.stacked import model
 from benchmarks.stacked.model import Shape, Weights
 from benchmarks.stacked.texts import Texts
-from leaml.engine import Completion, Request
+from leaml.engine.interface import Completion, Request
 
 ROWS = 12_000
 """Replies that are written at a time, over all models: about a megabyte each in float32."""

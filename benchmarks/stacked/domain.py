@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from leaml import config, tables
+from leaml import config
 from leaml.config import Config
+from leaml.data import tables
 from leaml.errors import InputError
 from pipelines.ingest import Labels
 

@@ -23,12 +23,13 @@ from benchmarks.stacked.domain import Case, Domain
 from benchmarks.stacked.model import Weights
 from benchmarks.stacked.training import Arm, Bench, Trained
 from benchmarks.stacked.workers import Asking, Pairs, Workers
-from leaml import prompts, scoring
 from leaml.config import Config
-from leaml.engine import Request
+from leaml.engine.interface import Request
+from leaml.generation import prompts
 from leaml.neurons import selection
-from leaml.scoring import ask
-from leaml.training import Example, Task
+from leaml.text import scoring
+from leaml.text.scoring import ask
+from leaml.training.loop import Example, Task
 from pipelines.distill import CAPTION_QUESTIONS, question_shares
 from pipelines.method import self_training
 from pipelines.warmup import answer_examples, pair_examples

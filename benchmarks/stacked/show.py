@@ -17,7 +17,8 @@ from typing import Any
 
 from benchmarks import curves, label_efficiency, pair_precision
 from benchmarks.stacked.domain import Case, Domain
-from leaml import evaluation, tables
+from leaml.data import tables
+from leaml.evaluation.results import summarise
 
 Found = dict[str, dict[str, dict[str, Any]]]
 """Case -> name of the experiment -> its result."""
@@ -46,7 +47,7 @@ def draw(given: Domain, case: Case, results: dict[str, dict[str, Any]], names: l
     pairs = {
         name: {k: v for k, v in results[name]["pairs"].items() if k != "counts"} for name in names if results[name]["pairs"]
     }
-    rows = {name: evaluation.summarise(table) for name, table in predictions.items()}
+    rows = {name: summarise(table) for name, table in predictions.items()}
     dataset = given.config.data.evaluation.path or given.config.data.evaluation.format
     return {"dataset": dataset, "labels": given.labels(case).images, "rows": rows, "predictions": predictions, "pairs": pairs}
 

@@ -1,4 +1,4 @@
-"""Trains a stack of models on the batches, with the losses and the learning rates of `leaml.training.Trainer`.
+"""Trains a stack of models on the batches, with the losses and the learning rates of `leaml.training.loop.Trainer`.
 
 What is not trained has no gradient: rows that a selection leaves out are masked, LoRA is a sum in front of the product. In
 float32 an arm ends with the weights that the Trainer gives it (tests/benchmarks/test_stacked.py).
@@ -18,7 +18,7 @@ from benchmarks.stacked import model
 from benchmarks.stacked.model import Shape, Weights
 from benchmarks.stacked.texts import Texts
 from leaml.config import TrainConfig
-from leaml.training import Example, Task, batch_counts, learning_rate
+from leaml.training.loop import Example, Task, batch_counts, learning_rate
 from leaml.vlm.precision import compute_dtype
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -140,8 +140,8 @@ class Rows:
 def batches(arm: Arm, places: dict[int, np.ndarray], lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which rows each step of an arm trains on (steps, batch), and the weight of each of a row's reply tokens.
 
-    `places` are the rows of each list of examples, by its id. The rows are those of `leaml.training.draw`; the weight is the
-    task's over the number of its reply tokens in the step.
+    `places` are the rows of each list of examples, by its id. The rows are those of
+    `leaml.training.loop.draw`; the weight is the task's over the number of its reply tokens in the step.
     """
     config, rows, weights = arm.config, [], []
     for number, (task, count) in enumerate(zip(arm.tasks, batch_counts(arm.tasks, config.batch_size), strict=True)):

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.pair_precision import Truth, judge
 from leaml.config import FilterConfig, GenerateConfig
-from leaml.engine import Completion, Request
+from leaml.engine.interface import Completion, Request
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def pairs_of(asking: Asking, model: Any, base: Any, truth: Truth) -> list[Pairs]
 
 
 def _filtered(candidates: list[dict[str, Any]], config: FilterConfig, truth: Truth) -> Pairs:
-    from leaml.pairset import PairSet
+    from leaml.generation.pairset import PairSet
     from pipelines.filter import counts_of, decided, thin
 
     rows = [decided(row, config) for row in candidates]

@@ -17,12 +17,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from leaml import tables
-from leaml.data import delimited, files, json_text, webdataset
+from leaml.data import delimited, json_text, tables, webdataset
 from leaml.data.jsonl import lines
 from leaml.data.label_keys import hint, suggested
 from leaml.data.records import SAVED
 from leaml.errors import DataError
+from leaml.io import files
 
 NAMES = ("image", "file_name", "uri", "image_id")
 """Columns that may hold the image's name, the first that is there."""

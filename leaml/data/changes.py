@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from leaml.data import files, s3
+from leaml.io import files, s3
 
 
 def state(uris: Iterable[str], folder: str | None = None, apart: str | None = None) -> str:

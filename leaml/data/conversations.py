@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from leaml.config import SourceConfig
-from leaml.data import files, json_text, row_files
+from leaml.data import json_text, row_files
 from leaml.data.embedded import Embedded
 from leaml.data.jsonl import lines
 from leaml.data.label_keys import (
@@ -34,8 +34,9 @@ from leaml.data.label_options import entries_of
 from leaml.data.label_rows import DOUBLED, TEXT_ONLY, parse, shows_image, without_image
 from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, by_image, need_path, refuse_split
 from leaml.data.registry import reader
-from leaml.data.values import UnusableError, is_missing, shorten
 from leaml.errors import DataError
+from leaml.io import files
+from leaml.text.values import UnusableError, is_missing, shorten
 
 _USER, _MODEL = {"human", "user"}, {"gpt", "assistant"}
 _TURN_KEYS = ("from", "role", "value", "content")

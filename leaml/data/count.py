@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leaml.config import SourceConfig
-from leaml.data import files, registry
+from leaml.data import registry
+from leaml.data.tables import image_id
 from leaml.errors import LeamlError
-from leaml.tables import image_id
+from leaml.io import files
 
 READ = 5_000
 """Records that are read to count questions; of larger sources these are taken for all."""

@@ -18,11 +18,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from leaml.config import SourceConfig
-from leaml.data import file_kinds, files, label_keys, row_files
+from leaml.data import file_kinds, label_keys, row_files
 from leaml.data.records import Keep, Record, need_path
 from leaml.data.registry import reader
-from leaml.data.values import shorten
 from leaml.errors import DataError
+from leaml.io import files
+from leaml.text.values import shorten
 
 _DELIMITERS = (",", "\t", ";", "|")
 _HEAD = 10_000

@@ -7,8 +7,8 @@ import binascii
 import re
 import tempfile
 
-from leaml.data.values import UnusableError, shorten
-from leaml.tables import image_id
+from leaml.data.tables import image_id
+from leaml.text.values import UnusableError, shorten
 
 _DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w.=+-]+)*;base64,", re.I)
 DAMAGED = "base64 is damaged"

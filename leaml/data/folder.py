@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from leaml import images
 from leaml.config import SourceConfig
-from leaml.data import files
 from leaml.data.records import Keep, Record, fetch, need_path, refuse_split
 from leaml.data.registry import reader
+from leaml.io import files
 
 
 @reader("folder")

@@ -17,7 +17,7 @@ import datasets
 import pyarrow as pa
 
 from leaml.config import SourceConfig
-from leaml.data import files, kvasir
+from leaml.data import kvasir
 from leaml.data.class_names import has_classes, named
 from leaml.data.conversations import labels_of
 from leaml.data.embedded import decode
@@ -26,9 +26,10 @@ from leaml.data.label_keys import IMAGE_KEYS
 from leaml.data.metadata_files import MetadataRows
 from leaml.data.records import MAX_IMAGE_BYTES, SAVED, Keep, Record, hash_split, need_path
 from leaml.data.registry import reader
-from leaml.data.values import UnusableError, is_missing
+from leaml.data.tables import image_id, without_bytes
 from leaml.errors import DataError
-from leaml.tables import image_id, without_bytes
+from leaml.io import files
+from leaml.text.values import UnusableError, is_missing
 
 _IDS = ("img_id", "image_id")
 _BATCH = 32  # rows with images held at a time

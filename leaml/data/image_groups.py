@@ -8,8 +8,8 @@ from typing import Any
 
 from leaml.data.records import LabelRows
 from leaml.data.row_files import SEVERAL
-from leaml.data.values import UnusableError, is_missing
-from leaml.tables import image_id
+from leaml.data.tables import image_id
+from leaml.text.values import UnusableError, is_missing
 
 
 @dataclass

@@ -18,13 +18,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from leaml import images, tables
+from leaml import images
 from leaml.config import SourceConfig
-from leaml.data import files, registry, store
+from leaml.data import registry, store, tables
 from leaml.data.label_counts import NO_IMAGE, LabelCounts, RefusedFile
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.errors import DataError
-from leaml.scoring import answer_key, normalise
+from leaml.io import files
+from leaml.text.scoring import answer_key, normalise
 
 PART_BYTES = 64 << 20
 PART_IMAGES = 2000

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from leaml.config import SourceConfig
-from leaml.data import file_kinds, files, json_text, row_files
+from leaml.data import file_kinds, json_text, row_files
 from leaml.data.records import Keep, Record, need_path
 from leaml.data.registry import reader
 from leaml.errors import DataError
+from leaml.io import files
 
 _HEAD = 10_000
 _SPREAD = "it is one JSON object over several lines; write each row on a line of its own"

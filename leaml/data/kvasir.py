@@ -11,10 +11,10 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from leaml.data import files
 from leaml.data.records import Question, Record, hash_split
-from leaml.data.values import marks_missing
 from leaml.errors import DataError
+from leaml.io import files
+from leaml.text.values import marks_missing
 
 COLUMNS = {"source", "question", "answer", "img_id"}
 """Columns besides the image."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from leaml.data.label_rows import TEXT_ONLY
 from leaml.data.records import NO_QUESTION, NOT_READ, Question, RefusedRow
-from leaml.data.values import shorten
 from leaml.errors import DataError
+from leaml.text.values import shorten
 
 EXAMPLES = 5
 """Rows that are named of each reason."""

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from leaml.data.values import is_missing
+from leaml.text.values import is_missing
 
 COLUMNS = ("question", "answer", "question_type", "options")
 """Keys of a label row besides those of its image."""

@@ -12,8 +12,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leaml.data.values import UnusableError, shorten
-from leaml.scoring import normalise
+from leaml.text.scoring import normalise
+from leaml.text.values import UnusableError, shorten
 
 UNREADABLE, GAP = "unreadable options", "missing option"
 """Reasons for which a row is refused."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from leaml.data.label_marks import FIX, GAP, UNREADABLE, key_of, letter, mark, pairs, unclear_letters
 from leaml.data.option_texts import from_text
-from leaml.data.values import UnusableError, is_missing, shorten, text_of
+from leaml.text.values import UnusableError, is_missing, shorten, text_of
 
 MOST_OPTIONS = 26
 """One letter each."""

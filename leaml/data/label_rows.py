@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from leaml.broken_text import is_broken, refusal, says_something
-from leaml.choice import check_options
 from leaml.data.label_keys import (
     CHAT_KEYS,
     COLUMNS,
@@ -31,10 +29,12 @@ from leaml.data.label_options import MOST_OPTIONS, Options, lost_options, parse_
 from leaml.data.option_texts import list_in
 from leaml.data.question_options import are_letters, contradiction, options_in
 from leaml.data.records import NO_QUESTION, Question, Record, RefusedRow
-from leaml.data.values import UnusableError, is_missing, shorten, text_of
 from leaml.errors import DataError
-from leaml.scoring import chosen_letters, normalise, option_letters
-from leaml.special_tokens import found_in, without_ends
+from leaml.text.broken_text import is_broken, refusal, says_something
+from leaml.text.choice import check_options
+from leaml.text.scoring import chosen_letters, normalise, option_letters
+from leaml.text.special_tokens import found_in, without_ends
+from leaml.text.values import UnusableError, is_missing, shorten, text_of
 
 MOST_CHARACTERS = 8000
 """Of a question with its options, and of an answer: about 2,000 tokens, more than most models can be taught in one example."""

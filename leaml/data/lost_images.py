@@ -6,8 +6,8 @@ import functools
 import os
 import posixpath
 
-from leaml.data import files
 from leaml.errors import DataError
+from leaml.io import files
 
 _LISTED = 100_000
 """Files of a folder that are looked through."""

@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from leaml.data import delimited, files, jsonl
-from leaml.data.values import shorten
+from leaml.data import delimited, jsonl
 from leaml.errors import DataError
+from leaml.io import files
+from leaml.text.values import shorten
 
 _NAME = "file_name"
 _FILES = ("metadata.csv", "metadata.jsonl")

@@ -12,7 +12,7 @@ from typing import Any
 
 from leaml.data import json_text
 from leaml.data.label_marks import UNREADABLE, mark, split
-from leaml.data.values import UnusableError, shorten
+from leaml.text.values import UnusableError, shorten
 
 _FIX = 'write a list: ["red", "blue"], or red|blue'
 _ARRAY = re.compile(r"^(?:(?:np|numpy)\.)?array\((\[.*\])(?:,\s*dtype=[\w.'\"<>]+)?\s*\)$", re.S)

@@ -1,6 +1,6 @@
 """Parquet: LEAML's own tables, or a single file with images and questions.
 
-A folder holds `images*.parquet` (or `images*/*.parquet`) and optionally `labeled*.parquet`, as in `leaml.tables`. A single
+A folder holds `images*.parquet` (or `images*/*.parquet`) and optionally `labeled*.parquet`, as in `leaml.data.tables`. A single
 file has the image as `bytes`, as `image` or `images` (bytes, path, Hugging Face's struct of both, or a list of one) or as
 `uri`, and may have question and answer columns. A row whose columns hold different images is in quarantine. Rows are about one
 image where they have the same `image_id`, else the same `uri`, else the same image.
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leaml.config import SourceConfig
-from leaml.data import files, json_text
+from leaml.data import json_text
 from leaml.data.class_names import has_classes, named
 from leaml.data.conversations import labels_of
 from leaml.data.embedded import decode, holds_image
@@ -28,9 +28,10 @@ from leaml.data.label_rows import parse
 from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_path
 from leaml.data.registry import reader
 from leaml.data.row_files import SEVERAL
-from leaml.data.values import UnusableError, is_missing, shorten
+from leaml.data.tables import IMAGES, LABELED, check, without_bytes
 from leaml.errors import DataError
-from leaml.tables import IMAGES, LABELED, check, without_bytes
+from leaml.io import files
+from leaml.text.values import UnusableError, is_missing, shorten
 
 _BATCH = 32  # rows decoded at a time: encoded images of a few MB each
 _SUFFIX = ".parquet"

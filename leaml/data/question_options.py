@@ -13,8 +13,8 @@ import string
 from dataclasses import dataclass
 
 from leaml.data.label_marks import Label, key_of, labels_inside, letter, mark
-from leaml.data.values import UnusableError, shorten
-from leaml.scoring import normalise
+from leaml.text.scoring import normalise
+from leaml.text.values import UnusableError, shorten
 
 CONTRADICTION = "options that contradict those in the question"
 """Reason for which a row is refused."""

@@ -15,9 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from leaml.broken_text import is_blank, refusal, stripped
-from leaml.choice import check_options
-from leaml.data import delimited, files
+from leaml.data import delimited
 from leaml.data.embedded import holds_image
 from leaml.data.jsonl import lines
 from leaml.data.label_keys import COLUMNS as LABEL_COLUMNS
@@ -27,10 +25,13 @@ from leaml.data.label_rows import options_elsewhere, without_image
 from leaml.data.question_options import known_options
 from leaml.data.records import RefusedRow
 from leaml.data.row_files import image_name
-from leaml.data.values import UnusableError, is_missing, shorten
 from leaml.errors import DataError
 from leaml.images import SUFFIXES
-from leaml.special_tokens import found_in, without_ends
+from leaml.io import files
+from leaml.text.broken_text import is_blank, refusal, stripped
+from leaml.text.choice import check_options
+from leaml.text.special_tokens import found_in, without_ends
+from leaml.text.values import UnusableError, is_missing, shorten
 
 COLUMNS = ("image", "question", "options")
 _OTHER_COLUMNS = {*IMAGE_KEYS, *LABEL_COLUMNS}

@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from leaml.data import files
 from leaml.data.embedded import Embedded
 from leaml.data.lost_images import Lost
 from leaml.errors import ConfigError, DataError
+from leaml.io import files
 
 MAX_IMAGE_BYTES = 256 << 20
 """Larger files are not read into memory, in bytes."""

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from leaml.config import SourceConfig
-from leaml.data import files
 from leaml.data.embedded import Embedded
 from leaml.data.label_keys import IMAGE_KEYS, doubled, hint, suggested
 from leaml.data.label_rows import DOUBLED, parse
 from leaml.data.records import Keep, LabelRows, Record, RefusedRow, by_image
-from leaml.data.values import is_missing, shorten
 from leaml.errors import DataError
+from leaml.io import files
+from leaml.text.values import is_missing, shorten
 
 SEVERAL = "several images"
 """Reason of a row that names more than one."""

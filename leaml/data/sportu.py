@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leaml.config import SourceConfig
-from leaml.data import files, json_text, video
+from leaml.data import json_text, video
 from leaml.data.label_rows import OUTSIDE, check, parse
 from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, hash_split, need_path
 from leaml.data.registry import reader
-from leaml.data.values import shorten
 from leaml.errors import DataError
-from leaml.scoring import chosen_letters, option_letters
+from leaml.io import files
+from leaml.text.scoring import chosen_letters, option_letters
+from leaml.text.values import shorten
 
 _CLIP = re.compile(r"^(.+?_\d+)(?:_\d+)?$")
 

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from leaml import tables
-from leaml.data import files
+from leaml.data import tables
 from leaml.errors import DataError
 from leaml.images import decode
+from leaml.io import files
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ import av
 import av.error
 
 from leaml.config import SourceConfig
-from leaml.data import files
 from leaml.data.records import Keep, Record, need_path, refuse_split
 from leaml.data.registry import reader
 from leaml.errors import DataError
+from leaml.io import files
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv")
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 from leaml import images
 from leaml.config import SourceConfig
-from leaml.data import files, json_text
+from leaml.data import json_text
 from leaml.data.conversations import labels_of, named_image
 from leaml.data.embedded import holds_image
 from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, near_keys, suggested
@@ -37,8 +37,9 @@ from leaml.data.records import (
 )
 from leaml.data.registry import reader
 from leaml.data.row_files import SEVERAL
-from leaml.data.values import is_missing, shorten
 from leaml.errors import DataError
+from leaml.io import files
+from leaml.text.values import is_missing, shorten
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 _JUNK = "__MACOSX"

@@ -30,8 +30,8 @@ from torch import nn
 from leaml.errors import ConfigError, StepError
 from leaml.neurons.gradients import Batch, MixedExamplesError, gradient_sums
 from leaml.neurons.units import FeedForward, combine
-from leaml.objectives import per_example_loss
-from leaml.training import Example
+from leaml.training.loop import Example
+from leaml.training.objectives import per_example_loss
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
 

@@ -15,8 +15,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import nn
 
-from leaml.data import files
 from leaml.errors import DataError, ModelError
+from leaml.io import files
 from leaml.neurons.scores import Scores
 from leaml.neurons.units import FeedForward, expand
 

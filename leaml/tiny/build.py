@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
-from leaml import prompts
+from leaml.generation import prompts
 from leaml.tiny import language, world
 from leaml.tiny.tokens import END, FAKE, GLOBAL, IMAGE, IMAGE_TOKENS, PAD, PATCH, SCALE, SPECIAL
 

@@ -6,7 +6,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from leaml import prompts
+from leaml.generation import prompts
 from leaml.tiny.world import BASE, COLUMNS, ROWS, TEACHER, Scene, World, place
 
 CAPTION_FORMS = (

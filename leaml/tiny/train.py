@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from leaml import prompts
+from leaml.generation import prompts
 from leaml.tiny import build, language, tokens, world
 from leaml.tiny.card import card
 from leaml.tiny.loop import Log, Phases, Schedule

@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from leaml.errors import DataError, ModelError
-from leaml.thoughts import open_thought
+from leaml.text.thoughts import open_thought
 
 _REQUEST, _REPLY = "LEAMLrequestLEAML", "LEAMLreplyLEAML"
 _OPENED = re.compile(r"(<[^<>|/\s]+>|\[[A-Z_]+\])\s*$")

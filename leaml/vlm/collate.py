@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from leaml.errors import DataError
-from leaml.objectives import IGNORED
 from leaml.vlm.chat import Chat, adds_special_tokens, chat_of, processor_text
+
+IGNORED = -100
+"""Label of a token that carries no loss."""
 
 CACHE = 200_000
 """Texts whose token ids are kept."""

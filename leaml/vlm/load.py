@@ -107,7 +107,7 @@ def _local(name: str, scratch: str) -> str:
     """Folder or hub id that transformers reads; s3:// folders are downloaded to `scratch`."""
     if not name.startswith("s3://"):
         return resolve_model(name)
-    from leaml.data.files import download_tree
+    from leaml.io.files import download_tree
 
     download_tree(name, scratch)
     return scratch
@@ -181,7 +181,7 @@ def from_small_files(config: ModelConfig, kind: Any, what: str) -> Any:
         where = resolve_model(config.name)
         if config.name.startswith("s3://"):
             where = scratch
-            from leaml.data import files
+            from leaml.io import files
 
             for file in files.listing(config.name, recursive=False):
                 if not file.endswith(_WEIGHTS):
@@ -201,7 +201,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _fetch_config(uri: str, scratch: str) -> str:
-    from leaml.data.files import read_bytes
+    from leaml.io.files import read_bytes
 
     try:
         (Path(scratch) / "config.json").write_bytes(read_bytes(f"{uri.rstrip('/')}/config.json"))

@@ -20,9 +20,9 @@ from benchmarks.label_efficiency import (
     run_draw,
     summarise,
 )
-from leaml import tables
 from leaml.config import Config, load
-from leaml.records import RunRecord, StepRecord
+from leaml.data import tables
+from leaml.runs.records import RunRecord, StepRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,10 +8,11 @@ import pytest
 
 from benchmarks import neuron_choice
 from benchmarks.neuron_choice import Arm, Folders
-from leaml import prompts, tables
 from leaml.config import Config, ModelConfig
+from leaml.data import tables
+from leaml.generation import prompts
 from leaml.neurons import scores
-from leaml.training import Example
+from leaml.training.loop import Example
 from leaml.vlm import load
 from pipelines.distill import CAPTION_QUESTIONS
 from pipelines.ingest import draw_labels, ingest

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import pair_precision
-from leaml import tables
+from leaml.data import tables
 from leaml.errors import DataError
-from leaml.records import RunRecord, StepRecord
+from leaml.runs.records import RunRecord, StepRecord
 
 LABELED = [
     ("a", "What color is the shape?", "teal", "color"),

@@ -11,11 +11,11 @@ from PIL import Image
 
 from benchmarks.stacked import decoding, model, training
 from benchmarks.stacked.texts import Texts
-from leaml import prompts
 from leaml.config import ModelConfig, TrainConfig, resolve_model
-from leaml.engine import Request
+from leaml.engine.interface import Request
+from leaml.generation import prompts
 from leaml.neurons import scores, selection
-from leaml.training import Example, Task, Trainer, Worker
+from leaml.training.loop import Example, Task, Trainer, Worker
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from leaml.data.label_rows import check, parse
 from leaml.data.records import Question, RefusedRow
-from leaml.scoring import answer_text
+from leaml.text.scoring import answer_text
 
 
 def made(**row: Any) -> Question | RefusedRow | None:

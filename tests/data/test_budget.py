@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from leaml import tables
 from leaml.config import LabelBudget
+from leaml.data import tables
 from leaml.data.budget import Draw, draw
 from leaml.errors import DataError
 

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from leaml import tables
 from leaml.config import SourceConfig
-from leaml.data import captions, delimited, files
+from leaml.data import captions, delimited, tables
 from leaml.data.ingest import ingest
 from leaml.errors import DataError
+from leaml.io import files
 
 WORDS = ["Zero.", "One.", None, "Three."]
 """Captions of the images 0 to 3."""

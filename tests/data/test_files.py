@@ -11,8 +11,9 @@ from pathlib import Path
 import boto3
 import pytest
 
-from leaml.data import changes, files, s3
+from leaml.data import changes
 from leaml.errors import DataError
+from leaml.io import files, s3
 
 
 @pytest.fixture(params=["local", "s3"])

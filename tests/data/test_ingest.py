@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from leaml import tables
 from leaml.config import SourceConfig
-from leaml.data import files, ingest, registry, store
+from leaml.data import ingest, registry, store, tables
 from leaml.data.records import Keep, Question, Record
 from leaml.data.registry import reader
 from leaml.errors import DataError
+from leaml.io import files
 
 
 def png(seed: int, width: int = 8, height: int = 6) -> bytes:

@@ -14,11 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from leaml import tables
 from leaml.config import LabelBudget, parse
-from leaml.data import budget
+from leaml.data import budget, tables
 from leaml.data.kvasir import QUESTION_TYPES, kvasir_rows_csv
-from leaml.scoring import is_correct
+from leaml.text.scoring import is_correct
 from pipelines.ingest import Labels, Sources
 from pipelines.priors import predict_priors
 from pipelines.run import Run, Step

@@ -13,7 +13,7 @@ from rows import made, words
 from leaml.data import label_rows
 from leaml.data.label_rows import parse
 from leaml.data.records import Question, RefusedRow
-from leaml.scoring import normalise, option_letters
+from leaml.text.scoring import normalise, option_letters
 
 NAN = float("nan")
 

@@ -22,15 +22,14 @@ import pytest
 from PIL import Image
 from rows import made, words
 
-from leaml import tables
 from leaml.config import SourceConfig
-from leaml.data import kvasir, label_counts, label_rows
+from leaml.data import kvasir, label_counts, label_rows, tables
 from leaml.data.ingest import IngestResult, ingest
 from leaml.data.label_rows import parse
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.data.registry import read
 from leaml.errors import DataError
-from leaml.scoring import answer_text
+from leaml.text.scoring import answer_text
 
 NAN = float("nan")
 

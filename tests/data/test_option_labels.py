@@ -11,7 +11,7 @@ import pytest
 from rows import made, words
 
 from leaml.data.records import RefusedRow
-from leaml.scoring import option_letters
+from leaml.text.scoring import option_letters
 
 
 @pytest.mark.parametrize(

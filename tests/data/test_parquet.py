@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from leaml import tables
 from leaml.config import SourceConfig
+from leaml.data import tables
 from leaml.data.ingest import IngestResult, QuarantineError, ingest
 from leaml.data.records import Record
 from leaml.data.registry import read

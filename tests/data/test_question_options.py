@@ -17,7 +17,7 @@ from leaml.data.question_options import options_in
 from leaml.data.questions import read
 from leaml.data.records import Question, RefusedRow
 from leaml.errors import DataError
-from leaml.scoring import answer_text, ask, is_correct
+from leaml.text.scoring import answer_text, ask, is_correct
 
 SHARED = Path(__file__).parents[3] / "shared"
 RED_BLUE = (

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from leaml import tables
 from leaml.config import SourceConfig
-from leaml.data import files
+from leaml.data import tables
 from leaml.data.label_rows import TEXT_ONLY
 from leaml.data.records import Keep, Question, Record, hash_split
 from leaml.data.registry import read, reader
 from leaml.errors import ConfigError, DataError
+from leaml.io import files
 
 
 def png(seed: int, size: int = 8) -> bytes:

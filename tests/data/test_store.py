@@ -9,8 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from leaml import tables
-from leaml.data import store
+from leaml.data import store, tables
 from leaml.data.store import ImageIndex, ImageRef, ImageStore
 from leaml.errors import DataError
 

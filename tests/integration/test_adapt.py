@@ -16,10 +16,10 @@ import torch
 from open_sockets import watched
 from safetensors.torch import load_file
 
-from leaml import tables
-from leaml.calibration import confidence
 from leaml.config import Config, parse
-from leaml.evaluation import TITLES
+from leaml.data import tables
+from leaml.evaluation.calibration import confidence
+from leaml.evaluation.results import TITLES
 from pipelines.plan import rehearse
 from pipelines.train import read_examples
 

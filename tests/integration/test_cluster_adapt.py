@@ -25,8 +25,8 @@ from local_cluster import bury
 from s3_server import KEY, SECRET, seaweed
 from separate_nodes import Bridge, Machines, bridge
 
-from leaml import tables
-from leaml.data import files
+from leaml.data import tables
+from leaml.io import files
 
 ROOT = Path(__file__).parents[2]
 IMAGES, UNIT, CPUS, PATIENCE = 320, 4, 2, 500.0

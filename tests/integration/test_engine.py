@@ -9,9 +9,9 @@ from multiprocessing import get_context
 
 import pytest
 
-from leaml import prompts
 from leaml.config import ModelConfig, ResourcesConfig
-from leaml.engine import Completion, Engine, Request
+from leaml.engine.interface import Completion, Engine, Request
+from leaml.generation import prompts
 from leaml.tiny import language, world
 from pipelines.models import engine_spec
 

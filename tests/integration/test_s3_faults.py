@@ -19,8 +19,9 @@ import pytest
 from faulty import TRANSIENT, Plan, Proxy
 
 from leaml import config
-from leaml.data import files, s3, store
+from leaml.data import store
 from leaml.errors import DataError, LeamlError, StepError
+from leaml.io import files, s3
 from pipelines import run as run_module
 from pipelines import sizing
 from pipelines.run import Run

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from leaml import tables
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, parse, resolve_model
+from leaml.data import tables
 from leaml.data.store import ImageStore
 from leaml.neurons import scores, selection
 from leaml.neurons.units import feed_forwards
-from leaml.training import Example
+from leaml.training.loop import Example
 from leaml.vlm import load
 from pipelines.context import Context
 from pipelines.ingest import Labels, ingest

@@ -27,9 +27,9 @@ from local_cluster import free_port
 from safetensors.torch import load_file, save_file
 from shipped_model import evaluated, neuron_adapter
 
-from leaml import prompts
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import InputError
+from leaml.generation import prompts
 from serve import adapters, launch
 from serve.settings import load_settings
 

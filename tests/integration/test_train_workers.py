@@ -19,9 +19,9 @@ import torch
 from open_sockets import MARK, Seen, watched
 from safetensors.torch import load_file
 
-from leaml import tables
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, parse, resolve_model
-from leaml.training import Example
+from leaml.data import tables
+from leaml.training.loop import Example
 from pipelines.ingest import ingest
 from pipelines.run import Run
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples

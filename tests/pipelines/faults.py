@@ -20,9 +20,8 @@ from typing import Any
 import scripted
 from scripted import MAX_PIXELS, RESOURCES, CaptionLike, ScriptedEngine, ScriptedSpec, calls, images_table, published
 
-from leaml import tables
-from leaml.data import store
-from leaml.engine import Completion, Engine, Request
+from leaml.data import store, tables
+from leaml.engine.interface import Completion, Engine, Request
 from pipelines.unit import make_units
 from pipelines.units import Item, read_output, run_units
 

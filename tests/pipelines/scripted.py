@@ -14,11 +14,10 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from leaml import tables
 from leaml.config import ResourcesConfig
-from leaml.data import store
+from leaml.data import store, tables
 from leaml.data.store import ImageIndex
-from leaml.engine import Completion, Engine, EngineSpec, Request
+from leaml.engine.interface import Completion, Engine, EngineSpec, Request
 from leaml.errors import ModelError
 from pipelines.quarantine import refused
 from pipelines.units import Item

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from leaml.engine import Completion, Request
+from leaml.engine.interface import Completion, Request
 from leaml.errors import DataError
 from pipelines.evaluate import AnswerWork
 from pipelines.predict import ReplyWork

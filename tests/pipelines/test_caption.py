@@ -16,11 +16,11 @@ from PIL import Image
 from scripted import MAX_PIXELS, images_table, png, published
 from teacher_server import completion, refusal, serving
 
-from leaml import tables
 from leaml.config import CaptionConfig, ClientConfig, Config, parse
-from leaml.data import captions, files, store
-from leaml.engine import Completion, EngineSpec, Request
+from leaml.data import captions, store, tables
+from leaml.engine.interface import Completion, EngineSpec, Request
 from leaml.errors import DataError, StepError
+from leaml.io import files
 from pipelines import kept, quarantine
 from pipelines.caption import CaptionWork, caption, given_rows, publish_given, read_captions
 from pipelines.context import Context

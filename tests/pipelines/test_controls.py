@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from leaml import tables
 from leaml.config import ModelConfig, parse, resolve_model
+from leaml.data import tables
 from leaml.data.store import ImageIndex
 from leaml.errors import InputError
-from leaml.records import StepRecord
+from leaml.runs.records import StepRecord
 from pipelines import adapt, method
 from pipelines.context import Context
 from pipelines.distill import distill

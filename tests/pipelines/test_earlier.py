@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from leaml import config as tree
-from leaml.data import files
 from leaml.errors import InputError, StepError
-from leaml.finished import find
+from leaml.io import files
+from leaml.runs.finished import find
 from pipelines import status as shown
 from pipelines.run import PARTIAL, Run, Step
 

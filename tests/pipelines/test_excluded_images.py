@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pictures import scene
 
-from leaml import tables
 from leaml.config import Config, parse
+from leaml.data import tables
 from leaml.errors import DataError
 from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import EXCLUDED, Sources, draw_labels, ingest, training_images

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from leaml import tables
 from leaml.config import FilterConfig
+from leaml.data import tables
 from leaml.errors import DataError
 from pipelines.filter import filter_files, read_accepted
 from pipelines.run import Step

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from leaml import prompts, tables
 from leaml.config import FilterConfig, GenerateConfig
-from leaml.engine import Completion, Request
+from leaml.data import tables
+from leaml.engine.interface import Completion, Request
+from leaml.generation import prompts
 from pipelines.filter import counts_of, decided
 from pipelines.generate import GenerateWork
 from pipelines.units import Item

@@ -9,9 +9,8 @@ import pytest
 import scripted
 from scripted import MAX_PIXELS, RESOURCES, ScriptedSpec, calls, images_table
 
-from leaml import tables
 from leaml.config import FilterConfig
-from leaml.data import store
+from leaml.data import store, tables
 from pipelines.filter import decided
 from pipelines.hardness import HardnessWork
 from pipelines.unit import make_units

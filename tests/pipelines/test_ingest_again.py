@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
-from leaml import tables
 from leaml.config import Config, parse, resolve_model
+from leaml.data import tables
 from leaml.errors import DataError
 from pipelines.ingest import ingest
 from pipelines.run import Run

@@ -16,9 +16,9 @@ from leaml.config import Config, load, parse
 from leaml.data.kvasir import QUESTION_TYPES
 from leaml.data.sportu import shuffled
 from leaml.errors import InputError
-from leaml.priors import BlindPrior
-from leaml.records import DoneRecord
-from leaml.scoring import is_correct
+from leaml.evaluation.priors import BlindPrior
+from leaml.runs.records import DoneRecord
+from leaml.text.scoring import is_correct
 from pipelines import adapt, cli, plan
 from pipelines.ingest import ingest
 from pipelines.plan import rehearse

@@ -18,8 +18,9 @@ import scripted
 from finished_runs import write_run
 from scripted import ScriptedSpec, calls, png
 
-from leaml import calibration, tables
+from leaml.data import tables
 from leaml.errors import InputError, StepError
+from leaml.evaluation import calibration
 from pipelines import predict as module
 from pipelines.predict import predict
 from pipelines.run import Lock

@@ -14,9 +14,11 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from leaml import evaluation, report, tables
 from leaml.config import parse
-from leaml.scoring import answer_text
+from leaml.data import tables
+from leaml.evaluation import results
+from leaml.report import page
+from leaml.text.scoring import answer_text
 from pipelines import report as printed
 from pipelines.ingest import Labels, Sources
 from pipelines.priors import predict_priors
@@ -83,8 +85,8 @@ def test_letter_prior_is_a_baseline_and_the_prior_by_source_is_none() -> None:
         return tables.table([{k: r.get(k) for k in tables.PREDICTIONS.names} for r in rows], tables.PREDICTIONS)
 
     tables_of = {"leaml": table(12), "blind_prior": table(9), "letter_prior": table(11), "source_prior": table(18)}
-    rows = {name: evaluation.summarise(found, 50) for name, found in tables_of.items()}
-    found = evaluation.compare(rows, tables_of, permutations=100)
+    rows = {name: results.summarise(found, 50) for name, found in tables_of.items()}
+    found = results.compare(rows, tables_of, permutations=100)
     assert found["best_baseline"] == "letter_prior"
     assert set(found["baselines"]) == {"blind_prior", "letter_prior"}
 
@@ -101,13 +103,13 @@ METRICS = {
 
 
 def test_the_report_has_both_priors_as_lines_and_says_what_they_are() -> None:
-    page = report.write_report(report.ReportData("r", "kvasir", 52, METRICS)).replace("\u00a0", " ")
+    html = page.write_report(page.ReportData("r", "kvasir", 52, METRICS)).replace("\u00a0", " ")
     for phrase in ("Blind prior (no image)", "Prior by source (no image)", "Letter prior (no image)"):
-        assert f"<td>{phrase}</td>" in page
-    assert "most common labeled answer to each question, without the image: 63.7 %." in page
-    assert "no baseline, since no model is told the source: 79.8 %." in page
-    assert "<b>76.7</b>" in page  # bold as the best of its type, the prior by source aside
-    assert "Whoever knows the source of an image and never looks at it does no worse (79.8 %)." in page
+        assert f"<td>{phrase}</td>" in html
+    assert "most common labeled answer to each question, without the image: 63.7 %." in html
+    assert "no baseline, since no model is told the source: 79.8 %." in html
+    assert "<b>76.7</b>" in html  # bold as the best of its type, the prior by source aside
+    assert "Whoever knows the source of an image and never looks at it does no worse (79.8 %)." in html
 
 
 def test_the_console_table_names_the_priors_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from leaml import comparisons, evaluation, tables
 from leaml.config import Config, parse
-from leaml.data import files
+from leaml.data import tables
+from leaml.evaluation import comparisons, results
+from leaml.io import files
 from pipelines import report
 from pipelines.adapt import trainings
 from pipelines.ingest import draw_labels, ingest
@@ -103,11 +104,11 @@ def test_a_finished_run_tells_what_was_counted_what_was_wrong_and_what_limits_it
             ("Fine-tuned on labels", 10, 8),
             ("LoRA on labels", 10, 8),
         ]
-        found = {name: evaluation.summarise(table, 50) for name, table in predictions.items()}
-        comparison = evaluation.compare(found, predictions, resamples=50, permutations=200)
+        found = {name: results.summarise(table, 50) for name, table in predictions.items()}
+        comparison = results.compare(found, predictions, resamples=50, permutations=200)
         held = labels.validation.num_rows
-        warnings = comparisons.of_evaluation({"rows": found, "comparison": comparison}, evaluation.TITLES, ours, others, held)
-        metrics = evaluation.metrics_json("testing", labels.images, found, comparison, None, warnings)
+        warnings = comparisons.of_evaluation({"rows": found, "comparison": comparison}, results.TITLES, ours, others, held)
+        metrics = results.metrics_json("testing", labels.images, found, comparison, None, warnings)
         uri = report.write(run, sources, labels, adapted, metrics)
         kept = report._wrong_answers(run, sources, metrics)
     page = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<svg.*?</svg>", "", Path(uri).read_text(), flags=re.S)))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from leaml.config import parse
-from leaml.search import Trial
+from leaml.runs.search import Trial
 from pipelines import tune
 from pipelines.run import Run
 

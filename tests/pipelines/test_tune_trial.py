@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from leaml import tables
 from leaml.config import Config, parse
+from leaml.data import tables
 from leaml.errors import ConfigError
-from leaml.records import DoneRecord
+from leaml.runs.records import DoneRecord
 from pipelines import tune
 from pipelines.ingest import Labels
 from pipelines.method import StopHereError

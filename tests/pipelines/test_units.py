@@ -10,7 +10,7 @@ import pytest
 import scripted
 from scripted import MAX_PIXELS, RESOURCES, Broken, CaptionLike, Refusing, ScriptedSpec, calls, images_table, published
 
-from leaml import tables
+from leaml.data import tables
 from leaml.data.store import ImageIndex
 from leaml.errors import ModelError, StepError
 from pipelines.runtime import quiet_data

@@ -15,7 +15,7 @@ from PIL import Image
 from scripted_service import data_url, png
 
 from leaml import images
-from leaml.data import files
+from leaml.io import files
 from serve import media
 from serve.errors import ApiError
 from serve.settings import LimitSettings, MediaSettings

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scripted_service import Client, ScriptedService, chat_body, data_url, png
 
-from leaml.calibration import confidence
+from leaml.evaluation.calibration import confidence
 from serve import vqa
 from serve.chat import REFUSED
 from serve.errors import ApiError, stopped

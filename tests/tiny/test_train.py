@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from leaml import prompts
 from leaml.config import BUILTIN, ModelConfig, resolve_model
+from leaml.generation import prompts
 from leaml.tiny import build, language, train, world
 from leaml.tiny.probes import WordAlignment
 from leaml.vlm import load

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from easy_vqa import get_train_questions
 
-from leaml import prompts
+from leaml.generation import prompts
 from leaml.tiny import language, train, world
 
 TARGET_COLOURS = {"teal", "gray", "black", "brown"}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.data import files
+from leaml.io import files
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
 from leaml.vlm.lengths import Lengths, context

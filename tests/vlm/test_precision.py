@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from leaml.training import task_loss
+from leaml.training.loop import task_loss
 from leaml.vlm import precision
 
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from leaml.errors import DataError, ModelError
-from leaml.objectives import IGNORED, per_example_loss, reply_loss
 from leaml.tiny import build, train
+from leaml.training.objectives import IGNORED, per_example_loss, reply_loss
 from leaml.vlm.chat import closing_template
 from leaml.vlm.collate import Collator, Turn, prompt
 

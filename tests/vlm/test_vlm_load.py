@@ -16,8 +16,8 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, CLIPConfig, LlamaConfig
 
 from leaml.config import ModelConfig
-from leaml.data import files
 from leaml.errors import ModelError
+from leaml.io import files
 from leaml.tiny import build
 from leaml.vlm import load as vlm
 from leaml.vlm.collate import Collator, Turn

@@ -15,7 +15,7 @@ from test_training import CONFIG, Disk, KilledError, get_image, mixture
 
 from leaml.errors import StepError
 from leaml.tiny import build
-from leaml.training import Outcome, Trainer, Worker
+from leaml.training.loop import Outcome, Trainer, Worker
 from leaml.vlm import load
 from leaml.vlm.load import VLM
 

@@ -1,0 +1,1 @@
+"""Engines: what turns an image and a request into text."""

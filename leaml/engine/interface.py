@@ -1,0 +1,111 @@
+"""Engines: what turns (image, request) into text. Captioning, generation, evaluation and prediction all use this interface.
+
+`VllmEngine` is vLLM itself, `OpenAIEngine` asks a server; both are built from a plain `EngineSpec`, so an actor builds its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from PIL import Image
+
+from leaml.config import ClientConfig
+from leaml.io import files
+from leaml.text import replies
+
+FAILED = "error"
+"""`finish_reason` of a completion without a reply."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request about one image.
+
+    `prefix` is the forced beginning of the reply, `pattern` a regular expression it follows. With `reply` nothing is written:
+    the completion is this reply, with the log-probability that the model gives it and the end token behind it.
+    """
+
+    image: Image.Image
+    image_id: str
+    text: str
+    prefix: str = ""
+    n: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 32
+    seed: int | None = None
+    pattern: str | None = None
+    reply: str | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled reply without its prefix.
+
+    Attributes:
+        text: Empty where there is no reply.
+        mean_logprob: Mean natural-log probability per token; nan where a server does not tell.
+        finish_reason: `replies.LENGTH` when it ended at the token limit.
+        tokens: Number of its tokens.
+        error: Why there is no reply; empty otherwise.
+    """
+
+    text: str
+    mean_logprob: float
+    finish_reason: str
+    tokens: int
+    error: str = ""
+
+    @property
+    def cut(self) -> bool:
+        """Whether it ended at the token limit instead of by itself."""
+        return self.finish_reason == replies.LENGTH
+
+    @property
+    def failed(self) -> bool:
+        """Whether the server failed, so that asking again may help."""
+        return self.finish_reason == FAILED
+
+
+class Engine(Protocol):
+    """Generates replies; the outer list follows the requests, the inner one has `n` completions."""
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]: ...
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """How to build an engine: a model folder or hub id for vLLM, or the URL of an OpenAI-compatible server."""
+
+    model: str
+    dtype: str = "float32"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    url: str | None = None
+    gpus: float = 0.0
+    cpus: float = 1.0
+    sequences: int = 128
+    apart: bool = False
+    """vLLM's core in a process of its own: requests are prepared while it computes, and if it dies, so does this process."""
+    options: dict[str, Any] = field(default_factory=dict)
+    client: ClientConfig = field(default_factory=ClientConfig)
+    """How `url` is asked."""
+
+    def build(self) -> Engine:
+        if self.url:
+            from leaml.engine.openai_engine import OpenAIEngine  # the client takes a second to import
+
+            return OpenAIEngine(self)
+        from leaml.engine.vllm_engine import VllmEngine
+
+        return VllmEngine(replace(self, model=local_model(self.model)))
+
+
+def local_model(name: str) -> str:
+    """`name` itself, or for an s3:// folder a local copy, made once per machine and content."""
+    if "://" not in name or not files.is_remote(name):
+        return name
+    content = hashlib.sha256(f"{name}\n{files.fingerprint(name)}".encode()).hexdigest()
+    return files.made_once(f"leaml-model-{content[:16]}", lambda where: files.download_tree(name, where))

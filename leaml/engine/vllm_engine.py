@@ -1,0 +1,250 @@
+"""vLLM's own engine: n samples on one prefill, cumulative log-probabilities, many requests in flight."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from leaml.engine import lifetime
+from leaml.engine.interface import Completion, EngineSpec, Request
+from leaml.errors import DataError, ModelError
+from leaml.text import replies
+
+_TOGETHER = 32
+"""Requests that are prepared before the engine moves on."""
+ON_CPU = {"TORCH_COMPILE_DISABLE": "1"}
+"""Environment of an engine on a CPU. Told to compile nothing, vLLM still compiles a function of its sampler, a comparison and a
+sum: 1.5 of 15 s of processor time at each start, 13 of 27 at the first on a machine, and a C++ compiler is needed."""
+
+
+class VllmEngine:
+    """vLLM, with its core in this process or apart. Raises ModelError when vLLM cannot serve the model.
+
+    Several threads may call `generate`: their requests share the batches, so that the engine stays full while one caller's
+    last replies are finished and another's first are prepared.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        _quiet_environment(spec)
+        from vllm import LLM  # import sets up platform and threads, so it comes after the environment
+
+        from leaml.vlm.collate import Collator, prompt
+        from leaml.vlm.shrink import shrink_of
+
+        self._prompt = prompt
+        options: dict[str, Any] = {
+            "model": spec.model,
+            "revision": spec.revision,
+            "dtype": spec.dtype,
+            "trust_remote_code": spec.trust_remote_code,
+            "limit_mm_per_prompt": {"image": 1},
+            "seed": 0,
+            "max_num_seqs": spec.sequences,
+            "disable_log_stats": True,
+        }
+        if spec.gpus:
+            options["tensor_parallel_size"] = max(1, int(spec.gpus))
+            if spec.gpus < 1:
+                options["gpu_memory_utilization"] = 0.9 * spec.gpus
+        else:
+            # vLLM's CPU sampler cannot rewind a seeded generator after a partial prefill, so prefills are never cut
+            options |= {
+                "enforce_eager": True,
+                "mm_processor_cache_gb": 0.5,
+                "enable_chunked_prefill": False,
+            }
+        try:
+            self._driver = _Driver(lambda: LLM(**(options | spec.options)))
+        except (ValueError, RuntimeError, OSError) as error:
+            msg = f"vLLM cannot serve {spec.model!r}: {error}; is it an image-text-to-text model of a supported architecture?"
+            raise ModelError(msg) from error
+        if spec.apart:
+            lifetime.die_with_children()
+        from transformers import AutoProcessor
+
+        self.processor = AutoProcessor.from_pretrained(
+            spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+        self._collator = Collator(self.processor)
+        self._shrink = shrink_of(self.processor, spec.options.get("mm_processor_kwargs"))
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]:
+        """As Engine.generate. A request that the model cannot be asked has an `error`; the others are answered."""
+        prompts, sampling = [], []
+        errors: list[str] = []
+        for r in requests:
+            try:
+                text = self._prompt(self.processor, r.text, r.prefix)
+                reply = [] if r.reply is None else self._collator.reply_ids(r.reply, r.prefix, r.text)
+                errors.append("")
+            except DataError as error:
+                errors.append(str(error))
+                continue
+            shown = {"multi_modal_data": {"image": self._shrink(r.image)}, "multi_modal_uuids": {"image": [r.image_id]}}
+            asked = {"prompt_token_ids": [*self._collator.prompt_ids(text), *reply]} if reply else {"prompt": text}
+            prompts.append(asked | shown)
+            sampling.append(_sampling(r, self._collator.chat.end))
+        outputs = iter(self._driver.run(prompts, sampling))
+        return [
+            _refused(error, r.n) if error else self._completions(next(outputs), r)
+            for r, error in zip(requests, errors, strict=True)
+        ]
+
+    def _completions(self, output: Any, r: Request) -> list[Completion]:
+        """Of vLLM's output, or of the reason why there is none."""
+        if isinstance(output, Exception):
+            return _refused(f"the model cannot be asked this: {' '.join(str(output).split())[:300]}", r.n)
+        if r.reply is None:
+            return [_completion(sample) for sample in output.outputs]
+        ids = self._collator.reply_ids(r.reply, r.prefix, r.text)
+        return [Completion(r.reply, reply_logprob(output, ids) / len(ids), "given", len(ids))]
+
+
+def reply_logprob(output: Any, ids: list[int]) -> float:
+    """Sum of the natural-log probabilities of a reply's tokens, with which vLLM was asked for `prompt_logprobs`.
+
+    Args:
+        output: vLLM's RequestOutput.
+        ids: Ids of the reply with its end token, the last ones of the prompt but for what the model's processor puts behind it.
+
+    Raises:
+        ModelError: They do not stand at the end of the prompt.
+    """
+    shown = list(output.prompt_token_ids)
+    for end in range(len(shown), max(len(ids), len(shown) - 2) - 1, -1):
+        if shown[end - len(ids) : end] == ids:
+            scored = zip(ids, output.prompt_logprobs[end - len(ids) : end], strict=True)
+            return float(sum(each[token].logprob for token, each in scored))
+    msg = "the model's processor changes the text of a reply, so that options cannot be scored; ask without options"
+    raise ModelError(msg)
+
+
+def _sampling(r: Request, end: int) -> Any:
+    """vLLM's SamplingParams. A reply ends with the token that ends it in training too, which the model may not name as such."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if r.reply is not None:
+        return SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+    return SamplingParams(
+        n=r.n,
+        temperature=r.temperature,
+        top_p=r.top_p,
+        max_tokens=r.max_tokens,
+        seed=r.seed,
+        logprobs=0,
+        stop_token_ids=[end],
+        structured_outputs=StructuredOutputsParams(regex=r.pattern) if r.pattern else None,
+    )
+
+
+class _Driver:
+    """The one thread that talks to vLLM: it prepares requests in parts and moves the engine on between them.
+
+    One thread, since each thread of Python has OpenMP threads of its own, and vLLM is not made for several.
+    """
+
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._asked: queue.SimpleQueue[tuple[list[Any], list[Any], Future[list[Any]]]] = queue.SimpleQueue()
+        built: Future[Any] = Future()
+        threading.Thread(target=self._work, args=(build, built), daemon=True).start()
+        self.llm = built.result()
+
+    def run(self, prompts: list[Any], sampling: list[Any]) -> list[Any]:
+        """vLLM's outputs for these prompts, in order, or why it does not take one. Raises whatever else vLLM raises."""
+        done: Future[list[Any]] = Future()
+        self._asked.put((prompts, sampling, done))
+        return done.result()
+
+    def _work(self, build: Callable[[], Any], built: Future[Any]) -> None:
+        try:
+            llm = build()
+        except BaseException as error:
+            built.set_exception(error)
+            return
+        built.set_result(llm)
+        calls: list[_Call] = []
+        while True:
+            while not calls or not self._asked.empty():
+                calls.append(_Call(*self._asked.get()))
+            try:
+                self._turn(llm, calls)
+            except BaseException as error:
+                for call in calls:
+                    call.done.set_exception(error)
+                calls.clear()
+            calls = [call for call in calls if not call.done.done()]
+
+    def _turn(self, llm: Any, calls: list[_Call]) -> None:
+        """Prepare a part of the first call that has one left, and move the engine on."""
+        waiting = next((call for call in calls if call.prompts), None)
+        if waiting:
+            part, waiting.prompts = waiting.prompts[:_TOGETHER], waiting.prompts[_TOGETHER:]
+            sampling, waiting.sampling = waiting.sampling[:_TOGETHER], waiting.sampling[_TOGETHER:]
+            for accepted in _enqueue(llm, part, sampling):
+                if isinstance(accepted, str):
+                    waiting.ids.append(accepted)
+                else:
+                    waiting.ids.append(f"refused {len(waiting.ids)}")
+                    waiting.outputs[waiting.ids[-1]] = accepted
+        busy = llm.llm_engine.has_unfinished_requests()  # a core in a process of its own never comes back from a step without
+        finished = {o.request_id: o for o in (llm.llm_engine.step() if busy else ()) if o.finished}
+        for call in calls:
+            call.outputs.update({i: finished[i] for i in call.ids if i in finished})
+            if not call.prompts and len(call.outputs) == len(call.ids):
+                call.done.set_result([call.outputs[i] for i in call.ids])
+
+
+def _enqueue(llm: Any, prompts: list[Any], sampling: list[Any]) -> list[str | Exception]:
+    """The id of each request, or why vLLM does not take it. vLLM itself takes all of a list or none."""
+    from vllm.exceptions import VLLMClientError
+
+    try:
+        # vLLM makes its ids unique with a suffix that outputs do not have
+        return [i.rpartition("-")[0] for i in llm.enqueue(prompts, sampling, use_tqdm=False)]
+    except (ValueError, VLLMClientError) as error:
+        if len(prompts) == 1:
+            return [error]
+    return [_enqueue(llm, [prompt], [params])[0] for prompt, params in zip(prompts, sampling, strict=True)]
+
+
+@dataclass
+class _Call:
+    """A call of `generate` on its way: what is still to be prepared, ids of what is, and the outputs so far."""
+
+    prompts: list[Any]
+    sampling: list[Any]
+    done: Future[list[Any]]
+    ids: list[str] = field(default_factory=list)
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+
+def _refused(error: str, n: int) -> list[Completion]:
+    return [Completion("", 0.0, "refused", 0, error)] * n
+
+
+def _completion(sample: Any) -> Completion:
+    tokens = len(sample.token_ids)
+    mean = (sample.cumulative_logprob or 0.0) / max(1, tokens)
+    return Completion(sample.text.strip(), mean, replies.finish_reason(sample.finish_reason), tokens)
+
+
+def _quiet_environment(spec: EngineSpec) -> None:
+    """Environment vLLM reads at import: core apart or not, no telemetry, few logs, bounded CPU cache and threads."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if spec.apart else "0"
+    if spec.apart:
+        os.environ[lifetime.DIES] = "1"
+    defaults = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    if not spec.gpus:
+        os.environ.update(ON_CPU | {"OMP_NUM_THREADS": str(max(1, int(spec.cpus)))})

@@ -1,0 +1,1 @@
+"""Pseudo question-answer pairs: prompts, candidates and their filters."""

@@ -1,0 +1,1 @@
+"""Files on disks and in S3: read, listed and published atomically."""

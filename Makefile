@@ -12,9 +12,10 @@ setup: ## Make .venv with everything that the other targets need; instant when i
 demo: setup ## Adapt the shipped tiny model to its demo data and write the report
 	@$(BIN)/leaml adapt pipelines/configs/demo.yaml
 
-test: setup ## Lint, format check, types and tests; PYTEST_ARGS="-k name" narrows the last
+test: setup ## Lint, format check, imports, types and tests; PYTEST_ARGS="-k name" narrows the last
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m mypy --num-workers 2
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 

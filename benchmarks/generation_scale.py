@@ -28,7 +28,8 @@ from PIL import Image
 from benchmarks.generation_arms import THREADS, Task
 from leaml.config import CaptionConfig, ModelConfig, ResourcesConfig
 from leaml.data import store, tables
-from leaml.engine.interface import Completion, Engine, EngineSpec, Request
+from leaml.engine.interface import Completion, Engine, Request
+from leaml.engine.spec import EngineSpec
 from leaml.runs.records import read_done
 from pipelines.caption import CaptionWork
 from pipelines.models import engine_spec

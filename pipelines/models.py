@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from leaml.config import ClientConfig, ModelConfig, ResourcesConfig, resolve_model
-from leaml.engine.interface import EngineSpec
+from leaml.engine.spec import EngineSpec
 from leaml.io import files
 from pipelines.run import Step
 

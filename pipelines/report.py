@@ -15,6 +15,7 @@ from leaml.evaluation.templates import templates
 from leaml.io import files
 from leaml.neurons.overlap import place_of
 from leaml.report import page
+from leaml.report.content import ReportData, Sample, WrongAnswer
 from leaml.report.sections import made_for
 from leaml.runs.records import LEAML, StepRecord
 from leaml.text import scoring
@@ -33,7 +34,7 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: di
     selected, captions = _latest(run, "select"), _latest(run, "caption")
     filtered = _latest(run, "filter")
     html = page.write_report(
-        page.ReportData(
+        ReportData(
             run=run.config.name,
             dataset=metrics["dataset"],
             labels=labels.images,
@@ -104,7 +105,7 @@ def _step(run: Run, record: StepRecord) -> Step:
     return Step(record.name, record.variant, record.folder.rsplit("-", 1)[-1], folder, record.round, record.inputs)
 
 
-def _samples(run: Run, sources: Sources, filtered: Step | None, captions: Step | None) -> list[page.Sample]:
+def _samples(run: Run, sources: Sources, filtered: Step | None, captions: Step | None) -> list[Sample]:
     if filtered is None:
         return []
     rows = read_output(filtered.folder, tables.PSEUDO_QA).slice(0, SAMPLES).to_pylist()
@@ -116,11 +117,11 @@ def _samples(run: Run, sources: Sources, filtered: Step | None, captions: Step |
     for row in rows:
         ref = refs[row["image_id"]]
         data = store.read_rows(ref.file, [ref.row])[0]["bytes"]
-        samples.append(page.Sample(data, by_id.get(row["image_id"]), row["caption"], row["pairs"]))
+        samples.append(Sample(data, by_id.get(row["image_id"]), row["caption"], row["pairs"]))
     return samples
 
 
-def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[page.WrongAnswer]:
+def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[WrongAnswer]:
     """Questions that the adapted model got wrong with most confidence, one of every kind in turn."""
     answered = _latest(run, "evaluate")
     if answered is None:
@@ -145,7 +146,7 @@ def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[
         baseline = (other["prediction"], other["correct"]) if other else None
         text = asked.get(_key(row), row["question"])
         kind = row["question_type"] or ""
-        found.append(page.WrongAnswer(image, text, row["answer"], row["prediction"], kind, baseline))
+        found.append(WrongAnswer(image, text, row["answer"], row["prediction"], kind, baseline))
     return found
 
 

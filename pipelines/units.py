@@ -24,7 +24,8 @@ from PIL import Image
 from leaml import errors, images
 from leaml.config import ResourcesConfig
 from leaml.data import tables
-from leaml.engine.interface import Completion, Engine, EngineSpec
+from leaml.engine.interface import Completion, Engine
+from leaml.engine.spec import EngineSpec
 from leaml.errors import LeamlError, StepError
 from leaml.io import files
 from leaml.runs.records import QUARANTINED

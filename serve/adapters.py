@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.engine.interface import local_model
+from leaml.engine.spec import local_model
 from leaml.errors import DataError, ModelError
 from leaml.io import files
 

@@ -1,4 +1,4 @@
-"""The web application: routes in front of a `Service`. `build` makes the same application on Ray Serve (serve/config.yaml)."""
+"""The web application: routes in front of a `Service`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -25,22 +25,12 @@ from serve.service import Model, Service
 from serve.settings import NAME, ServeSettings
 from serve.upload import parse_json, read_form, validate
 
-if TYPE_CHECKING:
-    from ray.serve import Application
-
 STATIC = Path(__file__).parent / "static"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """What static/index.html says that it needs."""
-
-
-def build(args: dict[str, Any]) -> Application:
-    """Application builder for `serve deploy`: `import_path: serve.app:build` with the settings as `args`."""
-    from serve.deploy import build_application  # Ray and vLLM take seconds, which the routes alone need not wait for
-
-    return build_application(args)
 
 
 @dataclass

@@ -142,7 +142,7 @@ def _model_config(found: Finished, settings: ServeSettings) -> ModelConfig:
     return found.model.model_copy(update=changes)
 
 
-def build_application(args: dict[str, Any]) -> Any:
+def build(args: dict[str, Any]) -> Any:
     """The application for `serve deploy`; keys are read where it is built, on the cluster. Raises ConfigError without any."""
     settings = load_settings(args, "application args")
     digests = auth.read_keys(settings.auth.keys_file, os.environ.get(SERVING_KEYS, ""))  # other nodes have them anyway

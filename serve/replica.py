@@ -16,7 +16,7 @@ from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.serve.handle import DeploymentHandle
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.engine.interface import local_model
+from leaml.engine.spec import local_model
 from leaml.errors import LeamlError
 from leaml.runs.finished import Finished
 from leaml.vlm.chat import closing_template

@@ -248,7 +248,7 @@ class HttpSettings(Section):
 
 
 class ServeSettings(Section):
-    """Everything `leaml serve` and `serve.app:build` need."""
+    """Everything `leaml serve` and `serve.deploy:build` need."""
 
     model: str = Field(
         min_length=1,

@@ -14,8 +14,9 @@ from teacher_server import HANG_UP, Teacher, as_json, completion, refusal, servi
 
 from leaml.config import ClientConfig
 from leaml.engine import openai_check, openai_engine
-from leaml.engine.interface import EngineSpec, Request
+from leaml.engine.interface import Request
 from leaml.engine.openai_engine import MOST_IN_A_ROW, OpenAIEngine
+from leaml.engine.spec import EngineSpec
 from leaml.errors import ModelError, StepError
 from leaml.text import replies
 

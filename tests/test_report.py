@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from leaml.report.page import ReportData, Sample, WrongAnswer, verdict, write_report
+from leaml.report.content import ReportData, Sample, WrongAnswer
+from leaml.report.page import verdict, write_report
 from leaml.report.style import duration, p_value, points
 from leaml.runs.records import StepRecord
 

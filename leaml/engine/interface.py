@@ -1,18 +1,16 @@
 """Engines: what turns (image, request) into text. Captioning, generation, evaluation and prediction all use this interface.
 
-`VllmEngine` is vLLM itself, `OpenAIEngine` asks a server; both are built from a plain `EngineSpec`, so an actor builds its own.
+`VllmEngine` is vLLM itself, `OpenAIEngine` asks a server; an actor builds its own from an `EngineSpec`, which is plain data.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from PIL import Image
 
 from leaml.config import ClientConfig
-from leaml.io import files
 from leaml.text import replies
 
 FAILED = "error"
@@ -76,8 +74,8 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class EngineSpec:
-    """How to build an engine: a model folder or hub id for vLLM, or the URL of an OpenAI-compatible server."""
+class EngineSettings:
+    """Of an engine: a model folder or hub id for vLLM, or the URL of an OpenAI-compatible server."""
 
     model: str
     dtype: str = "float32"
@@ -92,20 +90,3 @@ class EngineSpec:
     options: dict[str, Any] = field(default_factory=dict)
     client: ClientConfig = field(default_factory=ClientConfig)
     """How `url` is asked."""
-
-    def build(self) -> Engine:
-        if self.url:
-            from leaml.engine.openai_engine import OpenAIEngine  # the client takes a second to import
-
-            return OpenAIEngine(self)
-        from leaml.engine.vllm_engine import VllmEngine
-
-        return VllmEngine(replace(self, model=local_model(self.model)))
-
-
-def local_model(name: str) -> str:
-    """`name` itself, or for an s3:// folder a local copy, made once per machine and content."""
-    if "://" not in name or not files.is_remote(name):
-        return name
-    content = hashlib.sha256(f"{name}\n{files.fingerprint(name)}".encode()).hexdigest()
-    return files.made_once(f"leaml-model-{content[:16]}", lambda where: files.download_tree(name, where))

@@ -23,7 +23,7 @@ from urllib.parse import urljoin
 import openai
 from PIL import Image
 
-from leaml.engine.interface import FAILED, Completion, EngineSpec, Request
+from leaml.engine.interface import FAILED, Completion, EngineSettings, Request
 from leaml.errors import StepError
 from leaml.text import replies
 from leaml.text.values import shorten
@@ -91,7 +91,7 @@ class OpenAIEngine:
     Several threads may call `generate`; together they have at most `client.concurrency` requests under way.
     """
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSettings) -> None:
         self.spec = spec
         self.url = str(spec.url).rstrip("/").removesuffix("/chat/completions")
         client = spec.client
@@ -367,7 +367,7 @@ def _completion(choice: dict[str, Any], used: int | None, request: Request) -> C
     return Completion(text, mean, finished, count or 0, error)
 
 
-def data_url(image: Image.Image, spec: EngineSpec) -> str:
+def data_url(image: Image.Image, spec: EngineSettings) -> str:
     """The image as `spec.client` wants it sent."""
     client, kind = spec.client, spec.client.image_format
     if client.image_max_side and max(image.size) > client.image_max_side:

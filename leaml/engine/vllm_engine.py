@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leaml.engine import lifetime
-from leaml.engine.interface import Completion, EngineSpec, Request
+from leaml.engine.interface import Completion, EngineSettings, Request
 from leaml.errors import DataError, ModelError
 from leaml.text import replies
 
@@ -29,7 +29,7 @@ class VllmEngine:
     last replies are finished and another's first are prepared.
     """
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(self, spec: EngineSettings) -> None:
         _quiet_environment(spec)
         from vllm import LLM  # import sets up platform and threads, so it comes after the environment
 
@@ -234,7 +234,7 @@ def _completion(sample: Any) -> Completion:
     return Completion(sample.text.strip(), mean, replies.finish_reason(sample.finish_reason), tokens)
 
 
-def _quiet_environment(spec: EngineSpec) -> None:
+def _quiet_environment(spec: EngineSettings) -> None:
     """Environment vLLM reads at import: core apart or not, no telemetry, few logs, bounded CPU cache and threads."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if spec.apart else "0"
     if spec.apart:

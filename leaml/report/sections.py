@@ -7,17 +7,15 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from leaml.evaluation.results import TITLES
 from leaml.report import plots as report_plots
+from leaml.report.content import Sample, WrongAnswer
 from leaml.report.style import bars, count, duration, escape, percent, table
 from leaml.runs.records import StepRecord
-
-if TYPE_CHECKING:
-    from leaml.report.page import Sample, WrongAnswer
 
 _SHOWN = 512  # longest side of a sample image on the page, in pixels
 _SMALL = 128  # below this, pixels are shown as squares

@@ -213,7 +213,7 @@ def test_the_serve_config_is_rays_and_ours(rendered: list[Manifest]) -> None:
     deploy = ServeDeploySchema.model_validate(yaml.safe_load(spec["serveConfigV2"]))
     (application,) = deploy.applications
     module, _, name = application.import_path.partition(":")
-    assert (module, name) == ("serve.app", "build")
+    assert (module, name) == ("serve.deploy", "build")
     assert f"def {name}(" in (manifests.ROOT / "serve" / "app.py").read_text()
     settings = load_settings(application.args)
     assert settings.auth.keys_file == "/etc/leaml-keys/keys"  # the endpoint of a cluster never answers without keys
@@ -237,7 +237,7 @@ def test_the_serve_config_is_rays_and_ours(rendered: list[Manifest]) -> None:
 def test_wrong_settings_of_the_endpoint_are_found() -> None:
     written = yaml.safe_load(one(render("gpu"), "RayService", "leaml-serve")["spec"]["serveConfigV2"])
     with pytest.raises(ValueError, match="import_pth"):
-        ServeDeploySchema.model_validate({"applications": [{"import_pth": "serve.app:build"}]})
+        ServeDeploySchema.model_validate({"applications": [{"import_pth": "serve.deploy:build"}]})
     with pytest.raises(leaml.errors.ConfigError, match="max_replica"):
         load_settings(written["applications"][0]["args"] | {"scaling": {"max_replica": 2}})
 

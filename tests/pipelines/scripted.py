@@ -17,7 +17,8 @@ from PIL import Image
 from leaml.config import ResourcesConfig
 from leaml.data import store, tables
 from leaml.data.store import ImageIndex
-from leaml.engine.interface import Completion, Engine, EngineSpec, Request
+from leaml.engine.interface import Completion, Engine, Request
+from leaml.engine.spec import EngineSpec
 from leaml.errors import ModelError
 from pipelines.quarantine import refused
 from pipelines.units import Item

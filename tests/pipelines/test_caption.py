@@ -18,7 +18,8 @@ from teacher_server import completion, refusal, serving
 
 from leaml.config import CaptionConfig, ClientConfig, Config, parse
 from leaml.data import captions, store, tables
-from leaml.engine.interface import Completion, EngineSpec, Request
+from leaml.engine.interface import Completion, Request
+from leaml.engine.spec import EngineSpec
 from leaml.errors import DataError, StepError
 from leaml.io import files
 from pipelines import kept, quarantine

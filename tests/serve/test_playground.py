@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from playground import KEY, Script, app_of, chromium, serving
 from starlette.responses import HTMLResponse
 
-from leaml.report.page import ReportData, write_report
+from leaml.report.content import ReportData
+from leaml.report.page import write_report
 from serve.auth import digest
 from serve.service import Question
 from serve.settings import ServeSettings

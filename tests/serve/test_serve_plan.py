@@ -195,7 +195,7 @@ class _Options:
 def test_the_shipped_file_is_valid_for_serve_deploy_and_for_leaml_serve() -> None:
     schema = ServeDeploySchema.model_validate(yaml.safe_load(CONFIG.read_text()))
     (application,) = schema.applications
-    assert application.import_path == "serve.app:build"
+    assert application.import_path == "serve.deploy:build"
     settings = load_settings(application.args)
     assert schema.http_options.host == "127.0.0.1"
     assert (schema.http_options.request_timeout_s or 0) > settings.limits.deadline_seconds + settings.limits.body_seconds

@@ -18,7 +18,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from leaml.evaluation.results import TITLES
+from leaml.rows import TITLES
 
 Report = dict[str, Any]
 """One budget: `domain`, `labels` (images), `methods`: name -> `accuracy`, `draws`."""

@@ -39,6 +39,7 @@ from leaml.data import tables
 from leaml.evaluation import results
 from leaml.evaluation import statistics as tests
 from leaml.io import files
+from leaml.rows import names_of
 from leaml.runs.records import read_run
 from pipelines.adapt import adapt
 
@@ -137,7 +138,7 @@ def gap_closed(metrics: dict[str, Any]) -> float | None:
     rows = metrics["rows"]
     if "full_labels" not in rows:
         return None
-    best = max(rows[name]["accuracy"] for name in results.BASELINES if name in rows)
+    best = max(rows[name]["accuracy"] for name in names_of("baseline") if name in rows)
     gap = rows["full_labels"]["accuracy"] - best
     return (rows["leaml"]["accuracy"] - best) / gap if gap > 0 else None
 

@@ -15,17 +15,19 @@ from leaml.errors import InputError
 from leaml.evaluation import calibration, comparisons, results
 from leaml.io import files
 from leaml.io.writable import refuse_unwritable
+from leaml.rows import ROWS, TITLES, names_of
+from leaml.runs.records import LEAML
 from leaml.vlm import load
 from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import evaluation_rows, predict, read_predictions
-from pipelines.finetune import finetune_labels
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, named, refuse_nothing_to_generate
 from pipelines.lengths import refuse_long_rows
-from pipelines.method import StopHereError, control, method
+from pipelines.method import StopHereError, method
 from pipelines.models import trained
-from pipelines.priors import predict_priors
+from pipelines.priors import PRIORS, predict_priors
 from pipelines.progress import say, warn
+from pipelines.rows import row_step
 from pipelines.run import PARTIAL, Beside, Run, Step
 from pipelines.runtime import start_ray
 from pipelines.steps import LAST, STEPS, number_of
@@ -122,11 +124,10 @@ def doubts(
     until: str = LAST,
 ) -> list[str]:
     """What is to be said of the sizes of the data before anything is paid for; see `comparisons.of_sizes`."""
-    given, whole, last = config.evaluate.baselines, until == LAST, number_of(until)
+    whole, last = until == LAST, number_of(until)
     trainings: dict[str, TrainConfig] = {}
     if whole:
-        trainings |= {results.TITLES["finetune_labels"]: given.finetune_labels}
-        trainings |= {results.TITLES["lora_labels"]: given.lora_labels}
+        trainings |= {row.title: row.section(config) for row in ROWS.values() if row.role == "baseline" and row.training}
     else:
         questions = images = None
     sections: dict[str, TrainConfig] = {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
@@ -148,13 +149,14 @@ def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]
 
 def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step]:
     """The evaluate steps of the baselines that are models, by row."""
-    config, base = run.config.evaluate.baselines, run.config.model
-    steps = {"zero_shot": predict(run, sources, base, None, "zero_shot")}
-    full = finetune_labels(run, sources, labels, config.finetune_labels, "finetune_labels")
-    steps["finetune_labels"] = predict(run, sources, trained(full, base), full, "finetune_labels")
-    lora = finetune_labels(run, sources, labels, config.lora_labels, "lora_labels", "lora", config.lora_rank)
-    steps["lora_labels"] = predict(run, sources, trained(lora, base), lora, "lora_labels")
-    return steps
+    return {name: answered(run, sources, labels, name) for name in names_of("baseline") if name not in PRIORS}
+
+
+def answered(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
+    """The evaluate step of a row, whose model is trained first."""
+    made = row_step(run, sources, labels, name)
+    model = run.config.model if made is None else trained(made, run.config.model)
+    return predict(run, sources, model, made, name)
 
 
 def evaluate(
@@ -171,7 +173,7 @@ def evaluate(
     text = {name: textmetrics.text_metrics(*_texts(table)) for name, table in predictions.items()}
     ours, *others = trainings(run, adapted)
     compared = {"rows": rows, "comparison": comparison}
-    warnings = comparisons.of_evaluation(compared, results.TITLES, ours, others, labels.validation.num_rows)
+    warnings = comparisons.of_evaluation(compared, TITLES, ours, others, labels.validation.num_rows)
     dataset = config.data.evaluation.path or config.data.evaluation.format
     metrics = results.metrics_json(dataset, labels.images, rows, comparison, text if any(text.values()) else None, warnings)
     metrics |= {"label_rows": len(labels.rows()), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
@@ -185,17 +187,19 @@ def evaluate(
 
 def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
     """The last training of the adapted model, then those of the baselines."""
-    given = run.config.evaluate.baselines
-    configs = {"finetune_labels": given.finetune_labels, "lora_labels": given.lora_labels}
     folders = {record.variant: record.folder for record in run.steps() if record.name == "finetune" and not record.round}
-    made: list[tuple[str, TrainConfig, str]] = [("leaml", run.config.finetune, adapted.folder)]
-    made += [(row, config, files.join(run.folder, folders[row])) for row, config in configs.items()]
+    made: list[tuple[str, TrainConfig, str]] = [(TITLES[LEAML], run.config.finetune, adapted.folder)]
+    made += [
+        (row.title, row.section(run.config), files.join(run.folder, folders[row.name]))
+        for row in ROWS.values()
+        if row.role == "baseline" and row.training
+    ]
     found = []
-    for row, config, folder in made:
+    for title, config, folder in made:
         summary = json.loads(files.read_bytes(files.join(folder, "training.json")))
         found.append(
             comparisons.Training(
-                results.TITLES[row],
+                title,
                 config.steps,
                 config.batch_size,
                 [(int(step), float(loss)) for step, loss in summary["losses"]],
@@ -212,7 +216,7 @@ def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step, besi
 
     With `beside` two are made at a time; what controls share with each other the method or the baselines have made before.
     """
-    names = ["leaml", *run.config.evaluate.controls]
+    names = [LEAML, *run.config.evaluate.controls]
     waiting = deque(names)
 
     def made() -> dict[str, Step]:
@@ -222,8 +226,10 @@ def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step, besi
                 name = waiting.popleft()
             except IndexError:
                 return found
-            step = adapted if name == "leaml" else control(run, sources, labels, name)
-            found[name] = predict(run, sources, trained(step, run.config.model), step, name)
+            if name == LEAML:
+                found[name] = predict(run, sources, trained(adapted, run.config.model), adapted, name)
+            else:
+                found[name] = answered(run, sources, labels, name)
 
     other = Beside(made) if beside and len(names) > 1 else None
     steps = made() | (other.result() if other else {})

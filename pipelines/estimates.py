@@ -21,6 +21,7 @@ import yaml
 from leaml.config import resolve_model
 from leaml.errors import LeamlError
 from leaml.io import files
+from leaml.rows import ROWS
 from leaml.runs.records import DoneRecord, read_done
 from pipelines.amounts import Tokens, Work
 from pipelines.steps import STEPS, of_kind
@@ -131,8 +132,8 @@ def workers(name: str, tree: dict[str, Any]) -> tuple[int, float]:
 
 def train_section(name: str, variant: str, tree: dict[str, Any]) -> dict[str, Any]:
     """The training section of a step."""
-    baselines = tree["evaluate"]["baselines"]
-    return dict(baselines[variant] if name == "finetune" and variant in ("finetune_labels", "lora_labels") else tree[name])
+    row = ROWS.get(variant)
+    return dict(row.section(tree) if name == "finetune" and row and row.training else tree[name])
 
 
 def signature(name: str, variant: str, tree: dict[str, Any]) -> tuple[Any, ...]:
@@ -144,7 +145,8 @@ def signature(name: str, variant: str, tree: dict[str, Any]) -> tuple[Any, ...]:
         return (name, model, *STEPS[name].alike(tree), gpus)
     if name in GRADIENTS:
         return (name, model, tree["score"]["batch_size"], count, gpus)
-    method = "lora" if variant == "lora_labels" else "neurons" if name == "distill" else "full"
+    row = ROWS.get(variant)
+    method = "neurons" if name == "distill" else row.method if row and name == "finetune" else "full"
     section = train_section(name, variant, tree)
     return ("training", method, model, section["batch_size"], section["precision"], count, gpus)
 

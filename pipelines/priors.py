@@ -18,6 +18,9 @@ from pipelines.evaluate import evaluation_rows, judged
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run
 
+PRIORS = ("blind_prior", "source_prior", "letter_prior")
+"""Rows that are made here."""
+
 
 def predict_priors(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
     """Predictions of each prior that the data has, by row name.

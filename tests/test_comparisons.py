@@ -9,8 +9,8 @@ import pytest
 
 from leaml.evaluation import comparisons
 from leaml.evaluation.comparisons import Training
-from leaml.evaluation.results import TITLES
 from leaml.evaluation.statistics import paired_permutation_test
+from leaml.rows import TITLES
 
 LEVEL = [(step, 3 * math.exp(-step / 20) + 0.01 * (-1) ** (step // 10)) for step in range(0, 300, 10)]
 FALLING = [(step, 3 - step / 150 + 0.01 * (-1) ** (step // 10)) for step in range(0, 300, 10)]

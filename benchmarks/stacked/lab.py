@@ -1,7 +1,7 @@
 """The method's steps for many experiments at once: what they share is done once, what they do not is done side by side.
 
 An experiment is a draw of the labels and a configuration; its steps are those of `pipelines.method`, on the same examples,
-tasks and learning rates, with controls by `pipelines.method.replaced`.
+tasks and learning rates, with controls by `leaml.rows.changed`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from leaml.text import scoring
 from leaml.text.scoring import ask
 from leaml.training.loop import Example, Task
 from pipelines.distill import CAPTION_QUESTIONS, question_shares
-from pipelines.method import self_training
+from pipelines.rows import asked_of_labels
 from pipelines.warmup import answer_examples, pair_examples
 
 QUESTIONS = 4000
@@ -331,7 +331,7 @@ class Lab:
         """The generate section; self-training asks the labeled questions about every image instead."""
         if e.kind != "self_training":
             return e.config.generate
-        return self_training(e.config, self.domain.labels(e.case)).generate
+        return asked_of_labels(e.config, self.domain.labels(e.case)).generate
 
     def _generate(self, part: Sequence[dict[str, Experiment]], generators: dict[int, str]) -> None:
         firsts = [next(iter(made.values())) for made in part]

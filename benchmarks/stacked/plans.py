@@ -16,7 +16,7 @@ from benchmarks.stacked.lab import Experiment, Result
 from leaml.config import Config
 from leaml.config.reading import override, parse
 from leaml.errors import InputError
-from pipelines.method import replaced
+from leaml.rows import changed as with_row
 
 AT = FILTERS_AT
 """The budget with several draws, at which choices are compared."""
@@ -64,7 +64,7 @@ def table(given: Domain, results: Sequence[Result] = ()) -> Plan:
         first += [Experiment(kind, case, config, kind) for kind in (*LABELS_ALONE, "full_labels")]
         first.append(Experiment("leaml", case, config))
         controls = NEURONS if case in few else NEURONS[:2] if case.budget == AT else ()
-        first += [Experiment(name, case, replaced(config, name)) for name in ("no_captions", *controls)]
+        first += [Experiment(name, case, with_row(config, name)) for name in ("no_captions", *controls)]
         first += [Experiment("captions_mixed", case, config, "captions_mixed")] if case in few else []
     for case in few:
         config = seeded(given.config, case)
@@ -147,7 +147,7 @@ def chosen(given: Domain, results: Sequence[Result] = ()) -> Plan:
     warmed = {f"no_captions, {name}": keys for name, keys in WARMUPS.items()}
     yield [
         *one_factor(given, named, len(cases)),
-        *(replace(e, config=replaced(e.config, "no_captions")) for e in one_factor(given, warmed, len(cases))),
+        *(replace(e, config=with_row(e.config, "no_captions")) for e in one_factor(given, warmed, len(cases))),
         Experiment("full_labels", cases[0], given.config, "full_labels"),
     ]
     settled = replace(given, config=changed(given.config, *named[best(results, named)], *warmed[best(results, warmed)]))
@@ -157,7 +157,7 @@ def chosen(given: Domain, results: Sequence[Result] = ()) -> Plan:
     mixed = [e for e in first if e.name == "captions_mixed"]
     yield [*(e for e in first if e not in mixed), *one_factor(settled, few, len(cases))]
     tuned = one_factor(settled, {"leaml, rate by validation": TUNED}, len(cases))
-    alone = [replace(e, name="no_captions, rate by validation", config=replaced(e.config, "no_captions")) for e in tuned]
+    alone = [replace(e, name="no_captions, rate by validation", config=with_row(e.config, "no_captions")) for e in tuned]
     yield [*tuned, *alone]
     yield [*mixed, *last]
     yield one_factor(settled, {"leaml, 2 rounds": ["rounds=2"]}, FEW)

@@ -14,6 +14,7 @@ from leaml.config.generate import GenerateConfig
 from leaml.config.models import ModelConfig
 from leaml.config.search import TuneConfig
 from leaml.config.wanted import Spelled
+from leaml.rows import OPTIONAL
 
 
 class SourceConfig(Section):
@@ -231,16 +232,7 @@ class BaselineConfig(Section):
     )
 
 
-Control = Literal[
-    "random_neurons",
-    "magnitude_neurons",
-    "lowest_neurons",
-    "all_neurons",
-    "no_captions",
-    "captions_mixed",
-    "self_training",
-    "full_labels",
-]
+Control = Literal[*OPTIONAL]  # type: ignore[valid-type]  # names that are known when it is imported
 
 
 class EvaluateConfig(Section):

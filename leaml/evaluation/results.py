@@ -13,24 +13,8 @@ from leaml.data import tables
 from leaml.errors import DataError
 from leaml.evaluation import statistics
 from leaml.evaluation.templates import templates
+from leaml.rows import names_of
 
-BASELINES = ("blind_prior", "letter_prior", "zero_shot", "finetune_labels", "lora_labels")
-"""Rows that the method is measured against; ablations (`random_neurons`, ...) and `full_labels` are no baselines. Nor is
-`source_prior`: it is told the source of each image, which no model is told."""
-TITLES = {
-    "blind_prior": "Blind prior (no image)",
-    "letter_prior": "Letter prior (no image)",
-    "source_prior": "Prior by source (no image)",
-    "zero_shot": "Zero-shot",
-    "finetune_labels": "Fine-tuned on labels",
-    "lora_labels": "LoRA on labels",
-    "leaml": "LEAML",
-    "random_neurons": "LEAML, random neurons",
-    "all_neurons": "LEAML, all neurons",
-    "no_captions": "LEAML, no captions",
-    "full_labels": "All labels (ceiling)",
-}
-"""What the rows of `metrics.json` are called, in the order in which reports show them; others follow under their own name."""
 UNTYPED = "untyped"
 """Name in `by_type` of questions without a type, where others have one."""
 _DIGITS = 6
@@ -82,7 +66,7 @@ def compare(
     metrics_rows: Mapping[str, Mapping[str, Any]],
     predictions_by_row: Mapping[str, pa.Table],
     ours: str = "leaml",
-    baselines: Sequence[str] = BASELINES,
+    baselines: Sequence[str] = names_of("baseline"),
     resamples: int = 2000,
     seed: int = 0,
     permutations: int = 10_000,

@@ -9,8 +9,8 @@ from typing import Any
 from leaml import __version__
 from leaml.config import BUILTIN, ModelConfig, resolve_model
 from leaml.errors import DataError
-from leaml.evaluation.results import TITLES
 from leaml.io import files
+from leaml.rows import TITLES
 from leaml.runs.finished import Finished, find
 
 _LICENCE = re.compile(r"^licen[cs]e:\s*[\"']?([^\s\"'#][^\"'#\n]*)", re.M | re.I)

@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from leaml.evaluation.comparisons import SIGNIFICANT, smallest_difference
-from leaml.evaluation.results import TITLES
 from leaml.report import plots as report_plots
 from leaml.report import sections as report_sections
 from leaml.report.content import ReportData
 from leaml.report.style import CSS, count, escape, p_value, percent, points, table
+from leaml.rows import TITLES, names_of
 
-YARDSTICKS = ("full_labels", "source_prior")
-"""Rows that use all labels, or are told the source of each image: shown, but no rivals."""
 WRONG = 12
 """Wrong answers that are shown."""
 _TEXT_METRICS = {
@@ -180,7 +178,7 @@ def _breakdown(rows: Mapping[str, Any], ours: str) -> str:
     lines = []
     for kind in kinds:
         asked = max((row.get(f"n_by_{what}") or {}).get(kind, 0) for row in rows.values())
-        rivals = {name: found[kind] for name, found in shares.items() if kind in found and name not in YARDSTICKS}
+        rivals = {name: found[kind] for name, found in shares.items() if kind in found and name not in names_of("reference")}
         best = max(rivals.values(), default=0.0)
         other = max((share for name, share in rivals.items() if name != ours), default=best)
         shows = smallest_difference(asked, rivals.get(ours, best), other)

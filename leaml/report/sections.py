@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from leaml.evaluation.results import TITLES
 from leaml.report import plots as report_plots
 from leaml.report.content import Sample, WrongAnswer
 from leaml.report.style import bars, count, duration, escape, percent, table
+from leaml.rows import TITLES
 from leaml.runs.records import StepRecord
 
 _SHOWN = 512  # longest side of a sample image on the page, in pixels

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from leaml.config import Config, parse
 from leaml.data import tables
 from leaml.evaluation.calibration import confidence
-from leaml.evaluation.results import TITLES
+from leaml.rows import TITLES
 from pipelines.plan import rehearse
 from pipelines.train import read_examples
 

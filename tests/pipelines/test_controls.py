@@ -16,12 +16,15 @@ from leaml.config import ModelConfig, parse, resolve_model
 from leaml.data import tables
 from leaml.data.store import ImageIndex
 from leaml.errors import InputError
+from leaml.rows import changed
 from leaml.runs.records import StepRecord
 from pipelines import adapt, method
 from pipelines.context import Context
 from pipelines.distill import distill
+from pipelines.finetune import finetune
 from pipelines.ingest import Labels, Sources
 from pipelines.models import model_key
+from pipelines.rows import asked_of_labels, row_step
 from pipelines.run import Run, Step
 from pipelines.train import read_examples
 
@@ -53,7 +56,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | 
 
     def plan(name: str | None) -> dict[str, str]:
         run = Plan(parse(CONFIG | {"storage": str(tmp_path)}))
-        last = method.control(run, sources, labels, name) if name else method.method(run, sources, labels)
+        last = row_step(run, sources, labels, name) if name else method.method(run, sources, labels)
         assert (last.name, last.label) == ("finetune", f"finetune {name or 'leaml'}")
         return {s.name: s.folder for s in run.steps()}
 
@@ -89,7 +92,7 @@ def test_self_training_asks_the_labeled_questions_of_the_model_of_the_labels(pla
     assert planned("self_training").keys() == {"generate", "filter", "finetune"}
     row = {"image_id": "i", "question": "q?", "answer": "a", "question_type": "open", "options": None}
     twice = pa.Table.from_pylist([row, row | {"image_id": "j"}], schema=tables.LABELED)
-    asked = method.self_training(parse(CONFIG), Labels(twice, twice.slice(0, 0), "")).generate
+    asked = asked_of_labels(parse(CONFIG), Labels(twice, twice.slice(0, 0), "")).generate
     assert (asked.questions, asked.pairs_per_image) == (["q?"], 0)
 
 
@@ -146,7 +149,7 @@ def test_fine_tuning_begins_with_the_base_or_the_generator(
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
     with Run(parse(CONFIG | {"storage": str(tmp_path), "finetune": {"start": start}})) as run:
         made = {name: Step(name, "leaml", "c" * 12, f"{tmp_path}/{name}-{'c' * 12}") for name in ("distill", "filter")}
-        method.finetune(Context(run, sources, labels, made=made))
+        finetune(Context(run, sources, labels, made=made))
     assert jobs[0].model.name == model.format(folder=tmp_path, hash="c" * 12)
 
 
@@ -185,15 +188,15 @@ def test_captions_that_give_no_questions_are_distilled_alone(
 
 def test_control_settings() -> None:
     config = parse(CONFIG)
-    assert method.replaced(config, "random_neurons").score.method == "random"
-    assert method.replaced(config, "random_neurons").select.ratio == config.select.ratio
-    assert method.replaced(config, "all_neurons").select.ratio == 1.0
-    alone = method.replaced(config, "no_captions")
+    assert changed(config, "random_neurons").score.method == "random"
+    assert changed(config, "random_neurons").select.ratio == config.select.ratio
+    assert changed(config, "all_neurons").select.ratio == 1.0
+    alone = changed(config, "no_captions")
     assert alone.distill.skip and alone.warmup.steps == config.warmup.steps
     longer = parse(CONFIG | {"evaluate": {"baselines": {"no_captions_warmup": 900}}})
-    assert method.replaced(longer, "no_captions").warmup.steps == 900 and longer.warmup.steps == config.warmup.steps
-    with pytest.raises(InputError, match="unknown control 'nothing'"):
-        method.replaced(config, "nothing")
+    assert changed(longer, "no_captions").warmup.steps == 900 and longer.warmup.steps == config.warmup.steps
+    with pytest.raises(InputError, match="'nothing' is no row that is .*; those are random_neurons, "):
+        changed(config, "nothing")
 
 
 def test_a_retrained_model_in_the_same_folder_is_another_model(tmp_path: Path) -> None:
@@ -229,7 +232,7 @@ def test_controls_are_made_two_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
             together.wait(30)
         return Step("finetune", name, "c" * 12, str(tmp_path))
 
-    monkeypatch.setattr(adapt, "control", made)
+    monkeypatch.setattr(adapt, "row_step", made)
     monkeypatch.setattr(adapt, "predict", lambda run, sources, model, step, name: (step, name))
     names = ["all_neurons", "random_neurons", "no_captions"]
     config = parse(CONFIG | {"storage": str(tmp_path), "evaluate": {"controls": names}})
@@ -244,7 +247,7 @@ def test_control_that_fails_beside_another_fails_the_run(tmp_path: Path, monkeyp
         msg = f"{name} cannot be trained"
         raise InputError(msg)
 
-    monkeypatch.setattr(adapt, "control", failing)
+    monkeypatch.setattr(adapt, "row_step", failing)
     monkeypatch.setattr(adapt, "predict", lambda run, sources, model, step, name: time.sleep(1))
     config = parse(CONFIG | {"storage": str(tmp_path), "evaluate": {"controls": ["all_neurons"]}})
     with pytest.raises(InputError, match="all_neurons cannot be trained"):

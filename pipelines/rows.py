@@ -1,0 +1,59 @@
+"""How the models of the table's rows are made that are not the method itself (leaml/rows.py declares the rows)."""
+
+from __future__ import annotations
+
+import importlib
+
+from leaml.config import Config
+from leaml.rows import ROWS, Row
+from pipelines.caption import caption
+from pipelines.context import Context
+from pipelines.filter import filter_pairs
+from pipelines.finetune import finetune, finetune_captions, finetune_labels
+from pipelines.generate import generate
+from pipelines.ingest import Labels, Sources, draw_labels
+from pipelines.method import method
+from pipelines.run import Run, Step
+
+
+def row_step(run: Run, sources: Sources, labels: Labels, name: str) -> Step | None:
+    """Train the model of a row; returns the step that holds it, None where the row is the base as it is."""
+    row = ROWS[name]
+    if row.change is not None:
+        return method(run.variant(row.change(run.config)), sources, labels, name)
+    if not row.make:
+        return None
+    module, _, function = row.make.partition(":")
+    made: Step = getattr(importlib.import_module(module), function)(run, sources, labels, row)
+    return made
+
+
+def on_labels(run: Run, sources: Sources, labels: Labels, row: Row) -> Step:
+    """The base trained on the labels alone."""
+    rank = run.config.evaluate.baselines.lora_rank
+    return finetune_labels(run, sources, labels, row.section(run.config), row.name, row.method, rank)
+
+
+def full_labels(run: Run, sources: Sources, labels: Labels, row: Row) -> Step:
+    """The base trained on all labels of the source, with as many steps and rates as LEAML's own fine-tuning."""
+    return finetune_labels(run, sources, draw_labels(run, sources, everything=True), row.section(run.config), row.name)
+
+
+def captions_mixed(run: Run, sources: Sources, labels: Labels, row: Row) -> Step:
+    """The base trained on the labels and the teacher's captions beside each other; no pairs."""
+    return finetune_captions(run, sources, labels, caption(Context(run, sources, labels)), row.name)
+
+
+def self_training(run: Run, sources: Sources, labels: Labels, row: Row) -> Step:
+    """The model fine-tuned on the labels answers the labeled questions about every image, and its answers are learned."""
+    teacher = on_labels(run, sources, labels, ROWS["finetune_labels"])
+    asking = Context(run.variant(asked_of_labels(run.config, labels)), sources, labels, row.name, made={"warmup": teacher})
+    asking = asking.with_made(generate=generate(asking))
+    return finetune(asking.with_made(filter=filter_pairs(asking)))
+
+
+def asked_of_labels(config: Config, labels: Labels) -> Config:
+    """The configuration with the questions of the labels as the given ones, and no others."""
+    questions = sorted({row["question"] for row, _ in labels.rows()})
+    changes = {"questions": questions, "pairs_per_image": 0, "caption": "none"}
+    return config.model_copy(update={"generate": config.generate.model_copy(update=changes)})

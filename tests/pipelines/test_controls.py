@@ -195,7 +195,7 @@ def test_control_settings() -> None:
     assert alone.distill.skip and alone.warmup.steps == config.warmup.steps
     longer = parse(CONFIG | {"evaluate": {"baselines": {"no_captions_warmup": 900}}})
     assert changed(longer, "no_captions").warmup.steps == 900 and longer.warmup.steps == config.warmup.steps
-    with pytest.raises(InputError, match="'nothing' is no row that is .*; those are random_neurons, "):
+    with pytest.raises(InputError, match=r"'nothing' is no row that is .*; those are random_neurons, "):
         changed(config, "nothing")
 
 

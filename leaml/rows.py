@@ -16,6 +16,8 @@ from leaml.errors import InputError
 if TYPE_CHECKING:
     from leaml.config import Config
 
+GROUP = "leaml.rows"
+"""Entry points of rows in other packages: name and `Row`."""
 Role = Literal["ours", "baseline", "control", "reference"]
 """baseline: what the method is measured against. control: the method with one part replaced, or fed something else. reference:
 told more than the method is, so shown and no rival."""
@@ -93,7 +95,7 @@ BUILTIN = (
 )
 ROWS: dict[str, Row] = {row.name: row for row in BUILTIN}
 """By name, in the order in which reports show them."""
-for _entry in entry_points(group="leaml.rows"):
+for _entry in entry_points(group=GROUP):
     _row = _entry.load()
     ROWS[_row.name] = _row
 OPTIONAL = tuple(row.name for row in ROWS.values() if row.optional)

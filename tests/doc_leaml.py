@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from leaml import config as tree
 from leaml import doctor
 from leaml.config.reading import override
-from leaml.data import easy_vqa, registry
+from leaml.data.readers import easy_vqa
 from leaml.data.records import Record
 from leaml.engine import openai_check
 from leaml.errors import LeamlError
@@ -161,7 +161,7 @@ def stop_before_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai_check, "check", lambda *_: None)
     monkeypatch.setattr(doctor, "vllm", lambda: doctor.Check("vLLM", "ok", "not imported here"))
     monkeypatch.setattr(trial, "own_nodes", lambda: [{"CPU": 64.0, "GPU": 8.0}])
-    monkeypatch.setitem(registry._READERS, "easy_vqa", lambda source, keep: iter(_first_shapes(source.split)))
+    monkeypatch.setattr(easy_vqa, "read", lambda source, keep: iter(_first_shapes(source.split)))
 
 
 @cache

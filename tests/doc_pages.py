@@ -93,7 +93,7 @@ def _spans_of(page: Path, start: int, text: str) -> Iterator[Found]:
 
 
 def kind_of(block: Found) -> str | None:
-    """What a block is: commands, rows, config, kustomization, python or diagram; None where no test knows it."""
+    """What a block is: commands, rows, config, kustomization, project, python or diagram; None where no test knows it."""
     first = next(line for line in block.text.splitlines() if line.strip())
     if COMMAND.match(first):
         return "commands"
@@ -104,6 +104,8 @@ def kind_of(block: Found) -> str | None:
         return "config"
     if heads == ["images"]:
         return "kustomization"
+    if first.startswith("[project."):
+        return "project"
     if re.match(r"(?:from|import) \w", first):
         return "python"
     return "diagram" if "─►" in block.text else None

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster import manifests
 from leaml import config as tree
+from leaml import rows
 from leaml.config import SourceConfig
 from leaml.data import captions, questions, registry
 from leaml.errors import ConfigError
@@ -33,7 +35,7 @@ from leaml.text.scoring import answer_text
 from pipelines.trial import refuse
 from serve import settings as serving
 
-KINDS = {"commands", "rows", "config", "kustomization", "python", "diagram"}
+KINDS = {"commands", "rows", "config", "kustomization", "project", "python", "diagram"}
 """Each has a test below."""
 
 
@@ -358,7 +360,14 @@ def test_every_route_of_the_table_answers(method: str, path: str, folder: Path) 
     assert head in (None, 200)
 
 
-# Python, diagrams
+# Packages of others, Python, diagrams
+
+
+@pytest.mark.parametrize("block", [b for b in all_blocks() if kind_of(b) == "project"], ids=str)
+def test_entry_points_are_of_groups_that_are_looked_at(block: Found) -> None:
+    groups = tomllib.loads(block.text)["project"]["entry-points"]
+    assert groups.keys() <= {registry.GROUP, rows.GROUP}
+    assert all(re.fullmatch(r"[\w.]+:\w+", target) for group in groups.values() for target in group.values())
 
 
 @pytest.mark.parametrize("block", [b for b in all_blocks() if kind_of(b) == "python"], ids=str)

@@ -17,9 +17,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from leaml.data import delimited, json_text, tables, webdataset
-from leaml.data.jsonl import lines
+from leaml.data import delimited, json_text, tables
+from leaml.data.json_lines import lines
 from leaml.data.label_keys import hint, suggested
+from leaml.data.readers import webdataset
 from leaml.data.records import SAVED
 from leaml.errors import DataError
 from leaml.io import files
@@ -124,7 +125,7 @@ def _rows(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, Any]]
 def _folder(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, Any]]:
     found = files.listing(uri)
     if any(files.join(uri.rstrip("/"), name) in found for name in SAVED):
-        from leaml.data import huggingface  # not above: datasets is slow to import
+        from leaml.data.readers import huggingface  # not above: datasets is slow to import
 
         yield from huggingface.captions(uri, column)
     elif any(name.lower().endswith(webdataset.SHARDS) for name in found):

@@ -17,10 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from leaml.config import SourceConfig
-from leaml.data import file_kinds, label_keys, row_files
-from leaml.data.records import Keep, Record, need_path
-from leaml.data.registry import reader
+from leaml.data import file_kinds, label_keys
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.text.values import shorten
@@ -30,17 +27,6 @@ _HEAD = 10_000
 _SEPARATOR_LINE = re.compile(r'^"?sep=(?P<separator>[,;\t|])"?[ \t,;|]*(?:\r\n?|\n)', re.I)
 """Excel's line of the separator; a program that writes it as a row of the table fills it up with separators."""
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold an image in base64
-
-
-@reader("csv")
-def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
-    """One record per image, in the order of first mention. Raises DataError naming file and line."""
-    path = need_path("csv", source.path)
-    labels = (
-        (where, {name: cell for name, cell in cells.items() if cell or name == "options"})
-        for where, cells in rows(path, "image")
-    )
-    yield from row_files.records(path, labels, source, keep)
 
 
 def rows(uri: str, *wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:

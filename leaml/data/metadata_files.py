@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from leaml.data import delimited, jsonl
+from leaml.data import delimited, json_lines
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.text.values import shorten
@@ -60,7 +60,7 @@ def _rows(uri: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for place, cells in delimited.rows(uri, _NAME):
             yield place, {name: cell or None for name, cell in cells.items()} | {_NAME: cells[_NAME]}
         return
-    for place, row in jsonl.lines(uri):
+    for place, row in json_lines.lines(uri):
         if not isinstance(row, Mapping) or not isinstance(row.get(_NAME), str):
             msg = f"{place}: the line is {shorten(row)}, not an object with the path of an image in {_NAME!r}; correct it"
             raise DataError(msg)

@@ -17,7 +17,7 @@ from typing import Any
 
 from leaml.data import delimited
 from leaml.data.embedded import holds_image
-from leaml.data.jsonl import lines
+from leaml.data.json_lines import lines
 from leaml.data.label_keys import COLUMNS as LABEL_COLUMNS
 from leaml.data.label_keys import IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
 from leaml.data.label_options import MOST_OPTIONS, lost_options, parse_options

@@ -1,8 +1,8 @@
 """Finds the reader for a source's `format` and applies what holds for all of them.
 
-A new format is one function, in a module of its own under `leaml.data` or anywhere that is imported before use:
+A new format is one module with the name of the format, in leaml/data/readers or in another package that names its function in
+the entry point group `leaml.readers` (docs/how-to/reader.md):
 
-    @reader("my_format")
     def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
         for uri in ...:
             if keep(uri):                     # before the image is loaded
@@ -16,31 +16,20 @@ import hashlib
 import heapq
 import importlib
 import itertools
+import pkgutil
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 
 from leaml.config import SourceConfig
+from leaml.data import readers
 from leaml.data.label_rows import checked
 from leaml.data.records import Keep, Record
 from leaml.errors import ConfigError, DataError
 from leaml.images import SUFFIX_RULE
 
 Reader = Callable[[SourceConfig, Keep], Iterator[Record]]
-
-# Imported at first use: PyAV and datasets are slow to import
-_NAMED_AS_FORMAT = ("conversations", "easy_vqa", "folder", "huggingface", "jsonl", "parquet", "sportu", "video", "webdataset")
-_SHIPPED = {name: name for name in _NAMED_AS_FORMAT} | {"csv": "delimited"}
-"""Format to the module under `leaml.data` that reads it."""
-_READERS: dict[str, Reader] = {}
-
-
-def reader(name: str) -> Callable[[Reader], Reader]:
-    """Register a function as the reader of the format `name`."""
-
-    def register(function: Reader) -> Reader:
-        _READERS[name] = function
-        return function
-
-    return register
+GROUP = "leaml.readers"
+"""Entry points of readers in other packages: format and function."""
 
 
 def read(source: SourceConfig) -> Iterator[Record]:
@@ -80,16 +69,25 @@ def count(source: SourceConfig) -> int:
     return len(names) if source.limit is None else min(len(names), source.limit)
 
 
+def formats() -> list[str]:
+    """Names of all formats that can be read."""
+    others = (entry.name for entry in entry_points(group=GROUP))
+    return sorted({module.name for module in pkgutil.iter_modules(readers.__path__)} | set(others))
+
+
 def _find(name: str) -> Reader:
-    if name not in _READERS and name in _SHIPPED:
-        importlib.import_module(f"leaml.data.{_SHIPPED[name]}")
-    if name not in _READERS:
-        known = sorted({*_READERS, *_SHIPPED})
+    known = formats()
+    if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         msg = f"unknown format {name!r}: {hint}known formats: {', '.join(known)}"
         raise ConfigError(msg)
-    return _READERS[name]
+    for entry in entry_points(group=GROUP, name=name):
+        found: Reader = entry.load()
+        return found
+    # imported at first use: PyAV and datasets are slow to import
+    shipped: Reader = importlib.import_module(f"{readers.__name__}.{name}").read
+    return shipped
 
 
 def _smallest(function: Reader, source: SourceConfig, limit: int) -> set[str]:

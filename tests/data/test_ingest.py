@@ -18,7 +18,6 @@ from PIL import Image
 from leaml.config import SourceConfig
 from leaml.data import ingest, registry, store, tables
 from leaml.data.records import Keep, Question, Record
-from leaml.data.registry import reader
 from leaml.errors import DataError
 from leaml.io import files
 
@@ -156,7 +155,6 @@ def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """A source of 48 MB in parts of 2 MB may not need more than a few parts' worth."""
     noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
 
-    @reader("endless")
     def endless(source: SourceConfig, keep: Keep) -> Iterator[Record]:
         for n in range(400):
             noise[0, 0] = (n % 256, n // 256, 0)
@@ -164,6 +162,7 @@ def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             Image.fromarray(noise).save(buffer, "BMP")
             yield Record(str(n), "endless", None, buffer.getvalue(), (Question("q", str(n)),))
 
+    monkeypatch.setattr(registry, "_find", lambda name: endless)
     monkeypatch.setattr(ingest, "PART_BYTES", 2_000_000)
     tracemalloc.start()
     result = run(SourceConfig(format="endless"), tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from PIL import Image
 from leaml.config import SourceConfig
 from leaml.data import tables
 from leaml.data.label_rows import TEXT_ONLY
-from leaml.data.records import Keep, Question, Record, hash_split
-from leaml.data.registry import read, reader
+from leaml.data.records import Question, Record, hash_split
+from leaml.data.registry import read
 from leaml.errors import ConfigError, DataError
 from leaml.io import files
 
@@ -62,13 +61,23 @@ def test_missing_path_is_an_error_before_the_first_record(name: str, tmp_path: P
         read(SourceConfig(format=name))
 
 
-def test_a_reader_of_ones_own_can_be_registered() -> None:
-    @reader("counted")
-    def counted(source: SourceConfig, keep: Keep) -> Iterator[Record]:
-        yield from (Record(str(n), "counted", None, b"x") for n in range(9) if keep(str(n)))
-
+def test_a_reader_of_another_package_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "counted_reader.py").write_text(
+        "from leaml.data.records import Record\n\n"
+        "def read(source, keep):\n"
+        "    yield from (Record(str(n), 'counted', None, b'x') for n in range(9) if keep(str(n)))\n"
+    )
+    installed = tmp_path / "counted_reader-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: counted-reader\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text("[leaml.readers]\ncounted = counted_reader:read\n")
+    with pytest.raises(ConfigError, match=r"unknown format 'counted'.*known formats: conversations, csv, "):
+        read(SourceConfig(format="counted"))
+    monkeypatch.syspath_prepend(str(tmp_path))
     assert [r.uri for r in records(format="counted")] == list("012345678")
     assert len(records(format="counted", limit=4)) == 4
+    with pytest.raises(ConfigError, match="did you mean 'counted'"):
+        read(SourceConfig(format="countd"))
 
 
 def test_folder_reads_images_recursively_in_order(folder: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from leaml.config import SourceConfig
+from leaml.data.readers.sportu import shuffled
 from leaml.data.records import Record, hash_split
 from leaml.data.registry import read
-from leaml.data.sportu import shuffled
 from leaml.errors import DataError
 
 RATE = 10

@@ -13,9 +13,9 @@ from PIL import Image
 
 from leaml.config import SourceConfig
 from leaml.data.label_counts import LabelCounts
+from leaml.data.readers.webdataset import captions
 from leaml.data.records import NO_QUESTION, NOT_READ, Question, Record, RefusedRow
 from leaml.data.registry import read
-from leaml.data.webdataset import captions
 from leaml.errors import DataError
 
 

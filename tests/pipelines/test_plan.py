@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from leaml.config import Config, load, parse
 from leaml.data.kvasir import QUESTION_TYPES
-from leaml.data.sportu import shuffled
+from leaml.data.readers.sportu import shuffled
 from leaml.errors import InputError
 from leaml.evaluation.priors import BlindPrior
 from leaml.runs.records import DoneRecord

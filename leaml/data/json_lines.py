@@ -1,8 +1,4 @@
-"""JSON Lines: `{"image": ..., "question": ..., "answer": ..., "question_type"?: ..., "options"?: [...], "split"?: ...}`.
-
-Several lines may be about one image. The text of the file is held in memory to group them, the images never are. An image may
-also stand in its line, as base64 or as a data URL.
-"""
+"""Lines of JSON Lines files, with what is wrong with those that are none."""
 
 from __future__ import annotations
 
@@ -11,10 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from leaml.config import SourceConfig
-from leaml.data import file_kinds, json_text, row_files
-from leaml.data.records import Keep, Record, need_path
-from leaml.data.registry import reader
+from leaml.data import file_kinds, json_text
 from leaml.errors import DataError
 from leaml.io import files
 
@@ -84,10 +77,3 @@ def _over_lines(line: str, whole: str) -> str:
     if not isinstance(values[0], list):
         return _SPREAD + comma
     return file_kinds.of_list(line + str(values[0])[:_HEAD].replace("'", '"')) + comma
-
-
-@reader("jsonl")
-def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
-    """One record per image, in the order of first mention. Raises DataError naming file and line."""
-    path = need_path("jsonl", source.path)
-    yield from row_files.records(path, lines(path), source, keep)

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from leaml import images
 from leaml.config import SourceConfig
 from leaml.data.records import Keep, Record, fetch, need_path, refuse_split
-from leaml.data.registry import reader
 from leaml.io import files
 
 
-@reader("folder")
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """The folder's images by `files.image_files`, in the order of their paths."""
     refuse_split("folder", source.split)

@@ -18,7 +18,7 @@ from typing import Any
 from leaml.config import SourceConfig
 from leaml.data import json_text, row_files
 from leaml.data.embedded import Embedded
-from leaml.data.jsonl import lines
+from leaml.data.json_lines import lines
 from leaml.data.label_keys import (
     CHAT_KEYS,
     COLUMNS,
@@ -33,7 +33,6 @@ from leaml.data.label_keys import (
 from leaml.data.label_options import entries_of
 from leaml.data.label_rows import DOUBLED, TEXT_ONLY, parse, shows_image, without_image
 from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, by_image, need_path, refuse_split
-from leaml.data.registry import reader
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.text.values import UnusableError, is_missing, shorten
@@ -46,7 +45,6 @@ _OUT_OF_TURN, _NO_TURNS, _NO_TEXT = "turn without its counterpart", "no turns", 
 _BEHIND = "behind a turn without its counterpart"
 
 
-@reader("conversations")
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of first mention; entries without exactly one image are refused rows."""
     refuse_split("conversations", source.split)

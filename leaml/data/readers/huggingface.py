@@ -19,13 +19,12 @@ import pyarrow as pa
 from leaml.config import SourceConfig
 from leaml.data import kvasir
 from leaml.data.class_names import has_classes, named
-from leaml.data.conversations import labels_of
 from leaml.data.embedded import decode
 from leaml.data.image_groups import ImageGroups, ImageRows, content_of, single_image
 from leaml.data.label_keys import IMAGE_KEYS
 from leaml.data.metadata_files import MetadataRows
+from leaml.data.readers.conversations import labels_of
 from leaml.data.records import MAX_IMAGE_BYTES, SAVED, Keep, Record, hash_split, need_path
-from leaml.data.registry import reader
 from leaml.data.tables import image_id, without_bytes
 from leaml.errors import DataError
 from leaml.io import files
@@ -38,7 +37,6 @@ _FOLDER, _CSV = "imagefolder", "csv"
 _MADE_SPLITS = ("train", "test")
 
 
-@reader("huggingface")
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of the rows. Raises DataError naming the data set and what it lacks."""
     path = need_path("huggingface", source.path)

@@ -20,13 +20,12 @@ import pyarrow.parquet as pq
 from leaml.config import SourceConfig
 from leaml.data import json_text
 from leaml.data.class_names import has_classes, named
-from leaml.data.conversations import labels_of
 from leaml.data.embedded import decode, holds_image
 from leaml.data.image_groups import ImageGroups, content_of, single_image
 from leaml.data.label_keys import COLUMNS, IMAGE_KEYS, doubled
 from leaml.data.label_rows import parse
+from leaml.data.readers.conversations import labels_of
 from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_path
-from leaml.data.registry import reader
 from leaml.data.row_files import SEVERAL
 from leaml.data.tables import IMAGES, LABELED, check, without_bytes
 from leaml.errors import DataError
@@ -41,7 +40,6 @@ _IMAGE = ("image_id", "uri", "bytes", *IMAGE_KEYS)
 """Columns that tell images apart."""
 
 
-@reader("parquet")
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of the rows. Raises DataError naming file and column."""
     path = need_path("parquet", source.path)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leaml.config import SourceConfig
-from leaml.data import json_text, video
+from leaml.data import json_text
 from leaml.data.label_rows import OUTSIDE, check, parse
+from leaml.data.readers import video
 from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, hash_split, need_path
-from leaml.data.registry import reader
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.text.scoring import chosen_letters, option_letters
@@ -34,7 +34,6 @@ class _Clip:
     rows: LabelRows = field(default_factory=LabelRows)
 
 
-@reader("sportu")
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per clip; videos are found by name anywhere below `images` (default: the file's folder).
 

@@ -8,7 +8,6 @@ import easy_vqa
 
 from leaml.config import SourceConfig
 from leaml.data.records import Keep, Question, Record, fetch
-from leaml.data.registry import reader
 from leaml.errors import ConfigError
 
 _SHAPES = {"circle", "rectangle", "triangle"}
@@ -21,7 +20,6 @@ def question_type(answer: str) -> str:
     return "shape" if answer in _SHAPES else "color"
 
 
-@reader("easy_vqa")
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """Images of one split, in the order of their numbers. Raises ConfigError unless the split is train or test."""
     if source.split == "train":

@@ -20,10 +20,10 @@ from typing import Any, Literal, Self
 from leaml import images
 from leaml.config import SourceConfig
 from leaml.data import json_text
-from leaml.data.conversations import labels_of, named_image
 from leaml.data.embedded import holds_image
 from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, near_keys, suggested
 from leaml.data.label_rows import DOUBLED
+from leaml.data.readers.conversations import labels_of, named_image
 from leaml.data.records import (
     MAX_IMAGE_BYTES,
     NO_QUESTION,
@@ -35,7 +35,6 @@ from leaml.data.records import (
     need_path,
     refuse_split,
 )
-from leaml.data.registry import reader
 from leaml.data.row_files import SEVERAL
 from leaml.errors import DataError
 from leaml.io import files
@@ -112,7 +111,6 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(msg) from None
 
 
-@reader("webdataset")
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of shards and members; rows of no image come with the record behind or before them.
 

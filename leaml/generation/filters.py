@@ -20,6 +20,16 @@ from leaml.text.broken_text import is_broken, is_unspeakable, says_something
 from leaml.text.refusals import REFUSAL
 from leaml.text.replies import MARKER
 
+Filter = Callable[[Candidate, FilterConfig], str | None]
+FILTERS: list[Filter] = []
+"""In the order they are asked; the first reason is kept. `apply` adds two for an image's pairs, `pairset` those of all pairs."""
+
+
+def asked(one: Filter) -> Filter:
+    """Register a filter: asked about each candidate, it gives a reason, or None; behind those that stand before it here."""
+    FILTERS.append(one)
+    return one
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -38,16 +48,19 @@ class Decision:
     roundtrip: str | None
 
 
+@asked
 def cut_off(candidate: Candidate, config: FilterConfig) -> str | None:
     """The reply ended at the token limit (`generate.max_tokens`), so its answer may be the beginning of one."""
     return CUT if candidate.cut else None
 
 
+@asked
 def unparsable(candidate: Candidate, config: FilterConfig) -> str | None:
     """The reply does not hold exactly one question and answer."""
     return "unparsable" if candidate.text and prompts.parse_qa(candidate.text) is None else None
 
 
+@asked
 def length(candidate: Candidate, config: FilterConfig) -> str | None:
     """Empty (nothing but spaces and punctuation), or longer than `max_question_chars` / `max_answer_chars`."""
     for name, text, limit in (
@@ -61,6 +74,7 @@ def length(candidate: Candidate, config: FilterConfig) -> str | None:
     return None
 
 
+@asked
 def broken_text(candidate: Candidate, config: FilterConfig) -> str | None:
     """The question or the answer is damaged (leaml.text.broken_text); an answer may well be the letters of a number plate."""
     if not config.broken_text:
@@ -69,6 +83,7 @@ def broken_text(candidate: Candidate, config: FilterConfig) -> str | None:
     return "broken text" if damaged else None
 
 
+@asked
 def prompt_echo(candidate: Candidate, config: FilterConfig) -> str | None:
     """The model repeated its instruction or a chat marker instead of answering it."""
     for text in (candidate.question, candidate.answer):
@@ -77,12 +92,14 @@ def prompt_echo(candidate: Candidate, config: FilterConfig) -> str | None:
     return None
 
 
+@asked
 def refusal(candidate: Candidate, config: FilterConfig) -> str | None:
     """The model refused or talked about itself."""
     plain = (candidate.question + " \n " + candidate.answer).replace("’", "'")
     return "refusal" if REFUSAL.search(plain) else None
 
 
+@asked
 def yes_and_no(candidate: Candidate, config: FilterConfig) -> str | None:
     """The answer gives both yes and no, and not a "no" that belongs to other words ("Yes, no polyps remain")."""
     parts = [set(re.findall(r"\w+", part)) for part in _PARTS.split(candidate.answer.lower())]
@@ -90,6 +107,7 @@ def yes_and_no(candidate: Candidate, config: FilterConfig) -> str | None:
     return "yes and no" if said == {"yes", "no"} else None
 
 
+@asked
 def low_logprob(candidate: Candidate, config: FilterConfig) -> str | None:
     """The mean log-probability is below `min_mean_logprob`, or not a number."""
     if config.min_mean_logprob is None or candidate.mean_logprob >= config.min_mean_logprob:
@@ -97,6 +115,7 @@ def low_logprob(candidate: Candidate, config: FilterConfig) -> str | None:
     return "low log-probability"
 
 
+@asked
 def round_trip(candidate: Candidate, config: FilterConfig) -> str | None:
     """The most common re-answer is another one than the pair's."""
     winner = winning_reanswer(candidate.reanswers)
@@ -105,6 +124,7 @@ def round_trip(candidate: Candidate, config: FilterConfig) -> str | None:
     return "round trip disagrees"
 
 
+@asked
 def few_votes(candidate: Candidate, config: FilterConfig) -> str | None:
     """Fewer than `min_votes` of the re-answers agree with the pair."""
     votes = vote_share(candidate)
@@ -113,6 +133,7 @@ def few_votes(candidate: Candidate, config: FilterConfig) -> str | None:
     return "few votes"
 
 
+@asked
 def easy(candidate: Candidate, config: FilterConfig) -> str | None:
     """The base gives the pair's answer too, so that it teaches nothing; as in MPA (arXiv 2509.16633)."""
     if not config.hardness or candidate.base is None or not scoring.is_correct(candidate.base, candidate.answer):
@@ -120,21 +141,6 @@ def easy(candidate: Candidate, config: FilterConfig) -> str | None:
     return "base answers it"
 
 
-Filter = Callable[[Candidate, FilterConfig], str | None]
-FILTERS: tuple[Filter, ...] = (
-    cut_off,
-    unparsable,
-    length,
-    broken_text,
-    prompt_echo,
-    refusal,
-    yes_and_no,
-    low_logprob,
-    round_trip,
-    few_votes,
-    easy,
-)
-"""In the order they are asked; the first reason is kept. `apply` adds the two below, `pairset` those of all pairs."""
 CUT, DUPLICATE, SIMILAR = "cut at the token limit", "duplicate question", "similar question"
 
 _PROMPTS = {scoring.normalise(prompt) for prompt in (prompts.CAPTION, prompts.GENERATE)}

@@ -22,7 +22,7 @@ from leaml.text.replies import MARKER
 
 Filter = Callable[[Candidate, FilterConfig], str | None]
 FILTERS: list[Filter] = []
-"""In the order they are asked; the first reason is kept. `apply` adds two for an image's pairs, `pairset` those of all pairs."""
+"""In the order they are asked; the first reason is kept. `apply` adds two for the pairs of an image, `pairset` others."""
 
 
 def asked(one: Filter) -> Filter:

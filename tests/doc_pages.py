@@ -12,7 +12,7 @@ from leaml import config as tree
 
 ROOT = Path(__file__).resolve().parent.parent
 OTHERS = ("cluster", "serve", "examples", "benchmarks", "leaml", "pipelines")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES += [page for folder in OTHERS for page in sorted((ROOT / folder).rglob("*.md"))]
 RECIPES = sorted((ROOT / "pipelines" / "configs").glob("*.yaml"))
 HEADERS = [*RECIPES, ROOT / "cluster" / "ray-up" / "aws.yaml", ROOT / "cluster" / "slurm" / "leaml.sbatch"]

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit
 
 from leaml.errors import DataError
 
@@ -44,7 +46,7 @@ def confidence(logprob_sum: float, temperature: float) -> float:
 def fit(logprobs: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray) -> float:
     """The temperature within `TEMPERATURES` with the least negative log-likelihood.
 
-    The likelihood is convex in 1 / T, so its slope is bisected.
+    The likelihood is convex in 1 / T, so its slope has one zero.
 
     Args:
         logprobs: (n,) sum of log-probabilities of each answer.
@@ -149,16 +151,18 @@ def _confidences(logits: np.ndarray, temperature: float) -> np.ndarray:
     if not 0 < temperature < math.inf:
         msg = f"the temperature of a calibration must be above 0 and finite, got {temperature}"
         raise DataError(msg)
-    scaled = logits / temperature
-    small = np.exp(-np.abs(scaled))  # never overflows
-    return np.where(scaled >= 0, 1.0, small) / (1.0 + small)
+    found: np.ndarray = expit(logits / temperature)
+    return found
 
 
 def _fit(logits: np.ndarray, right: np.ndarray) -> float:
     bounded = np.maximum(logits, -1e6)  # -inf times the slope's residual of 0 would be no number
+
+    def slope(log_temperature: float) -> float:
+        """Of the loss, over 1 / T."""
+        return float(np.mean(bounded * (_confidences(bounded, math.exp(log_temperature)) - right)))
+
     low, high = (math.log(end) for end in TEMPERATURES)
-    for _ in range(60):
-        middle = (low + high) / 2
-        slope = float(np.mean(bounded * (_confidences(bounded, math.exp(middle)) - right)))  # of the loss, over 1 / T
-        low, high = (middle, high) if slope > 0 else (low, middle)
-    return math.exp((low + high) / 2)
+    if slope(low) <= 0:
+        return TEMPERATURES[0]
+    return TEMPERATURES[1] if slope(high) >= 0 else math.exp(brentq(slope, low, high, xtol=1e-14))

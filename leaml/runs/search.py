@@ -189,10 +189,10 @@ def cast(values: RangeConfig, value: float) -> float | int:
 
 def wilson(accuracy: float, count: int) -> tuple[float, float]:
     """95 % interval of a share of `count` answers (Wilson 1927)."""
-    z = 1.96
-    middle = (accuracy + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(accuracy * (1 - accuracy) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    from scipy.stats import binomtest  # half a second to import
+
+    found = binomtest(round(accuracy * count), count).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def best_yaml(config: Config, point: Point, warnings: Sequence[str] = ()) -> str:

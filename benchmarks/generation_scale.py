@@ -30,7 +30,7 @@ from leaml.config import CaptionConfig, ModelConfig, ResourcesConfig
 from leaml.data import store, tables
 from leaml.engine.interface import Completion, Engine, Request
 from leaml.engine.spec import EngineSpec
-from leaml.runs.records import read_done
+from leaml.run.records import read_done
 from pipelines.caption import CaptionWork
 from pipelines.models import engine_spec
 from pipelines.runtime import start_ray

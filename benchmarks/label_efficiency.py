@@ -40,7 +40,7 @@ from leaml.evaluation import results
 from leaml.evaluation import statistics as tests
 from leaml.io import files
 from leaml.rows import names_of
-from leaml.runs.records import read_run
+from leaml.run.records import read_run
 from pipelines.adapt import adapt
 
 CONTROLS = ["no_captions", "random_neurons", "all_neurons", "full_labels"]

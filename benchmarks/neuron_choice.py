@@ -31,7 +31,7 @@ from leaml.data import tables
 from leaml.data.store import ImageStore
 from leaml.io import files
 from leaml.neurons import scores, selection
-from leaml.runs.records import LEAML, read_run
+from leaml.run.records import LEAML, read_run
 from leaml.text.scoring import ask
 from leaml.training.loop import Example, Task, Trainer, Validation, Worker
 from leaml.vlm import load

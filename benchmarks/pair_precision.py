@@ -18,7 +18,7 @@ from typing import Any
 
 from leaml.data import tables
 from leaml.io import files
-from leaml.runs.records import read_run
+from leaml.run.records import read_run
 from leaml.text.scoring import is_correct, normalise
 from pipelines.units import read_files
 

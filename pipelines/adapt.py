@@ -16,7 +16,7 @@ from leaml.evaluation import calibration, comparisons, results
 from leaml.io import files
 from leaml.io.writable import refuse_unwritable
 from leaml.rows import ROWS, TITLES, names_of
-from leaml.runs.records import LEAML
+from leaml.run.records import LEAML
 from leaml.vlm import load
 from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from leaml.runs.records import LEAML
+from leaml.run.records import LEAML
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run, Step
 from pipelines.steps import STEPS

@@ -9,7 +9,7 @@ from typing import Any
 
 from leaml.errors import DataError
 from leaml.io import files
-from leaml.runs.records import DONE, LEAML, STATUS, StepRecord, read_run
+from leaml.run.records import DONE, LEAML, STATUS, StepRecord, read_run
 
 APART = ("name", "storage", "resources", "tune")
 """Sections of the configuration that are in no step's address."""

@@ -22,7 +22,7 @@ from leaml.config import resolve_model
 from leaml.errors import LeamlError
 from leaml.io import files
 from leaml.rows import ROWS
-from leaml.runs.records import DoneRecord, read_done
+from leaml.run.records import DoneRecord, read_done
 from pipelines.amounts import Tokens, Work
 from pipelines.steps import STEPS, of_kind
 

@@ -24,7 +24,7 @@ from leaml.data.label_counts import LabelCounts
 from leaml.data.store import ImageIndex
 from leaml.errors import DataError, InputError
 from leaml.io import files
-from leaml.runs.records import COPIES, QUARANTINED, copies_text, quarantine_text
+from leaml.run.records import COPIES, QUARANTINED, copies_text, quarantine_text
 from leaml.vlm import load
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step

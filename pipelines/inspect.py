@@ -14,7 +14,7 @@ from leaml.data import store, tables
 from leaml.errors import InputError
 from leaml.generation import prompts
 from leaml.io import files
-from leaml.runs.records import StepRecord, read_done, read_run
+from leaml.run.records import StepRecord, read_done, read_run
 from leaml.text import replies
 from pipelines.generate import sampling_seed
 from pipelines.ingest import EXCLUDED

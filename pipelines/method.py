@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from leaml.runs.records import LEAML
+from leaml.run.records import LEAML
 from pipelines.context import Context
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run, Step

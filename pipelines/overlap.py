@@ -11,7 +11,7 @@ from safetensors.torch import load as load_tensors
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.neurons import overlap, plots, selection
-from leaml.runs.records import read_run
+from leaml.run.records import read_run
 from pipelines.progress import console, say
 
 

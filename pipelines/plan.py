@@ -15,7 +15,7 @@ from leaml.config import Config, SourceConfig
 from leaml.data.budget import held_out
 from leaml.data.count import Count, count
 from leaml.io import files
-from leaml.runs.records import DONE
+from leaml.run.records import DONE
 from pipelines import estimates
 from pipelines.adapt import asked_of, baseline_steps, check_steps, doubts, method_steps
 from pipelines.amounts import Amounts, Work

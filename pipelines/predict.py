@@ -30,7 +30,7 @@ from leaml.errors import DataError, InputError
 from leaml.evaluation import calibration
 from leaml.io import files
 from leaml.io.writable import refuse_unwritable
-from leaml.runs.finished import Finished, find
+from leaml.run.finished import Finished, find
 from leaml.text.choice import Choice, choose, replies, settled
 from leaml.text.scoring import ask
 from leaml.vlm import load

@@ -14,7 +14,7 @@ from typing import Any
 from leaml.data import tables
 from leaml.errors import StepError
 from leaml.io import files
-from leaml.runs.records import QUARANTINED
+from leaml.run.records import QUARANTINED
 from pipelines.unit import unit_name
 
 FOLDER = "quarantine"

@@ -17,7 +17,7 @@ from leaml.neurons.overlap import place_of
 from leaml.report import page
 from leaml.report.content import ReportData, Sample, WrongAnswer
 from leaml.report.sections import made_for
-from leaml.runs.records import LEAML, StepRecord
+from leaml.run.records import LEAML, StepRecord
 from leaml.text import scoring
 from pipelines.evaluate import evaluation_rows, read_predictions
 from pipelines.ingest import Labels, Sources

@@ -28,7 +28,7 @@ from leaml import __version__
 from leaml.config import Config
 from leaml.errors import DataError, InputError, StepError
 from leaml.io import files
-from leaml.runs.records import CONFIG, DONE, DoneRecord, RunRecord, StepRecord, label_of, noted, read_done
+from leaml.run.records import CONFIG, DONE, DoneRecord, RunRecord, StepRecord, label_of, noted, read_done
 from pipelines import earlier
 from pipelines.clock import Clock
 from pipelines.progress import say

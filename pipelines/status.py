@@ -11,7 +11,7 @@ from typing import Any
 from leaml.config import load
 from leaml.errors import ConfigError, DataError
 from leaml.io import files
-from leaml.runs.records import STATUS, RunRecord, notes_of, read_run
+from leaml.run.records import STATUS, RunRecord, notes_of, read_run
 from pipelines.progress import PROGRESS, console
 from pipelines.run import LOCK, PARTIAL, RUNNING, is_held
 

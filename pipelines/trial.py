@@ -18,7 +18,7 @@ from leaml.data.count import names
 from leaml.data.label_counts import LabelCounts
 from leaml.errors import DataError, ModelError
 from leaml.io import files
-from leaml.runs.records import DoneRecord, quarantine_text
+from leaml.run.records import DoneRecord, quarantine_text
 from pipelines.adapt import check
 from pipelines.caption import captioned, captioned_key, given_rows, given_text, refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates

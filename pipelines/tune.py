@@ -19,9 +19,9 @@ from typing import Any
 from leaml.config import Config, RangeConfig
 from leaml.errors import ConfigError, StepError
 from leaml.io import files, s3
-from leaml.runs import search
-from leaml.runs.records import read_done
-from leaml.runs.search import Found, Trial
+from leaml.run import search
+from leaml.run.records import read_done
+from leaml.run.search import Found, Trial
 from pipelines.adapt import check
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, labels_key, refuse_nothing_to_generate
 from pipelines.lengths import refuse_long_rows

@@ -28,7 +28,7 @@ from leaml.engine.interface import Completion, Engine
 from leaml.engine.spec import EngineSpec
 from leaml.errors import LeamlError, StepError
 from leaml.io import files
-from leaml.runs.records import QUARANTINED
+from leaml.run.records import QUARANTINED
 from pipelines import kept, quarantine
 from pipelines.clock import EVERY
 from pipelines.metrics import StepMetrics

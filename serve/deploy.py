@@ -13,7 +13,7 @@ from leaml.config import ModelConfig
 from leaml.engine.vllm_engine import ON_CPU
 from leaml.errors import LeamlError
 from leaml.report.modelcard import card
-from leaml.runs.finished import Finished, find
+from leaml.run.finished import Finished, find
 from leaml.vlm import load
 from pipelines.local_ray import SERVING_KEYS
 from serve import adapters, auth

@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from leaml.config import ModelConfig, resolve_model
 from leaml.engine.spec import local_model
 from leaml.errors import LeamlError
-from leaml.runs.finished import Finished
+from leaml.run.finished import Finished
 from leaml.vlm.chat import closing_template
 from leaml.vlm.shrink import Shrink, shrink_of
 from serve import _compat, adapters, observe

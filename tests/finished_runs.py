@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from leaml.config import resolve_model
-from leaml.runs.records import RunRecord, StepRecord
+from leaml.run.records import RunRecord, StepRecord
 
 ROWS = {
     "zero_shot": {"accuracy": 0.5, "ci95": [0.48, 0.52], "n": 1500, "by_type": {"color": 0.1}},

@@ -11,7 +11,7 @@ import pytest
 import leaml
 from leaml.data import tables
 from leaml.errors import InputError
-from leaml.runs.records import RunRecord, StepRecord
+from leaml.run.records import RunRecord, StepRecord
 
 
 def test_importing_it_imports_nothing_else() -> None:

@@ -25,7 +25,7 @@ scale the shorter side up make gigabytes of an image of a few pixels, and Qwen's
 
 BYTES_PER_PIXEL = 32
 """Most memory that `decode` takes at a time, in bytes per pixel. JPEG 2000 takes 25, TIFF in tiles 21, WebP 17,
-all else up to 14, as is measured in tests/test_image_memory.py."""
+all else up to 14, as is measured in tests/images/test_image_memory.py."""
 BYTES_PER_DECODED_PIXEL = 4
 """What comes out has, in bytes per pixel: Pillow keeps RGB in four."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from leaml.runs.records import StepRecord
+from leaml.run.records import StepRecord
 
 
 @dataclass

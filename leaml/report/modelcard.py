@@ -11,7 +11,7 @@ from leaml.config import BUILTIN, ModelConfig, resolve_model
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.rows import TITLES
-from leaml.runs.finished import Finished, find
+from leaml.run.finished import Finished, find
 
 _LICENCE = re.compile(r"^licen[cs]e:\s*[\"']?([^\s\"'#][^\"'#\n]*)", re.M | re.I)
 _BARE = "This model is not of a run: nothing is known here about its training, and it has no evaluation."
@@ -22,7 +22,7 @@ def card(source: str | Finished) -> dict[str, Any]:
     """The model's card, of values that JSON has.
 
     Args:
-        source: As for `leaml.runs.finished.find`, or what that returned.
+        source: As for `leaml.run.finished.find`, or what that returned.
 
     Returns:
         Always `kind` ("run" or "model"), `name`, `base_model` (`name`, `revision`, `dtype`), `licence` of the base where it is

@@ -15,7 +15,7 @@ from leaml.report import plots as report_plots
 from leaml.report.content import Sample, WrongAnswer
 from leaml.report.style import bars, count, duration, escape, percent, table
 from leaml.rows import TITLES
-from leaml.runs.records import StepRecord
+from leaml.run.records import StepRecord
 
 _SHOWN = 512  # longest side of a sample image on the page, in pixels
 _SMALL = 128  # below this, pixels are shown as squares

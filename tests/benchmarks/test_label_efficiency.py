@@ -22,7 +22,7 @@ from benchmarks.label_efficiency import (
 )
 from leaml.config import Config, load
 from leaml.data import tables
-from leaml.runs.records import RunRecord, StepRecord
+from leaml.run.records import RunRecord, StepRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import pair_precision
 from leaml.data import tables
 from leaml.errors import DataError
-from leaml.runs.records import RunRecord, StepRecord
+from leaml.run.records import RunRecord, StepRecord
 
 LABELED = [
     ("a", "What color is the shape?", "teal", "color"),

@@ -17,7 +17,7 @@ from leaml.neurons.overlap import Overlap, Place
 from leaml.neurons.scores import Scores
 from leaml.neurons.selection import Saved
 from leaml.neurons.units import feed_forwards
-from leaml.runs.records import RunRecord, StepRecord
+from leaml.run.records import RunRecord, StepRecord
 from pipelines.cli import app
 
 Q0, Q1, FC = "model.text_model.layers.0.self_attn.q_proj", "model.text_model.layers.1.self_attn.q_proj", "model.connector.proj"

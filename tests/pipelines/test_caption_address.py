@@ -11,7 +11,7 @@ import pytest
 from pictures import labeled, scene
 
 from leaml.config import Config, parse
-from leaml.runs.records import DoneRecord
+from leaml.run.records import DoneRecord
 from pipelines import plan
 from pipelines.caption import caption
 from pipelines.context import Context

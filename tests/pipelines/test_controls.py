@@ -17,7 +17,7 @@ from leaml.data import tables
 from leaml.data.store import ImageIndex
 from leaml.errors import InputError
 from leaml.rows import changed
-from leaml.runs.records import StepRecord
+from leaml.run.records import StepRecord
 from pipelines import adapt, method
 from pipelines.context import Context
 from pipelines.distill import distill

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from leaml.config import parse
-from leaml.runs.records import DoneRecord
+from leaml.run.records import DoneRecord
 from pipelines.amounts import Work
 from pipelines.estimates import Rates, earlier, estimate, parameters
 

@@ -17,7 +17,7 @@ from leaml.data.kvasir import QUESTION_TYPES
 from leaml.data.readers.sportu import shuffled
 from leaml.errors import InputError
 from leaml.evaluation.priors import BlindPrior
-from leaml.runs.records import DoneRecord
+from leaml.run.records import DoneRecord
 from leaml.text.scoring import is_correct
 from pipelines import adapt, cli, plan
 from pipelines.ingest import ingest

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from leaml import __version__
 from leaml import config as tree
 from leaml.errors import DataError
-from leaml.runs.records import DONE, DoneRecord
+from leaml.run.records import DONE, DoneRecord
 from pipelines import cli, clock, estimates
 from pipelines import status as shown
 from pipelines.run import Run

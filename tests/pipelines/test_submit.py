@@ -220,10 +220,10 @@ class Here(Elsewhere):
     ("cluster", "storage", "shared", "seen"),
     [
         (Elsewhere, "s3://bucket/runs", False, "s3://bucket/runs"),
-        (Elsewhere, "/mnt/leaml/runs", True, "/mnt/leaml/runs"),
+        (Elsewhere, "/mnt/leaml/run", True, "/mnt/leaml/run"),
         (Here, "/tmp/runs", False, "/tmp/runs"),
         (Here, "runs", False, str(Path("runs").resolve())),
-        (Elsewhere, "/mnt/leaml/runs", False, None),
+        (Elsewhere, "/mnt/leaml/run", False, None),
         (Elsewhere, "runs", True, None),
     ],
 )

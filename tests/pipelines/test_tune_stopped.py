@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from leaml.config import parse
-from leaml.runs.search import Trial
+from leaml.run.search import Trial
 from pipelines import tune
 from pipelines.run import Run
 

@@ -11,7 +11,7 @@ import pytest
 from leaml.config import Config, parse
 from leaml.data import tables
 from leaml.errors import ConfigError
-from leaml.runs.records import DoneRecord
+from leaml.run.records import DoneRecord
 from pipelines import tune
 from pipelines.ingest import Labels
 from pipelines.method import StopHereError

@@ -15,7 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import DataError, InputError, ModelError
 from leaml.neurons.peft import NeuronConfig
-from leaml.runs.records import RunRecord, StepRecord
+from leaml.run.records import RunRecord, StepRecord
 from leaml.vlm import load
 from serve import adapters, deploy
 from serve.settings import load_settings, merged

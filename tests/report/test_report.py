@@ -12,7 +12,7 @@ from PIL import Image
 from leaml.report.content import ReportData, Sample, WrongAnswer
 from leaml.report.page import verdict, write_report
 from leaml.report.style import duration, p_value, points
-from leaml.runs.records import StepRecord
+from leaml.run.records import StepRecord
 
 BINS = [{"confidence": 0.55, "accuracy": 0.5, "n": 300}, {"confidence": 0.96, "accuracy": 0.97, "n": 1200}]
 EVIL = "<script>alert('x')</script>\" onload=\"x"

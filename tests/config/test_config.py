@@ -282,7 +282,7 @@ def test_explain_lists_every_key_once_with_default_and_description() -> None:
 
 
 def test_shipped_recipes_load() -> None:
-    recipes = sorted((Path(__file__).parents[1] / "pipelines" / "configs").glob("*.yaml"))
+    recipes = sorted((Path(__file__).parents[2] / "pipelines" / "configs").glob("*.yaml"))
     assert recipes
     for recipe in recipes:
         config.load(recipe)

@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from leaml.io import files
 from leaml.errors import DataError
+from leaml.io import files
 
 STATUS, CONFIG, DONE = "status.json", "config.yaml", "_DONE.json"
 """Names of files: of the run's state, of its resolved configuration, and of the one that makes a step finished."""

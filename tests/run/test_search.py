@@ -9,8 +9,8 @@ import yaml
 
 from leaml.config import Config, RangeConfig, parse
 from leaml.errors import ConfigError
-from leaml.runs import search
-from leaml.runs.search import Found, Trial
+from leaml.run import search
+from leaml.run.search import Found, Trial
 from pipelines.steps import had_by
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}

@@ -9,7 +9,7 @@ from leaml.errors import DataError
 from leaml.evaluation.priors import BlindPrior
 from leaml.text import scoring
 
-KVASIR = Path(__file__).parents[2] / "shared" / "data" / "kvasir_vqa_rows.csv"
+KVASIR = Path(__file__).parents[3] / "shared" / "data" / "kvasir_vqa_rows.csv"
 
 
 @pytest.fixture(scope="module")

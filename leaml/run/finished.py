@@ -11,10 +11,10 @@ import yaml
 from pydantic import ValidationError
 
 from leaml.config import EvaluateConfig, ModelConfig, resolve_model
-from leaml.io import files
 from leaml.errors import DataError, InputError
 from leaml.images import MAX_PIXELS
-from leaml.runs.records import CONFIG, STATUS, read_run
+from leaml.io import files
+from leaml.run.records import CONFIG, STATUS, read_run
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from leaml.evaluation import comparisons
 from leaml.config import Config, RangeConfig, parse
 from leaml.errors import ConfigError
+from leaml.evaluation import comparisons
 
 Point = dict[str, Any]
 """Configuration key -> value."""

@@ -1,0 +1,1 @@
+"""Run folders: records of steps, finished models, searches."""

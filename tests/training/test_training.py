@@ -10,15 +10,13 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from training_runs import CONFIG, Disk, KilledError, get_image, mixture, questions
 
 from leaml.config import TrainConfig
 from leaml.errors import ConfigError, StepError
 from leaml.tiny import build
 from leaml.training.loop import Example, Outcome, Task, Trainer, Validation, Worker
 from leaml.vlm.load import VLM
-
-COLOURS = ("red", "green", "blue", "white", "black")
-CONFIG = TrainConfig(steps=6, batch_size=4, lr=1e-3, precision="float32", save_every=2, warmup_ratio=0.2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,54 +41,6 @@ def tiny() -> VLM:
 @pytest.fixture
 def vlm(tiny: VLM) -> VLM:
     return VLM(copy.deepcopy(tiny.model), tiny.processor, tiny.name)
-
-
-def get_image(name: str) -> Image.Image:
-    return Image.new("RGB", (64, 64), name.split("-")[0])
-
-
-def questions(size: int = 10, held_out: int = 0) -> Task:
-    """Colour questions; the last `held_out` repeat the first ones, so that what is learned helps there."""
-    names = [COLOURS[n % 5] for n in range(size)]
-    examples = [Example(c, "What colour is it?", c, held_out=n >= size - held_out) for n, c in enumerate(names)]
-    return Task("labels", examples)
-
-
-def mixture() -> list[Task]:
-    """Two tasks whose replies differ much in length, one of them with a forced beginning."""
-    long = "a plain picture without anything in it but the colour " * 2
-    captions = [Example(c, "Describe the image.", long + c, "This is ") for c in COLOURS]
-    return [Task("captions", captions, share=3.0), Task("labels", questions().examples, share=1.0, weight=0.7)]
-
-
-class KilledError(Exception):
-    pass
-
-
-class Disk:
-    """Keeps a training's last checkpoint as Ray Train does: written with torch.save, read with weights_only."""
-
-    def __init__(self) -> None:
-        self.saved: list[bytes] = []
-        self.steps: list[tuple[int, int]] = []
-
-    def worker(self, die_at: tuple[int, int] | None = None) -> Worker:
-        """A worker that restores from here, and dies right after (phase, step) if asked to."""
-
-        def save(state: dict[str, Any]) -> None:
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            self.saved.append(buffer.getvalue())
-
-        def restore() -> dict[str, Any] | None:
-            return torch.load(io.BytesIO(self.saved[-1]), weights_only=True) if self.saved else None
-
-        def progress(metrics: dict[str, Any]) -> None:
-            self.steps.append((metrics["phase"], metrics["step"]))
-            if self.steps[-1] == die_at:
-                raise KilledError
-
-        return Worker(save=save, restore=restore, progress=progress)
 
 
 def train(vlm: VLM, tasks: list[Task], config: TrainConfig, worker: Worker | None = None, seed: int = 1) -> Outcome:

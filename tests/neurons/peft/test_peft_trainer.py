@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from nets import adapted, llama_rows, trainable
-from test_training import CONFIG, Disk, KilledError, get_image, mixture
+from training_runs import CONFIG, Disk, KilledError, get_image, mixture
 
 from leaml.errors import StepError
 from leaml.tiny import build

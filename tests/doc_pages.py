@@ -11,7 +11,7 @@ from typing import NamedTuple
 from leaml import config as tree
 
 ROOT = Path(__file__).resolve().parent.parent
-OTHERS = ("cluster", "serve", "examples", "benchmarks", "leaml", "pipelines")
+OTHERS = ("cluster", "serve", "examples", "benchmarks", "research", "leaml", "pipelines")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES += [page for folder in OTHERS for page in sorted((ROOT / folder).rglob("*.md"))]
 RECIPES = sorted((ROOT / "pipelines" / "configs").glob("*.yaml"))

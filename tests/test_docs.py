@@ -197,8 +197,8 @@ def test_options_that_are_named_alone_exist(span: Found) -> None:
         ("make", "dmeo", AssertionError, "No rule to make target 'dmeo'"),
         ("python", "-m benchmarks.generation --parts scalling", SystemExit, "2"),
         ("python", "-m benchmarks.generatoin", ImportError, "generatoin"),
-        ("python", "-m benchmarks.curves docs/result.svg", AssertionError, "docs/result.svg is not in the repository"),
-        ("bash", "benchmarks/stacked/bundel.sh x", AssertionError, "bundel.sh is not in the repository"),
+        ("python", "-m research.curves docs/result.svg", AssertionError, "docs/result.svg is not in the repository"),
+        ("bash", "research/stacked/bundel.sh x", AssertionError, "bundel.sh is not in the repository"),
         ("docker", "build -f cluster/docker/Dockerfile.cpu -t leaml:0.0.9-cpu .", AssertionError, "leaml:0.0.9-cpu"),
         (
             "kubectl",

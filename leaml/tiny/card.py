@@ -41,7 +41,7 @@ Licence: Apache-2.0, as the project.
 
 _MEASURED = """
 Captions of easy-VQA's {images:,} training images, none of them trained on: colour right in {colour:.3f}, shape right in
-{shape:.3f}, both in {both:.3f} of those whose questions tell (`python -m benchmarks.teacher_captions`).
+{shape:.3f}, both in {both:.3f} of those whose questions tell (`python -m research.teacher_captions`).
 """
 _FACTS = ("model", "parameters", "seed", "images", "vision_steps", "steps", "batch_size", "seconds", "threads")
 _ROLE = {

@@ -1,6 +1,6 @@
 """Which neurons to distill into: the generator's own answers after distillation, by score, share and scope of the selection.
 
-    python -m benchmarks.neuron_choice [--config pipelines/configs/demo.yaml] [--methods squared random] [--ratios 0.05 0.1 0.3]
+    python -m research.neuron_choice [--config pipelines/configs/demo.yaml] [--methods squared random] [--ratios 0.05 0.1 0.3]
         [--scopes module] [--seeds 2] [--steps N] [--lr 1e-3] [--questions 4000] [--processes 2] [--json FILE] [a.b=value ...]
 
 Distils from the warmed-up generator of the configuration's run, made first where it is missing, on the very examples of its own

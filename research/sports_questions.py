@@ -1,4 +1,4 @@
-"""Questions of all six Kvasir-VQA types, and a caption, about a checked frame of `benchmarks.sports_games`.
+"""Questions of all six Kvasir-VQA types, and a caption, about a checked frame of `research.sports_games`.
 
 A question is asked only where its answer is clear: not where an object lies on the line between two places, or two objects
 are as far left as each other, or an object's pixels have no one colour.
@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from benchmarks.sports_games import KITS, Frame, Thing
 from leaml.data.records import Question
 from leaml.tiny.world import COLUMNS, ROWS, place
+from research.sports_games import KITS, Frame, Thing
 
 _NEAR = 45.0  # from a kit's colour in RGB; fields and skins are further away
 _CLEAR = 3.0  # pixels: what is nearer to a line is on neither side

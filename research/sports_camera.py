@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from benchmarks.sports_games import EDGE, GAMES, Frame, Thing
 from leaml.errors import DataError
+from research.sports_games import EDGE, GAMES, Frame, Thing
 
 _TRIES = 40  # places that the camera looks at in a frame
 

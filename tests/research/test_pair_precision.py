@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import pair_precision
 from leaml.data import tables
 from leaml.errors import DataError
 from leaml.run.records import RunRecord, StepRecord
+from research import pair_precision
 
 LABELED = [
     ("a", "What color is the shape?", "teal", "color"),

@@ -18,14 +18,14 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from benchmarks import sports, sports_games
-from benchmarks.sports_camera import close_up
-from benchmarks.sports_games import KITS, Frame, Thing
-from benchmarks.sports_questions import caption, name_color, questions
 from leaml.config import SourceConfig
 from leaml.data import kvasir, registry
 from leaml.errors import DataError, ResourceError
 from leaml.tiny.world import COLUMNS, ROWS, place
+from research import sports, sports_games
+from research.sports_camera import close_up
+from research.sports_games import KITS, Frame, Thing
+from research.sports_questions import caption, name_color, questions
 
 pytestmark = pytest.mark.research
 
@@ -60,7 +60,7 @@ def shown(picture: np.ndarray, color: str) -> np.ndarray:
 
 
 def test_another_process_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "benchmarks.sports", str(tmp_path / "again"), *ARGUMENTS], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "research.sports", str(tmp_path / "again"), *ARGUMENTS], cwd=ROOT, check=True)
     assert contents(tmp_path / "again") == contents(folder)
 
 

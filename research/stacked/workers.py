@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from benchmarks.pair_precision import Truth, judge
 from leaml.config import FilterConfig, GenerateConfig
 from leaml.engine.interface import Completion, Request
+from research.pair_precision import Truth, judge
 
 
 @dataclass(frozen=True)

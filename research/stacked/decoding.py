@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.stacked import model
-from benchmarks.stacked.model import Shape, Weights
-from benchmarks.stacked.texts import Texts
 from leaml.engine.interface import Completion, Request
+from research.stacked import model
+from research.stacked.model import Shape, Weights
+from research.stacked.texts import Texts
 
 ROWS = 12_000
 """Replies that are written at a time, over all models: about a megabyte each in float32."""

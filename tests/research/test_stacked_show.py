@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.stacked import show
-from benchmarks.stacked.domain import Case, Domain
 from leaml.config.reading import parse
+from research.stacked import show
+from research.stacked.domain import Case, Domain
 
 SHARES = {"leaml": 9, "finetune_labels": 6, "zero_shot": 2, "full_labels": 10}
 

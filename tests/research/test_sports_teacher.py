@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import sports_captions, sports_teacher
 from leaml.config import ModelConfig, TrainConfig
 from leaml.vlm import load
+from research import sports_captions, sports_teacher
 
 pytestmark = pytest.mark.research
 

@@ -1,6 +1,6 @@
-"""Trains the caption teacher of the sports set (`benchmarks.sports`) and tells how often its captions are right.
+"""Trains the caption teacher of the sports set (`research.sports`) and tells how often its captions are right.
 
-    python -m benchmarks.sports_teacher FOLDER [--frames 16000] [--steps 2000] [--size 64] [--seed 1] [--threads 2]
+    python -m research.sports_teacher FOLDER [--frames 16000] [--steps 2000] [--size 64] [--seed 1] [--threads 2]
 
 Starts as the shipped teacher, which knows colours and places of single shapes, and learns true captions of frames rendered with
 a seed of their own, so of other episodes than those that it will describe. Writes FOLDER/frames (rendered once), FOLDER/model
@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks import sports
-from benchmarks.sports_captions import read_captions, right
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
 from leaml.engine.interface import Request
 from leaml.generation import prompts
 from leaml.training.loop import Example, Task, Trainer, Worker
 from leaml.vlm import load
 from pipelines.models import engine_spec
+from research import sports
+from research.sports_captions import read_captions, right
 
 FRAMES, TEST_FRAMES, STEPS, LR, SIZE = 16_000, 500, 2000, 2e-3, 64
 
@@ -86,7 +86,7 @@ def build(folder: Path, frames: int, config: TrainConfig, size: int, seed: int) 
 
 
 def prepare(folder: Path) -> None:
-    """What benchmarks/sports.yaml names in `folder`, made where it is missing."""
+    """What research/sports.yaml names in `folder`, made where it is missing."""
     rendered(folder / "set", {"train": 4000, "test": 1000}, SIZE, seed=0)
     if not (folder / "teacher" / "training.json").exists():
         build(folder / "teacher", FRAMES, TrainConfig(steps=STEPS, lr=LR, save_every=STEPS), SIZE, seed=1)

@@ -1,6 +1,6 @@
 """A visual question answering set of another domain: sports, with all six Kvasir-VQA types, rendered when it is needed.
 
-    python -m benchmarks.sports FOLDER [--frames 4000] [--test-frames 1000] [--size 64] [--seed 0] [--sports tennis pong ...]
+    python -m research.sports FOLDER [--frames 4000] [--test-frames 1000] [--size 64] [--seed 0] [--sports tennis pong ...]
 
 Writes, all determined by the seed:
 
@@ -25,10 +25,10 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.sports_camera import check_size, close_up
-from benchmarks.sports_games import GAMES, frames
-from benchmarks.sports_questions import caption, questions
 from leaml.errors import DataError, LeamlError
+from research.sports_camera import check_size, close_up
+from research.sports_games import GAMES, frames
+from research.sports_questions import caption, questions
 
 MOST = 0.5
 """Largest share of one answer among those to a question; questions above it are left out."""
@@ -46,7 +46,7 @@ def render(
     Args:
         split: train or test; part of the key of every episode.
         counts: Frames of each sport.
-        size: Edge of the pictures (benchmarks.sports_camera).
+        size: Edge of the pictures (research.sports_camera).
         seed: Seed of the whole set.
         seen: Hashes of the pictures so far, of both splits; added to.
         folder: Where `frames/<split>` is made.

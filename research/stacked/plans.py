@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
-from benchmarks.label_efficiency import FILTERS, FILTERS_AT, TUNED
-from benchmarks.stacked.domain import Case, Domain
-from benchmarks.stacked.lab import Experiment, Result
 from leaml.config import Config
 from leaml.config.reading import override, parse
 from leaml.errors import InputError
 from leaml.rows import changed as with_row
+from research.label_efficiency import FILTERS, FILTERS_AT, TUNED
+from research.stacked.domain import Case, Domain
+from research.stacked.lab import Experiment, Result
 
 AT = FILTERS_AT
 """The budget with several draws, at which choices are compared."""

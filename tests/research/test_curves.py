@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from matplotlib import pyplot
 
-from benchmarks import curves
+from research import curves
 
 
 def report(labels: int, leaml: list[float], full: float) -> dict[str, Any]:

@@ -9,8 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.stacked import decoding, model, training
-from benchmarks.stacked.texts import Texts
 from leaml.config import ModelConfig, TrainConfig, resolve_model
 from leaml.engine.interface import Request
 from leaml.generation import prompts
@@ -18,6 +16,8 @@ from leaml.neurons import scores, selection
 from leaml.training.loop import Example, Task, Trainer, Worker
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
+from research.stacked import decoding, model, training
+from research.stacked.texts import Texts
 
 pytestmark = pytest.mark.research
 

@@ -6,8 +6,6 @@ import random
 
 import pytest
 
-from benchmarks import neuron_choice
-from benchmarks.neuron_choice import Arm, Folders
 from leaml.config import Config, ModelConfig
 from leaml.data import tables
 from leaml.generation import prompts
@@ -19,6 +17,8 @@ from pipelines.ingest import draw_labels, ingest
 from pipelines.run import Run
 from pipelines.train import write_examples
 from pipelines.warmup import answer_examples, pair_examples
+from research import neuron_choice
+from research.neuron_choice import Arm, Folders
 
 pytestmark = pytest.mark.research
 

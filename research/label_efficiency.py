@@ -1,18 +1,18 @@
 """Accuracy over labels: LEAML beside its baselines and controls, through the very pipeline that `leaml adapt` runs.
 
-    python -m benchmarks.label_efficiency --quick            one budget, one draw, baselines, LEAML and full labels
-    python -m benchmarks.label_efficiency --draws 3          the same with three draws and the controls of --controls
-    python -m benchmarks.label_efficiency --full             five budgets, every control; 1 %: five draws, every filter
+    python -m research.label_efficiency --quick            one budget, one draw, baselines, LEAML and full labels
+    python -m research.label_efficiency --draws 3          the same with three draws and the controls of --controls
+    python -m research.label_efficiency --full             five budgets, every control; 1 %: five draws, every filter
         [--config pipelines/configs/demo.yaml | --sports] [--json FILE] [--svg FILE] [--curve FILE] [a.b=value ...]
 
-Any configuration is a domain; --sports is one that is made at the first call (benchmarks/sports.yaml). Every draw labels other
+Any configuration is a domain; --sports is one that is made at the first call (research/sports.yaml). Every draw labels other
 images; captions and zero-shot answers are shared between draws. All runs go to one run folder, so the program can be stopped
 and started again. `gap_closed` is (LEAML - best label-only baseline) / (full labels - best label-only baseline); baselines are
 the priors, zero-shot, fine-tuning and LoRA on the labels.
 
 Each row is tested against LEAML over all draws of a budget together: a paired permutation test that exchanges all answers about
 an image, of every draw, at once (`p_value`), corrected by Holm for the number of rows (`p_holm`). Pseudo pairs are judged by
-the labels that the method did not get (benchmarks/pair_precision.py). With --full every method chooses its fine-tuning's
+the labels that the method did not get (research/pair_precision.py). With --full every method chooses its fine-tuning's
 learning rate among three on the labels held out, as the baselines always do.
 """
 
@@ -33,7 +33,6 @@ matplotlib.use("svg")
 from matplotlib import pyplot
 from scipy import stats
 
-from benchmarks import curves, pair_precision
 from leaml import config
 from leaml.data import tables
 from leaml.evaluation import results
@@ -42,6 +41,7 @@ from leaml.io import files
 from leaml.rows import names_of
 from leaml.run.records import read_run
 from pipelines.adapt import adapt
+from research import curves, pair_precision
 
 CONTROLS = ["no_captions", "random_neurons", "all_neurons", "full_labels"]
 FULL_CONTROLS = [
@@ -251,7 +251,7 @@ def report(draws: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("pipelines/configs/demo.yaml"))
-    parser.add_argument("--sports", action="store_true", help="benchmarks/sports.yaml; makes frames and teacher where missing")
+    parser.add_argument("--sports", action="store_true", help="research/sports.yaml; makes frames and teacher where missing")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--draws", type=int, default=3)
@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     if given.sports:
-        from benchmarks import sports_teacher  # needs the emulator
+        from research import sports_teacher  # needs the emulator
 
         sports_teacher.prepare(Path("runs/sports"))
         given.config = Path(__file__).with_name("sports.yaml")

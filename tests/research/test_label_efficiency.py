@@ -8,8 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from benchmarks import label_efficiency
-from benchmarks.label_efficiency import (
+from leaml.config import Config, load
+from leaml.data import tables
+from leaml.run.records import RunRecord, StepRecord
+from research import label_efficiency
+from research.label_efficiency import (
     FILTERS,
     compare,
     gap_closed,
@@ -20,9 +23,6 @@ from benchmarks.label_efficiency import (
     run_draw,
     summarise,
 )
-from leaml.config import Config, load
-from leaml.data import tables
-from leaml.run.records import RunRecord, StepRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,8 +1,8 @@
 """Learning curves: accuracy over labeled images, a panel for each domain, from the files of the label-efficiency benchmarks.
 
-    python -m benchmarks.curves OUT.svg FILE.json [FILE.json ...] [--names NAME ...]
+    python -m research.curves OUT.svg FILE.json [FILE.json ...] [--names NAME ...]
 
-FILE.json is what `benchmarks.label_efficiency --json` or `benchmarks.stacked.show --json` wrote.
+FILE.json is what `research.label_efficiency --json` or `research.stacked.show --json` wrote.
 """
 
 from __future__ import annotations

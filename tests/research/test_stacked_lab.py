@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.stacked import domain, experiments, lab, plans
 from leaml import config
 from leaml.config import resolve_model
 from leaml.errors import InputError
 from pipelines.ingest import draw_labels, ingest, sample_refs, training_images
 from pipelines.run import Run
+from research.stacked import domain, experiments, lab, plans
 
 pytestmark = pytest.mark.research
 

@@ -17,12 +17,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.stacked import model, training
-from benchmarks.stacked.decoding import StackedEngine
-from benchmarks.stacked.domain import Case, Domain
-from benchmarks.stacked.model import Weights
-from benchmarks.stacked.training import Arm, Bench, Trained
-from benchmarks.stacked.workers import Asking, Pairs, Workers
 from leaml.config import Config
 from leaml.engine.interface import Request
 from leaml.generation import prompts
@@ -33,6 +27,12 @@ from leaml.training.loop import Example, Task
 from pipelines.distill import CAPTION_QUESTIONS, question_shares
 from pipelines.rows import asked_of_labels
 from pipelines.warmup import answer_examples, pair_examples
+from research.stacked import model, training
+from research.stacked.decoding import StackedEngine
+from research.stacked.domain import Case, Domain
+from research.stacked.model import Weights
+from research.stacked.training import Arm, Bench, Trained
+from research.stacked.workers import Asking, Pairs, Workers
 
 QUESTIONS = 4000
 """Questions about unlabeled images that no pair is made for; models are compared on them without looking at the test set."""

@@ -1,6 +1,6 @@
-"""The table of `benchmarks.label_efficiency` from experiments on stacked models.
+"""The table of `research.label_efficiency` from experiments on stacked models.
 
-    python -m benchmarks.stacked.show FILE.npz FOUND.json [--json FILE] [--curve FILE]
+    python -m research.stacked.show FILE.npz FOUND.json [--json FILE] [--curve FILE]
 
 A budget whose later draws have fewer rows is shown twice: all draws with the rows that all have, and the first ones with every
 row. Of a plan without the row `leaml`, a line for each choice: what its models answer right about unlabeled images.
@@ -15,10 +15,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import curves, label_efficiency, pair_precision
-from benchmarks.stacked.domain import Case, Domain
 from leaml.data import tables
 from leaml.evaluation.results import summarise
+from research import curves, label_efficiency, pair_precision
+from research.stacked.domain import Case, Domain
 
 Found = dict[str, dict[str, dict[str, Any]]]
 """Case -> name of the experiment -> its result."""

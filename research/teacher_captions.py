@@ -1,6 +1,6 @@
 """How often the shipped teacher names the right colour and shape on easy-VQA's training images, which it has never seen.
 
-    python -m benchmarks.teacher_captions [--images 4000] [--json FILE]
+    python -m research.teacher_captions [--images 4000] [--json FILE]
 
 The truth comes from easy-VQA's own questions; an image whose questions do not tell its colour (or shape) is left out there.
 """

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks.stacked import model
-from benchmarks.stacked.model import Shape, Weights
-from benchmarks.stacked.texts import Texts
 from leaml.config import TrainConfig
 from leaml.training.loop import Example, Task, batch_counts, learning_rate
 from leaml.vlm.precision import compute_dtype
+from research.stacked import model
+from research.stacked.model import Shape, Weights
+from research.stacked.texts import Texts
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 

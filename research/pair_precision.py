@@ -1,6 +1,6 @@
 """How many pseudo pairs are right, by the labels of their images that the method did not get.
 
-    python -m benchmarks.pair_precision RUN [--json FILE]
+    python -m research.pair_precision RUN [--json FILE]
 
 RUN is the folder of a run whose labeled source has questions about every image (easy-VQA, the sports set), of which the method
 got a few. A pair is judged where its image has its very question there, normalised; the share of accepted pairs for which that

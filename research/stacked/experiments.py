@@ -1,7 +1,7 @@
 """Tables of experiments on stacked models: all methods over budgets and draws, and one choice of the method at a time.
 
-    python -m benchmarks.stacked.experiments pack pipelines/configs/demo.yaml FILE.npz [a.b=value ...]
-    python -m benchmarks.stacked.experiments run FILE.npz [a.b=value ...] --plan table --out FILE.json [--teacher FOLDER]
+    python -m research.stacked.experiments pack pipelines/configs/demo.yaml FILE.npz [a.b=value ...]
+    python -m research.stacked.experiments run FILE.npz [a.b=value ...] --plan table --out FILE.json [--teacher FOLDER]
 
 `pack` needs the pipeline's packages; `run` needs torch, tokenizers and leaml, and a GPU if the plan is to end today.
 """
@@ -17,16 +17,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.label_efficiency import FULL_BUDGETS
-from benchmarks.pair_precision import truth_of
-from benchmarks.stacked import domain, model
-from benchmarks.stacked.domain import Domain
-from benchmarks.stacked.lab import Lab, Result
-from benchmarks.stacked.plans import PLANS, changed
-from benchmarks.stacked.texts import Texts
-from benchmarks.stacked.training import Bench
-from benchmarks.stacked.workers import Workers
 from leaml.config import resolve_model
+from research.label_efficiency import FULL_BUDGETS
+from research.pair_precision import truth_of
+from research.stacked import domain, model
+from research.stacked.domain import Domain
+from research.stacked.lab import Lab, Result
+from research.stacked.plans import PLANS, changed
+from research.stacked.texts import Texts
+from research.stacked.training import Bench
+from research.stacked.workers import Workers
 
 
 def run(given: Domain, plan: str, teacher: str, bench: dict[str, Any], workers: int, seconds: float | None, out: Path) -> None:

@@ -1,0 +1,1 @@
+"""Experiments on the method; research/README.md says how to run each."""

@@ -127,7 +127,7 @@ def commands() -> list[Command]:
             comment = text[text.index("#") :] if "#" in text else ""
             parts = re.findall(r"(?:#\s+|\bor\s+|: )((?:leaml|ray|sbatch|make|export) .*?)(?=\s+or\s|: |$)", comment)
             places += [Found(name_of(file), number, part) for part in parts]
-    places = [each._replace(text=re.sub(r"^(benchmarks\.\S+ )", r"python -m \1", each.text)) for each in places]
+    places = [each._replace(text=re.sub(r"^((?:benchmarks|research)\.\S+ )", r"python -m \1", each.text)) for each in places]
     matches = [(each, COMMAND.match(each.text)) for each in places]
     return found + [Command(each, match[1], match[2]) for each, match in matches if match]
 

@@ -23,7 +23,7 @@ _WHERE = {
     "load_run": "leaml.run.finished:find",
     "read_pairs": "leaml.run.pairs",
     "NeuronConfig": "leaml.neurons.peft",
-    "score_neurons": "leaml.neurons.scores:score",
+    "score_neurons": "leaml.neurons.peft.choose",
     "select_neurons": "leaml.neurons.selection:select",
     "Row": "leaml.rows",
 }

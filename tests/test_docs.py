@@ -22,6 +22,7 @@ import yaml
 from doc_folder import READ_ELSEWHERE, make_folder, with_defaults
 from doc_pages import PAGES, ROOT, Command, Found, all_blocks, commands, configs, kind_of, of_program, one, spans, table
 from doc_requests import Sent, routes, send, shown, try_route
+from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster import manifests
@@ -382,6 +383,8 @@ def test_every_python_snippet_runs(block: Found, folder: Path, monkeypatch: pyte
         "base": base,
         "base_again": base_again,
         "other_config": NeuronConfig(rows={"model.layers.0.mlp.up_proj": [1]}),
+        "loader": [{"input_ids": torch.arange(12).view(2, 6), "labels": torch.arange(12).view(2, 6)}],
+        "get_peft_model": get_peft_model,
     }
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from peft.config import PeftConfig
 from peft.utils import PeftType
-from peft.utils.constants import DUMMY_TARGET_MODULES
-from torch import nn
 
 from leaml.errors import ConfigError
 
 PEFT_TYPE = "NEURON"
+_SELECTIONS = ("random", "magnitude")
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -27,8 +26,14 @@ class NeuronConfig(PeftConfig):
     Args:
         rows: Module name (as in `model.named_modules()`) -> indices of its trained rows, as a sequence, a tensor or the text
             they are stored as, "0,4-7" for 0, 4, 5, 6, 7: a few bytes a row, where the rows themselves take kilobytes. Or the
-            folder of a score step (local or s3://), which also gives the columns, refused if it was made for another model.
+            folder of a select step (local or s3://), which also gives the columns, refused if it was made for another model.
             Modules without rows are dropped; no rows at all is a valid adapter that changes nothing.
+        target_modules: Without rows, the modules of which `selection` takes a share, as PEFT means it: a regular expression,
+            ends of names, or "all-linear"; None: all that LEAML scores.
+        ratio: Share of the rows of each of these modules, from 0 to 1.
+        selection: Without rows, how they are chosen: "random", or "magnitude" (the largest sum of |w|). By gradients:
+            `leaml.score_neurons`, which needs data.
+        seed: Of the random choice.
         columns: Module name -> indices of its trained columns (the weights of one input), given as the rows are. A module may
             have both; an entry in a trained row and a trained column is trained as the row's.
         train_bias: Train the bias entries of the rows too, where a module has a bias.
@@ -37,11 +42,16 @@ class NeuronConfig(PeftConfig):
         modules_to_save: Further modules to train and save whole, by the last part of their name.
 
     Raises:
-        ConfigError: indices that are negative, repeated or not integers; columns beside a folder; unknown `delta_dtype`.
+        ConfigError: indices that are negative, repeated or not integers; columns beside a folder; unknown `delta_dtype` or
+            `selection`; a selection without a ratio, or beside rows.
     """
 
-    rows: Any = field(default=None, metadata={"help": "Module name -> trained rows, or the folder of a score step."})
+    rows: Any = field(default=None, metadata={"help": "Module name -> trained rows, or the folder of a select step."})
     columns: Any = field(default=None, metadata={"help": "Module name -> trained columns."})
+    target_modules: Any = field(default=None, metadata={"help": "Modules of which `selection` takes a share."})
+    ratio: float | None = field(default=None, metadata={"help": "Share of the rows of each of these modules."})
+    selection: str | None = field(default=None, metadata={"help": "How they are chosen: random or magnitude."})
+    seed: int = field(default=0, metadata={"help": "Of the random choice."})
     train_bias: bool = field(default=True, metadata={"help": "Train the bias entries of the rows too."})
     delta_dtype: str | None = field(default=None, metadata={"help": "Type of the trained parameters; None: automatic."})
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "Further modules to train and save whole."})
@@ -52,52 +62,45 @@ class NeuronConfig(PeftConfig):
         if self.delta_dtype not in (None, *_DTYPES):
             msg = f"delta_dtype {self.delta_dtype!r} is not one of {_DTYPES}; leave it out for the automatic choice"
             raise ConfigError(msg)
+        if self.selection is not None and self.rows is None:
+            self._check_selection()
+            return
         if isinstance(self.rows, str):
             if self.columns:
                 msg = f"columns beside the folder {self.rows!r}, which brings its own; leave them out, or give rows as a dict"
                 raise ConfigError(msg)
             return
         if self.rows is not None or self.columns is not None:
-            self.rows, self.columns = (_texts(found, kind) for found, kind in ((self.rows, "rows"), (self.columns, "columns")))
+            texts = (as_texts(found, kind) for found, kind in ((self.rows, "rows"), (self.columns, "columns")))
+            self.rows, self.columns = texts
+
+    def _check_selection(self) -> None:
+        if self.selection == "gradient":
+            msg = "selection 'gradient' needs data: leaml.score_neurons(model, batches, ratio=...) gives the configuration"
+            raise ConfigError(msg)
+        if self.selection not in _SELECTIONS:
+            msg = f"selection {self.selection!r} is not one of {_SELECTIONS}; with data use leaml.score_neurons"
+            raise ConfigError(msg)
+        if self.ratio is None or not 0 <= self.ratio <= 1:
+            msg = f"ratio is {self.ratio!r}; selection {self.selection!r} needs a share of the rows, from 0 to 1"
+            raise ConfigError(msg)
 
     @property
     def modules(self) -> list[str]:
         """Names of the modules with rows or columns."""
         return [*dict.fromkeys((*(self.rows or ()), *(self.columns or ())))]
 
-    @property
-    def target_modules(self) -> str | None:
-        """PEFT asks every configuration for it; the modules are the keys of `rows`. The value for none allows none."""
-        return None if self.rows or self.columns else DUMMY_TARGET_MODULES
-
     def indices(self, module: str, kind: str = "rows") -> torch.Tensor:
         """The sorted int64 indices of a module's "rows" or "columns"; empty for a module without."""
         return torch.tensor(parse_indices(getattr(self, kind).get(module, ""), f"{kind} of {module!r}"), dtype=torch.int64)
 
-    def resolve(self, model: nn.Module) -> None:
-        """Replace a selection folder by its rows and columns, once the model is known.
 
-        Raises:
-            ConfigError: no rows given.
-            DataError: no selection in the folder.
-            ModelError: the selection was made for another model.
-        """
-        if self.rows is None:
-            msg = "NeuronConfig needs rows: a dict of module name -> row indices, or the folder of a score step"
-            raise ConfigError(msg)
-        if isinstance(self.rows, str):
-            from leaml.neurons import scores, selection
-
-            found = selection.load(self.rows, scores.all_linears(model))
-            self.rows, self.columns = _texts(found.rows, "rows"), _texts(found.columns, "columns")
-
-
-def _texts(given: Any, kind: str) -> dict[str, str]:
+def as_texts(given: Any, kind: str) -> dict[str, str]:
     """Module name -> indices as text, of the modules that have any; `kind` is "rows" or "columns"."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        folder = " or the folder of a score step" if kind == "rows" else ""
+        folder = " or the folder of a select step" if kind == "rows" else ""
         msg = f"{kind} must be a dict of module name -> {kind[:-1]} indices{folder}, not {given!r}"
         raise ConfigError(msg)
     texts = {str(name): format_indices(indices, f"{kind} of {str(name)!r}") for name, indices in given.items()}

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
 
 from leaml.errors import ModelError
+from leaml.neurons.peft.choose import resolve
 from leaml.neurons.peft.config import NeuronConfig
 from leaml.neurons.peft.layer import NeuronLinear
 
@@ -38,7 +39,7 @@ class NeuronModel(BaseTuner):
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Everything that can be wrong is found here, before the model is changed."""
         assert isinstance(peft_config, NeuronConfig)
-        peft_config.resolve(model)
+        resolve(peft_config, model)
         modules = dict(model.named_modules())
         tied = _tied(model)
         for name in peft_config.modules:

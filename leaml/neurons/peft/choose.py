@@ -1,0 +1,130 @@
+"""Which neurons an adapter trains, where the user names modules and a share and not the rows themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
+
+from leaml.errors import ConfigError, ModelError
+from leaml.neurons import scores, selection
+from leaml.neurons.gradients import Batch
+from leaml.neurons.peft.config import NeuronConfig, as_texts
+from leaml.training.objectives import per_example_loss
+
+Targets = str | Sequence[str] | None
+"""As PEFT's: a regular expression that a module's whole name matches, the ends of names, or "all-linear"; None: all that LEAML
+scores."""
+
+
+def targets(model: nn.Module, wanted: Targets) -> dict[str, nn.Linear]:
+    """The Linear modules meant, by name; never the head that makes logits.
+
+    Raises:
+        ConfigError: No Linear is meant.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    every = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    if wanted is None:
+        try:
+            return scores.all_linears(model)
+        except ModelError:  # no vision-language model
+            return every
+    if wanted == "all-linear":
+        return every
+    if isinstance(wanted, str):
+        found = {n: m for n, m in every.items() if re.fullmatch(wanted, n)}
+    else:
+        found = {n: m for n, m in every.items() if any(n == end or n.endswith(f".{end}") for end in wanted)}
+    if not found:
+        example = next(iter(every), "none")
+        msg = f"target_modules {wanted!r} means none of the model's {len(every)} Linear modules (for example {example!r})"
+        raise ConfigError(msg)
+    return found
+
+
+def _chosen_without_data(config: NeuronConfig, model: nn.Module) -> selection.Selection:
+    linears = targets(model, config.target_modules)
+    found = scores.score(linears, str(config.selection), seed=config.seed)
+    return selection.select(found, float(config.ratio or 0.0), "module", False)
+
+
+def resolve(config: NeuronConfig, model: nn.Module) -> None:
+    """Replace a selection, or the folder of one, by its rows and columns, once the model is known.
+
+    Raises:
+        ConfigError: No rows given, and nothing to choose them by.
+        DataError: No selection in the folder.
+        ModelError: The selection was made for another model.
+    """
+    if config.rows is None and config.selection is not None:
+        config.rows, config.columns = as_texts(_chosen_without_data(config, model), "rows"), {}
+    if config.rows is None:
+        msg = (
+            "NeuronConfig needs rows (a dict of module name -> row indices, or the folder of a select step), or a selection "
+            "and a ratio"
+        )
+        raise ConfigError(msg)
+    if isinstance(config.rows, str):
+        found = selection.load(config.rows, scores.all_linears(model))
+        config.rows, config.columns = as_texts(found.rows, "rows"), as_texts(found.columns, "columns")
+    # PEFT asks every configuration for it and wants a match: the modules are the keys of `rows`, and this value allows none
+    if not config.modules:
+        config.target_modules = DUMMY_TARGET_MODULES
+
+
+def score_neurons(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    ratio: float = 0.3,
+    target_modules: Targets = None,
+    method: str = "squared",
+    scope: str = "module",
+    **options: Any,
+) -> NeuronConfig:
+    """Score a model's neurons on data, and give the configuration that trains the best of them.
+
+        config = leaml.score_neurons(model, loader, ratio=0.1)
+        model = peft.get_peft_model(model, config)
+
+    Args:
+        model: Before `get_peft_model`; its gradients are left as they are.
+        batches: What the model is called with, `labels` among it: (examples, tokens) int64, -100 where no loss is wanted. A
+            model that mixes the images of a batch needs batches of one example.
+        ratio: Share of the neurons to train.
+        target_modules: Of which modules.
+        method: squared, absolute, gradient_weight or lowest; leaml.neurons.scores says what each is.
+        scope: Where the share is taken: module, layer or global.
+        options: Of `NeuronConfig`.
+
+    Raises:
+        ConfigError: No batch, no Linear is meant, or an unknown method.
+        StepError: A loss or a gradient is not finite.
+    """
+    linears = targets(model, target_modules)
+    device = next(iter(linears.values())).weight.device
+
+    def collate(part: Sequence[Mapping[str, Any]]) -> Batch:
+        (batch,) = part
+        inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items() if k != "labels"}
+        labels = batch["labels"].to(device)
+        separate = len(labels).__eq__
+        return Batch(
+            len(labels),
+            lambda: per_example_loss(model(**inputs).logits, labels),
+            lambda name, shape: len(shape) == 3 and separate(shape[0]),
+        )
+
+    training, wanted = model.training, {n: p.requires_grad for n, p in model.named_parameters()}
+    model.requires_grad_(False).eval()
+    try:
+        found = scores.score(linears, method, scores.Data(list(batches), collate, 1))
+    finally:
+        model.train(training)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(wanted[name])
+    return NeuronConfig(rows=selection.select(found, ratio, scope, scope == "global"), **options)

@@ -30,6 +30,8 @@ BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 PREFIX, NAME = "lm-", "haproxy"
 """Of the folder of a server's files, and the script in it that stands in for HAProxy."""
 
+AFTER_BODY = 5
+"""Seconds, above `limits.body_seconds`, after which a client that sends or takes nothing more loses its connection."""
 BEHIND = "127.0.0.1"
 """Where Serve and its replicas listen behind HAProxy."""
 
@@ -53,7 +55,7 @@ while (($#)); do
              # of a connection that was used before HAProxy takes the end for no error, and closes its client without a word
              $1 == "defaults" { print "    timeout http-request HEADERSs\n    option http-server-close"
                                 # of a client that does not go on with its body or does not read; not while it waits for a reply
-                                print "    timeout client HEADERSs" }
+                                print "    timeout client SILENTs" }
              $1 == "global" { print "    tune.bufsize BUFFER" }  # or the application would not see headers to say 431 to
              front && $1 == "frontend" { while ((getline rule < "FRONT") > 0) print "    " rule }' "$2" >"$2.own" || exit 1
         arguments+=(-f "$2.own")
@@ -143,6 +145,7 @@ def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) ->
     values = {
         "HOST": host,
         "HEADERS": str(max(1, int(limits.body_seconds))),
+        "SILENT": str(max(1, int(limits.body_seconds)) + AFTER_BODY),  # so that the application's own reply comes first
         "CLIENT": str(limits.client_connections),
         "FRONT": str(folder / "front.cfg"),
         "STARTING": str(folder / "starting"),

@@ -97,7 +97,7 @@ class Storage:
 
     def work(self, folder: str) -> set[str]:
         """What the step would lose or has to take up again: units, a checkpoint, scores under way."""
-        scores = self.keys(f"{folder}/progress.json") if folder.startswith("importance") else {}
+        scores = self.keys(f"{folder}/progress.json") if folder.startswith("score") else {}
         return {*self.keys(f"{folder}/rows/"), *self.keys(f"{folder}/checkpoints/checkpoint_"), *scores}
 
     def progress(self, folder: str) -> float:

@@ -58,7 +58,7 @@ def test_only_haproxy_listens_at_the_host_headers_are_timed_and_clients_have_few
         "bind 127.0.0.1:8404",
     ]
     assert changed[changed.index("defaults") + 1].strip() == "timeout http-request 7s"
-    assert [line.strip() for line in changed if "timeout client" in line] == ["timeout client 7s"]
+    assert [line.strip() for line in changed if "timeout client" in line] == ["timeout client 12s"]
     assert [line.strip() for line in changed if "bufsize" in line] == ["tune.bufsize 40960"]
     own = [line.strip() for line in changed[changed.index("frontend http_frontend") :]]
     assert "tcp-request connection track-sc0 src unless { src 127.0.0.0/8 ::1 }" in own
@@ -103,7 +103,9 @@ def running(port: int, replica: int = 1) -> str:
 def haproxy(folder: Path, exempt: str = "127.0.0.0/8 ::1", replica: int = 1) -> Iterator[int]:
     """HAProxy with three connections for a client outside of `exempt`; gives its port."""
     (port,) = forward._free_ports(1)
-    environment = forward.environment(LimitSettings(client_connections=3, body_seconds=2), "127.0.0.1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forward, "AFTER_BODY", 1)
+        environment = forward.environment(LimitSettings(client_connections=3, body_seconds=2), "127.0.0.1")
     binary, written = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"]), folder / "haproxy.cfg"
     rules = binary.parent / "front.cfg"
     rules.write_text(rules.read_text().replace("127.0.0.0/8 ::1", exempt))

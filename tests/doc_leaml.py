@@ -164,10 +164,13 @@ def stop_before_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(easy_vqa, "read", lambda source, keep: iter(_first_shapes(source.split)))
 
 
+_read_shapes = easy_vqa.read
+
+
 @cache
 def _first_shapes(split: str | None) -> list[Record]:
     """The first images of easy-VQA: all of them take seconds, and test_plan.py has them."""
-    return list(islice(easy_vqa.read(tree.SourceConfig(format="easy_vqa", split=split), lambda _: True), 60))
+    return list(islice(_read_shapes(tree.SourceConfig(format="easy_vqa", split=split), lambda _: True), 60))
 
 
 def _no_cluster(*_: object, **__: object) -> NoReturn:

@@ -6,6 +6,7 @@
     metrics = leaml.adapt(config)                   # the whole run; finished steps are reused
     run = leaml.load_run(config.run_folder)         # the adapted model, its evaluation and calibration
     pairs = leaml.read_pairs(config.run_folder)     # every pseudo pair with its verdict
+    leaml.predict(config.run_folder, "images", "questions.csv", "answers.csv")
 
 Names are imported at their first use, so `import leaml` costs nothing.
 """
@@ -20,6 +21,8 @@ _WHERE = {
     "Config": "leaml.config",
     "load_config": "leaml.config:load",
     "adapt": "pipelines.adapt",
+    "predict": "pipelines.predict",
+    "evaluate": "leaml.evaluation.results",
     "load_run": "leaml.run.finished:find",
     "read_pairs": "leaml.run.pairs",
     "NeuronConfig": "leaml.neurons.peft",

@@ -274,7 +274,7 @@ def hub() -> Check:
     return Check(name, "ok", f"online (not tried); {models} models in {cache}; {token}")
 
 
-def _each(storage: str | None) -> Iterator[Check]:
+def _checks(storage: str | None) -> Iterator[Check]:
     """The checks in the order of the table."""
     yield python()
     yield torch_build()
@@ -290,20 +290,13 @@ def _each(storage: str | None) -> Iterator[Check]:
     yield hub()
 
 
-def checks(storage: str | None = None) -> list[Check]:
-    """All checks of this machine; takes as long as importing vLLM, 10 s or more.
+def run(storage: str | None = None) -> int:
+    """Print the checks of this machine as a table; takes as long as importing vLLM, 10 s or more.
+
+    Returns the exit code: 0 when none failed, else 1.
 
     Args:
         storage: Where runs will go, as in the configuration: local folder or s3:// address; None: not given.
-    """
-    return list(_each(storage))
-
-
-def run(storage: str | None = None) -> int:
-    """Print the checks as a table. Returns the exit code: 0 when none failed, else 1.
-
-    Args:
-        storage: See `checks`.
     """
     console = Console()
     table = Table(box=None, pad_edge=False)
@@ -311,7 +304,7 @@ def run(storage: str | None = None) -> int:
         table.add_column(column, overflow="fold")
     states: list[State] = []
     with console.status("checking this machine") as status:
-        for check in _each(storage):
+        for check in _checks(storage):
             states.append(check.state)
             table.add_row(check.name, f"[{STYLE[check.state]}]{check.state}[/]", _plain(check.found), _plain(check.fix))
             status.update(f"checking this machine: {len(states)} done, the import of vLLM takes longest")

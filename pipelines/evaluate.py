@@ -12,6 +12,7 @@ from leaml.config import ModelConfig
 from leaml.data import store, tables
 from leaml.engine.interface import Completion, Engine, Request
 from leaml.errors import DataError
+from leaml.evaluation.results import judged
 from leaml.text import scoring
 from pipelines.ingest import Sources
 from pipelines.models import engine_spec, model_key
@@ -46,22 +47,6 @@ class AnswerWork:
             counts.update(replied([completion]))
             counts["questions"] += 1
         return [{"image_id": i, "answers": a} for i, a in answers.items()], counts
-
-
-def judged(row: dict[str, Any], prediction: str, logprob: float | None = None) -> dict[str, Any]:
-    """A prediction row (without image id) with its verdict, which is None where `row` has no answer.
-
-    `logprob` is the sum over the tokens of a model's prediction.
-    """
-    answer, kind = row.get("answer"), row.get("question_type")
-    return {
-        "question": row["question"],
-        "answer": answer,
-        "prediction": prediction,
-        "correct": None if answer is None else scoring.is_correct(prediction, answer, kind, row.get("options")),
-        "question_type": kind,
-        "logprob": logprob,
-    }
 
 
 def evaluation_rows(run: Run, sources: Sources) -> list[dict[str, Any]]:

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from leaml.data import tables
 from leaml.evaluation.priors import BlindPrior
+from leaml.evaluation.results import judged
 from leaml.io import files
-from pipelines.evaluate import evaluation_rows, judged
+from pipelines.evaluate import evaluation_rows
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run
 

@@ -43,7 +43,6 @@ class Plan:
 
     config: Config
     validation: str
-    label_key: str
 
 
 def tune(config: Config, verbose: bool = False) -> Found:
@@ -96,7 +95,7 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: boo
     start_ray(_shared(config).resources, verbose)
     questions = Labels(labels.validation, labels.validation.slice(0, 0), "")
     validation = write_examples(step.path("validation.parquet"), answer_examples(questions))
-    plan = Plan(_shared(config), validation, labels.key)
+    plan = Plan(_shared(config), validation)
     began = time.time()
     if until := search.last_shared_step(config, had_by(config)):
         judge = Judge(validation, config.tune.validations)

@@ -10,7 +10,7 @@ import pytest
 
 import leaml
 from leaml.data import tables
-from leaml.errors import InputError
+from leaml.errors import DataError, InputError
 from leaml.run.records import RunRecord, StepRecord
 
 
@@ -41,3 +41,14 @@ def test_pairs_of_a_run_are_a_table(tmp_path: Path) -> None:
         {"image_id": "x", "accepted": True, "reason": ""},
         {"image_id": "x", "accepted": False, "reason": "few votes"},
     ]
+
+
+def test_answers_from_anywhere_are_scored_as_a_run_does_it() -> None:
+    asked = {"image_id": 1, "question": "Which colour?", "answer": "red"}
+    rows = [asked | {"prediction": "Red."}, asked | {"image_id": 2, "prediction": "blue"}]
+    rows.append(asked | {"image_id": 2, "answer": "B", "options": ["blue", "red"], "prediction": "red"})
+    found = leaml.evaluate(rows)
+    assert (found["accuracy"], found["n"], found["images"]) == (0.666667, 3, 2)
+    assert found["ci95"][0] == 0.5 and found["ci95"][1] == 1.0
+    with pytest.raises(DataError, match="row 2 has no answer and no prediction; it has image_id, question"):
+        leaml.evaluate([rows[0], {"image_id": 3, "question": "?"}])

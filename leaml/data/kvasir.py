@@ -6,14 +6,10 @@ of one image share its source and so must stay on one side.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from leaml.data.records import Question, Record, hash_split
-from leaml.errors import DataError
-from leaml.io import files
+from leaml.data.records import Question
 from leaml.text.values import marks_missing
 
 COLUMNS = {"source", "question", "answer", "img_id"}
@@ -58,23 +54,3 @@ def parse(question: str, answer: str | None) -> Question | None:
     if not text or marks_missing(text):
         return None
     return Question(question.strip(), text, QUESTION_TYPES.get(question.strip()))
-
-
-def kvasir_rows_csv(path: str) -> Iterator[Record]:
-    """Records without image data, in the order of first mention, from a CSV of source, question, answer, img_id.
-
-    For statistics on the text alone, such as the blind prior. Raises DataError if a column is missing.
-    """
-    groups: dict[str, tuple[str, list[Question]]] = {}
-    with files.open_read(path) as stream:
-        rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8", newline=""))
-        if not set(rows.fieldnames or ()) >= COLUMNS:
-            msg = f"{path}: needs the columns {', '.join(sorted(COLUMNS))}, and has {rows.fieldnames}"
-            raise DataError(msg)
-        for row in rows:
-            questions = groups.setdefault(row["img_id"], (row["source"], []))[1]
-            question = parse(row["question"], row["answer"])
-            if question is not None:
-                questions.append(question)
-    for key, (source, questions) in groups.items():
-        yield Record(key, source, hash_split(key), None, tuple(questions))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,52 @@ from leaml.errors import DataError
 from leaml.evaluation import statistics
 from leaml.evaluation.templates import templates
 from leaml.rows import names_of
+from leaml.text import scoring
 
 UNTYPED = "untyped"
 """Name in `by_type` of questions without a type, where others have one."""
 _DIGITS = 6
+
+
+def judged(row: Mapping[str, Any], prediction: str, logprob: float | None = None) -> dict[str, Any]:
+    """A prediction row (without image id) with its verdict, which is None where `row` has no answer.
+
+    `logprob` is the sum over the tokens of a model's prediction.
+    """
+    answer, kind = row.get("answer"), row.get("question_type")
+    return {
+        "question": row["question"],
+        "answer": answer,
+        "prediction": prediction,
+        "correct": None if answer is None else scoring.is_correct(prediction, answer, kind, row.get("options")),
+        "question_type": kind,
+        "logprob": logprob,
+    }
+
+
+def evaluate(rows: Iterable[Mapping[str, Any]], resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """Accuracy of answers from anywhere, scored and summarised as a run does it.
+
+    Args:
+        rows: One mapping a question: `image_id` (any name of the image; answers about one image are one cluster), `question`,
+            `answer` (the right one), `prediction`, and where there are some `options` (list of texts) and `question_type`.
+        resamples: Bootstrap draws (over images) behind the interval.
+        seed: Seed of the draws.
+
+    Returns:
+        As `summarise`.
+
+    Raises:
+        DataError: No rows, or one that lacks a key or an answer; it says which.
+    """
+    made = []
+    for number, row in enumerate(rows, 1):
+        missing = [key for key in ("image_id", "question", "answer", "prediction") if row.get(key) is None]
+        if missing:
+            msg = f"row {number} has no {' and no '.join(missing)}; it has {', '.join(map(str, row)) or 'nothing'}"
+            raise DataError(msg)
+        made.append({"image_id": str(row["image_id"]), **judged(row, str(row["prediction"]))})
+    return summarise(tables.table(made, tables.PREDICTIONS), resamples, seed)
 
 
 def summarise(predictions: pa.Table, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:

@@ -26,18 +26,6 @@ def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.zeros(targets.shape, dtype=torch.float32, device=logits.device).masked_scatter(wanted, losses)
 
 
-def reply_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """`(sum over reply tokens of -log p(token | image, request, earlier tokens), number of reply tokens)`.
-
-    The sum (not the mean) so that workers can add both numbers up and divide once: L = sum_w loss_w / sum_w tokens_w.
-
-    Args:
-        logits: (batch, length, vocabulary).
-        labels: (batch, length), `IGNORED` where no loss is wanted; not shifted.
-    """
-    return token_loss(logits, labels).sum(), int((labels[:, 1:] != IGNORED).sum())
-
-
 def per_example_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean token cross-entropy of each row: `L_b = 1 / n_b sum_t -log p(y_bt | ...)`, 0 for a row without reply tokens.
 

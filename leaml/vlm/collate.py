@@ -67,13 +67,11 @@ class Collator:
 
     Args:
         processor: of the model.
-        max_length: longest row in tokens; a longer one loses the end of its reply. None: no limit.
     """
 
-    def __init__(self, processor: Any, max_length: int | None = None) -> None:
+    def __init__(self, processor: Any) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.max_length = max_length
         self.chat: Chat = chat_of(processor)
         pad = self.tokenizer.pad_token_id
         self.pad = pad if pad is not None else self.chat.end
@@ -89,16 +87,15 @@ class Collator:
         image tensors.
 
         Raises:
-            DataError: an empty batch, an empty reply, or a row whose image and request leave no room for the reply.
+            DataError: an empty batch or an empty reply.
         """
         if not turns:
             msg = "a batch needs at least one turn; the data that feeds the collator is empty"
             raise DataError(msg)
         prompts = [self.chat.prompt(t.request, t.prefix, t.image is not None) for t in turns]
         contexts, extras, images = self._read(turns, prompts)
-        rows = []
-        for turn, context, extra in zip(turns, contexts, extras, strict=True):
-            rows.append(_Row(context, self._reply(turn, len(context)), extra))
+        replies = [self.reply_ids(turn.reply, turn.prefix, turn.request) for turn in turns]
+        rows = [_Row(*parts) for parts in zip(contexts, replies, extras, strict=True)]
         return {**self._pad(rows), **images}
 
     def _read(
@@ -171,19 +168,6 @@ class Collator:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _reply(self, turn: Turn, context: int) -> list[int]:
-        """Ids of the reply and its end token, cut to what `max_length` leaves beside `context` tokens."""
-        found = self.reply_ids(turn.reply, turn.prefix, turn.request)
-        if self.max_length is None or context + len(found) <= self.max_length:
-            return found
-        if context >= self.max_length:
-            msg = (
-                f"image and request {turn.request[:80]!r} take {context} tokens and the reply {len(found)}, more than"
-                f" max_length {self.max_length} leaves; raise max_length or lower the image size"
-            )
-            raise DataError(msg)
-        return found[: self.max_length - context]
 
     def reply_ids(self, reply: str, prefix: str = "", request: str = "") -> list[int]:
         """Ids of a reply as it is trained: behind the prompt, with its end token.

@@ -13,10 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from kvasir_csv import records
 
 from leaml.config import LabelBudget, parse
 from leaml.data import budget, tables
-from leaml.data.kvasir import QUESTION_TYPES, kvasir_rows_csv
+from leaml.data.kvasir import QUESTION_TYPES
 from leaml.text.scoring import is_correct
 from pipelines.ingest import Labels, Sources
 from pipelines.priors import predict_priors
@@ -43,7 +44,7 @@ def counted(file: Path) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def source_of(file: Path) -> dict[str, str]:
-    return {record.uri: record.source for record in kvasir_rows_csv(str(file))}
+    return {record.uri: record.source for record in records(file)}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def labeled(file: Path) -> pa.Table:
     """The rows as ingest writes them, the image's name in place of its hash."""
     rows = [
         {"image_id": record.uri, "question": q.question, "answer": q.answer, "question_type": q.question_type, "options": None}
-        for record in kvasir_rows_csv(str(file))
+        for record in records(file)
         for q in record.questions
     ]
     return tables.table(rows, tables.LABELED)
@@ -104,7 +105,7 @@ def test_every_row_keeps_its_type_and_missing_answers_are_dropped(
     assert len(types) == 6
     lines = file.read_text().splitlines()
     (tmp_path / "some.csv").write_text("\n".join([*lines[:3], "Polyps,Is there text?,nan,x", "Polyps,Is there text?, NaN ,x"]))
-    assert [len(r.questions) for r in kvasir_rows_csv(str(tmp_path / "some.csv"))] == [2, 0]
+    assert [len(r.questions) for r in records(tmp_path / "some.csv")] == [2, 0]
 
 
 def test_answers_of_several_parts_are_compared_as_sets(counted: list[Row]) -> None:

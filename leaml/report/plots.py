@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from leaml.report.formats import row_title
+
 INK, MUTED, LINE, ACCENT, BAR = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05"
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", ACCENT: "var(--accent)", BAR: "var(--bar)"}
 _STYLE: Any = {
@@ -54,12 +56,11 @@ class _Screen:
 _WIDE, _NARROW = _Screen(11, "wide"), _Screen(4.4, "narrow", "-narrow")
 
 
-def accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], ours: str) -> Markup:
+def accuracy_bars(rows: Mapping[str, Mapping[str, Any]], ours: str) -> Markup:
     """Horizontal bars, one per row, with the 95 % interval as whisker and the accuracy in percent beside it.
 
     Args:
         rows: Rows of `metrics.json`, best shown where they stand.
-        titles: What to call each row.
         ours: The row drawn in the accent colour.
 
     Returns:
@@ -67,10 +68,10 @@ def accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, st
     """
     if not rows:
         return Markup()
-    return _accuracy_bars(rows, titles, ours, _WIDE) + _accuracy_bars(rows, titles, ours, _NARROW)
+    return _accuracy_bars(rows, ours, _WIDE) + _accuracy_bars(rows, ours, _NARROW)
 
 
-def _accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], ours: str, screen: _Screen) -> Markup:
+def _accuracy_bars(rows: Mapping[str, Mapping[str, Any]], ours: str, screen: _Screen) -> Markup:
     name_of_plot = f"accuracy{screen.suffix}"
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name_of_plot}):
         height = 0.45 + 0.36 * len(rows)
@@ -86,7 +87,7 @@ def _accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, s
                 axes.plot([end, end], [place - 0.13, place + 0.13], color=INK, linewidth=1.3, zorder=3)
             weight = "bold" if mine else "normal"
             axes.text(max(value, high) + 0.9, place, f"{value:.1f}", va="center", ha="left", fontweight=weight)
-        axes.set_yticks(range(len(rows)), [_short(titles.get(name, name)) for name in rows])
+        axes.set_yticks(range(len(rows)), [_short(row_title(name)) for name in rows])
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlim(0, 100)
         axes.xaxis.set_major_locator(MaxNLocator(5 if screen is _WIDE else 2))

@@ -32,7 +32,7 @@ def accuracy(data: ReportData) -> dict[str, Any]:
     return {
         "rows": rows,
         "ours": ours,
-        "plot": plots.accuracy_bars(rows, TITLES, ours),
+        "plot": plots.accuracy_bars(rows, ours),
         "notes": prior_notes(rows),
         "baselines": comparison.get("baselines") or {},
         "breakdown": _breakdown(rows, ours),

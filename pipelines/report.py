@@ -14,9 +14,10 @@ from leaml.data import store, tables
 from leaml.evaluation.templates import templates
 from leaml.io import files
 from leaml.neurons.overlap import place_of
-from leaml.report import page
 from leaml.report.content import ReportData, Sample, WrongAnswer
-from leaml.report.sections import made_for
+from leaml.report.formats import made_for
+from leaml.report.page import write_report
+from leaml.report.verdict import prior_notes
 from leaml.run.records import LEAML, StepRecord
 from leaml.text import scoring
 from pipelines.evaluate import evaluation_rows, read_predictions
@@ -27,13 +28,16 @@ from pipelines.steps import of_kind
 from pipelines.units import read_output
 
 SAMPLES = 12
+"""Images of the pseudo pairs that the page shows."""
+WRONG = 12
+"""Wrong answers that it shows."""
 
 
 def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: dict[str, Any]) -> str:
     """Write report/index.html of a finished run, print the accuracy table, return the page's path."""
     selected, captions = _latest(run, "select"), _latest(run, "caption")
     filtered = _latest(run, "filter")
-    html = page.write_report(
+    html = write_report(
         ReportData(
             run=run.config.name,
             dataset=metrics["dataset"],
@@ -79,7 +83,7 @@ def print_table(metrics: dict[str, Any]) -> None:
         cells = [f"{row['by_type'][k]:.3f}" if k in row["by_type"] else "" for k in kinds]
         table.add_row(name, f"{row['accuracy']:.3f}", f"{low:.3f} to {high:.3f}", str(row["n"]), *cells)
     console.print(table)
-    for note in page.prior_notes(metrics["rows"]):
+    for note in prior_notes(metrics["rows"]):
         console.print(note, style="dim")
     comparison = metrics.get("comparison")
     for warning in metrics.get("warnings") or []:
@@ -136,7 +140,7 @@ def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[
     for row in wrong:
         kinds.setdefault(row["question_type"] or template_of[row["question"]], []).append(row)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds))))
-    chosen = list(itertools.islice((row for row in turns if row is not None), page.WRONG))
+    chosen = list(itertools.islice((row for row in turns if row is not None), WRONG))
     wanted = {row["image_id"] for row in chosen}
     refs = {ref.image_id: ref for ref in store.index(sources.evaluation.path("images")).only(wanted)}
     found = []

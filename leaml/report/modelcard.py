@@ -10,6 +10,7 @@ from leaml import __version__
 from leaml.config import BUILTIN, ModelConfig, resolve_model
 from leaml.errors import DataError
 from leaml.io import files
+from leaml.report.formats import row_title
 from leaml.rows import TITLES
 from leaml.run.finished import Finished, find
 
@@ -100,7 +101,7 @@ def _evaluation(metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         "dataset": _public(str(metrics["dataset"])),
         "rows": [
-            {"name": name, "title": TITLES.get(name, name), "ours": name == ours} | {key: rows[name][key] for key in keys}
+            {"name": name, "title": row_title(name), "ours": name == ours} | {key: rows[name][key] for key in keys}
             for name in names
         ],
         "comparison": headline or None,

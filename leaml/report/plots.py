@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from leaml.report.formats import row_title
 
 INK, MUTED, LINE, ACCENT, BAR = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05"
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", ACCENT: "var(--accent)", BAR: "var(--bar)"}
@@ -53,23 +56,22 @@ class _Screen:
 _WIDE, _NARROW = _Screen(11, "wide"), _Screen(4.4, "narrow", "-narrow")
 
 
-def accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], ours: str = "leaml") -> str:
+def accuracy_bars(rows: Mapping[str, Mapping[str, Any]], ours: str) -> Markup:
     """Horizontal bars, one per row, with the 95 % interval as whisker and the accuracy in percent beside it.
 
     Args:
         rows: Rows of `metrics.json`, best shown where they stand.
-        titles: What to call each row.
         ours: The row drawn in the accent colour.
 
     Returns:
         Two `<svg>`, for wide and for narrow screens, or an empty string without rows.
     """
     if not rows:
-        return ""
-    return _accuracy_bars(rows, titles, ours, _WIDE) + _accuracy_bars(rows, titles, ours, _NARROW)
+        return Markup()
+    return _accuracy_bars(rows, ours, _WIDE) + _accuracy_bars(rows, ours, _NARROW)
 
 
-def _accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], ours: str, screen: _Screen) -> str:
+def _accuracy_bars(rows: Mapping[str, Mapping[str, Any]], ours: str, screen: _Screen) -> Markup:
     name_of_plot = f"accuracy{screen.suffix}"
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name_of_plot}):
         height = 0.45 + 0.36 * len(rows)
@@ -85,7 +87,7 @@ def _accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, s
                 axes.plot([end, end], [place - 0.13, place + 0.13], color=INK, linewidth=1.3, zorder=3)
             weight = "bold" if mine else "normal"
             axes.text(max(value, high) + 0.9, place, f"{value:.1f}", va="center", ha="left", fontweight=weight)
-        axes.set_yticks(range(len(rows)), [_short(titles.get(name, name)) for name in rows])
+        axes.set_yticks(range(len(rows)), [_short(row_title(name)) for name in rows])
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlim(0, 100)
         axes.xaxis.set_major_locator(MaxNLocator(5 if screen is _WIDE else 2))
@@ -96,7 +98,7 @@ def _accuracy_bars(rows: Mapping[str, Mapping[str, Any]], titles: Mapping[str, s
         return _svg(figure, name_of_plot, "Accuracy of each row with its 95 % interval", screen.shown)
 
 
-def loss_curves(losses: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+def loss_curves(losses: Mapping[str, Sequence[tuple[int, float]]]) -> Markup:
     """One small panel per training run: loss over optimizer steps; losses that are not finite are left out.
 
     Returns:
@@ -105,11 +107,11 @@ def loss_curves(losses: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     curves = {name: [(step, loss) for step, loss in points if math.isfinite(loss)] for name, points in losses.items()}
     curves = {name: points for name, points in curves.items() if points}
     if not curves:
-        return ""
+        return Markup()
     return _loss_curves(curves, 4, _WIDE) + _loss_curves(curves, 1, _NARROW)
 
 
-def _loss_curves(curves: Mapping[str, Sequence[tuple[int, float]]], columns: int, screen: _Screen) -> str:
+def _loss_curves(curves: Mapping[str, Sequence[tuple[int, float]]], columns: int, screen: _Screen) -> Markup:
     columns = min(columns, max(2, len(curves))) if screen is _WIDE else columns
     lines = math.ceil(len(curves) / columns)
     name_of_plot = f"losses{screen.suffix}"
@@ -132,7 +134,7 @@ def _loss_curves(curves: Mapping[str, Sequence[tuple[int, float]]], columns: int
         return _svg(figure, name_of_plot, "Training loss over optimizer steps", screen.shown)
 
 
-def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
+def reliability(bins: Sequence[Mapping[str, Any]]) -> Markup:
     """Accuracy over confidence, one point a bin.
 
     Args:
@@ -174,7 +176,7 @@ def _short(text: str, limit: int = 30) -> str:
     return plain if len(plain) <= limit else plain[: limit - 1] + "…"
 
 
-def _svg(figure: Figure, name: str, description: str, shown: str) -> str:
+def _svg(figure: Figure, name: str, description: str, shown: str) -> Markup:
     """The figure as an `<svg>` of the class `shown`: it takes the width that there is, so its text must be legible there."""
     buffer = io.StringIO()
     figure.patch.set_alpha(0)
@@ -188,4 +190,5 @@ def _svg(figure: Figure, name: str, description: str, shown: str) -> str:
     text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, count=1, flags=re.S)
     text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", text, count=1)
-    return text.replace("<svg ", f'<svg class="plot {shown}" role="img" aria-label="{description}" ', 1).strip()
+    text = text.replace("<svg ", f'<svg class="plot {shown}" role="img" aria-label="{description}" ', 1)
+    return Markup(text.strip())  # matplotlib has escaped its texts

@@ -17,8 +17,8 @@ from rich.console import Console
 from leaml.config import parse
 from leaml.data import tables
 from leaml.evaluation import results
-from leaml.report import page
 from leaml.report.content import ReportData
+from leaml.report.page import write_report
 from leaml.text.scoring import answer_text
 from pipelines import report as printed
 from pipelines.ingest import Labels, Sources
@@ -104,7 +104,7 @@ METRICS = {
 
 
 def test_the_report_has_both_priors_as_lines_and_says_what_they_are() -> None:
-    html = page.write_report(ReportData("r", "kvasir", 52, METRICS)).replace("\u00a0", " ")
+    html = write_report(ReportData("r", "kvasir", 52, METRICS)).replace("\u00a0", " ")
     for phrase in ("Blind prior (no image)", "Prior by source (no image)", "Letter prior (no image)"):
         assert f"<td>{phrase}</td>" in html
     assert "most common labeled answer to each question, without the image: 63.7 %." in html

@@ -1,6 +1,7 @@
 """The report page: self-contained, escaped, deterministic, and honest in its verdict."""
 
 import copy
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -10,8 +11,8 @@ import pytest
 from PIL import Image
 
 from leaml.report.content import ReportData, Sample, WrongAnswer
-from leaml.report.page import verdict, write_report
-from leaml.report.style import duration, p_value, points
+from leaml.report.formats import duration, p_value, points
+from leaml.report.page import write_report
 from leaml.run.records import StepRecord
 
 BINS = [{"confidence": 0.55, "accuracy": 0.5, "n": 300}, {"confidence": 0.96, "accuracy": 0.97, "n": 1200}]
@@ -103,6 +104,12 @@ def text_of(page: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", body).replace("\u00a0", " ").replace("\u2009", " ").split())
 
 
+def verdict(found: dict[str, Any]) -> str:
+    """The page's section of the verdict."""
+    page = write_report(ReportData("demo", "easy-vqa", 2, found))
+    return page[page.index('<section class="verdict') : page.index('<section id="accuracy"')]
+
+
 def test_page_is_self_contained(data: ReportData) -> None:
     page = write_report(data)
     assert "default-src 'none'" in page
@@ -170,6 +177,31 @@ def test_everything_is_escaped(data: ReportData) -> None:
     assert "<script" not in page
     assert '" onload=' not in re.sub(r"<text[^>]*>[^<]*</text>", "", page)  # quotes may stand in SVG text, not in attributes
     assert page.count("&lt;script&gt;") >= 36
+
+
+def with_scripts(value: Any, path: str, placed: list[str]) -> Any:
+    """A copy of data whose every text is a script that holds the text's path; `placed` gets the paths."""
+    if isinstance(value, str):
+        placed.append(path)
+        return f"<script>{path}</script>"
+    if isinstance(value, dict):
+        return {key: with_scripts(part, f"{path}.{key}", placed) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(with_scripts(part, f"{path}.{place}", placed) for place, part in enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+        return dataclasses.replace(value, **with_scripts(parts, path, placed))
+    return value
+
+
+def test_a_script_in_any_text_of_the_data_comes_out_as_text(data: ReportData) -> None:
+    data.metrics["warnings"] = ["Six questions."]
+    placed: list[str] = []
+    page = write_report(with_scripts(data, "data", placed))
+    assert "<script" not in page
+    hidden = {path for path in placed if f"&lt;script&gt;{path}&lt;/script&gt;" not in page}
+    unshown = {"data.samples.0.pairs.0.reason", "data.sources.unlabeled.note"}  # of an accepted pair; no number
+    assert hidden == unshown | {f"data.steps.{place}.config" for place in range(4)}
 
 
 def test_accuracy_rows_are_named_ordered_and_plotted(data: ReportData) -> None:
@@ -351,5 +383,5 @@ def test_formats() -> None:
         "1 h 02 min",
         "2 h 01 min",
     ]
-    assert [p_value(p) for p in (0.63, 0.049, 0.0004, 0.00001)] == ["p = 0.63", "p = 0.049", "p = 0.0004", "p = 1.0e-05"]
+    assert [p_value(p) for p in (0.63, 0.049, 0.0004, 0.00001)] == ["0.63", "0.049", "0.0004", "1.0e-05"]
     assert [points(d) for d in (0.042, -0.0131, 0.0001)] == ["+4.2", "−1.3", "±0.0"]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse
 
 from leaml import __version__
 from serve import chat, documented, media, schemas, vqa
 from serve.admission import BodyReceiver, ConcurrencyLimiter
-from serve.deadlines import EventStream, guarded
+from serve.deadlines import event_stream, guarded
 from serve.errors import ApiError, about_questions, not_found, starting, stopped
 from serve.middleware import AccessMiddleware
 from serve.observe import Metrics
@@ -178,37 +178,43 @@ async def _admitted_body(request: Request, context: Context) -> bytes:
     return body
 
 
+async def _held() -> AsyncIterator[contextlib.AsyncExitStack]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield stack
+
+
+Held = Annotated[contextlib.AsyncExitStack, Depends(_held)]
+"""What a request holds until its reply has been sent, a stream to its end."""
+
+
 def _add_chat(app: FastAPI, context: Context) -> None:
     service, settings = context.service, context.settings
 
     @app.post("/v1/chat/completions", **documented.CHAT)
-    async def chat_completions(request: Request) -> Any:
+    async def chat_completions(request: Request, held: Held) -> Any:
         _check_type(request, "application/json")
         asked = parse_json(schemas.ChatRequest, await _admitted_body(request, context))
         body, references = chat.checked(asked, settings.limits)
         model = _find(context, asked.model)
         record = request.scope["state"]["record"]
         record.fields |= {"model": model.id, "images": len(references), "stream": body["stream"]}
-        slot = contextlib.AsyncExitStack()
 
-        async def work() -> tuple[Any, AsyncIterator[str] | None]:
+        async def work() -> tuple[Any, AsyncGenerator[str, None] | None]:
             encoded = [await media.from_reference(r, settings.media, settings.limits) for r in references]
-            pictures = await slot.enter_async_context(context.decoder.opened(encoded, service.shrink(model)))
-            await slot.enter_async_context(
-                context.limiter
-            )  # last, so that none of its places is taken up by waiting for pixels
+            pictures = await held.enter_async_context(context.decoder.opened(encoded, service.shrink(model)))
+            # the limiter last, so that none of its places is taken up by waiting for pixels
+            await held.enter_async_context(context.limiter)
             context.metrics.add("leaml_images", len(pictures))
             result = await service.chat(model, body, pictures, record.request_id)
-            return (result, None) if isinstance(result, dict) else (await anext(result), result)
+            if isinstance(result, dict):
+                return result, None
+            events = await held.enter_async_context(contextlib.aclosing(result))  # which is how an abort reaches the engine
+            return await anext(events), events
 
-        try:
-            first, events = await guarded(work(), request, settings.limits)
-        except BaseException:
-            await slot.aclose()
-            raise
+        first, events = await guarded(work(), request, settings.limits)
         if events is not None:
-            return EventStream(first, events, request, settings.limits, slot.aclose)
-        await slot.aclose()
+            return event_stream(first, events, request, settings.limits)
+        await held.aclose()
         usage = first.get("usage") or {}
         _count_tokens(context, record, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
         return Response(json.dumps(first, separators=(",", ":")), media_type="application/json")

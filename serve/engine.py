@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from leaml.engine.vllm_engine import reply_logprob
@@ -65,7 +65,7 @@ class EngineModels:
 
     async def chat(
         self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
-    ) -> dict[str, Any] | AsyncIterator[str]:
+    ) -> dict[str, Any] | AsyncGenerator[str, None]:
         """As Service.chat."""
         from ray.serve.llm.openai_api_models import ChatCompletionRequest
 
@@ -95,7 +95,7 @@ class EngineModels:
                 raise
         return self._texts(first, stream) if body["stream"] else first.model_dump(mode="json")
 
-    async def _texts(self, first: str, stream: Any) -> AsyncIterator[str]:
+    async def _texts(self, first: str, stream: Any) -> AsyncGenerator[str, None]:
         """The events of a stream. Raises ApiError where vLLM writes an event that tells of an error."""
         try:
             yield first

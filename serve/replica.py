@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -235,7 +235,7 @@ class ReplicaService:
 
     async def chat(
         self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
-    ) -> dict[str, Any] | AsyncIterator[str]:
+    ) -> dict[str, Any] | AsyncGenerator[str, None]:
         """As Service.chat."""
         if model.kind != "merged":
             return await self._engine.chat(model, body, pictures, request_id)
@@ -259,7 +259,7 @@ class ReplicaService:
         await self._server.check_health()
 
 
-async def _with_first(first: str, rest: AsyncIterator[Any]) -> AsyncIterator[str]:
+async def _with_first(first: str, rest: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
     yield first
     async for event in rest:
         yield event

@@ -1,8 +1,48 @@
-"""Private parts of Ray 2.60 that this package uses, in one place, each with the reason."""
+"""Private parts of Ray 2.60 that this package uses, in one place, each with the reason; imported in replicas, and to deploy."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from ray.llm._internal.serve.core.configs.openai_api_models import ErrorResponse
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+__all__ = ["Engine", "ErrorResponse", "client_of", "forget_engine", "registry_of", "replica_grpc_on_node_address", "versioned"]
+# ErrorResponse: what an LLMServer yields for an error; the public class of this name is a subclass, which it never makes
+
+
+class Engine(VLLMEngine):
+    """Ray's engine; on a CPU the model runs in vLLM's core process itself, where Ray would put one more process between.
+
+    The class to derive from is private, and so is the method in which the engine's configuration is whole.
+    """
+
+    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+        args, frontend, config = super()._prepare_engine_config(callback_ctx)
+        parallel = config.parallel_config
+        if parallel.distributed_executor_backend == "mp" and parallel.world_size == 1:
+            parallel.distributed_executor_backend = "uni"
+        return args, frontend, config
+
+
+def client_of(server: Any) -> Any:
+    """vLLM's engine client of a started LLMServer, which has no way to ask for log-probabilities of a given reply."""
+    return server.engine._engine_client
+
+
+def registry_of(server: Any) -> Any:
+    """vLLM's registry of models of a started LLMServer, whose own loading of adapters takes them from a bucket alone."""
+    return server.engine._oai_models
+
+
+def forget_engine(llm_config: Any) -> None:
+    """Let an LLMConfig make its engine's configuration anew: it keeps the first, made where it was deployed, of other paths."""
+    llm_config._engine_config = None
+
+
+def versioned(deployment: Any, version: str) -> Any:
+    """A deployment that Serve updates in place while `version` is the same; the public argument of that name is gone."""
+    return deployment.options(version=version, _internal=True)
 
 
 def replica_grpc_on_node_address() -> None:

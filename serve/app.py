@@ -5,25 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, File, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse
+from starlette.responses import FileResponse
 
 from leaml import __version__
-from serve import chat, documented, media, schemas, vqa
+from serve import chat, media, openapi, schemas, vqa
 from serve.admission import BodyReceiver, ConcurrencyLimiter
-from serve.deadlines import EventStream, guarded
+from serve.bodies import BodyRoute, explained
+from serve.deadlines import event_stream, guarded
 from serve.errors import ApiError, about_questions, not_found, starting, stopped
 from serve.middleware import AccessMiddleware
 from serve.observe import Metrics
 from serve.service import Model, Service
 from serve.settings import NAME, ServeSettings
-from serve.upload import parse_json, read_form, validate
 
 STATIC = Path(__file__).parent / "static"
 PAGE_POLICY = (
@@ -65,15 +67,19 @@ def create_app(
     metrics, limits = metrics or Metrics(), settings.limits
     bodies, limiter = BodyReceiver(limits, metrics), ConcurrencyLimiter(limits, metrics)
     context = Context(service, settings, metrics, bodies, limiter, media.Decoder(limits), digests)
-    app = FastAPI(title="LEAML", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="LEAML", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False, responses=openapi.ALWAYS
+    )
+    app.router.route_class = BodyRoute
     app.state.context = context
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
     _add_pages(app, context)
     _add_models(app, context)
     _add_chat(app, context)
     _add_vqa(app, context)
-    documented.install(app)
+    openapi.install(app)
     app.add_middleware(
         AccessMiddleware,
         settings=settings,
@@ -101,6 +107,12 @@ async def _api_error(request: Request, error: Exception) -> Response:
     return error.response()
 
 
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults: Any = [fault | {"loc": fault["loc"][1:]} for fault in error.errors()]  # behind "body" or "query"
+    return await _api_error(request, explained(faults))
+
+
 def _add_pages(app: FastAPI, context: Context) -> None:
     def page(name: str) -> Any:
         async def serve_file() -> Response:
@@ -112,42 +124,52 @@ def _add_pages(app: FastAPI, context: Context) -> None:
         shown = "/" if file.name == "index.html" else f"/static/{file.name}"
         app.add_api_route(shown, page(file.name), methods=["GET"], include_in_schema=False)
 
-    @app.get("/health", **documented.HEALTH)
-    async def health() -> Response:
+    @app.get(
+        "/health",
+        summary="Whether the engine answers; needs no key",
+        responses=openapi.errors(503),
+        openapi_extra={"security": []},
+    )
+    async def health() -> schemas.Health:
         try:
             await context.service.health()
         except Exception:
             raise stopped() from None
-        return JSONResponse({"status": "ok"})
+        return schemas.Health(status="ok")
 
-    @app.get("/metrics", **documented.METRICS)
+    @app.get(
+        "/metrics",
+        summary="Prometheus metrics of one replica",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics() -> Response:
         return Response(context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _entry(model: Model) -> dict[str, Any]:
+def _entry(model: Model) -> schemas.ModelEntry:
     shown = {name: getattr(model, name) for name in schemas.ModelEntry.model_fields if hasattr(model, name)}
     shown["max_model_len"] = model.max_model_len or None
-    return schemas.ModelEntry(**shown, calibrated=model.temperature is not None).model_dump()
+    return schemas.ModelEntry(**shown, calibrated=model.temperature is not None)
 
 
 def _add_models(app: FastAPI, context: Context) -> None:
-    @app.get("/v1/models", **documented.MODELS)
-    async def models() -> Response:
+    @app.get("/v1/models", summary="Served models, the main one first")
+    async def models() -> schemas.ModelList:
         limits = schemas.Limits(**context.settings.limits.model_dump(include=set(schemas.Limits.model_fields)))
         entries = [_entry(model) for model in context.service.models()]
-        return JSONResponse({"object": "list", "data": entries, "limits": limits.model_dump()})
+        return schemas.ModelList(data=entries, limits=limits)
 
-    @app.get("/v1/models/{model}", **documented.MODEL)
-    async def one_model(model: str) -> Response:
+    @app.get("/v1/models/{model}", summary="One served model", responses=openapi.errors(404, 422))
+    async def one_model(model: str) -> schemas.ModelEntry:
         for found in context.service.models():
             if found.id == model:
-                return JSONResponse(_entry(found))
+                return _entry(found)
         raise not_found(model)
 
-    @app.get("/v1/card", **documented.CARD)
-    async def card(model: str | None = None) -> Response:
-        return JSONResponse(context.service.card(_find(context, model, any_state=True)))
+    @app.get("/v1/card", summary="The model's card", responses=openapi.errors(404, 422))
+    async def card(model: str | None = None) -> dict[str, Any]:
+        return context.service.card(_find(context, model, any_state=True))
 
 
 def _find(context: Context, name: str | None, any_state: bool = False) -> Model:
@@ -164,51 +186,46 @@ def _find(context: Context, name: str | None, any_state: bool = False) -> Model:
     raise not_found(wanted)
 
 
-def _check_type(request: Request, *allowed: str) -> str:
-    found = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if found not in allowed:
-        raise ApiError(415, f"the content type must be {' or '.join(allowed)}", "content_type")
-    return found
+async def _held() -> AsyncIterator[contextlib.AsyncExitStack]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield stack
 
 
-async def _admitted_body(request: Request, context: Context) -> bytes:
-    """The body of a request that is admitted from when it has all arrived until its reply has been sent."""
-    body = await context.bodies.receive(request)
-    context.limiter.admit(request.scope["state"]["cleanup"])
-    return body
+Held = Annotated[contextlib.AsyncExitStack, Depends(_held)]
+"""What a request holds until its reply has been sent, a stream to its end."""
 
 
 def _add_chat(app: FastAPI, context: Context) -> None:
     service, settings = context.service, context.settings
 
-    @app.post("/v1/chat/completions", **documented.CHAT)
-    async def chat_completions(request: Request) -> Any:
-        _check_type(request, "application/json")
-        asked = parse_json(schemas.ChatRequest, await _admitted_body(request, context))
+    @app.post(
+        "/v1/chat/completions",
+        summary="OpenAI chat completion with images; `stream` gives server-sent events",
+        response_model=dict[str, Any],
+        responses=openapi.ASKED | {200: {"content": {"text/event-stream": {}}}},
+    )
+    async def chat_completions(request: Request, asked: schemas.ChatRequest, held: Held) -> Response:
         body, references = chat.checked(asked, settings.limits)
         model = _find(context, asked.model)
         record = request.scope["state"]["record"]
         record.fields |= {"model": model.id, "images": len(references), "stream": body["stream"]}
-        slot = contextlib.AsyncExitStack()
 
-        async def work() -> tuple[Any, AsyncIterator[str] | None]:
+        async def work() -> tuple[Any, AsyncGenerator[str, None] | None]:
             encoded = [await media.from_reference(r, settings.media, settings.limits) for r in references]
-            pictures = await slot.enter_async_context(context.decoder.opened(encoded, service.shrink(model)))
-            await slot.enter_async_context(
-                context.limiter
-            )  # last, so that none of its places is taken up by waiting for pixels
+            pictures = await held.enter_async_context(context.decoder.opened(encoded, service.shrink(model)))
+            # the limiter last, so that none of its places is taken up by waiting for pixels
+            await held.enter_async_context(context.limiter)
             context.metrics.add("leaml_images", len(pictures))
             result = await service.chat(model, body, pictures, record.request_id)
-            return (result, None) if isinstance(result, dict) else (await anext(result), result)
+            if isinstance(result, dict):
+                return result, None
+            events = await held.enter_async_context(contextlib.aclosing(result))  # which is how an abort reaches the engine
+            return await anext(events), events
 
-        try:
-            first, events = await guarded(work(), request, settings.limits)
-        except BaseException:
-            await slot.aclose()
-            raise
+        first, events = await guarded(work(), request, settings.limits)
         if events is not None:
-            return EventStream(first, events, request, settings.limits, slot.aclose)
-        await slot.aclose()
+            return event_stream(first, events, request, settings.limits)
+        await held.aclose()
         usage = first.get("usage") or {}
         _count_tokens(context, record, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
         return Response(json.dumps(first, separators=(",", ":")), media_type="application/json")
@@ -222,18 +239,11 @@ def _count_tokens(context: Context, record: Any, prompt: int, reply: int) -> Non
 
 def _add_vqa(app: FastAPI, context: Context) -> None:
     service, settings, limits = context.service, context.settings, context.settings.limits
+    summary, responses = "Answers to questions about one image, with confidences", openapi.ASKED
 
-    @app.post("/v1/vqa", **documented.VQA)
-    async def answer_questions(request: Request) -> Response:
-        kind = _check_type(request, "application/json", "multipart/form-data")
-        body = await _admitted_body(request, context)
-        upload: bytes | None = None
-        if kind == "application/json":
-            asked = parse_json(schemas.VqaRequest, body)
-        else:
-            upload, fields = await read_form(request.headers, body, limits)
-            asked = validate(schemas.VqaRequest, {"image": "file", **fields})
-        del body  # it can wait long, and what was made of it holds the image already
+    async def answers(
+        request: Request, asked: schemas.VqaQuestions, image: Callable[[], Awaitable[media.Encoded]]
+    ) -> schemas.VqaReply | schemas.VqaBatchReply:
         with about_questions():
             questions = vqa.questions_of(asked, limits)
         model = _find(context, asked.model)
@@ -241,17 +251,25 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
         record.fields |= {"model": model.id, "images": 1, "questions": len(questions)}
 
         async def work() -> Any:
-            encoded = (
-                await media.from_reference(asked.image, settings.media, limits)
-                if upload is None
-                else await media.from_bytes(upload, settings.media, limits)
-            )
+            encoded = await image()
             # the limiter last, so that none of its places is taken up by waiting for pixels
             async with context.decoder.opened([encoded], service.shrink(model)) as (picture,), context.limiter:
                 context.metrics.add("leaml_images", 1)
                 return await service.answer(model, picture, questions, asked.alternatives, record.request_id)
 
         with about_questions():
-            answers = await guarded(work(), request, limits)
-        _count_tokens(context, record, sum(a.prompt_tokens for a in answers), sum(a.reply_tokens for a in answers))
-        return JSONResponse(vqa.reply_of(asked, answers, model, record.request_id, record.began))
+            found = await guarded(work(), request, limits)
+        _count_tokens(context, record, sum(a.prompt_tokens for a in found), sum(a.reply_tokens for a in found))
+        return vqa.reply_of(asked, found, model, record.request_id, record.began)
+
+    @app.post("/v1/vqa", summary=summary, responses=responses)
+    async def answer_questions(request: Request, asked: schemas.VqaRequest) -> schemas.VqaReply | schemas.VqaBatchReply:
+        return await answers(request, asked, partial(media.from_reference, asked.image, settings.media, limits))
+
+    @app.post("/v1/vqa", summary=summary, responses=responses)
+    async def answer_form(
+        request: Request, asked: Annotated[schemas.VqaForm, File()]
+    ) -> schemas.VqaReply | schemas.VqaBatchReply:
+        upload = await asked.file.read()
+        await asked.file.close()
+        return await answers(request, asked, partial(media.from_bytes, upload, settings.media, limits))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
+from sse_starlette import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message
 
 from serve.errors import ApiError
 from serve.observe import Record
@@ -54,69 +55,44 @@ async def disconnected(receive: Callable[[], Awaitable[MutableMapping[str, Any]]
         pass
 
 
-class EventStream(Response):
-    """ASGI response of server-sent events; ends when they do, at the deadline, or when the client goes away.
+def event_stream(first: str, events: AsyncGenerator[str, None], request: Request, limits: LimitSettings) -> Response:
+    """Response of server-sent events; ends when they do, at the deadline, or when the client goes away.
 
     Args:
         first: The first event, awaited before, so that errors had a status of their own.
-        events: The others; closed in any case, which is how an abort reaches the engine.
+        events: The others, as they are sent; the caller closes them when the reply is over.
         request: Whose it is.
         limits: The deadline.
-        release: Called once at the end.
     """
-
-    def __init__(
-        self,
-        first: str,
-        events: AsyncIterator[str],
-        request: Request,
-        limits: LimitSettings,
-        release: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._first, self._events, self._request, self._limits, self._release = first, events, request, limits, release
-        self._over = False
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(disconnected(self._request.receive))
-        try:
-            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            event: str | None = self._first
-            while event is not None:
-                await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
-                event = await self._next(gone)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            gone.cancel()
-            close = getattr(self._events, "aclose", None)
-            try:
-                if close is not None:
-                    await close()
-            finally:
-                await self._release()
-
-    async def _next(self, gone: asyncio.Future[None]) -> str | None:
-        """The next event, None at the end; an error becomes the last event."""
-        if self._over:
-            return None
-        record: Record = self._request.scope["state"]["record"]
-        step: asyncio.Future[Any] = asyncio.ensure_future(_anext(self._events))
-        both: set[asyncio.Future[Any]] = {step, gone}
-        try:
-            done, _ = await asyncio.wait(both, timeout=remaining(record, self._limits), return_when=asyncio.FIRST_COMPLETED)
-            if step in done:
-                return step.result()
-            if gone in done:
-                raise ClientGoneError
-            raise late(self._limits)
-        except ApiError as error:
-            record.reason, self._over = error.code, True
-            return f"data: {json.dumps(error.body())}\n\ndata: [DONE]\n\n"
-        finally:
-            step.cancel()
-            await asyncio.gather(step, return_exceptions=True)
+    timed = _until_deadline(first, events, request.scope["state"]["record"], limits)
+    headers = {"Cache-Control": "no-cache"}
+    return EventSourceResponse(timed, headers=headers, ping=0, client_close_handler_callable=_raise_gone)
 
 
-async def _anext(events: AsyncIterator[str]) -> str | None:
-    return await anext(events, None)
+async def _raise_gone(_: Message) -> None:
+    raise ClientGoneError
+
+
+async def _until_deadline(
+    first: str, events: AsyncIterator[str], record: Record, limits: LimitSettings
+) -> AsyncIterator[bytes]:
+    """The events; an error, of theirs or of the deadline, becomes the last one."""
+    event: str | None = first
+    try:
+        while event is not None:
+            yield event.encode()
+            event = await _next(events, record, limits)
+    except ApiError as error:
+        record.reason = error.code
+        yield f"data: {json.dumps(error.body())}\n\ndata: [DONE]\n\n".encode()
+
+
+async def _next(events: AsyncIterator[str], record: Record, limits: LimitSettings) -> str | None:
+    """The next event, None at the end. Raises ApiError (504) at the deadline."""
+    try:
+        async with asyncio.timeout(remaining(record, limits)) as clock:
+            return await anext(events, None)
+    except TimeoutError:
+        if not clock.expired():
+            raise
+        raise late(limits) from None

@@ -170,8 +170,10 @@ def _deployment(cls: Any, options: dict[str, Any], name: str, version: str) -> A
     """A deployment that Serve updates in place while `version` is the same; `serve deploy` sets a version of its own."""
     from ray import serve
 
+    from serve import _compat
+
     made: Any = serve.deployment(cls, name=name, **{k: v for k, v in options.items() if k not in ("llm_config", "name")})
-    return made.options(version=version, _internal=True)
+    return _compat.versioned(made, version)
 
 
 def _options(

@@ -6,33 +6,21 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from typing import Any, TypeVar
-
-from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
 from leaml.engine.vllm_engine import reply_logprob
 from leaml.errors import DataError
 from leaml.text.choice import choose, replies, settled
 from leaml.text.scoring import normalise
 from leaml.vlm.shrink import Shrink
+from serve import _compat
 from serve.errors import ApiError, explained, refuse, stopped
 from serve.media import Encoded, Picture
 from serve.service import Answer, Model, Question, Reply
 from serve.vqa import request_text
 
 T = TypeVar("T")
-
-
-class Engine(VLLMEngine):
-    """Ray's engine; on a CPU the model runs in vLLM's core process itself, where Ray would put one more process between."""
-
-    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
-        args, frontend, config = super()._prepare_engine_config(callback_ctx)
-        parallel = config.parallel_config
-        if parallel.distributed_executor_backend == "mp" and parallel.world_size == 1:
-            parallel.distributed_executor_backend = "uni"
-        return args, frontend, config
 
 
 class EngineModels:
@@ -43,8 +31,8 @@ class EngineModels:
 
         self._server, self._processor, self.shrink = server, processor, shrink
         self._collator = Collator(processor)
-        self._client = server.engine._engine_client
-        self._registry = server.engine._oai_models
+        self._client = _compat.client_of(server)
+        self._registry = _compat.registry_of(server)
         self.max_model_len = int(self._client.model_config.max_model_len)
 
     def unfinished(self) -> int:
@@ -77,9 +65,9 @@ class EngineModels:
 
     async def chat(
         self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
-    ) -> dict[str, Any] | AsyncIterator[str]:
+    ) -> dict[str, Any] | AsyncGenerator[str, None]:
         """As Service.chat."""
-        from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionRequest, ErrorResponse
+        from ray.serve.llm.openai_api_models import ChatCompletionRequest
 
         chat = self._collator.chat
         if any(chat.placeholder in text for message in body["messages"] for text in _texts_of(message)):
@@ -98,7 +86,7 @@ class EngineModels:
             if isinstance(first, list):
                 first = first[0]
             try:
-                if isinstance(first, ErrorResponse):
+                if isinstance(first, _compat.ErrorResponse):
                     raise explained(int(first.error.code), first.error.message, self.max_model_len)
                 if isinstance(first, str):
                     self._raise_if_error(first)
@@ -107,7 +95,7 @@ class EngineModels:
                 raise
         return self._texts(first, stream) if body["stream"] else first.model_dump(mode="json")
 
-    async def _texts(self, first: str, stream: Any) -> AsyncIterator[str]:
+    async def _texts(self, first: str, stream: Any) -> AsyncGenerator[str, None]:
         """The events of a stream. Raises ApiError where vLLM writes an event that tells of an error."""
         try:
             yield first

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ray import serve
-from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.serve.handle import DeploymentHandle
+from ray.serve.llm.deployment import LLMServer
 
 from leaml.config import ModelConfig, resolve_model
 from leaml.engine.spec import local_model
@@ -23,7 +23,7 @@ from leaml.vlm.chat import closing_template
 from leaml.vlm.shrink import Shrink, shrink_of
 from serve import _compat, adapters, observe
 from serve.app import Context, create_app
-from serve.engine import Engine, EngineModels
+from serve.engine import EngineModels
 from serve.errors import ApiError
 from serve.media import Decoder, Encoded, Picture
 from serve.peers import Peer
@@ -57,14 +57,14 @@ class ModelServer(LLMServer):
         base = base.model_copy(update={"name": local_model(resolve_model(base.name))})
         folder = await asyncio.to_thread(adapters.merged_folder, adapter, base) if adapter else base.name
         llm_config.model_loading_config.model_source = folder
-        llm_config._engine_config = None  # made where it was deployed, of the source as it was called there
+        _compat.forget_engine(llm_config)
         self.local_base = base
         processor = await asyncio.to_thread(
             AutoProcessor.from_pretrained, folder, revision=base.revision, trust_remote_code=base.trust_remote_code
         )
         if template := closing_template(processor):  # vLLM's own chat would answer inside of a thought
             llm_config.engine_kwargs.setdefault("chat_template", template)
-        await super().__init__(llm_config, engine_cls=Engine)
+        await super().__init__(llm_config, engine_cls=_compat.Engine)
         shrink = shrink_of(processor, llm_config.engine_kwargs.get("mm_processor_kwargs"))
         self.engine_models = EngineModels(self, processor, shrink)
         self.decoder = Decoder(limits)
@@ -235,7 +235,7 @@ class ReplicaService:
 
     async def chat(
         self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
-    ) -> dict[str, Any] | AsyncIterator[str]:
+    ) -> dict[str, Any] | AsyncGenerator[str, None]:
         """As Service.chat."""
         if model.kind != "merged":
             return await self._engine.chat(model, body, pictures, request_id)
@@ -259,7 +259,7 @@ class ReplicaService:
         await self._server.check_health()
 
 
-async def _with_first(first: str, rest: AsyncIterator[Any]) -> AsyncIterator[str]:
+async def _with_first(first: str, rest: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
     yield first
     async for event in rest:
         yield event

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import UploadFile
+from pydantic import BaseModel, ConfigDict, Field, Json
 
 
 class _Strict(BaseModel):
@@ -25,15 +26,30 @@ class VqaQuestion(_Strict):
     options: list[str] | None = Field(None, description="Options to choose from; the model is shown them with letters.")
 
 
-class VqaRequest(_Strict):
+class VqaQuestions(_Strict):
     """Questions about one image: `question` with `options`, or `questions`."""
 
-    image: str = Field(min_length=1, description="data:image/...;base64,... or an s3:// id under a configured prefix.")
     question: str | None = Field(None, min_length=1, description="The question.")
     options: list[str] | None = Field(None, description="Options to choose from; the model is shown them with letters.")
     questions: list[VqaQuestion] | None = Field(None, min_length=1, description="Many questions, in place of `question`.")
     model: ModelName | None = None
     alternatives: int = Field(3, ge=0, description="Other answers to give beside each answer.")
+
+
+class VqaRequest(VqaQuestions):
+    """Questions about one image: `question` with `options`, or `questions`."""
+
+    image: str = Field(min_length=1, description="data:image/...;base64,... or an s3:// id under a configured prefix.")
+
+
+class VqaForm(VqaQuestions):
+    """The same as a form with the image as a file, which needs a filename; lists are written as JSON."""
+
+    file: UploadFile = Field(description="The image.", json_schema_extra={"format": "binary"})
+    options: Json[list[str] | None] = Field(None, description="Options to choose from, a JSON list of texts.")
+    questions: Json[Annotated[list[VqaQuestion], Field(min_length=1)] | None] = Field(
+        None, description="Many questions, in place of `question`: a JSON list, as in the JSON form."
+    )
 
 
 class VqaAlternative(BaseModel):
@@ -191,6 +207,3 @@ class Health(BaseModel):
     """The engine answers."""
 
     status: Literal["ok"]
-
-
-Card = dict[str, Any]

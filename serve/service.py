@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -87,7 +87,7 @@ class Service(Protocol):
 
     async def chat(
         self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
-    ) -> dict[str, Any] | AsyncIterator[str]:
+    ) -> dict[str, Any] | AsyncGenerator[str, None]:
         """A chat completion: the reply's JSON, or with `stream` the events as text.
 
         Args:

@@ -19,14 +19,14 @@ from serve.schemas import (
     VqaAnswer,
     VqaBatchAnswer,
     VqaBatchReply,
+    VqaQuestions,
     VqaReply,
-    VqaRequest,
 )
 from serve.service import Answer, Model, Question, Reply
 from serve.settings import LimitSettings
 
 
-def questions_of(request: VqaRequest, limits: LimitSettings) -> list[Question]:
+def questions_of(request: VqaQuestions, limits: LimitSettings) -> list[Question]:
     """The questions of a request, checked. Raises ApiError (422)."""
     if (request.question is None) == (request.questions is None):
         refuse("give either `question` or `questions`", "inconsistent", "question")
@@ -80,9 +80,11 @@ def request_text(question: Question) -> str:
         refuse(str(error), "options", "options")
 
 
-def reply_of(request: VqaRequest, answers: list[Answer], model: Model, request_id: str, began: float) -> dict[str, Any]:
-    """The JSON of the reply to one question or to many."""
-    common = {
+def reply_of(
+    request: VqaQuestions, answers: list[Answer], model: Model, request_id: str, began: float
+) -> VqaReply | VqaBatchReply:
+    """The reply to one question or to many."""
+    common: dict[str, Any] = {
         "id": request_id,
         "model": model.id,
         "run": model.run,
@@ -90,10 +92,10 @@ def reply_of(request: VqaRequest, answers: list[Answer], model: Model, request_i
     }
     found = [_answer(answer, model) for answer in answers]
     if request.questions is None:
-        return VqaReply(**common, **found[0].model_dump()).model_dump()
+        return VqaReply(**common, **dict(found[0]))
     texts = [asked.question for asked in request.questions]  # as they were sent, so that a client finds its own
-    batch = [VqaBatchAnswer(question=text, **each.model_dump()) for text, each in zip(texts, found, strict=True)]
-    return VqaBatchReply(**common, answers=batch).model_dump()
+    batch = [VqaBatchAnswer(question=text, **dict(each)) for text, each in zip(texts, found, strict=True)]
+    return VqaBatchReply(**common, answers=batch)
 
 
 def _answer(answer: Answer, model: Model) -> VqaAnswer:

@@ -6,6 +6,8 @@ from typing import Literal
 
 import torch
 
+from leaml import _compat
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -17,7 +19,7 @@ def fast_bfloat16(device_type: str) -> bool:
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device_type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return _compat.cpu_multiplies_bfloat16()
     return False
 
 

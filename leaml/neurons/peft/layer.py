@@ -21,13 +21,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 
+from leaml import _compat
 from leaml.errors import ModelError
 
 
@@ -137,7 +137,7 @@ class NeuronLinear(nn.Module, BaseTunerLayer):
         self.base_layer = base_layer
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         self.neuron_delta, self.neuron_bias, self.neuron_column_delta = (nn.ParameterDict() for _ in range(3))
-        self.neuron_rows, self.neuron_columns = BufferDict(), BufferDict()
+        self.neuron_rows, self.neuron_columns = _compat.buffer_dict(), _compat.buffer_dict()
         self.merged_adapters = []
         self._before: dict[str, list[Tensor]] = {}
         """What merged adapters replaced, in the order of `_changes`, so that unmerging gives every bit back."""

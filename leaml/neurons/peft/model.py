@@ -14,6 +14,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
 
+from leaml import _compat
 from leaml.errors import ModelError
 from leaml.neurons.peft.config import NeuronConfig
 from leaml.neurons.peft.layer import NeuronLinear
@@ -158,7 +159,7 @@ def _refusal(module: nn.Module) -> str | None:
         return "is sharded already; call get_peft_model first, then fully_shard"
     if is_parametrized(module):
         return "is parametrized (torch.nn.utils.parametrize); remove the parametrization first"
-    if getattr(getattr(module, "_hf_hook", None), "offload", False):
+    if _compat.is_offloaded(module):
         return "is offloaded, its weight is not in memory; load the model without offloading"
     packed = hasattr(module, "qweight") or hasattr(module, "W_q")
     if packed or (isinstance(weight, torch.Tensor) and not _is_plain(weight)):

@@ -41,7 +41,9 @@ class StepSpec:
         once: Whether later rounds do not have it again.
         tuned: Whether trials of a search pay for it.
         work: How much it has to do.
-        describe: That in words, for the plan.
+        describe: What there is to say of that, for the plan.
+        makes: What comes of it, for the plan.
+        each: How many of them an image makes, for steps that make them of images.
         per_image: How often an engine reads an image, and tokens that it writes about it.
         alike: What two steps have in common when one's rate tells the other's, beside model and resources.
     """
@@ -60,6 +62,8 @@ class StepSpec:
     tuned: bool = False
     work: Callable[[Tree, Amounts], Work] = lambda tree, amounts: Work(held_out=amounts.validation != 0)
     describe: Callable[[Tree, Work], str] = lambda tree, work: ""
+    makes: str = ""
+    each: Callable[[Tree], int] = lambda tree: 1
     per_image: Callable[[Tree, Work, Tokens], tuple[float, float]] = lambda tree, work, tokens: (1.0, 0.0)
     alike: Callable[[Tree], tuple[Any, ...]] = lambda tree: ()
 
@@ -95,6 +99,11 @@ def _describe_pairs(tree: Tree, _: Work) -> str:
     return f"{tree['generate']['pairs_per_image']} pairs{f' + {given} given questions' if given else ''} an image"
 
 
+def _questions(tree: Tree) -> int:
+    """About an image, sampled and given."""
+    return int(tree["generate"]["pairs_per_image"]) + len(tree["generate"]["questions"])
+
+
 def _generate_tokens(tree: Tree, _: Work, tokens: Tokens) -> tuple[float, float]:
     config = tree["generate"]
     pairs, given, own = config["pairs_per_image"], len(config["questions"]), config["caption"] == "self"
@@ -104,8 +113,7 @@ def _generate_tokens(tree: Tree, _: Work, tokens: Tokens) -> tuple[float, float]
 
 
 def _hardness_tokens(tree: Tree, _: Work, tokens: Tokens) -> tuple[float, float]:
-    questions = tree["generate"]["pairs_per_image"] + len(tree["generate"]["questions"])
-    return questions, questions * tokens.answer
+    return _questions(tree), _questions(tree) * tokens.answer
 
 
 def _evaluate_tokens(_: Tree, work: Work, tokens: Tokens) -> tuple[float, float]:
@@ -136,6 +144,7 @@ METHOD = (
         shared=True,
         once=True,
         work=_caption_work,
+        makes="captions",
         per_image=lambda tree, work, tokens: (1, min(tokens.caption, tree["caption"]["max_tokens"])),
         alike=lambda tree: (tree["caption"]["url"], tree["caption"]["max_tokens"]),
     ),
@@ -147,6 +156,7 @@ METHOD = (
         ("ingest", "caption"),
         "pipelines.warmup:warmup",
         shared=True,
+        makes="model",
     ),
     StepSpec(
         "score",
@@ -158,6 +168,7 @@ METHOD = (
         version=3,
         when=_distills,
         work=_score_work,
+        makes="table of scores",
     ),
     StepSpec(
         "select",
@@ -168,6 +179,7 @@ METHOD = (
         "pipelines.selection:select",
         when=_distills,
         describe=lambda tree, _: f"{100 * tree['select']['ratio']:g} % of the neurons by {tree['score']['method']}",
+        makes="selection",
     ),
     StepSpec(
         "distill",
@@ -179,6 +191,7 @@ METHOD = (
         version=2,
         when=_distills,
         tuned=True,
+        makes="model",
     ),
     StepSpec(
         "generate",
@@ -191,6 +204,8 @@ METHOD = (
         tuned=True,
         work=_pair_work,
         describe=_describe_pairs,
+        makes="pairs",
+        each=_questions,
         per_image=_generate_tokens,
         alike=_asked_pairs,
     ),
@@ -206,6 +221,8 @@ METHOD = (
         command=False,
         tuned=True,
         work=_pair_work,
+        makes="answers",
+        each=_questions,
         per_image=_hardness_tokens,
         alike=_asked_pairs,
     ),
@@ -217,6 +234,8 @@ METHOD = (
         ("generate", "hardness"),
         "pipelines.filter:filter_pairs",
         work=_pair_work,
+        makes="pairs at most",
+        each=_questions,
     ),
     StepSpec(
         "finetune",
@@ -226,10 +245,11 @@ METHOD = (
         ("filter",),
         "pipelines.finetune:finetune",
         tuned=True,
+        makes="model",
     ),
 )
 """The steps of the method, in order."""
-INGEST = StepSpec("ingest", "read the sources into tables", "data", "data", version=4)
+INGEST = StepSpec("ingest", "read the sources into tables", "data", "data", version=4, makes="images")
 EVALUATE = StepSpec(
     "evaluate",
     "evaluate beside the baselines (the same as adapt)",
@@ -238,6 +258,7 @@ EVALUATE = StepSpec(
     ("finetune",),
     version=4,
     work=lambda _, amounts: Work(amounts.asked_images, amounts.asked),
+    makes="answers",
     per_image=_evaluate_tokens,
     alike=_evaluation,
 )

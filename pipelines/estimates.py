@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -27,7 +27,7 @@ from leaml.io import files
 from leaml.rows import ROWS
 from leaml.run.records import DoneRecord, read_done
 from pipelines.amounts import Tokens, Work
-from pipelines.steps import STEPS, of_kind
+from pipelines.steps import STEPS, Tree, of_kind
 
 ENGINES, TRAININGS, GRADIENTS = of_kind("engine"), of_kind("train"), of_kind("gradients")
 
@@ -105,10 +105,10 @@ class Measured:
     peak: int | None = None
 
 
-Known = dict[tuple[Any, ...], Measured]
+Known = dict[tuple[object, ...], Measured]
 
 
-def estimate(name: str, variant: str, tree: dict[str, Any], work: Work, known: Known, rates: Rates = ASSUMED) -> Estimate:
+def estimate(name: str, variant: str, tree: Tree, work: Work, known: Known, rates: Rates = ASSUMED) -> Estimate:
     """Estimate one step.
 
     Args:
@@ -150,7 +150,7 @@ def estimate(name: str, variant: str, tree: dict[str, Any], work: Work, known: K
     return Estimate(hours, hours * count * gpus, how, kind)
 
 
-def memory(name: str, variant: str, tree: dict[str, Any], known: Known) -> Memory | None:
+def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
     """What one engine or training worker of a step needs; None for steps of the driver and a teacher that is asked by URL."""
     count, _ = workers(name, tree)
     if not count or (name == "caption" and tree["caption"]["url"]):
@@ -170,7 +170,7 @@ def memory(name: str, variant: str, tree: dict[str, Any], known: Known) -> Memor
     return Memory(weights, decoded, found.peak if found else None)
 
 
-def requests(name: str, tree: dict[str, Any], work: Work) -> tuple[int, int]:
+def requests(name: str, tree: Tree, work: Work) -> tuple[int, int]:
     """PUT requests and GET or HEAD requests of a step where the storage is S3."""
     if name in TRAININGS:
         section = tree[name]
@@ -186,7 +186,7 @@ def requests(name: str, tree: dict[str, Any], work: Work) -> tuple[int, int]:
     return units * PUTS, units * GETS + INDEX_GETS * files_of_images
 
 
-def workers(name: str, tree: dict[str, Any]) -> tuple[int, float]:
+def workers(name: str, tree: Tree) -> tuple[int, float]:
     """Engines or training workers of a step, and the GPUs of each; none for steps of the driver."""
     resources = tree["resources"]
     if name in TRAININGS | GRADIENTS:
@@ -200,13 +200,13 @@ def workers(name: str, tree: dict[str, Any]) -> tuple[int, float]:
     return resources.get("teacher_engines") or resources["engines"], gpus if own is None else own
 
 
-def train_section(name: str, variant: str, tree: dict[str, Any]) -> dict[str, Any]:
+def train_section(name: str, variant: str, tree: Tree) -> Tree:
     """The training section of a step."""
     row = ROWS.get(variant)
     return dict(row.section(tree) if name == "finetune" and row and row.training else tree[name])
 
 
-def _model(name: str, tree: dict[str, Any]) -> dict[str, Any]:
+def _model(name: str, tree: Tree) -> Tree:
     """The model that a step works with."""
     return dict(tree["caption"]["teacher"] if name == "caption" else tree["model"])
 
@@ -217,7 +217,7 @@ def _method(name: str, variant: str) -> str:
     return "neurons" if name == "distill" else row.method if row and name == "finetune" else "full"
 
 
-def signature(name: str, variant: str, tree: dict[str, Any]) -> tuple[Any, ...]:
+def signature(name: str, variant: str, tree: Tree) -> tuple[object, ...]:
     """What two steps have in common when one's rate tells the other's."""
     model, (count, gpus) = _model(name, tree)["name"], workers(name, tree)
     if name in ENGINES:
@@ -230,7 +230,7 @@ def signature(name: str, variant: str, tree: dict[str, Any]) -> tuple[Any, ...]:
 
 def earlier(folders: Iterable[str]) -> Known:
     """Rates of finished steps by signature, the median where there are several; folders that tell none are left out."""
-    found: dict[tuple[Any, ...], list[Measured]] = {}
+    found: dict[tuple[object, ...], list[Measured]] = {}
     for folder in folders:
         try:
             record = read_done(folder)
@@ -249,12 +249,12 @@ def _median(found: list[Measured]) -> Measured:
     return Measured(rate, start, f"measured in {found[0].origin}{more}", max(peaks, default=None))
 
 
-def _config(folder: str) -> dict[str, Any]:
+def _config(folder: str) -> Tree:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return dict(yaml.load(files.read_bytes(files.join(folder, "config.yaml")), loader))
 
 
-def _speed(record: DoneRecord, tree: dict[str, Any]) -> tuple[float, float] | None:
+def _speed(record: DoneRecord, tree: Tree) -> tuple[float, float] | None:
     """Rate and seconds before that a `_DONE.json` tells."""
     name, summary, seconds = record.name, record.summary, record.seconds
     attempts = record.attempts  # each of them started engines or workers
@@ -272,13 +272,13 @@ def _speed(record: DoneRecord, tree: dict[str, Any]) -> tuple[float, float] | No
     return None
 
 
-def _phases(section: dict[str, Any], held_out: bool) -> int:
+def _phases(section: Tree, held_out: bool) -> int:
     """Trainings of a step: one for each learning rate of a sweep, and the final one."""
     rates = section["lr"]
     return len(rates) + 1 if held_out and isinstance(rates, list) and len(rates) > 1 else 1
 
 
-def _assumed(name: str, variant: str, tree: dict[str, Any], work: Work, rates: Rates) -> tuple[float | None, str]:
+def _assumed(name: str, variant: str, tree: Tree, work: Work, rates: Rates) -> tuple[float | None, str]:
     """A rate as `Measured.rate` from the size of the model, and how it comes about; None if it cannot be told."""
     if name == "caption" and tree["caption"]["url"]:
         return None, f"asked of {tree['caption']['url']}, whose GPUs are not counted"

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from leaml.config import Config
 from leaml.data.count import Count
@@ -25,7 +24,7 @@ from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Memory
 from pipelines.progress import console
 from pipelines.rehearsal import Planned, Rehearsal, measure, rehearse, with_frames
 from pipelines.run import UNKNOWN, Step
-from pipelines.steps import LAST, STEPS, of_kind
+from pipelines.steps import LAST, STEPS, Tree, of_kind
 
 UNTIL_INGEST = "unknown until ingest"
 FINISHED = "finished"
@@ -154,7 +153,7 @@ class Plan:
     amounts: Amounts
     doubts: tuple[str, ...]
 
-    def tree(self, prices: Prices) -> dict[str, Any]:
+    def tree(self, prices: Prices) -> dict[str, object]:
         """As plain data, with what the prices make of it."""
         found = asdict(self) | {"prices": asdict(prices), "assumed": asdict(estimates.ASSUMED)}
         for tree, total in zip(found["totals"], self.totals, strict=True):
@@ -215,7 +214,7 @@ def _source(step: Step, amounts: Amounts) -> Count | None:
     return {"labeled": amounts.labeled, "evaluation": amounts.evaluation}.get(step.variant, amounts.unlabeled) or Count()
 
 
-def _made(name: str, tree: dict[str, Any], work: Work) -> int | None:
+def _made(name: str, tree: Tree, work: Work) -> int | None:
     if name == LAST:
         return work.questions
     if name in GROWING:

@@ -20,6 +20,7 @@ from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
 from pipelines.method import method
 from pipelines.run import UNKNOWN, Run, Step
+from pipelines.steps import Tree
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Planned:
     """A step of the run and the configuration it has, which is another one in a control."""
 
     step: Step
-    tree: dict[str, Any]
+    tree: Tree
 
 
 class Rehearsal(Run):

@@ -15,6 +15,7 @@ from pipelines.amounts import Amounts, Tokens, Work
 
 if TYPE_CHECKING:
     from leaml.config import Config
+    from pipelines.context import Context
     from pipelines.run import Step
 
 Tree = dict[str, Any]
@@ -65,9 +66,9 @@ class StepSpec:
     makes: str = ""
     each: Callable[[Tree], int] = lambda tree: 1
     per_image: Callable[[Tree, Work, Tokens], tuple[float, float]] = lambda tree, work, tokens: (1.0, 0.0)
-    alike: Callable[[Tree], tuple[Any, ...]] = lambda tree: ()
+    alike: Callable[[Tree], tuple[object, ...]] = lambda tree: ()
 
-    def make(self, context: Any) -> Step:
+    def make(self, context: Context) -> Step:
         """Make the step, or find it finished."""
         module, _, function = self.run.partition(":")
         made: Step = getattr(importlib.import_module(module), function)(context)
@@ -121,12 +122,12 @@ def _evaluate_tokens(_: Tree, work: Work, tokens: Tokens) -> tuple[float, float]
     return round(asked, 1), round(asked * tokens.answer, 1)
 
 
-def _asked_pairs(tree: Tree) -> tuple[Any, ...]:
+def _asked_pairs(tree: Tree) -> tuple[object, ...]:
     section = tree["generate"]
     return section["pairs_per_image"], len(section["questions"]), section["votes"], section["caption"]
 
 
-def _evaluation(tree: Tree) -> tuple[Any, ...]:
+def _evaluation(tree: Tree) -> tuple[object, ...]:
     data = tree["data"]
     return (*(data["evaluation"].get(key) for key in ("format", "path", "split", "limit")), data["evaluation_questions"])
 

@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from leaml.data.count import Count
 
 
+GUESSES = {"label_images": 100, "label_rows": 300, "asked": 3000, "asked_images": 1000}
+"""Of labels and evaluation, for a plan of `frames` where only ingest can tell the others."""
+
+
 @dataclass(frozen=True)
 class Amounts:
     """How much there is of everything; None where only ingest can tell."""
@@ -29,6 +33,10 @@ class Amounts:
     """Images that have a caption in `caption.file`."""
     captioned: str | None = None
     """`captioned_key` of the images to be captioned."""
+    frames: int | None = None
+    """Unlabeled images that are planned for instead of those that there are."""
+    guessed: tuple[str, ...] = ()
+    """Names of the numbers that are assumed for that, see `GUESSES`."""
 
     @property
     def rest(self) -> int | None:

@@ -191,20 +191,23 @@ def predict(
 def plan(
     config: ConfigFile,
     overrides: Overrides = None,
-    frames: Annotated[list[int] | None, typer.Option(help="Unlabeled images; may be given several times.")] = None,
+    frames: Annotated[
+        list[int] | None, typer.Option(help="Plan for so many unlabeled images instead; may be given several times.")
+    ] = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Hours in which the run should be done.")] = 24.0,
     node_gpus: Annotated[int, typer.Option(min=1, help="GPUs of a node.")] = 8,
     gpu_hour: Annotated[float, typer.Option(min=0, help="Price of a GPU-hour.")] = 2.5,
     puts: Annotated[float, typer.Option(min=0, help="Price of a thousand PUT requests.")] = 0.005,
     gets: Annotated[float, typer.Option(min=0, help="Price of a thousand GET requests.")] = 0.0004,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Size a run: GPU-hours, nodes, S3 requests and money for 10^5, 10^6 and 10^7 unlabeled images, with the arithmetic."""
+    """What each step takes, makes, costs and needs, what is reused, and the total: hours, GPU-hours, requests, money."""
     from leaml.config import load
 
     found = load(config, overrides)
-    from pipelines.sizing import Prices, show
+    from pipelines.plan import Prices, show
 
-    show(found, frames or [10**5, 10**6, 10**7], Prices(gpu_hour, puts, gets, node_gpus, deadline))
+    show(found, None, frames or [], Prices(gpu_hour, puts, gets, node_gpus, deadline), as_json)
 
 
 @app.command()

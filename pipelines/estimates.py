@@ -1,12 +1,14 @@
-"""Estimated GPU-hours of a step: the arithmetic, and everything it assumes, in one place.
+"""Estimated hours, memory and S3 requests of a step: the arithmetic, and everything it assumes, in one place.
 
 A rate that an earlier run measured on the same model and resources comes first, an assumed one second. Both are estimates: the
 GPU of the earlier run, the length of replies and the size of images may be others.
+tests/integration/test_s3_faults.py holds the requests of a unit to a real server.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 import struct
@@ -14,17 +16,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import yaml
 
+from leaml import images
 from leaml.config import resolve_model
 from leaml.errors import LeamlError
 from leaml.io import files
 from leaml.rows import ROWS
 from leaml.run.records import DoneRecord, read_done
 from pipelines.amounts import Tokens, Work
-from pipelines.steps import STEPS, of_kind
+from pipelines.steps import STEPS, Tree, of_kind
 
 ENGINES, TRAININGS, GRADIENTS = of_kind("engine"), of_kind("train"), of_kind("gradients")
 
@@ -52,6 +55,20 @@ class Rates:
 
 
 ASSUMED = Rates()
+PUTS, GETS = 3, 5
+"""Requests of a unit: rows, counts and attempt are written; two HEADs, two GETs of its images, one of its counts."""
+FILTER_PUTS, FILTER_GETS = 2, 6
+"""Of a file of pairs, one for each unit: rows and counts are written; two HEADs and two GETs of the candidates in each of two
+passes where filters look at all pairs together, one of the counts."""
+INDEX_GETS = 5
+"""Of a file of images, when a step looks where images are: a listing, a HEAD, three GETs."""
+PART_IMAGES = 512
+"""Images in such a file: 64 MiB of images of 128 KiB (leaml/data/ingest.py)."""
+EXAMPLE_GETS = 2
+"""At most, of an example of training: its image lies in a row group that is not at hand."""
+IMAGE_PIXELS = 1_000_000
+"""Assumed of a decoded image."""
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -61,21 +78,37 @@ class Estimate:
     hours: float | None
     gpu_hours: float | None
     how: str
+    rate: Literal["", "measured", "assumed", "unknown"] = ""
+    """Where the rate comes from; empty for steps that need none."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one engine or training worker needs, beside its libraries."""
+
+    weights: float | None
+    """Of the model; in training also gradients, AdamW's moments and the start. None: its name tells no size."""
+    images: float
+    """Of those decoded at a time, and of one of `data.max_pixels` while it is decoded."""
+    peak: int | None = None
+    """What an earlier training measured, with activations: of the GPU, without one of the process."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A rate of earlier steps (images/s of an engine, steps/s of a training, examples/s of gradients), and seconds before."""
+    """A rate of earlier steps (images/s of an engine, steps/s of a training, examples/s of gradients), seconds before, and the
+    peak of memory in bytes where it was measured."""
 
     rate: float
     start_s: float
     origin: str
+    peak: int | None = None
 
 
-Known = dict[tuple[Any, ...], Measured]
+Known = dict[tuple[object, ...], Measured]
 
 
-def estimate(name: str, variant: str, tree: dict[str, Any], work: Work, known: Known, rates: Rates = ASSUMED) -> Estimate:
+def estimate(name: str, variant: str, tree: Tree, work: Work, known: Known, rates: Rates = ASSUMED) -> Estimate:
     """Estimate one step.
 
     Args:
@@ -93,14 +126,15 @@ def estimate(name: str, variant: str, tree: dict[str, Any], work: Work, known: K
     count, gpus = workers(name, tree)
     found = known.get(signature(name, variant, tree))
     if found is None and not gpus:
-        return Estimate(None, 0.0, "on CPUs, and no earlier run in this storage measured it")
+        return Estimate(None, 0.0, "on CPUs, and no earlier run in this storage measured it", "unknown")
+    kind: Literal["measured", "assumed"] = "assumed" if found is None else "measured"
     if found is None:
         rate, origin = _assumed(name, variant, tree, work, rates)
         start = rates.engine_start_s if name in ENGINES else rates.training_start_s
     else:
         rate, origin, start = found.rate, found.origin, found.start_s
     if rate is None:
-        return Estimate(None, None, origin)
+        return Estimate(None, None, origin, "unknown")
     if name in TRAININGS:
         section = train_section(name, variant, tree)
         done, unit, parallel = section["steps"] * _phases(section, work.held_out), "steps", 1
@@ -112,11 +146,47 @@ def estimate(name: str, variant: str, tree: dict[str, Any], work: Work, known: K
     how = f"{done:,} {unit} / {rate:.3g} per s{share} + {start:.0f} s start = {hours:.2f} h"
     how += f", x {count} x {gpus:g} GPU = {hours * count * gpus:.2f} GPU-h; {origin}" if gpus else f"; {origin}"
     if name not in TRAININGS and work.images is None:
-        return Estimate(None, None, f"number of images unknown; per 1,000: {how}")
-    return Estimate(hours, hours * count * gpus, how)
+        return Estimate(None, None, f"number of images unknown; per 1,000: {how}", kind)
+    return Estimate(hours, hours * count * gpus, how, kind)
 
 
-def workers(name: str, tree: dict[str, Any]) -> tuple[int, float]:
+def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
+    """What one engine or training worker of a step needs; None for steps of the driver and a teacher that is asked by URL."""
+    count, _ = workers(name, tree)
+    if not count or (name == "caption" and tree["caption"]["url"]):
+        return None
+    model, resources = _model(name, tree), tree["resources"]
+    trained = 0.0  # share of the parameters that has gradients, two moments and a copy of the start
+    if name in ENGINES:
+        held = resources["engine_units"] * resources["images_per_unit"]
+    elif name in GRADIENTS:
+        held = tree["score"]["batch_size"]
+    else:
+        held = math.ceil(train_section(name, variant, tree)["batch_size"] / count)
+        trained = {"full": 1.0, "lora": 0.0, "neurons": tree["select"]["ratio"]}[_method(name, variant)]
+    size, found = parameters(model["name"], active=False), known.get(signature(name, variant, tree))
+    decoded = images.BYTES_PER_DECODED_PIXEL * IMAGE_PIXELS * held + images.BYTES_PER_PIXEL * tree["data"]["max_pixels"]
+    weights = None if size is None else size * (1 + 4 * trained) * DTYPE_BYTES[model["dtype"]]
+    return Memory(weights, decoded, found.peak if found else None)
+
+
+def requests(name: str, tree: Tree, work: Work) -> tuple[int, int]:
+    """PUT requests and GET or HEAD requests of a step where the storage is S3."""
+    if name in TRAININGS:
+        section = tree[name]
+        return 0, EXAMPLE_GETS * int(section["steps"]) * int(section["batch_size"])
+    if name not in ENGINES | {"filter", "ingest"} or work.images is None:
+        return 0, 0
+    files_of_images = math.ceil(work.images / PART_IMAGES)
+    if name == "ingest":
+        return files_of_images, work.images
+    units = math.ceil(work.images / int(tree["resources"]["images_per_unit"]))
+    if name == "filter":
+        return units * FILTER_PUTS, units * FILTER_GETS
+    return units * PUTS, units * GETS + INDEX_GETS * files_of_images
+
+
+def workers(name: str, tree: Tree) -> tuple[int, float]:
     """Engines or training workers of a step, and the GPUs of each; none for steps of the driver."""
     resources = tree["resources"]
     if name in TRAININGS | GRADIENTS:
@@ -130,58 +200,61 @@ def workers(name: str, tree: dict[str, Any]) -> tuple[int, float]:
     return resources.get("teacher_engines") or resources["engines"], gpus if own is None else own
 
 
-def train_section(name: str, variant: str, tree: dict[str, Any]) -> dict[str, Any]:
+def train_section(name: str, variant: str, tree: Tree) -> Tree:
     """The training section of a step."""
     row = ROWS.get(variant)
     return dict(row.section(tree) if name == "finetune" and row and row.training else tree[name])
 
 
-def signature(name: str, variant: str, tree: dict[str, Any]) -> tuple[Any, ...]:
+def _model(name: str, tree: Tree) -> Tree:
+    """The model that a step works with."""
+    return dict(tree["caption"]["teacher"] if name == "caption" else tree["model"])
+
+
+def _method(name: str, variant: str) -> str:
+    """How a training moves the weights."""
+    row = ROWS.get(variant)
+    return "neurons" if name == "distill" else row.method if row and name == "finetune" else "full"
+
+
+def signature(name: str, variant: str, tree: Tree) -> tuple[object, ...]:
     """What two steps have in common when one's rate tells the other's."""
-    model, (count, gpus) = tree["model"]["name"], workers(name, tree)
-    if name == "caption":
-        model = tree["caption"]["teacher"]["name"]
+    model, (count, gpus) = _model(name, tree)["name"], workers(name, tree)
     if name in ENGINES:
         return (name, model, *STEPS[name].alike(tree), gpus)
     if name in GRADIENTS:
         return (name, model, tree["score"]["batch_size"], count, gpus)
-    row = ROWS.get(variant)
-    method = "neurons" if name == "distill" else row.method if row and name == "finetune" else "full"
     section = train_section(name, variant, tree)
-    return ("training", method, model, section["batch_size"], section["precision"], count, gpus)
+    return ("training", _method(name, variant), model, section["batch_size"], section["precision"], count, gpus)
 
 
 def earlier(folders: Iterable[str]) -> Known:
     """Rates of finished steps by signature, the median where there are several; folders that tell none are left out."""
-    found: dict[tuple[Any, ...], list[tuple[float, float, str]]] = {}
+    found: dict[tuple[object, ...], list[Measured]] = {}
     for folder in folders:
         try:
             record = read_done(folder)
             if (speed := _speed(record, config := _config(folder))) is not None:
-                origin = folder.rstrip("/").rsplit("/", 1)[-1]
-                found.setdefault(signature(record.name, record.variant, config), []).append((*speed, origin))
+                one = Measured(*speed, folder.rstrip("/").rsplit("/", 1)[-1], record.summary.get("peak_memory"))
+                found.setdefault(signature(record.name, record.variant, config), []).append(one)
         except (LeamlError, KeyError, TypeError, ValueError, AttributeError):
             continue  # removed meanwhile, or of another version
-    return {
-        key: Measured(
-            statistics.median(rate for rate, _, _ in rows),
-            statistics.median(start for _, start, _ in rows),
-            f"measured in {rows[0][2]}{_more(len(rows) - 1)}",
-        )
-        for key, rows in found.items()
-    }
+    return {key: _median(each) for key, each in found.items()}
 
 
-def _more(others: int) -> str:
-    return f" and {others} more" if others else ""
+def _median(found: list[Measured]) -> Measured:
+    rate, start = (statistics.median(getattr(one, name) for one in found) for name in ("rate", "start_s"))
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    peaks = [one.peak for one in found if one.peak]
+    return Measured(rate, start, f"measured in {found[0].origin}{more}", max(peaks, default=None))
 
 
-def _config(folder: str) -> dict[str, Any]:
+def _config(folder: str) -> Tree:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return dict(yaml.load(files.read_bytes(files.join(folder, "config.yaml")), loader))
 
 
-def _speed(record: DoneRecord, tree: dict[str, Any]) -> tuple[float, float] | None:
+def _speed(record: DoneRecord, tree: Tree) -> tuple[float, float] | None:
     """Rate and seconds before that a `_DONE.json` tells."""
     name, summary, seconds = record.name, record.summary, record.seconds
     attempts = record.attempts  # each of them started engines or workers
@@ -199,17 +272,17 @@ def _speed(record: DoneRecord, tree: dict[str, Any]) -> tuple[float, float] | No
     return None
 
 
-def _phases(section: dict[str, Any], held_out: bool) -> int:
+def _phases(section: Tree, held_out: bool) -> int:
     """Trainings of a step: one for each learning rate of a sweep, and the final one."""
     rates = section["lr"]
     return len(rates) + 1 if held_out and isinstance(rates, list) and len(rates) > 1 else 1
 
 
-def _assumed(name: str, variant: str, tree: dict[str, Any], work: Work, rates: Rates) -> tuple[float | None, str]:
+def _assumed(name: str, variant: str, tree: Tree, work: Work, rates: Rates) -> tuple[float | None, str]:
     """A rate as `Measured.rate` from the size of the model, and how it comes about; None if it cannot be told."""
     if name == "caption" and tree["caption"]["url"]:
         return None, f"asked of {tree['caption']['url']}, whose GPUs are not counted"
-    model = tree["caption"]["teacher"]["name"] if name == "caption" else tree["model"]["name"]
+    model = _model(name, tree)["name"]
     size = parameters(model)
     if size is None:
         return None, f"the name {model!r} tells no number of parameters"
@@ -229,13 +302,14 @@ def _assumed(name: str, variant: str, tree: dict[str, Any], work: Work, rates: R
 
 
 @lru_cache(maxsize=16)
-def parameters(name: str) -> float | None:
+def parameters(name: str, active: bool = True) -> float | None:
     """Parameters of a model: counted in a local folder, else read from its name (72B, 2.2B, 256M; 30B-A3B: 3B are active)."""
     folder = Path(resolve_model(name))
     if folder.is_dir():
         return float(sum(map(_stored, folder.glob("*.safetensors")))) or None
     last = name.rstrip("/").rsplit("/", 1)[-1]
-    sizes = re.findall(r"A(\d+(?:\.\d+)?)(B)\b", last) or re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![A-Za-z])", last)
+    sizes = re.findall(r"A(\d+(?:\.\d+)?)(B)\b", last) if active else []
+    sizes = sizes or re.findall(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![A-Za-z])", last)
     return float(sizes[0][0]) * {"B": 1e9, "M": 1e6}[sizes[0][1]] if sizes else None
 
 
@@ -243,14 +317,7 @@ def _stored(file: Path) -> int:
     """Parameters in a safetensors file, by its header."""
     with file.open("rb") as stream:
         header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-    total = 0
-    for key, entry in header.items():
-        if key != "__metadata__":
-            elements = 1
-            for length in entry["shape"]:
-                elements *= length
-            total += elements
-    return total
+    return sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
 
 
 def _big(size: float) -> str:

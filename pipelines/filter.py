@@ -22,7 +22,8 @@ from pipelines.context import Context
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Step
-from pipelines.units import describe, read_files, rows_of
+from pipelines.stream import rows_of
+from pipelines.units import describe, read_files
 
 COUNTS = "counts"
 

@@ -1,285 +1,272 @@
-"""`leaml adapt CONFIG --dry-run`: what a run would do, from the same code that does it, without doing any of it.
+"""`leaml plan CONFIG`: what each step of a run takes, makes, costs and needs, what is reused, and the total; nothing is run.
 
-The steps are made by the functions of the real run on a `Rehearsal`, which notes them: names, order and content addresses are
-those of the run. Nothing is written, Ray is not started and no hub is asked; what a run would refuse is found by `trial`.
+Rates come from steps that earlier runs in the storage, or this one, have measured, else from assumptions that are printed
+(pipelines/estimates.py). `leaml adapt --dry-run` checks the data first (pipelines/trial.py) and prints the same plan.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from leaml.config import Config, SourceConfig
-from leaml.data.budget import held_out
-from leaml.data.count import Count, count
+from leaml.config import Config
+from leaml.data.count import Count
+from leaml.errors import InputError
 from leaml.io import files
 from leaml.run.records import DONE
 from pipelines import estimates
-from pipelines.adapt import asked_of, baseline_steps, check_steps, doubts, method_steps
+from pipelines.adapt import doubts
 from pipelines.amounts import Amounts, Work
-from pipelines.contamination import screen_near_duplicates
-from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate
-from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
-from pipelines.method import method
+from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Memory
 from pipelines.progress import console
-from pipelines.run import UNKNOWN, Run, Step
-from pipelines.steps import STEPS
+from pipelines.rehearsal import Planned, Rehearsal, measure, rehearse, with_frames
+from pipelines.run import UNKNOWN, Step
+from pipelines.steps import LAST, STEPS, Tree, of_kind
 
 UNTIL_INGEST = "unknown until ingest"
+FINISHED = "finished"
 RECENT = 300
 """Finished steps of the storage that are looked at for measured rates, the latest."""
+GROWING = of_kind("data", "engine") - {LAST}
+"""Steps that have more to do the more images there are."""
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A step of the run and the configuration it has, which is another one in a control."""
+class Prices:
+    """What a plan multiplies with; dollars, or whatever a GPU-hour is paid in."""
 
-    step: Step
-    tree: dict[str, Any]
+    gpu_hour: float = 2.5
+    puts: float = 0.005
+    """Of a thousand PUT requests."""
+    gets: float = 0.0004
+    """Of a thousand GET and HEAD requests."""
+    node_gpus: int = 8
+    deadline: float = 24.0
+    """Hours in which the run should be done."""
 
 
-class Rehearsal(Run):
-    """A run that notes its steps instead of doing them.
+@dataclass(frozen=True)
+class StepPlan:
+    """A step of a plan.
 
-    What depends on images that are not ingested yet has no address, unless the caller has found out which they are.
+    Attributes:
+        state: `finished` ones are reused, `begun` ones go on from what they have published, others are `to run`.
+        folder: Its name in the run; it ends with ? where it depends on images that only ingest can tell.
+        takes: What it has before it, in words; `work` in numbers.
+        made: How many it makes of what `makes` says; None: only ingest can tell.
+        workers: Engines or training workers, each with `gpus` and `memory`; 0 for steps of the driver.
+        cost: Hours and GPU-hours, of a finished step those of making it anew.
+        puts: PUT requests where the storage is S3, and `gets` GET and HEAD requests.
     """
 
-    dry = True
-
-    def __init__(self, config: Config, captioned: str | None = None) -> None:
-        super().__init__(config)
-        self.captioned = captioned
-        self.planned: dict[str, Planned] = {}
-
-    def step(
-        self,
-        name: str,
-        settings: dict[str, Any],
-        inputs: list[Step],
-        version: int = 1,
-        variant: str = "",
-        round_number: int = 0,
-    ) -> Step:
-        """The run's step; one with an unknown input has a hash that no step of a run has."""
-        made = super().step(name, settings, inputs, version, variant, round_number)
-        if any(step.hash.endswith(UNKNOWN) for step in inputs):
-            return replace(made, hash=made.hash + UNKNOWN, folder=made.folder + UNKNOWN)
-        return made
-
-    def execute(self, step: Step, work: object) -> Step:
-        """Note the step; one that several rows share is noted once."""
-        self.planned.setdefault(step.folder, Planned(step, self.config.model_dump(mode="json")))
-        return step
-
-    def state(self, step: Step) -> str:
-        """`finished` steps are reused, `begun` ones go on from what they have published."""
-        if self.done(step):
-            return "finished"
-        return "begun" if files.exists(step.folder) else "to run"
+    name: str
+    label: str
+    state: str
+    folder: str
+    takes: str
+    work: Work
+    makes: str
+    made: int | None
+    workers: int
+    gpus: float
+    memory: Memory | None
+    cost: Estimate
+    puts: int
+    gets: int
 
 
-def rehearse(config: Config, captioned: str | None = None) -> tuple[Rehearsal, Sources, Labels]:
-    """All steps of `leaml adapt` in order, with their addresses. Raises what the configuration alone gets refused for.
+@dataclass(frozen=True)
+class Sum:
+    """A sum of numbers; not `whole`: some of them are not known, so it is at least this much."""
 
-    Args:
-        config: The run.
-        captioned: `captioned_key` of its images, for the time before ingest.
-    """
-    check_steps(config)
-    run = Rehearsal(config, captioned)
-    sources = source_steps(run)
-    sources = screen_near_duplicates(run, sources)
-    labels = draw_labels(run, sources)
-    adapted = method(run, sources, labels)
-    baseline_steps(run, sources, labels)
-    method_steps(run, sources, labels, adapted)
-    return run, sources, labels
+    known: float
+    whole: bool
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Sum:
+        return cls(sum(value for value in values if value is not None), None not in values)
+
+    def text(self) -> str:
+        if self.whole:
+            return f"{self.known:,.2f}" if self.known else "none"
+        return f"at least {self.known:,.2f}" if self.known >= 0.005 else "unknown"
 
 
-def show(config: Config, amounts: Amounts | None = None) -> None:
-    """Print the plan: data, resources, steps with state, address, work and estimate, the arithmetic, and what is doubtful.
+@dataclass(frozen=True)
+class Total:
+    """What the steps take that are not finished."""
+
+    images: int | None
+    """Training images without labels."""
+    hours: Sum
+    """One step after the other."""
+    gpu_hours: Sum
+    fixed: Sum
+    """GPU-hours of the steps that do not grow with the images; the others run on any number of engines."""
+    fixed_hours: Sum
+    puts: int
+    gets: int
+
+    @classmethod
+    def of(cls, steps: Sequence[StepPlan], images: int | None) -> Total:
+        todo = [step for step in steps if step.state != FINISHED]
+        paid = [step for step in todo if step.cost.how]
+        fixed = [step.cost for step in paid if step.name not in GROWING]
+        return cls(
+            images,
+            Sum.of([step.cost.hours for step in paid]),
+            Sum.of([step.cost.gpu_hours for step in paid]),
+            Sum.of([cost.gpu_hours for cost in fixed]),
+            Sum.of([cost.hours for cost in fixed]),
+            sum(step.puts for step in todo),
+            sum(step.gets for step in todo),
+        )
+
+    def late(self, prices: Prices) -> bool:
+        """Whether no number of nodes ends the run by the deadline."""
+        return self.fixed_hours.known >= prices.deadline
+
+    def nodes(self, prices: Prices) -> int | None:
+        """Nodes of `prices.node_gpus` GPUs with which the run ends by the deadline; None: none, no number of them, unknown."""
+        scaling = self.gpu_hours.known - self.fixed.known
+        if not self.gpu_hours.whole or not self.fixed_hours.whole or self.late(prices) or scaling <= 0:
+            return None
+        return max(1, math.ceil(scaling / (prices.deadline - self.fixed_hours.known) / prices.node_gpus))
+
+    def money(self, prices: Prices) -> float | None:
+        """Of GPU-hours and requests; None where the hours are not known."""
+        paid = self.puts / 1000 * prices.puts + self.gets / 1000 * prices.gets
+        return self.gpu_hours.known * prices.gpu_hour + paid if self.gpu_hours.whole else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run in order, the totals for each number of images that was asked for, and how much there is."""
+
+    run: str
+    folder: str
+    steps: tuple[StepPlan, ...]
+    totals: tuple[Total, ...]
+    amounts: Amounts
+    doubts: tuple[str, ...]
+
+    def tree(self, prices: Prices) -> dict[str, object]:
+        """As plain data, with what the prices make of it."""
+        found = asdict(self) | {"prices": asdict(prices), "assumed": asdict(estimates.ASSUMED)}
+        for tree, total in zip(found["totals"], self.totals, strict=True):
+            tree |= {"nodes": total.nodes(prices), "money": total.money(prices)}
+        return found
+
+
+def make(config: Config, amounts: Amounts | None = None, frames: Sequence[int] = ()) -> Plan:
+    """The plan of a run.
 
     Args:
         config: The run.
         amounts: How much there is of everything, where that was found out; None: what is cheap to find out.
+        frames: Numbers of unlabeled images to plan for instead of those that there are; the steps are those of the last.
+
+    Raises:
+        InputError: A number of images is not positive, or the configuration alone is refused.
     """
+    if wrong := [count for count in frames if count < 1]:
+        msg = f"{wrong[0]} frames cannot be planned; give a number above 0"
+        raise InputError(msg)
     run, sources, labels = rehearse(config, amounts.captioned if amounts else None)
     amounts = amounts or measure(run, sources, labels)
-    known = known_rates(run)
-    print_line(f"plan of {config.name} in {run.folder}; nothing is run\n")
-    _print_data(config, amounts)
-    _print_resources(config)
-    lines, costs = [], {}
-    arithmetic: dict[str, list[str]] = {}
-    for planned in run.planned.values():
-        step, state = planned.step, run.state(planned.step)
-        work = work_of(planned, amounts)
-        found = estimates.estimate(step.name, step.variant, planned.tree, work, known)
-        text = _work_text(planned, amounts)
-        lines.append((state, step.label, _folder_text(step), text, _on(planned), *_cost(state, found)))
-        if state == "finished" or not found.how:
-            continue
-        arithmetic.setdefault(found.how, []).append(step.label)
-        costs[step.label] = found
-    print_line("\nsteps in order (finished ones are reused, begun ones go on)")
-    print_columns([("state", "step", "folder", "work", "on", "hours", "GPU-hours"), *lines])
-    if any(planned.step.hash.endswith(UNKNOWN) for planned in run.planned.values()):
-        print_line("  folders with ? depend on the images that are captioned: ingest finds them; what is finished is reused")
-    _print_estimates(arithmetic, costs)
-    if amounts.training is None or amounts.asked is None:
-        print_line("  after `leaml ingest CONFIG` the numbers of images and questions are known, and these estimates with them")
-    print_doubts(config, amounts)
+    known = _known_rates(run)
+    sizes = [with_frames(amounts, count) for count in frames] or [amounts]
+    steps = [tuple(_step(run, planned, size, known) for planned in run.planned.values()) for size in sizes]
+    totals = tuple(Total.of(each, size.rest) for each, size in zip(steps, sizes, strict=True))
+    found = doubts(config, amounts.asked, amounts.asked_images, amounts.label_images, amounts.validation)
+    return Plan(config.name, run.folder, steps[-1], totals, sizes[-1], tuple(found))
 
 
-def print_doubts(config: Config, amounts: Amounts) -> None:
-    """A word about data that are too few to compare anything, as far as their numbers are known."""
-    sizes = (amounts.asked, amounts.asked_images, amounts.label_images, amounts.validation)
-    for doubt in doubts(config, *sizes):
-        print_line(f"warning: {doubt}")
+def _step(run: Rehearsal, planned: Planned, amounts: Amounts, known: estimates.Known) -> StepPlan:
+    step, tree, spec = planned.step, planned.tree, STEPS.get(planned.step.name)
+    source = _source(step, amounts)
+    work = Work(source.images, source.questions) if source else spec.work(tree, amounts) if spec else Work()
+    name, variant = step.name, step.variant
+    anew = amounts.frames and name in GROWING  # what is finished is of other images
+    return StepPlan(
+        name,
+        step.label,
+        "to run" if anew else run.state(step),
+        f"{name}-{UNKNOWN}" if step.hash.endswith(UNKNOWN) else Path(step.folder).name,
+        _count_text(source) if source else _takes(planned, work, amounts),
+        work,
+        spec.makes if spec else "",
+        _made(name, tree, work),
+        *estimates.workers(name, tree),
+        estimates.memory(name, variant, tree, known),
+        estimates.estimate(name, variant, tree, work, known),
+        *estimates.requests(name, tree, work),
+    )
 
 
-def known_rates(run: Rehearsal) -> estimates.Known:
-    """Measured rates of the run's finished steps and of the latest of other runs in its storage."""
-    own = [planned.step.folder for planned in run.planned.values() if run.done(planned.step)]
-    return estimates.earlier(own + finished(run.config.storage))
-
-
-def measure(run: Run, sources: Sources, labels: Labels) -> Amounts:
-    """Count everything: exactly what is ingested, cheaply what lies on this machine."""
-    data = run.config.data
-    labeled = _count(run, sources.labeled, data.labeled)
-    unlabeled = None if sources.unlabeled is None or data.unlabeled is None else _count(run, sources.unlabeled, data.unlabeled)
-    evaluation = _count(run, sources.evaluation, data.evaluation)
-    images, rows = labels.images or None, len(labels.rows()) or None
-    validation: int | None = labels.validation.num_rows
-    if images is None or rows is None:
-        images, rows = _budget(run.config, labeled)
-        validation = _held_out(run.config, images, rows)
-    parts = [labeled.images, *([unlabeled.images] if unlabeled else [])]
-    training = None if None in parts else sum(n for n in parts if n is not None)
-    if all(_whole(run, s) for s in sources.training):
-        training = len(training_images(sources))  # images in both sources count once
-    asked, asked_images = asked_of(run, sources) if _whole(run, sources.evaluation) else _asked(run.config, evaluation)
-    known = data.exclude_evaluation and all(_whole(run, s) for s in (*sources.training, sources.evaluation)) and not run.dry
-    excluded = len(sources.excluded) if known or sources.excluded else None
-    return Amounts(labeled, unlabeled, evaluation, images, rows, training, asked, asked_images, validation, excluded)
-
-
-def _whole(run: Run, step: Step) -> bool:
-    """Whether a source was read, to its end."""
-    return run.done(step) and "first" not in run.summary(step)
-
-
-def _count(run: Run, step: Step, source: SourceConfig) -> Count:
-    if not _whole(run, step):
-        return count(source)
-    summary = run.summary(step)
-    return Count(summary["images"], summary["rows"])
-
-
-def _budget(config: Config, labeled: Count) -> tuple[int | None, int | None]:
-    """About how many images and rows the label budget will take."""
-    budget = config.data.budget
-    if not labeled.images or not labeled.questions:
-        return (budget.count, None) if budget.of == "images" else (None, budget.count)
-    each = labeled.questions / labeled.images
-    available = labeled.images if budget.of == "images" else labeled.questions
-    wanted = budget.count or (available if budget.fraction is None else max(1, round(budget.fraction * available)))
-    return (wanted, round(wanted * each)) if budget.of == "images" else (max(1, round(wanted / each)), wanted)
-
-
-def _held_out(config: Config, images: int | None, rows: int | None) -> int | None:
-    """About how many rows of the labels will be held out."""
-    fraction = config.data.budget.validation_fraction
-    if not fraction or (images is not None and not held_out(fraction, images)):
-        return 0
-    if images is None or rows is None:
+def _source(step: Step, amounts: Amounts) -> Count | None:
+    """What an ingest reads; None for other steps."""
+    if step.name != "ingest":
         return None
-    return math.ceil(rows * held_out(fraction, images) / images)
+    return {"labeled": amounts.labeled, "evaluation": amounts.evaluation}.get(step.variant, amounts.unlabeled) or Count()
 
 
-def _asked(config: Config, found: Count) -> tuple[int | None, int | None]:
-    """About how many questions the evaluation will ask, and about how many images, of which some may have no question."""
-    limit, questions, images = config.data.evaluation_questions, found.questions, found.images
-    if questions is None or images is None:
-        return questions, images
-    images = min(images, questions)
-    if limit is None or limit >= questions:
-        return questions, images
-    return limit, max(1, round(images * limit / questions))
+def _made(name: str, tree: Tree, work: Work) -> int | None:
+    if name == LAST:
+        return work.questions
+    if name in GROWING:
+        return None if work.images is None else work.images * STEPS[name].each(tree)
+    return 1
 
 
-def work_of(planned: Planned, amounts: Amounts) -> Work:
-    """How many images, examples and questions a step has before it."""
-    spec = STEPS.get(planned.step.name)
-    return Work() if spec is None else spec.work(planned.tree, amounts)
-
-
-def finished(storage: str) -> list[str]:
-    """Folders of the latest finished steps of every run in a local storage."""
-    if files.is_remote(storage):
-        return []
-    found = [(file.stat().st_mtime, str(file.parent)) for file in Path(storage).glob(f"*/*/{DONE}")]
-    return [folder for _, folder in sorted(found, reverse=True)[:RECENT]]
-
-
-def _folder_text(step: Step) -> str:
-    return f"{step.name}-{UNKNOWN}" if step.hash.endswith(UNKNOWN) else Path(step.folder).name
-
-
-def _work_text(planned: Planned, amounts: Amounts) -> str:
-    step, tree = planned.step, planned.tree
-    work = work_of(planned, amounts)
-    if step.name == "ingest":
-        return _count_text({"labeled": amounts.labeled, "evaluation": amounts.evaluation}.get(step.variant, amounts.unlabeled))
-    if step.name in TRAININGS:
-        section = estimates.train_section(step.name, step.variant, tree)
+def _takes(planned: Planned, work: Work, amounts: Amounts) -> str:
+    name, tree = planned.step.name, planned.tree
+    if name in TRAININGS:
+        section = estimates.train_section(name, planned.step.variant, tree)
         rates = section["lr"] if isinstance(section["lr"], list) else [section["lr"]]
         which = "rates then the best" if work.held_out else "rates, of which the first: no labels are held out to choose by"
         sweep = f", {len(rates)} {which}" if len(rates) > 1 else ""
         return f"{section['steps']:,} steps x {section['batch_size']} examples{sweep}"
-    if step.name not in STEPS:
-        return ""
-    text = STEPS[step.name].describe(tree, work)
-    if step.name not in ENGINES | GRADIENTS:
+    text = STEPS[name].describe(tree, work) if name in STEPS else ""
+    if name not in ENGINES | GRADIENTS and work.images is None:
         return text
-    count = _amount((work.images, "examples" if step.name in GRADIENTS else "images"), (work.questions, "questions"))
-    if step.name == "caption" and tree["caption"]["file"]:
+    if name == "caption" and tree["caption"]["file"]:
         text = "captions of the file" if amounts.given is None else f"{amounts.given:,} captions of the file"
+    count = _text((work.images, "examples" if name in GRADIENTS else "images"), (work.questions, "questions"))
     return f"{count}; {text}" if text else count
 
 
-def _on(planned: Planned) -> str:
-    number, gpus = estimates.workers(planned.step.name, planned.tree)
-    if not number:
-        return "driver"
-    kind = "engine" if planned.step.name in ENGINES else "worker"
-    return f"{number} {kind}{'s' if number > 1 else ''} x {gpus:g} GPU"
+def _known_rates(run: Rehearsal) -> estimates.Known:
+    """Measured rates of the run's finished steps and of the latest of other runs in its storage, where that is local."""
+    folders = [planned.step.folder for planned in run.planned.values() if run.done(planned.step)]
+    storage = run.config.storage
+    if not files.is_remote(storage):
+        found = sorted(((f.stat().st_mtime, str(f.parent)) for f in Path(storage).glob(f"*/*/{DONE}")), reverse=True)
+        folders += [folder for _, folder in found[:RECENT]]
+    return estimates.earlier(folders)
 
 
-def _cost(state: str, found: Estimate) -> tuple[str, str]:
-    """Hours and GPU-hours as shown."""
-    if state == "finished":
-        return "reused", ""
-    if not found.how:
-        return "", "0"
-    hours = "unknown" if found.hours is None else f"~{found.hours:.2f}"
-    return hours, "unknown" if found.gpu_hours is None else f"~{found.gpu_hours:.2f}" if found.gpu_hours else "0"
-
-
-def _amount(*counted: tuple[int | None, str]) -> str:
-    """Numbers with what they count, `unknown` once if none is known."""
-    known = [f"{number:,} {what}" for number, what in counted if number is not None]
-    return ", ".join(known) or UNTIL_INGEST
-
-
-def _count_text(found: Count | None) -> str:
-    if found is None or found.images is None:
-        return UNTIL_INGEST + (f" ({found.why})" if found and found.why else "")
-    about = "about " if found.about else ""
-    return about + _amount((found.images, "images"), (found.questions, "questions"))
+def show(
+    config: Config,
+    amounts: Amounts | None = None,
+    frames: Sequence[int] = (),
+    prices: Prices | None = None,
+    as_json: bool = False,
+) -> None:
+    """Print the plan, see `make`: data, resources, steps, the arithmetic, the total, and what is doubtful; or all as JSON."""
+    plan, prices = make(config, amounts, frames), prices or Prices()
+    if as_json:
+        print(json.dumps(plan.tree(prices), indent=1))
+        return
+    print_line(f"plan of {plan.run} in {plan.folder}; nothing is run\n")
+    _print_data(config, plan.amounts)
+    _print_steps(plan)
+    _print_totals(plan, config, prices)
+    for doubt in plan.doubts:
+        print_line(f"warning: {doubt}")
 
 
 def _print_data(config: Config, amounts: Amounts) -> None:
@@ -295,60 +282,113 @@ def _print_data(config: Config, amounts: Amounts) -> None:
         left_out = UNTIL_INGEST if amounts.excluded is None else f"{amounts.excluded:,} images that are in the evaluation too"
         print_line(f"{'left out':11} {left_out}")
     size = f"{budget.count:,}" if budget.count else f"{100 * budget.fraction:g} % of the" if budget.fraction else "all"
+    drawn = _text((amounts.label_images, "images"), (amounts.label_rows, "rows"))
     share = f"{100 * budget.validation_fraction:g} % of them for validation"
-    drawn = _amount((amounts.label_images, "images"), (amounts.label_rows, "rows"))
     print_line(f"{'labels':11} {size} {budget.of}, draw {budget.seed}: {drawn}; {share}")
+    if amounts.guessed:
+        guessed = ", ".join(f"{name.replace('_', ' ')} {getattr(amounts, name):,}" for name in amounts.guessed)
+        print_line(f"{'assumed':11} {guessed}: only ingest can tell")
 
 
-def _print_resources(config: Config) -> None:
-    found, teacher = config.resources, config.resources.teacher
-    engines = f"{found.engines} engines x {found.engine_gpus:g} GPU, {found.engine_cpus:g} CPU"
-    engines += f", growing to {found.max_engines}" if found.max_engines else ""
-    captions = f"{teacher.engines} engines x {teacher.engine_gpus:g} GPU"
-    training = f"{found.train_workers} workers x {found.train_gpus:g} GPU, {found.train_cpus:g} CPU"
-    beside = "; baselines beside the method and controls in pairs, with as much again" if found.parallel_baselines else ""
-    print_line(f"{'resources':11} {engines}; for captions {captions}; training {training}{beside}")
-    print_line(f"{'Ray':11} {found.address or 'started on this machine'}; {found.images_per_unit} images a unit")
-
-
-def _print_estimates(arithmetic: dict[str, list[str]], costs: dict[str, Estimate]) -> None:
-    gpu_hours, hours = ([getattr(cost, name) for cost in costs.values()] for name in ("gpu_hours", "hours"))
-    gpus = (
-        "no GPU-hours, as nothing asks for a GPU" if costs and not any_gpus(gpu_hours) else f"{sum_text(gpu_hours)} GPU-hours"
-    )
-    print_line(f"\nestimated, not promised: {gpus} to go, {sum_text(hours)} hours one step after the other")
-    if unclear := [label for label, cost in costs.items() if cost.hours is None]:
-        print_line(f"  without {len(unclear)} steps that cannot be estimated yet: {', '.join(unclear)}")
-    for how, labels in arithmetic.items():
-        print_line(f"  {', '.join(labels)}: {how}")
-    if any("assumed" in how for how in arithmetic):
-        print_line(f"  {assumptions()}")
-
-
-def any_gpus(gpu_hours: list[float | None]) -> bool:
-    """Whether any of the steps takes GPUs; one that takes none takes 0.0 GPU-hours for certain."""
-    return any(value is None or value > 0 for value in gpu_hours)
-
-
-def sum_text(values: list[float | None]) -> str:
-    """A sum of which some parts are not known."""
-    known = [value for value in values if value is not None]
-    if len(known) == len(values):
-        return f"{sum(known):.2f}"
-    return f"at least {sum(known):.2f}" if sum(known) >= 0.005 else "unknown"
-
-
-def assumptions() -> str:
-    """What estimates assume where nothing was measured, in words."""
+def _print_steps(plan: Plan) -> None:
+    head = ("state", "step", "folder", "takes", "makes", "on", "memory of each", "rate", "hours", "GPU-hours")
+    print_line("\nsteps in order (finished ones are reused, begun ones go on)")
+    _print_columns([head, *map(_row, plan.steps)])
+    if any(step.folder.endswith(UNKNOWN) for step in plan.steps):
+        print_line("  folders with ? depend on the images that are captioned: ingest finds them; what is finished is reused")
+    todo = [step for step in plan.steps if step.state != FINISHED and step.cost.how]
+    if todo:
+        print_line("\narithmetic")
+    for how in dict.fromkeys(step.cost.how for step in todo):
+        print_line(f"  {', '.join(step.label for step in todo if step.cost.how == how)}: {how}")
     rates = estimates.ASSUMED
-    return (
-        f"assumed: {rates.tflops:g} TFLOP/s a GPU (an A100), of it {rates.reading:g} reading, {rates.writing:g} writing, "
-        f"{rates.training:g} training; {rates.image_tokens:,} tokens an image, {rates.text_tokens} a text; all of it is in "
-        "pipelines/estimates.py, and a finished step's measured rate replaces it"
+    if any(step.cost.rate == "assumed" for step in todo):
+        print_line(
+            f"  assumed: {rates.tflops:g} TFLOP/s a GPU (an A100), of it {rates.reading:g} reading, {rates.writing:g} writing, "
+            f"{rates.training:g} training; {rates.image_tokens:,} tokens an image, {rates.text_tokens} a text (all of it is in "
+            "pipelines/estimates.py)"
+        )
+    if any(step.cost.rate in ("assumed", "unknown") for step in todo):
+        print_line(
+            "  for measured rates, let the same models finish a small run in the same local storage: "
+            f"leaml adapt CONFIG name={plan.run}-small caption.max_images=500 generate.max_images=500"
+        )
+    print_line(
+        "  memory: weights, in training with gradients, AdamW's moments and the start; images of a megapixel, one of "
+        "data.max_pixels. Activations and caches come on top; a finished training's peak has them"
     )
 
 
-def print_columns(rows: list[tuple[str, ...]]) -> None:
+def _row(step: StepPlan) -> tuple[str, ...]:
+    kind = "engine" if step.name in ENGINES else "worker"
+    on = f"{step.workers} {kind}{'s' if step.workers > 1 else ''} x {step.gpus:g} GPU" if step.workers else "driver"
+    memory, cost = "", step.cost
+    if step.memory and step.memory.peak:
+        memory = f"{_gib(step.memory.peak)} GiB measured"
+    elif step.memory:
+        memory = f"weights {_gib(step.memory.weights)}, images {_gib(step.memory.images)} GiB"
+    rate, hours, gpu_hours = cost.rate, "", "0"
+    if step.state == FINISHED:
+        rate, hours, gpu_hours = "", "reused", ""
+    elif cost.how:
+        hours = "unknown" if cost.hours is None else f"~{cost.hours:.2f}"
+        gpu_hours = "unknown" if cost.gpu_hours is None else f"~{cost.gpu_hours:.2f}" if cost.gpu_hours else "0"
+    makes = _text((step.made, step.makes)) if step.makes else ""
+    return step.state, step.label, step.folder, step.takes, makes, on, memory, rate, hours, gpu_hours
+
+
+def _print_totals(plan: Plan, config: Config, prices: Prices) -> None:
+    head = ("images", "hours", "GPU-hours", "of it fixed", f"nodes for {prices.deadline:g} h", "PUTs", "GETs", "money")
+    rows = []
+    for one in plan.totals:
+        nodes, money, none = one.nodes(prices), one.money(prices), one.gpu_hours == Sum(0, True)
+        rows.append(
+            (
+                "unknown" if one.images is None else f"{one.images:,}",
+                *(each.text() for each in (one.hours, one.gpu_hours, one.fixed)),
+                "none" if none else "not in time" if one.late(prices) else "unknown" if nodes is None else f"{nodes:,}",
+                *(f"{one.puts:,}", f"{one.gets:,}"),
+                "unknown" if money is None else f"{money:,.0f}",
+            )
+        )
+    print_line("\nestimated total of what is not finished, not promised")
+    _print_columns([head, *rows])
+    if unclear := [step.label for step in plan.steps if step.state != FINISHED and step.cost.how and step.cost.hours is None]:
+        print_line(f"  without the hours of {len(unclear)} steps that cannot be estimated yet: {', '.join(unclear)}")
+    if plan.amounts.training is None or plan.amounts.asked is None:
+        print_line("  after `leaml ingest CONFIG` the numbers of images and questions are known, and these estimates with them")
+    if plan.totals[-1].gpu_hours == Sum(0, True):
+        print_line("  no step asks for a GPU, so there are no GPU-hours to plan")
+    print_line(
+        f"  images: those without labels. hours: one step after the other. fixed: trainings and answers to the evaluation, "
+        f"whatever the number of images. Nodes have {prices.node_gpus} GPUs. Money: {prices.gpu_hour:g} a GPU-hour, "
+        f"{prices.puts:g} a thousand PUTs, {prices.gets:g} a thousand GETs; storage and CPU nodes come on top"
+    )
+    print_line(
+        f"  requests: {estimates.PUTS} PUTs and {estimates.GETS} GETs a unit of {config.resources.images_per_unit} images and "
+        f"step, {estimates.FILTER_PUTS} and {estimates.FILTER_GETS} for its pairs; a GET for each image read in; at most "
+        f"{estimates.EXAMPLE_GETS} an example of training"
+    )
+
+
+def _text(*counted: tuple[int | None, str]) -> str:
+    """Numbers with what they count, `unknown` once if none is known."""
+    known = [f"{number:,} {what}" for number, what in counted if number is not None]
+    return ", ".join(known) or UNTIL_INGEST
+
+
+def _count_text(found: Count | None) -> str:
+    if found is None or found.images is None:
+        return UNTIL_INGEST + (f" ({found.why})" if found and found.why else "")
+    about = "about " if found.about else ""
+    return about + _text((found.images, "images"), (found.questions, "questions"))
+
+
+def _gib(size: float | None) -> str:
+    return "unknown" if size is None else f"{size / 2**30:.1f}"
+
+
+def _print_columns(rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print_line("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -15,6 +15,7 @@ from pipelines.amounts import Amounts, Tokens, Work
 
 if TYPE_CHECKING:
     from leaml.config import Config
+    from pipelines.context import Context
     from pipelines.run import Step
 
 Tree = dict[str, Any]
@@ -41,7 +42,9 @@ class StepSpec:
         once: Whether later rounds do not have it again.
         tuned: Whether trials of a search pay for it.
         work: How much it has to do.
-        describe: That in words, for the plan.
+        describe: What there is to say of that, for the plan.
+        makes: What comes of it, for the plan.
+        each: How many of them an image makes, for steps that make them of images.
         per_image: How often an engine reads an image, and tokens that it writes about it.
         alike: What two steps have in common when one's rate tells the other's, beside model and resources.
     """
@@ -60,10 +63,12 @@ class StepSpec:
     tuned: bool = False
     work: Callable[[Tree, Amounts], Work] = lambda tree, amounts: Work(held_out=amounts.validation != 0)
     describe: Callable[[Tree, Work], str] = lambda tree, work: ""
+    makes: str = ""
+    each: Callable[[Tree], int] = lambda tree: 1
     per_image: Callable[[Tree, Work, Tokens], tuple[float, float]] = lambda tree, work, tokens: (1.0, 0.0)
-    alike: Callable[[Tree], tuple[Any, ...]] = lambda tree: ()
+    alike: Callable[[Tree], tuple[object, ...]] = lambda tree: ()
 
-    def make(self, context: Any) -> Step:
+    def make(self, context: Context) -> Step:
         """Make the step, or find it finished."""
         module, _, function = self.run.partition(":")
         made: Step = getattr(importlib.import_module(module), function)(context)
@@ -95,6 +100,11 @@ def _describe_pairs(tree: Tree, _: Work) -> str:
     return f"{tree['generate']['pairs_per_image']} pairs{f' + {given} given questions' if given else ''} an image"
 
 
+def _questions(tree: Tree) -> int:
+    """About an image, sampled and given."""
+    return int(tree["generate"]["pairs_per_image"]) + len(tree["generate"]["questions"])
+
+
 def _generate_tokens(tree: Tree, _: Work, tokens: Tokens) -> tuple[float, float]:
     config = tree["generate"]
     pairs, given, own = config["pairs_per_image"], len(config["questions"]), config["caption"] == "self"
@@ -104,8 +114,7 @@ def _generate_tokens(tree: Tree, _: Work, tokens: Tokens) -> tuple[float, float]
 
 
 def _hardness_tokens(tree: Tree, _: Work, tokens: Tokens) -> tuple[float, float]:
-    questions = tree["generate"]["pairs_per_image"] + len(tree["generate"]["questions"])
-    return questions, questions * tokens.answer
+    return _questions(tree), _questions(tree) * tokens.answer
 
 
 def _evaluate_tokens(_: Tree, work: Work, tokens: Tokens) -> tuple[float, float]:
@@ -113,12 +122,12 @@ def _evaluate_tokens(_: Tree, work: Work, tokens: Tokens) -> tuple[float, float]
     return round(asked, 1), round(asked * tokens.answer, 1)
 
 
-def _asked_pairs(tree: Tree) -> tuple[Any, ...]:
+def _asked_pairs(tree: Tree) -> tuple[object, ...]:
     section = tree["generate"]
     return section["pairs_per_image"], len(section["questions"]), section["votes"], section["caption"]
 
 
-def _evaluation(tree: Tree) -> tuple[Any, ...]:
+def _evaluation(tree: Tree) -> tuple[object, ...]:
     data = tree["data"]
     return (*(data["evaluation"].get(key) for key in ("format", "path", "split", "limit")), data["evaluation_questions"])
 
@@ -136,6 +145,7 @@ METHOD = (
         shared=True,
         once=True,
         work=_caption_work,
+        makes="captions",
         per_image=lambda tree, work, tokens: (1, min(tokens.caption, tree["caption"]["max_tokens"])),
         alike=lambda tree: (tree["caption"]["url"], tree["caption"]["max_tokens"]),
     ),
@@ -147,6 +157,7 @@ METHOD = (
         ("ingest", "caption"),
         "pipelines.warmup:warmup",
         shared=True,
+        makes="model",
     ),
     StepSpec(
         "score",
@@ -158,6 +169,7 @@ METHOD = (
         version=3,
         when=_distills,
         work=_score_work,
+        makes="table of scores",
     ),
     StepSpec(
         "select",
@@ -168,6 +180,7 @@ METHOD = (
         "pipelines.selection:select",
         when=_distills,
         describe=lambda tree, _: f"{100 * tree['select']['ratio']:g} % of the neurons by {tree['score']['method']}",
+        makes="selection",
     ),
     StepSpec(
         "distill",
@@ -179,6 +192,7 @@ METHOD = (
         version=2,
         when=_distills,
         tuned=True,
+        makes="model",
     ),
     StepSpec(
         "generate",
@@ -191,6 +205,8 @@ METHOD = (
         tuned=True,
         work=_pair_work,
         describe=_describe_pairs,
+        makes="pairs",
+        each=_questions,
         per_image=_generate_tokens,
         alike=_asked_pairs,
     ),
@@ -206,6 +222,8 @@ METHOD = (
         command=False,
         tuned=True,
         work=_pair_work,
+        makes="answers",
+        each=_questions,
         per_image=_hardness_tokens,
         alike=_asked_pairs,
     ),
@@ -217,6 +235,8 @@ METHOD = (
         ("generate", "hardness"),
         "pipelines.filter:filter_pairs",
         work=_pair_work,
+        makes="pairs at most",
+        each=_questions,
     ),
     StepSpec(
         "finetune",
@@ -226,10 +246,11 @@ METHOD = (
         ("filter",),
         "pipelines.finetune:finetune",
         tuned=True,
+        makes="model",
     ),
 )
 """The steps of the method, in order."""
-INGEST = StepSpec("ingest", "read the sources into tables", "data", "data", version=4)
+INGEST = StepSpec("ingest", "read the sources into tables", "data", "data", version=4, makes="images")
 EVALUATE = StepSpec(
     "evaluate",
     "evaluate beside the baselines (the same as adapt)",
@@ -238,6 +259,7 @@ EVALUATE = StepSpec(
     ("finetune",),
     version=4,
     work=lambda _, amounts: Work(amounts.asked_images, amounts.asked),
+    makes="answers",
     per_image=_evaluate_tokens,
     alike=_evaluation,
 )

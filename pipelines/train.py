@@ -242,7 +242,8 @@ def _write_result(vlm: Any, job: TrainJob, outcome: Outcome, trainable: int) -> 
     with tempfile.TemporaryDirectory() as folder:
         vlm_load.save(vlm.model, vlm.processor, Path(folder))
         files.upload_tree(folder, f"{job.folder}/model")
-    summary = {**asdict(outcome), "trainable_parameters": trainable, "method": job.method, **job.facts}
+    facts = {"trainable_parameters": trainable, "method": job.method, "peak_memory": peak_memory()}
+    summary = asdict(outcome) | facts | job.facts
     files.write_bytes(f"{job.folder}/training.json", json.dumps(summary, indent=1).encode())
 
 

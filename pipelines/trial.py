@@ -20,11 +20,12 @@ from leaml.errors import DataError, ModelError
 from leaml.io import files
 from leaml.run.records import DoneRecord, quarantine_text
 from pipelines.adapt import check
+from pipelines.amounts import Amounts
 from pipelines.caption import captioned, captioned_key, given_rows, given_text, refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, refuse_nothing_to_generate, role_of
 from pipelines.lengths import refuse_long_rows
-from pipelines.plan import Amounts, measure
+from pipelines.rehearsal import measure
 from pipelines.run import Run, Step
 from pipelines.runtime import check_resources, own_nodes
 

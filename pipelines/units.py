@@ -9,10 +9,8 @@ them.
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 from PIL import Image
 
-from leaml import errors, images
+from leaml import images
 from leaml.config import ResourcesConfig
 from leaml.data import tables
 from leaml.engine.interface import Completion, Engine
@@ -34,7 +32,8 @@ from pipelines.clock import EVERY
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
-from pipelines.unit import Unit, load
+from pipelines.stream import rows_of, saturation, stream
+from pipelines.unit import Unit
 
 ATTEMPTS = "attempts"
 CUT = "replies cut at the token limit"
@@ -252,12 +251,12 @@ def run_units(
         say(f"{label}: {done} of {total} images were done before; {total - done} to do")
     counts, began, spent = Counter[str](), time.time(), _Spent(output)
     if todo:
-        stream = _stream(todo, EngineActor, (spec, work, output, max_pixels, kept.read(output)), resources)
-        say(f"{label}: {len(todo)} units, {resources.engines} engines; {_saturation(resources)}")
+        streamed = stream(todo, EngineActor, (spec, work, output, max_pixels, kept.read(output)), resources)
+        say(f"{label}: {len(todo)} units, {resources.engines} engines; {saturation(resources)}")
         sizes = {u["unit"]: u["count"] for u in todo}
         with Bar(label, total, "images", done) as bar, StepMetrics(output, label) as exported:
             exported.progress(done, total)
-            for row in rows_of(stream, label):
+            for row in rows_of(streamed, label):
                 made = Counter(json.loads(row["counts"]))
                 counts.update(made)
                 spent.add(made["images"], row["seconds"])
@@ -290,73 +289,6 @@ def run_step(
     config = run.config
     limits = (config.data.max_pixels, config.data.max_quarantined)
     return run_units(step.label, units, spec, work, step.folder, resources or config.resources, *limits)
-
-
-def _stream(todo: list[dict[str, Any]], actor: type, arguments: tuple[Any, ...], resources: ResourcesConfig) -> Any:
-    """The Ray Data plan: read the units' bytes in tasks, do them in a pool of `actor`."""
-    import ray
-
-    with warnings.catch_warnings():
-        # Ray 2.60 warns of keywords without a named parameter, and has none for the two limits below
-        warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
-        return (
-            ray.data.from_items(todo, override_num_blocks=len(todo))
-            .map(load, num_cpus=0.5)
-            .map(
-                actor,  # type: ignore[arg-type]
-                fn_constructor_args=arguments,
-                compute=_pool(resources),
-                num_cpus=resources.engine_cpus,
-                num_gpus=resources.engine_gpus or None,
-                max_restarts=-1,
-                max_task_retries=-1,
-            )
-        )
-
-
-def _pool(resources: ResourcesConfig) -> Any:
-    """A fixed or growing pool of engines."""
-    from ray.data import ActorPoolStrategy
-
-    units = resources.engine_units
-    threads: dict[str, Any] = {
-        "max_concurrent_calls_per_actor": units,
-        "enable_true_multi_threading": units > 1,
-        "max_tasks_in_flight_per_actor": units + 1,
-    }
-    if resources.max_engines is None:
-        return ActorPoolStrategy(size=resources.engines, **threads)
-    return ActorPoolStrategy(min_size=resources.engines, max_size=resources.max_engines, **threads)
-
-
-def _saturation(resources: ResourcesConfig) -> str:
-    """Whether the units an engine works on fill it, for the log."""
-    images, sequences = resources.images_per_unit * resources.engine_units, resources.engine_sequences
-    if images >= sequences:
-        return f"{images} images at a time fill an engine's {sequences} sequences"
-    return (
-        f"{images} images at a time cannot fill an engine's {sequences} sequences; "
-        f"raise resources.images_per_unit to {-(-sequences // resources.engine_units)} or more for full speed"
-    )
-
-
-def rows_of(stream: Any, label: str) -> Iterator[dict[str, Any]]:
-    """Rows of a Ray Data stream. Raises our own errors as they are, others as StepError."""
-    import ray
-
-    try:
-        for row in stream.iter_rows():
-            if len(row["error"]):
-                kind, message = row["error"]
-                raise getattr(errors, kind, StepError)(message)
-            yield row
-    except ray.exceptions.RayError as error:
-        # the text ends with Ray's own wrapping, what was raised stands before it
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
-        reason = next((line for line in reversed(raised) if not line.startswith("ray.")), (raised or lines)[-1])
-        msg = f"{label}: a worker failed: {reason}; finished units are kept, run the same command again to go on"
-        raise StepError(msg) from error
 
 
 def _note(counts: Counter[str], seconds: float) -> str:

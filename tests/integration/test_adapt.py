@@ -20,7 +20,7 @@ from leaml.config import Config, parse
 from leaml.data import tables
 from leaml.evaluation.calibration import confidence
 from leaml.rows import TITLES
-from pipelines.plan import rehearse
+from pipelines.rehearsal import rehearse
 from pipelines.train import read_examples
 
 ROOT = Path(__file__).parents[2]

@@ -22,8 +22,8 @@ from leaml import config
 from leaml.data import store
 from leaml.errors import DataError, LeamlError, StepError
 from leaml.io import files, s3
+from pipelines import estimates
 from pipelines import run as run_module
-from pipelines import sizing
 from pipelines.run import Run
 from pipelines.runtime import quiet_data
 from pipelines.unit import make_units
@@ -371,8 +371,8 @@ def test_requests_of_a_unit_are_those_that_leaml_plan_counts_with(
     units = COUNT // SIZE
     # what does not grow with the units: index, engines, the mark of a folder; listings, whether they are there
     looked = {"PUT": 3, "GET": 40}
-    assert 0 <= proxy.requests["PUT"] - sizing.PUTS * units <= looked["PUT"]
-    assert 0 <= proxy.requests["GET"] + proxy.requests["HEAD"] - sizing.GETS * units <= looked["GET"]
+    assert 0 <= proxy.requests["PUT"] - estimates.PUTS * units <= looked["PUT"]
+    assert 0 <= proxy.requests["GET"] + proxy.requests["HEAD"] - estimates.GETS * units <= looked["GET"]
 
 
 def test_a_map_step_ends_right_however_often_the_storage_fails(

@@ -26,7 +26,7 @@ from pipelines import kept, quarantine
 from pipelines.caption import CaptionWork, caption, given_rows, publish_given, read_captions
 from pipelines.context import Context
 from pipelines.ingest import draw_labels, ingest
-from pipelines.plan import rehearse
+from pipelines.rehearsal import rehearse
 from pipelines.run import Run
 from pipelines.unit import load, make_units
 from pipelines.units import EngineActor, Item, _remaining, describe, read_output

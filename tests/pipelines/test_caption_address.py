@@ -16,7 +16,7 @@ from pipelines import plan
 from pipelines.caption import caption
 from pipelines.context import Context
 from pipelines.ingest import draw_labels, ingest
-from pipelines.plan import rehearse
+from pipelines.rehearsal import rehearse
 from pipelines.run import Run, Step
 from pipelines.trial import refuse
 

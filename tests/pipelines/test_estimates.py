@@ -10,8 +10,9 @@ import yaml
 
 from leaml.config import parse
 from leaml.run.records import DoneRecord
+from pipelines import estimates
 from pipelines.amounts import Work
-from pipelines.estimates import Rates, earlier, estimate, parameters
+from pipelines.estimates import Rates, earlier, estimate, memory, parameters, requests
 
 SOURCE = {"format": "easy_vqa", "split": "train"}
 
@@ -119,3 +120,28 @@ def test_what_is_not_known_is_not_invented() -> None:
     assert (found.hours, found.gpu_hours) == (None, 0.0)
     assert "no earlier run in this storage measured it" in found.how
     assert estimate("select", "leaml", config, Work(), {}).gpu_hours == 0.0
+
+
+def test_requests_of_steps() -> None:
+    config = tree(resources={"images_per_unit": 100})
+    assert requests("caption", config, Work(1000)) == (30, 50 + 2 * estimates.INDEX_GETS)
+    assert requests("generate", config, Work(1000)) == (30, 50 + 2 * estimates.INDEX_GETS)
+    assert requests("filter", config, Work(1000)) == (20, 60)
+    assert requests("ingest", config, Work(1000)) == (2, 1000)
+    assert requests("distill", config, Work()) == (0, 2 * config["distill"]["steps"] * config["distill"]["batch_size"])
+    assert requests("score", config, Work()) == (0, 0)
+
+
+def test_memory_by_hand() -> None:
+    config = tree(model={"name": "somebody/small-2B", "dtype": "bfloat16"}, select={"ratio": 0.25})
+    one = 32 * config["data"]["max_pixels"]  # of an image that is decoded
+    found = {
+        name: memory(name, "leaml", config, {}) for name in ("caption", "distill", "finetune", "score", "generate", "select")
+    }
+    weights = {name: each.weights for name, each in found.items() if each}
+    assert weights == {"caption": 72e9 * 4, "distill": 8e9, "finetune": 20e9, "score": 4e9, "generate": 4e9}
+    assert found["generate"] and found["generate"].images == one + 2 * 256 * 4e6  # two units of images of a megapixel
+    assert found["finetune"] and found["finetune"].images == one + 8 * 4e6  # its part of a batch of 64
+    assert memory("caption", "", tree(caption={"url": "http://teacher/v1"}), {}) is None
+    experts = memory("generate", "leaml", tree(model={"name": "Qwen/Qwen3-VL-30B-A3B-Instruct"}), {})
+    assert experts and experts.weights == 30e9 * 4  # all of them, though 3 B are active

@@ -14,7 +14,7 @@ from leaml.data import tables
 from leaml.errors import DataError
 from pipelines.contamination import screen_near_duplicates
 from pipelines.ingest import EXCLUDED, Sources, draw_labels, ingest, training_images
-from pipelines.plan import rehearse
+from pipelines.rehearsal import rehearse
 from pipelines.run import Run
 from pipelines.trial import refuse
 

@@ -1,9 +1,12 @@
-"""`leaml adapt --dry-run`: the plan has the run's own steps and addresses, and leaves no trace."""
+"""`leaml plan` and `leaml adapt --dry-run`: the run's own steps and addresses, what they cost, and no trace left."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,11 @@ from leaml.errors import InputError
 from leaml.evaluation.priors import BlindPrior
 from leaml.run.records import DoneRecord
 from leaml.text.scoring import is_correct
-from pipelines import adapt, cli, plan
-from pipelines.ingest import ingest
-from pipelines.plan import rehearse
+from pipelines import adapt, cli, estimates, plan
+from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, signature
+from pipelines.ingest import draw_labels, ingest
+from pipelines.plan import Prices, Sum, Total
+from pipelines.rehearsal import rehearse
 from pipelines.run import Run
 from pipelines.trial import refuse
 
@@ -35,11 +40,17 @@ def config(folder: Path, **changes: Any) -> Config:
     return parse({"name": "planned", "storage": str(folder), "data": data, **changes})
 
 
-def shown(found: Config, monkeypatch: pytest.MonkeyPatch, amounts: plan.Amounts | None = None) -> list[str]:
+def shown(found: Config, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> list[str]:
     stream = io.StringIO()
     monkeypatch.setattr(plan, "console", Console(file=stream, soft_wrap=True, width=200))
-    plan.show(found, amounts)
+    plan.show(found, *arguments)
     return stream.getvalue().splitlines()
+
+
+def total(lines: list[str]) -> list[str]:
+    """The last row of the totals."""
+    rows = lines[lines.index("estimated total of what is not finished, not promised") + 2 :]
+    return re.split(r"  +", next(text for text, after in pairwise(rows) if not re.match(r"  [\du]", after)).strip())
 
 
 def line(lines: list[str], *words: str) -> str:
@@ -91,8 +102,9 @@ def test_the_plan_prints_counts_states_resources_and_estimates(tmp_path: Path, m
     assert not any("?" in text for text in shown(found, monkeypatch, refuse(found).amounts))
     assert "8 images; 8 pairs an image" in line(lines, " generate leaml ")
     assert "5 images, " in line(lines, " evaluate leaml ")
-    estimated = line(lines, "estimated, not promised")
-    assert estimated.endswith("no GPU-hours, as nothing asks for a GPU to go, unknown hours one step after the other")
+    assert line(lines, " generate leaml ", " 64 pairs ", "1 engine x 0 GPU", "unknown", "GiB")
+    assert total(lines)[:5] == ["8", "unknown", "none", "none", "none"]
+    assert any("no step asks for a GPU" in text for text in lines)
     assert any("on CPUs, and no earlier run in this storage measured it" in text for text in lines)
 
 
@@ -103,7 +115,7 @@ def test_finished_steps_are_reused_and_their_rates_are_used(tmp_path: Path, monk
         run.finish()
     rehearsed = {p.step.label: p.step for p in rehearse(found)[0].planned.values()}
     for label, summary in (
-        ("warmup", {"lr": 1e-3, "seconds": 100.0}),
+        ("warmup", {"lr": 1e-3, "seconds": 100.0, "peak_memory": 2**33}),
         ("caption", {"images": 12, "images_per_engine_s": 4.0, "engine_seconds": 3.0}),
     ):
         folder = Path(rehearsed[label].folder)
@@ -115,10 +127,98 @@ def test_finished_steps_are_reused_and_their_rates_are_used(tmp_path: Path, monk
     for label in ("ingest labeled", "warmup ", "caption "):
         assert line(lines, label, "-").split()[0] == "finished"
         assert line(lines, label, "-").split()[-1] == "reused"
+    assert re.search(r" 8\.0 GiB measured +measured +~0\.04 ", line(lines, " finetune leaml "))
     assert line(lines, " generate leaml ").split()[0] == "begun"
     assert "measured in warmup-" in line(lines, "finetune leaml", "steps / 2 per s + 36 s start")
     other = shown(found.model_copy(update={"name": "another"}), monkeypatch)
     assert "measured in caption-" in line(other, "caption: 12 images / 4 per s + 133 s start")
+
+
+def test_a_small_run_measures_the_rates_of_the_whole_one(tmp_path: Path) -> None:
+    """The footnote of a plan says how to run it: other names and fewer images, and rates that count for the same steps."""
+    recipe = CONFIGS / "kvasir_vqa.yaml"
+    small = ["name=small", "caption.max_images=500", "generate.max_images=500"]
+    whole, part = (
+        {
+            p.step.label: signature(p.step.name, p.step.variant, p.tree)
+            for p in rehearse(load(recipe, [f"storage={tmp_path}", *overrides]))[0].planned.values()
+            if p.step.name in ENGINES | TRAININGS | GRADIENTS
+        }
+        for overrides in ([], small)
+    )
+    assert whole == part
+
+
+def test_ten_times_the_images_are_ten_times_the_work_of_engines_and_no_more_training(tmp_path: Path) -> None:
+    found = load(CONFIGS / "kvasir_vqa.yaml", [f"storage={tmp_path}"])
+    few, many = plan.make(found, frames=[10**5, 10**6]).totals
+    assert (few.images, many.images) == (10**5, 10**6)
+    assert few.fixed == many.fixed
+    assert few.fixed_hours == many.fixed_hours
+    grown = [each.gpu_hours.known - each.fixed.known for each in (few, many)]
+    assert grown[1] / grown[0] == pytest.approx(10, rel=0.05)
+    units = 10**6 // found.resources.images_per_unit
+    steps = estimates.PUTS * 2 + estimates.FILTER_PUTS  # captions and pairs
+    assert many.puts == pytest.approx(steps * units, rel=0.05)
+    assert many.gets > 10**6  # each image is read in
+    assert not list(tmp_path.iterdir())
+
+
+def test_nodes_are_those_that_keep_the_deadline() -> None:
+    one = Total(1000, Sum(90, True), Sum(750, True), Sum(50, True), Sum(4, True), puts=2_000_000, gets=10_000_000)
+    prices = Prices(gpu_hour=2.0, puts=0.005, gets=0.0004, node_gpus=8, deadline=24.0)
+    assert one.nodes(prices) == 5  # 700 / 20 h = 35 GPUs
+    assert one.money(prices) == pytest.approx(750 * 2 + 10 + 4)
+    assert one.nodes(Prices(deadline=4.0)) is None
+    unknown = replace(one, gpu_hours=Sum(50, False))
+    assert (unknown.money(prices), unknown.nodes(prices)) == (None, None)
+
+
+def test_the_plan_of_many_images_says_where_its_numbers_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load(CONFIGS / "kvasir_vqa.yaml", [f"storage={tmp_path}"])
+    lines = shown(recipe, monkeypatch, None, [10**5, 10**7], Prices(deadline=0.5))
+    assert total(lines)[0] == "10,000,000"
+    assert total(lines)[4] == "not in time"
+    line(lines, "caption: 10,000,100 images / ")
+    line(lines, "assumed: 312 TFLOP/s")
+    line(lines, "assumed  ", "label rows 300", "only ingest can tell")
+
+
+def test_what_is_finished_counts_for_its_own_images_only(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    with Run(found) as run:
+        ingest(run)
+        run.finish()
+    states = [{s.label: s.state for s in plan.make(found, frames=each).steps} for each in ((), [1000])]
+    assert [each["ingest labeled"] for each in states] == ["finished", "to run"]
+
+
+def test_numbers_that_are_known_are_not_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = config(tmp_path)
+    for _ in range(2):  # before and after they are ingested
+        lines = shown(found, monkeypatch, None, [1000])
+        labels = line(lines, "labels  ")
+        assert " 4 images, " in labels and "5 images, " in line(lines, " evaluate leaml ")
+        assert not any("assumed" in text for text in lines)
+        with Run(found) as run:
+            ingest(run)
+    assert f"4 images, {len(draw_labels(run, ingest(run)).rows())} rows" in labels
+
+
+def test_no_frames_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="0 frames cannot be planned; give a number above 0"):
+        plan.make(config(tmp_path), frames=[10, 0])
+
+
+def test_programs_get_the_plan_as_json(tmp_path: Path) -> None:
+    command = ["plan", str(CONFIGS / "kvasir_vqa.yaml"), f"storage={tmp_path}", "--frames", "1000", "--json"]
+    found = json.loads(CliRunner().invoke(cli.app, command).stdout)
+    captioned = next(step for step in found["steps"] if step["name"] == "caption")
+    assert (captioned["state"], captioned["made"], captioned["makes"], captioned["workers"]) == ("to run", 1100, "captions", 2)
+    assert captioned["cost"]["rate"] == "assumed"
+    assert captioned["memory"]["weights"] == 72e9 * 2
+    assert found["totals"][0]["gpu_hours"]["whole"]
+    assert found["totals"][0]["nodes"] == 1
 
 
 def test_the_plan_refuses_what_the_run_refuses(tmp_path: Path) -> None:
@@ -145,8 +245,11 @@ def test_recipes_of_the_papers_domains_are_planned_without_their_data(
     assert "2 engines x 4 GPU" in line(lines, " caption ", "caption-")
     assert "8 workers x 1 GPU" in line(lines, " warmup ", "warmup-")
     assert any("per 1,000: 1,000 images" in text and "72B" in text for text in lines)
-    estimated = re.search(r"at least (\S+) GPU-hours to go, at least (\S+) hours", line(lines, "estimated, not promised"))
-    assert estimated and float(estimated[1]) > float(estimated[2]) > 0
+    images, hours, gpu_hours, *_ = total(lines)
+    assert images == "unknown"
+    assert float(gpu_hours.removeprefix("at least ")) > float(hours.removeprefix("at least ")) > 0
+    assert "weights 134.1, " in line(lines, " caption ", " assumed ")  # 72 B of two bytes
+    assert any("for measured rates, " in text for text in lines)
     assert not list(tmp_path.iterdir())
 
 

@@ -57,6 +57,7 @@ def test_trained_parameters_are_the_methods_and_end_in_a_plain_model(folder: Pat
     _write_result(vlm, task, Outcome(1e-3, [(0, 1.0)]), len(parameters))
     summary = json.loads((tmp_path / "job" / "training.json").read_text())
     assert (summary["method"], summary["lr"], summary["trainable_parameters"]) == (method, 1e-3, len(parameters))
+    assert summary["peak_memory"] > 50e6
     after = load.load(ModelConfig(name=str(tmp_path / "job" / "model"))).model.state_dict()
     assert list(after) == list(before)
     rows = selection.load(str(task.selection), scores.all_linears(load.load(task.model).model)).rows

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from leaml.config import load
 from leaml.errors import InputError, ResourceError
 from pipelines import adapt, cli, trial
-from pipelines.plan import rehearse
+from pipelines.rehearsal import rehearse
 from pipelines.run import Run
 
 Tree = dict[str, Any]

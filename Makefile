@@ -1,5 +1,5 @@
 # Start here: `make demo` adapts the shipped tiny model on this machine, `make test` checks the project.
-.PHONY: help setup demo test research-test models clean
+.PHONY: help setup demo test research-test docs models clean
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 
@@ -21,6 +21,9 @@ test: setup ## Lint, format check, imports, types and tests; PYTEST_ARGS="-k nam
 
 research-test: setup ## Tests of the experiments on the method, which `make test` leaves out
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m research $(PYTEST_ARGS)
+
+docs: setup ## Build the documentation as a site into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 models: setup ## Retrain the two shipped tiny models from the procedural world
 	@$(BIN)/python -m leaml.tiny.train base --out leaml/tiny/models/leaml-tiny

@@ -11,7 +11,7 @@ import av
 import datasets
 import numpy as np
 import yaml
-from doc_pages import RECIPES, ROOT, one
+from doc_pages import OWN_DATA, RECIPES, ROOT, one
 from finished_runs import write_run
 from PIL import Image
 from typer.testing import CliRunner
@@ -45,8 +45,8 @@ def own_models(text: str) -> str:
 
 
 def base_config() -> str:
-    """README's configuration."""
-    return one("README.md", "config").text
+    """The configuration of the reader's own data."""
+    return one(OWN_DATA, "config").text
 
 
 def paint(file: Path, seed: int) -> str:
@@ -58,8 +58,8 @@ def paint(file: Path, seed: int) -> str:
 
 
 def make_data(folder: Path) -> None:
-    """The files that README's configuration and the recipes name, with README's row first."""
-    first = one("README.md", "rows").text.strip()
+    """The files that the quickstart's configuration and the recipes name, with the quickstart's row first."""
+    first = one(OWN_DATA, "rows").text.strip()
     data = folder / "data"
     names = [str(json.loads(first)["image"]), *(f"frame_{n:04d}.jpg" for n in range(2, 9))]
     rows = {"train": [first], "test": []}
@@ -150,7 +150,7 @@ def make_folder(folder: Path) -> None:
 
 
 def with_defaults(text: str) -> tree.Config:
-    """A part of a configuration as that of README's run. Raises ConfigError."""
+    """A part of a configuration as that of the quickstart's run. Raises ConfigError."""
     read = yaml.safe_load(own_models(text))
     assert isinstance(read, dict), text
     whole = yaml.safe_load(own_models(base_config()))

@@ -17,6 +17,8 @@ PAGES += [page for folder in OTHERS for page in sorted((ROOT / folder).rglob("*.
 RECIPES = sorted((ROOT / "pipelines" / "configs").glob("*.yaml"))
 HEADERS = [*RECIPES, ROOT / "cluster" / "ray-up" / "aws.yaml", ROOT / "cluster" / "slurm" / "leaml.sbatch"]
 """Files that begin with the commands to use."""
+OWN_DATA = "quickstart.md"
+"""The page with the reader's own data: its row, its configuration."""
 PROGRAMS = ("leaml", "make", "python", "bash", "docker", "kubectl", "ray", "serve", "sbatch", "curl", "export")
 PREFIX = r"\s*(?:[A-Z_]+=(?:\S*\$\(.*?\)|\S+)\s+)?(?:\.venv/bin/)?"
 COMMAND = re.compile(rf"^{PREFIX}({'|'.join(PROGRAMS)})\s+(?=\S)(.*)$", re.DOTALL)

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
@@ -20,9 +21,24 @@ import pytest
 import torch
 import yaml
 from doc_folder import READ_ELSEWHERE, make_folder, with_defaults
-from doc_pages import PAGES, ROOT, Command, Found, all_blocks, commands, configs, kind_of, of_program, one, spans, table
+from doc_pages import (
+    OWN_DATA,
+    PAGES,
+    ROOT,
+    Command,
+    Found,
+    all_blocks,
+    commands,
+    configs,
+    kind_of,
+    of_program,
+    one,
+    spans,
+    table,
+)
 from doc_requests import Sent, routes, send, shown, try_route
 from peft import get_peft_model
+from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster import manifests
@@ -34,6 +50,7 @@ from leaml.errors import ConfigError
 from leaml.generation import filters
 from leaml.neurons.peft import NeuronConfig
 from leaml.text.scoring import answer_text
+from pipelines import report
 from pipelines.trial import refuse
 from serve import settings as serving
 
@@ -72,11 +89,19 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_pieces_are_found() -> None:
     """So that the tests below cannot pass because they look at nothing."""
     pages = {command.at.page for command in commands()}
-    assert pages >= {"README.md", "serving.md", "operations.md", "kvasir_vqa.yaml", "demo.yaml", "cluster/ray-up/aws.yaml"}
+    assert pages >= {
+        "README.md",
+        OWN_DATA,
+        "serving.md",
+        "operations.md",
+        "kvasir_vqa.yaml",
+        "demo.yaml",
+        "cluster/ray-up/aws.yaml",
+    }
     assert len(of_program("leaml")) > 50
     assert {command.program for command in commands()} == {*doc_shell.TRIES, "leaml", "curl", "export"}
-    assert {each.page for each in configs()} >= {"README.md", "tuning.md", "neurons.md", "folder.yaml", "sportu.yaml"}
-    assert any("url: http" in line for each in configs() if each.page == "README.md" for line in each.text.splitlines())
+    assert {each.page for each in configs()} >= {OWN_DATA, "tuning.md", "neurons.md", "folder.yaml", "sportu.yaml"}
+    assert any("url: http" in line for each in configs() if each.page == OWN_DATA for line in each.text.splitlines())
 
 
 @pytest.mark.parametrize("block", all_blocks(), ids=names(all_blocks()))
@@ -140,7 +165,6 @@ def test_the_registry_named_in_a_kustomization_is_where_images_come_from(tmp_pat
 
 
 LEAML = of_program("leaml")
-OTHERS = [command for command in commands() if command.program not in ("leaml", "curl")]
 CURL = of_program("curl")
 
 
@@ -175,56 +199,6 @@ def test_every_leaml_command_runs(text: str, folder: Path) -> None:
 def test_a_wrong_leaml_command_is_noticed(wrong: str) -> None:
     with pytest.raises((doc_leaml.REFUSED, ConfigError)):
         doc_leaml.parse(wrong)
-
-
-@pytest.mark.parametrize("command", OTHERS, ids=names(OTHERS))
-def test_every_other_command_is_tried(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    doc_shell.attempt(command, monkeypatch)
-
-
-GPU = "cluster/kuberay/overlays/gpu"
-OPTIONS = [span for page in PAGES for span in spans(page) if re.match(r"--[a-z]", span.text)]
-
-
-@pytest.mark.parametrize("span", OPTIONS, ids=names(OPTIONS))
-def test_options_that_are_named_alone_exist(span: Found) -> None:
-    words = span.text.split()
-    assert words[0] in doc_leaml.options() or any(doc_shell.takes(p, words) for p in doc_shell.benchmark_parsers())
-
-
-@pytest.mark.parametrize(
-    ("program", "text", "error", "said"),
-    [
-        ("make", "dmeo", AssertionError, "No rule to make target 'dmeo'"),
-        ("python", "-m benchmarks.generation --parts scalling", SystemExit, "2"),
-        ("python", "-m benchmarks.generatoin", ImportError, "generatoin"),
-        ("python", "-m research.curves docs/result.svg", AssertionError, "docs/result.svg is not in the repository"),
-        ("bash", "research/stacked/bundel.sh x", AssertionError, "bundel.sh is not in the repository"),
-        ("docker", "build -f cluster/docker/Dockerfile.cpu -t leaml:0.0.9-cpu .", AssertionError, "leaml:0.0.9-cpu"),
-        (
-            "kubectl",
-            "-n leaml create secret generic tokens --from-literal=auth_token=x",
-            AssertionError,
-            "reads the secret tokens",
-        ),
-        ("kubectl", "-n leaml create secret generic leaml-ray-token --from-literal=t=x", AssertionError, r"reads \['t'\]"),
-        (
-            "kubectl",
-            "apply -k cluster/kuberay/overlays/gpu -l 'app.kubernetes.io/component in (adopt)'",
-            AssertionError,
-            "adopt",
-        ),
-        ("kubectl", "delete raycluster leaml-2", AssertionError, "no raycluster leaml-2"),
-        ("ray", "upp cluster/ray-up/aws.yaml", Exception, "No such command 'upp'"),
-        ("ray", "up cluster/ray-up/aws.yaml --yess", Exception, "No such option"),
-        ("sbatch", "cluster/slurm/leml.sbatch CONFIG", AssertionError, "leml.sbatch is not in the repository"),
-    ],
-)
-def test_a_wrong_other_command_is_noticed(
-    program: str, text: str, error: type[BaseException], said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(error, match=said):
-        doc_shell.attempt(Command(Found("new.md", 1, text), program, text), monkeypatch)
 
 
 def test_what_is_not_run_to_its_end_here_is_run_elsewhere() -> None:
@@ -269,15 +243,15 @@ def test_rows_are_read_as_they_are_meant(part: Found, folder: Path) -> None:
 
 
 def options_written() -> Iterator[str]:
-    """How README says that options may be written, behind "options are"."""
-    text = " ".join((ROOT / "README.md").read_text().split())
+    """How docs/data.md says that options may be written, behind "options are"."""
+    text = " ".join((ROOT / "docs" / "data.md").read_text().split())
     start = text.index("Labels may also be a CSV or TSV file")
     yield from re.findall(r"`([^`]+)`", text[start : text.index("Labels in front of their", start)])
 
 
 @pytest.mark.parametrize("text", [text for text in options_written() if "red" in text])
 @pytest.mark.parametrize("form", ["csv", "tsv"])
-def test_options_of_tables_are_read_as_readme_says(text: str, form: str, folder: Path) -> None:
+def test_options_of_tables_are_read_as_the_page_says(text: str, form: str, folder: Path) -> None:
     words = re.findall(r"[a-z]{3,}", text)
     cells = ("frame.png", "which colour?", words[1], text)
     comma = "," if form == "csv" else "\t"
@@ -290,8 +264,8 @@ def test_options_of_tables_are_read_as_readme_says(text: str, form: str, folder:
 
 @pytest.mark.parametrize("value", [["red", "blue"], {"A": "red", "B": "blue"}, '["red", "blue"]'])
 @pytest.mark.parametrize("answer", ["B", "blue"])
-def test_options_of_json_are_read_as_readme_says(value: Any, answer: str, folder: Path) -> None:
-    """README: a list, an object by letter, JSON text; the answer a letter or the text of one."""
+def test_options_of_json_are_read_as_the_page_says(value: Any, answer: str, folder: Path) -> None:
+    """docs/data.md: a list, an object by letter, JSON text; the answer a letter or the text of one."""
     row = {"image": "frame.png", "question": "which?", "answer": answer, "options": value}
     (folder / "rows.jsonl").write_text(json.dumps(row))
     (record,) = registry.read(SourceConfig(format="jsonl", path="rows.jsonl"))
@@ -360,6 +334,25 @@ def test_every_route_of_the_table_answers(method: str, path: str, folder: Path) 
     assert with_key == 200
     assert without == (200 if path == "/health" else 401), "the table says which routes need no key"
     assert head in (None, 200)
+
+
+# Output
+
+
+def test_the_demos_output_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/quickstart.md: the table read back, and printed again."""
+    (shown,) = [command.reply for command in commands() if command.program == "make" and "┏" in command.reply]
+    head, *lines = [[cell.strip() for cell in line[1:-1].split(line[0])] for line in shown.splitlines() if line[0] in "┃│"]
+    metrics: dict[str, Any] = {"dataset": "easy_vqa", "labels": 40, "rows": {}}
+    for name, accuracy, interval, number, *kinds in lines:
+        low, high = map(float, interval.split(" to "))
+        by_type = dict(zip(head[4:], map(float, kinds), strict=True))
+        metrics["rows"][name] = {"accuracy": float(accuracy), "ci95": [low, high], "n": int(number), "by_type": by_type}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "console", Console(width=120, file=sys.stdout))
+        report.print_table(metrics)
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert [line.strip() for line in printed][:-1] == shown.splitlines()[:-1]
 
 
 # Packages of others, Python, diagrams

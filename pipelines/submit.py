@@ -17,6 +17,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,8 +59,22 @@ def submit(config: Config, address: str, from_image: bool = False, shared_storag
         StepError: the job failed or was stopped, or the cluster cannot be reached any more.
     """
     check_steps(config)
-    if not verbose:
-        logging.disable(logging.WARNING)  # Ray's client tells of every package and connection
+    with contextlib.nullcontext() if verbose else _quiet():
+        _submit(config, address, from_image, shared_storage, verbose)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing below an error is logged meanwhile: Ray's client tells of every package and connection."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _submit(config: Config, address: str, from_image: bool, shared_storage: bool, verbose: bool) -> None:
     cluster = Cluster(address)
     config = config.model_copy(update={"storage": _storage(config, cluster, shared_storage)})
     if not from_image and not cluster.here:  # what lies in the working tree travels with it

@@ -52,8 +52,6 @@ STEPS = tuple(spec.name for spec in COMMANDS if spec.name != "ingest")
 RAY, DONE, CLUSTER, PARSED = "up to Ray", "to its end", "up to the cluster's first reply", "parsed"
 SOURCES = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 DOORS = "security/test_open_doors.py"
-READ_SHAPES = easy_vqa.read
-"""What it is before it is replaced."""
 
 TRIED = {
     "adapt": (RAY, "integration/test_adapt.py::test_metrics_and_report"),
@@ -166,10 +164,13 @@ def stop_before_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(easy_vqa, "read", lambda source, keep: iter(_first_shapes(source.split)))
 
 
+_read_shapes = easy_vqa.read
+
+
 @cache
 def _first_shapes(split: str | None) -> list[Record]:
     """The first images of easy-VQA: all of them take seconds, and test_plan.py has them."""
-    return list(islice(READ_SHAPES(tree.SourceConfig(format="easy_vqa", split=split), lambda _: True), 60))
+    return list(islice(_read_shapes(tree.SourceConfig(format="easy_vqa", split=split), lambda _: True), 60))
 
 
 def _no_cluster(*_: object, **__: object) -> NoReturn:

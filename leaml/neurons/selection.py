@@ -167,7 +167,7 @@ def read_scores(folder: str) -> tuple[Scores, str, dict[str, Any], dict[str, Fee
 
 
 def read(folder: str) -> Saved:
-    """Read the folder of a score step (local or s3://), of whatever model. Raises DataError."""
+    """Read the folder of a select step (local or s3://), of whatever model. Raises DataError."""
     if not files.exists(files.join(folder, RECORD)):
         msg = f"{folder} holds no selection ({RECORD}); give the folder of a select step, such as runs/mine/select-0123456789ab"
         raise DataError(msg)
@@ -183,7 +183,7 @@ def load(folder: str, linears: dict[str, nn.Linear]) -> Saved:
     """A selection (local folder or s3://), refused when it belongs to another model.
 
     Args:
-        folder: Of a score step.
+        folder: Of a select step.
         linears: All the model's Linears (scores.all_linears), as when it was scored.
 
     Raises:

@@ -214,7 +214,7 @@ def test_the_serve_config_is_rays_and_ours(rendered: list[Manifest]) -> None:
     (application,) = deploy.applications
     module, _, name = application.import_path.partition(":")
     assert (module, name) == ("serve.deploy", "build")
-    assert f"def {name}(" in (manifests.ROOT / "serve" / "app.py").read_text()
+    assert f"def {name}(" in (manifests.ROOT / "serve" / "deploy.py").read_text()
     settings = load_settings(application.args)
     assert settings.auth.keys_file == "/etc/leaml-keys/keys"  # the endpoint of a cluster never answers without keys
     group = spec["rayClusterConfig"]["workerGroupSpecs"][0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import logging
 import os
 import re
 import shutil
@@ -265,6 +266,15 @@ def test_an_address_without_a_cluster_is_named() -> None:
         with pytest.raises(submit.ResourceError, match=r"is not Ray's dashboard \(it answers 404\)"):
             submit.Cluster(f"http://127.0.0.1:{other.server_port}")
         other.shutdown()
+
+
+def test_logs_are_quiet_only_while_it_runs(caplog: pytest.LogCaptureFixture) -> None:
+    config = Config.model_validate({"data": {"labeled": {"format": "easy_vqa"}, "evaluation": {"format": "easy_vqa"}}})
+    with pytest.raises(submit.ResourceError, match="no Ray cluster answers"):
+        submit.submit(config, f"127.0.0.1:{free_port()}")
+    with caplog.at_level("INFO"):
+        logging.getLogger("anything").info("said")
+    assert "said" in caplog.text
 
 
 def test_another_ray_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

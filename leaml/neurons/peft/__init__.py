@@ -8,13 +8,12 @@ Importing this package registers the method, so import it before `PeftModel.from
 
 from peft.utils import PeftType, register_peft_method
 
-from leaml.neurons.peft.choose import score_neurons
 from leaml.neurons.peft.config import PEFT_TYPE, NeuronConfig
 from leaml.neurons.peft.layer import NeuronLinear
 from leaml.neurons.peft.lora import export_lora
 from leaml.neurons.peft.model import NeuronModel
 
-__all__ = ["NeuronConfig", "NeuronLinear", "NeuronModel", "export_lora", "score_neurons"]
+__all__ = ["NeuronConfig", "NeuronLinear", "NeuronModel", "export_lora"]
 
 
 def _add_peft_type(name: str) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from leaml.errors import ConfigError, ModelError
@@ -72,9 +71,6 @@ def resolve(config: NeuronConfig, model: nn.Module) -> None:
     if isinstance(config.rows, str):
         found = selection.load(config.rows, scores.all_linears(model))
         config.rows, config.columns = as_texts(found.rows, "rows"), as_texts(found.columns, "columns")
-    # PEFT asks every configuration for it and wants a match: the modules are the keys of `rows`, and this value allows none
-    if not config.modules:
-        config.target_modules = DUMMY_TARGET_MODULES
 
 
 def score_neurons(

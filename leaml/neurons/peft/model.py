@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -14,7 +15,6 @@ from torch.nn.utils.parametrize import is_parametrized
 from transformers.pytorch_utils import Conv1D
 
 from leaml.errors import ModelError
-from leaml.neurons.peft.choose import resolve
 from leaml.neurons.peft.config import NeuronConfig
 from leaml.neurons.peft.layer import NeuronLinear
 
@@ -39,7 +39,13 @@ class NeuronModel(BaseTuner):
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Everything that can be wrong is found here, before the model is changed."""
         assert isinstance(peft_config, NeuronConfig)
-        resolve(peft_config, model)
+        if not isinstance(peft_config.rows, dict):
+            from leaml.neurons.peft.choose import resolve  # rows that are given need torch and PEFT alone
+
+            resolve(peft_config, model)
+        # PEFT asks every configuration for it and wants a match: the modules are the keys of `rows`, this value allows none
+        if not peft_config.modules:
+            peft_config.target_modules = DUMMY_TARGET_MODULES
         modules = dict(model.named_modules())
         tied = _tied(model)
         for name in peft_config.modules:

@@ -15,7 +15,8 @@ import leaml
 from leaml.errors import ConfigError
 from leaml.neurons import scores, selection
 from leaml.neurons.gradients import Batch
-from leaml.neurons.peft import NeuronConfig, score_neurons
+from leaml.neurons.peft import NeuronConfig
+from leaml.neurons.peft.choose import score_neurons
 from leaml.training.objectives import per_example_loss
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}

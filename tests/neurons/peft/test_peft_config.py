@@ -1,4 +1,4 @@
-"""Which rows: how they are written down, what is refused, and rows read from the folder of a score step."""
+"""Which rows: how they are written down, what is refused, and rows read from the folder of a select step."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_wrong_rows_are_refused(rows: object, message: str) -> None:
 def test_other_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="delta_dtype 'int8' is not one of"):
         NeuronConfig(rows={}, delta_dtype="int8")
-    with pytest.raises(ConfigError, match="rows must be a dict of module name -> row indices or the folder of a score step"):
+    with pytest.raises(ConfigError, match="rows must be a dict of module name -> row indices or the folder of a select step"):
         NeuronConfig(rows=[1, 2])
     with pytest.raises(ConfigError, match="columns must be a dict of module name -> column indices, not"):
         NeuronConfig(columns=[1, 2])

@@ -5,7 +5,7 @@
 `rates`: the same synthetic images (the shipped teacher's world, PNG bytes in Parquet) and the same requests in all arms:
 
     caption, one greedy reply an image, of leaml-tiny-teacher
-        ours           Parquet in, Parquet out, through `pipelines.units` and the caption step's own work
+        ours           Parquet in, Parquet out, through `pipelines.shards` and the caption step's own work
         ours_two       the same with two engines of one thread: what this machine's settings would be
         vllm           `vllm.LLM.generate`, all requests in one call, images decoded before the clock starts
         ray_default    `ray.data.llm`'s processor with its defaults, placed on a CPU

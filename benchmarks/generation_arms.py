@@ -28,8 +28,8 @@ from pipelines.caption import CaptionWork
 from pipelines.generate import GenerateWork, sampling_seed
 from pipelines.models import engine_spec
 from pipelines.runtime import start_ray
-from pipelines.unit import make_units
-from pipelines.units import Item, Work, run_units
+from pipelines.shard import make_shards
+from pipelines.shards import Item, Work, run_shards
 
 THREADS = 1
 """Of an engine; with 2 on 2 cores ours gets slower, since Ray and the decoding of images need one of them."""
@@ -40,13 +40,13 @@ BLOCK = 64
 
 @dataclass(frozen=True)
 class Task:
-    """What all arms do: a model's folder, images in units, and requests."""
+    """What all arms do: a model's folder, images in shards, and requests."""
 
     name: str
     model: str
     images: str
     count: int
-    unit: int
+    shard: int
     pairs: int
 
 
@@ -126,8 +126,8 @@ class Clocked:
 
 def resources_of(task: Task, engines: int = 1) -> ResourcesConfig:
     """Engines of `THREADS` threads."""
-    unit = task.unit // engines
-    return ResourcesConfig(engines=engines, engine_cpus=THREADS, images_per_unit=unit, engine_sequences=min(128, task.unit))
+    shard = task.shard // engines
+    return ResourcesConfig(engines=engines, engine_cpus=THREADS, images_per_shard=shard, engine_sequences=min(128, task.shard))
 
 
 def decoded_images(task: Task) -> list[tuple[str, Any]]:
@@ -149,11 +149,11 @@ def ours(task: Task, engines: int = 1) -> Turn:
         "pairs": GenerateWork(GenerateConfig(pairs_per_image=task.pairs), prompts.CAPTION),
         "large": VariedWork(task),
     }
-    units = make_units(task.name, store.index(task.images), {}, resources.images_per_unit)
+    shards = make_shards(task.name, store.index(task.images), {}, resources.images_per_shard)
     spec = engine_spec(ModelConfig(name=task.model), resources)
     with tempfile.TemporaryDirectory() as output:
         work = Clocked(works[task.name], f"{output}/first")
-        run_units(task.name, units, spec, work, output, resources, 10**7)
+        run_shards(task.name, shards, spec, work, output, resources, 10**7)
         ready = Path(output, "first").stat().st_mtime
         done = max(f.stat().st_mtime for f in Path(output, "rows").iterdir())
     return Turn(task.count / (done - ready), ready - began)

@@ -34,10 +34,10 @@ from leaml.run.records import read_done
 from pipelines.caption import CaptionWork
 from pipelines.models import engine_spec
 from pipelines.runtime import start_ray
-from pipelines.unit import make_units
-from pipelines.units import run_units
+from pipelines.shard import make_shards
+from pipelines.shards import run_shards
 
-UNIT = 256
+SHARD = 256
 
 
 def in_new_process(function: Any, *arguments: Any) -> Any:
@@ -121,11 +121,11 @@ class PeakMemory:
 
 def memory_of(images: str, output: str) -> dict[str, Any]:
     """A caption step over a table of images in this process: peaks, seconds, rows."""
-    resources = ResourcesConfig(images_per_unit=UNIT)
+    resources = ResourcesConfig(images_per_shard=SHARD)
     start_ray(resources)
     peak, began = PeakMemory(), time.time()
-    units = make_units("caption", store.index(images), {}, UNIT)
-    summary = run_units("caption", units, OneWordSpec("one word"), CaptionWork(CaptionConfig()), output, resources, 10**6)
+    shards = make_shards("caption", store.index(images), {}, SHARD)
+    summary = run_shards("caption", shards, OneWordSpec("one word"), CaptionWork(CaptionConfig()), output, resources, 10**6)
     return peak.stop() | {"images": summary["images"], "seconds": round(time.time() - began, 1)}
 
 
@@ -164,13 +164,13 @@ def on_nodes(task: Task, engines: int, nodes: int) -> float:
     for _ in range(nodes):
         cluster.add_node(num_cpus=logical // nodes)
     try:
-        unit = task.unit // engines
-        resources = ResourcesConfig(engines=engines, engine_cpus=each, images_per_unit=unit, address=cluster.address)
+        shard = task.shard // engines
+        resources = ResourcesConfig(engines=engines, engine_cpus=each, images_per_shard=shard, address=cluster.address)
         start_ray(resources)
         spec = replace(engine_spec(ModelConfig(name=task.model), resources), cpus=threads)
-        units = make_units("caption", store.index(task.images), {}, unit)
+        shards = make_shards("caption", store.index(task.images), {}, shard)
         with tempfile.TemporaryDirectory() as output:
-            summary = run_units("caption", units, spec, CaptionWork(CaptionConfig()), output, resources, 10**7)
+            summary = run_shards("caption", shards, spec, CaptionWork(CaptionConfig()), output, resources, 10**7)
         return float(summary["images_per_engine_s"] * engines)
     finally:
         import ray
@@ -220,7 +220,7 @@ class Caption:
         settings = {
             "storage": str(self.folder),
             "data": {"labeled": source, "evaluation": {"format": "easy_vqa", "split": "test", "limit": 10}},
-            "resources": {"images_per_unit": 64},
+            "resources": {"images_per_shard": 64},
         }
         self.config, self.log = self.folder / "config.yaml", self.folder / "log"
         self.config.write_text(json.dumps(settings))
@@ -230,8 +230,8 @@ class Caption:
         with self.log.open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
 
-    def wait_for_units(self, process: subprocess.Popen[bytes], count: int) -> float:
-        """Seconds until `count` units are published. Raises RuntimeError with the log's end when the process ends first."""
+    def wait_for_shards(self, process: subprocess.Popen[bytes], count: int) -> float:
+        """Seconds until `count` shards are published. Raises RuntimeError with the log's end when the process ends first."""
         began = time.time()
         while len(self.published()) < count:
             if process.poll() is not None:
@@ -283,13 +283,13 @@ def kills(images: int, drivers: int, engines: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         step = Caption(folder, images)
         process = step.start()
-        first = step.wait_for_units(process, 2)
+        first = step.wait_for_shards(process, 2)
         while done["driver"] < drivers:
             before = step.published()
-            if done["driver"] % 2:  # anywhere from the start of the process on, or soon after it has published a unit
+            if done["driver"] % 2:  # anywhere from the start of the process on, or soon after it has published a shard
                 time.sleep(rng.uniform(0, 1) * first)
             else:
-                step.wait_for_units(process, len(before) + 1)
+                step.wait_for_shards(process, len(before) + 1)
                 time.sleep(rng.uniform(0, 1))
             done["driver"] += _kill("driver", process)
             changed += sum(step.published().get(file) != value for file, value in before.items())

@@ -23,7 +23,7 @@ _WHERE = {
     "adapt": "pipelines.adapt",
     "predict": "pipelines.predict",
     "evaluate": "leaml.evaluation.results",
-    "load_run": "leaml.run.finished:find",
+    "load_run": "leaml.run.model_source:find",
     "read_pairs": "leaml.run.pairs",
     "NeuronConfig": "leaml.neurons.peft",
     "score_neurons": "leaml.neurons.peft.choose",

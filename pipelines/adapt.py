@@ -28,7 +28,7 @@ from pipelines.models import trained
 from pipelines.priors import PRIORS, predict_priors
 from pipelines.progress import say, warn
 from pipelines.rows import row_step
-from pipelines.run import PARTIAL, Beside, Run, Step
+from pipelines.run import PARTIAL, BackgroundTask, Run, Step
 from pipelines.runtime import start_ray
 from pipelines.steps import LAST, STEPS, number_of
 
@@ -60,7 +60,9 @@ def adapt(config: Config, until: str = LAST, verbose: bool = False) -> dict[str,
         if unsure := refuse_unusable_url(run, sources, labels):
             warn(unsure)
         whole = until == LAST
-        beside = Beside(lambda: baselines(run, sources, labels)) if whole and config.resources.parallel_baselines else None
+        beside = (
+            BackgroundTask(lambda: baselines(run, sources, labels)) if whole and config.resources.parallel_baselines else None
+        )
         try:
             adapted = method(run, sources, labels, until=until)
         except StopHereError:
@@ -231,7 +233,7 @@ def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step, besi
             else:
                 found[name] = answered(run, sources, labels, name)
 
-    other = Beside(made) if beside and len(names) > 1 else None
+    other = BackgroundTask(made) if beside and len(names) > 1 else None
     steps = made() | (other.result() if other else {})
     return {name: steps[name] for name in names}
 

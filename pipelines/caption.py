@@ -24,9 +24,9 @@ from pipelines.models import engine_spec, model_key
 from pipelines.progress import say
 from pipelines.quarantine import refused
 from pipelines.run import UNKNOWN, Run, Step
+from pipelines.shard import make_shards
+from pipelines.shards import Item, read_output, replied, run_step
 from pipelines.steps import STEPS
-from pipelines.unit import make_units
-from pipelines.units import Item, read_output, replied, run_step
 
 CUT_BACK = "captions cut back to whole sentences"
 GIVEN = "captions given"
@@ -87,9 +87,9 @@ def caption(context: Context) -> Step:
         resources = run.config.resources.teacher
         if config.url:
             resources = resources.model_copy(update={"engine_gpus": 0.0})  # the server has them
-        units = make_units("caption", refs, {}, resources.images_per_unit)
+        shards = make_shards("caption", refs, {}, resources.images_per_shard)
         spec = engine_spec(config.teacher, resources, config.url, config.client)
-        summary = run_step(run, step, units, spec, CaptionWork(config), resources)
+        summary = run_step(run, step, shards, spec, CaptionWork(config), resources)
         if not summary.get("images"):
             msg = f"{step.label}: none of {images} images has a caption; see {step.folder}/quarantine for the reasons"
             raise StepError(msg)
@@ -211,7 +211,7 @@ def given_text(given: ready.Captions, found: int, unusable: list[str], images: i
 
 
 def publish_given(given: ready.Captions, folders: list[str], refs: ImageIndex, output: str) -> list[str]:
-    """Write the captions that some of the images come with as finished units of the step; returns the images' ids.
+    """Write the captions that some of the images come with as finished shards of the step; returns the images' ids.
 
     Raises:
         DataError: As `given_rows`.

@@ -243,7 +243,7 @@ def inspect(
     image: Annotated[str, typer.Option(help="An image_id, its beginning, or a file name.")],
 ) -> None:
     """The story of one image: labels, caption, every pseudo pair with its scores and verdict, every model's answers."""
-    from pipelines.inspect import show
+    from pipelines.inspect_image import show
     from pipelines.status import folder_of
 
     show(folder_of(run, overrides), image)

@@ -9,7 +9,7 @@ from leaml.run.records import LEAML
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run, Step
 from pipelines.steps import STEPS
-from pipelines.train import Judge
+from pipelines.train import TrialValidation
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Context:
     variant: str = LEAML
     round: int = 0
     start: Step | None = None
-    judge: Judge | None = None
+    judge: TrialValidation | None = None
     made: dict[str, Step] = field(default_factory=dict)
 
     def step(self, name: str, settings: dict[str, Any], inputs: list[Step], version: int | None = None) -> Step:

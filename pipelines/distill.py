@@ -6,7 +6,7 @@ from typing import Any
 
 from leaml.config import DistillConfig
 from leaml.generation import prompts
-from leaml.generation.checks import gaps, word_checks
+from leaml.generation.caption_tasks import clozes, word_checks
 from leaml.training.loop import Example
 from pipelines.caption import read_captions
 from pipelines.context import Context
@@ -25,19 +25,19 @@ def check_examples(captions: dict[str, str], seed: int) -> list[Example]:
     ]
 
 
-def gap_examples(captions: dict[str, str], seed: int) -> list[Example]:
-    """Sentences of captions (image id -> caption) with a gap, answered with what the caption says there."""
-    return [Example(g.image_id, prompts.GAP.format(sentence=g.sentence), g.words) for g in gaps(captions, seed)]
+def cloze_examples(captions: dict[str, str], seed: int) -> list[Example]:
+    """Sentences of captions (image id -> caption) with a blank, answered with what the caption says there."""
+    return [Example(g.image_id, prompts.CLOZE.format(sentence=g.sentence), g.words) for g in clozes(captions, seed)]
 
 
-CAPTION_QUESTIONS = {"checks": check_examples, "gaps": gap_examples}
+CAPTION_QUESTIONS = {"checks": check_examples, "clozes": cloze_examples}
 """Tasks made of captions beside the captions themselves; their loss has the weight `distill.check_weight`. Captions
-that are all alike give none, single words no gaps."""
+that are all alike give none, single words no clozes."""
 
 
 def question_shares(config: DistillConfig) -> dict[str, float]:
     """Places in a batch, to one of a caption, of the `CAPTION_QUESTIONS` that are asked."""
-    shares = {"checks": config.check_share, "gaps": config.gap_share}
+    shares = {"checks": config.check_share, "clozes": config.cloze_share}
     return {name: share for name, share in shares.items() if share}
 
 

@@ -2,7 +2,7 @@
 
 A rate that an earlier run measured on the same model and resources comes first, an assumed one second. Both are estimates: the
 GPU of the earlier run, the length of replies and the size of images may be others.
-tests/integration/test_s3_faults.py holds the requests of a unit to a real server.
+tests/integration/test_s3_faults.py holds the requests of a shard to a real server.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Rates:
 
 ASSUMED = Rates()
 PUTS, GETS = 3, 5
-"""Requests of a unit: rows, counts and attempt are written; two HEADs, two GETs of its images, one of its counts."""
+"""Requests of a shard: rows, counts and attempt are written; two HEADs, two GETs of its images, one of its counts."""
 FILTER_PUTS, FILTER_GETS = 2, 6
-"""Of a file of pairs, one for each unit: rows and counts are written; two HEADs and two GETs of the candidates in each of two
+"""Of a file of pairs, one for each shard: rows and counts are written; two HEADs and two GETs of the candidates in each of two
 passes where filters look at all pairs together, one of the counts."""
 INDEX_GETS = 5
 """Of a file of images, when a step looks where images are: a listing, a HEAD, three GETs."""
@@ -137,13 +137,13 @@ def estimate(name: str, variant: str, tree: Tree, work: Work, known: Known, rate
         return Estimate(None, None, origin, "unknown")
     if name in TRAININGS:
         section = train_section(name, variant, tree)
-        done, unit, parallel = section["steps"] * _phases(section, work.held_out), "steps", 1
+        done, shard, parallel = section["steps"] * _phases(section, work.held_out), "steps", 1
     else:
-        done, unit = (1000 if work.images is None else work.images), ("examples" if name in GRADIENTS else "images")
+        done, shard = (1000 if work.images is None else work.images), ("examples" if name in GRADIENTS else "images")
         parallel = count if name in ENGINES else 1
     hours = (done / rate / parallel + start) / 3600
     share = f" / {parallel} engines" if parallel > 1 else ""
-    how = f"{done:,} {unit} / {rate:.3g} per s{share} + {start:.0f} s start = {hours:.2f} h"
+    how = f"{done:,} {shard} / {rate:.3g} per s{share} + {start:.0f} s start = {hours:.2f} h"
     how += f", x {count} x {gpus:g} GPU = {hours * count * gpus:.2f} GPU-h; {origin}" if gpus else f"; {origin}"
     if name not in TRAININGS and work.images is None:
         return Estimate(None, None, f"number of images unknown; per 1,000: {how}", kind)
@@ -158,7 +158,7 @@ def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
     model, resources = _model(name, tree), tree["resources"]
     trained = 0.0  # share of the parameters that has gradients, two moments and a copy of the start
     if name in ENGINES:
-        held = resources["engine_units"] * resources["images_per_unit"]
+        held = resources["engine_shards"] * resources["images_per_shard"]
     elif name in GRADIENTS:
         held = tree["score"]["batch_size"]
     else:
@@ -180,10 +180,10 @@ def requests(name: str, tree: Tree, work: Work) -> tuple[int, int]:
     files_of_images = math.ceil(work.images / PART_IMAGES)
     if name == "ingest":
         return files_of_images, work.images
-    units = math.ceil(work.images / int(tree["resources"]["images_per_unit"]))
+    shards = math.ceil(work.images / int(tree["resources"]["images_per_shard"]))
     if name == "filter":
-        return units * FILTER_PUTS, units * FILTER_GETS
-    return units * PUTS, units * GETS + INDEX_GETS * files_of_images
+        return shards * FILTER_PUTS, shards * FILTER_GETS
+    return shards * PUTS, shards * GETS + INDEX_GETS * files_of_images
 
 
 def workers(name: str, tree: Tree) -> tuple[int, float]:

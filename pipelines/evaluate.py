@@ -17,9 +17,9 @@ from leaml.text import scoring
 from pipelines.ingest import Sources
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
+from pipelines.shard import make_shards
+from pipelines.shards import Item, read_output, replied, run_step
 from pipelines.steps import EVALUATE
-from pipelines.unit import make_units
-from pipelines.units import Item, read_output, replied, run_step
 
 
 class AnswerWork:
@@ -90,9 +90,9 @@ def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None
         for question in evaluation_rows(run, sources):
             questions.setdefault(question["image_id"], []).append(question)
         refs = store.index(sources.evaluation.path("images")).only(questions)
-        units = make_units("evaluate", refs, questions, run.config.resources.images_per_unit)
+        shards = make_shards("evaluate", refs, questions, run.config.resources.images_per_shard)
         spec = engine_spec(model, run.config.resources)
-        summary = run_step(run, step, units, spec, AnswerWork(config.max_tokens))
+        summary = run_step(run, step, shards, spec, AnswerWork(config.max_tokens))
         nested = read_output(step.folder, tables.ANSWERS).to_pylist()
         flat = [{"image_id": n["image_id"], **answer} for n in nested for answer in n["answers"]]
         tables.write(step.path("predictions.parquet"), tables.table(flat, tables.PREDICTIONS))

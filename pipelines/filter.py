@@ -16,14 +16,14 @@ from leaml.config import FilterConfig
 from leaml.data import tables
 from leaml.errors import LeamlError
 from leaml.generation import candidates, filters
-from leaml.generation.pairset import PairSet
+from leaml.generation.dataset_filters import PairSet
 from leaml.io import files
 from pipelines.context import Context
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Step
+from pipelines.shards import describe, read_files
 from pipelines.stream import rows_of
-from pipelines.units import describe, read_files
 
 COUNTS = "counts"
 
@@ -49,7 +49,7 @@ def filter_files(label: str, source: str, output: str, config: FilterConfig) -> 
     work = functools.partial(_publish, output=output, config=config, whole=whole if whole.active else None)
     with Bar(label, len(parts), "files", len(parts) - len(todo)) as bar, StepMetrics(output, label) as exported:
         for number, row in enumerate(_stream(todo, work, label), len(parts) - len(todo) + 1):
-            exported.unit(json.loads(row["result"]), 0.0)
+            exported.shard(json.loads(row["result"]), 0.0)
             exported.progress(number, len(parts))
             bar.update(number)
     summary = Counter[str]()

@@ -14,7 +14,7 @@ from pipelines.filter import read_accepted
 from pipelines.ingest import Labels, Sources, labels_key
 from pipelines.models import model_key, trained
 from pipelines.run import Run, Step
-from pipelines.train import Judge, TaskFile, TrainJob, run_training, write_examples
+from pipelines.train import TaskFile, TrainJob, TrialValidation, run_training, write_examples
 from pipelines.warmup import answer_examples
 
 
@@ -87,7 +87,7 @@ def _train(
     lora_rank: int = 16,
     start: ModelConfig | None = None,
     facts: dict[str, Any] | None = None,
-    judge: Judge | None = None,
+    judge: TrialValidation | None = None,
 ) -> dict[str, Any]:
     job = TrainJob(
         step.folder,

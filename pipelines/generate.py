@@ -22,8 +22,8 @@ from pipelines.context import Context
 from pipelines.ingest import labels_key, sample_refs, training_images
 from pipelines.models import engine_spec, trained
 from pipelines.run import Step
-from pipelines.unit import make_units
-from pipelines.units import Item, replied, run_step
+from pipelines.shard import make_shards
+from pipelines.shards import Item, replied, run_step
 
 
 class GenerateWork:
@@ -136,9 +136,9 @@ def generate(context: Context) -> Step:
         refs = training_images(sources).without(labels.image_ids)
         refs = sample_refs(refs, config.max_images, config.seed)
         extras = read_captions(use) if use else {}
-        units = make_units("generate", refs, extras, run.config.resources.images_per_unit)
+        shards = make_shards("generate", refs, extras, run.config.resources.images_per_shard)
         spec = engine_spec(trained(generator, run.config.model), run.config.resources)
         worker = GenerateWork(config, run.config.caption.prompt or prompts.CAPTION, pattern)
-        return run_step(run, step, units, spec, worker)
+        return run_step(run, step, shards, spec, worker)
 
     return run.execute(step, work)

@@ -16,8 +16,8 @@ from pipelines.context import Context
 from pipelines.ingest import training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Step
-from pipelines.unit import make_units
-from pipelines.units import Item, replied, run_step
+from pipelines.shard import make_shards
+from pipelines.shards import Item, replied, run_step
 
 
 class HardnessWork:
@@ -48,8 +48,8 @@ def hardness(context: Context) -> Step:
     def work() -> dict[str, Any]:
         rows = store.index(generated.path("rows"))
         refs = training_images(context.sources).only(rows.ids)
-        units = make_units("hardness", refs, {}, run.config.resources.images_per_unit, rows.places_of(refs.ids))
+        shards = make_shards("hardness", refs, {}, run.config.resources.images_per_shard, rows.places_of(refs.ids))
         spec = engine_spec(base, run.config.resources)
-        return run_step(run, step, units, spec, HardnessWork(config.max_tokens))
+        return run_step(run, step, shards, spec, HardnessWork(config.max_tokens))
 
     return run.execute(step, work)

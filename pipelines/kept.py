@@ -1,8 +1,8 @@
-"""Replies that were paid for: those of units under way are kept as they come, so that a kill loses none that was finished.
+"""Replies that were paid for: those of shards under way are kept as they come, so that a kill loses none that was finished.
 
-A unit is published whole, and behind a URL it may take minutes and money. Each batch of replies is written at once to
-`<step>/replies/<unit>/`; the next run of the step reads what it finds there and asks for the rest. The folder is removed when
-its unit is published.
+A shard is published whole, and behind a URL it may take minutes and money. Each batch of replies is written at once to
+`<step>/replies/<shard>/`; the next run of the step reads what it finds there and asks for the rest. The folder is removed when
+its shard is published.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def key(request: Request) -> str:
 
 
 def read(output: str) -> Kept:
-    """Everything that killed runs have kept: at most the replies of the units that were under way."""
+    """Everything that killed runs have kept: at most the replies of the shards that were under way."""
     folder = f"{output}/{FOLDER}"
     if not files.exists(folder):
         return {}

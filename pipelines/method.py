@@ -12,7 +12,7 @@ from pipelines.context import Context
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run, Step
 from pipelines.steps import LAST, METHOD, STEPS
-from pipelines.train import Judge
+from pipelines.train import TrialValidation
 
 
 class StopHereError(Exception):
@@ -25,7 +25,7 @@ def method(
     labels: Labels,
     variant: str = LEAML,
     until: str = LAST,
-    judge: Judge | None = None,
+    judge: TrialValidation | None = None,
 ) -> Step:
     """All steps of the method, those after the captions `rounds` times; returns the step that holds the adapted model.
 

@@ -1,6 +1,6 @@
 """Numbers of the running steps for Prometheus, through the metrics endpoint that Ray has on every node.
 
-The driver exports what it shows: it hears of every finished unit and reads the progress of training workers. Rates and shares
+The driver exports what it shows: it hears of every finished shard and reads the progress of training workers. Rates and shares
 are left to queries (`rate(ray_leaml_step_images_total[5m])`), which the boards in cluster/grafana hold. Ray puts `ray_` before
 every name and `_total` behind counters. The names here and those of serve/observe.py are all that there are; the tests compare
 boards and alerts with them.
@@ -81,8 +81,8 @@ class StepMetrics:
         self._gauges.set("leaml_step_done", done)
         self._gauges.set("leaml_step_total", total)
 
-    def unit(self, counts: Mapping[str, int], seconds: float) -> None:
-        """One more unit of a map step, made in `seconds` of an engine."""
+    def shard(self, counts: Mapping[str, int], seconds: float) -> None:
+        """One more shard of a map step, made in `seconds` of an engine."""
         for name in ("images", "quarantined", "tokens"):
             self._add(f"leaml_step_{name}", counts.get(name, 0))
         self._add("leaml_step_engine_seconds", seconds)

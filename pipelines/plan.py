@@ -365,8 +365,8 @@ def _print_totals(plan: Plan, config: Config, prices: Prices) -> None:
         f"{prices.puts:g} a thousand PUTs, {prices.gets:g} a thousand GETs; storage and CPU nodes come on top"
     )
     print_line(
-        f"  requests: {estimates.PUTS} PUTs and {estimates.GETS} GETs a unit of {config.resources.images_per_unit} images and "
-        f"step, {estimates.FILTER_PUTS} and {estimates.FILTER_GETS} for its pairs; a GET for each image read in; at most "
+        f"  requests: {estimates.PUTS} PUTs and {estimates.GETS} GETs a shard of {config.resources.images_per_shard} images "
+        f"and step, {estimates.FILTER_PUTS} and {estimates.FILTER_GETS} for its pairs; a GET for each image read in; at most "
         f"{estimates.EXAMPLE_GETS} an example of training"
     )
 

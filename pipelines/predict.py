@@ -30,7 +30,7 @@ from leaml.errors import DataError, InputError
 from leaml.evaluation import calibration
 from leaml.io import files
 from leaml.io.writable import refuse_unwritable
-from leaml.run.finished import Finished, find
+from leaml.run.model_source import ModelSource, find
 from leaml.text.choice import Choice, choose, replies, settled
 from leaml.text.scoring import ask
 from leaml.vlm import load
@@ -40,8 +40,8 @@ from pipelines.models import engine_spec, model_key
 from pipelines.progress import Bar, say
 from pipelines.run import Lock
 from pipelines.runtime import own_nodes, refuse_unschedulable, start_ray
-from pipelines.unit import make_units
-from pipelines.units import Item, read_files, run_units
+from pipelines.shard import make_shards
+from pipelines.shards import Item, read_files, run_shards
 
 _SHOWN = 3
 _OTHER_TABLES = (".json", ".jsonl", ".tsv", ".txt", ".xlsx", ".xls", ".md", ".html")
@@ -175,12 +175,12 @@ def predict(
         work = f"{output}.work/predict-{_key(found, batch)}"
         refs = _index(batch, f"{work}/images", folder)
         start_ray(resources, verbose)
-        units = make_units("predict", refs, batch.by_image(), resources.images_per_unit)
+        shards = make_shards("predict", refs, batch.by_image(), resources.images_per_shard)
         spec = engine_spec(found.model, resources)
         try:
-            run_units("predict", units, spec, ReplyWork(found.answer_tokens), work, resources, found.max_pixels)
+            run_shards("predict", shards, spec, ReplyWork(found.answer_tokens), work, resources, found.max_pixels)
         except KeyboardInterrupt as error:
-            error.add_note(f"answers of finished units are kept in {output}.work")
+            error.add_note(f"answers of finished shards are kept in {output}.work")
             raise
         table = _answered(batch, work, folder, found.temperature)
         for key, name in others.items():
@@ -210,7 +210,7 @@ def _refuse_machine(resources: ResourcesConfig) -> None:
     refuse_unschedulable("resources.engines", resources.engines, each, fix, grows=False, nodes=own_nodes())
 
 
-def _resources(found: Finished, overrides: list[str] | None) -> ResourcesConfig:
+def _resources(found: ModelSource, overrides: list[str] | None) -> ResourcesConfig:
     """The run's engines; nothing is trained or captioned here, so nothing of that has to fit."""
     given = resources_with(found.config.get("resources") or {}, overrides)
     engines = {"teacher_engines": None, "teacher_gpus": None, "parallel_baselines": False}
@@ -247,7 +247,7 @@ def _file(folder: str, name: str) -> str:
         raise DataError(msg) from None
 
 
-def _key(found: Finished, batch: Batch) -> str:
+def _key(found: ModelSource, batch: Batch) -> str:
     """Names the work: another model or other questions are other work."""
     content = [3, model_key(found.model), found.answer_tokens, [(file, a.question, a.options) for file, a in batch.asked]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -318,7 +318,7 @@ def _publish(table: pa.Table, output: str) -> None:
     files.write_bytes(output, buffer.getvalue())
 
 
-def _summarise(table: pa.Table, found: Finished, output: str) -> None:
+def _summarise(table: pa.Table, found: ModelSource, output: str) -> None:
     failed = table.filter(pc.is_valid(table["error"]))
     answered = table.num_rows - failed.num_rows
     mean = pc.mean(table["confidence"]).as_py()

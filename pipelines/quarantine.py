@@ -15,7 +15,7 @@ from leaml.data import tables
 from leaml.errors import StepError
 from leaml.io import files
 from leaml.run.records import QUARANTINED
-from pipelines.unit import unit_name
+from pipelines.shard import shard_name
 
 FOLDER = "quarantine"
 REASON = "quarantined_because"
@@ -48,7 +48,7 @@ def check(label: str, counts: Mapping[str, Any], seen: int, total: int, most: fl
     msg = (
         f"{label}: {bad} of {of} images got no result, more than {share} (data.max_quarantined): {reasons}; see "
         f"{output}/{FOLDER}. Restore files that have changed since they were read in, put the model or server right whose "
-        "replies are of no use, or raise the limit; finished units are kept, and the same command tries these images again"
+        "replies are of no use, or raise the limit; finished shards are kept, and the same command tries these images again"
     )
     raise StepError(msg)
 
@@ -56,7 +56,7 @@ def check(label: str, counts: Mapping[str, Any], seen: int, total: int, most: fl
 def settle(output: str, most: float) -> Counter[str]:
     """Before a step goes on: counts of the published quarantine, emptied first if it holds more than `most` images.
 
-    Published units give their quarantined images up and keep their rows, as units of those images alone.
+    Published shards give their quarantined images up and keep their rows, as shards of those images alone.
     """
     if files.exists(f"{output}/{_RELEASED}"):  # a release that was killed is finished
         for marker in files.listing(f"{output}/{_RELEASED}"):
@@ -78,12 +78,12 @@ def settle(output: str, most: float) -> Counter[str]:
 
 
 def _release(output: str, name: str) -> None:
-    """Replace a unit by one that has its rows only; done again from the start when it was killed in between."""
+    """Replace a shard by one that has its rows only; done again from the start when it was killed in between."""
     rows_file, counts_file = f"{output}/rows/{name}.parquet", f"{output}/counts/{name}.json"
     if files.exists(rows_file):
         rows = tables.read(rows_file)
         if rows.num_rows:
-            kept = unit_name(int(name.split("-")[1]), rows["image_id"].to_pylist())
+            kept = shard_name(int(name.split("-")[1]), rows["image_id"].to_pylist())
             counts = json.loads(files.read_bytes(counts_file))
             counts = {k: n for k, n in counts.items() if k != "quarantined" and not k.startswith(QUARANTINED)}
             files.write_bytes(f"{output}/counts/{kept}.json", json.dumps(counts).encode())

@@ -24,8 +24,8 @@ from pipelines.evaluate import evaluation_rows, read_predictions
 from pipelines.ingest import Labels, Sources
 from pipelines.progress import console, say, warn
 from pipelines.run import Run, Step
+from pipelines.shards import read_output
 from pipelines.steps import of_kind
-from pipelines.units import read_output
 
 SAMPLES = 12
 """Images of the pseudo pairs that the page shows."""

@@ -39,7 +39,7 @@ PARTIAL = "partial"
 """State of a run whose last command was asked for some of its steps only, and others have not been run."""
 UNKNOWN = "?"
 """Hash of an input that only ingest can tell, in a plan; the hashes of what is made from it end with it."""
-KEPT = "finished steps and units are kept, and the last checkpoint of a training"
+KEPT = "finished steps and shards are kept, and the last checkpoint of a training"
 """What a run that ends early leaves behind."""
 HEARTBEAT = 10.0
 """Seconds between signs of life of the process that holds a run."""
@@ -241,7 +241,7 @@ class Run:
                 end()
 
 
-class Beside:
+class BackgroundTask:
     """Work that runs in a thread beside the caller's own; it ends with the process when the caller fails or is interrupted."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
@@ -318,7 +318,7 @@ class Lock:
                 if found is not None and found["token"] != self.token:
                     self.lost = StepError(
                         f"this process was silent for more than {6 * HEARTBEAT:.0f} s and another took the run over "
-                        f"({self._named(found)}); finished units and steps are kept, the other goes on from them"
+                        f"({self._named(found)}); finished shards and steps are kept, the other goes on from them"
                     )
                     _interrupt_main()
                     return

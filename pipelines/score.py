@@ -16,7 +16,7 @@ from leaml.io import files
 from pipelines.context import Context
 from pipelines.models import trained
 from pipelines.run import Step
-from pipelines.train import Watch, fit, progress_writer, read_examples, share_machine
+from pipelines.train import ProgressMonitor, fit, progress_writer, read_examples, share_machine
 from pipelines.warmup import qa_tasks
 
 
@@ -37,7 +37,7 @@ def score(context: Context) -> Step:
         }
         count = min(config.samples, sum(len(read_examples(file)) for file in settings["examples"]))
         began = time.time()
-        with Watch(step.label, step.folder, count, unit="examples"):
+        with ProgressMonitor(step.label, step.folder, count, unit="examples"):
             fit(_score_worker, settings, run.config.resources, files.join(step.folder, "ray"), step.label)
         return {"examples": count, "seconds": round(time.time() - began, 1)}  # a killed scoring begins anew
 

@@ -18,8 +18,8 @@ from pipelines.run import LOCK, PARTIAL, RUNNING, is_held
 GO_ON = {
     PARTIAL: "only a part of its steps was asked for; leaml adapt with its config file runs the others",
     "stopped": "its process has ended without a word; the same command goes on",
-    "interrupted": "finished steps and units are kept; the same command goes on",
-    "failed": "finished steps and units are kept; the same command goes on once the cause is gone",
+    "interrupted": "finished steps and shards are kept; the same command goes on",
+    "failed": "finished steps and shards are kept; the same command goes on once the cause is gone",
 }
 """What to do with a run that is not running and not done."""
 WATCH_EVERY = 2.0

@@ -1,4 +1,4 @@
-"""Work units on Ray Data: bytes are read in CPU tasks, a pool of actors does the units, and its errors come back as ours."""
+"""Work shards on Ray Data: bytes are read in CPU tasks, a pool of actors does the shards, and its errors come back as ours."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from leaml import errors
 from leaml.config import ResourcesConfig
 from leaml.errors import StepError
-from pipelines.unit import load
+from pipelines.shard import load
 
 
 def stream(todo: list[dict[str, Any]], actor: type, arguments: tuple[Any, ...], resources: ResourcesConfig) -> Any:
-    """The Ray Data plan: read the units' bytes in tasks, do them in a pool of `actor`."""
+    """The Ray Data plan: read the shards' bytes in tasks, do them in a pool of `actor`."""
     import ray
 
     with warnings.catch_warnings():
@@ -39,11 +39,11 @@ def _pool(resources: ResourcesConfig) -> Any:
     """A fixed or growing pool of engines."""
     from ray.data import ActorPoolStrategy
 
-    units = resources.engine_units
+    shards = resources.engine_shards
     threads: dict[str, Any] = {
-        "max_concurrent_calls_per_actor": units,
-        "enable_true_multi_threading": units > 1,
-        "max_tasks_in_flight_per_actor": units + 1,
+        "max_concurrent_calls_per_actor": shards,
+        "enable_true_multi_threading": shards > 1,
+        "max_tasks_in_flight_per_actor": shards + 1,
     }
     if resources.max_engines is None:
         return ActorPoolStrategy(size=resources.engines, **threads)
@@ -51,13 +51,13 @@ def _pool(resources: ResourcesConfig) -> Any:
 
 
 def saturation(resources: ResourcesConfig) -> str:
-    """Whether the units an engine works on fill it, for the log."""
-    images, sequences = resources.images_per_unit * resources.engine_units, resources.engine_sequences
+    """Whether the shards an engine works on fill it, for the log."""
+    images, sequences = resources.images_per_shard * resources.engine_shards, resources.engine_sequences
     if images >= sequences:
         return f"{images} images at a time fill an engine's {sequences} sequences"
     return (
         f"{images} images at a time cannot fill an engine's {sequences} sequences; "
-        f"raise resources.images_per_unit to {-(-sequences // resources.engine_units)} or more for full speed"
+        f"raise resources.images_per_shard to {-(-sequences // resources.engine_shards)} or more for full speed"
     )
 
 
@@ -76,5 +76,5 @@ def rows_of(streamed: Any, label: str) -> Iterator[dict[str, Any]]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
         reason = next((line for line in reversed(raised) if not line.startswith("ray.")), (raised or lines)[-1])
-        msg = f"{label}: a worker failed: {reason}; finished units are kept, run the same command again to go on"
+        msg = f"{label}: a worker failed: {reason}; finished shards are kept, run the same command again to go on"
         raise StepError(msg) from error

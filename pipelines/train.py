@@ -69,7 +69,7 @@ class TrainJob:
 
 
 @dataclass(frozen=True)
-class Judge:
+class TrialValidation:
     """Questions that a search judges models by: a file of examples, how often distillation is judged, and Ray Train callbacks
     that get the reports under `VALIDATED`."""
 
@@ -93,7 +93,7 @@ def run_training(label: str, job: TrainJob, resources: ResourcesConfig, callback
     """Train on `resources.train_workers` workers with progress; returns the summary that training.json holds."""
     job = replace(job, model=job.model.model_copy(update={"name": resolve_model(job.model.name)}))
     phases = len(job.config.lr) + 1 if isinstance(job.config.lr, list) and len(job.config.lr) > 1 else 1
-    with Watch(label, job.folder, job.config.steps, phases):
+    with ProgressMonitor(label, job.folder, job.config.steps, phases):
         fit(_train_worker, {"job": job}, resources, f"{job.folder}/checkpoints", label, callbacks)
     return dict(json.loads(files.read_bytes(f"{job.folder}/training.json")))
 
@@ -293,7 +293,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-class Watch:
+class ProgressMonitor:
     """Shows the progress of Ray Train workers while `fit` blocks the driver, by reading progress.json in the step's folder.
 
     Its `step` of `steps` is one phase's; `phases` follow each other. `loss` is shown where there is one.

@@ -21,7 +21,7 @@ from leaml.errors import ConfigError, StepError
 from leaml.io import files, s3
 from leaml.run import search
 from leaml.run.records import read_done
-from leaml.run.search import Found, Trial
+from leaml.run.search import SearchResult, Trial
 from pipelines.adapt import check
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, labels_key, refuse_nothing_to_generate
 from pipelines.lengths import refuse_long_rows
@@ -30,7 +30,7 @@ from pipelines.progress import say, warn
 from pipelines.run import Run, Step
 from pipelines.runtime import start_ray
 from pipelines.steps import METHOD, had_by
-from pipelines.train import PLACED, VALIDATED, Judge, validation_interval, write_examples
+from pipelines.train import PLACED, VALIDATED, TrialValidation, validation_interval, write_examples
 from pipelines.warmup import answer_examples
 
 SEED, LISTED = "trial_seed", "listed"
@@ -45,7 +45,7 @@ class Plan:
     validation: str
 
 
-def tune(config: Config, verbose: bool = False) -> Found:
+def tune(config: Config, verbose: bool = False) -> SearchResult:
     """Search, then write `tune/best.yaml`, `trials.md`, `trials.json` and `plot.svg` into the run. Raises ConfigError."""
     search.check_space(config)
     _check_loggers(config)
@@ -98,10 +98,10 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: boo
     plan = Plan(_shared(config), validation)
     began = time.time()
     if until := search.last_shared_step(config, had_by(config)):
-        judge = Judge(validation, config.tune.validations)
+        judge = TrialValidation(validation, config.tune.validations)
         with contextlib.suppress(StopHereError):
             method(run.variant(plan.config), sources, _training_part(labels), until=until, judge=judge)
-    found = Found(_tuned(plan, step, "search", _space(config)), labels.validation.num_rows, judge=config.tune.judge)
+    found = SearchResult(_tuned(plan, step, "search", _space(config)), labels.validation.num_rows, judge=config.tune.judge)
     if not found.ranked:
         reasons = sorted({t.error for t in found.trials if t.error})
         msg = f"no trial of {len(found.trials)} finished: {'; '.join(reasons) or 'all were stopped'}"
@@ -126,9 +126,9 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: boo
     return counts | {"best": found.best, "seconds": round(time.time() - began, 1)}
 
 
-def _read(step: Step) -> Found:
+def _read(step: Step) -> SearchResult:
     record = json.loads(files.read_bytes(step.path("trials.json")))
-    return Found([Trial(**t) for t in record["trials"]], record["questions"], record["finalists"], record["judge"])
+    return SearchResult([Trial(**t) for t in record["trials"]], record["questions"], record["finalists"], record["judge"])
 
 
 # --- one trial, in a process of its own ----------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def run_trial(values: dict[str, Any], plan: Plan) -> None:
     start_ray(config.resources)
     times = plan.config.tune.validations
     every = validation_interval(config.distill.steps, times)
-    judge = Judge(plan.validation, times, (_forward(every),))
+    judge = TrialValidation(plan.validation, times, (_forward(every),))
     if not config.distill.skip:
         with contextlib.suppress(StopHereError):
             method(run, sources, labels, until="distill", judge=judge)

@@ -2,7 +2,7 @@
 
     python -m research.curves OUT.svg FILE.json [FILE.json ...] [--names NAME ...]
 
-FILE.json is what `research.label_efficiency --json` or `research.stacked.show --json` wrote.
+FILE.json is what `research.label_efficiency --json` or `research.ensemble.show --json` wrote.
 """
 
 from __future__ import annotations

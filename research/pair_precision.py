@@ -20,7 +20,7 @@ from leaml.data import tables
 from leaml.io import files
 from leaml.run.records import read_run
 from leaml.text.scoring import is_correct, normalise
-from pipelines.units import read_files
+from pipelines.shards import read_files
 
 Truth = dict[tuple[str, str], dict[str, Any]]
 """Image and normalised question -> row of the LABELED table."""

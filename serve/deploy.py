@@ -13,7 +13,7 @@ from leaml.config import ModelConfig
 from leaml.engine.vllm_engine import ON_CPU
 from leaml.errors import LeamlError
 from leaml.report.modelcard import card
-from leaml.run.finished import Finished, find
+from leaml.run.model_source import ModelSource, find
 from leaml.vlm import load
 from pipelines.local_ray import SERVING_KEYS
 from serve import adapters, auth
@@ -38,7 +38,7 @@ class Plan:
     """
 
     settings: ServeSettings
-    found: Finished
+    found: ModelSource
     main: Model
     adapters: list[dict[str, str]] = field(default_factory=list)
     merged: list[tuple[Model, ModelConfig, str]] = field(default_factory=list)
@@ -128,13 +128,13 @@ def _add(made: Plan, domain: Domain, name: str) -> None:
         made.merged.append((model, made.base, domain.source))
 
 
-def _model(name: str, source: str, found: Finished, settings: ServeSettings, kind: Any) -> Model:
+def _model(name: str, source: str, found: ModelSource, settings: ServeSettings, kind: Any) -> Model:
     run = f"{found.name}/{found.step}" if found.run else ""
     tokens = settings.limits.answer_tokens or found.answer_tokens
     return Model(name, source, run, kind, temperature=found.temperature, answer_tokens=tokens)
 
 
-def _model_config(found: Finished, settings: ServeSettings) -> ModelConfig:
+def _model_config(found: ModelSource, settings: ServeSettings) -> ModelConfig:
     engine = settings.engine
     changes = {"trust_remote_code": True} if engine.trust_remote_code else {}
     if engine.revision and not found.run:

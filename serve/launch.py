@@ -20,7 +20,7 @@ from leaml.vlm import load
 from pipelines.local_ray import busy, remove_serving_keys
 from pipelines.progress import say
 from pipelines.runtime import refuse_unschedulable, start_ray
-from serve import auth, forward
+from serve import auth, haproxy
 from serve.changes import alone
 from serve.deploy import INGRESS, Plan, application, plan
 from serve.service import Model
@@ -72,9 +72,9 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
     host = settings.http.host
     if address is None:
         refuse_taken_port(host, settings.http.port)
-    if address is None and settings.http.haproxy and (haproxy := forward.environment(settings.limits, host)):
-        os.environ.update(haproxy)
-        host = forward.BEHIND
+    if address is None and settings.http.haproxy and (behind := haproxy.environment(settings.limits, host)):
+        os.environ.update(behind)
+        host = haproxy.BEHIND
     for variable, seconds in PATIENCE.items():
         os.environ.setdefault(variable, seconds)
     start_ray(ResourcesConfig(address=address), verbose)

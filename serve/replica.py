@@ -18,7 +18,7 @@ from ray.serve.llm.deployment import LLMServer
 from leaml.config import ModelConfig, resolve_model
 from leaml.engine.spec import local_model
 from leaml.errors import LeamlError
-from leaml.run.finished import Finished
+from leaml.run.model_source import ModelSource
 from leaml.vlm.chat import closing_template
 from leaml.vlm.shrink import Shrink, shrink_of
 from serve import _compat, adapters, observe
@@ -126,7 +126,7 @@ class VqaServer(ModelServer):
         base: ModelConfig,
         peers: dict[str, DeploymentHandle],
         merged: list[tuple[Model, ModelConfig, str]],
-        found: Finished,
+        found: ModelSource,
     ) -> None:
         self.found, self._merged = found, merged
         self.settings = ServeSettings.model_validate(settings)

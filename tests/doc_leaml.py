@@ -157,7 +157,7 @@ def stop_before_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "start_ray", _start_ray)
     for name in ("refuse_taken_port", "refuse_unschedulable_engines"):
         monkeypatch.setattr(launch, name, lambda *_, **__: None)
-    monkeypatch.setattr(launch.forward, "environment", lambda *_: {})
+    monkeypatch.setattr(launch.haproxy, "environment", lambda *_: {})
     monkeypatch.setattr(launch.socket, "create_connection", lambda *_, **__: open("/dev/null"))  # noqa: PTH123, SIM115
     monkeypatch.setattr(requests, "get", _no_cluster)
     monkeypatch.setattr(openai_check, "check", lambda *_: None)

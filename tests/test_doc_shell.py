@@ -32,7 +32,7 @@ def test_options_that_are_named_alone_exist(span: Found) -> None:
         ("python", "-m benchmarks.generation --parts scalling", SystemExit, "2"),
         ("python", "-m benchmarks.generatoin", ImportError, "generatoin"),
         ("python", "-m research.curves docs/result.svg", AssertionError, "docs/result.svg is not in the repository"),
-        ("bash", "research/stacked/bundel.sh x", AssertionError, "bundel.sh is not in the repository"),
+        ("bash", "research/ensemble/bundel.sh x", AssertionError, "bundel.sh is not in the repository"),
         ("docker", "build -f cluster/docker/Dockerfile.cpu -t leaml:0.0.9-cpu .", AssertionError, "leaml:0.0.9-cpu"),
         (
             "kubectl",

@@ -185,13 +185,15 @@ class DistillConfig(TrainConfig):
     check_share: float = Field(
         0.5, ge=0, description="Yes/no checks of single caption words for each caption in a batch; 0: none, as in the paper."
     )
-    gap_share: float = Field(
-        0.5, ge=0, description="Caption sentences with a gap to fill for each caption in a batch; 0: none, as in the paper."
+    cloze_share: float = Field(
+        0.5,
+        ge=0,
+        description="Caption sentences with a blank to fill (cloze) for each caption in a batch; 0: none, as in the paper.",
     )
     check_weight: float = Field(
         0.5,
         gt=0,
-        description="Weight of the loss of checks and of that of gaps beside the caption loss, each a mean per token.",
+        description="Weight of the loss of checks and of that of clozes beside the caption loss, each a mean per token.",
     )
     skip: bool = Field(False, description="Leave distillation out (the no_captions control, as SelTDA).")
 
@@ -251,19 +253,21 @@ class ResourcesConfig(Section):
 
     engines: int = Field(1, gt=0, description="vLLM engines for caption, generate and evaluate.")
     max_engines: int | None = Field(
-        None, gt=0, description="Let the pool grow to this many engines while units wait, as nodes are there; none: fixed."
+        None, gt=0, description="Let the pool grow to this many engines while shards wait, as nodes are there; none: fixed."
     )
     engine_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one engine.")
     engine_gpus: float = Field(0.0, ge=0, description="GPUs of one engine; whole numbers > 1 are tensor parallel.")
     engine_sequences: int = Field(
-        128, gt=0, description="Sequences an engine works on at a time (vLLM's max_num_seqs); units should hold as many images."
+        128,
+        gt=0,
+        description="Sequences an engine works on at a time (vLLM's max_num_seqs); shards should hold as many images.",
     )
     teacher_engines: int | None = Field(
         None, gt=0, description="Engines for caption, where a large teacher needs fewer and larger ones; none: engines."
     )
     teacher_gpus: float | None = Field(None, ge=0, description="GPUs of one engine for caption; none: engine_gpus.")
-    engine_units: int = Field(
-        2, gt=0, description="Units an engine works on at a time: the next one fills its batches while one ends."
+    engine_shards: int = Field(
+        2, gt=0, description="Shards an engine works on at a time: the next one fills its batches while one ends."
     )
     train_workers: int = Field(1, gt=0, description="Data-parallel training workers.")
     train_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one training worker.")
@@ -276,7 +280,7 @@ class ResourcesConfig(Section):
     concurrent_runs: int = Field(
         1, gt=0, description="Runs that share the machines at a time, each with all the above; leaml tune sets it by itself."
     )
-    images_per_unit: int = Field(256, gt=0, description="Images per work unit; a unit is one committed file.")
+    images_per_shard: int = Field(256, gt=0, description="Images per shard; a shard is one committed file.")
     address: str | None = Field(None, description="Ray cluster to join; none: start one in this process.")
 
     @model_validator(mode="after")

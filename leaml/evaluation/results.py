@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from leaml.data import tables
 from leaml.errors import DataError
-from leaml.evaluation import statistics
+from leaml.evaluation import resampling
 from leaml.evaluation.templates import templates
 from leaml.rows import names_of
 from leaml.text import scoring
@@ -83,7 +83,7 @@ def summarise(predictions: pa.Table, resamples: int = 2000, seed: int = 0) -> di
     typed = set(types) != {UNTYPED}
     found = {
         "accuracy": round(float(correct.mean()), _DIGITS),
-        "ci95": _rounded(statistics.bootstrap_interval(correct, images, resamples, seed)),
+        "ci95": _rounded(resampling.bootstrap_interval(correct, images, resamples, seed)),
         "n": len(correct),
         "images": len(set(images)),
         **_broken_down(correct, types if typed else types[:0], "type"),
@@ -146,10 +146,10 @@ def compare(
         b, _ = _scored(other, name)
         against[name] = {
             "difference": round(float(a.mean() - b.mean()), _DIGITS),
-            "ci95": _rounded(statistics.bootstrap_interval(a - b, images, resamples, seed)),
-            "p_value": statistics.paired_permutation_test(a, b, images, permutations, seed),
+            "ci95": _rounded(resampling.bootstrap_interval(a - b, images, resamples, seed)),
+            "p_value": resampling.paired_permutation_test(a, b, images, permutations, seed),
         }
-    for name, adjusted in statistics.holm({name: found["p_value"] for name, found in against.items()}).items():
+    for name, adjusted in resampling.holm({name: found["p_value"] for name, found in against.items()}).items():
         against[name]["p_holm"] = adjusted
     best = max(run, key=lambda name: metrics_rows[name]["accuracy"])
     headline = {key: against[best][key] for key in ("difference", "p_value", "ci95")}

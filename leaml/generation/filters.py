@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from leaml.config import FilterConfig
 from leaml.generation import prompts
 from leaml.generation.candidates import Candidate, winning_reanswer
-from leaml.generation.pairset import grams, similarity
+from leaml.generation.dataset_filters import grams, similarity
 from leaml.text import scoring
 from leaml.text.broken_text import is_broken, is_unspeakable, says_something
 from leaml.text.refusals import REFUSAL
@@ -22,7 +22,10 @@ from leaml.text.replies import MARKER
 
 Filter = Callable[[Candidate, FilterConfig], str | None]
 FILTERS: list[Filter] = []
-"""In the order they are asked; the first reason is kept. `apply` adds two for the pairs of an image, `pairset` others."""
+"""In the order they are asked; the first reason is kept.
+
+`apply` adds two for the pairs of an image, `dataset_filters` others.
+"""
 
 
 def asked(one: Filter) -> Filter:

@@ -15,9 +15,9 @@ from leaml.text.thoughts import without_thoughts
 CAPTION = "Describe the image."
 GENERATE = "Write a question about the image and answer it."
 CHECK = "does this show {word}?"
-"""Yes/no question about one word of a caption (`leaml.generation.checks`)."""
-GAP = "what is missing? {sentence}"
-"""A sentence of a caption with a gap to fill (`leaml.generation.checks`)."""
+"""Yes/no question about one word of a caption (`leaml.generation.caption_tasks`)."""
+CLOZE = "what is missing? {sentence}"
+"""A sentence of a caption with a blank to fill (`leaml.generation.caption_tasks`)."""
 
 _REPLY = re.compile(
     r"^\s*(?:Caption:\s*(?P<caption>.*?)\s+)?Question:\s*(?P<question>.+?)\s+Answer:\s*(?P<answer>.*\S)\s*$", re.S

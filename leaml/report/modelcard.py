@@ -12,18 +12,18 @@ from leaml.errors import DataError
 from leaml.io import files
 from leaml.report.formats import row_title
 from leaml.rows import TITLES
-from leaml.run.finished import Finished, find
+from leaml.run.model_source import ModelSource, find
 
 _LICENCE = re.compile(r"^licen[cs]e:\s*[\"']?([^\s\"'#][^\"'#\n]*)", re.M | re.I)
 _BARE = "This model is not of a run: nothing is known here about its training, and it has no evaluation."
 _UNEVALUATED = "This model has not been evaluated yet."
 
 
-def card(source: str | Finished) -> dict[str, Any]:
+def card(source: str | ModelSource) -> dict[str, Any]:
     """The model's card, of values that JSON has.
 
     Args:
-        source: As for `leaml.run.finished.find`, or what that returned.
+        source: As for `leaml.run.model_source.find`, or what that returned.
 
     Returns:
         Always `kind` ("run" or "model"), `name`, `base_model` (`name`, `revision`, `dtype`), `licence` of the base where it is
@@ -40,7 +40,7 @@ def card(source: str | Finished) -> dict[str, Any]:
     return _run_card(found) if found.run else _folder_card(found)
 
 
-def _folder_card(found: Finished) -> dict[str, Any]:
+def _folder_card(found: ModelSource) -> dict[str, Any]:
     return {
         "kind": "model",
         "name": found.name,
@@ -51,7 +51,7 @@ def _folder_card(found: Finished) -> dict[str, Any]:
     }
 
 
-def _run_card(found: Finished) -> dict[str, Any]:
+def _run_card(found: ModelSource) -> dict[str, Any]:
     config, metrics = found.config, found.metrics
     base = ModelConfig.model_validate(config.get("model") or {})
     data, score, select = (config.get(name) or {} for name in ("data", "score", "select"))

@@ -53,7 +53,7 @@ class Trial:
 
 
 @dataclass
-class Found:
+class SearchResult:
     """All trials of a search, and the best point: the finalist with the best median over seeds, or the best trial.
 
     `judge` as in the configuration: what trials that are not finalists were run for.
@@ -201,7 +201,7 @@ def best_yaml(config: Config, point: Point, warnings: Sequence[str] = ()) -> str
     return head + yaml.safe_dump(tree, sort_keys=False)
 
 
-def table(found: Found) -> str:
+def table(found: SearchResult) -> str:
     """Trials as Markdown, best first, stopped and failed ones last."""
     keys = sorted({k for t in found.trials for k in t.point})
     lines = ["| " + " | ".join([*keys, "seed", "validation accuracy", "95 %", "hours", "state"]) + " |"]
@@ -217,13 +217,13 @@ def table(found: Found) -> str:
     return "\n".join(lines)
 
 
-def page(found: Found) -> str:
+def page(found: SearchResult) -> str:
     """The content of `trials.md`: the table, and what limits the comparison."""
     notes = [f"- {warning}" for warning in found.warnings()]
     return "\n".join([table(found), *(["", "What limits this comparison:", "", *notes] if notes else []), ""])
 
 
-def importances(found: Found, space: dict[str, RangeConfig]) -> dict[str, float]:
+def importances(found: SearchResult, space: dict[str, RangeConfig]) -> dict[str, float]:
     """How much each key decides which trials are the better half (PED-ANOVA, Watanabe et al. 2023); empty with few trials."""
     import optuna
 
@@ -251,7 +251,7 @@ def _distribution(values: RangeConfig) -> Any:
     return optuna.distributions.FloatDistribution(low, high, log=values.log)
 
 
-def plot(found: Found, space: dict[str, RangeConfig]) -> bytes:
+def plot(found: SearchResult, space: dict[str, RangeConfig]) -> bytes:
     """An SVG with one panel a key: accuracy and its interval over the value; stopped trials hollow, finalists ringed."""
     import matplotlib
 

@@ -9,7 +9,7 @@ import pytest
 
 from leaml.evaluation import comparisons
 from leaml.evaluation.comparisons import Training
-from leaml.evaluation.statistics import paired_permutation_test
+from leaml.evaluation.resampling import paired_permutation_test
 from leaml.rows import TITLES
 
 LEVEL = [(step, 3 * math.exp(-step / 20) + 0.01 * (-1) ** (step // 10)) for step in range(0, 300, 10)]

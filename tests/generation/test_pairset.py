@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from leaml.config import FilterConfig
-from leaml.generation.pairset import ANSWER, FLOOR, QUESTION, PairSet, QuestionGroups, balanced_cap, grams, similarity
+from leaml.generation.dataset_filters import ANSWER, FLOOR, QUESTION, PairSet, QuestionGroups, balanced_cap, grams, similarity
 
 Row = tuple[str, str, str]
 

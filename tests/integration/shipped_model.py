@@ -13,7 +13,7 @@ from leaml.neurons.peft import NeuronConfig
 from leaml.vlm import load
 from pipelines.evaluate import AnswerWork
 from pipelines.models import engine_spec
-from pipelines.units import Item
+from pipelines.shards import Item
 
 
 def evaluated(asked: list[tuple[bytes, str]], max_tokens: int) -> list[str]:

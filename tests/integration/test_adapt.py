@@ -50,7 +50,7 @@ def settings(storage: Path) -> dict[str, Any]:
                 "lora_labels": {"steps": 30, "lr": 1e-3, "batch_size": 16},
             },
         },
-        "resources": {"images_per_unit": 64, "parallel_baselines": True},
+        "resources": {"images_per_shard": 64, "parallel_baselines": True},
     }
 
 
@@ -183,7 +183,7 @@ def test_offline_batches_answer_as_the_evaluation_did(run: tuple[Path, Config, s
     (tmp_path / "questions.csv").write_text("\n".join(["image,question", *lines]))
     output = tmp_path / "answers.parquet"
     arguments = ["--images", str(tmp_path / "images"), "--questions", str(tmp_path / "questions.csv"), "--output", str(output)]
-    done = leaml("predict", str(folder), *arguments, "resources.images_per_unit=16", timeout=200)
+    done = leaml("predict", str(folder), *arguments, "resources.images_per_shard=16", timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     answered = tables.read(str(output), tables.ANSWERED).to_pylist()
     assert [(r["image_id"], r["question"]) for r in answered] == [(r["image_id"], r["question"]) for r in expected]

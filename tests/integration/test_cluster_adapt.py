@@ -29,7 +29,7 @@ from leaml.data import tables
 from leaml.io import files
 
 ROOT = Path(__file__).parents[2]
-IMAGES, UNIT, CPUS, PATIENCE = 320, 4, 2, 500.0
+IMAGES, SHARD, CPUS, PATIENCE = 320, 4, 2, 500.0
 TRAIN = {"steps": 60, "lr": 1e-3, "save_every": 15, "batch_size": 8}
 SHORT = TRAIN | {"steps": 10}
 KILLS = ("caption", "score leaml", "distill leaml")
@@ -60,7 +60,7 @@ def settings(address: str) -> dict[str, Any]:
         },
         "resources": {
             "address": address,
-            "images_per_unit": UNIT,
+            "images_per_shard": SHARD,
             "engines": 1,
             "engine_cpus": 1.5,  # one engine or training worker fits on a node, and reading beside it
             "train_workers": 2,
@@ -96,12 +96,12 @@ class Storage:
         return next((s | {"folder": Path(s["folder"]).name} for s in steps if s["label"] == label), {"state": ""})
 
     def work(self, folder: str) -> set[str]:
-        """What the step would lose or has to take up again: units, a checkpoint, scores under way."""
+        """What the step would lose or has to take up again: shards, a checkpoint, scores under way."""
         scores = self.keys(f"{folder}/progress.json") if folder.startswith("score") else {}
         return {*self.keys(f"{folder}/rows/"), *self.keys(f"{folder}/checkpoints/checkpoint_"), *scores}
 
     def progress(self, folder: str) -> float:
-        """When the step last wrote a unit or its progress."""
+        """When the step last wrote a shard or its progress."""
         return max((*self.keys(f"{folder}/rows/").values(), *self.keys(f"{folder}/progress.json").values()), default=0.0)
 
 
@@ -223,7 +223,7 @@ def test_steps_survive_the_death_of_a_node_and_the_run_that_of_its_head(
     finally:
         job.end()
     committed = {k: t for k, t in storage.keys("caption").items() if "/rows/" in k}
-    assert 2 <= len(committed) < IMAGES // UNIT
+    assert 2 <= len(committed) < IMAGES // SHARD
 
     job = Job(network, tmp_path)
     killer = Killer(job, storage)

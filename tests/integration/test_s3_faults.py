@@ -26,8 +26,8 @@ from pipelines import estimates
 from pipelines import run as run_module
 from pipelines.run import Run
 from pipelines.runtime import quiet_data
-from pipelines.unit import make_units
-from pipelines.units import run_units
+from pipelines.shard import make_shards
+from pipelines.shards import run_shards
 
 sys.path.append(str(Path(__file__).parents[1] / "pipelines"))
 import scripted
@@ -344,9 +344,9 @@ class MapStep:
         """Run it; returns whether it finished. What was committed before must not be asked of the engine again."""
         committed, asked = self.committed(), calls(self.log)
         try:
-            units = make_units("caption", store.index(f"{self.uri}/images"), {i: n for n, i in enumerate(self.ids)}, SIZE)
+            shards = make_shards("caption", store.index(f"{self.uri}/images"), {i: n for n, i in enumerate(self.ids)}, SIZE)
             spec = ScriptedSpec("x", log=str(self.log))
-            self.runs.append(run_units("caption", units, spec, CaptionLike(), f"{self.uri}/out", RESOURCES, MAX_PIXELS))
+            self.runs.append(run_shards("caption", shards, spec, CaptionLike(), f"{self.uri}/out", RESOURCES, MAX_PIXELS))
         except LeamlError as error:
             self.runs.append(error)
         again = calls(self.log)
@@ -362,27 +362,27 @@ class MapStep:
         return [row for part in parts for row in pq.read_table(io.BytesIO(part)).to_pylist()]
 
 
-def test_requests_of_a_unit_are_those_that_leaml_plan_counts_with(
+def test_requests_of_a_shard_are_those_that_leaml_plan_counts_with(
     proxy: Proxy, direct: Direct, base: str, tmp_path: Path, workers: None
 ) -> None:
     step = MapStep(base, tmp_path / "log", direct)
     proxy.clear()
     assert step.run()
-    units = COUNT // SIZE
-    # what does not grow with the units: index, engines, the mark of a folder; listings, whether they are there
+    shards = COUNT // SIZE
+    # what does not grow with the shards: index, engines, the mark of a folder; listings, whether they are there
     looked = {"PUT": 3, "GET": 40}
-    assert 0 <= proxy.requests["PUT"] - estimates.PUTS * units <= looked["PUT"]
-    assert 0 <= proxy.requests["GET"] + proxy.requests["HEAD"] - estimates.GETS * units <= looked["GET"]
+    assert 0 <= proxy.requests["PUT"] - estimates.PUTS * shards <= looked["PUT"]
+    assert 0 <= proxy.requests["GET"] + proxy.requests["HEAD"] - estimates.GETS * shards <= looked["GET"]
 
 
 def test_a_map_step_ends_right_however_often_the_storage_fails(
     proxy: Proxy, direct: Direct, base: str, tmp_path: Path, workers: None
 ) -> None:
     step = MapStep(base, tmp_path / "log", direct)
-    proxy.plan = Plan(1.0, ("forbidden",), only=r"PUT .*/rows/unit-000002")  # a failure that no retry mends
+    proxy.plan = Plan(1.0, ("forbidden",), only=r"PUT .*/rows/shard-000002")  # a failure that no retry mends
     assert not step.run()
     message = str(step.runs[-1])
-    assert f"cannot write {step.uri}/out/rows/unit-000002-" in message
+    assert f"cannot write {step.uri}/out/rows/shard-000002-" in message
     assert CHECK in message
     assert {step.ids[n] for n in range(2 * SIZE, 3 * SIZE)}.isdisjoint(step.committed())
 

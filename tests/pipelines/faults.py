@@ -22,8 +22,8 @@ from scripted import MAX_PIXELS, RESOURCES, CaptionLike, ScriptedEngine, Scripte
 
 from leaml.data import store, tables
 from leaml.engine.interface import Completion, Engine, Request
-from pipelines.unit import make_units
-from pipelines.units import Item, read_output, run_units
+from pipelines.shard import make_shards
+from pipelines.shards import Item, read_output, run_shards
 
 PATIENCE = 120.0
 """Seconds after which a test gives up waiting for another process."""
@@ -70,7 +70,7 @@ class WatchedEngine(ScriptedEngine):
 
 
 class Faulty(CaptionLike):
-    """From its third unit on, fails when a file of `folder` is "written" to disk or has been "published" there.
+    """From its third shard on, fails when a file of `folder` is "written" to disk or has been "published" there.
 
     Where `folder` is "engine", before the engine is asked. The disk is full then, or with `driver` that process and this
     worker are killed (kill -9).
@@ -145,9 +145,9 @@ class Step:
         """The step in this process."""
         log, marks = str(self.log), str(self.marks)
         spec = WatchedSpec("x", log=log, marks=marks, seconds=self.seconds, slow_node=slow_node, slowness=slowness)
-        units = make_units("caption", self.refs, {}, size or self.size)
+        shards = make_shards("caption", self.refs, {}, size or self.size)
         plan = RESOURCES.model_copy(update=resources)
-        return run_units("caption", units, spec, work or CaptionLike(), str(self.output), plan, MAX_PIXELS)
+        return run_shards("caption", shards, spec, work or CaptionLike(), str(self.output), plan, MAX_PIXELS)
 
     @contextlib.contextmanager
     def driver(self, where: str = "", moment: str = "") -> Iterator[subprocess.Popen[bytes]]:
@@ -200,16 +200,18 @@ class Step:
         assert {i: after[i] for i in ids} == {i: asked[i] for i in ids}
 
     def committed(self) -> dict[Path, bytes]:
-        """All files of the units that are done."""
+        """All files of the shards that are done."""
         done = {path.stem for path in self.output.glob("rows/*.parquet")}
         return {path: path.read_bytes() for path in self.output.glob("*/*") if path.stem in done}
 
     def undone(self, folder: str) -> int:
-        """Number of files in `folder` whose unit is not done."""
-        return len({p.stem for p in self.output.glob(f"{folder}/unit*")} - {p.stem for p in self.output.glob("rows/*.parquet")})
+        """Number of files in `folder` whose shard is not done."""
+        return len(
+            {p.stem for p in self.output.glob(f"{folder}/shard*")} - {p.stem for p in self.output.glob("rows/*.parquet")}
+        )
 
     def bury_engines(self) -> None:
-        """Wait until the engines are gone: they live on for a second after their driver's death and may publish a unit."""
+        """Wait until the engines are gone: they live on for a second after their driver's death and may publish a shard."""
         for mark in self.marks.glob("engine-*"):
             process = Path("/proc", mark.name.partition("-")[2])
             wait(lambda process=process: not process.exists(), f"the end of {process}")

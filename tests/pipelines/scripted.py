@@ -21,9 +21,9 @@ from leaml.engine.interface import Completion, Engine, Request
 from leaml.engine.spec import EngineSpec
 from leaml.errors import ModelError
 from pipelines.quarantine import refused
-from pipelines.units import Item
+from pipelines.shards import Item
 
-RESOURCES = ResourcesConfig(engines=1, engine_units=1)
+RESOURCES = ResourcesConfig(engines=1, engine_shards=1)
 MAX_PIXELS = 1_000_000
 
 
@@ -104,7 +104,7 @@ class Refusing(CaptionLike):
 
 
 class Broken(CaptionLike):
-    """Returns rows that do not fit the images from the unit with image `where` on."""
+    """Returns rows that do not fit the images from the shard with image `where` on."""
 
     def __init__(self, how: str, where: str) -> None:
         self.how, self.where = how, where

@@ -11,7 +11,7 @@ from leaml.engine.interface import Completion, Request
 from leaml.errors import DataError
 from pipelines.evaluate import AnswerWork
 from pipelines.predict import ReplyWork
-from pipelines.units import Item
+from pipelines.shards import Item
 
 
 class Parrot:

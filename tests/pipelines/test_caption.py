@@ -28,8 +28,8 @@ from pipelines.context import Context
 from pipelines.ingest import draw_labels, ingest
 from pipelines.rehearsal import rehearse
 from pipelines.run import Run
-from pipelines.unit import load, make_units
-from pipelines.units import EngineActor, Item, _remaining, describe, read_output
+from pipelines.shard import load, make_shards
+from pipelines.shards import EngineActor, Item, _remaining, describe, read_output
 
 PICTURE = Image.new("RGB", (8, 8))
 
@@ -81,10 +81,10 @@ def actor(url: str, output: Path, known: Any = None, **client: Any) -> EngineAct
 
 def test_null_replies_behind_a_url_are_quarantined_and_the_step_stops_above_the_share(tmp_path: Path) -> None:
     refs = images_table(tmp_path / "images", 12)
-    (unit,) = make_units("caption", refs, {}, 12)
+    (shard,) = make_shards("caption", refs, {}, 12)
     null = completion(None, "length", reasoning="Okay, the user wants")
     with serving(lambda body, tries: null if len(teacher.tries) <= 3 else completion("A square.")) as teacher:
-        result = actor(teacher.url, tmp_path / "out", concurrency=1)(load(unit))
+        result = actor(teacher.url, tmp_path / "out", concurrency=1)(load(shard))
     assert not result["error"]
     counts = json.loads(result["counts"])
     assert (counts["images"], counts["quarantined"], counts["quarantined: a thought without an answer"]) == (9, 3, 3)
@@ -106,11 +106,11 @@ def test_a_teacher_that_gives_nothing_ends_the_step_long_before_the_share_of_all
 
 def test_a_wrong_key_ends_the_step_and_keeps_what_was_answered(tmp_path: Path) -> None:
     refs = images_table(tmp_path / "images", 6)
-    (unit,) = make_units("caption", refs, {}, 6)
+    (shard,) = make_shards("caption", refs, {}, 6)
     with serving(
         lambda body, tries: completion("A square.") if len(teacher.tries) <= 2 else refusal(401, "expired")
     ) as teacher:
-        kind, message = actor(teacher.url, tmp_path / "out", concurrency=1)(load(unit))["error"]
+        kind, message = actor(teacher.url, tmp_path / "out", concurrency=1)(load(shard))["error"]
     assert (kind, "answered 401" in message, "OPENAI_API_KEY" in message) == ("StepError", True, True)
     assert not published(tmp_path / "out")  # no image is to blame
     assert len(kept.read(str(tmp_path / "out"))) == 2
@@ -121,16 +121,16 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from leaml.data import store
-from pipelines.unit import load, make_units
+from pipelines.shard import load, make_shards
 from test_caption import actor
-for unit in make_units("caption", store.index({images!r}), {{}}, 40):
-    actor({url!r}, Path({out!r}))(load(unit))
+for shard in make_shards("caption", store.index({images!r}), {{}}, 40):
+    actor({url!r}, Path({out!r}))(load(shard))
 """
 
 
 @pytest.mark.parametrize("size", [40, 15])
 def test_replies_that_were_paid_for_survive_a_kill(tmp_path: Path, size: int) -> None:
-    """Killed in its only unit; the next run, perhaps with smaller units, asks for what had not come."""
+    """Killed in its only shard; the next run, perhaps with smaller shards, asks for what had not come."""
     count, concurrency, killed_after = 40, 4, 21
     images, out = tmp_path / "images", tmp_path / "out"
     refs = images_table(images, count)
@@ -148,16 +148,16 @@ def test_replies_that_were_paid_for_survive_a_kill(tmp_path: Path, size: int) ->
         assert before < count
         known = kept.read(str(out))
         assert len(known) >= before - 2 * concurrency  # all but those under way, and those just come
-        for unit in make_units("caption", refs, {}, size):
-            assert not actor(teacher.url, out, known)(load(unit))["error"]
+        for shard in make_shards("caption", refs, {}, size):
+            assert not actor(teacher.url, out, known)(load(shard))["error"]
         assert len(teacher.bodies) == before + count - len(known)
     assert published(out) == Counter(refs.ids.to_pylist())
     assert len(read_output(str(out), tables.CAPTIONS)) == count
 
 
-def test_a_server_that_failed_is_asked_again_and_replies_are_removed_with_their_unit(tmp_path: Path) -> None:
+def test_a_server_that_failed_is_asked_again_and_replies_are_removed_with_their_shard(tmp_path: Path) -> None:
     refs = images_table(tmp_path / "images", 4)
-    (unit,) = make_units("caption", refs, {}, 4)
+    (shard,) = make_shards("caption", refs, {}, 4)
     with serving(lambda body, tries: refusal(500, "oh") if len(teacher.tries) == 1 else completion("A square.")) as teacher:
         engine = actor(teacher.url, tmp_path / "out", concurrency=1).engine
         asked = [Request(Image.new("RGB", (8, 8), (n, 0, 0)), f"id{n}", "?") for n in range(4)]
@@ -168,8 +168,8 @@ def test_a_server_that_failed_is_asked_again_and_replies_are_removed_with_their_
         again = kept.KeptReplies(engine, str(tmp_path / "out" / kept.FOLDER / "v"), known).generate(asked)  # type: ignore[arg-type]
         assert [c.text for (c,) in again] == ["A square."] * 4
         assert len(teacher.bodies) == 5
-        assert not actor(teacher.url, tmp_path / "out")(load(unit))["error"]
-    assert not files.exists(str(tmp_path / "out" / kept.FOLDER / unit["unit"]))
+        assert not actor(teacher.url, tmp_path / "out")(load(shard))["error"]
+    assert not files.exists(str(tmp_path / "out" / kept.FOLDER / shard["shard"]))
 
 
 @pytest.mark.parametrize("killed", [None, "rows", "counts"])
@@ -177,7 +177,7 @@ def test_quarantined_images_are_done_again_by_a_step_that_would_stop_for_them(
     tmp_path: Path, killed: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, refs = tmp_path / "out", images_table(tmp_path / "images", 9)
-    units = make_units("caption", refs, {}, 3)
+    shards = make_shards("caption", refs, {}, 3)
     ids = refs.ids.to_pylist()
 
     def work(good: bool) -> None:
@@ -185,10 +185,10 @@ def test_quarantined_images_are_done_again_by_a_step_that_would_stop_for_them(
             bad = {ids[0], *ids[3:6]}
             return [[Completion("A square." if good or r.image_id not in bad else "", 0.0, "stop", 3)] for r in requests]
 
-        for unit in _remaining(units, str(output)):
+        for shard in _remaining(shards, str(output)):
             one = actor("http://127.0.0.1:9/v1", output)
             one.engine, one.known = type("Scripted", (), {"generate": staticmethod(generate)})(), None
-            assert not one(load(unit))["error"]
+            assert not one(load(shard))["error"]
 
     work(good=False)
     assert quarantine.settle(str(output), 4)["quarantined"] == 4
@@ -321,8 +321,8 @@ def test_the_teacher_is_asked_for_the_images_without_a_caption_only(tmp_path: Pa
     assert ids == [refs[1].image_id, refs[4].image_id]
     assert given.unused == ["77.png"]
     with serving(lambda body, tries: completion("A square.")) as teacher:
-        for unit in _remaining(make_units("caption", refs, {}, 4), str(tmp_path / "out")):
-            assert not actor(teacher.url, tmp_path / "out")(load(unit))["error"]
+        for shard in _remaining(make_shards("caption", refs, {}, 4), str(tmp_path / "out")):
+            assert not actor(teacher.url, tmp_path / "out")(load(shard))["error"]
     assert len(teacher.bodies) == 4
     assert published(tmp_path / "out") == Counter(refs.ids.to_pylist())
     rows = read_output(str(tmp_path / "out"), tables.CAPTIONS).to_pylist()

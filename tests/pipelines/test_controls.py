@@ -163,11 +163,11 @@ def test_shares_and_weights_of_distillation(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("pipelines.distill.read_captions", lambda step: {"i": "A red circle is at the top left.", "j": "Blue."})
     monkeypatch.setattr("pipelines.distill.run_training", lambda label, job, resources, callbacks: jobs.append(job) or {})
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
-    given = {"qa_weight": 0.2, "qa_share": 0.125, "check_share": 0.25, "gap_share": 0.5, "check_weight": 0.3}
+    given = {"qa_weight": 0.2, "qa_share": 0.125, "check_share": 0.25, "cloze_share": 0.5, "check_weight": 0.3}
     with Run(parse(CONFIG | {"storage": str(tmp_path), "distill": given})) as run:
         distill(Context(run, sources, Labels.none(), made=made_before(tmp_path)))
     found = {task.name: (task.share, task.weight) for task in jobs[0].tasks}
-    made = {"captions": (1.0, 1.0), "checks": (0.25, 0.3), "gaps": (0.5, 0.3)}
+    made = {"captions": (1.0, 1.0), "checks": (0.25, 0.3), "clozes": (0.5, 0.3)}
     assert found == made | {"pairs": (0.125, 0.2), "answers": (0.125, 0.2)}
     (asked,) = {(e.request.split("?")[0], e.image_id) for e in read_examples(jobs[0].tasks[2].file)}
     assert asked == ("what is missing", "i")
@@ -183,7 +183,7 @@ def test_captions_that_give_no_questions_are_distilled_alone(
     with Run(parse(CONFIG | {"storage": str(tmp_path), "distill": {"qa_weight": 0}})) as run:
         distill(Context(run, sources, Labels.none(), made=made_before(tmp_path)))
     assert [task.name for task in jobs[0].tasks] == ["captions", "checks"]
-    assert "no gaps can be made of these 3 captions" in capsys.readouterr().out
+    assert "no clozes can be made of these 3 captions" in capsys.readouterr().out
 
 
 def test_control_settings() -> None:

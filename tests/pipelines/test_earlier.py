@@ -13,7 +13,7 @@ import pytest
 from leaml import config as tree
 from leaml.errors import InputError, StepError
 from leaml.io import files
-from leaml.run.finished import find
+from leaml.run.model_source import find
 from pipelines import status as shown
 from pipelines.run import PARTIAL, Run, Step
 

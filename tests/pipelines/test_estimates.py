@@ -123,7 +123,7 @@ def test_what_is_not_known_is_not_invented() -> None:
 
 
 def test_requests_of_steps() -> None:
-    config = tree(resources={"images_per_unit": 100})
+    config = tree(resources={"images_per_shard": 100})
     assert requests("caption", config, Work(1000)) == (30, 50 + 2 * estimates.INDEX_GETS)
     assert requests("generate", config, Work(1000)) == (30, 50 + 2 * estimates.INDEX_GETS)
     assert requests("filter", config, Work(1000)) == (20, 60)
@@ -140,7 +140,7 @@ def test_memory_by_hand() -> None:
     }
     weights = {name: each.weights for name, each in found.items() if each}
     assert weights == {"caption": 72e9 * 4, "distill": 8e9, "finetune": 20e9, "score": 4e9, "generate": 4e9}
-    assert found["generate"] and found["generate"].images == one + 2 * 256 * 4e6  # two units of images of a megapixel
+    assert found["generate"] and found["generate"].images == one + 2 * 256 * 4e6  # two shards of images of a megapixel
     assert found["finetune"] and found["finetune"].images == one + 8 * 4e6  # its part of a batch of 64
     assert memory("caption", "", tree(caption={"url": "http://teacher/v1"}), {}) is None
     experts = memory("generate", "leaml", tree(model={"name": "Qwen/Qwen3-VL-30B-A3B-Instruct"}), {})

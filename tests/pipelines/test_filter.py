@@ -41,7 +41,7 @@ def publish(folder: Path) -> list[str]:
             }
             for number in range(IMAGES)
         ]
-        tables.write(f"{folder}/rows/unit-{part}.parquet", tables.table(rows, tables.CANDIDATES))
+        tables.write(f"{folder}/rows/shard-{part}.parquet", tables.table(rows, tables.CANDIDATES))
     return [f"{part}-{number:02d}" for part in range(PARTS) for number in range(IMAGES)]
 
 
@@ -109,7 +109,7 @@ def test_similar_questions_are_counted_as_one_whatever_file_is_ready_first(candi
         for n, question in enumerate(["Is the ball red?", "Is the ball red ?", "is the ball red"] * 40)
     ]
     for part in range(3):
-        tables.write(f"{tmp_path}/c/rows/unit-{part}.parquet", tables.table(rows[part::3], tables.CANDIDATES))
+        tables.write(f"{tmp_path}/c/rows/shard-{part}.parquet", tables.table(rows[part::3], tables.CANDIDATES))
     config = PLAIN.model_copy(update={"max_per_question": 40, "similar_questions": 0.8})
     summary = filter_files("filter", f"{tmp_path}/c", f"{tmp_path}/out", config)
     assert summary["accepted"] == pytest.approx(40, abs=16)  # of 120, which is one group
@@ -119,11 +119,11 @@ def test_a_damaged_file_of_candidates_is_named_and_the_others_are_kept(candidate
     for file in candidates.glob("rows/*"):
         (tmp_path / "rows").mkdir(exist_ok=True)
         (tmp_path / "rows" / file.name).write_bytes(file.read_bytes())
-    bad = tmp_path / "rows" / "unit-3.parquet"
+    bad = tmp_path / "rows" / "shard-3.parquet"
     bad.write_bytes(bad.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"unit-3\.parquet is not a readable Parquet file"):
+    with pytest.raises(DataError, match=r"shard-3\.parquet is not a readable Parquet file"):
         filter_files("filter", str(tmp_path), str(tmp_path / "out"), PLAIN)
-    assert not (tmp_path / "out" / "rows" / "unit-3.parquet").exists()
+    assert not (tmp_path / "out" / "rows" / "shard-3.parquet").exists()
     publish(tmp_path)
     assert filter_files("filter", str(tmp_path), str(tmp_path / "out"), PLAIN)["images"] == 500
-    assert json.loads((tmp_path / "out" / "counts" / "unit-3.json").read_text())["images"] == IMAGES
+    assert json.loads((tmp_path / "out" / "counts" / "shard-3.json").read_text())["images"] == IMAGES

@@ -13,7 +13,7 @@ from leaml.engine.interface import Completion, Request
 from leaml.generation import prompts
 from pipelines.filter import counts_of, decided
 from pipelines.generate import GenerateWork
-from pipelines.units import Item
+from pipelines.shards import Item
 
 PICTURE = Image.new("RGB", (8, 8), "red")
 ITEMS = [Item(name, PICTURE, f"teacher on {name}") for name in ("a", "b", "c")]

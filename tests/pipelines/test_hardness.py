@@ -13,8 +13,8 @@ from leaml.config import FilterConfig
 from leaml.data import store, tables
 from pipelines.filter import decided
 from pipelines.hardness import HardnessWork
-from pipelines.unit import make_units
-from pipelines.units import read_output, run_units
+from pipelines.shard import make_shards
+from pipelines.shards import read_output, run_shards
 
 
 def reply(question: str, answer: str) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def reply(question: str, answer: str) -> dict[str, Any]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ray_local")
-def test_answers_of_the_base_stand_beside_the_candidates_also_with_other_units(tmp_path: Path) -> None:
+def test_answers_of_the_base_stand_beside_the_candidates_also_with_other_shards(tmp_path: Path) -> None:
     import ray
 
     ray.cloudpickle.register_pickle_by_value(scripted)  # the tests' folder is on no path of the workers
@@ -42,15 +42,17 @@ def test_answers_of_the_base_stand_beside_the_candidates_also_with_other_units(t
     ]
     for start in (0, 20):
         part = tables.table(rows[start : start + 20], tables.CANDIDATES)
-        tables.write(f"{tmp_path}/generate/rows/unit-{start:02d}.parquet", part)
+        tables.write(f"{tmp_path}/generate/rows/shard-{start:02d}.parquet", part)
     log = tmp_path / "log"
     log.mkdir()
     generated = store.index(f"{tmp_path}/generate/rows")
     asked = refs.only(generated.ids)
     places = generated.places_of(asked.ids)
     output = str(tmp_path / "hardness")
-    for units in (make_units("hardness", asked, {}, 7, places)[:2], make_units("hardness", asked, {}, 10, places)):
-        summary = run_units("hardness", units, ScriptedSpec("x", log=str(log)), HardnessWork(8), output, RESOURCES, MAX_PIXELS)
+    for shards in (make_shards("hardness", asked, {}, 7, places)[:2], make_shards("hardness", asked, {}, 10, places)):
+        summary = run_shards(
+            "hardness", shards, ScriptedSpec("x", log=str(log)), HardnessWork(8), output, RESOURCES, MAX_PIXELS
+        )
     assert (summary["images"], summary["questions"]) == (39, 2 * 39)
     assert set(calls(log).values()) == {2}  # each image once, with its two distinct questions
 

@@ -16,8 +16,8 @@ from scripted import MAX_PIXELS, ScriptedSpec, published
 
 from leaml.errors import DataError
 from pipelines.runtime import quiet_data
-from pipelines.unit import load, make_units
-from pipelines.units import EngineActor
+from pipelines.shard import load, make_shards
+from pipelines.shards import EngineActor
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,10 +45,10 @@ def moments(draw: random.Random) -> list[tuple[str, int, float]]:
 
 @pytest.mark.timeout(300)
 def test_driver_killed_at_random_moments(tmp_path: Path) -> None:
-    units, corrupt = 64, tuple(range(5, 128, 7))
-    step = Step.make(tmp_path, 2 * units, 2, corrupt, seconds=0.04)
+    shards, corrupt = 64, tuple(range(5, 128, 7))
+    step = Step.make(tmp_path, 2 * shards, 2, corrupt, seconds=0.04)
     for event, count, delay in moments(random.Random(11)):
-        left = units - step.seen("committed")
+        left = shards - step.seen("committed")
         assert left > 5  # else this kill proves little
         with step.exactly_once():
             step.kill_driver(*(("committed", left) if event == "last commit" else (event, count)), delay)
@@ -66,13 +66,13 @@ BOUNDARIES = {
     ("rows", "written"): (1, 1),
     ("rows", "published"): (0, 0),
 }
-"""Moments in the life of a unit, and how many files of quarantine and counts a death there leaves without their unit's rows."""
+"""Moments in the life of a shard, and how many files of quarantine and counts without their shard's rows a death leaves."""
 
 
 @pytest.mark.timeout(300)
 def test_killed_at_each_commit_boundary_one_resume_after_the_other(tmp_path: Path) -> None:
-    """Driver and worker die together while their third unit is published; each resume begins where the last one died."""
-    corrupt = tuple(range(0, 28, 2))  # one of the two images of each unit
+    """Driver and worker die together while their third shard is published; each resume begins where the last one died."""
+    corrupt = tuple(range(0, 28, 2))  # one of the two images of each shard
     step = Step.make(tmp_path, 28, 2, corrupt)
     done = 0
     for (where, moment), left in BOUNDARIES.items():
@@ -91,10 +91,10 @@ def test_killed_at_each_commit_boundary_one_resume_after_the_other(tmp_path: Pat
 def test_full_disk_ends_the_step_and_a_rerun_finishes_it(tmp_path: Path) -> None:
     step = Step.make(tmp_path, 20, 4)
     with step.exactly_once():
-        with pytest.raises(DataError, match=r"^cannot write /.*/out/rows/unit-\S+\.parquet: .*No space left on device"):
+        with pytest.raises(DataError, match=r"^cannot write /.*/out/rows/shard-\S+\.parquet: .*No space left on device"):
             step.run(Faulty("rows", "written"))
         assert step.seen("committed") == 2
-        end = time.monotonic() + 20  # an actor may be at a file of another unit still
+        end = time.monotonic() + 20  # an actor may be at a file of another shard still
         while list(step.output.rglob(".*")) and time.monotonic() < end:
             time.sleep(0.1)
         assert not list(step.output.rglob(".*"))
@@ -104,19 +104,21 @@ def test_full_disk_ends_the_step_and_a_rerun_finishes_it(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("folder", ["quarantine", "counts", "rows"])
-def test_full_disk_at_any_file_of_a_unit_then_other_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
-    """Without Ray: what the actor returns and leaves. The rerun cuts the images in units of another size."""
+def test_full_disk_at_any_file_of_a_shard_then_other_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """Without Ray: what the actor returns and leaves. The rerun cuts the images in shards of another size."""
     corrupt = (1, 3, 5)
     step = Step.make(tmp_path, 12, 2, corrupt)
     actor = EngineActor(ScriptedSpec("x", log=str(step.log)), Faulty(folder, "written"), str(step.output), MAX_PIXELS)
-    units = [load(unit) for unit in make_units("caption", step.refs, {}, 2)[:3]]
+    shards = [load(shard) for shard in make_shards("caption", step.refs, {}, 2)[:3]]
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", os.fsync)  # what the work changes is put back
-        errors = [actor(unit)["error"] for unit in units]
+        errors = [actor(shard)["error"] for shard in shards]
     assert errors[:2] == [[], []]
     kind, message = errors[2]
     assert kind == "DataError"
-    assert f"cannot write {step.output}/{folder}/{units[2]['unit']}" in message
+    assert f"cannot write {step.output}/{folder}/{shards[2]['shard']}" in message
     assert "No space left on device" in message
     assert step.seen("committed") == 2
     assert not list(step.output.rglob(".*"))

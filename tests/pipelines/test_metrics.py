@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipelines import metrics, train
 from pipelines.metrics import StepMetrics
 from pipelines.runtime import quiet_data
-from pipelines.unit import make_units
-from pipelines.units import run_units
+from pipelines.shard import make_shards
+from pipelines.shards import run_shards
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +73,15 @@ def run_map_step(tmp_path: Path, output: str) -> dict[str, Any]:
     log = tmp_path / "log"
     log.mkdir()
     refs = scripted.images_table(tmp_path / "images", 13, corrupt=(5,))
-    units = make_units("caption", refs, {}, 4)
+    shards = make_shards("caption", refs, {}, 4)
     spec = scripted.ScriptedSpec("scripted", log=str(log))
-    return run_units("caption", units, spec, scripted.CaptionLike(), output, scripted.RESOURCES, scripted.MAX_PIXELS)
+    return run_shards("caption", shards, spec, scripted.CaptionLike(), output, scripted.RESOURCES, scripted.MAX_PIXELS)
 
 
 def test_verdicts_of_pairs_are_told_apart(endpoint: str) -> None:
     with StepMetrics("s3://bucket/runs/mine/generate-0123456789ab", "generate leaml") as step:
         for _ in range(2):
-            step.unit(
+            step.shard(
                 Counter({"images": 3, "pairs": 10, "accepted": 6, "rejected: round trip": 3, "rejected: too long": 1}), 0.5
             )
         found = told(endpoint, lambda f: f.get(("ray_leaml_step_pairs_total", "generate leaml accepted")) == 12)
@@ -94,7 +94,7 @@ def test_verdicts_of_pairs_are_told_apart(endpoint: str) -> None:
 def test_a_trainings_progress_is_told(endpoint: str, tmp_path: Path) -> None:
     folder = str(tmp_path / "mine" / "distill-0123456789ab")
     write = train.progress_writer(folder, every=0)
-    with train.Watch("distill", folder, steps=100, phases=2):
+    with train.ProgressMonitor("distill", folder, steps=100, phases=2):
         write({"step": 40, "steps": 100, "phase": 1, "loss": 0.25, "steps_per_s": 3.5})
         found = told(endpoint, lambda f: f.get(("ray_leaml_step_done", "distill")) == 140)
     assert found["ray_leaml_step_total", "distill"] == 200
@@ -125,4 +125,4 @@ def test_without_ray_nothing_is_told_and_nothing_fails(monkeypatch: pytest.Monke
     monkeypatch.setattr(metrics, "_gauge", None)
     monkeypatch.setattr(metrics, "_counter", None)
     with StepMetrics("runs/mine/caption-0", "caption") as step:
-        step.unit({"images": 1, "pairs": 1, "accepted": 1}, 1.0)
+        step.shard({"images": 1, "pairs": 1, "accepted": 1}, 1.0)

@@ -49,7 +49,7 @@ def test_an_added_node_is_used_within_a_minute(tmp_path: Path, cluster: Any) -> 
     step = Step.make(tmp_path, 250, 1, seconds=0.3)  # 75 s of one engine
     with ThreadPoolExecutor(1) as pool:  # Ray starts nodes in the main thread only
         running = pool.submit(step.run, engines=1, max_engines=2, engine_cpus=3)
-        faults.wait(lambda: step.seen("committed") >= 3, "three units")
+        faults.wait(lambda: step.seen("committed") >= 3, "three shards")
         assert len(engines(step)) == 1  # two of three CPUs do not fit
         began = time.monotonic()
         node = cluster.add_node(num_cpus=3)
@@ -67,16 +67,16 @@ def test_an_added_node_is_used_within_a_minute(tmp_path: Path, cluster: Any) -> 
 def test_a_slow_node_does_not_stall_the_rest(tmp_path: Path, cluster: Any) -> None:
     import ray
 
-    units, slowness = 60, 30
-    step = Step.make(tmp_path, 2 * units, 2, seconds=0.1)
+    shards, slowness = 60, 30
+    step = Step.make(tmp_path, 2 * shards, 2, seconds=0.1)
     taken = ray.util.placement_group([{"CPU": ENGINE_CPUS}])
     assert taken.wait(30)
     node = cluster.add_node(num_cpus=3)
     summary = step.run(engines=2, engine_cpus=ENGINE_CPUS, slow_node=node.node_id, slowness=slowness)
     ray.util.remove_placement_group(taken)
     slow, fast = sorted(work_by_engine(step).values())
-    assert (slow + fast, len(engines(step))) == (units, 2)
-    assert slow <= units / 10  # it is given a unit when it has done one; an even share would be half
+    assert (slow + fast, len(engines(step))) == (shards, 2)
+    assert slow <= shards / 10  # it is given a shard when it has done one; an even share would be half
     step.check_finished(summary)
     cluster.remove_node(node)
 
@@ -85,8 +85,8 @@ def test_a_slow_node_does_not_stall_the_rest(tmp_path: Path, cluster: Any) -> No
 def test_node_killed_in_the_middle(tmp_path: Path, cluster: Any) -> None:
     import ray
 
-    units = 60
-    step = Step.make(tmp_path, 2 * units, 2, seconds=0.1)
+    shards = 60
+    step = Step.make(tmp_path, 2 * shards, 2, seconds=0.1)
     # taken from the head until both engines stand, so that one of them has to go to the other node
     taken = ray.util.placement_group([{"CPU": ENGINE_CPUS}])
     assert taken.wait(30)
@@ -103,6 +103,6 @@ def test_node_killed_in_the_middle(tmp_path: Path, cluster: Any) -> None:
         killed = pool.submit(kill_node)
         summary = step.run(engines=2, engine_cpus=ENGINE_CPUS)
         committed = killed.result()
-    assert 0 < committed < units
+    assert 0 < committed < shards
     assert Counter(engines(step).values())[ray.get_runtime_context().get_node_id()] == 2  # the lost engine came back here
     step.check_finished(summary)

@@ -157,9 +157,9 @@ def test_ten_times_the_images_are_ten_times_the_work_of_engines_and_no_more_trai
     assert few.fixed_hours == many.fixed_hours
     grown = [each.gpu_hours.known - each.fixed.known for each in (few, many)]
     assert grown[1] / grown[0] == pytest.approx(10, rel=0.05)
-    units = 10**6 // found.resources.images_per_unit
+    shards = 10**6 // found.resources.images_per_shard
     steps = estimates.PUTS * 2 + estimates.FILTER_PUTS  # captions and pairs
-    assert many.puts == pytest.approx(steps * units, rel=0.05)
+    assert many.puts == pytest.approx(steps * shards, rel=0.05)
     assert many.gets > 10**6  # each image is read in
     assert not list(tmp_path.iterdir())
 

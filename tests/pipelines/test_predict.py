@@ -26,7 +26,7 @@ from pipelines.predict import predict
 from pipelines.run import Lock
 from pipelines.runtime import quiet_data
 
-PLAN = ["resources.images_per_unit=2", "resources.engine_units=1"]
+PLAN = ["resources.images_per_shard=2", "resources.engine_shards=1"]
 
 
 @pytest.fixture(scope="module")
@@ -222,8 +222,8 @@ def test_a_folder_without_images_an_unfinished_run_and_a_wrong_override(
         ("/proc/answers/a.csv", [], r"--output: nothing can be written to /proc: .*--output FOLDER/NAME\.parquet"),
         ("a.csv", ["resources.engine_gpus=64"], r"resources\.engines needs 64 GPU, .*give less behind the command, such as"),
         ("a.csv", ["resources.engines=5000"], r"resources\.engines needs 5001 CPU, .*what is not given is the run's"),
-        ("a.csv", ["resources.images_per_unit=0"], r"resources\.images_per_unit"),
-        ("a.csv", ["resources.engine_units=many"], r"resources\.engine_units"),
+        ("a.csv", ["resources.images_per_shard=0"], r"resources\.images_per_shard"),
+        ("a.csv", ["resources.engine_shards=many"], r"resources\.engine_shards"),
     ],
 )
 def test_a_bad_output_and_resources_are_refused_before_anything_starts(
@@ -264,7 +264,7 @@ def test_a_file_of_labels_is_asked_and_its_other_columns_stand_beside_the_answer
 ) -> None:
     job = Job(tmp_path, monkeypatch)
 
-    def run_units(label: str, units: list[dict[str, Any]], spec: Any, work: Any, output: str, *_: Any) -> None:
+    def run_shards(label: str, shards: list[dict[str, Any]], spec: Any, work: Any, output: str, *_: Any) -> None:
         replies = [
             {"question": "which?", "options": ["red", "blue"], "prediction": "blue", "logprob": -0.5, "own": True},
             {"question": "what?", "options": None, "prediction": "noise", "logprob": -0.5, "own": True},
@@ -274,7 +274,7 @@ def test_a_file_of_labels_is_asked_and_its_other_columns_stand_beside_the_answer
 
     for replaced in ("start_ray", "engine_spec"):
         monkeypatch.setattr(module, replaced, lambda *_: None)
-    monkeypatch.setattr(module, "run_units", run_units)
+    monkeypatch.setattr(module, "run_shards", run_shards)
     rows = [
         {"id": 7, "image": "2.png", "question": "which?", "answer": "B", "options": ["A. red", "B. blue"], "file": "x"},
         {"id": 8, "image": "1.png", "question": "what?", "answer": "red", "question_type": "colour"},

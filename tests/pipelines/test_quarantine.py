@@ -14,7 +14,7 @@ from leaml.data import registry
 from leaml.data.questions import Asked
 from leaml.errors import DataError, InputError
 from pipelines import ingest as ingest_module
-from pipelines import inspect, status
+from pipelines import inspect_image, status
 from pipelines.ingest import ingest, training_images
 from pipelines.predict import _resolve
 from pipelines.run import Run
@@ -130,14 +130,14 @@ def test_inspect_knows_what_was_not_taken(tmp_path: Path, capsys: pytest.Capture
     with Run(config(tmp_path, max_quarantined=0.5)) as run:
         ingest(run)
     capsys.readouterr()
-    inspect.show(run.folder, "torn.jpg")
+    inspect_image.show(run.folder, "torn.jpg")
     out = capsys.readouterr().out
     assert f"uri: {tmp_path}/frames/torn.jpg" in out
     assert "ingest unlabeled: not used, " in out
     with Run(config(tmp_path, max_quarantined=0.1)) as run, pytest.raises(DataError):
         ingest(run)
     capsys.readouterr()
-    inspect.show(run.folder, "large.png")  # also of a run that was refused for it
+    inspect_image.show(run.folder, "large.png")  # also of a run that was refused for it
     assert "not used, " in capsys.readouterr().out
 
 
@@ -169,7 +169,7 @@ def test_an_image_that_is_gone_stops_nothing_below_the_limit(tmp_path: Path, cap
         ("0.png", ""),
     ):
         capsys.readouterr()
-        inspect.show(run.folder, name)
+        inspect_image.show(run.folder, name)
         said = " ".join(capsys.readouterr().out.split())
         assert reason in said
 
@@ -190,8 +190,8 @@ def test_copies_are_counted_and_every_name_is_found(tmp_path: Path, capsys: pyte
     assert "1 copies of other images under other names" in " ".join(capsys.readouterr().out.split())
     stories = []
     for name in ("5.png", "cut.png"):
-        inspect.show(run.folder, name)
+        inspect_image.show(run.folder, name)
         stories.append(capsys.readouterr().out.splitlines()[0])
     assert stories[0] == stories[1]
     with pytest.raises(InputError, match=r"no image 'other\.png' in this run"):
-        inspect.show(run.folder, "other.png")
+        inspect_image.show(run.folder, "other.png")

@@ -18,7 +18,7 @@ import yaml
 from leaml import config as tree
 from leaml.errors import DataError, InputError, StepError
 from pipelines import run as run_module
-from pipelines.run import Beside, Run, Step
+from pipelines.run import BackgroundTask, Run, Step
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 
@@ -346,7 +346,7 @@ def test_holder_whose_lock_was_taken_over_is_stopped(tmp_path: Path, live_pid: i
 
 def test_work_beside_hands_on_what_it_returned_or_raised() -> None:
     gate = threading.Event()
-    work = Beside(lambda: gate.wait(30) and "made")
+    work = BackgroundTask(lambda: gate.wait(30) and "made")
     gate.set()
     assert work.result() == "made"
 
@@ -355,7 +355,7 @@ def test_work_beside_hands_on_what_it_returned_or_raised() -> None:
         raise InputError(msg)
 
     with pytest.raises(InputError, match="no labels"):
-        Beside(fail).result()
+        BackgroundTask(fail).result()
 
 
 def test_steps_noted_by_two_threads_are_all_in_the_status(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_steps_noted_by_two_threads_are_all_in_the_status(tmp_path: Path) -> Non
             for number in range(30):
                 run.execute(run.step(name, {"n": number}, []), dict)
 
-        work = Beside(lambda: many("a"))
+        work = BackgroundTask(lambda: many("a"))
         many("b")
         work.result()
         status = json.loads(Path(run.folder, "status.json").read_text())

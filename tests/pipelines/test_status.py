@@ -117,7 +117,7 @@ def test_ctrl_c_and_sigterm_say_what_is_kept(number: signal.Signals, code: int, 
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert err.splitlines() == [
-        "interrupted; finished steps and units are kept, and the last checkpoint of a training in "
+        "interrupted; finished steps and shards are kept, and the last checkpoint of a training in "
         f"{tmp_path}/mine (leaml status); the same command goes on"
     ]
     state = read(tmp_path)

@@ -10,7 +10,7 @@ from finished_runs import CALIBRATION, METRICS, write_run
 
 from leaml.errors import InputError
 from leaml.report.modelcard import card, licence
-from leaml.run.finished import find
+from leaml.run.model_source import find
 
 
 def test_the_card_says_what_limits_the_comparison(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 from leaml.config import Config, RangeConfig, parse
 from leaml.errors import ConfigError
 from leaml.run import search
-from leaml.run.search import Found, Trial
+from leaml.run.search import SearchResult, Trial
 from pipelines.steps import had_by
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
@@ -81,20 +81,20 @@ def test_a_grid_needs_choices() -> None:
 
 
 def test_the_best_is_the_finalist_with_the_best_median() -> None:
-    found = Found([trial(0.1, 0.9), trial(0.3, 0.8), trial(1.0, 0.95, finished=False)], questions=100)
+    found = SearchResult([trial(0.1, 0.9), trial(0.3, 0.8), trial(1.0, 0.95, finished=False)], questions=100)
     assert found.best == {"select.ratio": 0.1, "distill.lr": 1e-3}
     found.trials += [trial(0.1, 0.6, seed=1), trial(0.1, 0.5, seed=2), trial(0.3, 0.7, seed=1), trial(0.3, 0.9, seed=2)]
     found.settle(2)
     assert sorted(found.finalists.values()) == [0.6, 0.8]
     assert found.best == {"select.ratio": 0.3, "distill.lr": 1e-3}
-    cheap = Found([trial(0.1, 0.9), trial(0.3, 0.9, hours=0.1)], 100)
+    cheap = SearchResult([trial(0.1, 0.9), trial(0.3, 0.9, hours=0.1)], 100)
     assert cheap.ranked[0].point["select.ratio"] == 0.3
-    assert Found([trial(0.1, 0.0, finished=False, error="no")], 100).best is None
+    assert SearchResult([trial(0.1, 0.0, finished=False, error="no")], 100).best is None
 
 
 def test_where_generators_are_judged_finalists_are_the_best_of_them_and_only_adapted_models_decide() -> None:
     generators = [trial(r, a, finished=False, distilled=True) for r, a in ((0.1, 0.9), (0.3, 0.95), (0.5, 0.7))]
-    found = Found([*generators, trial(1.0, 0.99, finished=False)], questions=100, judge="generator")
+    found = SearchResult([*generators, trial(1.0, 0.99, finished=False)], questions=100, judge="generator")
     assert [t.point["select.ratio"] for t in found.ranked] == [0.3, 0.1, 0.5]  # not the one that was stopped
     assert found.best == {"select.ratio": 0.3, "distill.lr": 1e-3}
     found.trials += [trial(0.3, 0.8), trial(0.1, 0.85)]
@@ -111,7 +111,9 @@ def test_a_key_that_the_generator_does_not_depend_on_cannot_be_judged_by_it() ->
 
 
 def test_the_table_has_every_trial_and_hides_no_failure() -> None:
-    found = Found([trial(1.0, 0.0, finished=False, error="loss nan"), trial(0.1, 0.6, finished=False), trial(0.3, 0.8)], 100)
+    found = SearchResult(
+        [trial(1.0, 0.0, finished=False, error="loss nan"), trial(0.1, 0.6, finished=False), trial(0.3, 0.8)], 100
+    )
     lines = search.table(found).splitlines()
     assert lines[0] == "| distill.lr | select.ratio | seed | validation accuracy | 95 % | hours | state |"
     assert lines[2] == "| 0.001 | 0.3 | 0 | 0.800 | 0.711 to 0.867 | 0.500 | finished |"
@@ -138,10 +140,10 @@ def test_importances_and_plot() -> None:
         for ratio in (0.1, 0.3, 1.0)
         for lr in (1e-4, 3e-4, 1e-3, 1e-2)
     ]
-    found = Found([*trials, Trial({"select.ratio": 1.0, "distill.lr": 1e-3}, 0, 0, 0, 0, False, "failed")], 50)
+    found = SearchResult([*trials, Trial({"select.ratio": 1.0, "distill.lr": 1e-3}, 0, 0, 0, 0, False, "failed")], 50)
     shares = search.importances(found, space)
     assert shares["select.ratio"] > shares["distill.lr"] >= 0
-    assert search.importances(Found(trials[:3], 50), space) == {}
+    assert search.importances(SearchResult(trials[:3], 50), space) == {}
     picture = search.plot(found, space)
     assert picture.startswith(b"<?xml")
     assert picture == search.plot(found, space)
@@ -170,35 +172,35 @@ def test_last_step_that_trials_share(keys: list[str], changes: dict[str, Any], e
 
 
 def test_a_best_of_one_validation_question_is_called_chance_wherever_it_is_named() -> None:
-    found = Found([trial(0.1, 1.0), trial(0.3, 0.0), trial(1.0, 0.0, finished=False)], questions=1)
+    found = SearchResult([trial(0.1, 1.0), trial(0.3, 0.0), trial(1.0, 0.0, finished=False)], questions=1)
     (warning,) = found.warnings()
     assert warning.startswith("1 validation question cannot show a difference between 2 points, however large")
     assert f"What limits this comparison:\n\n- {warning}" in search.page(found)
     written = search.best_yaml(config(), {"select.ratio": 0.1}, found.warnings())
     assert written.splitlines()[1] == f"# {warning}"
     assert yaml.safe_load(written)["select"]["ratio"] == 0.1
-    many = Found([trial(0.1, 0.9), trial(0.3, 0.5)], questions=400)
+    many = SearchResult([trial(0.1, 0.9), trial(0.3, 0.5)], questions=400)
     assert many.warnings() == []
     assert search.page(many) == search.table(many) + "\n"
 
 
 def test_finalists_are_compared_by_their_median_and_luck_grows_with_the_points_tried() -> None:
     trials = [trial(ratio / 100, 0.6) for ratio in range(1, 21)] + [trial(0.5, 0.9), trial(0.7, 0.88)]
-    found = Found([*trials, trial(0.5, 0.78, seed=1), trial(0.7, 0.72, seed=1)], questions=200)
+    found = SearchResult([*trials, trial(0.5, 0.78, seed=1), trial(0.7, 0.72, seed=1)], questions=200)
     found.settle(2)
     (warning,) = found.warnings()
     assert warning.startswith(
         "1 of the 1 other points compared at the end may be as good as the best: 200 validation questions"
     )
     assert "the best leads the next by 4.0" in warning
-    assert Found([], 10).warnings() == []
+    assert SearchResult([], 10).warnings() == []
 
 
 def test_a_learning_rate_at_the_edge_of_those_tried_is_told_and_a_ratio_of_all_is_not() -> None:
     def at(ratio: float, lr: float, accuracy: float) -> Trial:
         return Trial({"select.ratio": ratio, "finetune.lr": lr}, 0, accuracy, accuracy, 0.1, True)
 
-    edge = Found([at(1.0, 1e-2, 0.9), at(0.1, 1e-3, 0.3)], questions=500)
+    edge = SearchResult([at(1.0, 1e-2, 0.9), at(0.1, 1e-3, 0.3)], questions=500)
     assert edge.warnings() == ["finetune.lr: 0.01 is the highest of the values tried; a higher one may be better."]
-    inside = Found([at(1.0, 1e-3, 0.9), at(0.1, 1e-2, 0.3), at(0.1, 1e-4, 0.3)], questions=500)
+    inside = SearchResult([at(1.0, 1e-3, 0.9), at(0.1, 1e-2, 0.3), at(0.1, 1e-4, 0.3)], questions=500)
     assert inside.warnings() == []

@@ -127,7 +127,7 @@ def pairs_of(asking: Asking, model: Any, base: Any, truth: Truth) -> list[Pairs]
     """What the steps generate, hardness and filter of a run make of these images, with each of the filters."""
     from pipelines.generate import GenerateWork
     from pipelines.hardness import HardnessWork
-    from pipelines.units import Item
+    from pipelines.shards import Item
 
     items = [Item(image, None, None) for image in asking.images]  # type: ignore[arg-type]  # the engine knows the pixels
     rows, _ = GenerateWork(asking.config, asking.caption_prompt)(model, items)
@@ -138,7 +138,7 @@ def pairs_of(asking: Asking, model: Any, base: Any, truth: Truth) -> list[Pairs]
 
 
 def _filtered(candidates: list[dict[str, Any]], config: FilterConfig, truth: Truth) -> Pairs:
-    from leaml.generation.pairset import PairSet
+    from leaml.generation.dataset_filters import PairSet
     from pipelines.filter import counts_of, decided, thin
 
     rows = [decided(row, config) for row in candidates]

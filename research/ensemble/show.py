@@ -1,6 +1,6 @@
-"""The table of `research.label_efficiency` from experiments on stacked models.
+"""The table of `research.label_efficiency` from experiments on ensembles.
 
-    python -m research.stacked.show FILE.npz FOUND.json [--json FILE] [--curve FILE]
+    python -m research.ensemble.show FILE.npz FOUND.json [--json FILE] [--curve FILE]
 
 A budget whose later draws have fewer rows is shown twice: all draws with the rows that all have, and the first ones with every
 row. Of a plan without the row `leaml`, a line for each choice: what its models answer right about unlabeled images.
@@ -18,7 +18,7 @@ from typing import Any
 from leaml.data import tables
 from leaml.evaluation.results import summarise
 from research import curves, label_efficiency, pair_precision
-from research.stacked.domain import Case, Domain
+from research.ensemble.domain import Case, Domain
 
 Found = dict[str, dict[str, dict[str, Any]]]
 """Case -> name of the experiment -> its result."""

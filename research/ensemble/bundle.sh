@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Packs the packages that `research.stacked.experiments run` imports, for a machine with a GPU and torch, tokenizers, numpy, scipy and
+# Packs the packages that `research.ensemble.experiments run` imports, for a machine with a GPU and torch, tokenizers, numpy, scipy and
 # matplotlib, but without an index, Ray and vLLM. There: unpack into a folder and put the folder on PYTHONPATH.
-#   bash research/stacked/bundle.sh OUT.tar.xz [PYTHON_VERSION]
+#   bash research/ensemble/bundle.sh OUT.tar.xz [PYTHON_VERSION]
 set -euo pipefail
 out=$(realpath "${1:?usage: bundle.sh OUT.tar.xz [PYTHON_VERSION]}")
 version=${2:-3.12}

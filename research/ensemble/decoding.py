@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from leaml.engine.interface import Completion, Request
-from research.stacked import model
-from research.stacked.model import Shape, Weights
-from research.stacked.texts import Texts
+from research.ensemble import model
+from research.ensemble.model import Shape, Weights
+from research.ensemble.texts import Texts
 
 ROWS = 12_000
 """Replies that are written at a time, over all models: about a megabyte each in float32."""
@@ -48,7 +48,7 @@ class StackedEngine:
         for number, requests in enumerate(asked):
             for place, r in enumerate(requests):
                 if r.prefix:
-                    msg = "stacked models write no reply behind a prefix"
+                    msg = "ensembles write no reply behind a prefix"
                     raise ValueError(msg)
                 settings = Settings(r.temperature, r.top_p, r.max_tokens)
                 rows = groups.setdefault(settings, [[] for _ in asked])[number]

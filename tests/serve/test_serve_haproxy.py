@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve import forward
+from serve import haproxy
 from serve.settings import LimitSettings
 
 WRITTEN = """global
@@ -47,7 +47,7 @@ def test_only_haproxy_listens_at_the_host_headers_are_timed_and_clients_have_few
     fake.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o700)
     limits = LimitSettings(body_seconds=7, client_connections=50)
-    script = forward.write_script(tmp_path, limits, "10.1.2.3", str(fake))
+    script = haproxy.write_script(tmp_path, limits, "10.1.2.3", str(fake))
     command = [str(script), "-db", "-f", str(written), "-sf", "123", "-x", "a b"]
     got = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert got == ["-db", "-f", f"{written}.own", "-sf", "123", "-x", "a b"]
@@ -100,12 +100,12 @@ def running(port: int, replica: int = 1) -> str:
 
 
 @contextlib.contextmanager
-def haproxy(folder: Path, exempt: str = "127.0.0.0/8 ::1", replica: int = 1) -> Iterator[int]:
+def running_haproxy(folder: Path, exempt: str = "127.0.0.0/8 ::1", replica: int = 1) -> Iterator[int]:
     """HAProxy with three connections for a client outside of `exempt`; gives its port."""
-    (port,) = forward._free_ports(1)
+    (port,) = haproxy._free_ports(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forward, "AFTER_BODY", 1)
-        environment = forward.environment(LimitSettings(client_connections=3, body_seconds=2), "127.0.0.1")
+        patch.setattr(haproxy, "AFTER_BODY", 1)
+        environment = haproxy.environment(LimitSettings(client_connections=3, body_seconds=2), "127.0.0.1")
     binary, written = Path(environment["RAY_SERVE_HAPROXY_BINARY_PATH"]), folder / "haproxy.cfg"
     rules = binary.parent / "front.cfg"
     rules.write_text(rules.read_text().replace("127.0.0.0/8 ::1", exempt))
@@ -126,7 +126,7 @@ def haproxy(folder: Path, exempt: str = "127.0.0.0/8 ::1", replica: int = 1) -> 
 @pytest.mark.parametrize(("exempt", "answered"), [("10.0.0.0/8", 3), ("127.0.0.0/8 ::1", 6)])
 def test_one_client_cannot_hold_all_connections(tmp_path: Path, exempt: str, answered: int) -> None:
     found = 0
-    with haproxy(tmp_path, exempt) as port, contextlib.ExitStack() as kept:
+    with running_haproxy(tmp_path, exempt) as port, contextlib.ExitStack() as kept:
         for _ in range(6):
             with contextlib.suppress(ConnectionError):  # reset, before or after it is used
                 stream = kept.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
@@ -165,7 +165,7 @@ def forwarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Replica)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with haproxy(tmp_path_factory.mktemp("haproxy"), replica=server.server_port) as port:
+    with running_haproxy(tmp_path_factory.mktemp("haproxy"), replica=server.server_port) as port:
         yield httpx.Client(base_url=f"http://127.0.0.1:{port}")
     server.shutdown()
     server.server_close()
@@ -229,15 +229,15 @@ def test_sockets_have_short_paths_in_a_long_temporary_folder(tmp_path: Path, mon
     for folder in (tmp_path / ("long" * 20), Path("/tmp")):
         folder.mkdir(exist_ok=True)
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
-        made = Path(forward.environment(LimitSettings(), "127.0.0.1")["RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"])
+        made = Path(haproxy.environment(LimitSettings(), "127.0.0.1")["RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"])
         assert len(f"{made.parent}/{'0' * 56}/{made.name}") <= 97  # HAProxy's limit, with what Ray puts between
         assert stat.S_IMODE(made.parent.stat().st_mode) == 0o700
 
 
 def test_two_servers_share_no_file() -> None:
-    one = forward.environment(LimitSettings(connections=777), "127.0.0.1")
-    other = forward.environment(LimitSettings(), "0.0.0.0")
-    assert one[forward.SWITCH] == "1"
+    one = haproxy.environment(LimitSettings(connections=777), "127.0.0.1")
+    other = haproxy.environment(LimitSettings(), "0.0.0.0")
+    assert one[haproxy.SWITCH] == "1"
     own = [name for name in one if name.endswith(("_PATH", "_LOC", "_FILE", "_BASE"))]
     assert len(own) >= 6
     assert all(one[name] != other[name] for name in own)
@@ -259,12 +259,12 @@ def test_two_servers_share_no_file() -> None:
 @pytest.mark.parametrize("gone", [False, True])
 def test_the_second_server_of_a_process_does_not_stand_on_the_first(monkeypatch: pytest.MonkeyPatch, gone: bool) -> None:
     """`serve.launch` leaves a server's environment to its process; what the first had written may be gone by then."""
-    for name, value in forward.environment(LimitSettings(), "127.0.0.1").items():
+    for name, value in haproxy.environment(LimitSettings(), "127.0.0.1").items():
         monkeypatch.setenv(name, value)
-    first = Path(os.environ[forward.BINARY])
+    first = Path(os.environ[haproxy.BINARY])
     if gone:
         first.unlink()
-    second = Path(forward.environment(LimitSettings(), "127.0.0.1")[forward.BINARY])
+    second = Path(haproxy.environment(LimitSettings(), "127.0.0.1")[haproxy.BINARY])
     assert second != first
     assert str(first) not in second.read_text()
 
@@ -273,13 +273,13 @@ def test_haproxy_of_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     theirs = tmp_path / "haproxy"
     theirs.write_text("")
     theirs.chmod(0o700)
-    monkeypatch.setenv(forward.BINARY, str(theirs))
-    assert f"'{theirs}'" in Path(forward.environment(LimitSettings(), "127.0.0.1")[forward.BINARY]).read_text()
+    monkeypatch.setenv(haproxy.BINARY, str(theirs))
+    assert f"'{theirs}'" in Path(haproxy.environment(LimitSettings(), "127.0.0.1")[haproxy.BINARY]).read_text()
 
 
 def test_haproxy_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
-    (port,) = forward._free_ports(1)
-    binary = forward.environment(LimitSettings(), "127.0.0.1")["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    (port,) = haproxy._free_ports(1)
+    binary = haproxy.environment(LimitSettings(), "127.0.0.1")["RAY_SERVE_HAPROXY_BINARY_PATH"]
     written = tmp_path / "haproxy.cfg"
     written.write_text(running(port))
     program = f"import subprocess, time; subprocess.Popen([{binary!r}, '-db', '-f', {str(written)!r}]); time.sleep(60)"

@@ -27,12 +27,12 @@ from leaml.training.loop import Example, Task
 from pipelines.distill import CAPTION_QUESTIONS, question_shares
 from pipelines.rows import asked_of_labels
 from pipelines.warmup import answer_examples, pair_examples
-from research.stacked import model, training
-from research.stacked.decoding import StackedEngine
-from research.stacked.domain import Case, Domain
-from research.stacked.model import Weights
-from research.stacked.training import Arm, Bench, Trained
-from research.stacked.workers import Asking, Pairs, Workers
+from research.ensemble import model, training
+from research.ensemble.decoding import StackedEngine
+from research.ensemble.domain import Case, Domain
+from research.ensemble.model import Weights
+from research.ensemble.training import Arm, Bench, Trained
+from research.ensemble.workers import Asking, Pairs, Workers
 
 QUESTIONS = 4000
 """Questions about unlabeled images that no pair is made for; models are compared on them without looking at the test set."""

@@ -1,5 +1,5 @@
 """Questions made of captions: yes/no checks of single words, so that a model learns to find a new word, not only to say it, and
-sentences with a gap, so that it finds what belongs to what it is told.
+sentences with a blank, so that it finds what belongs to what it is told.
 
 A model that has learned from captions to write "teal" may still deny that an image shows teal, since nothing in a caption asks
 for it. Image-text matching (ALBEF, arXiv 2107.07651; BLIP, 2201.12086) trains that on whole captions; here one word is matched
@@ -63,8 +63,8 @@ def word_checks(captions: dict[str, str], seed: int) -> Iterator[Check]:
             yield Check(image, rng.choice(sorted(wrong)), False)
 
 
-class Gap(NamedTuple):
-    """A sentence of a caption with a gap, and what the caption says there."""
+class Cloze(NamedTuple):
+    """A sentence of a caption with a blank, and what the caption says there."""
 
     image_id: str
     sentence: str
@@ -73,13 +73,13 @@ class Gap(NamedTuple):
 
 BLANK = "___"
 PER_CAPTION = 4
-"""Most gaps of one caption."""
+"""Most clozes of one caption."""
 
 
-def gaps(captions: dict[str, str], seed: int) -> Iterator[Gap]:
+def clozes(captions: dict[str, str], seed: int) -> Iterator[Cloze]:
     """Sentences of captions with one or two telling words left out, at most `PER_CAPTION` of each caption.
 
-    A word tells something if no more than `MOST_COMMON` of the captions have it. A sentence that would be all gap has none.
+    A word tells something if no more than `MOST_COMMON` of the captions have it. A sentence that would be all blank has none.
 
     Args:
         captions: image id -> caption.
@@ -88,12 +88,14 @@ def gaps(captions: dict[str, str], seed: int) -> Iterator[Gap]:
     rng = random.Random(seed)
     common = _common(map(_words, captions.values()), len(captions))
     for image in sorted(captions):
-        found = [gap for sentence in re.split(r"(?<=[.!?])\s+", captions[image].strip()) for gap in _gaps(sentence, common)]
+        found = [
+            cloze for sentence in re.split(r"(?<=[.!?])\s+", captions[image].strip()) for cloze in _clozes(sentence, common)
+        ]
         for sentence, words in rng.sample(found, min(PER_CAPTION, len(found))):
-            yield Gap(image, sentence, words)
+            yield Cloze(image, sentence, words)
 
 
-def _gaps(sentence: str, common: frozenset[str]) -> Iterator[tuple[str, str]]:
+def _clozes(sentence: str, common: frozenset[str]) -> Iterator[tuple[str, str]]:
     """A sentence with each telling word, and each two side by side, left out; and those words."""
     words = list(_WORD.finditer(sentence))
     telling = [word.group().lower() not in common for word in words]

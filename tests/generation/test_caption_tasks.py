@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from leaml.generation.checks import BLANK, PER_CAPTION, gaps, word_checks
+from leaml.generation.caption_tasks import BLANK, PER_CAPTION, clozes, word_checks
 
 COLOURS, SHAPES = ("red", "teal", "gray", "blue"), ("circle", "ring", "bar")
 CAPTIONS = {f"i{n}": f"A {COLOURS[n % 4]} {SHAPES[n % 3]}, on a plain background." for n in range(240)}
@@ -31,28 +31,28 @@ def test_the_seed_decides_not_the_order() -> None:
     assert first != list(word_checks(CAPTIONS, seed=2))
 
 
-def test_gaps_leave_out_what_the_caption_says_there() -> None:
+def test_clozes_leave_out_what_the_caption_says_there() -> None:
     sports, sides = ("golf", "polo", "judo"), ("left", "right")
     captions = {
         f"i{n}": f"A picture of {sports[n % 3]}. A {COLOURS[n % 4]} {SHAPES[n % 3]} is at the {sides[n % 2]}."
         for n in range(240)
     }
-    found = list(gaps(captions, seed=1))
-    for gap in found:
-        assert gap.sentence.count(BLANK) == 1
-        sentence = gap.sentence.replace(BLANK, gap.words)
-        assert sentence in captions[gap.image_id].replace(". ", ".\n").split("\n")
-        assert len(gap.words.split()) <= 2
-    assert max(Counter(gap.image_id for gap in found).values()) == PER_CAPTION
-    asked = Counter(gap.words for gap in found)
+    found = list(clozes(captions, seed=1))
+    for cloze in found:
+        assert cloze.sentence.count(BLANK) == 1
+        sentence = cloze.sentence.replace(BLANK, cloze.words)
+        assert sentence in captions[cloze.image_id].replace(". ", ".\n").split("\n")
+        assert len(cloze.words.split()) <= 2
+    assert max(Counter(cloze.image_id for cloze in found).values()) == PER_CAPTION
+    asked = Counter(cloze.words for cloze in found)
     telling = {*COLOURS, *SHAPES, *sports, *sides}
     assert {word for words in asked for word in words.split()} == telling  # never "picture" or "is": all captions have them
     assert {words for words in asked if " " in words} == {f"{COLOURS[n % 4]} {SHAPES[n % 3]}" for n in range(12)}
-    assert found == list(gaps(dict(reversed(captions.items())), seed=1)) != list(gaps(captions, seed=2))
+    assert found == list(clozes(dict(reversed(captions.items())), seed=1)) != list(clozes(captions, seed=2))
 
 
-def test_a_sentence_of_one_word_has_no_gap() -> None:
-    assert list(gaps({"a": "Golf.", "b": "Judo!", "c": "Polo"}, seed=0)) == []
+def test_a_sentence_of_one_word_has_no_cloze() -> None:
+    assert list(clozes({"a": "Golf.", "b": "Judo!", "c": "Polo"}, seed=0)) == []
 
 
 @pytest.mark.parametrize("captions", [{}, {"a": "a red ring"}, {"a": "a red ring", "b": "a red ring"}, {"a": "", "b": ""}])

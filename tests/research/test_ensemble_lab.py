@@ -1,4 +1,4 @@
-"""Experiments on stacked models: the table's plan on sixty images and a few steps, and what experiments share."""
+"""Experiments on ensembles: the table's plan on sixty images and a few steps, and what experiments share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leaml.config import resolve_model
 from leaml.errors import InputError
 from pipelines.ingest import draw_labels, ingest, sample_refs, training_images
 from pipelines.run import Run
-from research.stacked import domain, experiments, lab, plans
+from research.ensemble import domain, experiments, lab, plans
 
 pytestmark = pytest.mark.research
 
@@ -39,7 +39,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> domain.Domain:
-    storage = tmp_path_factory.mktemp("stacked")
+    storage = tmp_path_factory.mktemp("ensemble")
     made = domain.make(DEMO, [*SMALL, f"storage={storage}"], {0.1: 1})
     file = storage / "domain.npz"
     made.save(file)
@@ -50,7 +50,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> domain.Domain:
 
 
 def test_cases_hold_the_labels_and_images_that_a_run_draws(given: domain.Domain) -> None:
-    keys = [*SMALL, f"storage={given.config.storage}", "name=stacked", "data.budget.count=null"]
+    keys = [*SMALL, f"storage={given.config.storage}", "name=ensemble", "data.budget.count=null"]
     for case in given.cases.values():
         own = [] if case.name == "full" else [f"data.budget.fraction={case.budget}", f"data.budget.seed={case.draw}"]
         run = Run(config.load(DEMO, [*keys, *own]))
@@ -101,7 +101,7 @@ def test_no_group_is_begun_when_time_is_up(given: domain.Domain, tmp_path: Path)
 
 
 def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="stacked models take 32 x 32 alone"):
+    with pytest.raises(InputError, match="ensembles take 32 x 32 alone"):
         domain.make(DEMO, [*SMALL, f"storage={tmp_path}"], {}, size=32)
 
 
@@ -132,15 +132,15 @@ def test_the_table_is_made_with_the_settings_that_know_most_of_unlabeled_images(
     plan = iter(plans.chosen(given, results))
     tried = next(plan)
     with pytest.raises(InputError, match="weight 1, other was asked about unlabeled images"):
-        plans.best(results, ["leaml, no gaps, weight 1", "other"])
-    known = {"leaml, gaps, weight 0.2": 0.7, "leaml, no gaps, weight 1": 0.6, "no_captions, warm-up 300": 0.5}
+        plans.best(results, ["leaml, no cloze, weight 1", "other"])
+    known = {"leaml, cloze, weight 0.2": 0.7, "leaml, no cloze, weight 1": 0.6, "no_captions, warm-up 300": 0.5}
     results += [lab.Result(e.name, e.case.name, [True], known.get(e.name, 0.4)) for e in tried if e.kind == "method"]
     results.append(lab.Result("no_captions, warm-up 60", "10 % 0"))  # nothing was asked
     table, tuned, few, again = plan
     rows = {e.name: e.config for e in (*table, *tuned, *few, *again)}
     assert {e.name for e in plans.table(given)[0]} <= set(rows)
     for name in ("leaml", "random_neurons", "leaml_no_filters", "leaml, rate by validation", "leaml, 2 rounds"):
-        assert (rows[name].distill.check_weight, rows[name].distill.gap_share, rows[name].warmup.steps) == (0.2, 0.5, 2)
+        assert (rows[name].distill.check_weight, rows[name].distill.cloze_share, rows[name].warmup.steps) == (0.2, 0.5, 2)
     for name in ("no_captions", "no_captions, rate by validation"):
         assert rows[name].distill.skip and rows[name].warmup.steps == 300 != rows["leaml"].warmup.steps
     rates = [3e-4, 6e-4, 1e-3]

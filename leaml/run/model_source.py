@@ -18,7 +18,7 @@ from leaml.run.records import CONFIG, STATUS, read_run
 
 
 @dataclass(frozen=True)
-class Finished:
+class ModelSource:
     """A model that can answer.
 
     Attributes:
@@ -57,7 +57,7 @@ class Finished:
         return int((self.config.get("data") or {}).get("max_pixels") or MAX_PIXELS)
 
 
-def find(source: str, dtype: str | None = None) -> Finished:
+def find(source: str, dtype: str | None = None) -> ModelSource:
     """The model that `source` names.
 
     Args:
@@ -82,10 +82,10 @@ def find(source: str, dtype: str | None = None) -> Finished:
     ):
         msg = f"{source} does not exist; give a run folder, a model folder, a shipped name or a hub id"
         raise InputError(msg)
-    return Finished(ModelConfig.model_validate({"name": source, **changes}), source.rsplit("/", 1)[-1], "", "", {}, {}, {})
+    return ModelSource(ModelConfig.model_validate({"name": source, **changes}), source.rsplit("/", 1)[-1], "", "", {}, {}, {})
 
 
-def _of_run(run: str, changes: dict[str, Any]) -> Finished:
+def _of_run(run: str, changes: dict[str, Any]) -> ModelSource:
     config, record = _read(run, CONFIG, yaml.safe_load), read_run(run)
     adapted = record.finished("finetune")
     if adapted is None or not files.exists(files.join(run, adapted.folder, "model", "config.json")):
@@ -104,7 +104,7 @@ def _of_run(run: str, changes: dict[str, Any]) -> Finished:
         content if content.get("model", step) == step else {}
         for content in (_evaluation(run, "metrics"), _evaluation(run, "calibration"))
     ]
-    return Finished(model, str(config.get("name") or run.rsplit("/", 1)[-1]), run, step, config, *found)
+    return ModelSource(model, str(config.get("name") or run.rsplit("/", 1)[-1]), run, step, config, *found)
 
 
 def _evaluation(run: str, name: str) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from leaml.config import Config
 from leaml.config.reading import override, parse
 from leaml.errors import InputError
 from leaml.rows import changed as with_row
+from research.ensemble.domain import Case, Domain
+from research.ensemble.lab import Experiment, Result
 from research.label_efficiency import FILTERS, FILTERS_AT, TUNED
-from research.stacked.domain import Case, Domain
-from research.stacked.lab import Experiment, Result
 
 AT = FILTERS_AT
 """The budget with several draws, at which choices are compared."""
@@ -31,10 +31,10 @@ Choices = dict[str, list[str]]
 """Name -> configuration keys `a.b=value`."""
 
 SETTINGS: Choices = {
-    "no gaps, weight 1": ["distill.check_weight=1.0", "distill.gap_share=0.0"],
-    "gaps, weight 0.5": ["distill.check_weight=0.5", "distill.gap_share=0.5"],
-    "gaps, weight 0.2": ["distill.check_weight=0.2", "distill.gap_share=0.5"],
-    "gaps, fewer checks, weight 0.3": ["distill.check_weight=0.3", "distill.gap_share=0.5", "distill.check_share=0.25"],
+    "no cloze, weight 1": ["distill.check_weight=1.0", "distill.cloze_share=0.0"],
+    "cloze, weight 0.5": ["distill.check_weight=0.5", "distill.cloze_share=0.5"],
+    "cloze, weight 0.2": ["distill.check_weight=0.2", "distill.cloze_share=0.5"],
+    "cloze, fewer checks, weight 0.3": ["distill.check_weight=0.3", "distill.cloze_share=0.5", "distill.check_share=0.25"],
 }
 """What distillation asks about captions beside the captions themselves, and what it weighs."""
 WARMUPS: Choices = {f"warm-up {n}": [f"evaluate.baselines.no_captions_warmup={n}"] for n in (60, 300)}

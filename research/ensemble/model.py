@@ -1,7 +1,7 @@
 """The tiny Idefics3 for a stack of models: every weight has a leading dimension, one entry a model, every product is batched.
 
 A model of two million parameters leaves a GPU idle: a training step is some thousand kernels of microseconds. Stacked, thirty
-models take about the time of one. tests/benchmarks/test_stacked.py holds this to transformers' own forward pass.
+models take about the time of one. tests/benchmarks/test_ensemble.py holds this to transformers' own forward pass.
 
 Shapes: A models, B rows each, T tokens, P patches, D hidden size.
 """

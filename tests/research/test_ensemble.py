@@ -16,8 +16,8 @@ from leaml.neurons import scores, selection
 from leaml.training.loop import Example, Task, Trainer, Worker
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
-from research.stacked import decoding, model, training
-from research.stacked.texts import Texts
+from research.ensemble import decoding, model, training
+from research.ensemble.texts import Texts
 
 pytestmark = pytest.mark.research
 

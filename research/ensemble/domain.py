@@ -1,4 +1,4 @@
-"""One configuration's data as arrays: what experiments on stacked models read, made by the pipeline's own ingest and draws."""
+"""One configuration's data as arrays: what experiments on ensembles read, made by the pipeline's own ingest and draws."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def make(file: Path, overrides: list[str], budgets: dict[float, int], size: int 
     from pipelines.priors import predict_priors
     from pipelines.run import Run
 
-    loaded = config.load(file, ["name=stacked", *overrides])
+    loaded = config.load(file, ["name=ensemble", *overrides])
     run = Run(loaded)
     sources = ingest(run)
     labeled = draw_labels(run, sources, everything=True)
@@ -99,7 +99,7 @@ def make(file: Path, overrides: list[str], budgets: dict[float, int], size: int 
     store = ImageStore([*sources.image_folders, sources.evaluation.path("images")], loaded.data.max_pixels)
     pictures = [np.asarray(store.get(i).convert("RGB")) for i in ids]
     if wrong := {p.shape for p in pictures} - {(size, size, 3)}:
-        msg = f"{file} has images of {sorted(wrong)}; stacked models take {size} x {size} alone"
+        msg = f"{file} has images of {sorted(wrong)}; ensembles take {size} x {size} alone"
         raise InputError(msg)
     place = {image: str(n) for n, image in enumerate(ids)}
     known = {json.dumps(row, sort_keys=True): n for n, (row, _) in enumerate(labeled.rows())}

@@ -1,4 +1,4 @@
-"""The table of stacked experiments, from results written here."""
+"""The table of experiments on ensembles, from results written here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from leaml.config.reading import parse
-from research.stacked import show
-from research.stacked.domain import Case, Domain
+from research.ensemble import show
+from research.ensemble.domain import Case, Domain
 
 SHARES = {"leaml": 9, "finetune_labels": 6, "zero_shot": 2, "full_labels": 10}
 

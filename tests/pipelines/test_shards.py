@@ -14,8 +14,8 @@ from leaml.data import tables
 from leaml.data.store import ImageIndex
 from leaml.errors import ModelError, StepError
 from pipelines.runtime import quiet_data
-from pipelines.unit import load, make_units
-from pipelines.units import EngineActor, _note, read_output, run_units
+from pipelines.shard import load, make_shards
+from pipelines.shards import EngineActor, _note, read_output, run_shards
 
 COUNT, SIZE = 20, 4
 
@@ -42,17 +42,17 @@ class Step:
         self,
         work: Any = None,
         size: int = SIZE,
-        units: slice = slice(None),
+        shards: slice = slice(None),
         plan: dict[str, int] | None = None,
         max_quarantined: float = 1.0,
         **faults: str,
     ) -> Any:
         extras = {i: n for n, i in enumerate(self.ids)}
-        todo = make_units("caption", self.refs, extras, size)[units]
+        todo = make_shards("caption", self.refs, extras, size)[shards]
         spec = ScriptedSpec("x", log=str(self.log), **faults)
         resources = RESOURCES.model_copy(update=plan or {})
         work = work or CaptionLike()
-        return run_units("caption", todo, spec, work, str(self.output), resources, MAX_PIXELS, max_quarantined)
+        return run_shards("caption", todo, spec, work, str(self.output), resources, MAX_PIXELS, max_quarantined)
 
     def captions(self) -> dict[str, str]:
         rows = read_output(str(self.output), tables.CAPTIONS).to_pylist()
@@ -68,7 +68,7 @@ def step(tmp_path: Path) -> Step:
     return Step(tmp_path)
 
 
-@pytest.mark.parametrize("plan", [{"engines": 2}, {"engines": 1, "max_engines": 2}, {"engines": 1, "engine_units": 3}])
+@pytest.mark.parametrize("plan", [{"engines": 2}, {"engines": 1, "max_engines": 2}, {"engines": 1, "engine_shards": 3}])
 def test_every_image_once_with_its_own_data(step: Step, plan: dict[str, int]) -> None:
     summary = step.run(plan=plan)
     assert step.captions() == step.expected()
@@ -83,9 +83,9 @@ def test_every_image_once_with_its_own_data(step: Step, plan: dict[str, int]) ->
 
 
 @pytest.mark.parametrize("size", [3, COUNT])
-def test_unit_size_changed_before_the_resume(tmp_path: Path, size: int) -> None:
+def test_shard_size_changed_before_the_resume(tmp_path: Path, size: int) -> None:
     step = Step(tmp_path, corrupt=(1, 13))
-    step.run(units=slice(1, None, 2))  # units 1 and 3 of five
+    step.run(shards=slice(1, None, 2))  # shards 1 and 3 of five
     committed, before = published(step.output), calls(step.log)
     assert sum(committed.values()) == 2 * SIZE
     spent = json.loads(Path(step.output, "engines.json").read_text())
@@ -104,14 +104,14 @@ def test_unit_size_changed_before_the_resume(tmp_path: Path, size: int) -> None:
 
 
 def test_counts_without_rows_are_not_counted(step: Step) -> None:
-    """A unit that was killed between its counts and its rows, and never came back because the unit size changed."""
+    """A shard that was killed between its counts and its rows, and never came back because the shard size changed."""
     (step.output / "counts").mkdir(parents=True)
-    (step.output / "counts" / "unit-000000-of-another-size.json").write_text(json.dumps({"images": 1000}))
+    (step.output / "counts" / "shard-000000-of-another-size.json").write_text(json.dumps({"images": 1000}))
     assert step.run(size=COUNT)["images"] == COUNT
 
 
 def test_corrupt_images_are_quarantined_and_the_rest_is_done(tmp_path: Path) -> None:
-    corrupt = (0, 1, 2, 3, 10)  # a whole unit and one of another
+    corrupt = (0, 1, 2, 3, 10)  # a whole shard and one of another
     step = Step(tmp_path, corrupt)
     summary = step.run()
     rows = read_output(f"{step.output}", tables.CAPTIONS).to_pylist()
@@ -130,13 +130,13 @@ def test_corrupt_images_are_quarantined_and_the_rest_is_done(tmp_path: Path) -> 
     assert len(list((step.output / "quarantine").glob("*.parquet"))) == len(files)
 
 
-def test_too_many_images_that_cannot_be_decoded_end_the_step_and_the_finished_units_stay(tmp_path: Path) -> None:
+def test_too_many_images_that_cannot_be_decoded_end_the_step_and_the_finished_shards_stay(tmp_path: Path) -> None:
     step = Step(tmp_path, corrupt=(0, 9, 18))
     words = rf"^caption: 2 of {COUNT} images got no result, more than 5% \(data.max_quarantined\): .*/quarantine"
     with pytest.raises(StepError, match=words):
         step.run(max_quarantined=0.05)
     done = published(step.output)
-    assert done  # and its units are not made again
+    assert done  # and its shards are not made again
     with pytest.raises(StepError, match=rf"3 of {COUNT} images"):
         step.run(max_quarantined=0.14)
     assert step.run(max_quarantined=0.15)["quarantined"] == 3
@@ -166,7 +166,7 @@ def test_engine_that_dies_once_is_started_again(step: Step) -> None:
 
 def test_image_that_kills_every_engine_ends_the_step_and_a_rerun_goes_on(step: Step) -> None:
     began = time.time()
-    with pytest.raises(StepError, match=r"^3 engines died at work on unit-000002-.*run the same command again"):
+    with pytest.raises(StepError, match=r"^3 engines died at work on shard-000002-.*run the same command again"):
         step.run(exit_always=step.ids[9])
     assert time.time() - began < 60
     before, committed = calls(step.log), published(step.output)
@@ -187,20 +187,20 @@ def test_engine_that_cannot_be_built_says_why(step: Step) -> None:
 def test_rows_that_do_not_fit_the_images_are_an_error_and_not_published(step: Step, how: str) -> None:
     """Without Ray: what the actor returns."""
     actor = EngineActor(ScriptedSpec("x", log=str(step.log)), Broken(how, step.ids[5]), str(step.output), MAX_PIXELS)
-    units = [load(unit) for unit in make_units("caption", step.refs, {}, SIZE)[:2]]
-    good, bad = (actor(unit) for unit in units)
-    assert (good["unit"], good["error"]) == (units[0]["unit"], [])
+    shards = [load(shard) for shard in make_shards("caption", step.refs, {}, SIZE)[:2]]
+    good, bad = (actor(shard) for shard in shards)
+    assert (good["shard"], good["error"]) == (shards[0]["shard"], [])
     kind, message = bad["error"]
     if how == "column":
         assert (kind, "unknown columns ['colour']" in message) == ("DataError", True)
     else:
-        assert (kind, f"{units[1]['unit']}: 4 images went in" in message) == ("StepError", True)
+        assert (kind, f"{shards[1]['shard']}: 4 images went in" in message) == ("StepError", True)
     assert published(step.output) == Counter(step.ids[:SIZE])
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
-    [("fewer", "unit-000002-.*: 4 images went in, rows of 3"), ("raises", "ValueError: no colour for you; finished units")],
+    [("fewer", "shard-000002-.*: 4 images went in, rows of 3"), ("raises", "ValueError: no colour for you; finished shards")],
 )
 def test_work_that_fails_says_why_and_a_rerun_finishes(step: Step, how: str, message: str) -> None:
     with pytest.raises(StepError, match=message):
@@ -212,7 +212,7 @@ def test_work_that_fails_says_why_and_a_rerun_finishes(step: Step, how: str, mes
 
 def test_no_images_at_all(tmp_path: Path) -> None:
     output = str(tmp_path / "out")
-    summary = run_units("caption", [], ScriptedSpec("x"), CaptionLike(), output, RESOURCES, MAX_PIXELS)
+    summary = run_shards("caption", [], ScriptedSpec("x"), CaptionLike(), output, RESOURCES, MAX_PIXELS)
     assert (summary["wall_seconds"], read_output(output, tables.CAPTIONS).num_rows) == (0.0, 0)
 
 

@@ -1,6 +1,6 @@
-"""Units of work: some images of a step, where their bytes are and the step's own data, as rows of a Ray Data stream.
+"""Shards of work: some images of a step, where their bytes are and the step's own data, as rows of a Ray Data stream.
 
-A unit is named by the ids of its images, whatever the order of the work and however it is cut.
+A shard is named by the ids of its images, whatever the order of the work and however it is cut.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from leaml.data import tables
 from leaml.data.store import ImageIndex, read_rows
 
 
-def unit_name(number: int, ids: list[str]) -> str:
-    """Name of the unit with these images; `number` keeps the order of the table."""
-    return f"unit-{number:06d}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}"
+def shard_name(number: int, ids: list[str]) -> str:
+    """Name of the shard with these images; `number` keeps the order of the table."""
+    return f"shard-{number:06d}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
-class Unit:
+class Shard:
     """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is."""
 
     number: int
@@ -34,10 +34,10 @@ class Unit:
     @property
     def name(self) -> str:
         """Depends on the images alone; the number keeps the order of the table."""
-        return unit_name(self.number, self.ids)
+        return shard_name(self.number, self.ids)
 
-    def without(self, done: set[str]) -> Unit:
-        """The unit without the images in `done`."""
+    def without(self, done: set[str]) -> Shard:
+        """The shard without the images in `done`."""
         keep = [place for place, image_id in enumerate(self.ids) if image_id not in done]
 
         def kept(values: list[Any]) -> list[Any]:
@@ -45,34 +45,34 @@ class Unit:
 
         rest = None if self.extra_places is None else kept(self.extra_places)
         extras = kept(self.extras) if self.extra_places is None else []
-        return Unit(self.number, self.step, kept(self.ids), kept(self.places), extras, rest)
+        return Shard(self.number, self.step, kept(self.ids), kept(self.places), extras, rest)
 
     def pack(self) -> dict[str, Any]:
         """A row for Ray Data of about 25 bytes an image: the driver holds all of them."""
-        return {"unit": self.name, "count": len(self.ids), "packed": zlib.compress(json.dumps(asdict(self)).encode())}
+        return {"shard": self.name, "count": len(self.ids), "packed": zlib.compress(json.dumps(asdict(self)).encode())}
 
     @classmethod
-    def unpack(cls, packed: dict[str, Any]) -> Unit:
-        """The unit in a row made by `pack`."""
+    def unpack(cls, packed: dict[str, Any]) -> Shard:
+        """The shard in a row made by `pack`."""
         found = json.loads(zlib.decompress(packed["packed"]))
         for key in ("places", "extra_places"):
             found[key] = None if found[key] is None else [(file, row) for file, row in found[key]]
         return cls(**found)
 
 
-def make_units(
+def make_shards(
     step: str, refs: ImageIndex, extras: dict[str, Any], size: int, rows: ImageIndex | None = None
 ) -> list[dict[str, Any]]:
-    """Cut the images into packed units of `size`, in table order.
+    """Cut the images into packed shards of `size`, in table order.
 
     The step's own data of an image is in `extras`, or with `rows` the row of another step's table at the image's place in
     `rows`, which the worker reads.
     """
-    units = []
+    shards = []
     for number, start in enumerate(range(0, len(refs), size)):
         part = list(refs[start : start + size])
-        units.append(
-            Unit(
+        shards.append(
+            Shard(
                 number,
                 step,
                 [r.image_id for r in part],
@@ -81,22 +81,22 @@ def make_units(
                 None if rows is None else [(r.file, r.row) for r in rows[start : start + size]],
             ).pack()
         )
-    return units
+    return shards
 
 
 def load(packed: dict[str, Any]) -> dict[str, Any]:
-    """Reads the encoded bytes of a unit's images; runs as a Ray Data task, so reading overlaps with the engine."""
-    unit = Unit.unpack(packed)
+    """Reads the encoded bytes of a shard's images; runs as a Ray Data task, so reading overlaps with the engine."""
+    shard = Shard.unpack(packed)
     by_file: dict[str, list[int]] = {}
-    for file, row in unit.places:
+    for file, row in shard.places:
         by_file.setdefault(file, []).append(row)
     data: dict[tuple[str, int], bytes] = {}
     for file, rows in by_file.items():
         for row, record in zip(rows, read_rows(file, rows), strict=True):
             data[file, row] = record["bytes"]
-    extras = unit.extras if unit.extra_places is None else _read_extras(unit.extra_places)
-    loaded = {"unit": unit.name, "step": unit.step, "image_id": unit.ids, "extra": json.dumps(extras)}
-    return loaded | {"bytes": [data[place] for place in unit.places]}
+    extras = shard.extras if shard.extra_places is None else _read_extras(shard.extra_places)
+    loaded = {"shard": shard.name, "step": shard.step, "image_id": shard.ids, "extra": json.dumps(extras)}
+    return loaded | {"bytes": [data[place] for place in shard.places]}
 
 
 def _read_extras(places: list[tuple[str, int]]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from leaml.errors import DataError
-from leaml.evaluation.statistics import bootstrap_interval, holm, paired_permutation_test
+from leaml.evaluation.resampling import bootstrap_interval, holm, paired_permutation_test
 
 
 def clustered(rng: np.random.Generator, images: int, per_image: int, mean: float) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +50,7 @@ def test_seed_order_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) ->
     expected = bootstrap_interval(correct, images, 500, 7), paired_permutation_test(correct, ~correct, images, 500, 7)
     assert bootstrap_interval(correct, images, 500, 8) != expected[0]
     order = np.random.default_rng(5).permutation(len(correct))
-    monkeypatch.setattr("leaml.evaluation.statistics._CHUNK", 1000)
+    monkeypatch.setattr("leaml.evaluation.resampling._CHUNK", 1000)
     again = (
         bootstrap_interval(correct[order], images[order], 500, 7),
         paired_permutation_test(correct[order], ~correct[order], images[order], 500, 7),

@@ -1,9 +1,9 @@
-"""Map steps (caption, generate, evaluate) in work units: one unit of images is one atomically published file.
+"""Map steps (caption, generate, evaluate) in shards: one shard of images is one atomically published file.
 
-A unit (pipelines/unit.py) is named by the ids of its images, so "done" is "its file exists": a rerun does the missing units and
-nothing else, no image twice and none lost, wherever the process was killed, and also if the unit size was changed. Ray Data
-streams the units: bytes are read on CPU tasks, an actor pool holds the engines, and the actor that made a unit's rows publishes
-them.
+A shard (pipelines/shard.py) is named by the ids of its images, so "done" is "its file exists": a rerun does the missing
+shards and nothing else, no image twice and none lost, wherever the process was killed, and also if the shard size was
+changed. Ray Data streams the shards: bytes are read on CPU tasks, an actor pool holds the engines, and the actor that made a
+shard's rows publishes them.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from pipelines.clock import EVERY
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
+from pipelines.shard import Shard
 from pipelines.stream import rows_of, saturation, stream
-from pipelines.unit import Unit
 
 ATTEMPTS = "attempts"
 CUT = "replies cut at the token limit"
 """Name of the count of replies that ended there instead of by themselves."""
 MAX_ATTEMPTS = 3
-"""Times a unit is begun in one run of the step. Ray itself starts engines again and tries units again for ever, also an image
+"""Times a shard is begun in one run of the step. Ray itself starts engines again and tries shards again for ever, also an image
 that kills every engine; but it cannot tell such an image from a node that is lost."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a unit as the engine actor sees it; `extra` is the step's own data for this image."""
+    """One image of a shard as the engine actor sees it; `extra` is the step's own data for this image."""
 
     image_id: str
     image: Image.Image
@@ -53,7 +53,7 @@ class Item:
 
 
 class Work(Protocol):
-    """What a step does with the images of one unit. Must be picklable.
+    """What a step does with the images of one shard. Must be picklable.
 
     Returns one row per image, which is one of `quarantine.refused` where there is no result, and counts for the summary.
     """
@@ -64,10 +64,10 @@ class Work(Protocol):
 
 
 class EngineActor:
-    """Holds one engine; makes, checks and publishes the rows of one unit at a time.
+    """Holds one engine; makes, checks and publishes the rows of one shard at a time.
 
     Our own errors are returned, in the column `error`, since Ray hands on the text of an exception only. Threads call it, so
-    that one unit is decoded or published while another is with the engine; `seconds` add up to the time with any.
+    that one shard is decoded or published while another is with the engine; `seconds` add up to the time with any.
     """
 
     def __init__(self, spec: EngineSpec, work: Work, output: str, max_pixels: int, known: kept.Kept | None = None) -> None:
@@ -80,16 +80,16 @@ class EngineActor:
         except LeamlError as error:
             self.error = error
 
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
             self.counted = self.counted if self.working else time.time()
             self.working += 1
-        result: dict[str, Any] = {"unit": unit["unit"], "counts": "{}", "error": []}
+        result: dict[str, Any] = {"shard": shard["shard"], "counts": "{}", "error": []}
         try:
             if self.error is not None:
                 raise self.error
-            self._attempt(unit["unit"])
-            result["counts"] = json.dumps(self._publish(unit))
+            self._attempt(shard["shard"])
+            result["counts"] = json.dumps(self._publish(shard))
         except LeamlError as error:
             result["error"] = [type(error).__name__, str(error)]
         finally:
@@ -98,58 +98,59 @@ class EngineActor:
                 result["seconds"], self.counted = time.time() - self.counted, time.time()
         return result
 
-    def _attempt(self, unit: str) -> None:
-        """Note that the unit is begun. Raises StepError when that was noted too often."""
+    def _attempt(self, shard: str) -> None:
+        """Note that the shard is begun. Raises StepError when that was noted too often."""
         for number in range(MAX_ATTEMPTS):
-            if files.write_bytes(f"{self.output}/{ATTEMPTS}/{unit}-{number}", b"", if_absent=True):
+            if files.write_bytes(f"{self.output}/{ATTEMPTS}/{shard}-{number}", b"", if_absent=True):
                 return
         msg = (
-            f"{MAX_ATTEMPTS} engines died at work on {unit}, or on a unit beside it; an image may be what kills them: find it "
-            "with smaller resources.images_per_unit and engine_units 1. Finished units are kept, run the same command again to "
-            "go on"
+            f"{MAX_ATTEMPTS} engines died at work on {shard}, or on a shard beside it; an image may be what kills them: "
+            "find it with smaller resources.images_per_shard and engine_shards 1. Finished shards are kept, run the same "
+            "command again to go on"
         )
         raise StepError(msg)
 
-    def _publish(self, unit: dict[str, Any]) -> Counter[str]:
-        items, quarantined = self._decode(unit)
-        engine, replies = self.engine, f"{self.output}/{kept.FOLDER}/{unit['unit']}"
+    def _publish(self, shard: dict[str, Any]) -> Counter[str]:
+        items, quarantined = self._decode(shard)
+        engine, replies = self.engine, f"{self.output}/{kept.FOLDER}/{shard['shard']}"
         if self.known is not None:
             engine = kept.KeptReplies(engine, replies, self.known)  # type: ignore[arg-type]  # of a URL
         rows, counts = self.work(engine, items) if items else ([], Counter())
         made, expected = [r["image_id"] for r in rows], [i.image_id for i in items]
         if made != expected:
             msg = (
-                f"unit {unit['unit']}: {len(expected)} images went in, rows of {len(made)} came out in another order or number"
+                f"shard {shard['shard']}: {len(expected)} images went in, rows of {len(made)} came out in another order or "
+                "number"
             )
             raise StepError(msg)
         reasons = {row["image_id"]: row[quarantine.REASON] for row in rows if quarantine.REASON in row}
         rows = [row for row in rows if row["image_id"] not in reasons]
-        quarantined += [_quarantined(unit, image_id, reason) for image_id, reason in reasons.items()]
+        quarantined += [_quarantined(shard, image_id, reason) for image_id, reason in reasons.items()]
         if quarantined:
             tables.write(
-                f"{self.output}/{quarantine.FOLDER}/{unit['unit']}.parquet", tables.table(quarantined, tables.QUARANTINE)
+                f"{self.output}/{quarantine.FOLDER}/{shard['shard']}.parquet", tables.table(quarantined, tables.QUARANTINE)
             )
         counts["images"] = len(rows)
         counts.update(quarantine.counts_of(quarantined))
-        files.write_bytes(f"{self.output}/counts/{unit['unit']}.json", json.dumps(counts).encode())
-        # last, since the rows' file is what makes the unit done
-        tables.write(f"{self.output}/rows/{unit['unit']}.parquet", tables.table(rows, self.work.schema))
+        files.write_bytes(f"{self.output}/counts/{shard['shard']}.json", json.dumps(counts).encode())
+        # last, since the rows' file is what makes the shard done
+        tables.write(f"{self.output}/rows/{shard['shard']}.parquet", tables.table(rows, self.work.schema))
         if self.known is not None:
             files.delete_tree(replies)
         return counts
 
-    def _decode(self, unit: dict[str, Any]) -> tuple[list[Item], list[dict[str, object]]]:
+    def _decode(self, shard: dict[str, Any]) -> tuple[list[Item], list[dict[str, object]]]:
         items, quarantined = [], []
-        for image_id, data, extra in zip(unit["image_id"], unit["bytes"], json.loads(unit["extra"]), strict=True):
+        for image_id, data, extra in zip(shard["image_id"], shard["bytes"], json.loads(shard["extra"]), strict=True):
             try:
                 items.append(Item(image_id, images.decode(data, self.max_pixels), extra))
             except images.ImageRejected as error:
-                quarantined.append(_quarantined(unit, image_id, str(error)))
+                quarantined.append(_quarantined(shard, image_id, str(error)))
         return items, quarantined
 
 
-def _quarantined(unit: dict[str, Any], image_id: str, reason: str) -> dict[str, object]:
-    return {"image_id": image_id, "uri": None, "step": unit["step"], "reason": reason}
+def _quarantined(shard: dict[str, Any], image_id: str, reason: str) -> dict[str, object]:
+    return {"image_id": image_id, "uri": None, "step": shard["step"], "reason": reason}
 
 
 def replied(completions: Iterable[Completion]) -> Counter[str]:
@@ -161,11 +162,11 @@ def replied(completions: Iterable[Completion]) -> Counter[str]:
     return +counts
 
 
-def _remaining(units: list[dict[str, Any]], output: str) -> list[dict[str, Any]]:
-    """The units that are not published. Images published in units of another size are taken out of theirs."""
+def _remaining(shards: list[dict[str, Any]], output: str) -> list[dict[str, Any]]:
+    """The shards that are not published. Images published in shards of another size are taken out of theirs."""
     finished = _finished(output)
-    todo = [u for u in units if u["unit"] not in finished]
-    foreign = sorted(finished - {u["unit"] for u in units})
+    todo = [u for u in shards if u["shard"] not in finished]
+    foreign = sorted(finished - {u["shard"] for u in shards})
     if not foreign or not todo:
         return todo
     done: set[str] = set()
@@ -174,12 +175,12 @@ def _remaining(units: list[dict[str, Any]], output: str) -> list[dict[str, Any]]
             file = f"{output}/{folder}/{name}.parquet"
             if folder == "rows" or files.exists(file):
                 done.update(tables.read(file, columns=["image_id"])["image_id"].to_pylist())
-    rest = [Unit.unpack(u).without(done) for u in todo]
-    return [unit.pack() for unit in rest if unit.ids]
+    rest = [Shard.unpack(u).without(done) for u in todo]
+    return [shard.pack() for shard in rest if shard.ids]
 
 
 def _sweep(output: str, finished: set[str]) -> None:
-    """Remove what killed units left beside the rows of others."""
+    """Remove what killed shards left beside the rows of others."""
     for folder in ("quarantine", "counts"):
         for file in _listing(f"{output}/{folder}"):
             if file.rsplit("/", 1)[-1].rpartition(".")[0] not in finished:
@@ -211,7 +212,7 @@ class _Spent:
         return self._wall + time.time() - self._began
 
     def add(self, images: int, seconds: float) -> None:
-        """One more unit is done."""
+        """One more shard is done."""
         self.images += images
         self.engine_seconds += seconds
         if time.time() - self._saved > EVERY:
@@ -224,9 +225,9 @@ class _Spent:
         self._saved = time.time()
 
 
-def run_units(
+def run_shards(
     label: str,
-    units: list[dict[str, Any]],
+    shards: list[dict[str, Any]],
     spec: EngineSpec,
     work: Work,
     output: str,
@@ -234,7 +235,7 @@ def run_units(
     max_pixels: int,
     max_quarantined: float = 1.0,
 ) -> dict[str, Any]:
-    """Do every unit that is not published yet and return the totals over all units of the step.
+    """Do every shard that is not published yet and return the totals over all shards of the step.
 
     Seconds and rates are of all attempts: `images_per_engine_s` while an engine works, without its start.
 
@@ -243,27 +244,27 @@ def run_units(
             stays.
     """
     files.delete_tree(f"{output}/{ATTEMPTS}")
-    total = sum(u["count"] for u in units)
+    total = sum(u["count"] for u in shards)
     earlier = quarantine.settle(output, max_quarantined * total)
-    todo = _remaining(units, output)
+    todo = _remaining(shards, output)
     done = total - sum(u["count"] for u in todo)
     if done:
         say(f"{label}: {done} of {total} images were done before; {total - done} to do")
     counts, began, spent = Counter[str](), time.time(), _Spent(output)
     if todo:
         streamed = stream(todo, EngineActor, (spec, work, output, max_pixels, kept.read(output)), resources)
-        say(f"{label}: {len(todo)} units, {resources.engines} engines; {saturation(resources)}")
-        sizes = {u["unit"]: u["count"] for u in todo}
+        say(f"{label}: {len(todo)} shards, {resources.engines} engines; {saturation(resources)}")
+        sizes = {u["shard"]: u["count"] for u in todo}
         with Bar(label, total, "images", done) as bar, StepMetrics(output, label) as exported:
             exported.progress(done, total)
             for row in rows_of(streamed, label):
                 made = Counter(json.loads(row["counts"]))
                 counts.update(made)
                 spent.add(made["images"], row["seconds"])
-                done += sizes[row["unit"]]
+                done += sizes[row["shard"]]
                 bar.update(done, _note(counts, time.time() - began))
                 quarantine.check(label, counts + earlier, done, total, max_quarantined, output)
-                exported.unit(made, row["seconds"])
+                exported.shard(made, row["seconds"])
                 exported.progress(done, total)
     finished = _finished(output)
     _sweep(output, finished)
@@ -283,12 +284,12 @@ def run_units(
 
 
 def run_step(
-    run: Run, step: Step, units: list[dict[str, Any]], spec: EngineSpec, work: Work, resources: ResourcesConfig | None = None
+    run: Run, step: Step, shards: list[dict[str, Any]], spec: EngineSpec, work: Work, resources: ResourcesConfig | None = None
 ) -> dict[str, Any]:
-    """`run_units` with the step's label and folder, and the run's limits and (by default) resources."""
+    """`run_shards` with the step's label and folder, and the run's limits and (by default) resources."""
     config = run.config
     limits = (config.data.max_pixels, config.data.max_quarantined)
-    return run_units(step.label, units, spec, work, step.folder, resources or config.resources, *limits)
+    return run_shards(step.label, shards, spec, work, step.folder, resources or config.resources, *limits)
 
 
 def _note(counts: Counter[str], seconds: float) -> str:
@@ -314,7 +315,7 @@ def describe(summary: dict[str, Any]) -> str:
 
 def _read_counts(output: str, finished: set[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for name in sorted(finished):  # not the folder's listing: a killed unit may have left its counts without rows
+    for name in sorted(finished):  # not the folder's listing: a killed shard may have left its counts without rows
         counts.update(json.loads(files.read_bytes(f"{output}/counts/{name}.json")))
     return counts
 
@@ -324,11 +325,11 @@ def _listing(folder: str) -> list[str]:
 
 
 def read_output(output: str, schema: pa.Schema) -> pa.Table:
-    """All published rows of a map step, in unit order."""
+    """All published rows of a map step, in shard order."""
     return pa.concat_tables([schema.empty_table(), *read_files(output, schema)])
 
 
 def read_files(output: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The published files of a map step one by one, in unit order."""
+    """The published files of a map step one by one, in shard order."""
     for file in _listing(f"{output}/rows"):
         yield tables.read(file, schema)

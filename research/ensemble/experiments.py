@@ -1,7 +1,7 @@
-"""Tables of experiments on stacked models: all methods over budgets and draws, and one choice of the method at a time.
+"""Tables of experiments on ensembles: all methods over budgets and draws, and one choice of the method at a time.
 
-    python -m research.stacked.experiments pack pipelines/configs/demo.yaml FILE.npz [a.b=value ...]
-    python -m research.stacked.experiments run FILE.npz [a.b=value ...] --plan table --out FILE.json [--teacher FOLDER]
+    python -m research.ensemble.experiments pack pipelines/configs/demo.yaml FILE.npz [a.b=value ...]
+    python -m research.ensemble.experiments run FILE.npz [a.b=value ...] --plan table --out FILE.json [--teacher FOLDER]
 
 `pack` needs the pipeline's packages; `run` needs torch, tokenizers and leaml, and a GPU if the plan is to end today.
 """
@@ -18,15 +18,15 @@ from typing import Any
 import torch
 
 from leaml.config import resolve_model
+from research.ensemble import domain, model
+from research.ensemble.domain import Domain
+from research.ensemble.lab import Lab, Result
+from research.ensemble.plans import PLANS, changed
+from research.ensemble.texts import Texts
+from research.ensemble.training import Bench
+from research.ensemble.workers import Workers
 from research.label_efficiency import FULL_BUDGETS
 from research.pair_precision import truth_of
-from research.stacked import domain, model
-from research.stacked.domain import Domain
-from research.stacked.lab import Lab, Result
-from research.stacked.plans import PLANS, changed
-from research.stacked.texts import Texts
-from research.stacked.training import Bench
-from research.stacked.workers import Workers
 
 
 def run(given: Domain, plan: str, teacher: str, bench: dict[str, Any], workers: int, seconds: float | None, out: Path) -> None:

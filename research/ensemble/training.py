@@ -1,7 +1,7 @@
 """Trains a stack of models on the batches, with the losses and the learning rates of `leaml.training.loop.Trainer`.
 
 What is not trained has no gradient: rows that a selection leaves out are masked, LoRA is a sum in front of the product. In
-float32 an arm ends with the weights that the Trainer gives it (tests/benchmarks/test_stacked.py).
+float32 an arm ends with the weights that the Trainer gives it (tests/benchmarks/test_ensemble.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.nn import functional
 from leaml.config import TrainConfig
 from leaml.training.loop import Example, Task, batch_counts, learning_rate
 from leaml.vlm.precision import compute_dtype
-from research.stacked import model
-from research.stacked.model import Shape, Weights
-from research.stacked.texts import Texts
+from research.ensemble import model
+from research.ensemble.model import Shape, Weights
+from research.ensemble.texts import Texts
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -123,7 +123,7 @@ class Rows:
         contexts = texts.prompts([e.request for e in examples])
         replies = [texts.reply(e.reply) for e in examples]
         if any(e.prefix for e in examples):
-            msg = "stacked models train no reply behind a prefix; leave warmup.describe_first off"
+            msg = "ensembles train no reply behind a prefix; leave warmup.describe_first off"
             raise ValueError(msg)
         width = max(len(c) + len(r) for c, r in zip(contexts, replies, strict=True))
         width = -(-width // multiple) * multiple

@@ -77,11 +77,11 @@ class Faulty(CaptionLike):
     """
 
     def __init__(self, folder: str, moment: str, driver: int | None = None) -> None:
-        self.folder, self.moment, self.driver, self.units = folder, moment, driver, 0
+        self.folder, self.moment, self.driver, self.shards = folder, moment, driver, 0
 
     def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
-        self.units += 1
-        if self.units == 3:
+        self.shards += 1
+        if self.shards == 3:
             if self.folder == "engine":
                 self._fail()
             sync = os.fsync

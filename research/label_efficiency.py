@@ -35,8 +35,7 @@ from scipy import stats
 
 from leaml import config
 from leaml.data import tables
-from leaml.evaluation import results
-from leaml.evaluation import statistics as tests
+from leaml.evaluation import resampling, results
 from leaml.io import files
 from leaml.rows import names_of
 from leaml.run.records import read_run
@@ -128,8 +127,8 @@ def compare(draws: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
     images, ours = answers("leaml", "image_id"), answers("leaml", "correct").astype(float)
     others = [row for row in draws[0]["predictions"] if row != "leaml"]
-    found = {row: tests.paired_permutation_test(ours, answers(row, "correct").astype(float), images) for row in others}
-    adjusted = tests.holm(found)
+    found = {row: resampling.paired_permutation_test(ours, answers(row, "correct").astype(float), images) for row in others}
+    adjusted = resampling.holm(found)
     return {row: {"p_value": found[row], "p_holm": adjusted[row]} for row in others}
 
 

@@ -206,7 +206,7 @@ def test_run_prints_every_check_and_exits_by_the_worst(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: doctor.State, code: int
 ) -> None:
     found = [Check("Python", "ok", "3.11"), Check("thing", state, "bad", "install .[gpu]")]
-    monkeypatch.setattr(doctor, "_each", lambda storage: iter(found))
+    monkeypatch.setattr(doctor, "_checks", lambda storage: iter(found))
     assert doctor.run(None) == code
     assert "install .[gpu]" in capsys.readouterr().out
 

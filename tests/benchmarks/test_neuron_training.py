@@ -122,4 +122,7 @@ def test_program_needs_torch_transformers_and_peft_alone() -> None:
     program = "import sys, benchmarks.neuron_training; print(*(m for m in sys.modules if m.startswith('leaml.')))"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     parts = ("", ".config", ".layer", ".lora", ".model")
-    assert set(found.stdout.split()) == {"leaml.errors", "leaml.neurons", *(f"leaml.neurons.peft{part}" for part in parts)}
+    assert set(found.stdout.split()) == {
+        *("leaml._compat", "leaml.errors", "leaml.neurons"),
+        *(f"leaml.neurons.peft{part}" for part in parts),
+    }

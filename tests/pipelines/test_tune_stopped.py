@@ -35,7 +35,7 @@ def searched(folder: Path, ratios: list[float], **settings: Any) -> list[Trial]:
     space = {"select.ratio": {"choices": ratios}}
     given = {"space": space, "search": "grid", "judge": "generator", "validations": 4, **settings}
     config = parse({"storage": str(folder), "data": DATA, "tune": given})
-    return tune._tuned(tune.Plan(config, "", ""), Run(config).step("tune", {}, []), "search", tune._space(config))
+    return tune._tuned(tune.Plan(config, ""), Run(config).step("tune", {}, []), "search", tune._space(config))
 
 
 @pytest.fixture(autouse=True)

@@ -100,6 +100,8 @@ for _entry in entry_points(group=GROUP):
     ROWS[_row.name] = _row
 OPTIONAL = tuple(row.name for row in ROWS.values() if row.optional)
 """What `evaluate.controls` may hold."""
+TRAINED_BASELINES = tuple(row.name for row in ROWS.values() if row.role == "baseline" and row.training)
+"""What `evaluate.leave_out` may hold."""
 TITLES = {row.name: row.title for row in ROWS.values()}
 """What rows are called in reports; others follow under their own name."""
 
@@ -107,6 +109,11 @@ TITLES = {row.name: row.title for row in ROWS.values()}
 def names_of(role: Role) -> tuple[str, ...]:
     """Names of the rows of a role."""
     return tuple(row.name for row in ROWS.values() if row.role == role)
+
+
+def baselines_of(config: Config) -> list[Row]:
+    """The baselines that a run compares with, in order."""
+    return [row for row in ROWS.values() if row.role == "baseline" and row.name not in config.evaluate.leave_out]
 
 
 def changed(config: Config, name: str) -> Config:

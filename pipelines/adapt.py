@@ -15,7 +15,7 @@ from leaml.errors import InputError
 from leaml.evaluation import calibration, comparisons, results
 from leaml.io import files
 from leaml.io.writable import refuse_unwritable
-from leaml.rows import ROWS, TITLES, names_of
+from leaml.rows import TITLES, baselines_of
 from leaml.run.records import LEAML
 from leaml.vlm import load
 from pipelines.caption import refuse_unusable_url
@@ -129,7 +129,7 @@ def doubts(
     whole, last = until == LAST, number_of(until)
     trainings: dict[str, TrainConfig] = {}
     if whole:
-        trainings |= {row.title: row.section(config) for row in ROWS.values() if row.role == "baseline" and row.training}
+        trainings |= {row.title: row.section(config) for row in baselines_of(config) if row.training}
     else:
         questions = images = None
     sections: dict[str, TrainConfig] = {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
@@ -151,7 +151,11 @@ def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]
 
 def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step]:
     """The evaluate steps of the baselines that are models, by row."""
-    return {name: answered(run, sources, labels, name) for name in names_of("baseline") if name not in PRIORS}
+    return {
+        name: answered(run, sources, labels, name)
+        for name in (row.name for row in baselines_of(run.config))
+        if name not in PRIORS
+    }
 
 
 def answered(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
@@ -175,7 +179,7 @@ def evaluate(
     text = {name: textmetrics.text_metrics(*_texts(table)) for name, table in predictions.items()}
     ours, *others = trainings(run, adapted)
     compared = {"rows": rows, "comparison": comparison}
-    warnings = comparisons.of_evaluation(compared, TITLES, ours, others, labels.validation.num_rows)
+    warnings = comparisons.of_evaluation(compared, TITLES, ours, others, labels.validation.num_rows, config.evaluate.leave_out)
     dataset = config.data.evaluation.path or config.data.evaluation.format
     metrics = results.metrics_json(dataset, labels.images, rows, comparison, text if any(text.values()) else None, warnings)
     metrics |= {"label_rows": len(labels.rows()), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
@@ -193,8 +197,8 @@ def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
     made: list[tuple[str, TrainConfig, str]] = [(TITLES[LEAML], run.config.finetune, adapted.folder)]
     made += [
         (row.title, row.section(run.config), files.join(run.folder, folders[row.name]))
-        for row in ROWS.values()
-        if row.role == "baseline" and row.training
+        for row in baselines_of(run.config)
+        if row.training
     ]
     found = []
     for title, config, folder in made:

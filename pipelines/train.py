@@ -20,6 +20,7 @@ from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_mode
 from leaml.data import tables
 from leaml.data.store import ImageStore
 from leaml.errors import LeamlError, StepError
+from leaml.imports import uncollected
 from leaml.io import files, s3
 from leaml.training.loop import Example, Outcome, Task, Trainer, Validation, Worker
 from pipelines import _compat
@@ -170,10 +171,11 @@ def share_machine(lanes: int) -> None:
 
 def _train_worker(settings: dict[str, Any]) -> None:
     """Body of one Ray Train worker."""
-    import ray.train
-    import torch
+    with uncollected():
+        import ray.train
+        import torch
 
-    from leaml.vlm import load as vlm_load
+        from leaml.vlm import load as vlm_load
 
     job: TrainJob = settings["job"]
     share_machine(settings["lanes"])
@@ -214,7 +216,8 @@ def _trainable(vlm: Any, job: TrainJob) -> list[Any]:
     if job.method == "full":
         vlm.model.requires_grad_(True)
     else:
-        from peft import get_peft_model
+        with uncollected():
+            from peft import get_peft_model
 
         vlm.model = get_peft_model(vlm.model, _adapter(vlm.model, job))
     return [p for p in vlm.model.parameters() if p.requires_grad]

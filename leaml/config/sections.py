@@ -14,7 +14,7 @@ from leaml.config.generate import GenerateConfig
 from leaml.config.models import ModelConfig
 from leaml.config.search import TuneConfig
 from leaml.config.wanted import Spelled
-from leaml.rows import OPTIONAL
+from leaml.rows import OPTIONAL, TRAINED_BASELINES
 
 
 class SourceConfig(Section):
@@ -235,6 +235,7 @@ class BaselineConfig(Section):
 
 
 Control = Literal[*OPTIONAL]  # type: ignore[valid-type]  # names that are known when it is imported
+Trained = Literal[*TRAINED_BASELINES]  # type: ignore[valid-type]
 
 
 class EvaluateConfig(Section):
@@ -243,6 +244,10 @@ class EvaluateConfig(Section):
     baselines: BaselineConfig = Field(default_factory=lambda: BaselineConfig(), description="Baseline training.")
     controls: list[Control] = Field(
         default_factory=list, description="Extra rows to run: the whole method with one part replaced."
+    )
+    leave_out: list[Trained] = Field(
+        default_factory=list,
+        description="Baselines not to train, where their cost matters more than the comparison; the report says so.",
     )
     max_tokens: int = Field(24, gt=0, description="Longest answer, in tokens.")
     bootstrap: int = Field(2000, gt=0, description="Resamples (over images) behind intervals and tests.")

@@ -13,6 +13,7 @@ from typing import Any
 from leaml.engine import lifetime
 from leaml.engine.interface import Completion, EngineSettings, Request
 from leaml.errors import DataError, ModelError
+from leaml.imports import uncollected
 from leaml.text import replies
 
 _TOGETHER = 32
@@ -31,10 +32,11 @@ class VllmEngine:
 
     def __init__(self, spec: EngineSettings) -> None:
         _quiet_environment(spec)
-        from vllm import LLM  # import sets up platform and threads, so it comes after the environment
+        with uncollected():
+            from vllm import LLM  # import sets up platform and threads, so it comes after the environment
 
-        from leaml.vlm.collate import Collator, prompt
-        from leaml.vlm.shrink import shrink_of
+            from leaml.vlm.collate import Collator, prompt
+            from leaml.vlm.shrink import shrink_of
 
         self._prompt = prompt
         options: dict[str, Any] = {

@@ -212,7 +212,12 @@ def last_fall(losses: Sequence[tuple[int, float]]) -> float:
 
 
 def of_evaluation(
-    metrics: Mapping[str, Any], titles: Mapping[str, str], ours: Training, baselines: Sequence[Training], validation: int
+    metrics: Mapping[str, Any],
+    titles: Mapping[str, str],
+    ours: Training,
+    baselines: Sequence[Training],
+    validation: int,
+    left_out: Sequence[str] = (),
 ) -> list[str]:
     """Everything that is to be said of an evaluation's comparison with its baselines.
 
@@ -222,8 +227,16 @@ def of_evaluation(
         ours: The last training of the method.
         baselines: The trainings of the baselines that are trained.
         validation: Validation questions that learning rates were chosen by.
+        left_out: Rows of baselines that this run was told not to train.
     """
     found = _of_differences(metrics, titles)
+    if left_out:
+        shown = (
+            "; the best baseline may be better than those shown"
+            if baselines
+            else ", and nothing shows what the labels alone bring"
+        )
+        found.append(f"Left out (evaluate.leave_out): {', '.join(titles.get(name, name) for name in left_out)}{shown}.")
     for baseline in baselines:
         found += of_trainings(ours, baseline)
     for training in (ours, *baselines):

@@ -138,6 +138,19 @@ def test_an_evaluation_says_what_its_questions_can_show() -> None:
 
 
 @pytest.mark.parametrize(
+    ("left_out", "others", "end"),
+    [
+        (["lora_labels"], [training()], "LoRA on labels; the best baseline may be better than those shown."),
+        (["finetune_labels", "lora_labels"], [], "LoRA on labels, and nothing shows what the labels alone bring."),
+    ],
+)
+def test_baselines_that_were_left_out_are_told(left_out: list[str], others: list[comparisons.Training], end: str) -> None:
+    (found,) = comparisons.of_evaluation({"rows": {}}, TITLES, training(title="LEAML"), others, 100, left_out)
+    assert found.startswith("Left out (evaluate.leave_out): ")
+    assert found.endswith(end)
+
+
+@pytest.mark.parametrize(
     ("sizes", "said"),
     [
         ((100, 100, 40, 10, {"a": 2, "b": 1}), []),

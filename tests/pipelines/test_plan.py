@@ -71,6 +71,14 @@ def test_steps_come_in_order_and_those_that_rows_share_once(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+def test_baselines_that_are_left_out_are_neither_trained_nor_asked(tmp_path: Path) -> None:
+    run, _, _ = rehearse(config(tmp_path, evaluate={"leave_out": ["lora_labels"]}))
+    labels = [p.step.label for p in run.planned.values()]
+    assert [x for x in labels if x.startswith(("evaluate", "finetune"))] == [
+        *("finetune leaml", "evaluate zero_shot", "finetune finetune_labels", "evaluate finetune_labels", "evaluate leaml")
+    ]
+
+
 def test_addresses_are_those_of_the_run_before_and_after_ingest(tmp_path: Path) -> None:
     """Before, what depends on the captioned images has one as soon as they are known; captions are the first of that."""
     found = config(tmp_path, caption={"max_images": 6}, evaluate={"controls": ["full_labels"]})

@@ -138,7 +138,7 @@ def fit(
         ),
     )
     try:
-        _compat.without_its_sigint_handler(trainer).fit()
+        _compat.plain(trainer).fit()
     except Exception as error:
         own = _own_error(error)
         if own is not None:

@@ -32,7 +32,7 @@ SETTINGS = {
         "labeled": {"format": "easy_vqa", "split": "train", "limit": 2},
         "evaluation": {"format": "easy_vqa", "split": "test", "limit": 2},
     },
-    "score": {"samples": 2, "shard": "ffn"},
+    "score": {"samples": 2, "unit": "ffn"},
     "select": {"ratio": 0.2, "scope": "global"},
     "resources": {"train_workers": 3, "train_cpus": 0.5},
     **{section: {"batch_size": 6} for section in ("warmup", "distill", "finetune")},

@@ -255,7 +255,8 @@ def test_several_workers_train_as_one(tiny: VLM, monkeypatch: pytest.MonkeyPatch
     expected = train(alone, mixture(), config)
     exchange, outcomes = Exchange(world), {}
     monkeypatch.setattr(torch.distributed, "all_reduce", exchange.all_reduce)
-    models = [VLM(copy.deepcopy(tiny.model).double(), tiny.processor, "") for _ in range(world)]
+    # a processor for each: tokenizers keep how a call pads, so that threads that share one disturb each other
+    models = [VLM(copy.deepcopy(tiny.model).double(), copy.deepcopy(tiny.processor), "") for _ in range(world)]
 
     def body(rank: int) -> None:
         outcomes[rank] = train(models[rank], mixture(), config, Worker(rank=rank, world=world))

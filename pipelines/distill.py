@@ -36,7 +36,7 @@ that are all alike give none, single words no clozes."""
 
 
 def question_shares(config: DistillConfig) -> dict[str, float]:
-    """Places in a batch, to one of a caption, of the `CAPTION_QUESTIONS` that are asked."""
+    """Examples in a batch, to one caption, of the `CAPTION_QUESTIONS` that are asked."""
     shares = {"checks": config.check_share, "clozes": config.cloze_share}
     return {name: share for name, share in shares.items() if share}
 

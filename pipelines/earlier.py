@@ -11,7 +11,7 @@ from leaml.errors import DataError
 from leaml.io import files
 from leaml.run.records import DONE, LEAML, STATUS, StepRecord, read_run
 
-APART = ("name", "storage", "resources", "tune")
+UNADDRESSED = ("name", "storage", "resources", "tune")
 """Sections of the configuration that are in no step's address."""
 
 
@@ -22,8 +22,8 @@ def whole(tree: dict[str, Any]) -> str:
 
 def digest(tree: dict[str, Any], step: StepRecord) -> str:
     """Identity of the part of a configuration that a step may depend on; what lies beside the storage may move with it."""
-    apart = (*APART, "evaluate") if _of_method(step) else APART
-    text = json.dumps({key: value for key, value in tree.items() if key not in apart}, sort_keys=True)
+    left_out = (*UNADDRESSED, "evaluate") if _of_method(step) else UNADDRESSED
+    text = json.dumps({key: value for key, value in tree.items() if key not in left_out}, sort_keys=True)
     storage = str(tree.get("storage") or "")
     if storage and not files.is_remote(storage):
         beside = json.dumps(f"{Path(files.absolute(storage)).parent}/")[1:-1]

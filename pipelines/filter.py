@@ -94,15 +94,15 @@ def read_accepted(step: Step) -> list[tuple[str, str, str]]:
 def _count(label: str, parts: list[str], whole: PairSet) -> None:
     """Count all pairs that the filters of their image accept, file by file: groups of similar questions depend on the order."""
     waiting: dict[str, list[tuple[str, str, int]]] = {}
-    place = 0
+    following = 0
     with Bar(label, len(parts), "files") as bar:
         for row in _stream(parts, functools.partial(_accepted, config=whole.config), label):
             waiting[row["part"]] = json.loads(row["result"])
-            while place < len(parts) and parts[place] in waiting:
-                for question, answer, times in waiting.pop(parts[place]):
+            while following < len(parts) and parts[following] in waiting:
+                for question, answer, times in waiting.pop(parts[following]):
                     whole.count(question, answer, times)
-                place += 1
-                bar.update(place)
+                following += 1
+                bar.update(following)
 
 
 def _accepted(part: str, config: FilterConfig) -> list[tuple[str, str, int]]:

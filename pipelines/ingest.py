@@ -391,7 +391,7 @@ def sample_refs(refs: ImageIndex, count: int | None, seed: int, always: frozense
     """At most `count` images, chosen by hash of seed and id, and those in `always`; in table order."""
     if count is None or len(refs) <= count:
         return refs
-    hashed = ((hashlib.sha256(f"{seed}:{r.image_id}".encode()).digest(), place) for place, r in enumerate(refs))
-    chosen = {place for _, place in heapq.nsmallest(count, hashed)}
-    chosen |= {place for place, r in enumerate(refs) if r.image_id in always}
+    hashed = ((hashlib.sha256(f"{seed}:{r.image_id}".encode()).digest(), index) for index, r in enumerate(refs))
+    chosen = {index for _, index in heapq.nsmallest(count, hashed)}
+    chosen |= {index for index, r in enumerate(refs) if r.image_id in always}
     return refs.take(sorted(chosen))

@@ -40,18 +40,18 @@ def show(run: str, image: str) -> None:
 
 
 @dataclass(frozen=True)
-class Shown(StepRecord):
+class InspectedStep(StepRecord):
     """A step of the run, with where it is."""
 
     path: str = ""
 
 
-def _steps(run: str) -> list[Shown]:
+def _steps(run: str) -> list[InspectedStep]:
     steps = [step for step in read_run(run).steps if step.finished or step.name == "ingest"]  # a refused one has a quarantine
-    return [Shown(**vars(step), path=files.join(run, step.folder)) for step in steps]
+    return [InspectedStep(**vars(step), path=files.join(run, step.folder)) for step in steps]
 
 
-def _find(steps: list[Shown], image: str) -> tuple[str, dict[str, Any]]:
+def _find(steps: list[InspectedStep], image: str) -> tuple[str, dict[str, Any]]:
     """The image whose id begins with `image`, or whose uri is `image` or ends with /`image`."""
     found: dict[str, dict[str, Any]] = {}
     columns = ["image_id", "uri", "width", "height", "source", "split"]
@@ -86,7 +86,7 @@ def _hit(table: pa.Table, image: str) -> pa.Array:
     return pc.or_(pc.starts_with(table["image_id"], image), pc.or_(pc.equal(uri, image), pc.ends_with(uri, f"/{image}")))
 
 
-def _unused(step: Shown) -> list[dict[str, Any]]:
+def _unused(step: InspectedStep) -> list[dict[str, Any]]:
     """What a step has found in the sources and not taken: unreadable images, and those that are in the evaluation too."""
     tables_of = {"ingest": "quarantine-labeled.parquet", "exclude": EXCLUDED, "contamination": EXCLUDED}
     file = f"{step.path}/{tables_of.get(step.name, '')}"
@@ -109,26 +109,26 @@ def _rows(parts: list[str], schema: pa.Schema, image_id: str) -> list[dict[str, 
     return rows
 
 
-def _published(step: Shown, folder: str = "rows") -> list[str]:
+def _published(step: InspectedStep, folder: str = "rows") -> list[str]:
     path = files.join(step.path, folder)
     return files.listing(path, suffixes=(".parquet",)) if files.exists(path) else []
 
 
-def _labels(step: Shown, image_id: str) -> None:
+def _labels(step: InspectedStep, image_id: str) -> None:
     file = files.join(step.path, "labeled.parquet")
     rows = _rows([file], tables.LABELED, image_id) if files.exists(file) else []
     for row in rows:
         console.print(f"  {step.variant}: {row['question']} -> {row['answer']}")
 
 
-def _caption(step: Shown, image_id: str) -> None:
+def _caption(step: InspectedStep, image_id: str) -> None:
     for row in _rows(_published(step), tables.CAPTIONS, image_id):
         sure = "" if row["mean_logprob"] is None else f" (log-probability {row['mean_logprob']:.2f})"
         cut = ", cut back to whole sentences" if row["finish_reason"] == replies.LENGTH else ""
         console.print(f"  caption by {row['model']}{sure}{cut}: {row['caption']}")
 
 
-def _pairs(step: Shown, image_id: str) -> None:
+def _pairs(step: InspectedStep, image_id: str) -> None:
     config = yaml.safe_load(files.read_bytes(files.join(step.path, "config.yaml")))
     generator, base = _generator(step.path), config["model"]
     for row in _rows(_published(step), tables.PSEUDO_QA, image_id):
@@ -157,7 +157,7 @@ def _generator(filtered: str) -> str:
     return folder.rsplit("/", 1)[-1]
 
 
-def _answers(step: Shown, image_id: str) -> None:
+def _answers(step: InspectedStep, image_id: str) -> None:
     for row in _rows([files.join(step.path, "predictions.parquet")], tables.PREDICTIONS, image_id):
         verdict = "right" if row["correct"] else f"wrong, {row['answer']}"
         console.print(f"  {step.variant}: {row['question']} -> {row['prediction']} ({verdict})")

@@ -96,10 +96,10 @@ def _sizes(step: Step, ids: Iterable[str]) -> dict[str, tuple[int, int]]:
 def _refusal(config: Config, found: list[tuple[Row, Length]], limit: int) -> str:
     row, first = max(found, key=lambda each: each[1].image + each[1].text + each[1].reply)
     total = first.image + first.text + first.reply
-    places = "; ".join(str(each["where"]) for each, _ in found[:_SHOWN])
+    where = "; ".join(str(each["where"]) for each, _ in found[:_SHOWN])
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return (
         f"{len(found)} label rows are longer than the {limit:,} tokens that the model {config.model.name!r} takes, the longest "
         f"at {row['where']}: {total:,} tokens, {first.image:,} of them for the image, {first.text:,} for the request and "
-        f"{first.reply:,} for the answer; shorten them, leave them out or take another model: {places}{more}"
+        f"{first.reply:,} for the answer; shorten them, leave them out or take another model: {where}{more}"
     )

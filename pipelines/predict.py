@@ -50,7 +50,7 @@ _PART = 20_000
 
 
 @dataclass
-class Batch:
+class QuestionBatch:
     """What is to be done: the questions in order, and per image, which is known by its content, what is asked about it.
 
     `ids` is the image of each file, `errors` why a file cannot be read.
@@ -74,7 +74,7 @@ class Batch:
 class ReplyWork(AnswerWork):
     """Answers to the questions of each image: the greedy reply, or one of the options where there are some.
 
-    A question that the model cannot be asked has an error in its place.
+    A question that the model cannot be asked has an error instead.
     """
 
     schema = tables.REPLIES
@@ -96,7 +96,7 @@ class ReplyWork(AnswerWork):
 
 
 def _choices(engine: Engine, asked: list[tuple[Item, dict[str, Any], Completion]]) -> dict[int, Choice | str]:
-    """The option that answers each question with options, or why none does, by the question's place in `asked`.
+    """The option that answers each question with options, or why none does, by the question's index in `asked`.
 
     Options are scored only where the reply does not settle which it is.
     """
@@ -161,7 +161,7 @@ def predict(
     with named("--questions"):
         asked = questions.read(questions_file, folder)
     with named("--images"):
-        batch = Batch(_resolve(asked, folder))
+        batch = QuestionBatch(_resolve(asked, folder))
     _refuse_machine(resources)
     load.check(found.model)
     say(
@@ -247,13 +247,13 @@ def _file(folder: str, name: str) -> str:
         raise DataError(msg) from None
 
 
-def _key(found: ModelSource, batch: Batch) -> str:
+def _key(found: ModelSource, batch: QuestionBatch) -> str:
     """Names the work: another model or other questions are other work."""
     content = [3, model_key(found.model), found.answer_tokens, [(file, a.question, a.options) for file, a in batch.asked]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _index(batch: Batch, folder: str, shown: str) -> store.ImageIndex:
+def _index(batch: QuestionBatch, folder: str, shown: str) -> store.ImageIndex:
     """Reads every image once for its id, and writes an images table that says where each is, without the bytes."""
     names = dict.fromkeys(file for file, _ in batch.asked)
     first: dict[str, str] = {}
@@ -272,7 +272,7 @@ def _index(batch: Batch, folder: str, shown: str) -> store.ImageIndex:
     return store.index(folder) if rows else store.ImageIndex.joined([])
 
 
-def _answered(batch: Batch, work: str, folder: str, temperature: float | None) -> pa.Table:
+def _answered(batch: QuestionBatch, work: str, folder: str, temperature: float | None) -> pa.Table:
     """A row a question, in the order of the questions."""
     said: dict[tuple[str, str, tuple[str, ...]], dict[str, Any]] = {}
     errors = _quarantined(work)

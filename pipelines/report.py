@@ -176,9 +176,9 @@ def _selection(scored: Step) -> list[dict[str, Any]]:
     modules = json.loads(files.read_bytes(scored.path("selection.json")))["modules"]
     rows = []
     for name, count in modules.items():
-        place = place_of(name)
+        linear = place_of(name)
         if "rows" in count:  # columns are chosen with them, but not trained
-            rows.append({"module": f"{place.part} {place.kind}", "layer": max(0, place.layer), "name": name, **count})
+            rows.append({"module": f"{linear.part} {linear.kind}", "layer": max(0, linear.layer), "name": name, **count})
     return rows
 
 

@@ -344,14 +344,14 @@ def _interrupt_main() -> None:
     call waits is not noticed there, so it is sent again while the main thread stays where it was.
     """
     main = threading.main_thread().ident or 0
-    while (place := _place(main)) is not None:
+    while (position := _position(main)) is not None:
         signal.pthread_kill(main, signal.SIGINT)
         time.sleep(1.0)
-        if _place(main) != place:
+        if _position(main) != position:
             return
 
 
-def _place(thread: int) -> tuple[int, int] | None:
+def _position(thread: int) -> tuple[int, int] | None:
     frame = sys._current_frames().get(thread)
     return None if frame is None else (id(frame), frame.f_lasti)
 

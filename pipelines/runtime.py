@@ -141,8 +141,8 @@ def missing(what: str, count: int, each: dict[str, float], nodes: list[dict[str,
         extra, total = (1 if kind == "CPU" else 0), sum(node.get(kind, 0) for node in nodes)
         if (need := count * amount + extra) > total:
             return f"{what} needs {need:g} {kind}, the cluster has {total:g}"
-    places = [min((int(node.get(kind, 0) / amount + 1e-9) for kind, amount in each.items() if amount)) for node in nodes]
-    if sum(places) < count:
+    slots = [min((int(node.get(kind, 0) / amount + 1e-9) for kind, amount in each.items() if amount)) for node in nodes]
+    if sum(slots) < count:
         wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in each.items() if amount)
-        return f"{what} needs {count} x {wanted}, each on one node; {len(nodes)} nodes hold {sum(places)} of them"
+        return f"{what} needs {count} x {wanted}, each on one node; {len(nodes)} nodes hold {sum(slots)} of them"
     return None

@@ -38,10 +38,10 @@ class Shard:
 
     def without(self, done: set[str]) -> Shard:
         """The shard without the images in `done`."""
-        keep = [place for place, image_id in enumerate(self.ids) if image_id not in done]
+        keep = [index for index, image_id in enumerate(self.ids) if image_id not in done]
 
         def kept(values: list[Any]) -> list[Any]:
-            return [values[place] for place in keep]
+            return [values[index] for index in keep]
 
         rest = None if self.extra_places is None else kept(self.extra_places)
         extras = kept(self.extras) if self.extra_places is None else []
@@ -65,7 +65,7 @@ def make_shards(
 ) -> list[dict[str, Any]]:
     """Cut the images into packed shards of `size`, in table order.
 
-    The step's own data of an image is in `extras`, or with `rows` the row of another step's table at the image's place in
+    The step's own data of an image is in `extras`, or with `rows` the row of another step's table at the image's index in
     `rows`, which the worker reads.
     """
     shards = []
@@ -96,7 +96,7 @@ def load(packed: dict[str, Any]) -> dict[str, Any]:
             data[file, row] = record["bytes"]
     extras = shard.extras if shard.extra_places is None else _read_extras(shard.extra_places)
     loaded = {"shard": shard.name, "step": shard.step, "image_id": shard.ids, "extra": json.dumps(extras)}
-    return loaded | {"bytes": [data[place] for place in shard.places]}
+    return loaded | {"bytes": [data[location] for location in shard.places]}
 
 
 def _read_extras(places: list[tuple[str, int]]) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ class Item:
     extra: Any
 
 
-class Work(Protocol):
+class ShardWork(Protocol):
     """What a step does with the images of one shard. Must be picklable.
 
     Returns one row per image, which is one of `quarantine.refused` where there is no result, and counts for the summary.
@@ -70,7 +70,7 @@ class EngineActor:
     that one shard is decoded or published while another is with the engine; `seconds` add up to the time with any.
     """
 
-    def __init__(self, spec: EngineSpec, work: Work, output: str, max_pixels: int, known: kept.Kept | None = None) -> None:
+    def __init__(self, spec: EngineSpec, work: ShardWork, output: str, max_pixels: int, known: kept.Kept | None = None) -> None:
         self.work, self.output, self.max_pixels = work, output, max_pixels
         self.known = None if spec.url is None else known or {}
         self.error: LeamlError | None = None
@@ -229,7 +229,7 @@ def run_shards(
     label: str,
     shards: list[dict[str, Any]],
     spec: EngineSpec,
-    work: Work,
+    work: ShardWork,
     output: str,
     resources: ResourcesConfig,
     max_pixels: int,
@@ -284,7 +284,12 @@ def run_shards(
 
 
 def run_step(
-    run: Run, step: Step, shards: list[dict[str, Any]], spec: EngineSpec, work: Work, resources: ResourcesConfig | None = None
+    run: Run,
+    step: Step,
+    shards: list[dict[str, Any]],
+    spec: EngineSpec,
+    work: ShardWork,
+    resources: ResourcesConfig | None = None,
 ) -> dict[str, Any]:
     """`run_shards` with the step's label and folder, and the run's limits and (by default) resources."""
     config = run.config

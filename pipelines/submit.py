@@ -176,7 +176,7 @@ class Cluster:
                     submission_id=f"{_prefix(config)}{max(numbers, default=0) + 1}",
                     runtime_env=environment,
                     metadata={"leaml_run": config.run_folder, "leaml_config": _digest(config)},
-                    # a place on a node that has CPUs, which the head of cluster/kuberay has not, and next to nothing of it
+                    # a slot on a node that has CPUs, which the head of cluster/kuberay has not, and next to nothing of it
                     entrypoint_num_cpus=0.01,
                 )
             )
@@ -244,7 +244,7 @@ def _follow(cluster: Cluster, job: str) -> None:
             found = cluster.client.get_job_info(job)
             seen = time.monotonic()
             if found.status == "PENDING":
-                if waited != (waited := str(found.message or "waiting for its place")):
+                if waited != (waited := str(found.message or "waiting to be scheduled")):
                     say(f"job {job}: {waited}")
             else:
                 printed = asyncio.run(_tail(cluster, job, printed))
@@ -262,12 +262,12 @@ def _follow(cluster: Cluster, job: str) -> None:
 
 async def _tail(cluster: Cluster, job: str, printed: int) -> int:
     """Print what the log has beyond `printed` characters, as it grows, until the cluster closes it; returns how far it is."""
-    place = 0
+    position = 0
     with contextlib.suppress(*_lost()):
         async for text in cluster.client.tail_job_logs(job):
-            new = text[max(0, printed - place) :]
-            place += len(text)
-            printed = max(printed, place)
+            new = text[max(0, printed - position) :]
+            position += len(text)
+            printed = max(printed, position)
             sys.stdout.write(new)
             sys.stdout.flush()
     return printed

@@ -33,7 +33,7 @@ FIRST = 5_000
 """Images of a source that are looked at: a minute for photographs on two cores."""
 
 
-class Trial(Run):
+class TrialRun(Run):
     """A run in a temporary folder, which says nothing and keeps no status; what the run itself has finished is used."""
 
     first = FIRST
@@ -83,7 +83,7 @@ def refuse(config: Config) -> Tried:
     """
     check(config)
     with tempfile.TemporaryDirectory(prefix="leaml-trial-") as folder:
-        trial = Trial(config, folder)
+        trial = TrialRun(config, folder)
         sources = screen_near_duplicates(trial, ingest(trial), mapped=map)
         parts = [role_of(step) for step in (*sources.training, sources.evaluation) if "first" in trial.summary(step)]
         notes = [note for role in parts for note in _of_a_part(trial, sources, role)]
@@ -107,7 +107,7 @@ def refuse(config: Config) -> Tried:
         return Tried(replace(measure(trial, sources, labels), given=given, captioned=key), notes)
 
 
-def _of_a_part(trial: Trial, sources: Sources, role: str) -> list[str]:
+def _of_a_part(trial: TrialRun, sources: Sources, role: str) -> list[str]:
     """What the beginning of a large source shows.
 
     Raises:

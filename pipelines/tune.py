@@ -38,7 +38,7 @@ SEED, LISTED = "trial_seed", "listed"
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrialSettings:
     """What every trial needs, as plain data."""
 
     config: Config
@@ -95,13 +95,13 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: boo
     start_ray(_shared(config).resources, verbose)
     questions = Labels(labels.validation, labels.validation.slice(0, 0), "")
     validation = write_examples(step.path("validation.parquet"), answer_examples(questions))
-    plan = Plan(_shared(config), validation)
+    settings = TrialSettings(_shared(config), validation)
     began = time.time()
     if until := search.last_shared_step(config, had_by(config)):
         judge = TrialValidation(validation, config.tune.validations)
         with contextlib.suppress(StopHereError):
-            method(run.variant(plan.config), sources, _training_part(labels), until=until, judge=judge)
-    found = SearchResult(_tuned(plan, step, "search", _space(config)), labels.validation.num_rows, judge=config.tune.judge)
+            method(run.variant(settings.config), sources, _training_part(labels), until=until, judge=judge)
+    found = SearchResult(_tuned(settings, step, "search", _space(config)), labels.validation.num_rows, judge=config.tune.judge)
     if not found.ranked:
         reasons = sorted({t.error for t in found.trials if t.error})
         msg = f"no trial of {len(found.trials)} finished: {'; '.join(reasons) or 'all were stopped'}"
@@ -110,7 +110,7 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: boo
     first = 1 if config.tune.judge == "adapted" else 0  # else no finalist was adapted yet
     more = [point | {SEED: seed} for point in finalists for seed in range(first, config.tune.seeds)]
     if more:
-        found.trials += _tuned(plan, step, "finalists", more)
+        found.trials += _tuned(settings, step, "finalists", more)
     found.settle(config.tune.finalists)
     record = {"questions": found.questions, "finalists": found.finalists, "judge": found.judge}
     record["trials"] = [asdict(t) for t in found.trials]
@@ -134,24 +134,24 @@ def _read(step: Step) -> SearchResult:
 # --- one trial, in a process of its own ----------------------------------------------------------------------------------
 
 
-def run_trial(values: dict[str, Any], plan: Plan) -> None:
+def run_trial(values: dict[str, Any], settings: TrialSettings) -> None:
     """Body of a Ray Tune trial: the method at a point, reporting the generator's accuracy and at last the adapted model's.
 
     Where generators are judged, only finalists (points of a list) go that far.
     """
     from ray import tune as ray_tune
 
-    whole = LISTED in values or plan.config.tune.judge == "adapted"
+    whole = LISTED in values or settings.config.tune.judge == "adapted"
     values = values.get(LISTED, values)
     point = {key: value for key, value in values.items() if key != SEED}
-    config = search.at(plan.config, point, values.get(SEED, 0))
+    config = search.at(settings.config, point, values.get(SEED, 0))
     run = Run(config, noted=False)
     sources = ingest(run)
     labels = _training_part(draw_labels(run, sources))
     start_ray(config.resources)
-    times = plan.config.tune.validations
+    times = settings.config.tune.validations
     every = validation_interval(config.distill.steps, times)
-    judge = TrialValidation(plan.validation, times, (_forward(every),))
+    judge = TrialValidation(settings.validation, times, (_forward(every),))
     if not config.distill.skip:
         with contextlib.suppress(StopHereError):
             method(run, sources, labels, until="distill", judge=judge)
@@ -161,7 +161,7 @@ def run_trial(values: dict[str, Any], plan: Plan) -> None:
         return
     adapted = method(run, sources, labels, judge=judge)
     accuracy, hours = run.summary(adapted)["validations"][-1]["accuracy"], _hours(run)
-    objective = accuracy - plan.config.tune.hour_price * hours
+    objective = accuracy - settings.config.tune.hour_price * hours
     ray_tune.report({"accuracy": accuracy, "objective": objective, "progress": times + 1, "hours": hours, "end": True})
 
 
@@ -230,7 +230,7 @@ def _space(config: Config) -> dict[str, Any]:
     return {key: domain(values) for key, values in config.tune.space.items()}
 
 
-def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[str, Any]]) -> list[Trial]:
+def _tuned(settings: TrialSettings, step: Step, name: str, space: dict[str, Any] | list[dict[str, Any]]) -> list[Trial]:
     """Run the trials of a space, or of a list of points, or go on with them where a killed process stopped."""
     from ray import tune as ray_tune
 
@@ -238,12 +238,12 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
     remote = files.is_remote(folder)
     path = files.absolute(folder).removeprefix("s3://")
     filesystem = s3.filesystem() if remote else None
-    trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, plan=plan), {"CPU": 0.1})
+    trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, settings=settings), {"CPU": 0.1})
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # else an interrupted search is taken for a finished one
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # else relative paths of data and models lead elsewhere
-    total = len(space) if isinstance(space, list) else _count(plan.config)
+    total = len(space) if isinstance(space, list) else _count(settings.config)
     # a process that was killed early leaves the tuner without the state of its trials
     begun = files.exists(folder) and any("/experiment_state-" in f for f in files.listing(folder, recursive=False))
     if not begun:
@@ -254,12 +254,12 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
         tuner = ray_tune.Tuner(
             trainable,
             param_space={LISTED: ray_tune.grid_search(space)} if isinstance(space, list) else space,
-            tune_config=_strategy(plan.config, space),
+            tune_config=_strategy(settings.config, space),
             run_config=ray_tune.RunConfig(
                 name=name,
                 storage_path=path.rpartition("/")[0],
                 storage_filesystem=filesystem,
-                callbacks=[*_loggers(plan.config, step), _progress(name, total), _cleaner()],
+                callbacks=[*_loggers(settings.config, step), _progress(name, total), _cleaner()],
                 verbose=0,
             ),
         )
@@ -267,7 +267,7 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
     if (ended := results.num_terminated + results.num_errors) < total:
         msg = f"the search was interrupted after {ended} of {total} trials; run the same command again to go on"
         raise StepError(msg)
-    return [_trial(results[number], plan.config.tune.validations) for number in range(len(results))]
+    return [_trial(results[number], settings.config.tune.validations) for number in range(len(results))]
 
 
 def _count(config: Config) -> int:

@@ -7,11 +7,19 @@ from typing import Any
 from ray.llm._internal.serve.core.configs.openai_api_models import ErrorResponse
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
-__all__ = ["Engine", "ErrorResponse", "client_of", "forget_engine", "registry_of", "replica_grpc_on_node_address", "versioned"]
+__all__ = [
+    "ErrorResponse",
+    "InProcessEngine",
+    "client_of",
+    "forget_engine",
+    "registry_of",
+    "replica_grpc_on_node_address",
+    "versioned",
+]
 # ErrorResponse: what an LLMServer yields for an error; the public class of this name is a subclass, which it never makes
 
 
-class Engine(VLLMEngine):
+class InProcessEngine(VLLMEngine):
     """Ray's engine; on a CPU the model runs in vLLM's core process itself, where Ray would put one more process between.
 
     The class to derive from is private, and so is the method in which the engine's configuration is whole.

@@ -36,7 +36,7 @@ PAGE_POLICY = (
 
 
 @dataclass
-class Context:
+class AppContext:
     """What the routes share. `digests` of the keys may be replaced while the server runs."""
 
     service: Service
@@ -66,7 +66,7 @@ def create_app(
     """
     metrics, limits = metrics or Metrics(), settings.limits
     bodies, limiter = BodyReceiver(limits, metrics), ConcurrencyLimiter(limits, metrics)
-    context = Context(service, settings, metrics, bodies, limiter, media.Decoder(limits), digests)
+    context = AppContext(service, settings, metrics, bodies, limiter, media.Decoder(limits), digests)
     app = FastAPI(
         title="LEAML", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False, responses=openapi.ALWAYS
     )
@@ -113,7 +113,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     return await _api_error(request, explained(faults))
 
 
-def _add_pages(app: FastAPI, context: Context) -> None:
+def _add_pages(app: FastAPI, context: AppContext) -> None:
     def page(name: str) -> Any:
         async def serve_file() -> Response:
             return FileResponse(STATIC / name, headers={"Content-Security-Policy": PAGE_POLICY})
@@ -153,7 +153,7 @@ def _entry(model: Model) -> schemas.ModelEntry:
     return schemas.ModelEntry(**shown, calibrated=model.temperature is not None)
 
 
-def _add_models(app: FastAPI, context: Context) -> None:
+def _add_models(app: FastAPI, context: AppContext) -> None:
     @app.get("/v1/models", summary="Served models, the main one first")
     async def models() -> schemas.ModelList:
         limits = schemas.Limits(**context.settings.limits.model_dump(include=set(schemas.Limits.model_fields)))
@@ -172,7 +172,7 @@ def _add_models(app: FastAPI, context: Context) -> None:
         return context.service.card(_find(context, model, any_state=True))
 
 
-def _find(context: Context, name: str | None, any_state: bool = False) -> Model:
+def _find(context: AppContext, name: str | None, any_state: bool = False) -> Model:
     """The model of this name, the main one without a name. Raises ApiError: none (404), or it does not answer (503)."""
     models = context.service.models()
     wanted = models[0].id if name is None else name
@@ -195,7 +195,7 @@ Held = Annotated[contextlib.AsyncExitStack, Depends(_held)]
 """What a request holds until its reply has been sent, a stream to its end."""
 
 
-def _add_chat(app: FastAPI, context: Context) -> None:
+def _add_chat(app: FastAPI, context: AppContext) -> None:
     service, settings = context.service, context.settings
 
     @app.post(
@@ -213,7 +213,7 @@ def _add_chat(app: FastAPI, context: Context) -> None:
         async def work() -> tuple[Any, AsyncGenerator[str, None] | None]:
             encoded = [await media.from_reference(r, settings.media, settings.limits) for r in references]
             pictures = await held.enter_async_context(context.decoder.opened(encoded, service.shrink(model)))
-            # the limiter last, so that none of its places is taken up by waiting for pixels
+            # the limiter last, so that none of its slots is taken up by waiting for pixels
             await held.enter_async_context(context.limiter)
             context.metrics.add("leaml_images", len(pictures))
             result = await service.chat(model, body, pictures, record.request_id)
@@ -231,13 +231,13 @@ def _add_chat(app: FastAPI, context: Context) -> None:
         return Response(json.dumps(first, separators=(",", ":")), media_type="application/json")
 
 
-def _count_tokens(context: Context, record: Any, prompt: int, reply: int) -> None:
+def _count_tokens(context: AppContext, record: Any, prompt: int, reply: int) -> None:
     context.metrics.add("leaml_tokens", prompt, kind="prompt")
     context.metrics.add("leaml_tokens", reply, kind="reply")
     record.fields |= {"prompt_tokens": prompt, "reply_tokens": reply}
 
 
-def _add_vqa(app: FastAPI, context: Context) -> None:
+def _add_vqa(app: FastAPI, context: AppContext) -> None:
     service, settings, limits = context.service, context.settings, context.settings.limits
     summary, responses = "Answers to questions about one image, with confidences", openapi.ASKED
 
@@ -252,7 +252,7 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
 
         async def work() -> Any:
             encoded = await image()
-            # the limiter last, so that none of its places is taken up by waiting for pixels
+            # the limiter last, so that none of its slots is taken up by waiting for pixels
             async with context.decoder.opened([encoded], service.shrink(model)) as (picture,), context.limiter:
                 context.metrics.add("leaml_images", 1)
                 return await service.answer(model, picture, questions, asked.alternatives, record.request_id)

@@ -80,7 +80,7 @@ class BodyRoute(APIRoute):
 
 
 class _Received(Request):
-    """A request with its parsed body in place of the bytes, for FastAPI to take it from."""
+    """A request with its parsed body instead of the bytes, for FastAPI to take it from."""
 
     def __init__(self, request: Request, parsed: BaseModel | FormData) -> None:
         super().__init__(request.scope, request.receive)
@@ -112,9 +112,9 @@ def explained(faults: Sequence[ErrorDetails]) -> ApiError:
     """The error of a body that is not of its schema, as pydantic or FastAPI lists the faults."""
     if faults[0]["type"] == "json_invalid" and not faults[0]["loc"]:
         return ApiError(400, "the body is not valid JSON", "bad_json")
-    lines = [f"{_place(fault['loc'])}: {_said(fault)}" for fault in faults[:_SHOWN]]
+    lines = [f"{_path(fault['loc'])}: {_said(fault)}" for fault in faults[:_SHOWN]]
     more = f" (and {len(faults) - _SHOWN} more)" if len(faults) > _SHOWN else ""
-    return unprocessable("; ".join(lines) + more, "bad_body", _place(faults[0]["loc"]))
+    return unprocessable("; ".join(lines) + more, "bad_body", _path(faults[0]["loc"]))
 
 
 def _said(fault: ErrorDetails) -> str:
@@ -122,7 +122,7 @@ def _said(fault: ErrorDetails) -> str:
     return fault["msg"] if tag is None else fault["msg"].replace(f"'{tag}'", shorten(tag), 1)
 
 
-def _place(location: tuple[int | str, ...]) -> str:
+def _path(location: tuple[int | str, ...]) -> str:
     # a union's parts are named by their types in Python
     location = tuple(part for part in location if isinstance(part, int) or not ("[" in part or part == "str"))
     # names of unknown fields come from the client

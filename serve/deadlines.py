@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Message
 
 from serve.errors import ApiError
-from serve.observe import Record
+from serve.observe import AccessRecord
 from serve.settings import LimitSettings
 
 
@@ -24,7 +24,7 @@ class ClientGoneError(Exception):
 
 async def guarded(work: Coroutine[Any, Any, Any], request: Request, limits: LimitSettings) -> Any:
     """Result of `work`, which is cancelled when the deadline has passed (ApiError 504) or the client is gone."""
-    record: Record = request.scope["state"]["record"]
+    record: AccessRecord = request.scope["state"]["record"]
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(request.receive))
     try:
         done, _ = await asyncio.wait({task, gone}, timeout=remaining(record, limits), return_when=asyncio.FIRST_COMPLETED)
@@ -39,7 +39,7 @@ async def guarded(work: Coroutine[Any, Any, Any], request: Request, limits: Limi
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-def remaining(record: Record, limits: LimitSettings) -> float:
+def remaining(record: AccessRecord, limits: LimitSettings) -> float:
     """Seconds until a request's deadline."""
     return max(0.0, record.began + limits.deadline_seconds - time.perf_counter())
 
@@ -74,7 +74,7 @@ async def _raise_gone(_: Message) -> None:
 
 
 async def _until_deadline(
-    first: str, events: AsyncIterator[str], record: Record, limits: LimitSettings
+    first: str, events: AsyncIterator[str], record: AccessRecord, limits: LimitSettings
 ) -> AsyncIterator[bytes]:
     """The events; an error, of theirs or of the deadline, becomes the last one."""
     event: str | None = first
@@ -87,7 +87,7 @@ async def _until_deadline(
         yield f"data: {json.dumps(error.body())}\n\ndata: [DONE]\n\n".encode()
 
 
-async def _next(events: AsyncIterator[str], record: Record, limits: LimitSettings) -> str | None:
+async def _next(events: AsyncIterator[str], record: AccessRecord, limits: LimitSettings) -> str | None:
     """The next event, None at the end. Raises ApiError (504) at the deadline."""
     try:
         async with asyncio.timeout(remaining(record, limits)) as clock:

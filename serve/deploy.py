@@ -24,7 +24,7 @@ INGRESS = "VqaServer"
 
 
 @dataclass(frozen=True)
-class Plan:
+class DeploymentPlan:
     """What is deployed.
 
     Attributes:
@@ -46,7 +46,7 @@ class Plan:
     digests: Sequence[str] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
-    def without(self, name: str) -> Plan:
+    def without(self, name: str) -> DeploymentPlan:
         """The same without a domain; the others as they are planned, not looked for again."""
         model = f"{self.main.id}:{name}"
         domains = [domain for domain in self.settings.domains if domain.name != name]
@@ -58,7 +58,7 @@ class Plan:
             cards={key: card for key, card in self.cards.items() if key != model},
         )
 
-    def with_domain(self, domain: Domain) -> Plan:
+    def with_domain(self, domain: Domain) -> DeploymentPlan:
         """The same with one more domain. One that cannot be read is planned as failed, with the reason."""
         settings = self.settings.model_copy(update={"domains": [*self.settings.domains, domain]})
         made = replace(self, settings=settings, adapters=[*self.adapters], merged=[*self.merged], cards=dict(self.cards))
@@ -86,7 +86,7 @@ class Plan:
         return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def plan(settings: ServeSettings, digests: Sequence[str] = ()) -> Plan:
+def plan(settings: ServeSettings, digests: Sequence[str] = ()) -> DeploymentPlan:
     """Find the models and decide how each domain is served.
 
     A domain that cannot be read is planned as one that failed, with the reason; so it never takes the others down.
@@ -98,13 +98,13 @@ def plan(settings: ServeSettings, digests: Sequence[str] = ()) -> Plan:
     environment = replica_environment(settings.engine.cpus, settings.engine.gpus)
     name = settings.name or "".join(c if c.isalnum() or c in "._-" else "-" for c in found.name)[:64]
     main = _model(name, settings.model, found, settings, "main")
-    made = Plan(settings, found, main, cards={name: card(found)}, digests=digests, environment=environment)
+    made = DeploymentPlan(settings, found, main, cards={name: card(found)}, digests=digests, environment=environment)
     for domain in settings.domains:
         _add(made, domain, f"{name}:{domain.name}")
     return made
 
 
-def _add(made: Plan, domain: Domain, name: str) -> None:
+def _add(made: DeploymentPlan, domain: Domain, name: str) -> None:
     settings = made.settings
     try:
         way = adapters.way_of(domain.source, settings.engine.max_adapter_rank, settings.adapters > 0)
@@ -150,7 +150,7 @@ def build(args: dict[str, Any]) -> Any:
     return application(plan(settings, digests))
 
 
-def application(made: Plan) -> Any:
+def application(made: DeploymentPlan) -> Any:
     """The Serve application of a plan."""
     from serve.replica import ModelServer, VqaServer
 
@@ -177,7 +177,7 @@ def _deployment(cls: Any, options: dict[str, Any], name: str, version: str) -> A
 
 
 def _options(
-    made: Plan, cls: Any, model: Model, config: ModelConfig, replicas: tuple[int, int], adapters_too: bool = False
+    made: DeploymentPlan, cls: Any, model: Model, config: ModelConfig, replicas: tuple[int, int], adapters_too: bool = False
 ) -> dict[str, Any]:
     """Deployment options of a model, and its `llm_config`."""
     from ray.serve.llm import LLMConfig

@@ -17,7 +17,7 @@ from leaml.vlm.shrink import Shrink
 from serve import _compat
 from serve.errors import ApiError, explained, refuse, stopped
 from serve.media import Encoded, Picture
-from serve.service import Answer, Model, Question, Reply
+from serve.service import Answer, ImageQuestion, Model, Reply
 from serve.vqa import request_text
 
 T = TypeVar("T")
@@ -58,7 +58,9 @@ class EngineModels:
         from PIL import Image
 
         grey = Picture(Encoded(b"", "trial", 64 * 64), Image.new("RGB", (64, 64), "grey"))
-        (answer,) = await self.answer(Model(name, "", answer_tokens=2), grey, [Question("what is it?")], 0, f"trial-{name}")
+        (answer,) = await self.answer(
+            Model(name, "", answer_tokens=2), grey, [ImageQuestion("what is it?")], 0, f"trial-{name}"
+        )
         if not math.isfinite(answer.reply.logprob):
             msg = "its answers have no finite probability"
             raise ValueError(msg)
@@ -136,17 +138,17 @@ class EngineModels:
             raise
 
     async def answer(
-        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+        self, model: Model, picture: Picture, questions: list[ImageQuestion], alternatives: int, request_id: str
     ) -> list[Answer]:
         """As Service.answer."""
         return await together(
             [
-                self._one(model, picture, question, alternatives, f"{request_id}-{place}")
-                for place, question in enumerate(questions)
+                self._one(model, picture, question, alternatives, f"{request_id}-{number}")
+                for number, question in enumerate(questions)
             ]
         )
 
-    async def _one(self, model: Model, picture: Picture, question: Question, alternatives: int, request_id: str) -> Answer:
+    async def _one(self, model: Model, picture: Picture, question: ImageQuestion, alternatives: int, request_id: str) -> Answer:
         from leaml.vlm.collate import prompt
 
         try:
@@ -193,7 +195,7 @@ class EngineModels:
         model: Model,
         text: str,
         picture: Picture,
-        question: Question,
+        question: ImageQuestion,
         alternatives: int,
         greedy: Reply,
         used: tuple[int, int],

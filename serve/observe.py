@@ -71,7 +71,7 @@ class Metrics:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; of an exception the type and the places, since its message can hold a prompt."""
+    """One JSON object a line; of an exception the type and the lines of code, since its message can hold a prompt."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {"time": round(record.created, 3), "level": record.levelname, "event": record.getMessage()}
@@ -92,7 +92,7 @@ def log_json() -> None:
     log.propagate = False
 
 
-class Record:
+class AccessRecord:
     """What is known about one request, written when it ends."""
 
     def __init__(self, request_id: str, method: str) -> None:

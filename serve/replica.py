@@ -22,13 +22,13 @@ from leaml.run.model_source import ModelSource
 from leaml.vlm.chat import closing_template
 from leaml.vlm.shrink import Shrink, shrink_of
 from serve import _compat, adapters, observe
-from serve.app import Context, create_app
+from serve.app import AppContext, create_app
 from serve.engine import EngineModels
 from serve.errors import ApiError
 from serve.media import Decoder, Encoded, Picture
 from serve.peers import Peer
 from serve.rayexport import RayExporter
-from serve.service import Answer, Model, Question
+from serve.service import Answer, ImageQuestion, Model
 from serve.settings import LimitSettings, ServeSettings
 
 _LOADING = 120.0
@@ -64,7 +64,7 @@ class ModelServer(LLMServer):
         )
         if template := closing_template(processor):  # vLLM's own chat would answer inside of a thought
             llm_config.engine_kwargs.setdefault("chat_template", template)
-        await super().__init__(llm_config, engine_cls=_compat.Engine)
+        await super().__init__(llm_config, engine_cls=_compat.InProcessEngine)
         shrink = shrink_of(processor, llm_config.engine_kwargs.get("mm_processor_kwargs"))
         self.engine_models = EngineModels(self, processor, shrink)
         self.decoder = Decoder(limits)
@@ -74,7 +74,7 @@ class ModelServer(LLMServer):
         """Nothing: a reply says that this replica is there."""
 
     async def answer_for(
-        self, model: Model, encoded: Encoded, questions: list[Question], alternatives: int, request_id: str
+        self, model: Model, encoded: Encoded, questions: list[ImageQuestion], alternatives: int, request_id: str
     ) -> list[Answer] | ApiError:
         """As Service.answer, for another replica; an error is returned, since Ray would wrap it."""
         try:
@@ -133,7 +133,7 @@ class VqaServer(ModelServer):
         await super().__init__(llm_config, model, base, self.settings.limits)
         self.service = ReplicaService(self, peers, [model for model, _, _ in merged])
         self._deployed, self._environment, self._adapters = settings, dict[str, str](), list[dict[str, str]]()
-        self._context: Context | None = None
+        self._context: AppContext | None = None
         self._changing = asyncio.Lock()
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -245,7 +245,7 @@ class ReplicaService:
         return first if isinstance(first, dict) else _with_first(first, stream)
 
     async def answer(
-        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+        self, model: Model, picture: Picture, questions: list[ImageQuestion], alternatives: int, request_id: str
     ) -> list[Answer]:
         """As Service.answer."""
         if model.kind != "merged":

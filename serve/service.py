@@ -41,7 +41,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Question:
+class ImageQuestion:
     """A question about an image, with the options to choose from."""
 
     text: str
@@ -99,7 +99,7 @@ class Service(Protocol):
         ...
 
     async def answer(
-        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+        self, model: Model, picture: Picture, questions: list[ImageQuestion], alternatives: int, request_id: str
     ) -> list[Answer]:
         """Answers to questions about one image, each with its alternatives.
 

@@ -62,7 +62,7 @@ def test_where_generators_are_judged_only_finalists_are_adapted(
     monkeypatch.setattr("ray.tune.report", reported.append)
     given = config(tmp_path, tune={"judge": judge, "space": {"select.ratio": {"choices": [0.1, 0.2]}}})
     point = {"select.ratio": 0.2}
-    tune.run_trial({tune.LISTED: point | {tune.SEED: 0}} if finalist else point, tune.Plan(given, "rows"))
+    tune.run_trial({tune.LISTED: point | {tune.SEED: 0}} if finalist else point, tune.TrialSettings(given, "rows"))
     assert [(r["accuracy"], r["end"]) for r in reported] == ([(0.9, True)] if whole else [])
 
 

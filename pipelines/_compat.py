@@ -6,7 +6,20 @@ import contextlib
 import importlib
 import socket
 from collections.abc import Iterator
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypedDict, TypeVar, Unpack
+
+T = TypeVar("T")
+
+
+class StoreOptions(TypedDict, total=False):
+    """Of torch's TCPStore."""
+
+    timeout: timedelta
+    wait_for_workers: bool
+    multi_tenant: bool
+    master_listen_fd: int | None
+    use_libuv: bool | None
 
 
 @contextlib.contextmanager
@@ -46,7 +59,12 @@ def torch_store_on_its_address() -> None:
 
     class AddressStore(TCPStore):
         def __init__(
-            self, host_name: str, port: int, world_size: int | None = None, is_master: bool = False, **options: Any
+            self,
+            host_name: str,
+            port: int,
+            world_size: int | None = None,
+            is_master: bool = False,
+            **options: Unpack[StoreOptions],
         ) -> None:
             if is_master:
                 family, _, _, _, address = socket.getaddrinfo(host_name, port, type=socket.SOCK_STREAM)[0]
@@ -57,10 +75,11 @@ def torch_store_on_its_address() -> None:
     rendezvous.TCPStore = AddressStore  # type: ignore[attr-defined]
 
 
-def without_its_sigint_handler(trainer: Any) -> Any:
+def without_its_sigint_handler(trainer: T) -> T:
     """A Ray Train trainer that leaves Ctrl-C to this process; returns `trainer`.
 
     By itself it puts in a handler that stays afterwards, swallows the first two Ctrl-C and ends with exit code 0 or 1.
     """
-    trainer._register_sigint_handler = lambda _controller: None
+    private: Any = trainer
+    private._register_sigint_handler = lambda _controller: None
     return trainer

@@ -49,12 +49,13 @@ def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
     import ray
 
     if not ray.is_initialized():
-        logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+        level = logging.INFO if verbose else logging.ERROR
         with _own_sigterm_handler():
             if resources.address is not None:
-                local_ray.join(resources.address, **logs)
+                local_ray.join(resources.address, log_to_driver=verbose, logging_level=level)
             else:
-                local_ray.start(num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=False, **logs)
+                cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
+                local_ray.start(num_cpus=cpus, include_dashboard=False, log_to_driver=verbose, logging_level=level)
     quiet_data(verbose)
     check_resources(resources)
 

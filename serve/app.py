@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, FastAPI, File, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
@@ -23,8 +24,8 @@ from serve.bodies import BodyRoute, explained
 from serve.deadlines import event_stream, guarded
 from serve.errors import ApiError, about_questions, not_found, starting, stopped
 from serve.middleware import AccessMiddleware
-from serve.observe import Metrics
-from serve.service import Model, Service
+from serve.observe import AccessRecord, Metrics
+from serve.service import Answer, ChatReply, Model, Service
 from serve.settings import NAME, ServeSettings
 
 STATIC = Path(__file__).parent / "static"
@@ -109,12 +110,12 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults: Any = [fault | {"loc": fault["loc"][1:]} for fault in error.errors()]  # behind "body" or "query"
+    faults: list[ErrorDetails] = [fault | {"loc": fault["loc"][1:]} for fault in error.errors()]  # behind "body" or "query"
     return await _api_error(request, explained(faults))
 
 
 def _add_pages(app: FastAPI, context: AppContext) -> None:
-    def page(name: str) -> Any:
+    def page(name: str) -> Callable[[], Awaitable[Response]]:
         async def serve_file() -> Response:
             return FileResponse(STATIC / name, headers={"Content-Security-Policy": PAGE_POLICY})
 
@@ -168,7 +169,7 @@ def _add_models(app: FastAPI, context: AppContext) -> None:
         raise not_found(model)
 
     @app.get("/v1/card", summary="The model's card", responses=openapi.errors(404, 422))
-    async def card(model: str | None = None) -> dict[str, Any]:
+    async def card(model: str | None = None) -> dict[str, object]:
         return context.service.card(_find(context, model, any_state=True))
 
 
@@ -201,16 +202,16 @@ def _add_chat(app: FastAPI, context: AppContext) -> None:
     @app.post(
         "/v1/chat/completions",
         summary="OpenAI chat completion with images; `stream` gives server-sent events",
-        response_model=dict[str, Any],
+        response_model=dict[str, object],
         responses=openapi.ASKED | {200: {"content": {"text/event-stream": {}}}},
     )
     async def chat_completions(request: Request, asked: schemas.ChatRequest, held: Held) -> Response:
         body, references = chat.checked(asked, settings.limits)
         model = _find(context, asked.model)
-        record = request.scope["state"]["record"]
+        record: AccessRecord = request.scope["state"]["record"]
         record.fields |= {"model": model.id, "images": len(references), "stream": body["stream"]}
 
-        async def work() -> tuple[Any, AsyncGenerator[str, None] | None]:
+        async def work() -> ChatReply | _Stream:
             encoded = [await media.from_reference(r, settings.media, settings.limits) for r in references]
             pictures = await held.enter_async_context(context.decoder.opened(encoded, service.shrink(model)))
             # the limiter last, so that none of its slots is taken up by waiting for pixels
@@ -218,20 +219,34 @@ def _add_chat(app: FastAPI, context: AppContext) -> None:
             context.metrics.add("leaml_images", len(pictures))
             result = await service.chat(model, body, pictures, record.request_id)
             if isinstance(result, dict):
-                return result, None
+                return result
             events = await held.enter_async_context(contextlib.aclosing(result))  # which is how an abort reaches the engine
-            return await anext(events), events
+            return _Stream(await anext(events), events)
 
-        first, events = await guarded(work(), request, settings.limits)
-        if events is not None:
-            return event_stream(first, events, request, settings.limits)
+        found = await guarded(work(), request, settings.limits)
+        if isinstance(found, _Stream):
+            return event_stream(found.first, found.rest, request, settings.limits)
         await held.aclose()
-        usage = first.get("usage") or {}
-        _count_tokens(context, record, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
-        return Response(json.dumps(first, separators=(",", ":")), media_type="application/json")
+        _count_tokens(context, record, _used(found, "prompt_tokens"), _used(found, "completion_tokens"))
+        return Response(json.dumps(found, separators=(",", ":")), media_type="application/json")
 
 
-def _count_tokens(context: AppContext, record: Any, prompt: int, reply: int) -> None:
+@dataclass(frozen=True)
+class _Stream:
+    """Events of a reply, of which the first one is there."""
+
+    first: str
+    rest: AsyncGenerator[str, None]
+
+
+def _used(reply: ChatReply, tokens: str) -> int:
+    """The tokens that a chat's reply says were used."""
+    usage = reply.get("usage")
+    count = usage.get(tokens) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) else 0
+
+
+def _count_tokens(context: AppContext, record: AccessRecord, prompt: int, reply: int) -> None:
     context.metrics.add("leaml_tokens", prompt, kind="prompt")
     context.metrics.add("leaml_tokens", reply, kind="reply")
     record.fields |= {"prompt_tokens": prompt, "reply_tokens": reply}
@@ -247,10 +262,10 @@ def _add_vqa(app: FastAPI, context: AppContext) -> None:
         with about_questions():
             questions = vqa.questions_of(asked, limits)
         model = _find(context, asked.model)
-        record = request.scope["state"]["record"]
+        record: AccessRecord = request.scope["state"]["record"]
         record.fields |= {"model": model.id, "images": 1, "questions": len(questions)}
 
-        async def work() -> Any:
+        async def work() -> list[Answer]:
             encoded = await image()
             # the limiter last, so that none of its slots is taken up by waiting for pixels
             async with context.decoder.opened([encoded], service.shrink(model)) as (picture,), context.limiter:

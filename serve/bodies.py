@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import Request, Response
 from fastapi.params import Body, File
@@ -50,7 +50,14 @@ class BodyRoute(APIRoute):
         assert isinstance(self.body_field.field_info, Body)
         return self.body_field.field_info
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    @property
+    def _schema(self) -> type[BaseModel]:
+        found = self._body.annotation
+        assert isinstance(found, type)
+        assert issubclass(found, BaseModel)
+        return found
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[None, None, Response]]:
         """FastAPI's handler of a request, behind the receiving of its body."""
         handle = super().get_route_handler()
         if self.body_field is None:
@@ -61,11 +68,11 @@ class BodyRoute(APIRoute):
             context = request.app.state.context
             body = await context.bodies.receive(request)
             context.limiter.admit(request.scope["state"]["cleanup"])  # until its reply has been sent
-            model: Any = self._body.annotation
+            parsed: BaseModel | FormData
             if isinstance(self._body, File):
-                parsed = await read_form(model, request.headers, body, context.settings.limits)
+                parsed = await read_form(self._schema, request.headers, body, context.settings.limits)
             else:
-                parsed = parse_json(model, body)
+                parsed = parse_json(self._schema, body)
             del body  # the request can wait long, and what was made of the body holds the image already
             return await handle(_Received(request, parsed))
 
@@ -84,15 +91,15 @@ class _Received(Request):
 
     def __init__(self, request: Request, parsed: BaseModel | FormData) -> None:
         super().__init__(request.scope, request.receive)
-        self._parsed: Any = parsed
+        self._parsed = parsed
 
     async def body(self) -> bytes:
         return b"{}"  # FastAPI asks for the JSON of a body that is not empty
 
-    async def json(self) -> Any:
+    async def json(self) -> BaseModel | FormData:
         return self._parsed
 
-    async def form(self, **_: Any) -> Any:  # type: ignore[override]
+    async def form(self, **_: object) -> BaseModel | FormData:  # type: ignore[override]
         return self._parsed
 
 

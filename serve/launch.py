@@ -11,7 +11,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from leaml.config import ResourcesConfig, resolve_model
 from leaml.errors import InputError, StepError
@@ -22,7 +21,7 @@ from pipelines.progress import say
 from pipelines.runtime import refuse_unschedulable, start_ray
 from serve import auth, haproxy
 from serve.changes import alone
-from serve.deploy import INGRESS, DeploymentPlan, application, plan
+from serve.deploy import INGRESS, DeploymentPlan, ServerState, application, plan
 from serve.service import Model
 from serve.settings import MARGIN, Domain, ServeSettings, load_domain, load_settings
 
@@ -169,8 +168,7 @@ def _add(domain: Domain, old: DeploymentPlan) -> Model:
         deploy(old)
         msg = f"the domain {name!r} was refused: {why}; the others are served as before"
         raise InputError(msg)
-    result: Model = found
-    return result
+    return found
 
 
 def remove_domain(name: str, address: str | None) -> None:
@@ -239,16 +237,24 @@ def _deployed(address: str | None) -> DeploymentPlan:
             "starting or restarting, or its engine has died; try again when its /health answers with 200"
         )
         raise StepError(msg) from None
-    kept = ("found", "main", "adapters", "merged", "cards", "digests", "environment")
-    return DeploymentPlan(settings=load_settings(now["settings"]), **{name: now[name] for name in kept})
+    return DeploymentPlan(
+        load_settings(now["settings"]),
+        now["found"],
+        now["main"],
+        now["adapters"],
+        now["merged"],
+        now["cards"],
+        now["digests"],
+        now["environment"],
+    )
 
 
-def _current() -> dict[str, Any]:
+def _current() -> ServerState:
     """What a replica of the running server says (VqaServer.current)."""
     from ray import serve
 
-    handle: Any = serve.get_deployment_handle(INGRESS, APPLICATION)
-    found: dict[str, Any] = handle.current.remote().result(timeout_s=60)
+    handle = serve.get_deployment_handle(INGRESS, APPLICATION)
+    found: ServerState = handle.current.remote().result(timeout_s=60)
     return found
 
 

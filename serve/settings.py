@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -283,7 +284,7 @@ class ServeSettings(ServeSection):
         return self.limits.deadline_seconds + self.limits.body_seconds + MARGIN
 
 
-def load_settings(tree: dict[str, Any], origin: str = "serve settings") -> ServeSettings:
+def load_settings(tree: Mapping[str, object], origin: str = "serve settings") -> ServeSettings:
     """Validate a plain tree. Raises ConfigError that names the key."""
     return _validated(ServeSettings, tree, origin)
 
@@ -293,14 +294,14 @@ def load_domain(name: str, source: str) -> Domain:
     return _validated(Domain, {"name": name, "source": source}, "--add NAME=SOURCE")
 
 
-def _validated(section: type[S], tree: dict[str, Any], origin: str) -> S:
+def _validated(section: type[S], tree: Mapping[str, object], origin: str) -> S:
     try:
         return section.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(refusal(error, origin, section, "docs/serving.md")) from None
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
+def read_settings(path: str | Path) -> dict[str, object]:
     """The tree of a YAML file: settings as such, or the `args` of the first application of a file for `serve deploy`."""
     try:
         tree = yaml_text.load(Path(path).read_text(encoding="utf-8"))
@@ -315,7 +316,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return tree
 
 
-def merged(path: str | Path | None, given: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def merged(path: str | Path | None, given: Mapping[str, object], overrides: list[str]) -> dict[str, object]:
     """A file's tree with `given` (dotted keys, None: not given) and `a.b=value` overrides put over it.
 
     Relative paths of the file are those of its folder.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import TypedDict
 
 from leaml.data.questions import UnaskableError, as_asked, options_of
 from leaml.errors import DataError
@@ -80,11 +80,18 @@ def request_text(question: ImageQuestion) -> str:
         refuse(str(error), "options", "options")
 
 
+class _Common(TypedDict):
+    id: str
+    model: str
+    run: str
+    latency_ms: float
+
+
 def reply_of(
     request: VqaQuestions, answers: list[Answer], model: Model, request_id: str, began: float
 ) -> VqaReply | VqaBatchReply:
     """The reply to one question or to many."""
-    common: dict[str, Any] = {
+    common: _Common = {
         "id": request_id,
         "model": model.id,
         "run": model.run,

@@ -28,7 +28,7 @@ def holding(values: dict[str, Any], settings: tune.TrialSettings) -> None:
     for step in range(1, settings.config.tune.validations + 1):
         ratio = values["select.ratio"]
         found = {"step": step, "accuracy": ratio if step > 1 else 1 - ratio, "loss": 0.0}
-        ray_tune.report(tune._event(found, 1, group.id.hex()))
+        ray_tune.report(tune.report_of(found, 1, group.id.hex()))
 
 
 def searched(folder: Path, ratios: list[float], **settings: Any) -> list[Trial]:

@@ -29,7 +29,7 @@ from pipelines.generate import GenerateWork, sampling_seed
 from pipelines.models import engine_spec
 from pipelines.runtime import start_ray
 from pipelines.shard import make_shards
-from pipelines.shards import Item, Work, run_shards
+from pipelines.shards import Item, ShardWork, run_shards
 
 THREADS = 1
 """Of an engine; with 2 on 2 cores ours gets slower, since Ray and the decoding of images need one of them."""
@@ -115,7 +115,7 @@ class VariedWork:
 class Clocked:
     """A work that notes when it is first called, which is when the engine has started."""
 
-    def __init__(self, work: Work, mark: str) -> None:
+    def __init__(self, work: ShardWork, mark: str) -> None:
         self.work, self.mark, self.schema = work, mark, work.schema
 
     def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
@@ -144,7 +144,7 @@ def ours(task: Task, engines: int = 1) -> Turn:
     began = time.time()
     resources = resources_of(task, engines)
     start_ray(resources)
-    works: dict[str, Work] = {
+    works: dict[str, ShardWork] = {
         "caption": CaptionWork(CaptionConfig()),
         "pairs": GenerateWork(GenerateConfig(pairs_per_image=task.pairs), prompts.CAPTION),
         "large": VariedWork(task),

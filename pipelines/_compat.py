@@ -6,7 +6,20 @@ import contextlib
 import importlib
 import socket
 from collections.abc import Iterator
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypedDict, TypeVar, Unpack
+
+T = TypeVar("T")
+
+
+class StoreOptions(TypedDict, total=False):
+    """Of torch's TCPStore."""
+
+    timeout: timedelta
+    wait_for_workers: bool
+    multi_tenant: bool
+    master_listen_fd: int | None
+    use_libuv: bool | None
 
 
 @contextlib.contextmanager
@@ -46,7 +59,12 @@ def torch_store_on_its_address() -> None:
 
     class AddressStore(TCPStore):
         def __init__(
-            self, host_name: str, port: int, world_size: int | None = None, is_master: bool = False, **options: Any
+            self,
+            host_name: str,
+            port: int,
+            world_size: int | None = None,
+            is_master: bool = False,
+            **options: Unpack[StoreOptions],
         ) -> None:
             if is_master:
                 family, _, _, _, address = socket.getaddrinfo(host_name, port, type=socket.SOCK_STREAM)[0]
@@ -57,7 +75,7 @@ def torch_store_on_its_address() -> None:
     rendezvous.TCPStore = AddressStore  # type: ignore[attr-defined]
 
 
-def plain(trainer: Any) -> Any:
+def plain(trainer: T) -> T:
     """A Ray Train trainer without two parts that every one has; returns `trainer`.
 
     A handler of Ctrl-C, which stays afterwards, swallows the first two and ends with exit code 0 or 1. And an actor that hands
@@ -65,7 +83,8 @@ def plain(trainer: Any) -> Any:
     """
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 
-    default = trainer._create_default_callbacks
-    trainer._register_sigint_handler = lambda _controller: None
-    trainer._create_default_callbacks = lambda: [each for each in default() if not isinstance(each, DatasetsCallback)]
+    private: Any = trainer
+    default = private._create_default_callbacks
+    private._register_sigint_handler = lambda _controller: None
+    private._create_default_callbacks = lambda: [each for each in default() if not isinstance(each, DatasetsCallback)]
     return trainer

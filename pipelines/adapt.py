@@ -31,6 +31,7 @@ from pipelines.rows import row_step
 from pipelines.run import PARTIAL, BackgroundTask, Run, Step
 from pipelines.runtime import start_ray
 from pipelines.steps import LAST, STEPS, number_of
+from pipelines.summaries import TrainingSummary
 
 
 def adapt(config: Config, until: str = LAST, verbose: bool = False) -> dict[str, Any] | None:
@@ -202,18 +203,10 @@ def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
     ]
     found = []
     for title, config, folder in made:
-        summary = json.loads(files.read_bytes(files.join(folder, "training.json")))
-        found.append(
-            comparisons.Training(
-                title,
-                config.steps,
-                config.batch_size,
-                [(int(step), float(loss)) for step, loss in summary["losses"]],
-                summary["lr"],
-                tuple((tried["lr"], tried["accuracy"]) for tried in summary["sweep"]),
-                learning_rates(config),
-            )
-        )
+        summary = TrainingSummary.of(json.loads(files.read_bytes(files.join(folder, "training.json"))))
+        rates = learning_rates(config)
+        sizes = (title, config.steps, config.batch_size)
+        found.append(comparisons.Training(*sizes, summary.losses, summary.lr, summary.sweep, rates))
     return found
 
 

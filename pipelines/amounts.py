@@ -45,7 +45,7 @@ class Amounts:
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What a step has to do: images or examples of gradients (None: not known yet), and questions where it answers them.
 
     Without labels that are `held_out` no learning rates are compared.

@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
 from leaml.config import CaptionConfig, Config, resolve_model
 from leaml.data import captions as ready
@@ -27,6 +27,7 @@ from pipelines.run import UNKNOWN, Run, Step
 from pipelines.shard import make_shards
 from pipelines.shards import Item, read_output, replied, run_step
 from pipelines.steps import STEPS
+from pipelines.table_rows import OutputRow
 
 CUT_BACK = "captions cut back to whole sentences"
 GIVEN = "captions given"
@@ -46,9 +47,10 @@ class CaptionWork:
         self.prompt, self.max_tokens = config.prompt or prompts.CAPTION, config.max_tokens
         self.model = config.teacher.name
 
-    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    def __call__(self, engine: Engine, items: list[Item[None]]) -> tuple[list[OutputRow], Counter[str]]:
         requests = [Request(i.image, i.image_id, self.prompt, max_tokens=self.max_tokens) for i in items]
-        rows, counts = [], Counter[str]()
+        rows: list[OutputRow] = []
+        counts = Counter[str]()
         for item, (completion,) in zip(items, engine.generate(requests), strict=True):
             counts.update(replied([completion]))
             text, reason = completion.text, completion.error
@@ -78,7 +80,7 @@ def caption(context: Context) -> Step:
     run, sources, labels = context.run, context.sources, context.labels
     config, step = run.config.caption, caption_step(run, sources, labels)
 
-    def work() -> dict[str, Any]:
+    def work() -> dict[str, float | str]:
         refs = captioned(run.config, sources, labels)
         images = len(refs)
         if config.file:
@@ -93,8 +95,9 @@ def caption(context: Context) -> Step:
         if not summary.get("images"):
             msg = f"{step.label}: none of {images} images has a caption; see {step.folder}/quarantine for the reasons"
             raise StepError(msg)
-        summary |= {LEFT_OUT: images - len(refs)} if len(refs) < images else {}
-        return summary | {"teacher": resolve_model(config.teacher.name).rsplit("/", 1)[-1]}
+        if len(refs) < images:
+            summary[LEFT_OUT] = images - len(refs)
+        return {**summary, "teacher": resolve_model(config.teacher.name).rsplit("/", 1)[-1]}
 
     return run.execute(step, work)
 
@@ -152,7 +155,7 @@ def captioned_key(config: Config, sources: Sources, labels: Labels) -> str:
     return digest.hexdigest()
 
 
-def _settings(config: CaptionConfig) -> dict[str, Any]:
+def _settings(config: CaptionConfig) -> dict[str, object]:
     """What captions depend on: not how patient the client is, nor anything of it without a URL."""
     patience = {"concurrency", "timeout", "retries"} if config.url else True
     found = config.model_dump(exclude={"client": patience}) | {"teacher": model_key(config.teacher)}
@@ -192,7 +195,14 @@ def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> t
     return rows, unusable
 
 
-def _names(folder: str) -> Iterator[dict[str, Any]]:
+class NamedImage(TypedDict):
+    """An image under one of its names."""
+
+    image_id: str
+    uri: str
+
+
+def _names(folder: str) -> Iterator[NamedImage]:
     """`image_id` and `uri` of every image in a folder of images, then of every copy under another name."""
     for file in files.listing(folder, suffixes=(".parquet",)):
         yield from tables.read(file, columns=["image_id", "uri"]).to_pylist()

@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from typing import Any
+from typing import TypedDict
 
 from leaml.errors import DataError
 from leaml.io import files
@@ -16,12 +16,19 @@ EVERY = 10.0
 """Seconds between two writes of the file."""
 
 
+class ClockRecord(TypedDict):
+    """Content of `time.json`."""
+
+    seconds: float
+    attempts: int
+
+
 class Clock:
     """`with Clock(folder) as clock:` counts on from earlier attempts; a thread writes how far it is."""
 
     def __init__(self, folder: str) -> None:
         self._file = files.join(folder, FILE)
-        before: dict[str, Any] = (
+        before: ClockRecord = (
             json.loads(files.read_bytes(self._file)) if files.exists(self._file) else {"seconds": 0.0, "attempts": 0}
         )
         self.attempts = int(before["attempts"]) + 1
@@ -50,6 +57,6 @@ class Clock:
             self._write()
 
     def _write(self) -> None:
-        content = {"seconds": round(self.seconds, 1), "attempts": self.attempts}
+        content: ClockRecord = {"seconds": round(self.seconds, 1), "attempts": self.attempts}
         with contextlib.suppress(DataError):  # the step itself will say what is wrong with the storage
             files.write_bytes(self._file, json.dumps(content).encode())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, cast
 
 import numpy as np
 
@@ -19,9 +19,24 @@ from pipelines.ingest import Sources, excluding, publish_excluded, refuse_shared
 from pipelines.progress import Bar
 from pipelines.run import Run, Step
 
-Row = dict[str, Any]
-MapFiles = Callable[[Callable[[Row], Row], list[Row]], Iterable[Row]]
-"""Applies a function to rows that name files, in order."""
+
+class ImageFile(TypedDict):
+    """A file of an images table."""
+
+    file: str
+
+
+class HashedFile(TypedDict):
+    """Ids, names (uri, else id) and hexadecimal hashes of the images in a file."""
+
+    ids: list[str]
+    names: list[str]
+    hashes: list[str]
+
+
+HashFile = Callable[[ImageFile], HashedFile]
+MapFiles = Callable[[HashFile, list[ImageFile]], Iterable[HashedFile]]
+"""Applies a function to files, in order."""
 
 
 class Hashes(NamedTuple):
@@ -51,7 +66,7 @@ def screen_near_duplicates(run: Run, sources: Sources, mapped: MapFiles | None =
     settings = {"bits": bits, "max_pixels": data.max_pixels} | ({"exclude": True} if data.exclude_evaluation else {})
     step = run.step("contamination", settings, everything)
 
-    def work() -> dict[str, Any]:
+    def work() -> dict[str, object]:
         tested, *others = [_hashes(s, data.max_pixels, mapped or _on_ray) for s in everything]
         near: dict[Step, list[str]] = {}
         for source, found in zip(sources.training, others, strict=True):
@@ -62,7 +77,10 @@ def screen_near_duplicates(run: Run, sources: Sources, mapped: MapFiles | None =
                 what = f"{len(shared)} images of the {role_of(source)} source are near duplicates of evaluation images"
                 what += f" (data.near_duplicate_bits is {bits}; lower it if they are none)"
                 refuse_shared(source, what, [shared[b] for b in sorted(shared)])
-        counts = {"evaluation_images": len(tested.ids), "training_images": sum(len(found.ids) for found in others)}
+        counts: dict[str, object] = {
+            "evaluation_images": len(tested.ids),
+            "training_images": sum(len(found.ids) for found in others),
+        }
         if not data.exclude_evaluation:
             return counts
         return counts | publish_excluded(step, near, "near duplicates of evaluation images")
@@ -71,11 +89,12 @@ def screen_near_duplicates(run: Run, sources: Sources, mapped: MapFiles | None =
     return excluding(run, sources, step) if data.exclude_evaluation else sources
 
 
-def _on_ray(function: Callable[[Row], Row], rows: list[Row]) -> Iterator[Row]:
+def _on_ray(function: HashFile, rows: list[ImageFile]) -> Iterator[HashedFile]:
     import ray
 
+    untyped = cast(Callable[[dict[str, object]], dict[str, object]], function)  # Ray's types know no TypedDict
     stream = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from stream.map(function, num_cpus=1).iter_rows()
+    yield from cast(Iterator[HashedFile], stream.map(untyped, num_cpus=1).iter_rows())
 
 
 def _hashes(source: Step, max_pixels: int, mapped: MapFiles) -> Hashes:
@@ -92,7 +111,7 @@ def _hashes(source: Step, max_pixels: int, mapped: MapFiles) -> Hashes:
     return Hashes(ids, names, np.array(hashes, dtype=np.uint64))
 
 
-def _hash_file(row: dict[str, Any], max_pixels: int) -> dict[str, Any]:
+def _hash_file(row: ImageFile, max_pixels: int) -> HashedFile:
     """Hexadecimal hashes, since Arrow has no 64-bit numbers that survive NumPy's signed default."""
     ids, names, hashes = [], [], []
     for record in tables.read(row["file"], columns=["image_id", "uri", "bytes"]).to_pylist():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from leaml.run.records import LEAML
 from pipelines.ingest import Labels, Sources
@@ -36,7 +36,7 @@ class Context:
     judge: TrialValidation | None = None
     made: dict[str, Step] = field(default_factory=dict)
 
-    def step(self, name: str, settings: dict[str, Any], inputs: list[Step], version: int | None = None) -> Step:
+    def step(self, name: str, settings: Mapping[str, object], inputs: list[Step], version: int | None = None) -> Step:
         """The step of this pass with these settings and inputs; `version` where it is not the one declared."""
         spec = STEPS[name]
         variant, number = ("" if spec.shared else self.variant), (0 if spec.once else self.round)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from leaml.config import DistillConfig
 from leaml.generation import prompts
 from leaml.generation.caption_tasks import clozes, word_checks
@@ -36,7 +34,7 @@ that are all alike give none, single words no clozes."""
 
 
 def question_shares(config: DistillConfig) -> dict[str, float]:
-    """Places in a batch, to one of a caption, of the `CAPTION_QUESTIONS` that are asked."""
+    """Examples in a batch, to one caption, of the `CAPTION_QUESTIONS` that are asked."""
     shares = {"checks": config.check_share, "clozes": config.cloze_share}
     return {name: share for name, share in shares.items() if share}
 
@@ -49,7 +47,7 @@ def distill(context: Context) -> Step:
     settings = {"distill": config.model_dump(), "seed": run.config.seed}
     step = context.step("distill", settings, [captions, warmed, selected])
 
-    def work() -> dict[str, Any]:
+    def work() -> dict[str, object]:
         request = run.config.caption.prompt or prompts.CAPTION
         texts = read_captions(captions)
         examples = [Example(i, request, c) for i, c in texts.items()]

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.run.records import DONE, LEAML, STATUS, StepRecord, read_run
 
-APART = ("name", "storage", "resources", "tune")
+UNADDRESSED = ("name", "storage", "resources", "tune")
 """Sections of the configuration that are in no step's address."""
 
 
-def whole(tree: dict[str, Any]) -> str:
+def whole(tree: Mapping[str, object]) -> str:
     """`digest` of everything that a step may depend on."""
     return digest(tree, StepRecord("evaluate", LEAML))
 
 
-def digest(tree: dict[str, Any], step: StepRecord) -> str:
+def digest(tree: Mapping[str, object], step: StepRecord) -> str:
     """Identity of the part of a configuration that a step may depend on; what lies beside the storage may move with it."""
-    apart = (*APART, "evaluate") if _of_method(step) else APART
-    text = json.dumps({key: value for key, value in tree.items() if key not in apart}, sort_keys=True)
+    left_out = (*UNADDRESSED, "evaluate") if _of_method(step) else UNADDRESSED
+    text = json.dumps({key: value for key, value in tree.items() if key not in left_out}, sort_keys=True)
     storage = str(tree.get("storage") or "")
     if storage and not files.is_remote(storage):
         beside = json.dumps(f"{Path(files.absolute(storage)).parent}/")[1:-1]
@@ -48,7 +48,9 @@ def read(run: str) -> tuple[list[StepRecord], str]:
     return [step for step in listed if step.finished and files.exists(files.join(run, step.folder, DONE))], record.whole
 
 
-def split(earlier: list[StepRecord], now: list[StepRecord], tree: dict[str, Any]) -> tuple[list[StepRecord], list[StepRecord]]:
+def split(
+    earlier: list[StepRecord], now: list[StepRecord], tree: Mapping[str, object]
+) -> tuple[list[StepRecord], list[StepRecord]]:
     """Of earlier steps those that belong to the run of the configuration `tree` beside the steps `now`, and the others.
 
     A step does not belong to it any more when its label stands for another folder now, nor does what was made from such a step.

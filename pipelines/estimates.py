@@ -26,7 +26,7 @@ from leaml.errors import LeamlError
 from leaml.io import files
 from leaml.rows import ROWS
 from leaml.run.records import DoneRecord, read_done
-from pipelines.amounts import Tokens, Work
+from pipelines.amounts import Tokens, Workload
 from pipelines.steps import STEPS, Tree, of_kind
 
 ENGINES, TRAININGS, GRADIENTS = of_kind("engine"), of_kind("train"), of_kind("gradients")
@@ -108,7 +108,7 @@ class Measured:
 Known = dict[tuple[object, ...], Measured]
 
 
-def estimate(name: str, variant: str, tree: Tree, work: Work, known: Known, rates: Rates = ASSUMED) -> Estimate:
+def estimate(name: str, variant: str, tree: Tree, work: Workload, known: Known, rates: Rates = ASSUMED) -> Estimate:
     """Estimate one step.
 
     Args:
@@ -170,7 +170,7 @@ def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
     return Memory(weights, decoded, found.peak if found else None)
 
 
-def requests(name: str, tree: Tree, work: Work) -> tuple[int, int]:
+def requests(name: str, tree: Tree, work: Workload) -> tuple[int, int]:
     """PUT requests and GET or HEAD requests of a step where the storage is S3."""
     if name in TRAININGS:
         section = tree[name]
@@ -278,7 +278,7 @@ def _phases(section: Tree, held_out: bool) -> int:
     return len(rates) + 1 if held_out and isinstance(rates, list) and len(rates) > 1 else 1
 
 
-def _assumed(name: str, variant: str, tree: Tree, work: Work, rates: Rates) -> tuple[float | None, str]:
+def _assumed(name: str, variant: str, tree: Tree, work: Workload, rates: Rates) -> tuple[float | None, str]:
     """A rate as `Measured.rate` from the size of the model, and how it comes about; None if it cannot be told."""
     if name == "caption" and tree["caption"]["url"]:
         return None, f"asked of {tree['caption']['url']}, whose GPUs are not counted"

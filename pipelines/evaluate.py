@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -20,6 +21,20 @@ from pipelines.run import Run, Step
 from pipelines.shard import make_shards
 from pipelines.shards import Item, read_output, replied, run_step
 from pipelines.steps import EVALUATE
+from pipelines.table_rows import AskedRow, LabeledRow, OutputRow
+
+QuestionRow = TypeVar("QuestionRow", bound=AskedRow)
+Questioned = Item[list[QuestionRow] | None]
+"""An image with the questions about it."""
+
+
+def ask_all(
+    engine: Engine, items: list[Questioned[QuestionRow]], max_tokens: int
+) -> list[tuple[Questioned[QuestionRow], QuestionRow, Completion]]:
+    """The greedy reply to each question of each image, in order."""
+    asked = [(item, row) for item in items for row in item.extra or []]
+    requests = [Request(i.image, i.image_id, scoring.ask(row), max_tokens=max_tokens) for i, row in asked]
+    return [(*each, completion) for each, (completion,) in zip(asked, engine.generate(requests), strict=True)]
 
 
 class AnswerWork:
@@ -30,16 +45,10 @@ class AnswerWork:
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
 
-    def ask(self, engine: Engine, items: list[Item]) -> list[tuple[Item, dict[str, Any], Completion]]:
-        """The reply to each question of each image, in order."""
-        asked = [(item, row) for item in items for row in item.extra or []]
-        requests = [Request(i.image, i.image_id, scoring.ask(row), max_tokens=self.max_tokens) for i, row in asked]
-        return [(*each, completion) for each, (completion,) in zip(asked, engine.generate(requests), strict=True)]
-
-    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
-        answers: dict[str, list[dict[str, Any]]] = {item.image_id: [] for item in items}
+    def __call__(self, engine: Engine, items: list[Questioned[LabeledRow]]) -> tuple[list[OutputRow], Counter[str]]:
+        answers: dict[str, list[Mapping[str, object]]] = {item.image_id: [] for item in items}
         counts = Counter[str]()
-        for item, row, completion in self.ask(engine, items):
+        for item, row, completion in ask_all(engine, items, self.max_tokens):
             if completion.error:  # to count it as a wrong answer would be a lie
                 msg = f"the question {row['question'][:80]!r} about image {item.image_id} has no answer: {completion.error}"
                 raise DataError(msg)
@@ -49,20 +58,20 @@ class AnswerWork:
         return [{"image_id": i, "answers": a} for i, a in answers.items()], counts
 
 
-def evaluation_rows(run: Run, sources: Sources) -> list[dict[str, Any]]:
+def evaluation_rows(run: Run, sources: Sources) -> list[LabeledRow]:
     """The evaluation questions: whole images in an order fixed by the seed, up to `data.evaluation_questions`.
 
     Raises:
         DataError: every image has more questions than that.
     """
-    rows = tables.read(sources.evaluation.path("labeled.parquet"), tables.LABELED).to_pylist()
+    rows: list[LabeledRow] = tables.read(sources.evaluation.path("labeled.parquet"), tables.LABELED).to_pylist()
     limit = run.config.data.evaluation_questions
     if limit is None or len(rows) <= limit:
         return rows
-    by_image: dict[str, list[dict[str, Any]]] = {}
+    by_image: dict[str, list[LabeledRow]] = {}
     for row in rows:
         by_image.setdefault(row["image_id"], []).append(row)
-    chosen: list[dict[str, Any]] = []
+    chosen: list[LabeledRow] = []
     for image in sorted(by_image, key=lambda i: hashlib.sha256(f"{run.config.seed}:{i}".encode()).hexdigest()):
         if len(chosen) + len(by_image[image]) <= limit:
             chosen += by_image[image]
@@ -85,8 +94,8 @@ def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None
     inputs = [sources.evaluation, *([made_by] if made_by else [])]
     step = run.step("evaluate", settings, inputs, EVALUATE.version, row)
 
-    def work() -> dict[str, Any]:
-        questions: dict[str, list[dict[str, Any]]] = {}
+    def work() -> dict[str, float]:
+        questions: dict[str, list[LabeledRow]] = {}
         for question in evaluation_rows(run, sources):
             questions.setdefault(question["image_id"], []).append(question)
         refs = store.index(sources.evaluation.path("images")).only(questions)

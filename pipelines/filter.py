@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 from leaml.config import FilterConfig
 from leaml.data import tables
@@ -23,7 +23,8 @@ from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Step
 from pipelines.shards import describe, read_files
-from pipelines.stream import rows_of
+from pipelines.stream import WorkerRow, rows_of
+from pipelines.table_rows import CandidateRow, PairRow, PseudoQaRow
 
 COUNTS = "counts"
 
@@ -35,7 +36,7 @@ def filter_pairs(context: Context) -> Step:
     return context.run.execute(step, lambda: filter_files(step.label, context.candidates.folder, step.folder, config))
 
 
-def filter_files(label: str, source: str, output: str, config: FilterConfig) -> dict[str, Any]:
+def filter_files(label: str, source: str, output: str, config: FilterConfig) -> dict[str, int]:
     """Make files of pairs in `output`/rows out of those of candidates in `source`/rows; returns the totals.
 
     Filters of the whole set decide by a hash of the pair, so a run that is killed here and started again comes to the same.
@@ -59,21 +60,21 @@ def filter_files(label: str, source: str, output: str, config: FilterConfig) -> 
     return dict(summary)
 
 
-def decided(row: dict[str, Any], config: FilterConfig) -> dict[str, Any]:
+def decided(row: CandidateRow, config: FilterConfig) -> PseudoQaRow:
     """A row of the PSEUDO_QA table: what the filters of one image make of a row of candidates."""
     pairs = filters.apply(candidates.of_row(row, config.correct_above if config.round_trip else None), config)
-    return {"image_id": row["image_id"], "caption": row["caption"], "pairs": pairs}
+    return {"image_id": row["image_id"], "caption": row["caption"], "pairs": cast(list[PairRow], pairs)}
 
 
-def thin(whole: PairSet, rows: list[dict[str, Any]]) -> None:
+def thin(whole: PairSet, rows: Sequence[PseudoQaRow]) -> None:
     """Ask the filters of the whole set about the accepted pairs of rows that `decided` made, in place."""
     for row in rows:
         for pair in row["pairs"]:
             if pair["accepted"] and (reason := whole.reason(row["image_id"], pair["question"], pair["answer"])):
-                pair |= {"accepted": False, "reason": reason}
+                pair["accepted"], pair["reason"] = False, reason
 
 
-def counts_of(rows: list[dict[str, Any]]) -> Counter[str]:
+def counts_of(rows: Sequence[PseudoQaRow]) -> Counter[str]:
     """How many images and pairs there are, how many are accepted, and how many are rejected for each reason."""
     pairs = [pair for row in rows for pair in row["pairs"]]
     counts = Counter(f"rejected: {pair['reason']}" for pair in pairs if not pair["accepted"])
@@ -94,15 +95,15 @@ def read_accepted(step: Step) -> list[tuple[str, str, str]]:
 def _count(label: str, parts: list[str], whole: PairSet) -> None:
     """Count all pairs that the filters of their image accept, file by file: groups of similar questions depend on the order."""
     waiting: dict[str, list[tuple[str, str, int]]] = {}
-    place = 0
+    following = 0
     with Bar(label, len(parts), "files") as bar:
         for row in _stream(parts, functools.partial(_accepted, config=whole.config), label):
             waiting[row["part"]] = json.loads(row["result"])
-            while place < len(parts) and parts[place] in waiting:
-                for question, answer, times in waiting.pop(parts[place]):
+            while following < len(parts) and parts[following] in waiting:
+                for question, answer, times in waiting.pop(parts[following]):
                     whole.count(question, answer, times)
-                place += 1
-                bar.update(place)
+                following += 1
+                bar.update(following)
 
 
 def _accepted(part: str, config: FilterConfig) -> list[tuple[str, str, int]]:
@@ -119,7 +120,7 @@ def _publish(part: str, output: str, config: FilterConfig, whole: PairSet | None
     counts = counts_of(rows)
     files.write_bytes(_counts_file(output, part), json.dumps(counts).encode())
     # last, since this file is what makes the part done
-    tables.write(f"{output}/rows/{part.rsplit('/', 1)[-1]}", tables.table(rows, tables.PSEUDO_QA))
+    tables.write(f"{output}/rows/{part.rsplit('/', 1)[-1]}", tables.table([{**row} for row in rows], tables.PSEUDO_QA))
     return counts
 
 
@@ -127,24 +128,31 @@ def _counts_file(output: str, part: str) -> str:
     return f"{output}/{COUNTS}/{part.rsplit('/', 1)[-1].removesuffix('.parquet')}.json"
 
 
-def _stream(parts: list[str], work: Any, label: str) -> Iterator[dict[str, Any]]:
-    """What `work` makes of each file, as JSON in the column `result`, in whatever order it is ready."""
+class FileResult(WorkerRow):
+    """What a task made of a file, as JSON."""
+
+    part: str
+    result: str
+
+
+def _stream(parts: list[str], work: Callable[[str], object], label: str) -> Iterator[FileResult]:
+    """What `work` makes of each file, in whatever order it is ready."""
     import ray
 
     if not parts:
         return
     given = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
-    yield from rows_of(given.map(_Task(work), num_cpus=1), label)
+    yield from rows_of(given.map(_Task(work), num_cpus=1), FileResult, label)
 
 
 class _Task:
     """Calls `work` with the file of a row; our own errors come back in the column `error`, as those of engines do."""
 
-    def __init__(self, work: Any) -> None:
+    def __init__(self, work: Callable[[str], object]) -> None:
         self.work = work
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: dict[str, str]) -> dict[str, str | list[str]]:
         try:
-            return row | {"result": json.dumps(self.work(row["part"])), "error": []}
+            return {**row, "result": json.dumps(self.work(row["part"])), "error": []}
         except LeamlError as error:
-            return row | {"result": "{}", "error": [type(error).__name__, str(error)]}
+            return {**row, "result": "{}", "error": [type(error).__name__, str(error)]}

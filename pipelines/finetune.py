@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from leaml.config import ModelConfig, TrainConfig
 from leaml.errors import StepError
@@ -25,7 +25,7 @@ def finetune(context: Context) -> Step:
     settings = {"finetune": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
     step = context.step("finetune", settings, [filtered, labels_key(labels)])
 
-    def work() -> dict[str, Any]:
+    def work() -> dict[str, object]:
         pairs = [Example(i, q, a) for i, q, a in read_accepted(filtered)]
         if not pairs and config.label_share < 1:
             msg = f"{filtered.label} accepted no pair; see the reasons in {filtered.folder} and loosen filter"
@@ -46,7 +46,7 @@ def finetune_captions(run: Run, sources: Sources, labels: Labels, captions: Step
     settings = {"mixed": config.model_dump(exclude={"start"}), "model": model_key(run.config.model), "seed": run.config.seed}
     step = run.step("finetune", settings, [captions, labels_key(labels)], variant=variant)
 
-    def work() -> dict[str, Any]:
+    def work() -> dict[str, object]:
         described = [Example(i, request, text) for i, text in read_captions(captions).items()]
         tasks = [
             TaskFile("labels", _write_labels(step, labels), share=config.label_share),
@@ -66,7 +66,7 @@ def finetune_labels(
     settings |= {"rank": lora_rank} if method == "lora" else {}
     step = run.step("finetune", settings, [*sources.training, labels_key(labels)], variant=variant)
 
-    def work() -> dict[str, Any]:
+    def work() -> dict[str, object]:
         tasks = [TaskFile("labels", _write_labels(step, labels))]
         return _train(run, sources, step, tasks, config, method, lora_rank)
 
@@ -86,9 +86,9 @@ def _train(
     method: str = "full",
     lora_rank: int = 16,
     start: ModelConfig | None = None,
-    facts: dict[str, Any] | None = None,
+    facts: Mapping[str, object] | None = None,
     judge: TrialValidation | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     job = TrainJob(
         step.folder,
         start or run.config.model,

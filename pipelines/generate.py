@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import Any
 
 from leaml.config import GenerateConfig
 from leaml.data import tables
@@ -24,6 +23,10 @@ from pipelines.models import engine_spec, trained
 from pipelines.run import Step
 from pipelines.shard import make_shards
 from pipelines.shards import Item, replied, run_step
+from pipelines.table_rows import CandidateRow, WrittenReply
+
+Captioned = Item[str | None]
+"""An image with the teacher's caption, where that is used."""
 
 
 class GenerateWork:
@@ -34,17 +37,17 @@ class GenerateWork:
     def __init__(self, config: GenerateConfig, caption_prompt: str, pattern: str | None = None) -> None:
         self.config, self.caption_prompt, self.pattern = config, caption_prompt, pattern
 
-    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    def __call__(self, engine: Engine, items: list[Captioned]) -> tuple[list[CandidateRow], Counter[str]]:
         counts = Counter[str]()
         captions = self._captions(engine, items, counts)
-        rows: list[dict[str, Any]] = [
+        rows: list[CandidateRow] = [
             {"image_id": item.image_id, "caption": caption or None, "replies": replies, "answers": [], "base": None}
             for item, caption, replies in zip(items, captions, self._sample(engine, items, captions, counts), strict=True)
         ]
         self._answer(engine, items, rows, counts)
         return rows, counts
 
-    def _captions(self, engine: Engine, items: list[Item], counts: Counter[str]) -> list[str]:
+    def _captions(self, engine: Engine, items: list[Captioned], counts: Counter[str]) -> list[str]:
         if self.config.caption == "none":
             return [""] * len(items)
         if self.config.caption == "teacher":
@@ -55,8 +58,8 @@ class GenerateWork:
         return [replies.whole_sentences(text) or text if c.cut else text for text, c in zip(texts, written, strict=True)]
 
     def _sample(
-        self, engine: Engine, items: list[Item], captions: list[str], counts: Counter[str]
-    ) -> list[list[dict[str, Any]]]:
+        self, engine: Engine, items: list[Captioned], captions: list[str], counts: Counter[str]
+    ) -> list[list[WrittenReply]]:
         config = self.config
         if not config.pairs_per_image:
             return [[] for _ in items]
@@ -79,7 +82,7 @@ class GenerateWork:
         counts["candidates"] += sum(map(len, written))
         return written
 
-    def _answer(self, engine: Engine, items: list[Item], rows: list[dict[str, Any]], counts: Counter[str]) -> None:
+    def _answer(self, engine: Engine, items: list[Captioned], rows: list[CandidateRow], counts: Counter[str]) -> None:
         """Put the given questions and, with `votes`, every distinct generated one to the model; fills in `answers`."""
         given = self.config.questions
         asked: list[tuple[int, str]] = []
@@ -93,7 +96,7 @@ class GenerateWork:
             rows[number]["answers"].append({"question": question, "given": question in given, "replies": _kept(written)})
         counts["candidates"] += len(given) * len(rows)
 
-    def _question(self, item: Item, caption: str, question: str) -> Request:
+    def _question(self, item: Captioned, caption: str, question: str) -> Request:
         """A question as a user puts it, or after the caption if there is one."""
         config = self.config
         return Request(
@@ -108,7 +111,7 @@ class GenerateWork:
         )
 
 
-def _kept(replies: list[Completion]) -> list[dict[str, Any]]:
+def _kept(replies: list[Completion]) -> list[WrittenReply]:
     return [{"text": reply.text, "mean_logprob": reply.mean_logprob, "cut": reply.cut} for reply in replies]
 
 
@@ -132,7 +135,7 @@ def generate(context: Context) -> Step:
     inputs = [generator, *sources.training, labels_key(labels), *([use] if use else [])]
     step = context.step("generate", config.model_dump() | {"pattern": pattern}, inputs)
 
-    def work() -> dict[str, Any]:
+    def work() -> dict[str, float]:
         refs = training_images(sources).without(labels.image_ids)
         refs = sample_refs(refs, config.max_images, config.seed)
         extras = read_captions(use) if use else {}

@@ -7,7 +7,6 @@ it is asked once and its answers are kept beside the candidates; whether a pair 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from leaml.data import store, tables
 from leaml.engine.interface import Engine, Request
@@ -18,6 +17,7 @@ from pipelines.models import engine_spec, model_key
 from pipelines.run import Step
 from pipelines.shard import make_shards
 from pipelines.shards import Item, replied, run_step
+from pipelines.table_rows import BaseAnswer, CandidateRow
 
 
 class HardnessWork:
@@ -28,15 +28,15 @@ class HardnessWork:
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
 
-    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    def __call__(self, engine: Engine, items: list[Item[CandidateRow]]) -> tuple[list[CandidateRow], Counter[str]]:
         asked = [(item, question) for item in items for question in candidates.questions(item.extra)]
         requests = [Request(i.image, i.image_id, question, max_tokens=self.max_tokens) for i, question in asked]
-        counts, answers = Counter[str](), {item.image_id: list[dict[str, str]]() for item in items}
+        counts, answers = Counter[str](), {item.image_id: list[BaseAnswer]() for item in items}
         for (item, question), (completion,) in zip(asked, engine.generate(requests) if requests else [], strict=True):
             counts.update(replied([completion]))
             counts["questions"] += 1
             answers[item.image_id].append({"question": question, "answer": completion.text})
-        return [item.extra | {"base": answers[item.image_id]} for item in items], counts
+        return [{**item.extra, "base": answers[item.image_id]} for item in items], counts
 
 
 def hardness(context: Context) -> Step:
@@ -45,7 +45,7 @@ def hardness(context: Context) -> Step:
     config, base = run.config.generate, run.config.model
     step = context.step("hardness", {"model": model_key(base), "max_tokens": config.max_tokens}, [generated, *training])
 
-    def work() -> dict[str, Any]:
+    def work() -> dict[str, float]:
         rows = store.index(generated.path("rows"))
         refs = training_images(context.sources).only(rows.ids)
         shards = make_shards("hardness", refs, {}, run.config.resources.images_per_shard, rows.places_of(refs.ids))

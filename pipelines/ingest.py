@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +19,6 @@ from leaml.config import Config, SourceConfig, relative_to
 from leaml.data import budget, changes, store, tables
 from leaml.data.ingest import IngestResult, QuarantineError, check_limits, quarantine_file, reasons
 from leaml.data.ingest import ingest as ingest_source
-from leaml.data.label_counts import LabelCounts
 from leaml.data.store import ImageIndex
 from leaml.errors import DataError, InputError
 from leaml.io import files
@@ -29,6 +27,8 @@ from leaml.vlm import load
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
 from pipelines.steps import INGEST
+from pipelines.summaries import IngestSummary, excluded_counts
+from pipelines.table_rows import LabeledRow, QuarantineRow
 
 EXCLUDED = "excluded.parquet"
 """In the folder of a step that leaves images out: which, and why."""
@@ -81,7 +81,7 @@ class Labels:
     def images(self) -> int:
         return len(self.image_ids)
 
-    def rows(self) -> list[tuple[dict[str, str], bool]]:
+    def rows(self) -> list[tuple[LabeledRow, bool]]:
         """Every row with whether it is held out."""
         return [(r, False) for r in self.train.to_pylist()] + [(r, True) for r in self.validation.to_pylist()]
 
@@ -204,7 +204,7 @@ def excluding(run: Run, sources: Sources, step: Step) -> Sources:
     found = run.done(step)
     if found:  # else the steps are only planned
         ids = tables.read(step.path(EXCLUDED), tables.QUARANTINE)["image_id"].to_pylist()
-        for role, count in run.summary(step)["excluded"].items():
+        for role, count in excluded_counts(run.summary(step)).items():
             say(f"{role}: {count} images left out ({step.label}{f'; {step.path(EXCLUDED)}' if run.lasts(step) else ''})")
 
     def left(source: Step) -> Step:
@@ -227,9 +227,9 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
 
     kept = step.path(READ)
 
-    def work() -> dict[str, Any]:
+    def work() -> dict[str, object]:
         before = json.loads(files.read_bytes(kept)) if files.exists(kept) else {}
-        if "state" in before and _within(before["summary"], role, data.max_quarantined):
+        if "state" in before and IngestSummary.of(before["summary"]).within(data.max_quarantined, role):
             if before["state"] == _state(run, step, source):
                 say(f"{step.label}: read before, under a lower data.max_quarantined; nothing is read again")
                 return dict(before["summary"])
@@ -247,7 +247,7 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
     return step
 
 
-def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, Any]:
+def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, object]:
     """Read a source into the step's tables. Raises DataError."""
     data = run.config.data
     with Bar(step.label, source.limit or 0, "images") as bar, named(f"data.{role}"):
@@ -290,35 +290,34 @@ def named(key: str) -> Iterator[None]:
         raise type(error)(msg) from None
 
 
-def _summary(result: IngestResult) -> dict[str, Any]:
-    counts = {"images": result.images, "rows": result.rows, "seen": result.seen, "quarantined": len(result.quarantined)}
+def _summary(result: IngestResult) -> dict[str, object]:
+    counts: dict[str, object] = {
+        "images": result.images,
+        "rows": result.rows,
+        "seen": result.seen,
+        "quarantined": len(result.quarantined),
+    }
     counts |= {f"{QUARANTINED}{reason}": count for reason, count in reasons(result.quarantined).items()}
     return counts | ({COPIES: result.copies} if result.copies else {}) | {"labels": result.labels.summary()}
-
-
-def _within(summary: dict[str, Any], role: str, limit: float) -> bool:
-    """Whether what a read found is within a limit."""
-    good = summary["quarantined"] <= limit * max(1, summary["seen"])
-    return good and (role == "unlabeled" or not LabelCounts.of(summary["labels"]).too_many(limit))
 
 
 def _check_quarantined(run: Run, step: Step, source: SourceConfig) -> None:
     """Say what was quarantined. Raises QuarantineError where a step of before is over a limit of now."""
     summary, limit = run.summary(step), run.config.data.max_quarantined
     file = quarantine_file(step.path("images"), step.path("labeled.parquet"))
-    rows: list[dict[str, Any]] = []
-    if summary["quarantined"]:
+    found, rows = IngestSummary.of(summary), list[QuarantineRow]()
+    if found.quarantined:
         rows = tables.read(file, tables.QUARANTINE).to_pylist()
         which = f"which: {file}" if run.lasts(step) else f"the first: {rows[0]['uri']}: {rows[0]['reason']}"
         say(escape(f"{step.label}: {quarantine_text(summary)}; {which}"))
     if COPIES in summary:
         say(f"{step.label}: {copies_text(summary)}")
-    if "first" not in summary:
-        found = IngestResult(summary["images"], summary["rows"], rows, LabelCounts.of(summary["labels"]), summary["seen"])
-        check_limits(found, limit, source, labels_matter=role_of(step) != "unlabeled")
+    if found.first is None:
+        result = IngestResult(found.images, found.rows, [{**row} for row in rows], found.labels, found.seen)
+        check_limits(result, limit, source, labels_matter=role_of(step) != "unlabeled")
 
 
-def _identity(source: SourceConfig, storage: str) -> dict[str, Any]:
+def _identity(source: SourceConfig, storage: str) -> dict[str, object]:
     """A source as a setting: what lies beside the storage keeps its address when both move together."""
     found = source.model_dump()
     if not files.is_remote(storage):
@@ -391,7 +390,7 @@ def sample_refs(refs: ImageIndex, count: int | None, seed: int, always: frozense
     """At most `count` images, chosen by hash of seed and id, and those in `always`; in table order."""
     if count is None or len(refs) <= count:
         return refs
-    hashed = ((hashlib.sha256(f"{seed}:{r.image_id}".encode()).digest(), place) for place, r in enumerate(refs))
-    chosen = {place for _, place in heapq.nsmallest(count, hashed)}
-    chosen |= {place for place, r in enumerate(refs) if r.image_id in always}
+    hashed = ((hashlib.sha256(f"{seed}:{r.image_id}".encode()).digest(), index) for index, r in enumerate(refs))
+    chosen = {index for _, index in heapq.nsmallest(count, hashed)}
+    chosen |= {index for index, r in enumerate(refs) if r.image_id in always}
     return refs.take(sorted(chosen))

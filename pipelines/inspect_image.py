@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +18,7 @@ from leaml.text import replies
 from pipelines.generate import sampling_seed
 from pipelines.ingest import EXCLUDED
 from pipelines.progress import console
+from pipelines.table_rows import QuarantineRow
 
 
 def show(run: str, image: str) -> None:
@@ -35,25 +35,25 @@ def show(run: str, image: str) -> None:
                 console.print(f"  {step.label}: not used, {row['reason']}", markup=False)
         if step.name in SHOW:
             SHOW[step.name](step, image_id)
-        for row in _rows(_published(step, "quarantine"), tables.QUARANTINE, image_id):
+        for row in _of_image(_published(step, "quarantine"), tables.QUARANTINE, image_id).to_pylist():
             console.print(f"  {step.label}: quarantined, {row['reason']}")
 
 
 @dataclass(frozen=True)
-class Shown(StepRecord):
+class InspectedStep(StepRecord):
     """A step of the run, with where it is."""
 
     path: str = ""
 
 
-def _steps(run: str) -> list[Shown]:
+def _steps(run: str) -> list[InspectedStep]:
     steps = [step for step in read_run(run).steps if step.finished or step.name == "ingest"]  # a refused one has a quarantine
-    return [Shown(**vars(step), path=files.join(run, step.folder)) for step in steps]
+    return [InspectedStep(**vars(step), path=files.join(run, step.folder)) for step in steps]
 
 
-def _find(steps: list[Shown], image: str) -> tuple[str, dict[str, Any]]:
+def _find(steps: list[InspectedStep], image: str) -> tuple[str, dict[str, object]]:
     """The image whose id begins with `image`, or whose uri is `image` or ends with /`image`."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     columns = ["image_id", "uri", "width", "height", "source", "split"]
     for step in steps:
         if step.name == "ingest" and files.exists(f"{step.path}/images"):
@@ -68,7 +68,7 @@ def _find(steps: list[Shown], image: str) -> tuple[str, dict[str, Any]]:
             for row in further:
                 found[row["image_id"]]["copy"] = row["uri"]
     for step in steps if not found else []:
-        found |= {row["image_id"] or row["uri"]: row for row in _unused(step) if _fits(row, image)}
+        found |= {str(row["image_id"] or row["uri"]): {**row} for row in _unused(step) if _fits(row, image)}
     if len(found) == 1:
         name, row = next(iter(found.items()))
         return (name if row["image_id"] else ""), row
@@ -86,7 +86,7 @@ def _hit(table: pa.Table, image: str) -> pa.Array:
     return pc.or_(pc.starts_with(table["image_id"], image), pc.or_(pc.equal(uri, image), pc.ends_with(uri, f"/{image}")))
 
 
-def _unused(step: Shown) -> list[dict[str, Any]]:
+def _unused(step: InspectedStep) -> list[QuarantineRow]:
     """What a step has found in the sources and not taken: unreadable images, and those that are in the evaluation too."""
     tables_of = {"ingest": "quarantine-labeled.parquet", "exclude": EXCLUDED, "contamination": EXCLUDED}
     file = f"{step.path}/{tables_of.get(step.name, '')}"
@@ -95,43 +95,39 @@ def _unused(step: Shown) -> list[dict[str, Any]]:
     return list(tables.read(file, tables.QUARANTINE).to_pylist())
 
 
-def _fits(row: dict[str, Any], image: str) -> bool:
+def _fits(row: QuarantineRow, image: str) -> bool:
     uri = row["uri"] or ""
     return (row["image_id"] or "").startswith(image) or uri == image or uri.endswith(f"/{image}")
 
 
-def _rows(parts: list[str], schema: pa.Schema, image_id: str) -> list[dict[str, Any]]:
-    """Rows of one image in the tables `parts`."""
-    rows = []
-    for file in parts:
-        table = tables.read(file, schema)
-        rows += table.filter(pc.equal(table["image_id"], image_id)).to_pylist()
-    return rows
+def _of_image(parts: list[str], schema: pa.Schema, image_id: str) -> pa.Table:
+    """The rows of one image in the tables `parts`."""
+    read = (tables.read(file, schema) for file in parts)
+    return pa.concat_tables([schema.empty_table(), *(part.filter(pc.equal(part["image_id"], image_id)) for part in read)])
 
 
-def _published(step: Shown, folder: str = "rows") -> list[str]:
+def _published(step: InspectedStep, folder: str = "rows") -> list[str]:
     path = files.join(step.path, folder)
     return files.listing(path, suffixes=(".parquet",)) if files.exists(path) else []
 
 
-def _labels(step: Shown, image_id: str) -> None:
+def _labels(step: InspectedStep, image_id: str) -> None:
     file = files.join(step.path, "labeled.parquet")
-    rows = _rows([file], tables.LABELED, image_id) if files.exists(file) else []
-    for row in rows:
+    for row in _of_image([file] if files.exists(file) else [], tables.LABELED, image_id).to_pylist():
         console.print(f"  {step.variant}: {row['question']} -> {row['answer']}")
 
 
-def _caption(step: Shown, image_id: str) -> None:
-    for row in _rows(_published(step), tables.CAPTIONS, image_id):
+def _caption(step: InspectedStep, image_id: str) -> None:
+    for row in _of_image(_published(step), tables.CAPTIONS, image_id).to_pylist():
         sure = "" if row["mean_logprob"] is None else f" (log-probability {row['mean_logprob']:.2f})"
         cut = ", cut back to whole sentences" if row["finish_reason"] == replies.LENGTH else ""
         console.print(f"  caption by {row['model']}{sure}{cut}: {row['caption']}")
 
 
-def _pairs(step: Shown, image_id: str) -> None:
+def _pairs(step: InspectedStep, image_id: str) -> None:
     config = yaml.safe_load(files.read_bytes(files.join(step.path, "config.yaml")))
     generator, base = _generator(step.path), config["model"]
-    for row in _rows(_published(step), tables.PSEUDO_QA, image_id):
+    for row in _of_image(_published(step), tables.PSEUDO_QA, image_id).to_pylist():
         table = Table(title=f"{step.label} ({step.folder})", title_justify="left")
         for column in ("question", "answer", "log-prob.", "votes", "asked again", "verdict"):
             table.add_column(column)
@@ -157,8 +153,8 @@ def _generator(filtered: str) -> str:
     return folder.rsplit("/", 1)[-1]
 
 
-def _answers(step: Shown, image_id: str) -> None:
-    for row in _rows([files.join(step.path, "predictions.parquet")], tables.PREDICTIONS, image_id):
+def _answers(step: InspectedStep, image_id: str) -> None:
+    for row in _of_image([files.join(step.path, "predictions.parquet")], tables.PREDICTIONS, image_id).to_pylist():
         verdict = "right" if row["correct"] else f"wrong, {row['answer']}"
         console.print(f"  {step.variant}: {row['question']} -> {row['prediction']} ({verdict})")
 

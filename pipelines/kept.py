@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from leaml.engine.interface import Completion, Request
 from leaml.io import files
@@ -22,8 +21,19 @@ if TYPE_CHECKING:
 FOLDER = "replies"
 _READERS = 16
 
-Kept = dict[str, list[dict[str, Any]]]
-"""Completions, as plain data, by the key of their request."""
+
+class KeptCompletion(TypedDict):
+    """A `Completion` as plain data."""
+
+    text: str
+    mean_logprob: float
+    finish_reason: str
+    tokens: int
+    error: str
+
+
+Kept = dict[str, list[KeptCompletion]]
+"""Completions by the key of their request."""
 
 
 class KeptReplies:
@@ -40,10 +50,20 @@ class KeptReplies:
         for batch in self.engine.as_answered([requests[n] for n in missing]):
             replies = {missing[n]: completions for n, completions in batch.items()}
             found |= replies
-            paid: Kept = {keys[n]: [asdict(c) for c in cs] for n, cs in replies.items() if not any(c.failed for c in cs)}
+            paid: Kept = {keys[n]: [_plain(c) for c in cs] for n, cs in replies.items() if not any(c.failed for c in cs)}
             if paid:
                 files.write_bytes(f"{self.folder}/{next(iter(paid))}.json", json.dumps(paid).encode())
         return [found[n] for n in range(len(requests))]
+
+
+def _plain(completion: Completion) -> KeptCompletion:
+    return {
+        "text": completion.text,
+        "mean_logprob": completion.mean_logprob,
+        "finish_reason": completion.finish_reason,
+        "tokens": completion.tokens,
+        "error": completion.error,
+    }
 
 
 def key(request: Request) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,11 +18,11 @@ from leaml.vlm.lengths import Length, Lengths, context
 from pipelines.evaluate import evaluation_rows
 from pipelines.ingest import Labels, Sources, draw_labels
 from pipelines.run import Run, Step
+from pipelines.table_rows import LabeledRow
 
 _SHARE = 8
 """A text of at most an eighth of the context is not looked at, since no model's image takes the rest."""
 _SHOWN = 5
-Row = dict[str, Any]
 
 
 def refuse_long_rows(run: Run, sources: Sources, labels: Labels, asked: bool = True) -> None:
@@ -49,7 +48,7 @@ def refuse_long_rows(run: Run, sources: Sources, labels: Labels, asked: bool = T
         learned = [row for row, _ in draw_labels(run, sources, everything=True).rows()]
     parts = [(sources.labeled, learned, True), (sources.evaluation, evaluation_rows(run, sources) if asked else [], False)]
     lengths: Lengths | None = None
-    found: list[tuple[Row, Length]] = []
+    found: list[tuple[LabeledRow, Length]] = []
     for step, rows, trained in parts:
         long = [row for row in rows if len(f"{ask(row)}{row['answer']}".encode()) > limit // _SHARE]
         if long:
@@ -60,11 +59,11 @@ def refuse_long_rows(run: Run, sources: Sources, labels: Labels, asked: bool = T
 
 
 def _too_long(
-    config: Config, lengths: Lengths, step: Step, rows: list[Row], trained: bool, limit: int
-) -> list[tuple[Row, Length]]:
+    config: Config, lengths: Lengths, step: Step, rows: list[LabeledRow], trained: bool, limit: int
+) -> list[tuple[LabeledRow, Length]]:
     """Those of the rows that do not fit, with their tokens."""
 
-    def forms(row: Row) -> list[tuple[str, str]]:
+    def forms(row: LabeledRow) -> list[tuple[str, str]]:
         """Requests and replies in which the row occurs."""
         pair = [(prompts.GENERATE, prompts.qa_reply(row["question"], answer_text(row)))] if trained else []
         return [(ask(row), row["answer"]), *pair]
@@ -93,13 +92,13 @@ def _sizes(step: Step, ids: Iterable[str]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _refusal(config: Config, found: list[tuple[Row, Length]], limit: int) -> str:
+def _refusal(config: Config, found: list[tuple[LabeledRow, Length]], limit: int) -> str:
     row, first = max(found, key=lambda each: each[1].image + each[1].text + each[1].reply)
     total = first.image + first.text + first.reply
-    places = "; ".join(str(each["where"]) for each, _ in found[:_SHOWN])
+    where = "; ".join(str(each["where"]) for each, _ in found[:_SHOWN])
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return (
         f"{len(found)} label rows are longer than the {limit:,} tokens that the model {config.model.name!r} takes, the longest "
         f"at {row['where']}: {total:,} tokens, {first.image:,} of them for the image, {first.text:,} for the request and "
-        f"{first.reply:,} for the answer; shorten them, leave them out or take another model: {places}{more}"
+        f"{first.reply:,} for the answer; shorten them, leave them out or take another model: {where}{more}"
     )

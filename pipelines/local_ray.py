@@ -18,7 +18,7 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 import psutil
 
@@ -43,7 +43,16 @@ _LONGEST_SESSION_FOLDER = 40
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
-def start(**options: Any) -> str:
+class RayOptions(TypedDict, total=False):
+    """Of `ray.init`, those that are used here."""
+
+    num_cpus: int
+    include_dashboard: bool
+    log_to_driver: bool
+    logging_level: int
+
+
+def start(**options: Unpack[RayOptions]) -> str:
     """Start Ray in this process with `ray.init(**options)`. Returns its address, 127.0.0.1:port.
 
     The token is in a file that only this user can read, from where `join` takes it. Ray's session, whose sockets and logs Ray
@@ -84,7 +93,7 @@ def busy() -> str:
     return f"{load}. End other programs or wait, then run the same command again"
 
 
-def join(address: str, **options: Any) -> None:
+def join(address: str, **options: Unpack[RayOptions]) -> None:
     """Connect this process to the Ray at `address` with `ray.init(address, **options)`.
 
     The token is the environment's (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH) or, for a Ray that `start` started on this machine

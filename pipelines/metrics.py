@@ -11,7 +11,12 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+from pipelines.progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Counter, Gauge
 
 TAGS = ("run", "step", "label")
 """Of every metric: the run's name, the step (caption, score, ...) and its variant for people (`finetune random_neurons`)."""
@@ -91,11 +96,13 @@ class StepMetrics:
             for verdict, number in (verdicts | {"accepted": counts.get("accepted", 0)}).items():
                 self._add("leaml_step_pairs", number, verdict=verdict)
 
-    def training(self, now: Mapping[str, Any]) -> None:
+    def training(self, now: TrainingProgress) -> None:
         """What a training worker wrote into progress.json."""
-        for key, name in (("loss", "loss"), ("steps_per_s", "steps_per_second"), ("peak_memory", "peak_memory_bytes")):
-            if key in now:
-                self._gauges.set(f"leaml_step_{name}", now[key])
+        speed, memory = now.get("steps_per_s"), now.get("peak_memory")
+        values = {"loss": now.get("loss"), "steps_per_second": speed, "peak_memory_bytes": memory}
+        for name, value in values.items():
+            if value is not None:
+                self._gauges.set(f"leaml_step_{name}", value)
 
     def _tell(self, name: str, value: float) -> None:
         if _ray_runs():
@@ -113,14 +120,14 @@ def _ray_runs() -> bool:
 
 
 @functools.cache
-def _gauge(name: str) -> Any:
+def _gauge(name: str) -> Gauge:
     from ray.util.metrics import Gauge
 
     return Gauge(name, GAUGES[name], tag_keys=TAGS)
 
 
 @functools.cache
-def _counter(name: str) -> Any:
+def _counter(name: str) -> Counter:
     from ray.util.metrics import Counter
 
     text, more = COUNTERS[name]

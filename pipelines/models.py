@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from leaml.config import ClientConfig, ModelConfig, ResourcesConfig, resolve_model
 from leaml.engine.spec import EngineSpec
@@ -16,7 +15,7 @@ def trained(step: Step, base: ModelConfig) -> ModelConfig:
     return ModelConfig(name=step.path("model"), dtype=base.dtype, trust_remote_code=base.trust_remote_code)
 
 
-def model_key(model: ModelConfig) -> dict[str, Any]:
+def model_key(model: ModelConfig) -> dict[str, object]:
     """A model as a step's setting: its configuration and, for a local folder, its own name and the fingerprints of its files.
 
     So a folder may move, and hub models are told apart by their revision.

@@ -19,7 +19,7 @@ from leaml.io import files
 from leaml.run.records import DONE
 from pipelines import estimates
 from pipelines.adapt import doubts
-from pipelines.amounts import Amounts, Work
+from pipelines.amounts import Amounts, Workload
 from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Memory
 from pipelines.progress import console
 from pipelines.rehearsal import Planned, Rehearsal, measure, rehearse, with_frames
@@ -67,7 +67,7 @@ class StepPlan:
     state: str
     folder: str
     takes: str
-    work: Work
+    work: Workload
     makes: str
     made: int | None
     workers: int
@@ -143,7 +143,7 @@ class Total:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """The steps of a run in order, the totals for each number of images that was asked for, and how much there is."""
 
     run: str
@@ -161,7 +161,7 @@ class Plan:
         return found
 
 
-def make(config: Config, amounts: Amounts | None = None, frames: Sequence[int] = ()) -> Plan:
+def make(config: Config, amounts: Amounts | None = None, frames: Sequence[int] = ()) -> RunPlan:
     """The plan of a run.
 
     Args:
@@ -182,13 +182,13 @@ def make(config: Config, amounts: Amounts | None = None, frames: Sequence[int] =
     steps = [tuple(_step(run, planned, size, known) for planned in run.planned.values()) for size in sizes]
     totals = tuple(Total.of(each, size.rest) for each, size in zip(steps, sizes, strict=True))
     found = doubts(config, amounts.asked, amounts.asked_images, amounts.label_images, amounts.validation)
-    return Plan(config.name, run.folder, steps[-1], totals, sizes[-1], tuple(found))
+    return RunPlan(config.name, run.folder, steps[-1], totals, sizes[-1], tuple(found))
 
 
 def _step(run: Rehearsal, planned: Planned, amounts: Amounts, known: estimates.Known) -> StepPlan:
     step, tree, spec = planned.step, planned.tree, STEPS.get(planned.step.name)
     source = _source(step, amounts)
-    work = Work(source.images, source.questions) if source else spec.work(tree, amounts) if spec else Work()
+    work = Workload(source.images, source.questions) if source else spec.work(tree, amounts) if spec else Workload()
     name, variant = step.name, step.variant
     anew = amounts.frames and name in GROWING  # what is finished is of other images
     return StepPlan(
@@ -214,7 +214,7 @@ def _source(step: Step, amounts: Amounts) -> Count | None:
     return {"labeled": amounts.labeled, "evaluation": amounts.evaluation}.get(step.variant, amounts.unlabeled) or Count()
 
 
-def _made(name: str, tree: Tree, work: Work) -> int | None:
+def _made(name: str, tree: Tree, work: Workload) -> int | None:
     if name == LAST:
         return work.questions
     if name in GROWING:
@@ -222,7 +222,7 @@ def _made(name: str, tree: Tree, work: Work) -> int | None:
     return 1
 
 
-def _takes(planned: Planned, work: Work, amounts: Amounts) -> str:
+def _takes(planned: Planned, work: Workload, amounts: Amounts) -> str:
     name, tree = planned.step.name, planned.tree
     if name in TRAININGS:
         section = estimates.train_section(name, planned.step.variant, tree)
@@ -290,7 +290,7 @@ def _print_data(config: Config, amounts: Amounts) -> None:
         print_line(f"{'assumed':11} {guessed}: only ingest can tell")
 
 
-def _print_steps(plan: Plan) -> None:
+def _print_steps(plan: RunPlan) -> None:
     head = ("state", "step", "folder", "takes", "makes", "on", "memory of each", "rate", "hours", "GPU-hours")
     print_line("\nsteps in order (finished ones are reused, begun ones go on)")
     _print_columns([head, *map(_row, plan.steps)])
@@ -337,7 +337,7 @@ def _row(step: StepPlan) -> tuple[str, ...]:
     return step.state, step.label, step.folder, step.takes, makes, on, memory, rate, hours, gpu_hours
 
 
-def _print_totals(plan: Plan, config: Config, prices: Prices) -> None:
+def _print_totals(plan: RunPlan, config: Config, prices: Prices) -> None:
     head = ("images", "hours", "GPU-hours", "of it fixed", f"nodes for {prices.deadline:g} h", "PUTs", "GETs", "money")
     rows = []
     for one in plan.totals:

@@ -13,7 +13,6 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,14 +33,15 @@ from leaml.run.model_source import ModelSource, find
 from leaml.text.choice import Choice, choose, replies, settled
 from leaml.text.scoring import ask
 from leaml.vlm import load
-from pipelines.evaluate import AnswerWork
+from pipelines.evaluate import Questioned, ask_all
 from pipelines.ingest import named
 from pipelines.models import engine_spec, model_key
 from pipelines.progress import Bar, say
 from pipelines.run import Lock
 from pipelines.runtime import own_nodes, refuse_unschedulable, start_ray
 from pipelines.shard import make_shards
-from pipelines.shards import Item, read_files, run_shards
+from pipelines.shards import read_files, run_shards
+from pipelines.table_rows import AskedRow, OutputRow, ReplyRow
 
 _SHOWN = 3
 _OTHER_TABLES = (".json", ".jsonl", ".tsv", ".txt", ".xlsx", ".xls", ".md", ".html")
@@ -50,7 +50,7 @@ _PART = 20_000
 
 
 @dataclass
-class Batch:
+class QuestionBatch:
     """What is to be done: the questions in order, and per image, which is known by its content, what is asked about it.
 
     `ids` is the image of each file, `errors` why a file cannot be read.
@@ -60,43 +60,49 @@ class Batch:
     ids: dict[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
-    def by_image(self) -> dict[str, list[dict[str, Any]]]:
+    def by_image(self) -> dict[str, list[AskedRow]]:
         """Different questions about each image; two files with the same content are one."""
         found: dict[str, dict[Asked, None]] = {}
         for file, asked in self.asked:
             if file in self.ids:
                 found.setdefault(self.ids[file], {})[Asked(None, asked.question, asked.options)] = None
-        return {
-            i: [{"question": a.question, "options": a.options and list(a.options)} for a in rows] for i, rows in found.items()
-        }
+        return {image: [_asked_row(each) for each in rows] for image, rows in found.items()}
 
 
-class ReplyWork(AnswerWork):
+def _asked_row(asked: Asked) -> AskedRow:
+    return {"question": asked.question, "options": None if asked.options is None else list(asked.options)}
+
+
+class ReplyWork:
     """Answers to the questions of each image: the greedy reply, or one of the options where there are some.
 
-    A question that the model cannot be asked has an error in its place.
+    A question that the model cannot be asked has an error instead.
     """
 
     schema = tables.REPLIES
 
-    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
-        found: dict[str, list[dict[str, Any]]] = {item.image_id: [] for item in items}
-        asked = self.ask(engine, items)
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+
+    def __call__(self, engine: Engine, items: list[Questioned[AskedRow]]) -> tuple[list[OutputRow], Counter[str]]:
+        found: dict[str, list[ReplyRow]] = {item.image_id: [] for item in items}
+        asked = ask_all(engine, items, self.max_tokens)
         counts = Counter(questions=len(asked), tokens=sum(completion.tokens for _, _, completion in asked))
         chosen = _choices(engine, asked)
         for number, (item, row, completion) in enumerate(asked):
             choice = chosen.get(number)
-            made: dict[str, Any] = {"error": (choice if isinstance(choice, str) else completion.error) or None}
+            reply: ReplyRow = {**row, "error": (choice if isinstance(choice, str) else completion.error) or None}
             if isinstance(choice, Choice):
-                made |= {"prediction": row["options"][choice.index], "logprob": choice.logprob, "own": choice.own}
-            elif not made["error"]:
-                made |= {"prediction": completion.text, "logprob": _logprob(completion), "own": True}
-            found[item.image_id].append(row | made)
+                options = row["options"] or []
+                reply |= {"prediction": options[choice.index], "logprob": choice.logprob, "own": choice.own}
+            elif not reply["error"]:
+                reply |= {"prediction": completion.text, "logprob": _logprob(completion), "own": True}
+            found[item.image_id].append(reply)
         return [{"image_id": image, "replies": rows} for image, rows in found.items()], counts
 
 
-def _choices(engine: Engine, asked: list[tuple[Item, dict[str, Any], Completion]]) -> dict[int, Choice | str]:
-    """The option that answers each question with options, or why none does, by the question's place in `asked`.
+def _choices(engine: Engine, asked: list[tuple[Questioned[AskedRow], AskedRow, Completion]]) -> dict[int, Choice | str]:
+    """The option that answers each question with options, or why none does, by the question's index in `asked`.
 
     Options are scored only where the reply does not settle which it is.
     """
@@ -119,7 +125,7 @@ def _choices(engine: Engine, asked: list[tuple[Item, dict[str, Any], Completion]
         given = [list(itertools.islice(scored, count)) for count in counts]
         error = next((each.error for group in given for each in group if each.error), "")
         logprobs = [[_logprob(each) for each in group] for group in given]
-        chosen[number] = error or choose(completion.text, _logprob(completion), row["options"], logprobs)
+        chosen[number] = error or choose(completion.text, _logprob(completion), row["options"] or [], logprobs)
     return chosen
 
 
@@ -161,7 +167,7 @@ def predict(
     with named("--questions"):
         asked = questions.read(questions_file, folder)
     with named("--images"):
-        batch = Batch(_resolve(asked, folder))
+        batch = QuestionBatch(_resolve(asked, folder))
     _refuse_machine(resources)
     load.check(found.model)
     say(
@@ -247,13 +253,13 @@ def _file(folder: str, name: str) -> str:
         raise DataError(msg) from None
 
 
-def _key(found: ModelSource, batch: Batch) -> str:
+def _key(found: ModelSource, batch: QuestionBatch) -> str:
     """Names the work: another model or other questions are other work."""
     content = [3, model_key(found.model), found.answer_tokens, [(file, a.question, a.options) for file, a in batch.asked]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _index(batch: Batch, folder: str, shown: str) -> store.ImageIndex:
+def _index(batch: QuestionBatch, folder: str, shown: str) -> store.ImageIndex:
     """Reads every image once for its id, and writes an images table that says where each is, without the bytes."""
     names = dict.fromkeys(file for file, _ in batch.asked)
     first: dict[str, str] = {}
@@ -272,9 +278,9 @@ def _index(batch: Batch, folder: str, shown: str) -> store.ImageIndex:
     return store.index(folder) if rows else store.ImageIndex.joined([])
 
 
-def _answered(batch: Batch, work: str, folder: str, temperature: float | None) -> pa.Table:
+def _answered(batch: QuestionBatch, work: str, folder: str, temperature: float | None) -> pa.Table:
     """A row a question, in the order of the questions."""
-    said: dict[tuple[str, str, tuple[str, ...]], dict[str, Any]] = {}
+    said: dict[tuple[str, str, tuple[str, ...]], ReplyRow] = {}
     errors = _quarantined(work)
     for part in read_files(work, tables.REPLIES):
         for made in part.to_pylist():
@@ -290,7 +296,7 @@ def _answered(batch: Batch, work: str, folder: str, temperature: float | None) -
         if reply["error"]:
             return found | {"error": reply["error"]}
         fitted = temperature if reply["own"] else None
-        sure = calibration.confidence(min(0.0, reply["logprob"]), 1.0 if fitted is None else fitted)
+        sure = calibration.confidence(min(0.0, reply["logprob"] or 0.0), 1.0 if fitted is None else fitted)
         return found | {
             "prediction": reply["prediction"],
             "logprob": reply["logprob"],

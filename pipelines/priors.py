@@ -7,7 +7,7 @@ question, so they are baselines. `source_prior` is told the source of each image
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
@@ -18,6 +18,7 @@ from leaml.io import files
 from pipelines.evaluate import evaluation_rows
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run
+from pipelines.table_rows import LabeledRow
 
 PRIORS = ("blind_prior", "source_prior", "letter_prior")
 """Rows that are made here."""
@@ -30,7 +31,7 @@ def predict_priors(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.T
     `source_prior`: the same per question and source of the image, where the labeled images are of several sources.
     `letter_prior`: the most common right letter of the question's options, where there are options.
     """
-    known: list[dict[str, Any]] = [row for row, _ in labels.rows()]
+    known = [row for row, _ in labels.rows()]
     asked = evaluation_rows(run, sources)
     found = {"blind_prior": _predicted(known, asked)}
     origin = image_sources(sources.labeled.path("images"), labels.image_ids)
@@ -54,8 +55,8 @@ def image_sources(folder: str, ids: Iterable[str]) -> dict[str, str]:
 
 
 def _predicted(
-    known: list[dict[str, Any]],
-    asked: list[dict[str, Any]],
+    known: list[LabeledRow],
+    asked: list[LabeledRow],
     origin: dict[str, str] | None = None,
     by: Literal["letter", "text"] = "text",
 ) -> pa.Table:
@@ -63,7 +64,7 @@ def _predicted(
     context = None if origin is None else [origin.get(row["image_id"]) for row in known]
     questions, answers = [row["question"] for row in known], [row["answer"] for row in known]
     prior = BlindPrior.fit(questions, answers, context=context, options=[row["options"] for row in known])
-    rows = []
+    rows: list[dict[str, object]] = []
     for row in asked:
         told = None if origin is None else origin.get(row["image_id"])
         guess = prior.predict(row["question"], context=told, options=row["options"], by=by)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from ray.train.torch import TorchConfig
 
 from pipelines import _compat
 from pipelines.local_ray import GLOO, interface
+
+if TYPE_CHECKING:
+    from ray.train.backend import Backend
+
+
+class WorkerGroup(Protocol):
+    """Of Ray's workers what is used here: each of them runs a function."""
+
+    def execute(self, func: Callable[[], None], /) -> object: ...
 
 
 class NodeNetwork(TorchConfig):
@@ -16,12 +26,12 @@ class NodeNetwork(TorchConfig):
     loopback on machines whose /etc/hosts says so (Debian's installer writes that), and nobody else reaches it there."""
 
     @property
-    def backend_cls(self) -> type[Any]:
+    def backend_cls(self) -> type[Backend]:
         return _Backend
 
 
 class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]  # Ray makes it known through an object only
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: WorkerGroup, backend_config: TorchConfig) -> None:
         worker_group.execute(listen_on_node_address)
         super().on_start(worker_group, backend_config)
 

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from typing import NotRequired, TypedDict
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +18,17 @@ PROGRESS = "progress.json"
 """In the folder of a running training: its latest metrics."""
 LINE_EVERY = 15.0
 """Seconds between progress lines where there is no terminal."""
+
+
+class TrainingProgress(TypedDict):
+    """Content of `progress.json`: `step` of the `steps` of a `phase`, and bytes of memory."""
+
+    step: int
+    steps: int
+    steps_per_s: float
+    phase: NotRequired[int]
+    loss: NotRequired[float]
+    peak_memory: NotRequired[int]
 
 
 def say(message: str) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from leaml.data import tables
 from leaml.errors import StepError
 from leaml.io import files
 from leaml.run.records import QUARANTINED
 from pipelines.shard import shard_name
+from pipelines.table_rows import QuarantineRow
 
 FOLDER = "quarantine"
 REASON = "quarantined_because"
@@ -25,19 +25,19 @@ EARLY = 64
 _RELEASED = "released"
 
 
-def refused(image_id: str, reason: str) -> dict[str, Any]:
+def refused(image_id: str, reason: str) -> dict[str, str]:
     """What a step's work returns for an image without a result; the text before the first ":" is what is counted."""
     return {"image_id": image_id, REASON: reason}
 
 
-def counts_of(rows: list[dict[str, Any]]) -> Counter[str]:
+def counts_of(rows: Sequence[QuarantineRow]) -> Counter[str]:
     """How many rows a quarantine has, and by reason."""
     counts = Counter(f"{QUARANTINED}{str(row['reason']).partition(':')[0]}" for row in rows)
     counts["quarantined"] = len(rows)
     return counts
 
 
-def check(label: str, counts: Mapping[str, Any], seen: int, total: int, most: float, output: str) -> None:
+def check(label: str, counts: Mapping[str, float], seen: int, total: int, most: float, output: str) -> None:
     """Raise StepError when more than the share `most` of `total` images is quarantined, or most of the `seen` ones are."""
     bad = counts.get("quarantined", 0)
     hopeless = bad >= EARLY and 2 * bad > seen and 2 * most < 1

@@ -7,8 +7,8 @@ those of the run. Nothing is written, Ray is not started and no hub is asked; wh
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from leaml.config import Config, SourceConfig
 from leaml.data.budget import held_out
@@ -21,6 +21,7 @@ from pipelines.ingest import Labels, Sources, draw_labels, source_steps, trainin
 from pipelines.method import method
 from pipelines.run import UNKNOWN, Run, Step
 from pipelines.steps import Tree
+from pipelines.summaries import IngestSummary
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Rehearsal(Run):
     def step(
         self,
         name: str,
-        settings: dict[str, Any],
+        settings: Mapping[str, object],
         inputs: list[Step],
         version: int = 1,
         variant: str = "",
@@ -112,8 +113,21 @@ def measure(run: Run, sources: Sources, labels: Labels) -> Amounts:
 
 def with_frames(amounts: Amounts, frames: int) -> Amounts:
     """The same with so many unlabeled images, and with `GUESSES` where only ingest can tell."""
-    guesses: dict[str, Any] = {name: value for name, value in GUESSES.items() if getattr(amounts, name) is None}
-    found = replace(amounts, **guesses, frames=frames, guessed=tuple(guesses))
+    guessed = tuple(name for name in GUESSES if getattr(amounts, name) is None)
+
+    def filled(name: str) -> int:
+        known: int | None = getattr(amounts, name)
+        return GUESSES[name] if known is None else known
+
+    found = replace(
+        amounts,
+        label_images=filled("label_images"),
+        label_rows=filled("label_rows"),
+        asked=filled("asked"),
+        asked_images=filled("asked_images"),
+        frames=frames,
+        guessed=guessed,
+    )
     training = frames + (found.label_images or 0)
     if found.unlabeled is None:
         return replace(found, training=training, labeled=replace(found.labeled, images=training))
@@ -128,8 +142,8 @@ def _whole(run: Run, step: Step) -> bool:
 def _count(run: Run, step: Step, source: SourceConfig) -> Count:
     if not _whole(run, step):
         return count(source)
-    summary = run.summary(step)
-    return Count(summary["images"], summary["rows"])
+    summary = IngestSummary.of(run.summary(step))
+    return Count(summary.images, summary.rows)
 
 
 def _budget(config: Config, labeled: Count) -> tuple[int | None, int | None]:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from leaml.data import store, tables
+from leaml.data.label_counts import LabelCounts
 from leaml.evaluation.templates import templates
 from leaml.io import files
 from leaml.neurons.overlap import place_of
@@ -26,6 +27,8 @@ from pipelines.progress import console, say, warn
 from pipelines.run import Run, Step
 from pipelines.shards import read_output
 from pipelines.steps import of_kind
+from pipelines.summaries import IngestSummary, TrainingSummary
+from pipelines.table_rows import LabeledRow, PredictionRow
 
 SAMPLES = 12
 """Images of the pseudo pairs that the page shows."""
@@ -136,7 +139,7 @@ def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[
     wrong = [row for row in read_predictions(answered).to_pylist() if not row["correct"]]
     wrong.sort(key=lambda row: (-(row["logprob"] if row["logprob"] is not None else -math.inf), *_key(row)))
     template_of = templates(row["question"] for row in wrong)
-    kinds: dict[str, list[dict[str, Any]]] = {}
+    kinds: dict[str, list[PredictionRow]] = {}
     for row in wrong:
         kinds.setdefault(row["question_type"] or template_of[row["question"]], []).append(row)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds))))
@@ -154,17 +157,17 @@ def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[
     return found
 
 
-def _by_question(answered: Step) -> dict[tuple[str, str, str], dict[str, Any]]:
+def _by_question(answered: Step) -> dict[tuple[str, str, str], PredictionRow]:
     return {_key(row): row for row in read_predictions(answered).to_pylist()}
 
 
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+def _key(row: LabeledRow | PredictionRow) -> tuple[str, str, str]:
     return row["image_id"], row["question"], row["answer"]
 
 
-def _sources(run: Run, labels: Labels) -> dict[str, dict[str, Any]]:
+def _sources(run: Run, labels: Labels) -> dict[str, dict[str, object]]:
     """What the ingest of each source counted, and what of the labels is used."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, object]] = {}
     for record in run.steps():
         if record.name == "ingest" and record.finished:
             found[record.variant] = run.summary(_step(run, record))
@@ -172,32 +175,32 @@ def _sources(run: Run, labels: Labels) -> dict[str, dict[str, Any]]:
     return found | {"labels used": {"images": labels.images, "rows": sum(rows.values()), "of these": rows}}
 
 
-def _selection(scored: Step) -> list[dict[str, Any]]:
+def _selection(scored: Step) -> list[dict[str, str | int]]:
     modules = json.loads(files.read_bytes(scored.path("selection.json")))["modules"]
     rows = []
     for name, count in modules.items():
-        place = place_of(name)
+        linear = place_of(name)
         if "rows" in count:  # columns are chosen with them, but not trained
-            rows.append({"module": f"{place.part} {place.kind}", "layer": max(0, place.layer), "name": name, **count})
+            rows.append({"module": f"{linear.part} {linear.kind}", "layer": max(0, linear.layer), "name": name, **count})
     return rows
 
 
 def _losses(run: Run) -> dict[str, list[tuple[int, float]]]:
-    curves = {}
+    curves: dict[str, list[tuple[int, float]]] = {}
     for record in run.steps():
         file = files.join(run.folder, record.folder, "training.json")
         if record.name in of_kind("train") and files.exists(file):
             row = made_for(record.variant, record.round)
-            curves[f"{record.name}: {row}" if row else record.name] = [
-                (int(s), float(v)) for s, v in json.loads(files.read_bytes(file))["losses"]
-            ]
+            summary = TrainingSummary.of(json.loads(files.read_bytes(file)))
+            curves[f"{record.name}: {row}" if row else record.name] = summary.losses
     return curves
 
 
 def _filter_counts(run: Run, filtered: Step) -> dict[str, int]:
     summary = run.summary(filtered)
     counts = {k.removeprefix("rejected: "): v for k, v in summary.items() if k.startswith("rejected: ")}
-    return {"accepted": summary.get("accepted", 0), **counts}
+    found = {"accepted": summary.get("accepted", 0), **counts}
+    return {reason: count for reason, count in found.items() if isinstance(count, int)}
 
 
 def _quarantine(run: Run) -> dict[str, int]:
@@ -212,14 +215,14 @@ def _quarantine(run: Run) -> dict[str, int]:
 
 def _facts(run: Run, adapted: Step) -> dict[str, str]:
     config = run.config
-    training = run.summary(adapted)
+    training = TrainingSummary.of(run.summary(adapted))
     return _label_facts(run) | {
         "model": config.model.name,
         "teacher": config.caption.url or config.caption.teacher.name,
         "neurons": f"{config.score.method}, top {100 * config.select.ratio:g} % per {config.select.scope}",
-        "pseudo pairs trained on": str(training.get("pseudo_pairs", "")),
+        "pseudo pairs trained on": "" if training.pseudo_pairs is None else str(training.pseudo_pairs),
         "adapted model": adapted.path("model"),
-        "learning rate of the fine-tuning": f"{training.get('lr', 0):g}",
+        "learning rate of the fine-tuning": f"{training.lr:g}",
     }
 
 
@@ -228,9 +231,10 @@ def _label_facts(run: Run) -> dict[str, str]:
     found = {}
     for record in run.steps():
         if record.name == "ingest" and record.variant != "unlabeled":
-            counts = run.summary(_step(run, record)).get("labels")
-            if counts and counts["rows"]:
-                lost = [f"{number} {reason}" for kind in ("refused", "warnings") for reason, number in counts[kind].items()]
-                text = f"{counts['rows']} in, {counts['used']} used" + "".join(f"; {part}" for part in lost)
+            summary = run.summary(_step(run, record))
+            counts = IngestSummary.of(summary).labels if "labels" in summary else LabelCounts()
+            if counts.rows:
+                lost = [f"{number} {reason}" for kind in (counts.refused, counts.warnings) for reason, number in kind.items()]
+                text = f"{counts.rows} in, {counts.used} used" + "".join(f"; {part}" for part in lost)
                 found[f"label rows, {record.variant}"] = text
     return found

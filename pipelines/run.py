@@ -18,9 +18,10 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Generic, TypedDict, TypeVar
 
 import yaml
 
@@ -32,6 +33,8 @@ from leaml.run.records import CONFIG, DONE, DoneRecord, RunRecord, StepRecord, l
 from pipelines import earlier
 from pipelines.clock import Clock
 from pipelines.progress import say
+
+T = TypeVar("T")
 
 LOCK = "lock.json"
 RUNNING = "running"
@@ -113,7 +116,7 @@ class Run:
     def step(
         self,
         name: str,
-        settings: dict[str, Any],
+        settings: Mapping[str, object],
         inputs: list[Step],
         version: int = 1,
         variant: str = "",
@@ -130,14 +133,14 @@ class Run:
         """Whether the step is finished."""
         return files.exists(step.path(DONE))
 
-    def summary(self, step: Step) -> dict[str, Any]:
+    def summary(self, step: Step) -> dict[str, object]:
         """What a finished step reported. Raises DataError when it is not finished."""
         if not self.done(step):
             msg = f"step {step.label!r} is not finished ({step.folder}); run it first"
             raise DataError(msg)
         return read_done(step.folder).summary
 
-    def execute(self, step: Step, work: Callable[[], dict[str, Any]]) -> Step:
+    def execute(self, step: Step, work: Callable[[], Mapping[str, object]]) -> Step:
         """Run `work` unless the step is finished, then mark it finished with the summary `work` returns."""
         if self.done(step):
             record = read_done(step.folder)
@@ -149,7 +152,7 @@ class Run:
             say(f"{step.label}: {before}")
             self._note(step, RUNNING, None)
             try:
-                summary = work()
+                summary = dict(work())
                 seconds = round(clock.seconds, 1)
                 files.write_bytes(step.path(CONFIG), self._config_yaml())
                 made = (step.name, step.variant, step.round, step.inputs, seconds, clock.attempts, __version__, summary)
@@ -188,7 +191,7 @@ class Run:
                     self._steps[folder] = replace(step, state="interrupted")
             self._write_status()
 
-    def _note(self, step: Step, state: str, seconds: float | None, summary: dict[str, Any] | None = None) -> None:
+    def _note(self, step: Step, state: str, seconds: float | None, summary: dict[str, object] | None = None) -> None:
         with self._noting:
             record = StepRecord(step.name, step.variant, step.round, step.name_of_folder, state)
             self._steps[step.folder] = replace(
@@ -207,7 +210,7 @@ class Run:
         steps = (*self.steps(), *kept)
         RunRecord(self.config.name, self._state, 0.0, steps, tuple(others), self._whole).write(self.folder)
 
-    def _config_tree(self) -> dict[str, Any]:
+    def _config_tree(self) -> dict[str, object]:
         return {"leaml_version": __version__, **self.config.model_dump(mode="json")}
 
     def _config_yaml(self) -> bytes:
@@ -241,28 +244,31 @@ class Run:
                 end()
 
 
-class BackgroundTask:
+class BackgroundTask(Generic[T]):
     """Work that runs in a thread beside the caller's own; it ends with the process when the caller fails or is interrupted."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self._work = work
-        self._made: Any = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work, self._done = work, Future[T]()
+        threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
         try:
-            self._made = self._work()
+            self._done.set_result(self._work())
         except BaseException as error:
-            self._error = error
+            self._done.set_exception(error)
 
-    def result(self) -> Any:
+    def result(self) -> T:
         """Wait for the work; returns what it returned or raises what it raised."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._made
+        return self._done.result()
+
+
+class LockHolder(TypedDict):
+    """Content of `lock.json`; without a token where another version wrote it."""
+
+    pid: int
+    host: str
+    token: str
+    beat: float
 
 
 class Lock:
@@ -324,16 +330,18 @@ class Lock:
                     return
                 files.write_bytes(self.uri, self._content())
 
-    def _holder(self) -> dict[str, Any] | None:
+    def _holder(self) -> LockHolder | None:
         if not files.exists(self.uri):
             return None
-        return {"token": ""} | dict(json.loads(files.read_bytes(self.uri)))
+        found: LockHolder = json.loads(files.read_bytes(self.uri))
+        found.setdefault("token", "")
+        return found
 
-    def _named(self, holder: dict[str, Any]) -> str:
+    def _named(self, holder: LockHolder) -> str:
         return f"pid {holder['pid']} on {holder['host']}, lock {self.uri}"
 
     def _content(self) -> bytes:
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "token": self.token, "beat": time.time()}
+        holder: LockHolder = {"pid": os.getpid(), "host": socket.gethostname(), "token": self.token, "beat": time.time()}
         return json.dumps(holder).encode()
 
 
@@ -344,14 +352,14 @@ def _interrupt_main() -> None:
     call waits is not noticed there, so it is sent again while the main thread stays where it was.
     """
     main = threading.main_thread().ident or 0
-    while (place := _place(main)) is not None:
+    while (position := _position(main)) is not None:
         signal.pthread_kill(main, signal.SIGINT)
         time.sleep(1.0)
-        if _place(main) != place:
+        if _position(main) != position:
             return
 
 
-def _place(thread: int) -> tuple[int, int] | None:
+def _position(thread: int) -> tuple[int, int] | None:
     frame = sys._current_frames().get(thread)
     return None if frame is None else (id(frame), frame.f_lasti)
 
@@ -371,7 +379,7 @@ def _ended_by(error: BaseException) -> str:
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
 
 
-def _dead(holder: dict[str, Any]) -> bool:
+def _dead(holder: LockHolder) -> bool:
     if time.time() - holder["beat"] > 6 * HEARTBEAT:
         return True
     if holder["host"] != socket.gethostname():

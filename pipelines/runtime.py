@@ -49,12 +49,13 @@ def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
     import ray
 
     if not ray.is_initialized():
-        logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+        level = logging.INFO if verbose else logging.ERROR
         with _own_sigterm_handler():
             if resources.address is not None:
-                local_ray.join(resources.address, **logs)
+                local_ray.join(resources.address, log_to_driver=verbose, logging_level=level)
             else:
-                local_ray.start(num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1), include_dashboard=False, **logs)
+                cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
+                local_ray.start(num_cpus=cpus, include_dashboard=False, log_to_driver=verbose, logging_level=level)
     quiet_data(verbose)
     check_resources(resources)
 
@@ -141,8 +142,8 @@ def missing(what: str, count: int, each: dict[str, float], nodes: list[dict[str,
         extra, total = (1 if kind == "CPU" else 0), sum(node.get(kind, 0) for node in nodes)
         if (need := count * amount + extra) > total:
             return f"{what} needs {need:g} {kind}, the cluster has {total:g}"
-    places = [min((int(node.get(kind, 0) / amount + 1e-9) for kind, amount in each.items() if amount)) for node in nodes]
-    if sum(places) < count:
+    slots = [min((int(node.get(kind, 0) / amount + 1e-9) for kind, amount in each.items() if amount)) for node in nodes]
+    if sum(slots) < count:
         wanted = " and ".join(f"{amount:g} {kind}" for kind, amount in each.items() if amount)
-        return f"{what} needs {count} x {wanted}, each on one node; {len(nodes)} nodes hold {sum(places)} of them"
+        return f"{what} needs {count} x {wanted}, each on one node; {len(nodes)} nodes hold {sum(slots)} of them"
     return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from leaml.io import files
 from pipelines.context import Context
@@ -19,7 +18,7 @@ def select(context: Context) -> Step:
     config, scored = context.run.config.select, context.made["score"]
     step = context.step("select", config.model_dump(), [scored])
 
-    def work() -> dict[str, Any]:
+    def work() -> dict[str, int]:
         found, owner, facts, blocks = selection.read_scores(scored.folder)
         chosen = selection.select(found, config.ratio, config.scope, config.normalise)
         with tempfile.TemporaryDirectory() as folder:

@@ -8,16 +8,37 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypedDict, TypeVar
 
 from leaml.data import tables
 from leaml.data.store import ImageIndex, read_rows
+
+T = TypeVar("T")
 
 
 def shard_name(number: int, ids: list[str]) -> str:
     """Name of the shard with these images; `number` keeps the order of the table."""
     return f"shard-{number:06d}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}"
+
+
+class PackedShard(TypedDict):
+    """A shard as a row of Ray Data."""
+
+    shard: str
+    count: int
+    packed: bytes
+
+
+class LoadedShard(TypedDict):
+    """A shard with the encoded bytes of its images; `extra` is a JSON list of the step's own data, one entry an image."""
+
+    shard: str
+    step: str
+    image_id: list[str]
+    extra: str
+    bytes: list[bytes]
 
 
 @dataclass(frozen=True)
@@ -28,7 +49,7 @@ class Shard:
     step: str
     ids: list[str]
     places: list[tuple[str, int]]
-    extras: list[Any]
+    extras: list[object]
     extra_places: list[tuple[str, int]] | None
 
     @property
@@ -38,21 +59,21 @@ class Shard:
 
     def without(self, done: set[str]) -> Shard:
         """The shard without the images in `done`."""
-        keep = [place for place, image_id in enumerate(self.ids) if image_id not in done]
+        keep = [index for index, image_id in enumerate(self.ids) if image_id not in done]
 
-        def kept(values: list[Any]) -> list[Any]:
-            return [values[place] for place in keep]
+        def kept(values: list[T]) -> list[T]:
+            return [values[index] for index in keep]
 
         rest = None if self.extra_places is None else kept(self.extra_places)
         extras = kept(self.extras) if self.extra_places is None else []
         return Shard(self.number, self.step, kept(self.ids), kept(self.places), extras, rest)
 
-    def pack(self) -> dict[str, Any]:
+    def pack(self) -> PackedShard:
         """A row for Ray Data of about 25 bytes an image: the driver holds all of them."""
         return {"shard": self.name, "count": len(self.ids), "packed": zlib.compress(json.dumps(asdict(self)).encode())}
 
     @classmethod
-    def unpack(cls, packed: dict[str, Any]) -> Shard:
+    def unpack(cls, packed: PackedShard) -> Shard:
         """The shard in a row made by `pack`."""
         found = json.loads(zlib.decompress(packed["packed"]))
         for key in ("places", "extra_places"):
@@ -61,11 +82,11 @@ class Shard:
 
 
 def make_shards(
-    step: str, refs: ImageIndex, extras: dict[str, Any], size: int, rows: ImageIndex | None = None
-) -> list[dict[str, Any]]:
+    step: str, refs: ImageIndex, extras: Mapping[str, object], size: int, rows: ImageIndex | None = None
+) -> list[PackedShard]:
     """Cut the images into packed shards of `size`, in table order.
 
-    The step's own data of an image is in `extras`, or with `rows` the row of another step's table at the image's place in
+    The step's own data of an image is in `extras`, or with `rows` the row of another step's table at the image's index in
     `rows`, which the worker reads.
     """
     shards = []
@@ -84,7 +105,7 @@ def make_shards(
     return shards
 
 
-def load(packed: dict[str, Any]) -> dict[str, Any]:
+def load(packed: PackedShard) -> LoadedShard:
     """Reads the encoded bytes of a shard's images; runs as a Ray Data task, so reading overlaps with the engine."""
     shard = Shard.unpack(packed)
     by_file: dict[str, list[int]] = {}
@@ -95,11 +116,16 @@ def load(packed: dict[str, Any]) -> dict[str, Any]:
         for row, record in zip(rows, read_rows(file, rows), strict=True):
             data[file, row] = record["bytes"]
     extras = shard.extras if shard.extra_places is None else _read_extras(shard.extra_places)
-    loaded = {"shard": shard.name, "step": shard.step, "image_id": shard.ids, "extra": json.dumps(extras)}
-    return loaded | {"bytes": [data[place] for place in shard.places]}
+    return {
+        "shard": shard.name,
+        "step": shard.step,
+        "image_id": shard.ids,
+        "extra": json.dumps(extras),
+        "bytes": [data[location] for location in shard.places],
+    }
 
 
-def _read_extras(places: list[tuple[str, int]]) -> list[dict[str, Any]]:
+def _read_extras(places: list[tuple[str, int]]) -> list[object]:
     """Rows `(file, row number)` of another step's tables."""
     parts = {file: tables.read(file) for file, _ in places}
     return [parts[file].slice(row, 1).to_pylist()[0] for file, row in places]

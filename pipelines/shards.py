@@ -12,9 +12,9 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
 import pyarrow as pa
 from PIL import Image
@@ -32,8 +32,12 @@ from pipelines.clock import EVERY
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
-from pipelines.shard import Shard
-from pipelines.stream import rows_of, saturation, stream
+from pipelines.shard import LoadedShard, PackedShard, Shard
+from pipelines.stream import WorkerRow, rows_of, saturation, stream
+from pipelines.table_rows import OutputRow, QuarantineRow
+
+Extra = TypeVar("Extra")
+"""A step's own data of an image."""
 
 ATTEMPTS = "attempts"
 CUT = "replies cut at the token limit"
@@ -44,15 +48,15 @@ that kills every engine; but it cannot tell such an image from a node that is lo
 
 
 @dataclass(frozen=True)
-class Item:
+class Item(Generic[Extra]):
     """One image of a shard as the engine actor sees it; `extra` is the step's own data for this image."""
 
     image_id: str
     image: Image.Image
-    extra: Any
+    extra: Extra
 
 
-class Work(Protocol):
+class ShardWork(Protocol[Extra]):
     """What a step does with the images of one shard. Must be picklable.
 
     Returns one row per image, which is one of `quarantine.refused` where there is no result, and counts for the summary.
@@ -60,17 +64,27 @@ class Work(Protocol):
 
     schema: pa.Schema
 
-    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]: ...
+    def __call__(self, engine: Engine, items: list[Item[Extra]]) -> tuple[Sequence[OutputRow], Counter[str]]: ...
 
 
-class EngineActor:
+class ShardResult(WorkerRow):
+    """What an actor says of a shard; `counts` is JSON."""
+
+    shard: str
+    counts: str
+    seconds: float
+
+
+class EngineActor(Generic[Extra]):
     """Holds one engine; makes, checks and publishes the rows of one shard at a time.
 
     Our own errors are returned, in the column `error`, since Ray hands on the text of an exception only. Threads call it, so
     that one shard is decoded or published while another is with the engine; `seconds` add up to the time with any.
     """
 
-    def __init__(self, spec: EngineSpec, work: Work, output: str, max_pixels: int, known: kept.Kept | None = None) -> None:
+    def __init__(
+        self, spec: EngineSpec, work: ShardWork[Extra], output: str, max_pixels: int, known: kept.Kept | None = None
+    ) -> None:
         self.work, self.output, self.max_pixels = work, output, max_pixels
         self.known = None if spec.url is None else known or {}
         self.error: LeamlError | None = None
@@ -80,11 +94,11 @@ class EngineActor:
         except LeamlError as error:
             self.error = error
 
-    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, shard: LoadedShard) -> ShardResult:
         with self.lock:
             self.counted = self.counted if self.working else time.time()
             self.working += 1
-        result: dict[str, Any] = {"shard": shard["shard"], "counts": "{}", "error": []}
+        result: ShardResult = {"shard": shard["shard"], "counts": "{}", "error": [], "seconds": 0.0}
         try:
             if self.error is not None:
                 raise self.error
@@ -110,7 +124,7 @@ class EngineActor:
         )
         raise StepError(msg)
 
-    def _publish(self, shard: dict[str, Any]) -> Counter[str]:
+    def _publish(self, shard: LoadedShard) -> Counter[str]:
         items, quarantined = self._decode(shard)
         engine, replies = self.engine, f"{self.output}/{kept.FOLDER}/{shard['shard']}"
         if self.known is not None:
@@ -123,24 +137,26 @@ class EngineActor:
                 "number"
             )
             raise StepError(msg)
-        reasons = {row["image_id"]: row[quarantine.REASON] for row in rows if quarantine.REASON in row}
-        rows = [row for row in rows if row["image_id"] not in reasons]
+        reasons = {str(row["image_id"]): str(row[quarantine.REASON]) for row in rows if quarantine.REASON in row}
+        published = [dict(row) for row in rows if row["image_id"] not in reasons]
         quarantined += [_quarantined(shard, image_id, reason) for image_id, reason in reasons.items()]
         if quarantined:
             tables.write(
-                f"{self.output}/{quarantine.FOLDER}/{shard['shard']}.parquet", tables.table(quarantined, tables.QUARANTINE)
+                f"{self.output}/{quarantine.FOLDER}/{shard['shard']}.parquet",
+                tables.table([{**row} for row in quarantined], tables.QUARANTINE),
             )
-        counts["images"] = len(rows)
+        counts["images"] = len(published)
         counts.update(quarantine.counts_of(quarantined))
         files.write_bytes(f"{self.output}/counts/{shard['shard']}.json", json.dumps(counts).encode())
         # last, since the rows' file is what makes the shard done
-        tables.write(f"{self.output}/rows/{shard['shard']}.parquet", tables.table(rows, self.work.schema))
+        tables.write(f"{self.output}/rows/{shard['shard']}.parquet", tables.table(published, self.work.schema))
         if self.known is not None:
             files.delete_tree(replies)
         return counts
 
-    def _decode(self, shard: dict[str, Any]) -> tuple[list[Item], list[dict[str, object]]]:
-        items, quarantined = [], []
+    def _decode(self, shard: LoadedShard) -> tuple[list[Item[Extra]], list[QuarantineRow]]:
+        items: list[Item[Extra]] = []
+        quarantined: list[QuarantineRow] = []
         for image_id, data, extra in zip(shard["image_id"], shard["bytes"], json.loads(shard["extra"]), strict=True):
             try:
                 items.append(Item(image_id, images.decode(data, self.max_pixels), extra))
@@ -149,7 +165,7 @@ class EngineActor:
         return items, quarantined
 
 
-def _quarantined(shard: dict[str, Any], image_id: str, reason: str) -> dict[str, object]:
+def _quarantined(shard: LoadedShard, image_id: str, reason: str) -> QuarantineRow:
     return {"image_id": image_id, "uri": None, "step": shard["step"], "reason": reason}
 
 
@@ -162,7 +178,7 @@ def replied(completions: Iterable[Completion]) -> Counter[str]:
     return +counts
 
 
-def _remaining(shards: list[dict[str, Any]], output: str) -> list[dict[str, Any]]:
+def _remaining(shards: list[PackedShard], output: str) -> list[PackedShard]:
     """The shards that are not published. Images published in shards of another size are taken out of theirs."""
     finished = _finished(output)
     todo = [u for u in shards if u["shard"] not in finished]
@@ -227,14 +243,14 @@ class _Spent:
 
 def run_shards(
     label: str,
-    shards: list[dict[str, Any]],
+    shards: list[PackedShard],
     spec: EngineSpec,
-    work: Work,
+    work: ShardWork[Extra],
     output: str,
     resources: ResourcesConfig,
     max_pixels: int,
     max_quarantined: float = 1.0,
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Do every shard that is not published yet and return the totals over all shards of the step.
 
     Seconds and rates are of all attempts: `images_per_engine_s` while an engine works, without its start.
@@ -257,7 +273,7 @@ def run_shards(
         sizes = {u["shard"]: u["count"] for u in todo}
         with Bar(label, total, "images", done) as bar, StepMetrics(output, label) as exported:
             exported.progress(done, total)
-            for row in rows_of(streamed, label):
+            for row in rows_of(streamed, ShardResult, label):
                 made = Counter(json.loads(row["counts"]))
                 counts.update(made)
                 spent.add(made["images"], row["seconds"])
@@ -269,7 +285,7 @@ def run_shards(
     finished = _finished(output)
     _sweep(output, finished)
     spent.save()
-    summary: dict[str, Any] = {**_read_counts(output, finished), "engine_seconds": round(spent.engine_seconds, 1)}
+    summary: dict[str, float] = {**_read_counts(output, finished), "engine_seconds": round(spent.engine_seconds, 1)}
     summary["wall_seconds"] = round(spent.wall_seconds, 1)
     quarantine.check(label, summary, total, total, max_quarantined, output)
     if spent.images:
@@ -284,8 +300,13 @@ def run_shards(
 
 
 def run_step(
-    run: Run, step: Step, shards: list[dict[str, Any]], spec: EngineSpec, work: Work, resources: ResourcesConfig | None = None
-) -> dict[str, Any]:
+    run: Run,
+    step: Step,
+    shards: list[PackedShard],
+    spec: EngineSpec,
+    work: ShardWork[Extra],
+    resources: ResourcesConfig | None = None,
+) -> dict[str, float]:
     """`run_shards` with the step's label and folder, and the run's limits and (by default) resources."""
     config = run.config
     limits = (config.data.max_pixels, config.data.max_quarantined)
@@ -299,7 +320,7 @@ def _note(counts: Counter[str], seconds: float) -> str:
     return ""
 
 
-def describe(summary: dict[str, Any]) -> str:
+def describe(summary: Mapping[str, float]) -> str:
     """The summary in a line: images, pairs and why they were rejected, tokens, rate, what a million images would take."""
     parts = [f"{summary.get(name, 0)} {name}" for name in ("images", "quarantined", "pairs", "tokens") if summary.get(name)]
     if summary.get("pairs"):

@@ -6,13 +6,12 @@ import json
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from leaml.config import load
 from leaml.errors import ConfigError, DataError
 from leaml.io import files
 from leaml.run.records import STATUS, RunRecord, notes_of, read_run
-from pipelines.progress import PROGRESS, console
+from pipelines.progress import PROGRESS, TrainingProgress, console
 from pipelines.run import LOCK, PARTIAL, RUNNING, is_held
 
 GO_ON = {
@@ -31,7 +30,7 @@ class Seen:
     running ones by folder."""
 
     record: RunRecord
-    progress: dict[str, dict[str, Any]] = field(default_factory=dict)
+    progress: dict[str, TrainingProgress] = field(default_factory=dict)
     error: str = ""
 
     @property
@@ -39,12 +38,13 @@ class Seen:
         """What to do with it; nothing where it runs or is done."""
         return GO_ON.get(self.record.state, "")
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> dict[str, object]:
         """As plain data, for programs."""
-        tree = asdict(self.record) | {"steps": [], "others": [step.tree() for step in self.record.others]}
+        steps = []
         for step in self.record.steps:
             now = self.progress.get(step.folder)
-            tree["steps"].append(step.tree() | ({"progress": now} if now else {}))
+            steps.append({**step.tree(), **({"progress": now} if now else {})})
+        tree = asdict(self.record) | {"steps": steps, "others": [step.tree() for step in self.record.others]}
         more = {"go_on": self.go_on, "error": self.error}
         return tree | {key: text for key, text in more.items() if text}
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.amounts import Amounts, Tokens, Work
+from pipelines.amounts import Amounts, Tokens, Workload
 
 if TYPE_CHECKING:
     from leaml.config import Config
@@ -61,11 +61,11 @@ class StepSpec:
     shared: bool = False
     once: bool = False
     tuned: bool = False
-    work: Callable[[Tree, Amounts], Work] = lambda tree, amounts: Work(held_out=amounts.validation != 0)
-    describe: Callable[[Tree, Work], str] = lambda tree, work: ""
+    work: Callable[[Tree, Amounts], Workload] = lambda tree, amounts: Workload(held_out=amounts.validation != 0)
+    describe: Callable[[Tree, Workload], str] = lambda tree, work: ""
     makes: str = ""
     each: Callable[[Tree], int] = lambda tree: 1
-    per_image: Callable[[Tree, Work, Tokens], tuple[float, float]] = lambda tree, work, tokens: (1.0, 0.0)
+    per_image: Callable[[Tree, Workload, Tokens], tuple[float, float]] = lambda tree, work, tokens: (1.0, 0.0)
     alike: Callable[[Tree], tuple[object, ...]] = lambda tree: ()
 
     def make(self, context: Context) -> Step:
@@ -79,23 +79,23 @@ def _distills(config: Config) -> bool:
     return not config.distill.skip
 
 
-def _caption_work(tree: Tree, amounts: Amounts) -> Work:
+def _caption_work(tree: Tree, amounts: Amounts) -> Workload:
     limit, complete = tree["caption"]["max_images"], tree["caption"]["complete"]
     if amounts.training is None:
-        return Work(None if complete else 0)
-    return Work(max(0, min(limit or amounts.training, amounts.training) - (amounts.given or 0)) if complete else 0)
+        return Workload(None if complete else 0)
+    return Workload(max(0, min(limit or amounts.training, amounts.training) - (amounts.given or 0)) if complete else 0)
 
 
-def _pair_work(tree: Tree, amounts: Amounts) -> Work:
+def _pair_work(tree: Tree, amounts: Amounts) -> Workload:
     limit = tree["generate"]["max_images"]
-    return Work(None if amounts.rest is None else min(limit or amounts.rest, amounts.rest))
+    return Workload(None if amounts.rest is None else min(limit or amounts.rest, amounts.rest))
 
 
-def _score_work(tree: Tree, amounts: Amounts) -> Work:
-    return Work(None if amounts.label_rows is None else min(tree["score"]["samples"], 2 * amounts.label_rows))
+def _score_work(tree: Tree, amounts: Amounts) -> Workload:
+    return Workload(None if amounts.label_rows is None else min(tree["score"]["samples"], 2 * amounts.label_rows))
 
 
-def _describe_pairs(tree: Tree, _: Work) -> str:
+def _describe_pairs(tree: Tree, _: Workload) -> str:
     given = len(tree["generate"]["questions"])
     return f"{tree['generate']['pairs_per_image']} pairs{f' + {given} given questions' if given else ''} an image"
 
@@ -105,7 +105,7 @@ def _questions(tree: Tree) -> int:
     return int(tree["generate"]["pairs_per_image"]) + len(tree["generate"]["questions"])
 
 
-def _generate_tokens(tree: Tree, _: Work, tokens: Tokens) -> tuple[float, float]:
+def _generate_tokens(tree: Tree, _: Workload, tokens: Tokens) -> tuple[float, float]:
     config = tree["generate"]
     pairs, given, own = config["pairs_per_image"], len(config["questions"]), config["caption"] == "self"
     again = pairs if config["votes"] else 0
@@ -113,11 +113,11 @@ def _generate_tokens(tree: Tree, _: Work, tokens: Tokens) -> tuple[float, float]
     return own + bool(pairs) + given + again, written + own * min(tokens.caption, config["max_tokens"])
 
 
-def _hardness_tokens(tree: Tree, _: Work, tokens: Tokens) -> tuple[float, float]:
+def _hardness_tokens(tree: Tree, _: Workload, tokens: Tokens) -> tuple[float, float]:
     return _questions(tree), _questions(tree) * tokens.answer
 
 
-def _evaluate_tokens(_: Tree, work: Work, tokens: Tokens) -> tuple[float, float]:
+def _evaluate_tokens(_: Tree, work: Workload, tokens: Tokens) -> tuple[float, float]:
     asked = (work.questions or 0) / work.images if work.images else 1.0
     return round(asked, 1), round(asked * tokens.answer, 1)
 
@@ -258,7 +258,7 @@ EVALUATE = StepSpec(
     "evaluate",
     ("finetune",),
     version=4,
-    work=lambda _, amounts: Work(amounts.asked_images, amounts.asked),
+    work=lambda _, amounts: Workload(amounts.asked_images, amounts.asked),
     makes="answers",
     per_image=_evaluate_tokens,
     alike=_evaluation,

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
 from leaml import errors
 from leaml.config import ResourcesConfig
 from leaml.errors import StepError
-from pipelines.shard import load
+from pipelines.shard import PackedShard, load
+
+if TYPE_CHECKING:
+    from ray.data import ActorPoolStrategy, Dataset
 
 
-def stream(todo: list[dict[str, Any]], actor: type, arguments: tuple[Any, ...], resources: ResourcesConfig) -> Any:
+class WorkerRow(TypedDict):
+    """What a worker's row has at least: type and text of our own error, or neither."""
+
+    error: list[str]
+
+
+Result = TypeVar("Result", bound=WorkerRow)
+
+
+def stream(todo: list[PackedShard], actor: type, arguments: tuple[object, ...], resources: ResourcesConfig) -> Dataset:
     """The Ray Data plan: read the shards' bytes in tasks, do them in a pool of `actor`."""
     import ray
 
+    read = cast(Callable[[dict[str, object]], dict[str, object]], load)  # Ray's types know no TypedDict
     with warnings.catch_warnings():
         # Ray 2.60 warns of keywords without a named parameter, and has none for the two limits below
         warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)
         return (
             ray.data.from_items(todo, override_num_blocks=len(todo))
-            .map(load, num_cpus=0.5)
+            .map(read, num_cpus=0.5)
             .map(
                 actor,  # type: ignore[arg-type]
                 fn_constructor_args=arguments,
@@ -35,19 +48,19 @@ def stream(todo: list[dict[str, Any]], actor: type, arguments: tuple[Any, ...], 
         )
 
 
-def _pool(resources: ResourcesConfig) -> Any:
+def _pool(resources: ResourcesConfig) -> ActorPoolStrategy:
     """A fixed or growing pool of engines."""
     from ray.data import ActorPoolStrategy
 
-    shards = resources.engine_shards
-    threads: dict[str, Any] = {
-        "max_concurrent_calls_per_actor": shards,
-        "enable_true_multi_threading": shards > 1,
-        "max_tasks_in_flight_per_actor": shards + 1,
-    }
-    if resources.max_engines is None:
-        return ActorPoolStrategy(size=resources.engines, **threads)
-    return ActorPoolStrategy(min_size=resources.engines, max_size=resources.max_engines, **threads)
+    shards, grows = resources.engine_shards, resources.max_engines is not None
+    return ActorPoolStrategy(
+        size=None if grows else resources.engines,
+        min_size=resources.engines if grows else None,
+        max_size=resources.max_engines,
+        max_concurrent_calls_per_actor=shards,
+        enable_true_multi_threading=shards > 1,
+        max_tasks_in_flight_per_actor=shards + 1,
+    )
 
 
 def saturation(resources: ResourcesConfig) -> str:
@@ -61,12 +74,13 @@ def saturation(resources: ResourcesConfig) -> str:
     )
 
 
-def rows_of(streamed: Any, label: str) -> Iterator[dict[str, Any]]:
-    """Rows of a Ray Data stream. Raises our own errors as they are, others as StepError."""
+def rows_of(streamed: Dataset, row_type: type[Result], label: str) -> Iterator[Result]:
+    """Rows of a Ray Data stream, which are of `row_type`. Raises our own errors as they are, others as StepError."""
     import ray
 
     try:
-        for row in streamed.iter_rows():
+        for each in streamed.iter_rows():
+            row = cast(Result, each)
             if len(row["error"]):
                 kind, message = row["error"]
                 raise getattr(errors, kind, StepError)(message)

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
@@ -30,6 +30,9 @@ from leaml.errors import InputError, ResourceError, StepError
 from leaml.io import files
 from pipelines.adapt import check_steps
 from pipelines.progress import say
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
 
 EXCLUDES = [".git", ".venv", "runs", "**/__pycache__", "*.egg-info", ".mypy_cache", ".ruff_cache", "build"]
 """Of the working tree, beside what .gitignore names (Ray leaves that out by itself)."""
@@ -130,7 +133,7 @@ class Cluster:
             msg = f"the cluster at {self.address} {wrong}; set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it"
             raise ResourceError(msg)
         try:
-            found: dict[str, Any] = reply.json()
+            found: dict[str, object] = reply.json()
             version, session = str(found["ray_version"]), str(found["session_name"])
         except (ValueError, KeyError, TypeError):
             msg = (
@@ -164,7 +167,7 @@ class Cluster:
     def start(self, config: Config, from_image: bool, verbose: bool) -> str:
         """Submit the job; returns its id."""
         numbers = [int(str(job.submission_id).rpartition("-")[2]) for job in self._jobs(config)]
-        environment: dict[str, Any] = {"env_vars": {CONFIG: _yaml(config), "PYTHONUNBUFFERED": "1"}}
+        environment: dict[str, object] = {"env_vars": {CONFIG: _yaml(config), "PYTHONUNBUFFERED": "1"}}
         program = "leaml"
         if not from_image:
             environment |= {"working_dir": ".", "excludes": EXCLUDES}
@@ -176,7 +179,7 @@ class Cluster:
                     submission_id=f"{_prefix(config)}{max(numbers, default=0) + 1}",
                     runtime_env=environment,
                     metadata={"leaml_run": config.run_folder, "leaml_config": _digest(config)},
-                    # a place on a node that has CPUs, which the head of cluster/kuberay has not, and next to nothing of it
+                    # a slot on a node that has CPUs, which the head of cluster/kuberay has not, and next to nothing of it
                     entrypoint_num_cpus=0.01,
                 )
             )
@@ -186,7 +189,7 @@ class Cluster:
                 msg = f"{Path.cwd()} is too large to travel with the job; submit from a folder with less, or with --from-image"
             raise InputError(msg) from None
 
-    def _jobs(self, config: Config) -> list[Any]:
+    def _jobs(self, config: Config) -> list[JobDetails]:
         """All jobs of this run that the cluster knows, ended ones too."""
         pattern = re.compile(re.escape(_prefix(config)) + r"\d+")
         return [job for job in self.client.list_jobs() if pattern.fullmatch(job.submission_id or "")]
@@ -244,7 +247,7 @@ def _follow(cluster: Cluster, job: str) -> None:
             found = cluster.client.get_job_info(job)
             seen = time.monotonic()
             if found.status == "PENDING":
-                if waited != (waited := str(found.message or "waiting for its place")):
+                if waited != (waited := str(found.message or "waiting to be scheduled")):
                     say(f"job {job}: {waited}")
             else:
                 printed = asyncio.run(_tail(cluster, job, printed))
@@ -262,12 +265,12 @@ def _follow(cluster: Cluster, job: str) -> None:
 
 async def _tail(cluster: Cluster, job: str, printed: int) -> int:
     """Print what the log has beyond `printed` characters, as it grows, until the cluster closes it; returns how far it is."""
-    place = 0
+    position = 0
     with contextlib.suppress(*_lost()):
         async for text in cluster.client.tail_job_logs(job):
-            new = text[max(0, printed - place) :]
-            place += len(text)
-            printed = max(printed, place)
+            new = text[max(0, printed - position) :]
+            position += len(text)
+            printed = max(printed, position)
             sys.stdout.write(new)
             sys.stdout.flush()
     return printed

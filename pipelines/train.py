@@ -11,10 +11,10 @@ import resource
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
 from leaml.data import tables
@@ -25,7 +25,17 @@ from leaml.io import files, s3
 from leaml.training.loop import Example, Outcome, Task, Trainer, Validation, Worker
 from pipelines import _compat
 from pipelines.metrics import StepMetrics
-from pipelines.progress import PROGRESS, Bar
+from pipelines.progress import PROGRESS, Bar, TrainingProgress
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from ray.train import UserCallback
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from leaml.vlm.load import VLM
+
+Job = TypeVar("Job")
 
 VALIDATED = "validated"
 """Key under which Ray Train workers report what a validation on the way found."""
@@ -66,7 +76,15 @@ class TrainJob:
     max_pixels: int = 25_000_000
     validation: str | None = None
     validations: int = 1
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+class WorkerConfig(TypedDict, Generic[Job]):
+    """What each Ray Train worker is given; `lanes` trainings run on its machine at a time."""
+
+    job: Job
+    use_gpu: bool
+    lanes: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,7 @@ class TrialValidation:
 
     file: str
     times: int
-    callbacks: tuple[Any, ...] = ()
+    callbacks: tuple[UserCallback, ...] = ()
 
 
 def validation_interval(steps: int, times: int) -> int:
@@ -90,26 +108,28 @@ def write_examples(uri: str, examples: list[Example]) -> str:
     return uri
 
 
-def run_training(label: str, job: TrainJob, resources: ResourcesConfig, callbacks: Sequence[Any] = ()) -> dict[str, Any]:
+def run_training(
+    label: str, job: TrainJob, resources: ResourcesConfig, callbacks: Sequence[UserCallback] = ()
+) -> dict[str, object]:
     """Train on `resources.train_workers` workers with progress; returns the summary that training.json holds."""
     job = replace(job, model=job.model.model_copy(update={"name": resolve_model(job.model.name)}))
     phases = len(job.config.lr) + 1 if isinstance(job.config.lr, list) and len(job.config.lr) > 1 else 1
     with ProgressMonitor(label, job.folder, job.config.steps, phases):
-        fit(_train_worker, {"job": job}, resources, f"{job.folder}/checkpoints", label, callbacks)
+        fit(_train_worker, job, resources, f"{job.folder}/checkpoints", label, callbacks)
     return dict(json.loads(files.read_bytes(f"{job.folder}/training.json")))
 
 
 def fit(
-    body: Callable[[dict[str, Any]], None],
-    settings: dict[str, Any],
+    body: Callable[[WorkerConfig[Job]], None],
+    job: Job,
     resources: ResourcesConfig,
     folder: str,
     label: str,
-    callbacks: Sequence[Any] = (),
+    callbacks: Sequence[UserCallback] = (),
 ) -> None:
-    """Run `body(settings)` on the Ray Train workers of the plan; Ray's checkpoints go to `folder` until it ends well.
+    """Run `body` on the Ray Train workers of the plan; Ray's checkpoints go to `folder` until it ends well.
 
-    `settings` gains `use_gpu` and `lanes`. Raises our own errors as they are, others as StepError.
+    Raises our own errors as they are, others as StepError.
     """
     import ray.train
     from ray.train.torch import TorchTrainer
@@ -117,10 +137,11 @@ def fit(
     from pipelines.process_group import NodeNetwork
 
     gpus = resources.train_gpus
+    run: Callable[..., None] = body  # Ray's types know no TypedDict
     storage, _, name = files.absolute(folder).rpartition("/")
     trainer = TorchTrainer(
-        body,
-        train_loop_config=settings | {"use_gpu": gpus > 0, "lanes": resources.lanes},
+        run,
+        train_loop_config={"job": job, "use_gpu": gpus > 0, "lanes": resources.lanes},
         torch_config=NodeNetwork(backend="nccl" if gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.train_workers,
@@ -134,7 +155,7 @@ def fit(
             failure_config=ray.train.FailureConfig(max_failures=2),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env=None if gpus else {"env_vars": KEEP_MEMORY},
-            callbacks=list(callbacks),
+            callbacks=list(callbacks),  # type: ignore[arg-type]  # the same
         ),
     )
     try:
@@ -169,7 +190,7 @@ def share_machine(lanes: int) -> None:
     torch.set_num_threads(max(1, int(usable_cpus() / (workers * lanes))))
 
 
-def _train_worker(settings: dict[str, Any]) -> None:
+def _train_worker(config: WorkerConfig[TrainJob]) -> None:
     """Body of one Ray Train worker."""
     with uncollected():
         import ray.train
@@ -177,11 +198,11 @@ def _train_worker(settings: dict[str, Any]) -> None:
 
         from leaml.vlm import load as vlm_load
 
-    job: TrainJob = settings["job"]
-    share_machine(settings["lanes"])
+    job = config["job"]
+    share_machine(config["lanes"])
     torch.manual_seed(job.seed)
     context = ray.train.get_context()
-    device = str(ray.train.torch.get_device()) if settings["use_gpu"] else "cpu"
+    device = str(ray.train.torch.get_device()) if config["use_gpu"] else "cpu"
     vlm = vlm_load.load(job.model, device)
     parameters = _trainable(vlm, job)
     worker = Worker(
@@ -211,7 +232,7 @@ def read_examples(file: str) -> list[Example]:
     return [Example(**row) for row in tables.read(file, tables.EXAMPLES).to_pylist()]
 
 
-def _trainable(vlm: Any, job: TrainJob) -> list[Any]:
+def _trainable(vlm: VLM, job: TrainJob) -> list[nn.Parameter]:
     """Freeze what the method does not train, put its adapter on the model, and return the trained parameters."""
     if job.method == "full":
         vlm.model.requires_grad_(True)
@@ -223,7 +244,7 @@ def _trainable(vlm: Any, job: TrainJob) -> list[Any]:
     return [p for p in vlm.model.parameters() if p.requires_grad]
 
 
-def _adapter(model: Any, job: TrainJob) -> Any:
+def _adapter(model: PreTrainedModel, job: TrainJob) -> PeftConfig:
     """The PEFT configuration of the method: rows and columns of the selection, or LoRA on every Linear that is scored."""
     if job.method == "neurons":
         from leaml.neurons.peft import NeuronConfig
@@ -236,7 +257,7 @@ def _adapter(model: Any, job: TrainJob) -> Any:
     return LoraConfig(r=job.lora_rank, lora_alpha=2 * job.lora_rank, target_modules=sorted(scores.all_linears(model)))
 
 
-def _write_result(vlm: Any, job: TrainJob, outcome: Outcome, trainable: int) -> None:
+def _write_result(vlm: VLM, job: TrainJob, outcome: Outcome, trainable: int) -> None:
     """Merge adapters, publish the model folder, then training.json, which marks the training finished."""
     from leaml.vlm import load as vlm_load
 
@@ -246,11 +267,11 @@ def _write_result(vlm: Any, job: TrainJob, outcome: Outcome, trainable: int) -> 
         vlm_load.save(vlm.model, vlm.processor, Path(folder))
         files.upload_tree(folder, f"{job.folder}/model")
     facts = {"trainable_parameters": trainable, "method": job.method, "peak_memory": peak_memory()}
-    summary = asdict(outcome) | facts | job.facts
+    summary = {**asdict(outcome), **facts, **job.facts}
     files.write_bytes(f"{job.folder}/training.json", json.dumps(summary, indent=1).encode())
 
 
-def _restore() -> dict[str, Any] | None:
+def _restore() -> dict[str, object] | None:
     import ray.train
     import torch
 
@@ -261,7 +282,7 @@ def _restore() -> dict[str, Any] | None:
         return dict(torch.load(Path(folder) / "state.pt", weights_only=True))
 
 
-def _save(state: dict[str, Any], rank: int) -> None:
+def _save(state: Mapping[str, object], rank: int) -> None:
     import ray.train
     import torch
 
@@ -274,11 +295,11 @@ def _save(state: dict[str, Any], rank: int) -> None:
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def progress_writer(folder: str, every: float = 2.0) -> Callable[[dict[str, Any]], None]:
+def progress_writer(folder: str, every: float = 2.0) -> Callable[[Mapping[str, object]], None]:
     """Writes the latest metrics to progress.json every few seconds, where driver and `leaml status` read them."""
     last = 0.0
 
-    def write(metrics: dict[str, Any]) -> None:
+    def write(metrics: Mapping[str, object]) -> None:
         nonlocal last
         if time.time() - last >= every:
             last = time.time()
@@ -317,7 +338,7 @@ class ProgressMonitor:
         begun = False
         while not self.stop.wait(1.0):
             try:
-                now = json.loads(files.read_bytes(self.file))
+                now: TrainingProgress = json.loads(files.read_bytes(self.file))
             except (LeamlError, ValueError):
                 continue  # not started yet
             done = now.get("phase", 0) * now["steps"] + now["step"]

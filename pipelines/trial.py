@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from leaml import __version__
 from leaml.config import Config, SourceConfig
 from leaml.data import captions
 from leaml.data.count import names
-from leaml.data.label_counts import LabelCounts
 from leaml.errors import DataError, ModelError
 from leaml.io import files
 from leaml.run.records import DoneRecord, quarantine_text
@@ -28,12 +26,13 @@ from pipelines.lengths import refuse_long_rows
 from pipelines.rehearsal import measure
 from pipelines.run import Run, Step
 from pipelines.runtime import check_resources, own_nodes
+from pipelines.summaries import IngestSummary
 
 FIRST = 5_000
 """Images of a source that are looked at: a minute for photographs on two cores."""
 
 
-class Trial(Run):
+class TrialRun(Run):
     """A run in a temporary folder, which says nothing and keeps no status; what the run itself has finished is used."""
 
     first = FIRST
@@ -45,7 +44,7 @@ class Trial(Run):
     def step(
         self,
         name: str,
-        settings: dict[str, Any],
+        settings: Mapping[str, object],
         inputs: list[Step],
         version: int = 1,
         variant: str = "",
@@ -60,10 +59,10 @@ class Trial(Run):
         """Only what the run itself has finished."""
         return not step.folder.startswith(f"{self.folder}/")
 
-    def execute(self, step: Step, work: Callable[[], dict[str, Any]]) -> Step:
+    def execute(self, step: Step, work: Callable[[], Mapping[str, object]]) -> Step:
         """Do the step, unless it is finished."""
         if not self.done(step):
-            DoneRecord(step.name, step.variant, step.round, step.inputs, 0.0, 1, __version__, work()).write(step.folder)
+            DoneRecord(step.name, step.variant, step.round, step.inputs, 0.0, 1, __version__, dict(work())).write(step.folder)
         return step
 
 
@@ -83,7 +82,7 @@ def refuse(config: Config) -> Tried:
     """
     check(config)
     with tempfile.TemporaryDirectory(prefix="leaml-trial-") as folder:
-        trial = Trial(config, folder)
+        trial = TrialRun(config, folder)
         sources = screen_near_duplicates(trial, ingest(trial), mapped=map)
         parts = [role_of(step) for step in (*sources.training, sources.evaluation) if "first" in trial.summary(step)]
         notes = [note for role in parts for note in _of_a_part(trial, sources, role)]
@@ -107,7 +106,7 @@ def refuse(config: Config) -> Tried:
         return Tried(replace(measure(trial, sources, labels), given=given, captioned=key), notes)
 
 
-def _of_a_part(trial: Trial, sources: Sources, role: str) -> list[str]:
+def _of_a_part(trial: TrialRun, sources: Sources, role: str) -> list[str]:
     """What the beginning of a large source shows.
 
     Raises:
@@ -118,11 +117,12 @@ def _of_a_part(trial: Trial, sources: Sources, role: str) -> list[str]:
     source: SourceConfig = getattr(trial.config.data, role)
     where = source.path or source.format
     notes = [f"of the {role} source the first {FIRST:,} images were looked at; ingest looks at the others"]
-    labels = LabelCounts.of(summary["labels"])
-    found = [(summary["quarantined"], summary["seen"], "images", quarantine_text(summary))]
+    looked = IngestSummary.of(summary)
+    labels = looked.labels
+    found = [(looked.quarantined, looked.seen, "images", quarantine_text(summary))]
     if role != "unlabeled":
         found.append((*labels.faulty(), "label rows", "; ".join(labels.lines()[1:])))
-        if not summary["rows"]:
+        if not looked.rows:
             notes.append(f"warning: of {where} no image that was looked at has a question that can be used; adapt needs some")
     for bad, seen, what, why in found:
         if bad <= limit * seen and (bad < seen or not seen):

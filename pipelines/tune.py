@@ -13,15 +13,16 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leaml.config import Config, RangeConfig
 from leaml.errors import ConfigError, StepError
 from leaml.io import files, s3
 from leaml.run import search
 from leaml.run.records import read_done
-from leaml.run.search import SearchResult, Trial
+from leaml.run.search import Point, SearchResult, Trial
 from pipelines.adapt import check
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, labels_key, refuse_nothing_to_generate
 from pipelines.lengths import refuse_long_rows
@@ -30,15 +31,20 @@ from pipelines.progress import say, warn
 from pipelines.run import Run, Step
 from pipelines.runtime import start_ray
 from pipelines.steps import METHOD, had_by
-from pipelines.train import PLACED, VALIDATED, TrialValidation, validation_interval, write_examples
+from pipelines.summaries import ValidationRecord, validations_of
+from pipelines.train import TrialValidation, validation_interval, write_examples
+from pipelines.tune_callbacks import LISTED, SEED, TrialReport, clean_up, forward_validations, report_of, show_progress
 from pipelines.warmup import answer_examples
 
-SEED, LISTED = "trial_seed", "listed"
-"""In a trial's Ray Tune configuration: the seed beside the point's keys, and all of these where the trials are a list."""
+if TYPE_CHECKING:
+    from ray.tune import Callback, Result, TuneConfig
+    from ray.tune.search.sample import Domain
+
+    Space = dict[str, Domain | dict[str, object]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrialSettings:
     """What every trial needs, as plain data."""
 
     config: Config
@@ -89,19 +95,19 @@ def _check_loggers(config: Config) -> None:
         raise ConfigError(msg)
 
 
-def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: bool) -> dict[str, Any]:
+def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: bool) -> dict[str, object]:
     """What all trials share, the trials, then the finalists with further seeds; writes the step's files."""
     config = run.config
     start_ray(_shared(config).resources, verbose)
     questions = Labels(labels.validation, labels.validation.slice(0, 0), "")
     validation = write_examples(step.path("validation.parquet"), answer_examples(questions))
-    plan = Plan(_shared(config), validation)
+    settings = TrialSettings(_shared(config), validation)
     began = time.time()
     if until := search.last_shared_step(config, had_by(config)):
         judge = TrialValidation(validation, config.tune.validations)
         with contextlib.suppress(StopHereError):
-            method(run.variant(plan.config), sources, _training_part(labels), until=until, judge=judge)
-    found = SearchResult(_tuned(plan, step, "search", _space(config)), labels.validation.num_rows, judge=config.tune.judge)
+            method(run.variant(settings.config), sources, _training_part(labels), until=until, judge=judge)
+    found = SearchResult(_tuned(settings, step, "search", _space(config)), labels.validation.num_rows, judge=config.tune.judge)
     if not found.ranked:
         reasons = sorted({t.error for t in found.trials if t.error})
         msg = f"no trial of {len(found.trials)} finished: {'; '.join(reasons) or 'all were stopped'}"
@@ -110,7 +116,7 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: boo
     first = 1 if config.tune.judge == "adapted" else 0  # else no finalist was adapted yet
     more = [point | {SEED: seed} for point in finalists for seed in range(first, config.tune.seeds)]
     if more:
-        found.trials += _tuned(plan, step, "finalists", more)
+        found.trials += _tuned(settings, step, "finalists", more)
     found.settle(config.tune.finalists)
     record = {"questions": found.questions, "finalists": found.finalists, "judge": found.judge}
     record["trials"] = [asdict(t) for t in found.trials]
@@ -134,35 +140,47 @@ def _read(step: Step) -> SearchResult:
 # --- one trial, in a process of its own ----------------------------------------------------------------------------------
 
 
-def run_trial(values: dict[str, Any], plan: Plan) -> None:
+def run_trial(values: Point, settings: TrialSettings) -> None:
     """Body of a Ray Tune trial: the method at a point, reporting the generator's accuracy and at last the adapted model's.
 
     Where generators are judged, only finalists (points of a list) go that far.
     """
     from ray import tune as ray_tune
 
-    whole = LISTED in values or plan.config.tune.judge == "adapted"
-    values = values.get(LISTED, values)
-    point = {key: value for key, value in values.items() if key != SEED}
-    config = search.at(plan.config, point, values.get(SEED, 0))
+    whole = LISTED in values or settings.config.tune.judge == "adapted"
+    point, seed = _point_of(values)
+    config = search.at(settings.config, point, seed)
     run = Run(config, noted=False)
     sources = ingest(run)
     labels = _training_part(draw_labels(run, sources))
     start_ray(config.resources)
-    times = plan.config.tune.validations
+    times = settings.config.tune.validations
     every = validation_interval(config.distill.steps, times)
-    judge = TrialValidation(plan.validation, times, (_forward(every),))
+    judge = TrialValidation(settings.validation, times, (forward_validations(every),))
     if not config.distill.skip:
         with contextlib.suppress(StopHereError):
             method(run, sources, labels, until="distill", judge=judge)
         for validation in _validations_of_reused(run, "distill"):
-            ray_tune.report(_event(validation, every))
+            ray_tune.report(dict(report_of(validation, every)))
     if not whole:
         return
     adapted = method(run, sources, labels, judge=judge)
-    accuracy, hours = run.summary(adapted)["validations"][-1]["accuracy"], _hours(run)
-    objective = accuracy - plan.config.tune.hour_price * hours
-    ray_tune.report({"accuracy": accuracy, "objective": objective, "progress": times + 1, "hours": hours, "end": True})
+    accuracy, hours = validations_of(run.summary(adapted))[-1]["accuracy"], _hours(run)
+    objective = accuracy - settings.config.tune.hour_price * hours
+    last: TrialReport = {
+        "accuracy": accuracy,
+        "objective": objective,
+        "progress": times + 1,
+        "hours": hours,
+        "end": True,
+    }
+    ray_tune.report(dict(last))
+
+
+def _point_of(values: Mapping[str, Any]) -> tuple[Point, int]:
+    """The point and the seed in a trial's Ray Tune configuration."""
+    point = dict(values.get(LISTED, values))
+    return point, point.pop(SEED, 0)
 
 
 def _training_part(labels: Labels) -> Labels:
@@ -170,38 +188,12 @@ def _training_part(labels: Labels) -> Labels:
     return Labels(labels.train, labels.validation.slice(0, 0), f"{labels.key}/train")
 
 
-def _event(validation: dict[str, float], every: int, group: str = "") -> dict[str, Any]:
-    """What Ray Tune is told of one validation during distillation; `progress` is the same in every trial, `group` is the
-    placement group that the training has."""
-    accuracy = validation["accuracy"]
-    return {
-        "accuracy": accuracy,
-        "objective": accuracy,
-        "progress": round(validation["step"] / every),
-        "hours": 0.0,
-        "end": False,
-        PLACED: group,
-    }
-
-
-def _forward(every: int) -> Any:
-    """A Ray Train callback that hands validations on to Ray Tune, and nothing else (checkpoints stay with the step)."""
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    class Forward(TuneReportCallback):
-        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            if VALIDATED in metrics[0]:
-                super().after_report(run_context, [_event(metrics[0][VALIDATED], every, metrics[0].get(PLACED, ""))], None)
-
-    return Forward()
-
-
-def _validations_of_reused(run: Run, name: str) -> list[dict[str, float]]:
+def _validations_of_reused(run: Run, name: str) -> list[ValidationRecord]:
     """What a step, of the last round, found that another trial had finished before, so that its events are reported too."""
     last = [record for record in run.steps() if record.name == name][-1]
     if last.state != "reused":
         return []
-    return list(read_done(files.join(run.folder, last.folder)).summary["validations"])
+    return validations_of(read_done(files.join(run.folder, last.folder)).summary)
 
 
 def _hours(run: Run) -> float:
@@ -215,13 +207,13 @@ def _hours(run: Run) -> float:
 # --- Ray Tune ------------------------------------------------------------------------------------------------------------
 
 
-def _space(config: Config) -> dict[str, Any]:
+def _space(config: Config) -> Space:
     """Ray Tune's search space."""
     from ray import tune as ray_tune
 
-    def domain(values: RangeConfig) -> Any:
+    def domain(values: RangeConfig) -> Domain | dict[str, object]:
         if values.choices is not None:
-            return ray_tune.grid_search(values.choices) if config.tune.search == "grid" else ray_tune.choice(values.choices)
+            return {**ray_tune.grid_search(values.choices)} if config.tune.search == "grid" else ray_tune.choice(values.choices)
         low, high = values.low or 0.0, values.high or 0.0
         if values.integer:
             return (ray_tune.lograndint if values.log else ray_tune.randint)(round(low), round(high) + 1)
@@ -230,7 +222,7 @@ def _space(config: Config) -> dict[str, Any]:
     return {key: domain(values) for key, values in config.tune.space.items()}
 
 
-def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[str, Any]]) -> list[Trial]:
+def _tuned(settings: TrialSettings, step: Step, name: str, space: Space | list[Point]) -> list[Trial]:
     """Run the trials of a space, or of a list of points, or go on with them where a killed process stopped."""
     from ray import tune as ray_tune
 
@@ -238,12 +230,12 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
     remote = files.is_remote(folder)
     path = files.absolute(folder).removeprefix("s3://")
     filesystem = s3.filesystem() if remote else None
-    trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, plan=plan), {"CPU": 0.1})
+    trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, settings=settings), {"CPU": 0.1})
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # else an interrupted search is taken for a finished one
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # else relative paths of data and models lead elsewhere
-    total = len(space) if isinstance(space, list) else _count(plan.config)
+    total = len(space) if isinstance(space, list) else _count(settings.config)
     # a process that was killed early leaves the tuner without the state of its trials
     begun = files.exists(folder) and any("/experiment_state-" in f for f in files.listing(folder, recursive=False))
     if not begun:
@@ -254,12 +246,12 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
         tuner = ray_tune.Tuner(
             trainable,
             param_space={LISTED: ray_tune.grid_search(space)} if isinstance(space, list) else space,
-            tune_config=_strategy(plan.config, space),
+            tune_config=_strategy(settings.config, space),
             run_config=ray_tune.RunConfig(
                 name=name,
                 storage_path=path.rpartition("/")[0],
                 storage_filesystem=filesystem,
-                callbacks=[*_loggers(plan.config, step), _progress(name, total), _cleaner()],
+                callbacks=[*_loggers(settings.config, step), show_progress(name, total), clean_up()],
                 verbose=0,
             ),
         )
@@ -267,7 +259,7 @@ def _tuned(plan: Plan, step: Step, name: str, space: dict[str, Any] | list[dict[
     if (ended := results.num_terminated + results.num_errors) < total:
         msg = f"the search was interrupted after {ended} of {total} trials; run the same command again to go on"
         raise StepError(msg)
-    return [_trial(results[number], plan.config.tune.validations) for number in range(len(results))]
+    return [_trial(results[number], settings.config.tune.validations) for number in range(len(results))]
 
 
 def _count(config: Config) -> int:
@@ -280,16 +272,15 @@ def _count(config: Config) -> int:
     return count
 
 
-def _strategy(config: Config, space: dict[str, Any] | list[dict[str, Any]]) -> Any:
+def _strategy(config: Config, space: Space | list[Point]) -> TuneConfig:
     """How Ray Tune proposes and stops trials."""
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import BasicVariantGenerator
 
     given = config.tune
-    common: dict[str, Any] = {"metric": "objective", "mode": "max", "max_concurrent_trials": given.concurrent}
     if isinstance(space, list):
-        return ray_tune.TuneConfig(**common)
+        return ray_tune.TuneConfig(metric="objective", mode="max", max_concurrent_trials=given.concurrent)
     scheduler = None
     if given.stop_early:
         scheduler = ASHAScheduler(
@@ -307,26 +298,29 @@ def _strategy(config: Config, space: dict[str, Any] | list[dict[str, Any]]) -> A
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", message="The reported value is ignored")  # of a trial that was restored
         sampler = optuna.samplers.TPESampler(multivariate=True, seed=given.seed, n_startup_trials=4)
-        proposer: Any = OptunaSearch(
-            metric="objective", mode="max", sampler=sampler, points_to_evaluate=[start] if start else None
+        points = [start] if start else None
+        return ray_tune.TuneConfig(
+            metric="objective",
+            mode="max",
+            max_concurrent_trials=given.concurrent,
+            search_alg=OptunaSearch(metric="objective", mode="max", sampler=sampler, points_to_evaluate=points),
+            scheduler=scheduler,
+            num_samples=given.trials,
         )
-        return ray_tune.TuneConfig(**common, search_alg=proposer, scheduler=scheduler, num_samples=given.trials)
     proposer = BasicVariantGenerator(
         points_to_evaluate=[start] if start and given.search == "random" else None,
         max_concurrent=given.concurrent,
         random_state=given.seed,
     )
     count = 1 if given.search == "grid" else given.trials
-    return ray_tune.TuneConfig(
-        **common | {"max_concurrent_trials": None}, search_alg=proposer, scheduler=scheduler, num_samples=count
-    )
+    return ray_tune.TuneConfig(metric="objective", mode="max", search_alg=proposer, scheduler=scheduler, num_samples=count)
 
 
-def _loggers(config: Config, step: Step) -> list[Any]:
+def _loggers(config: Config, step: Step) -> list[Callback]:
     from ray.tune import logger
 
     kinds = {"json": logger.JsonLoggerCallback, "csv": logger.CSVLoggerCallback, "tensorboard": logger.TBXLoggerCallback}
-    made = [kinds[kind]() for kind in config.tune.loggers if kind in kinds]
+    made: list[Callback] = [kinds[kind]() for kind in config.tune.loggers if kind in kinds]
     if "mlflow" in config.tune.loggers:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
@@ -334,63 +328,11 @@ def _loggers(config: Config, step: Step) -> list[Any]:
     return made
 
 
-def _progress(name: str, total: int) -> Any:
-    """A Ray Tune callback that tells of every validation and of every trial's end, with the time left."""
-    from ray.tune import Callback
-
-    class Progress(Callback):
-        def __init__(self) -> None:
-            self.began, self.ended = time.time(), 0
-
-        def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-            what = "adapted model" if result["end"] else f"generator at {result['progress']}"
-            point = _shown(trial.config.get(LISTED, trial.config))
-            say(f"tune {name}: {trial.trial_id} {point}: {what}, validation {result['accuracy']:.3f}")
-
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._end(trial, trials, "ended")
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            self._end(trial, trials, "failed")
-
-        def _end(self, trial: Any, trials: list[Any], how: str) -> None:
-            self.ended += 1
-            rest = total - len({t.trial_id for t in trials if t.is_finished()} | {trial.trial_id})
-            left = (time.time() - self.began) / self.ended * rest
-            say(f"tune {name}: {trial.trial_id} {how}; {total - rest} of {total} trials, about {left:.0f} s left")
-
-    return Progress()
-
-
-def _cleaner() -> Any:
-    """A Ray Tune callback that removes the placement group of a training whose trial was stopped.
-
-    Ray Train leaves that to a cleaner that asks the dashboard, which a local Ray does not have; later trials would wait for the
-    CPUs for ever. One that is removed already stays so.
-    """
-    from ray import PlacementGroupID
-    from ray.tune import Callback
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-    class Cleaner(Callback):
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            if group := (trial.last_result or {}).get(PLACED):
-                remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
-
-    return Cleaner()
-
-
-def _shown(values: dict[str, Any]) -> str:
-    return " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items())
-
-
-def _trial(result: Any, validations: int) -> Trial:
+def _trial(result: Result, validations: int) -> Trial:
     """A trial as Ray Tune recorded it."""
-    values, metrics = dict(result.config or {}), result.metrics or {}
-    values = dict(values.get(LISTED, values))
-    seed = values.pop(SEED, 0)
+    (point, seed), metrics = _point_of(result.config or {}), result.metrics or {}
     error = str(result.error).strip().splitlines()[-1] if result.error else ""
     finished = bool(metrics.get("end")) and not error
     accuracy, objective = metrics.get("accuracy", 0.0), metrics.get("objective", 0.0)
     distilled = metrics.get("progress", 0) >= validations
-    return Trial(values, seed, accuracy, objective, metrics.get("hours", 0.0), finished, error, distilled)
+    return Trial(point, seed, accuracy, objective, metrics.get("hours", 0.0), finished, error, distilled)

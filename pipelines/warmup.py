@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from leaml.generation import prompts
 from leaml.text.scoring import answer_text, ask
 from leaml.training.loop import Example
@@ -54,7 +52,7 @@ def warmup(context: Context) -> Step:
     inputs = [*sources.training, labels_key(labels), *(s for s in (use, start) if s)]
     step = context.step("warmup", settings, inputs)
 
-    def work() -> dict[str, Any]:
+    def work() -> dict[str, object]:
         write_examples(step.path("pairs.parquet"), pair_examples(labels, read_captions(use) if use else {}))
         write_examples(step.path("answers.parquet"), answer_examples(labels))
         job = TrainJob(

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.llm._internal.serve.core.configs.openai_api_models import ErrorResponse
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
-__all__ = ["Engine", "ErrorResponse", "client_of", "forget_engine", "registry_of", "replica_grpc_on_node_address", "versioned"]
+if TYPE_CHECKING:
+    import grpc
+    from ray.llm._internal.common.callbacks.base import CallbackCtx
+    from ray.serve import Deployment
+    from ray.serve.llm import LLMConfig
+    from ray.serve.llm.deployment import LLMServer
+    from vllm.config import VllmConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.openai.cli_args import FrontendArgs
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+__all__ = [
+    "ErrorResponse",
+    "InProcessEngine",
+    "client_of",
+    "forget_engine",
+    "registry_of",
+    "replica_grpc_on_node_address",
+    "versioned",
+]
 # ErrorResponse: what an LLMServer yields for an error; the public class of this name is a subclass, which it never makes
 
 
-class Engine(VLLMEngine):
+class InProcessEngine(VLLMEngine):
     """Ray's engine; on a CPU the model runs in vLLM's core process itself, where Ray would put one more process between.
 
     The class to derive from is private, and so is the method in which the engine's configuration is whole.
     """
 
-    def _prepare_engine_config(self, callback_ctx: Any) -> Any:
+    def _prepare_engine_config(self, callback_ctx: CallbackCtx) -> tuple[AsyncEngineArgs, FrontendArgs, VllmConfig]:
         args, frontend, config = super()._prepare_engine_config(callback_ctx)
         parallel = config.parallel_config
         if parallel.distributed_executor_backend == "mp" and parallel.world_size == 1:
@@ -25,22 +45,28 @@ class Engine(VLLMEngine):
         return args, frontend, config
 
 
-def client_of(server: Any) -> Any:
+def client_of(server: LLMServer) -> AsyncLLM:
     """vLLM's engine client of a started LLMServer, which has no way to ask for log-probabilities of a given reply."""
-    return server.engine._engine_client
+    client: AsyncLLM = _engine(server)._engine_client
+    return client
 
 
-def registry_of(server: Any) -> Any:
+def registry_of(server: LLMServer) -> OpenAIServingModels:
     """vLLM's registry of models of a started LLMServer, whose own loading of adapters takes them from a bucket alone."""
-    return server.engine._oai_models
+    registry: OpenAIServingModels = _engine(server)._oai_models
+    return registry
 
 
-def forget_engine(llm_config: Any) -> None:
+def _engine(server: LLMServer) -> Any:
+    return server.engine  # of which Ray declares the public methods alone
+
+
+def forget_engine(llm_config: LLMConfig) -> None:
     """Let an LLMConfig make its engine's configuration anew: it keeps the first, made where it was deployed, of other paths."""
     llm_config._engine_config = None
 
 
-def versioned(deployment: Any, version: str) -> Any:
+def versioned(deployment: Deployment, version: str) -> Deployment:
     """A deployment that Serve updates in place while `version` is the same; the public argument of that name is gone."""
     return deployment.options(version=version, _internal=True)
 
@@ -56,7 +82,7 @@ def replica_grpc_on_node_address() -> None:
     from ray._common.tls_utils import add_port_to_grpc_server
     from ray.serve._private import replica
 
-    def add_port(server: Any, address: str) -> int:
+    def add_port(server: grpc.Server, address: str) -> int:
         port = address.rpartition(":")[2]
         return int(add_port_to_grpc_server(server, build_address(ray.util.get_node_ip_address(), port)))
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from leaml.config import ModelConfig, resolve_model
 from leaml.engine.spec import local_model
 from leaml.errors import DataError, ModelError
 from leaml.io import files
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import ProcessorMixin
+
+    Save = Callable[[PeftModel, ProcessorMixin, str], None]
+    """Writes a model with an adapter, and its processor, into a folder."""
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Way = Literal["lora", "merge", "model"]
@@ -113,19 +121,19 @@ def merged_folder(source: str, base: ModelConfig) -> str:
     """Local folder of the base with the adapter merged into it, made once per machine."""
     from leaml.vlm import load
 
-    def save(model: Any, processor: Any, where: str) -> None:
+    def save(model: PeftModel, processor: ProcessorMixin, where: str) -> None:
         load.save(model.merge_and_unload(), processor, where)
 
     return _made(local_model(source), base, "merged", save)
 
 
-def _export(model: Any, where: str) -> None:
+def _export(model: PeftModel, where: str) -> None:
     from leaml.neurons.peft import export_lora
 
     export_lora(model, where)
 
 
-def _made(folder: str, base: ModelConfig, what: str, write: Any) -> str:
+def _made(folder: str, base: ModelConfig, what: str, write: Save) -> str:
     """A folder written from the base with the adapter, kept under a name that depends on both."""
 
     def make(where: str) -> None:
@@ -153,7 +161,7 @@ def _fingerprint(folder: str, base: ModelConfig) -> str:
     return found.hexdigest()[:16]
 
 
-def _count(indices: Any) -> int:
+def _count(indices: str | Sequence[int]) -> int:
     """How many indices a list, or a text like "0,4-7", names."""
     if not isinstance(indices, str):
         return len(indices)

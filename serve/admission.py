@@ -63,7 +63,7 @@ class _Upload:
 
 
 class BodyReceiver:
-    """Receives request bodies, under limits of their own: a client that sends slowly takes no place of the model's.
+    """Receives request bodies, under limits of their own: a client that sends slowly takes no slot of the model's.
 
     When there are more bodies or bytes than the limits, the body that has been on its way longest gives way. To refuse the
     newest one instead would let a few slow clients keep everybody out; a body that is sent at once is not the oldest for long.

@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, FastAPI, File, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 
@@ -23,8 +24,8 @@ from serve.bodies import BodyRoute, explained
 from serve.deadlines import event_stream, guarded
 from serve.errors import ApiError, about_questions, not_found, starting, stopped
 from serve.middleware import AccessMiddleware
-from serve.observe import Metrics
-from serve.service import Model, Service
+from serve.observe import AccessRecord, Metrics
+from serve.service import Answer, ChatReply, Model, Service
 from serve.settings import NAME, ServeSettings
 
 STATIC = Path(__file__).parent / "static"
@@ -36,7 +37,7 @@ PAGE_POLICY = (
 
 
 @dataclass
-class Context:
+class AppContext:
     """What the routes share. `digests` of the keys may be replaced while the server runs."""
 
     service: Service
@@ -66,7 +67,7 @@ def create_app(
     """
     metrics, limits = metrics or Metrics(), settings.limits
     bodies, limiter = BodyReceiver(limits, metrics), ConcurrencyLimiter(limits, metrics)
-    context = Context(service, settings, metrics, bodies, limiter, media.Decoder(limits), digests)
+    context = AppContext(service, settings, metrics, bodies, limiter, media.Decoder(limits), digests)
     app = FastAPI(
         title="LEAML", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False, responses=openapi.ALWAYS
     )
@@ -109,12 +110,12 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults: Any = [fault | {"loc": fault["loc"][1:]} for fault in error.errors()]  # behind "body" or "query"
+    faults: list[ErrorDetails] = [fault | {"loc": fault["loc"][1:]} for fault in error.errors()]  # behind "body" or "query"
     return await _api_error(request, explained(faults))
 
 
-def _add_pages(app: FastAPI, context: Context) -> None:
-    def page(name: str) -> Any:
+def _add_pages(app: FastAPI, context: AppContext) -> None:
+    def page(name: str) -> Callable[[], Awaitable[Response]]:
         async def serve_file() -> Response:
             return FileResponse(STATIC / name, headers={"Content-Security-Policy": PAGE_POLICY})
 
@@ -153,7 +154,7 @@ def _entry(model: Model) -> schemas.ModelEntry:
     return schemas.ModelEntry(**shown, calibrated=model.temperature is not None)
 
 
-def _add_models(app: FastAPI, context: Context) -> None:
+def _add_models(app: FastAPI, context: AppContext) -> None:
     @app.get("/v1/models", summary="Served models, the main one first")
     async def models() -> schemas.ModelList:
         limits = schemas.Limits(**context.settings.limits.model_dump(include=set(schemas.Limits.model_fields)))
@@ -168,11 +169,11 @@ def _add_models(app: FastAPI, context: Context) -> None:
         raise not_found(model)
 
     @app.get("/v1/card", summary="The model's card", responses=openapi.errors(404, 422))
-    async def card(model: str | None = None) -> dict[str, Any]:
+    async def card(model: str | None = None) -> dict[str, object]:
         return context.service.card(_find(context, model, any_state=True))
 
 
-def _find(context: Context, name: str | None, any_state: bool = False) -> Model:
+def _find(context: AppContext, name: str | None, any_state: bool = False) -> Model:
     """The model of this name, the main one without a name. Raises ApiError: none (404), or it does not answer (503)."""
     models = context.service.models()
     wanted = models[0].id if name is None else name
@@ -195,49 +196,63 @@ Held = Annotated[contextlib.AsyncExitStack, Depends(_held)]
 """What a request holds until its reply has been sent, a stream to its end."""
 
 
-def _add_chat(app: FastAPI, context: Context) -> None:
+def _add_chat(app: FastAPI, context: AppContext) -> None:
     service, settings = context.service, context.settings
 
     @app.post(
         "/v1/chat/completions",
         summary="OpenAI chat completion with images; `stream` gives server-sent events",
-        response_model=dict[str, Any],
+        response_model=dict[str, object],
         responses=openapi.ASKED | {200: {"content": {"text/event-stream": {}}}},
     )
     async def chat_completions(request: Request, asked: schemas.ChatRequest, held: Held) -> Response:
         body, references = chat.checked(asked, settings.limits)
         model = _find(context, asked.model)
-        record = request.scope["state"]["record"]
+        record: AccessRecord = request.scope["state"]["record"]
         record.fields |= {"model": model.id, "images": len(references), "stream": body["stream"]}
 
-        async def work() -> tuple[Any, AsyncGenerator[str, None] | None]:
+        async def work() -> ChatReply | _Stream:
             encoded = [await media.from_reference(r, settings.media, settings.limits) for r in references]
             pictures = await held.enter_async_context(context.decoder.opened(encoded, service.shrink(model)))
-            # the limiter last, so that none of its places is taken up by waiting for pixels
+            # the limiter last, so that none of its slots is taken up by waiting for pixels
             await held.enter_async_context(context.limiter)
             context.metrics.add("leaml_images", len(pictures))
             result = await service.chat(model, body, pictures, record.request_id)
             if isinstance(result, dict):
-                return result, None
+                return result
             events = await held.enter_async_context(contextlib.aclosing(result))  # which is how an abort reaches the engine
-            return await anext(events), events
+            return _Stream(await anext(events), events)
 
-        first, events = await guarded(work(), request, settings.limits)
-        if events is not None:
-            return event_stream(first, events, request, settings.limits)
+        found = await guarded(work(), request, settings.limits)
+        if isinstance(found, _Stream):
+            return event_stream(found.first, found.rest, request, settings.limits)
         await held.aclose()
-        usage = first.get("usage") or {}
-        _count_tokens(context, record, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
-        return Response(json.dumps(first, separators=(",", ":")), media_type="application/json")
+        _count_tokens(context, record, _used(found, "prompt_tokens"), _used(found, "completion_tokens"))
+        return Response(json.dumps(found, separators=(",", ":")), media_type="application/json")
 
 
-def _count_tokens(context: Context, record: Any, prompt: int, reply: int) -> None:
+@dataclass(frozen=True)
+class _Stream:
+    """Events of a reply, of which the first one is there."""
+
+    first: str
+    rest: AsyncGenerator[str, None]
+
+
+def _used(reply: ChatReply, tokens: str) -> int:
+    """The tokens that a chat's reply says were used."""
+    usage = reply.get("usage")
+    count = usage.get(tokens) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) else 0
+
+
+def _count_tokens(context: AppContext, record: AccessRecord, prompt: int, reply: int) -> None:
     context.metrics.add("leaml_tokens", prompt, kind="prompt")
     context.metrics.add("leaml_tokens", reply, kind="reply")
     record.fields |= {"prompt_tokens": prompt, "reply_tokens": reply}
 
 
-def _add_vqa(app: FastAPI, context: Context) -> None:
+def _add_vqa(app: FastAPI, context: AppContext) -> None:
     service, settings, limits = context.service, context.settings, context.settings.limits
     summary, responses = "Answers to questions about one image, with confidences", openapi.ASKED
 
@@ -247,12 +262,12 @@ def _add_vqa(app: FastAPI, context: Context) -> None:
         with about_questions():
             questions = vqa.questions_of(asked, limits)
         model = _find(context, asked.model)
-        record = request.scope["state"]["record"]
+        record: AccessRecord = request.scope["state"]["record"]
         record.fields |= {"model": model.id, "images": 1, "questions": len(questions)}
 
-        async def work() -> Any:
+        async def work() -> list[Answer]:
             encoded = await image()
-            # the limiter last, so that none of its places is taken up by waiting for pixels
+            # the limiter last, so that none of its slots is taken up by waiting for pixels
             async with context.decoder.opened([encoded], service.shrink(model)) as (picture,), context.limiter:
                 context.metrics.add("leaml_images", 1)
                 return await service.answer(model, picture, questions, asked.alternatives, record.request_id)

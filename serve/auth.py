@@ -53,7 +53,7 @@ def read_keys(keys_file: str | None, given: str) -> list[str]:
     return sorted({digest(key) for key in [*found, *keys.values()]})
 
 
-def _check_key(key: str, place: str) -> None:
+def _check_key(key: str, what: str) -> None:
     """Raise ConfigError for what is no key, above all for what would be taken as one that nobody has."""
     if key.startswith(f"{SERVING_KEYS}="):
         wrong = f"starts with {SERVING_KEYS}=; give the key alone"
@@ -65,7 +65,7 @@ def _check_key(key: str, place: str) -> None:
         wrong = f"must have at least {SHORTEST} printable ASCII characters without spaces"
     else:
         return
-    msg = f"an API key cannot be used: {place} {wrong}"
+    msg = f"an API key cannot be used: {what} {wrong}"
     raise ConfigError(msg)
 
 
@@ -78,7 +78,7 @@ def check(scope: Scope, digests: Sequence[str], origins: Sequence[str], open_pat
     """Let a request with one of the keys pass. Raises ApiError (401 or 403).
 
     A key comes as `Authorization: Bearer KEY`, or as the password of Basic authentication, which lets a browser open the page.
-    Pages of other origins may not use what a browser adds by itself: the stored password, or without any keys its mere place
+    Pages of other origins may not use what a browser adds by itself: the stored password, or without any keys its mere presence
     on this machine. Without keys only this machine may ask, whatever address the server was bound to.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import Request, Response
 from fastapi.params import Body, File
@@ -50,7 +50,14 @@ class BodyRoute(APIRoute):
         assert isinstance(self.body_field.field_info, Body)
         return self.body_field.field_info
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    @property
+    def _schema(self) -> type[BaseModel]:
+        found = self._body.annotation
+        assert isinstance(found, type)
+        assert issubclass(found, BaseModel)
+        return found
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[None, None, Response]]:
         """FastAPI's handler of a request, behind the receiving of its body."""
         handle = super().get_route_handler()
         if self.body_field is None:
@@ -61,11 +68,11 @@ class BodyRoute(APIRoute):
             context = request.app.state.context
             body = await context.bodies.receive(request)
             context.limiter.admit(request.scope["state"]["cleanup"])  # until its reply has been sent
-            model: Any = self._body.annotation
+            parsed: BaseModel | FormData
             if isinstance(self._body, File):
-                parsed = await read_form(model, request.headers, body, context.settings.limits)
+                parsed = await read_form(self._schema, request.headers, body, context.settings.limits)
             else:
-                parsed = parse_json(model, body)
+                parsed = parse_json(self._schema, body)
             del body  # the request can wait long, and what was made of the body holds the image already
             return await handle(_Received(request, parsed))
 
@@ -80,19 +87,19 @@ class BodyRoute(APIRoute):
 
 
 class _Received(Request):
-    """A request with its parsed body in place of the bytes, for FastAPI to take it from."""
+    """A request with its parsed body instead of the bytes, for FastAPI to take it from."""
 
     def __init__(self, request: Request, parsed: BaseModel | FormData) -> None:
         super().__init__(request.scope, request.receive)
-        self._parsed: Any = parsed
+        self._parsed = parsed
 
     async def body(self) -> bytes:
         return b"{}"  # FastAPI asks for the JSON of a body that is not empty
 
-    async def json(self) -> Any:
+    async def json(self) -> BaseModel | FormData:
         return self._parsed
 
-    async def form(self, **_: Any) -> Any:  # type: ignore[override]
+    async def form(self, **_: object) -> BaseModel | FormData:  # type: ignore[override]
         return self._parsed
 
 
@@ -112,9 +119,9 @@ def explained(faults: Sequence[ErrorDetails]) -> ApiError:
     """The error of a body that is not of its schema, as pydantic or FastAPI lists the faults."""
     if faults[0]["type"] == "json_invalid" and not faults[0]["loc"]:
         return ApiError(400, "the body is not valid JSON", "bad_json")
-    lines = [f"{_place(fault['loc'])}: {_said(fault)}" for fault in faults[:_SHOWN]]
+    lines = [f"{_path(fault['loc'])}: {_said(fault)}" for fault in faults[:_SHOWN]]
     more = f" (and {len(faults) - _SHOWN} more)" if len(faults) > _SHOWN else ""
-    return unprocessable("; ".join(lines) + more, "bad_body", _place(faults[0]["loc"]))
+    return unprocessable("; ".join(lines) + more, "bad_body", _path(faults[0]["loc"]))
 
 
 def _said(fault: ErrorDetails) -> str:
@@ -122,7 +129,7 @@ def _said(fault: ErrorDetails) -> str:
     return fault["msg"] if tag is None else fault["msg"].replace(f"'{tag}'", shorten(tag), 1)
 
 
-def _place(location: tuple[int | str, ...]) -> str:
+def _path(location: tuple[int | str, ...]) -> str:
     # a union's parts are named by their types in Python
     location = tuple(part for part in location if isinstance(part, int) or not ("[" in part or part == "str"))
     # names of unknown fields come from the client

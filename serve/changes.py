@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from pipelines.progress import say
 
@@ -24,8 +23,9 @@ def alone(address: str) -> Iterator[None]:
         address: Of that Ray, for the message.
     """
     import ray
+    from ray.actor import ActorHandle
 
-    wanted: Any = ray.remote(_Holder).options(name=_NAME, namespace=_NAMESPACE, num_cpus=0)
+    wanted = ray.remote(_Holder).options(name=_NAME, namespace=_NAMESPACE, num_cpus=0)
     told = False
     while True:
         try:
@@ -39,4 +39,5 @@ def alone(address: str) -> Iterator[None]:
     try:
         yield
     finally:
+        assert isinstance(holder, ActorHandle)
         ray.kill(holder)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 from leaml.text.values import shorten
 from serve.errors import refuse
 from serve.schemas import ChatRequest, ImagePart, Message
+from serve.service import ChatBody, ChatImage, ChatMessage, ChatText
 from serve.settings import LimitSettings
 
 REFUSED = {
@@ -28,7 +29,7 @@ REFUSED = {
 _OWN = frozenset(ChatRequest.model_fields) - {"messages", "model", "stream", "stream_options", "max_completion_tokens"}
 
 
-def checked(request: ChatRequest, limits: LimitSettings) -> tuple[dict[str, Any], list[str]]:
+def checked(request: ChatRequest, limits: LimitSettings) -> tuple[ChatBody, list[str]]:
     """The request as the service takes it, and the references of its images in order. Raises ApiError (422)."""
     for name, value in (request.model_extra or {}).items():
         if name in REFUSED and value not in (None, [], {}, False):
@@ -54,23 +55,23 @@ def checked(request: ChatRequest, limits: LimitSettings) -> tuple[dict[str, Any]
         msg = "n must be 1 when temperature is 0, the default: all replies would be the same; give a temperature above 0"
         refuse(msg, "inconsistent", "n")
     messages, references = _messages(request.messages, limits)
-    body = {name: value for name in _OWN if (value := getattr(request, name)) is not None}
+    body: dict[str, object] = {name: value for name in _OWN if (value := getattr(request, name)) is not None}
     body |= {"messages": messages, "stream": bool(request.stream), "temperature": temperature}
     if named:  # else what the model's length leaves, up to the limit (serve/deploy.py)
         body["max_tokens"] = named
     if request.stream and request.stream_options:
         body["stream_options"] = {"include_usage": bool(request.stream_options.include_usage)}
-    return body, references
+    return cast(ChatBody, body), references  # the other keys are those of the schema
 
 
-def _messages(messages: list[Message], limits: LimitSettings) -> tuple[list[dict[str, Any]], list[str]]:
-    plain: list[dict[str, Any]] = []
+def _messages(messages: list[Message], limits: LimitSettings) -> tuple[list[ChatMessage], list[str]]:
+    plain: list[ChatMessage] = []
     references: list[str] = []
     chars = 0
     for message in messages:
         role = "system" if message.role == "developer" else message.role
         if isinstance(message.content, list):
-            parts: list[dict[str, Any]] = []
+            parts: list[ChatText | ChatImage] = []
             for part in message.content:
                 if isinstance(part, ImagePart):
                     if role != "user":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -63,7 +64,7 @@ def _free_port(host: str, address: str | None) -> int:
         return 0
 
 
-def _change_domains(add: str | None, remove: str | None, address: str | None, others: list[Any]) -> None:
+def _change_domains(add: str | None, remove: str | None, address: str | None, others: Sequence[object]) -> None:
     """`leaml serve --add` and `--remove`: nothing else of the server that runs is changed, so nothing else may be given."""
     if any(other is not None for other in others) or (add is not None and remove is not None):
         msg = "--add and --remove change one domain of the server at --address; give one of them and nothing else beside it"

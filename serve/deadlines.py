@@ -5,29 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import TypeVar
 
 from sse_starlette import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message
+from starlette.types import Message, Receive
 
 from serve.errors import ApiError
-from serve.observe import Record
+from serve.observe import AccessRecord
 from serve.settings import LimitSettings
+
+T = TypeVar("T")
 
 
 class ClientGoneError(Exception):
     """Nobody waits for the reply any more."""
 
 
-async def guarded(work: Coroutine[Any, Any, Any], request: Request, limits: LimitSettings) -> Any:
+async def guarded(work: Awaitable[T], request: Request, limits: LimitSettings) -> T:
     """Result of `work`, which is cancelled when the deadline has passed (ApiError 504) or the client is gone."""
-    record: Record = request.scope["state"]["record"]
+    record: AccessRecord = request.scope["state"]["record"]
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(request.receive))
+    both: set[asyncio.Future[T] | asyncio.Future[None]] = {task, gone}
     try:
-        done, _ = await asyncio.wait({task, gone}, timeout=remaining(record, limits), return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(both, timeout=remaining(record, limits), return_when=asyncio.FIRST_COMPLETED)
         if task in done:
             return task.result()
         if gone in done:
@@ -39,7 +42,7 @@ async def guarded(work: Coroutine[Any, Any, Any], request: Request, limits: Limi
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-def remaining(record: Record, limits: LimitSettings) -> float:
+def remaining(record: AccessRecord, limits: LimitSettings) -> float:
     """Seconds until a request's deadline."""
     return max(0.0, record.began + limits.deadline_seconds - time.perf_counter())
 
@@ -49,7 +52,7 @@ def late(limits: LimitSettings) -> ApiError:
     return ApiError(504, f"no reply within {limits.deadline_seconds:g} s, the deadline", "deadline", None)
 
 
-async def disconnected(receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:
+async def disconnected(receive: Receive) -> None:
     """Wait until the client goes away."""
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -74,7 +77,7 @@ async def _raise_gone(_: Message) -> None:
 
 
 async def _until_deadline(
-    first: str, events: AsyncIterator[str], record: Record, limits: LimitSettings
+    first: str, events: AsyncIterator[str], record: AccessRecord, limits: LimitSettings
 ) -> AsyncIterator[bytes]:
     """The events; an error, of theirs or of the deadline, becomes the last one."""
     event: str | None = first
@@ -87,7 +90,7 @@ async def _until_deadline(
         yield f"data: {json.dumps(error.body())}\n\ndata: [DONE]\n\n".encode()
 
 
-async def _next(events: AsyncIterator[str], record: Record, limits: LimitSettings) -> str | None:
+async def _next(events: AsyncIterator[str], record: AccessRecord, limits: LimitSettings) -> str | None:
     """The next event, None at the end. Raises ApiError (504) at the deadline."""
     try:
         async with asyncio.timeout(remaining(record, limits)) as clock:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from leaml.config import ModelConfig
 from leaml.engine.vllm_engine import ON_CPU
@@ -20,11 +20,45 @@ from serve import adapters, auth
 from serve.service import Model
 from serve.settings import Domain, ServeSettings, load_settings
 
+if TYPE_CHECKING:
+    from ray.serve import Application, Deployment
+    from ray.serve.llm import LLMConfig
+
+    from serve.replica import ModelServer
+
 INGRESS = "VqaServer"
 
 
+class UserConfig(TypedDict):
+    """What a running replica takes over without a restart, see `DeploymentPlan`; `settings` are plain data."""
+
+    settings: dict[str, object]
+    digests: list[str]
+    environment: dict[str, str]
+    cards: dict[str, dict[str, object]]
+    adapters: list[dict[str, str]]
+
+
+class ServerState(UserConfig):
+    """What a replica was deployed with, what it serves, and by which process."""
+
+    found: ModelSource
+    main: Model
+    merged: list[tuple[Model, ModelConfig, str]]
+    models: list[Model]
+    pid: int
+    unfinished: int
+
+
+class EngineDeployment(NamedTuple):
+    """Ray's configuration of a model's engine, and the options of its deployment."""
+
+    llm_config: LLMConfig
+    options: dict[str, Any]
+
+
 @dataclass(frozen=True)
-class Plan:
+class DeploymentPlan:
     """What is deployed.
 
     Attributes:
@@ -42,11 +76,11 @@ class Plan:
     main: Model
     adapters: list[dict[str, str]] = field(default_factory=list)
     merged: list[tuple[Model, ModelConfig, str]] = field(default_factory=list)
-    cards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cards: dict[str, dict[str, object]] = field(default_factory=dict)
     digests: Sequence[str] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
-    def without(self, name: str) -> Plan:
+    def without(self, name: str) -> DeploymentPlan:
         """The same without a domain; the others as they are planned, not looked for again."""
         model = f"{self.main.id}:{name}"
         domains = [domain for domain in self.settings.domains if domain.name != name]
@@ -58,7 +92,7 @@ class Plan:
             cards={key: card for key, card in self.cards.items() if key != model},
         )
 
-    def with_domain(self, domain: Domain) -> Plan:
+    def with_domain(self, domain: Domain) -> DeploymentPlan:
         """The same with one more domain. One that cannot be read is planned as failed, with the reason."""
         settings = self.settings.model_copy(update={"domains": [*self.settings.domains, domain]})
         made = replace(self, settings=settings, adapters=[*self.adapters], merged=[*self.merged], cards=dict(self.cards))
@@ -71,11 +105,15 @@ class Plan:
         return _model_config(self.found, self.settings)
 
     @property
-    def user_config(self) -> dict[str, Any]:
+    def user_config(self) -> UserConfig:
         """What a running replica takes over without a restart."""
-        tree = self.settings.model_dump(mode="json")
-        kept = {"settings": tree, "digests": list(self.digests), "environment": self.environment}
-        return kept | {"cards": self.cards, "adapters": self.adapters}
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "digests": list(self.digests),
+            "environment": self.environment,
+            "cards": self.cards,
+            "adapters": self.adapters,
+        }
 
     @property
     def version(self) -> str:
@@ -86,7 +124,7 @@ class Plan:
         return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def plan(settings: ServeSettings, digests: Sequence[str] = ()) -> Plan:
+def plan(settings: ServeSettings, digests: Sequence[str] = ()) -> DeploymentPlan:
     """Find the models and decide how each domain is served.
 
     A domain that cannot be read is planned as one that failed, with the reason; so it never takes the others down.
@@ -98,13 +136,13 @@ def plan(settings: ServeSettings, digests: Sequence[str] = ()) -> Plan:
     environment = replica_environment(settings.engine.cpus, settings.engine.gpus)
     name = settings.name or "".join(c if c.isalnum() or c in "._-" else "-" for c in found.name)[:64]
     main = _model(name, settings.model, found, settings, "main")
-    made = Plan(settings, found, main, cards={name: card(found)}, digests=digests, environment=environment)
+    made = DeploymentPlan(settings, found, main, cards={name: card(found)}, digests=digests, environment=environment)
     for domain in settings.domains:
         _add(made, domain, f"{name}:{domain.name}")
     return made
 
 
-def _add(made: Plan, domain: Domain, name: str) -> None:
+def _add(made: DeploymentPlan, domain: Domain, name: str) -> None:
     settings = made.settings
     try:
         way = adapters.way_of(domain.source, settings.engine.max_adapter_rank, settings.adapters > 0)
@@ -128,7 +166,7 @@ def _add(made: Plan, domain: Domain, name: str) -> None:
         made.merged.append((model, made.base, domain.source))
 
 
-def _model(name: str, source: str, found: ModelSource, settings: ServeSettings, kind: Any) -> Model:
+def _model(name: str, source: str, found: ModelSource, settings: ServeSettings, kind: Literal["main", "merged"]) -> Model:
     run = f"{found.name}/{found.step}" if found.run else ""
     tokens = settings.limits.answer_tokens or found.answer_tokens
     return Model(name, source, run, kind, temperature=found.temperature, answer_tokens=tokens)
@@ -142,7 +180,7 @@ def _model_config(found: ModelSource, settings: ServeSettings) -> ModelConfig:
     return found.model.model_copy(update=changes)
 
 
-def build(args: dict[str, Any]) -> Any:
+def build(args: dict[str, object]) -> Application:
     """The application for `serve deploy`; keys are read where it is built, on the cluster. Raises ConfigError without any."""
     settings = load_settings(args, "application args")
     digests = auth.read_keys(settings.auth.keys_file, os.environ.get(SERVING_KEYS, ""))  # other nodes have them anyway
@@ -150,36 +188,41 @@ def build(args: dict[str, Any]) -> Any:
     return application(plan(settings, digests))
 
 
-def application(made: Plan) -> Any:
+def application(made: DeploymentPlan) -> Application:
     """The Serve application of a plan."""
     from serve.replica import ModelServer, VqaServer
 
     scaling = made.settings.scaling
     peers = {}
     for model, config, adapter in made.merged:
-        options = _options(made, ModelServer, model, config, (scaling.domain_min_replicas, scaling.domain_max_replicas))
-        bound = _deployment(ModelServer, options, f"Domain-{model.id.rpartition(':')[2]}", made.version)
-        peers[model.id] = bound.bind(options["llm_config"], model, config, made.settings.limits, adapter)
-    options = _options(made, VqaServer, made.main, made.base, (scaling.min_replicas, scaling.max_replicas), adapters_too=True)
-    main = _deployment(VqaServer, options, INGRESS, made.version).options(user_config=made.user_config)
+        engine = _engine(made, ModelServer, model, config, (scaling.domain_min_replicas, scaling.domain_max_replicas))
+        bound = _deployment(ModelServer, engine, f"Domain-{model.id.rpartition(':')[2]}", made.version)
+        peers[model.id] = bound.bind(engine.llm_config, model, config, made.settings.limits, adapter)
+    engine = _engine(made, VqaServer, made.main, made.base, (scaling.min_replicas, scaling.max_replicas), adapters_too=True)
+    main = _deployment(VqaServer, engine, INGRESS, made.version).options(user_config=made.user_config)
     settings = made.settings.model_dump(mode="json")
-    return main.bind(options["llm_config"], settings, made.main, made.base, peers, made.merged, made.found)
+    return main.bind(engine.llm_config, settings, made.main, made.base, peers, made.merged, made.found)
 
 
-def _deployment(cls: Any, options: dict[str, Any], name: str, version: str) -> Any:
+def _deployment(cls: type[ModelServer], engine: EngineDeployment, name: str, version: str) -> Deployment:
     """A deployment that Serve updates in place while `version` is the same; `serve deploy` sets a version of its own."""
     from ray import serve
 
     from serve import _compat
 
-    made: Any = serve.deployment(cls, name=name, **{k: v for k, v in options.items() if k not in ("llm_config", "name")})
-    return _compat.versioned(made, version)
+    made = serve.deployment(name=name, **{k: v for k, v in engine.options.items() if k != "name"})
+    return _compat.versioned(made(cls), version)
 
 
-def _options(
-    made: Plan, cls: Any, model: Model, config: ModelConfig, replicas: tuple[int, int], adapters_too: bool = False
-) -> dict[str, Any]:
-    """Deployment options of a model, and its `llm_config`."""
+def _engine(
+    made: DeploymentPlan,
+    cls: type[ModelServer],
+    model: Model,
+    config: ModelConfig,
+    replicas: tuple[int, int],
+    adapters_too: bool = False,
+) -> EngineDeployment:
+    """How the engine of a model is deployed."""
     from ray.serve.llm import LLMConfig
 
     settings = made.settings
@@ -218,13 +261,13 @@ def _options(
             "logging_config": {"enable_access_log": False},  # serve/observe.py writes one
         },
     )
-    return {**cls.get_deployment_options(llm_config), "llm_config": llm_config}
+    return EngineDeployment(llm_config, cls.get_deployment_options(llm_config))
 
 
-def _engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too: bool) -> dict[str, Any]:
+def _engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too: bool) -> dict[str, object]:
     """vLLM's arguments, as leaml.engine.vllm_engine has them, so that answers are the same."""
     engine = settings.engine
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "dtype": config.dtype,
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,

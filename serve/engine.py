@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from leaml.engine.vllm_engine import reply_logprob
 from leaml.errors import DataError
@@ -17,8 +17,14 @@ from leaml.vlm.shrink import Shrink
 from serve import _compat
 from serve.errors import ApiError, explained, refuse, stopped
 from serve.media import Encoded, Picture
-from serve.service import Answer, Model, Question, Reply
+from serve.service import Answer, ChatBody, ChatMessage, ChatReply, ImageQuestion, Model, Reply
 from serve.vqa import request_text
+
+if TYPE_CHECKING:
+    from ray.serve.llm.deployment import LLMServer
+    from transformers import ProcessorMixin
+    from vllm import CompletionOutput, RequestOutput
+    from vllm.inputs import TextPrompt, TokensPrompt
 
 T = TypeVar("T")
 
@@ -26,7 +32,7 @@ T = TypeVar("T")
 class EngineModels:
     """Answers and chats of one vLLM engine and the adapters in it."""
 
-    def __init__(self, server: Any, processor: Any, shrink: Shrink) -> None:
+    def __init__(self, server: LLMServer, processor: ProcessorMixin, shrink: Shrink) -> None:
         from leaml.vlm.collate import Collator
 
         self._server, self._processor, self.shrink = server, processor, shrink
@@ -58,14 +64,16 @@ class EngineModels:
         from PIL import Image
 
         grey = Picture(Encoded(b"", "trial", 64 * 64), Image.new("RGB", (64, 64), "grey"))
-        (answer,) = await self.answer(Model(name, "", answer_tokens=2), grey, [Question("what is it?")], 0, f"trial-{name}")
+        (answer,) = await self.answer(
+            Model(name, "", answer_tokens=2), grey, [ImageQuestion("what is it?")], 0, f"trial-{name}"
+        )
         if not math.isfinite(answer.reply.logprob):
             msg = "its answers have no finite probability"
             raise ValueError(msg)
 
     async def chat(
-        self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
-    ) -> dict[str, Any] | AsyncGenerator[str, None]:
+        self, model: Model, body: ChatBody, pictures: list[Picture], request_id: str
+    ) -> ChatReply | AsyncGenerator[str, None]:
         """As Service.chat."""
         from ray.serve.llm.openai_api_models import ChatCompletionRequest
 
@@ -82,9 +90,8 @@ class EngineModels:
         request.messages = [_with_images(message, pictures) for message in body["messages"]]
         with self._explaining():
             stream = await self._server.chat(request)
-            first = await anext(stream)
-            if isinstance(first, list):
-                first = first[0]
+            begun = await anext(stream)
+            first = begun[0] if isinstance(begun, list) else begun
             try:
                 if isinstance(first, _compat.ErrorResponse):
                     raise explained(int(first.error.code), first.error.message, self.max_model_len)
@@ -93,9 +100,9 @@ class EngineModels:
             except ApiError:
                 await stream.aclose()
                 raise
-        return self._texts(first, stream) if body["stream"] else first.model_dump(mode="json")
+        return self._texts(first, stream) if isinstance(first, str) else first.model_dump(mode="json")
 
-    async def _texts(self, first: str, stream: Any) -> AsyncGenerator[str, None]:
+    async def _texts(self, first: str, stream: AsyncGenerator[object, None]) -> AsyncGenerator[str, None]:
         """The events of a stream. Raises ApiError where vLLM writes an event that tells of an error."""
         try:
             yield first
@@ -136,17 +143,17 @@ class EngineModels:
             raise
 
     async def answer(
-        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+        self, model: Model, picture: Picture, questions: list[ImageQuestion], alternatives: int, request_id: str
     ) -> list[Answer]:
         """As Service.answer."""
         return await together(
             [
-                self._one(model, picture, question, alternatives, f"{request_id}-{place}")
-                for place, question in enumerate(questions)
+                self._one(model, picture, question, alternatives, f"{request_id}-{number}")
+                for number, question in enumerate(questions)
             ]
         )
 
-    async def _one(self, model: Model, picture: Picture, question: Question, alternatives: int, request_id: str) -> Answer:
+    async def _one(self, model: Model, picture: Picture, question: ImageQuestion, alternatives: int, request_id: str) -> Answer:
         from leaml.vlm.collate import prompt
 
         try:
@@ -167,7 +174,7 @@ class EngineModels:
         return Answer(greedy, tuple(ranked), *used)
 
     async def _branches(
-        self, model: Model, text: str, picture: Picture, reply: Any, count: int, request_id: str
+        self, model: Model, text: str, picture: Picture, reply: CompletionOutput, count: int, request_id: str
     ) -> list[Reply]:
         """Other answers: for each of the next most probable first tokens the greedy answer that begins with it."""
         tokenizer = self._processor.tokenizer
@@ -193,7 +200,7 @@ class EngineModels:
         model: Model,
         text: str,
         picture: Picture,
-        question: Question,
+        question: ImageQuestion,
         alternatives: int,
         greedy: Reply,
         used: tuple[int, int],
@@ -220,36 +227,49 @@ class EngineModels:
         return Answer(Reply(options[choice.index], choice.logprob), tuple(ranked), *used, own=choice.own)
 
     async def _generate(
-        self, model: Model, prompt: str | list[int], picture: Picture, request_id: str, max_tokens: int, **extra: Any
-    ) -> Any:
+        self,
+        model: Model,
+        prompt: str | list[int],
+        picture: Picture,
+        request_id: str,
+        max_tokens: int,
+        logprobs: int = 0,
+        prompt_logprobs: int | None = None,
+    ) -> RequestOutput:
         """vLLM's final output of one greedy request; given up by vLLM when this is cancelled."""
         from vllm import SamplingParams
 
-        key = "prompt" if isinstance(prompt, str) else "prompt_token_ids"
-        request = {
-            key: prompt,
-            "multi_modal_data": {"image": picture.image},
-            "multi_modal_uuids": {"image": [picture.image_id]},
-        }
-        end = [self._collator.chat.end]
-        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, stop_token_ids=end, **({"logprobs": 0} | extra))
+        image, ids = {"image": picture.image}, {"image": [picture.image_id]}
+        request: TextPrompt | TokensPrompt
+        if isinstance(prompt, str):
+            request = {"prompt": prompt, "multi_modal_data": image, "multi_modal_uuids": ids}
+        else:
+            request = {"prompt_token_ids": prompt, "multi_modal_data": image, "multi_modal_uuids": ids}
+        sampling = SamplingParams(
+            temperature=0.0,
+            max_tokens=max_tokens,
+            stop_token_ids=[self._collator.chat.end],
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+        )
         adapter = self._registry.lora_requests.get(model.id)
         final = None
         with self._explaining():
             async for output in self._client.generate(request, sampling, request_id, lora_request=adapter):
                 final = output
+        assert final is not None
         return final
 
 
-def _texts_of(message: dict[str, Any]) -> list[str]:
+def _texts_of(message: ChatMessage) -> list[str]:
     content = message["content"]
     return [content] if isinstance(content, str) else [part["text"] for part in content if part["type"] == "text"]
 
 
-def _with_images(message: dict[str, Any], pictures: list[Picture]) -> dict[str, Any]:
-    """A message with pixels in place of its images' numbers; vLLM takes them as they are and fetches nothing."""
+def _with_images(message: ChatMessage, pictures: list[Picture]) -> dict[str, object]:
+    """A message with pixels instead of its images' numbers; vLLM takes them as they are and fetches nothing."""
     if isinstance(message["content"], str):
-        return message
+        return {**message}
     parts = [
         {"type": "image_pil", "image_pil": pictures[p["index"]].image, "uuid": pictures[p["index"]].image_id}
         if p["type"] == "image"

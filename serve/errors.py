@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from starlette.responses import JSONResponse
 
@@ -32,7 +32,7 @@ class ApiError(Exception):
         super().__init__(message)
         self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, dict[str, str | None]]:
         """The JSON of the reply."""
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
@@ -46,7 +46,7 @@ class ApiError(Exception):
                 response.headers.append("WWW-Authenticate", f'{scheme} realm="leaml"')
         return response
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[ApiError], tuple[int, str, str, str | None, int | None]]:
         """Errors travel between replicas."""
         return ApiError, (self.status, self.message, self.code, self.param, self.retry_after)
 

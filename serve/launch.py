@@ -11,7 +11,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from leaml.config import ResourcesConfig, resolve_model
 from leaml.errors import InputError, StepError
@@ -22,7 +21,7 @@ from pipelines.progress import say
 from pipelines.runtime import refuse_unschedulable, start_ray
 from serve import auth, haproxy
 from serve.changes import alone
-from serve.deploy import INGRESS, Plan, application, plan
+from serve.deploy import INGRESS, DeploymentPlan, ServerState, application, plan
 from serve.service import Model
 from serve.settings import MARGIN, Domain, ServeSettings, load_domain, load_settings
 
@@ -55,7 +54,7 @@ def serve_until_stopped(settings: ServeSettings, address: str | None = None, ver
     ray.shutdown()
 
 
-def start(settings: ServeSettings, address: str | None = None, verbose: bool = False) -> Plan:
+def start(settings: ServeSettings, address: str | None = None, verbose: bool = False) -> DeploymentPlan:
     """Deploy and return when it answers. The raw keys are read, hashed and dropped before anything else starts.
 
     Raises:
@@ -84,7 +83,7 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
     return made
 
 
-def _deploy_first(made: Plan, host: str, address: str | None, verbose: bool) -> None:
+def _deploy_first(made: DeploymentPlan, host: str, address: str | None, verbose: bool) -> None:
     """Start Serve at `host` and deploy where no server runs yet. Raises InputError where one does, StepError."""
     from ray import serve
     from ray.exceptions import RayActorError
@@ -121,7 +120,7 @@ def _whole(source: str) -> str:
     return str(Path(source).absolute()) if local else source
 
 
-def deploy(made: Plan) -> None:
+def deploy(made: DeploymentPlan) -> None:
     """Deploy or update in place. Raises StepError with what the engine said."""
     from ray import serve
 
@@ -153,7 +152,7 @@ def add_domain(name: str, source: str, address: str | None) -> Model:
         return _add(domain, _deployed(address))
 
 
-def _add(domain: Domain, old: Plan) -> Model:
+def _add(domain: Domain, old: DeploymentPlan) -> Model:
     name = domain.name
     made = old.without(name).with_domain(domain)
     refuse_failed([entry for entry in made.adapters if entry["id"] == f"{made.main.id}:{name}"])
@@ -169,8 +168,7 @@ def _add(domain: Domain, old: Plan) -> Model:
         deploy(old)
         msg = f"the domain {name!r} was refused: {why}; the others are served as before"
         raise InputError(msg)
-    result: Model = found
-    return result
+    return found
 
 
 def remove_domain(name: str, address: str | None) -> None:
@@ -225,7 +223,7 @@ def _changing(address: str | None) -> Iterator[None]:
         yield
 
 
-def _deployed(address: str | None) -> Plan:
+def _deployed(address: str | None) -> DeploymentPlan:
     """The plan of the server on the connected Ray, made of what it says itself, nothing of this environment."""
     from ray import serve
 
@@ -239,20 +237,28 @@ def _deployed(address: str | None) -> Plan:
             "starting or restarting, or its engine has died; try again when its /health answers with 200"
         )
         raise StepError(msg) from None
-    kept = ("found", "main", "adapters", "merged", "cards", "digests", "environment")
-    return Plan(settings=load_settings(now["settings"]), **{name: now[name] for name in kept})
+    return DeploymentPlan(
+        load_settings(now["settings"]),
+        now["found"],
+        now["main"],
+        now["adapters"],
+        now["merged"],
+        now["cards"],
+        now["digests"],
+        now["environment"],
+    )
 
 
-def _current() -> dict[str, Any]:
+def _current() -> ServerState:
     """What a replica of the running server says (VqaServer.current)."""
     from ray import serve
 
-    handle: Any = serve.get_deployment_handle(INGRESS, APPLICATION)
-    found: dict[str, Any] = handle.current.remote().result(timeout_s=60)
+    handle = serve.get_deployment_handle(INGRESS, APPLICATION)
+    found: ServerState = handle.current.remote().result(timeout_s=60)
     return found
 
 
-def refuse_unschedulable_engines(made: Plan, grows: bool) -> None:
+def refuse_unschedulable_engines(made: DeploymentPlan, grows: bool) -> None:
     """Raise ResourceError if the engines that are to run all the time have no room; Serve would wait for it for ever.
 
     Args:

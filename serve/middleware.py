@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve import auth, origin
 from serve.deadlines import ClientGoneError, remaining
 from serve.errors import ApiError, starting
-from serve.observe import Metrics, Record, log
+from serve.observe import AccessRecord, Metrics, log
 from serve.settings import ServeSettings
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -40,7 +40,7 @@ _LINGER_GAP, _LINGER_SECONDS, _LINGER_BYTES = 0.2, 5.0, 16 * 2**20
 class AccessMiddleware:
     """ASGI middleware around the routes.
 
-    Each request has a `Record` in its state and an ExitStack, `cleanup`, that is closed when its reply has been sent.
+    Each request has an `AccessRecord` in its state and an ExitStack, `cleanup`, that is closed when its reply has been sent.
 
     Args:
         app: What is behind it.
@@ -82,7 +82,7 @@ class AccessMiddleware:
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        record = Record(given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, scope["method"])
+        record = AccessRecord(given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, scope["method"])
         if scope["method"] == "HEAD":
             scope, send = _as_get(scope, send)
         unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
@@ -109,7 +109,7 @@ class AccessMiddleware:
 
         async def deliver(message: Message) -> None:
             try:
-                # a client that does not read its reply must not keep a place for it
+                # a client that does not read its reply must not keep a slot for it
                 async with asyncio.timeout(remaining(record, self._limits) + _LAST_WORDS):
                     await send(message)
             except TimeoutError:
@@ -133,7 +133,7 @@ class AccessMiddleware:
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The reply of the routes, or the error instead if none has been started."""
-        record: Record = scope["state"]["record"]
+        record: AccessRecord = scope["state"]["record"]
         try:
             self._check(scope)
             await self.app(scope, receive, send)
@@ -162,7 +162,7 @@ class AccessMiddleware:
             raise starting(self._limits.retry_after_seconds)
         auth.check(scope, digests, self._http.cors_origins, open_path=scope["path"] in self._open)
 
-    def _add_headers(self, message: Message, record: Record, close: bool) -> None:
+    def _add_headers(self, message: Message, record: AccessRecord, close: bool) -> None:
         headers = MutableHeaders(scope=message)
         for name, value in _SECURITY_HEADERS.items():
             headers.setdefault(name, value)
@@ -171,7 +171,7 @@ class AccessMiddleware:
         if close:  # the rest of the request would be waited for, or taken for the next one
             headers["Connection"] = "close"
 
-    def _end(self, scope: Scope, record: Record) -> None:
+    def _end(self, scope: Scope, record: AccessRecord) -> None:
         route = getattr(scope.get("route"), "path", None)  # set by the router, so never a path that a client made up
         record.route = route or record.route
         record.end(self._metrics)

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 import traceback
-from typing import Any, Protocol
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -40,28 +40,32 @@ class Metrics:
 
     def __init__(self, replica: str = "", exporter: _Exporter | None = None) -> None:
         self._registry, self._exporter = CollectorRegistry(), exporter
-        made: list[tuple[type[Any], _Table, dict[str, Any]]] = [
-            (Counter, COUNTERS, {}),
-            (Histogram, HISTOGRAMS, {"buckets": SECONDS}),
-            (Gauge, GAUGES, {}),
-        ]
         self._replica = replica
-        self._metrics = {
-            name: kind(name, text, ("replica", *labels), registry=self._registry, **extra)
-            for kind, table, extra in made
-            for name, (text, labels) in table.items()
+        self._counters = {
+            name: Counter(name, text, ("replica", *labels), registry=self._registry)
+            for name, (text, labels) in COUNTERS.items()
+        }
+        self._histograms = {
+            name: Histogram(name, text, ("replica", *labels), registry=self._registry, buckets=SECONDS)
+            for name, (text, labels) in HISTOGRAMS.items()
+        }
+        self._gauges = {
+            name: Gauge(name, text, ("replica", *labels), registry=self._registry) for name, (text, labels) in GAUGES.items()
         }
 
     def add(self, name: str, value: float = 1.0, **labels: str) -> None:
         """Count, or put a time into a histogram."""
-        metric = self._metrics[name].labels(self._replica, *labels.values())
-        metric.observe(value) if name in HISTOGRAMS else metric.inc(value)
+        values = (self._replica, *labels.values())
+        if name in HISTOGRAMS:
+            self._histograms[name].labels(*values).observe(value)
+        else:
+            self._counters[name].labels(*values).inc(value)
         if self._exporter:
             self._exporter.add(name, value, labels)
 
     def set(self, name: str, value: float) -> None:
         """Set a gauge."""
-        self._metrics[name].labels(self._replica).set(value)
+        self._gauges[name].labels(self._replica).set(value)
         if self._exporter:
             self._exporter.set(name, value)
 
@@ -71,10 +75,10 @@ class Metrics:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; of an exception the type and the places, since its message can hold a prompt."""
+    """One JSON object a line; of an exception the type and the lines of code, since its message can hold a prompt."""
 
     def format(self, record: logging.LogRecord) -> str:
-        entry: dict[str, Any] = {"time": round(record.created, 3), "level": record.levelname, "event": record.getMessage()}
+        entry: dict[str, object] = {"time": round(record.created, 3), "level": record.levelname, "event": record.getMessage()}
         entry |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
             entry["exception"] = type(record.exc_info[1]).__name__
@@ -92,14 +96,14 @@ def log_json() -> None:
     log.propagate = False
 
 
-class Record:
+class AccessRecord:
     """What is known about one request, written when it ends."""
 
     def __init__(self, request_id: str, method: str) -> None:
         self.began = time.perf_counter()
         self.request_id, self.method = request_id, method
         self.route, self.status, self.reason = "other", 0, ""
-        self.fields: dict[str, Any] = {}
+        self.fields: dict[str, object] = {}
 
     def end(self, metrics: Metrics) -> None:
         """Log and count."""
@@ -109,6 +113,11 @@ class Record:
         metrics.add("leaml_request_seconds", seconds, route=self.route)
         if self.reason:
             metrics.add("leaml_rejects", reason=self.reason)
-        fields = {"request_id": self.request_id, "method": self.method, "route": self.route, "status": int(status)}
+        fields: dict[str, object] = {
+            "request_id": self.request_id,
+            "method": self.method,
+            "route": self.route,
+            "status": int(status),
+        }
         fields |= {"ms": round(1000 * seconds, 1), **({"reason": self.reason} if self.reason else {}), **self.fields}
         log.info("request", extra={"fields": fields})

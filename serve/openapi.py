@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
@@ -27,7 +25,7 @@ _ERRORS = {
     504: "The deadline has passed.",
 }
 
-Responses = dict[int | str, dict[str, Any]]
+Responses = dict[int | str, dict[str, object]]
 
 
 def errors(*statuses: int) -> Responses:
@@ -44,7 +42,7 @@ ASKED = errors(400, 404, 408, 413, 415, 422, 429, 503, 504)
 def install(app: FastAPI) -> None:
     """Let /openapi.json of `app` show all bodies that one path takes, and the ways to give a key."""
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> dict[str, object]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, routes=app.routes)
             for route in app.routes:  # of two on one path the document has the last one alone

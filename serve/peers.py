@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve.errors import ApiError, failed, starting, stopped
+from serve.service import Answer, ChatReply
+
+T = TypeVar("T")
 
 _FRESH = 5.0
 """Seconds that a domain is taken to be up after a reply; its last replica is removed after more without one."""
@@ -35,12 +38,12 @@ class Peer:
         self._replied = -_FRESH
         self._asking: asyncio.Future[None] | None = None
 
-    async def call(self, method: str, *arguments: Any) -> Any:
+    async def call(self, method: str, *arguments: object) -> list[Answer]:
         """Result of a method of the domain's replica. Raises ApiError, also one that the replica returns."""
         await self._check_started()
         return await self._reply(lambda: self._handle.options(method_name=method).remote(*arguments))
 
-    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+    async def stream(self, method: str, *arguments: object) -> AsyncIterator[ChatReply | str]:
         """What a method yields, as `call`; the replica stops when this is closed."""
         await self._check_started()
         replies: Any = self._handle.options(method_name=method, stream=True).remote(*arguments)
@@ -66,7 +69,7 @@ class Peer:
             raise starting(_RETRY, "the domain")
         self._asking.result()
 
-    async def _reply(self, call: Callable[[], Any]) -> Any:
+    async def _reply(self, call: Callable[[], Awaitable[T | ApiError]]) -> T:
         try:
             reply = await call()
         except BackPressureError:

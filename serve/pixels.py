@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+
+class _Running(Protocol):
+    """A future of a thread, whatever the thread makes."""
+
+    def done(self) -> bool: ...
+    def add_done_callback(self, fn: Callable[[object], object], /) -> None: ...
 
 
 class _Lane:
@@ -49,14 +55,14 @@ class Held:
 
     def __init__(self, lane: _Lane, pixels: int) -> None:
         self._lane, self._pixels = lane, pixels
-        self._running: list[Future[Any]] = []
+        self._running: list[_Running] = []
 
     def keep(self, pixels: int) -> None:
         """Give all but this many back."""
         given, self._pixels = max(0, self._pixels - pixels), min(self._pixels, pixels)
         self._lane.give(given)
 
-    def until(self, work: Sequence[Future[Any]]) -> None:
+    def until(self, work: Sequence[_Running]) -> None:
         """Give nothing back before the threads at `work` are done."""
         self._running = [each for each in work if not each.done()]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 from ray.serve import metrics
 
@@ -14,22 +14,26 @@ class RayExporter:
     """Ray's metrics, which carry deployment and replica by themselves."""
 
     def __init__(self) -> None:
-        self._metrics: dict[str, Any] = {}
-        keys: Any  # Ray declares a tuple of one
+        self._counters: dict[str, metrics.Counter] = {}
+        self._histograms: dict[str, metrics.Histogram] = {}
         for name, (text, keys) in COUNTERS.items():
-            self._metrics[name] = metrics.Counter(name, description=text, tag_keys=keys)
+            self._counters[name] = metrics.Counter(name, description=text, tag_keys=_declared(keys))
         for name, (text, keys) in HISTOGRAMS.items():
-            self._metrics[name] = metrics.Histogram(name, description=text, boundaries=list(SECONDS), tag_keys=keys)
-        for name, (text, _) in GAUGES.items():
-            self._metrics[name] = metrics.Gauge(name, description=text)
-        self._gauges = Gauges(lambda name, value: self._metrics[name].set(value))
+            bounds = list(SECONDS)
+            self._histograms[name] = metrics.Histogram(name, text, boundaries=bounds, tag_keys=_declared(keys))
+        told = {name: metrics.Gauge(name, description=text) for name, (text, _) in GAUGES.items()}
+        self._gauges = Gauges(lambda name, value: told[name].set(value))
 
     def add(self, name: str, value: float, labels: dict[str, str]) -> None:
-        metric = self._metrics[name]
         if name in HISTOGRAMS:
-            metric.observe(value, tags=labels)
+            self._histograms[name].observe(value, tags=labels)
         elif value > 0:
-            metric.inc(value, tags=labels)
+            self._counters[name].inc(value, tags=labels)
 
     def set(self, name: str, value: float) -> None:
         self._gauges.set(name, value)
+
+
+def _declared(keys: tuple[str, ...]) -> tuple[str]:
+    """The keys as Ray declares them, a tuple of one; it takes any number."""
+    return cast(tuple[str], keys)

@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -22,14 +22,20 @@ from leaml.run.model_source import ModelSource
 from leaml.vlm.chat import closing_template
 from leaml.vlm.shrink import Shrink, shrink_of
 from serve import _compat, adapters, observe
-from serve.app import Context, create_app
+from serve.app import AppContext, create_app
 from serve.engine import EngineModels
 from serve.errors import ApiError
 from serve.media import Decoder, Encoded, Picture
 from serve.peers import Peer
 from serve.rayexport import RayExporter
-from serve.service import Answer, Model, Question
+from serve.service import Answer, ChatBody, ChatReply, ImageQuestion, Model
 from serve.settings import LimitSettings, ServeSettings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from ray.serve.llm import LLMConfig
+
+    from serve.deploy import ServerState, UserConfig
 
 _LOADING = 120.0
 """Seconds for one adapter to load and answer once."""
@@ -47,7 +53,7 @@ class ModelServer(LLMServer):
     """
 
     async def __init__(  # type: ignore[misc]
-        self, llm_config: Any, model: Model, base: ModelConfig, limits: LimitSettings, adapter: str = ""
+        self, llm_config: LLMConfig, model: Model, base: ModelConfig, limits: LimitSettings, adapter: str = ""
     ) -> None:
         from transformers import AutoProcessor
 
@@ -56,6 +62,7 @@ class ModelServer(LLMServer):
         self.model, self.base = model, base
         base = base.model_copy(update={"name": local_model(resolve_model(base.name))})
         folder = await asyncio.to_thread(adapters.merged_folder, adapter, base) if adapter else base.name
+        assert not isinstance(llm_config.model_loading_config, dict)
         llm_config.model_loading_config.model_source = folder
         _compat.forget_engine(llm_config)
         self.local_base = base
@@ -64,7 +71,7 @@ class ModelServer(LLMServer):
         )
         if template := closing_template(processor):  # vLLM's own chat would answer inside of a thought
             llm_config.engine_kwargs.setdefault("chat_template", template)
-        await super().__init__(llm_config, engine_cls=_compat.Engine)
+        await super().__init__(llm_config, engine_cls=_compat.InProcessEngine)
         shrink = shrink_of(processor, llm_config.engine_kwargs.get("mm_processor_kwargs"))
         self.engine_models = EngineModels(self, processor, shrink)
         self.decoder = Decoder(limits)
@@ -74,7 +81,7 @@ class ModelServer(LLMServer):
         """Nothing: a reply says that this replica is there."""
 
     async def answer_for(
-        self, model: Model, encoded: Encoded, questions: list[Question], alternatives: int, request_id: str
+        self, model: Model, encoded: Encoded, questions: list[ImageQuestion], alternatives: int, request_id: str
     ) -> list[Answer] | ApiError:
         """As Service.answer, for another replica; an error is returned, since Ray would wrap it."""
         try:
@@ -84,8 +91,8 @@ class ModelServer(LLMServer):
             return error
 
     async def chat_for(
-        self, model: Model, body: dict[str, Any], encoded: list[Encoded], request_id: str
-    ) -> AsyncIterator[dict[str, Any] | str | ApiError]:
+        self, model: Model, body: ChatBody, encoded: list[Encoded], request_id: str
+    ) -> AsyncIterator[ChatReply | str | ApiError]:
         """As Service.chat, for another replica: the reply alone, or the events."""
         try:
             async with self.decoder.opened(encoded, self.engine_models.shrink) as pictures:
@@ -120,8 +127,8 @@ class VqaServer(ModelServer):
 
     async def __init__(  # type: ignore[misc]
         self,
-        llm_config: Any,
-        settings: dict[str, Any],
+        llm_config: LLMConfig,
+        settings: dict[str, object],
         model: Model,
         base: ModelConfig,
         peers: dict[str, DeploymentHandle],
@@ -133,10 +140,10 @@ class VqaServer(ModelServer):
         await super().__init__(llm_config, model, base, self.settings.limits)
         self.service = ReplicaService(self, peers, [model for model, _, _ in merged])
         self._deployed, self._environment, self._adapters = settings, dict[str, str](), list[dict[str, str]]()
-        self._context: Context | None = None
+        self._context: AppContext | None = None
         self._changing = asyncio.Lock()
 
-    async def __serve_build_asgi_app__(self) -> Any:
+    async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the engine is up."""
         replica = serve.get_replica_context().replica_id.unique_id
         metrics = observe.Metrics(replica, RayExporter())
@@ -144,7 +151,7 @@ class VqaServer(ModelServer):
         self._context = app.state.context
         return app
 
-    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+    async def reconfigure(self, user_config: UserConfig) -> None:
         """Take over keys, cards and adapters without a restart. An adapter that fails is listed with the reason."""
         async with self._changing:
             self._deployed, self._environment = dict(user_config["settings"]), dict(user_config["environment"])
@@ -154,10 +161,9 @@ class VqaServer(ModelServer):
             self.service.cards, self._adapters = dict(user_config["cards"]), list(user_config["adapters"])
             await self.service.change_adapters(user_config["adapters"])
 
-    async def current(self) -> dict[str, Any]:
+    async def current(self) -> ServerState:
         """What was deployed last, for `leaml serve --add` and `--remove`; what is served, and by which process."""
-        unfinished = self.engine_models.unfinished()
-        deployed = {
+        return {
             "settings": self._deployed,
             "digests": list(self._digests or ()),
             "environment": self._environment,
@@ -166,8 +172,10 @@ class VqaServer(ModelServer):
             "merged": self._merged,
             "adapters": self._adapters,
             "cards": self.service.cards,
+            "models": self.service.models(),
+            "pid": os.getpid(),
+            "unfinished": self.engine_models.unfinished(),
         }
-        return deployed | {"models": self.service.models(), "pid": os.getpid(), "unfinished": unfinished}
 
 
 class ReplicaService:
@@ -178,7 +186,7 @@ class ReplicaService:
         self._peers = {name: Peer(handle) for name, handle in peers.items()}
         self._main = replace(server.model, max_model_len=self._engine.max_model_len)
         self._adapters: dict[str, Model] = {}
-        self.cards: dict[str, dict[str, Any]] = {}
+        self.cards: dict[str, dict[str, object]] = {}
 
     def models(self) -> list[Model]:
         """The main model first."""
@@ -188,7 +196,7 @@ class ReplicaService:
         """As Service.shrink; a replica of a merged model decodes images itself, with a budget and a processor of its own."""
         return self._engine.shrink if model.kind != "merged" else None
 
-    def card(self, model: Model) -> dict[str, Any]:
+    def card(self, model: Model) -> dict[str, object]:
         """As Service.card."""
         return self.cards.get(model.id, {})
 
@@ -234,8 +242,8 @@ class ReplicaService:
         return replace(model, state="ready")
 
     async def chat(
-        self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
-    ) -> dict[str, Any] | AsyncGenerator[str, None]:
+        self, model: Model, body: ChatBody, pictures: list[Picture], request_id: str
+    ) -> ChatReply | AsyncGenerator[str, None]:
         """As Service.chat."""
         if model.kind != "merged":
             return await self._engine.chat(model, body, pictures, request_id)
@@ -245,21 +253,21 @@ class ReplicaService:
         return first if isinstance(first, dict) else _with_first(first, stream)
 
     async def answer(
-        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+        self, model: Model, picture: Picture, questions: list[ImageQuestion], alternatives: int, request_id: str
     ) -> list[Answer]:
         """As Service.answer."""
         if model.kind != "merged":
             return await self._engine.answer(model, picture, questions, alternatives, request_id)
         peer, encoded = self._peers[model.id], picture.encoded
-        answers: list[Answer] = await peer.call("answer_for", model, encoded, questions, alternatives, request_id)
-        return answers
+        return await peer.call("answer_for", model, encoded, questions, alternatives, request_id)
 
     async def health(self) -> None:
         """As Service.health."""
         await self._server.check_health()
 
 
-async def _with_first(first: str, rest: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
+async def _with_first(first: str, rest: AsyncIterator[ChatReply | str]) -> AsyncGenerator[str, None]:
     yield first
     async for event in rest:
-        yield event
+        if isinstance(event, str):  # a reply is the first and only one
+            yield event

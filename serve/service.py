@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, NotRequired, Protocol, TypedDict
+
+from pydantic import JsonValue
 
 from leaml.vlm.shrink import Shrink
 from serve.media import Picture
@@ -41,7 +43,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Question:
+class ImageQuestion:
     """A question about an image, with the options to choose from."""
 
     text: str
@@ -70,6 +72,40 @@ class Answer:
     own: bool = True
 
 
+class ChatText(TypedDict):
+    """Text in a chat's message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatImage(TypedDict):
+    """Image in a chat's message, by its index among the pictures of the request."""
+
+    type: Literal["image"]
+    index: int
+
+
+class ChatMessage(TypedDict):
+    """A message of a chat."""
+
+    role: str
+    content: str | list[ChatText | ChatImage]
+
+
+class ChatBody(TypedDict):
+    """A checked request of OpenAI's form; how the reply is sampled is in further keys, as vLLM has them."""
+
+    messages: list[ChatMessage]
+    stream: bool
+    temperature: float
+    max_tokens: NotRequired[int]
+
+
+ChatReply = dict[str, JsonValue]
+"""The JSON of a chat completion."""
+
+
 class Service(Protocol):
     """Models behind the routes. All methods may raise ApiError."""
 
@@ -81,25 +117,25 @@ class Service(Protocol):
         """What makes an image as small as the model's processor would; None: images are decoded behind the service."""
         ...
 
-    def card(self, model: Model) -> dict[str, Any]:
+    def card(self, model: Model) -> dict[str, object]:
         """The model's card (leaml.report.modelcard)."""
         ...
 
     async def chat(
-        self, model: Model, body: dict[str, Any], pictures: list[Picture], request_id: str
-    ) -> dict[str, Any] | AsyncGenerator[str, None]:
+        self, model: Model, body: ChatBody, pictures: list[Picture], request_id: str
+    ) -> ChatReply | AsyncGenerator[str, None]:
         """A chat completion: the reply's JSON, or with `stream` the events as text.
 
         Args:
             model: One of `models()`.
-            body: A checked request of OpenAI's form in which an image part is `{"type": "image", "index": i}`.
+            body: The checked request.
             pictures: The images, by index.
             request_id: Unique.
         """
         ...
 
     async def answer(
-        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+        self, model: Model, picture: Picture, questions: list[ImageQuestion], alternatives: int, request_id: str
     ) -> list[Answer]:
         """Answers to questions about one image, each with its alternatives.
 

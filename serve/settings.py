@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -25,16 +26,16 @@ MARGIN = 15.0
 """Seconds that a replica lives on after the longest answer, so that no request is lost when it is stopped."""
 
 
-class Section(base.Section):
+class ServeSection(base.Section):
     """Numbers are finite: no timer takes an endless time."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=ServeSection)
 
 
-class Domain(Section):
+class Domain(ServeSection):
     """One more domain beside the main model, asked for as `main:name`."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name behind the colon.")
@@ -45,7 +46,7 @@ class Domain(Section):
     )
 
 
-class EngineSettings(Section):
+class VllmSettings(ServeSection):
     """The vLLM engine of one replica."""
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
@@ -68,7 +69,7 @@ class EngineSettings(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="Further vLLM engine arguments.")
 
 
-class LimitSettings(Section):
+class LimitSettings(ServeSection):
     """What one request may ask for. Everything above is refused with a 4xx that names the limit."""
 
     body_bytes: int = Field(12 * 2**20, gt=0, description="Request body, counted while it is read (413).")
@@ -100,7 +101,7 @@ class LimitSettings(Section):
     options: int = Field(26, gt=1, le=26, description="Options of one question (422).")
     alternatives: int = Field(8, ge=0, description="Alternatives to one answer (422).")
     concurrency: int = Field(32, gt=0, description="Requests a replica works on at a time.")
-    queue: int = Field(64, gt=0, description="Requests that wait for a place at a replica; more get 429.")
+    queue: int = Field(64, gt=0, description="Requests that wait for a slot at a replica; more get 429.")
     deadline_seconds: float = Field(60.0, gt=0, description="From the end of the headers to the end of the reply (504).")
     retry_after_seconds: int = Field(2, gt=0, description="Retry-After of a 429 or 503.")
     connections: int = Field(4096, gt=0, description="Connections at a time, idle ones too; more wait to be accepted.")
@@ -131,7 +132,7 @@ class LimitSettings(Section):
         return ImageLimits(self.pixels, self.image_side, self.image_aspect)
 
 
-class MediaSettings(Section):
+class MediaSettings(ServeSection):
     """Where images may come from. `data:` URLs and uploads always work; nothing else is fetched unless it is listed here."""
 
     s3_prefixes: list[str] = Field(
@@ -167,7 +168,7 @@ class MediaSettings(Section):
         return value
 
 
-class AuthSettings(Section):
+class AuthSettings(ServeSection):
     """Who may ask. Keys themselves are never settings: they come from a file or from LEAML_API_KEYS."""
 
     keys_file: str | None = Field(
@@ -176,7 +177,7 @@ class AuthSettings(Section):
     open_metrics: bool = Field(False, description="Answer GET /metrics without a key, for a scraper in a closed network.")
 
 
-class ScalingSettings(Section):
+class ScalingSettings(ServeSection):
     """Replicas of the main model and when their number changes."""
 
     min_replicas: int = Field(1, ge=0, description="Fewest replicas; 0 lets the first request wait for a start.")
@@ -205,7 +206,7 @@ class ScalingSettings(Section):
         return self
 
 
-class HttpSettings(Section):
+class HttpSettings(ServeSection):
     """Where the endpoint listens; `serve deploy` takes host and port from http_options of its file instead."""
 
     host: str = Field(
@@ -247,7 +248,7 @@ class HttpSettings(Section):
         return [join_authority(*authority) for each in value if (authority := split_authority(each))]
 
 
-class ServeSettings(Section):
+class ServeSettings(ServeSection):
     """Everything `leaml serve` and `serve.deploy:build` need."""
 
     model: str = Field(
@@ -257,7 +258,7 @@ class ServeSettings(Section):
     )
     name: str | None = Field(None, pattern=NAME, description="Name of the model for clients; none: the run's or folder's name.")
     domains: list[Domain] = Field(default_factory=list, description="More domains, each asked for as `name:domain`.")
-    engine: EngineSettings = Field(default_factory=lambda: EngineSettings(), description="Engine.")
+    engine: VllmSettings = Field(default_factory=lambda: VllmSettings(), description="Engine.")
     limits: LimitSettings = Field(default_factory=lambda: LimitSettings(), description="Limits.")
     media: MediaSettings = Field(default_factory=lambda: MediaSettings(), description="Sources of images.")
     auth: AuthSettings = Field(default_factory=lambda: AuthSettings(), description="Keys.")
@@ -283,7 +284,7 @@ class ServeSettings(Section):
         return self.limits.deadline_seconds + self.limits.body_seconds + MARGIN
 
 
-def load_settings(tree: dict[str, Any], origin: str = "serve settings") -> ServeSettings:
+def load_settings(tree: Mapping[str, object], origin: str = "serve settings") -> ServeSettings:
     """Validate a plain tree. Raises ConfigError that names the key."""
     return _validated(ServeSettings, tree, origin)
 
@@ -293,14 +294,14 @@ def load_domain(name: str, source: str) -> Domain:
     return _validated(Domain, {"name": name, "source": source}, "--add NAME=SOURCE")
 
 
-def _validated(section: type[S], tree: dict[str, Any], origin: str) -> S:
+def _validated(section: type[S], tree: Mapping[str, object], origin: str) -> S:
     try:
         return section.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(refusal(error, origin, section, "docs/serving.md")) from None
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
+def read_settings(path: str | Path) -> dict[str, object]:
     """The tree of a YAML file: settings as such, or the `args` of the first application of a file for `serve deploy`."""
     try:
         tree = yaml_text.load(Path(path).read_text(encoding="utf-8"))
@@ -315,7 +316,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return tree
 
 
-def merged(path: str | Path | None, given: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def merged(path: str | Path | None, given: Mapping[str, object], overrides: list[str]) -> dict[str, object]:
     """A file's tree with `given` (dotted keys, None: not given) and `a.b=value` overrides put over it.
 
     Relative paths of the file are those of its folder.

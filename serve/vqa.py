@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import TypedDict
 
 from leaml.data.questions import UnaskableError, as_asked, options_of
 from leaml.errors import DataError
@@ -22,11 +22,11 @@ from serve.schemas import (
     VqaQuestions,
     VqaReply,
 )
-from serve.service import Answer, Model, Question, Reply
+from serve.service import Answer, ImageQuestion, Model, Reply
 from serve.settings import LimitSettings
 
 
-def questions_of(request: VqaQuestions, limits: LimitSettings) -> list[Question]:
+def questions_of(request: VqaQuestions, limits: LimitSettings) -> list[ImageQuestion]:
     """The questions of a request, checked. Raises ApiError (422)."""
     if (request.question is None) == (request.questions is None):
         refuse("give either `question` or `questions`", "inconsistent", "question")
@@ -46,7 +46,7 @@ def questions_of(request: VqaQuestions, limits: LimitSettings) -> list[Question]
     return [_question(text, options, limits) for text, options in asked]
 
 
-def _question(text: str, options: list[str] | None, limits: LimitSettings) -> Question:
+def _question(text: str, options: list[str] | None, limits: LimitSettings) -> ImageQuestion:
     if is_blank(text):
         refuse("the question is empty", "empty", "question")
     given = None if options is None else _texts(options, limits)
@@ -56,7 +56,7 @@ def _question(text: str, options: list[str] | None, limits: LimitSettings) -> Qu
         refuse(str(error), error.column, error.column)
     if len(found or ()) > limits.options:
         refuse(f"the question shows {len(found or ())} options, more than the limit of {limits.options}", "options", "question")
-    return Question(asked, tuple(options) if options is not None and found == given else found or ())
+    return ImageQuestion(asked, tuple(options) if options is not None and found == given else found or ())
 
 
 def _texts(options: list[str], limits: LimitSettings) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def _texts(options: list[str], limits: LimitSettings) -> tuple[str, ...]:
     return texts
 
 
-def request_text(question: Question) -> str:
+def request_text(question: ImageQuestion) -> str:
     """What the model is asked: the same text as in training and evaluation."""
     try:
         return ask({"question": question.text, "options": list(map(stripped, question.options))})
@@ -80,11 +80,18 @@ def request_text(question: Question) -> str:
         refuse(str(error), "options", "options")
 
 
+class _Common(TypedDict):
+    id: str
+    model: str
+    run: str
+    latency_ms: float
+
+
 def reply_of(
     request: VqaQuestions, answers: list[Answer], model: Model, request_id: str, began: float
 ) -> VqaReply | VqaBatchReply:
     """The reply to one question or to many."""
-    common: dict[str, Any] = {
+    common: _Common = {
         "id": request_id,
         "model": model.id,
         "run": model.run,

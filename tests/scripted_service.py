@@ -14,7 +14,7 @@ from PIL import Image
 
 from leaml.vlm.shrink import Shrink
 from serve.media import Picture
-from serve.service import Answer, Model, Question, Reply
+from serve.service import Answer, ImageQuestion, Model, Reply
 
 KEY = "sk-test-0123456789abcdef"
 OTHER_KEY = "sk-other-0123456789abcdef"
@@ -88,7 +88,7 @@ class ScriptedService:
             raise
 
     async def answer(
-        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+        self, model: Model, picture: Picture, questions: list[ImageQuestion], alternatives: int, request_id: str
     ) -> list[Answer]:
         self.asked.append({"model": model.id, "picture": picture, "questions": questions, "request_id": request_id})
         await self._work()

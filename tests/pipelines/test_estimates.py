@@ -11,7 +11,7 @@ import yaml
 from leaml.config import parse
 from leaml.run.records import DoneRecord
 from pipelines import estimates
-from pipelines.amounts import Work
+from pipelines.amounts import Workload
 from pipelines.estimates import Rates, earlier, estimate, memory, parameters, requests
 
 SOURCE = {"format": "easy_vqa", "split": "train"}
@@ -63,7 +63,7 @@ def test_parameters_of_a_local_model_are_counted() -> None:
 
 def test_caption_by_hand() -> None:
     rates = Rates(tflops=300, reading=0.5, writing=0.1, image_tokens=950, text_tokens=50, engine_start_s=360)
-    found = estimate("caption", "", tree(), Work(images=10_000), {}, rates)
+    found = estimate("caption", "", tree(), Workload(images=10_000), {}, rates)
     seconds = 2 * 72e9 * (1000 / 0.5 + 100 / 0.1) / (4 * 300e12)  # of an image on one engine
     assert found.hours == pytest.approx((10_000 * seconds / 2 + 360) / 3600)
     assert found.gpu_hours == pytest.approx(8 * found.hours)
@@ -74,10 +74,10 @@ def test_caption_by_hand() -> None:
 def test_training_by_hand_counts_every_rate_of_a_sweep() -> None:
     rates = Rates(tflops=300, training=0.25, image_tokens=950, text_tokens=50, training_start_s=0)
     config = tree(finetune={"steps": 100, "batch_size": 16, "lr": [1e-5, 2e-5]})
-    found = estimate("finetune", "leaml", config, Work(), {}, rates)
+    found = estimate("finetune", "leaml", config, Workload(), {}, rates)
     assert found.hours == pytest.approx(3 * 100 * 16 * 6 * 2e9 * 1000 / 0.25 / (8 * 300e12) / 3600)
     assert found.gpu_hours == pytest.approx(8 * found.hours)
-    lora = estimate("finetune", "lora_labels", config, Work(), {}, rates)
+    lora = estimate("finetune", "lora_labels", config, Workload(), {}, rates)
     assert "600 steps" in lora.how  # two rates and the final training of 200
 
 
@@ -92,7 +92,7 @@ def test_a_measured_rate_comes_first_and_is_a_median(tmp_path: Path) -> None:
         finished(tmp_path / "caption-other", "caption", "", {"images_per_engine_s": 9.0, "engine_seconds": 1.0}, other)
     )
     folders.append(finished(tmp_path / "old", "caption", "", {"images_per_engine_s": 9.0}, {"caption": {}}))
-    found = estimate("caption", "", config, Work(images=7200), earlier([*folders, str(tmp_path / "gone")]), Rates())
+    found = estimate("caption", "", config, Workload(images=7200), earlier([*folders, str(tmp_path / "gone")]), Rates())
     assert "measured in caption-0 and 2 more" in found.how
     assert found.hours == pytest.approx((7200 / 2.0 / 2 + 60 - 80 / 2) / 3600)
 
@@ -101,35 +101,35 @@ def test_steps_per_second_of_earlier_trainings(tmp_path: Path) -> None:
     config = tree(finetune={"steps": 100, "batch_size": 64}, warmup={"steps": 200, "batch_size": 64})
     summary = {"lr": 1e-5, "sweep": [], "seconds": 50.0}
     known = earlier([finished(tmp_path / "finetune-1", "finetune", "leaml", summary, config)])
-    found = estimate("warmup", "", config, Work(), known)
+    found = estimate("warmup", "", config, Workload(), known)
     assert found.hours == pytest.approx((200 / 2.0 + 10) / 3600)
-    assert "assumed" in estimate("distill", "leaml", config, Work(), known).how  # moves neurons only
+    assert "assumed" in estimate("distill", "leaml", config, Workload(), known).how  # moves neurons only
 
 
 def test_what_is_not_known_is_not_invented() -> None:
     config = tree()
-    unknown = estimate("generate", "leaml", config, Work(), {})
+    unknown = estimate("generate", "leaml", config, Workload(), {})
     assert (unknown.hours, unknown.gpu_hours) == (None, None)
     assert "number of images unknown; per 1,000:" in unknown.how
     nameless = tree(model={"name": "somebody/model"})
-    assert "tells no number of parameters" in estimate("warmup", "", nameless, Work(), {}).how
+    assert "tells no number of parameters" in estimate("warmup", "", nameless, Workload(), {}).how
     url = tree(caption={"url": "http://teacher/v1"})
-    assert "whose GPUs are not counted" in estimate("caption", "", url, Work(images=5), {}).how
+    assert "whose GPUs are not counted" in estimate("caption", "", url, Workload(images=5), {}).how
     cpus = tree(resources={})
-    found = estimate("warmup", "", cpus, Work(), {})
+    found = estimate("warmup", "", cpus, Workload(), {})
     assert (found.hours, found.gpu_hours) == (None, 0.0)
     assert "no earlier run in this storage measured it" in found.how
-    assert estimate("select", "leaml", config, Work(), {}).gpu_hours == 0.0
+    assert estimate("select", "leaml", config, Workload(), {}).gpu_hours == 0.0
 
 
 def test_requests_of_steps() -> None:
     config = tree(resources={"images_per_shard": 100})
-    assert requests("caption", config, Work(1000)) == (30, 50 + 2 * estimates.INDEX_GETS)
-    assert requests("generate", config, Work(1000)) == (30, 50 + 2 * estimates.INDEX_GETS)
-    assert requests("filter", config, Work(1000)) == (20, 60)
-    assert requests("ingest", config, Work(1000)) == (2, 1000)
-    assert requests("distill", config, Work()) == (0, 2 * config["distill"]["steps"] * config["distill"]["batch_size"])
-    assert requests("score", config, Work()) == (0, 0)
+    assert requests("caption", config, Workload(1000)) == (30, 50 + 2 * estimates.INDEX_GETS)
+    assert requests("generate", config, Workload(1000)) == (30, 50 + 2 * estimates.INDEX_GETS)
+    assert requests("filter", config, Workload(1000)) == (20, 60)
+    assert requests("ingest", config, Workload(1000)) == (2, 1000)
+    assert requests("distill", config, Workload()) == (0, 2 * config["distill"]["steps"] * config["distill"]["batch_size"])
+    assert requests("score", config, Workload()) == (0, 0)
 
 
 def test_memory_by_hand() -> None:

@@ -170,7 +170,7 @@ def test_a_finished_ingest_is_looked_at_and_not_read_again(recipe: Path) -> None
 
 
 def test_of_a_large_source_the_beginning_is_looked_at_and_that_is_said(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial.Trial, "first", 3)
+    monkeypatch.setattr(trial.TrialRun, "first", 3)
     done = dry_run(recipe, "data.budget.count=4")
     assert done.exit_code == 0, done.output
     assert "of the labeled source the first" in done.output

@@ -33,7 +33,7 @@ def test_the_beginning_of_a_large_source_is_held_against_the_limit(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, torn: int, limit: float, refused: bool | None
 ) -> None:
     """Of 3 images looked at; refused where the rest cannot bring the share below the limit, else it is said."""
-    monkeypatch.setattr(trial.Trial, "first", 3)
+    monkeypatch.setattr(trial.TrialRun, "first", 3)
     some_torn(recipe.parent, torn)
     for file in sorted((recipe.parent / "frames").glob("*.png"))[: torn - 2 if torn == 3 else 0]:
         file.unlink()
@@ -53,7 +53,7 @@ def test_the_beginning_of_a_large_source_is_held_against_the_limit(
 def test_label_rows_of_the_beginning_are_held_against_the_limit_too(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, limit: float
 ) -> None:
-    monkeypatch.setattr(trial.Trial, "first", 3)
+    monkeypatch.setattr(trial.TrialRun, "first", 3)
     rows = [{"image": f"{seed}.png", "question": "what?", "answer": "noise" if seed > 2 else None} for seed in range(4)]
     (recipe.parent / "train" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = dry_run(recipe, f"data.max_quarantined={limit}")
@@ -144,7 +144,7 @@ def test_a_url_where_nobody_listens_is_refused_where_captions_are_still_to_be_as
 
 def test_a_part_of_the_images_and_a_dead_url_are_a_warning(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The captions of all of them may be finished, and the file may name the others."""
-    monkeypatch.setattr(trial.Trial, "first", 3)
+    monkeypatch.setattr(trial.TrialRun, "first", 3)
     url = "caption.url=http://127.0.0.1:9/v1"
     for others in ([], [captions_of(recipe.parent, "6.png")]):
         done = dry_run(recipe, url, *others)
@@ -201,7 +201,7 @@ def test_no_tokenizer_is_loaded_for_short_rows(recipe: Path, monkeypatch: pytest
 
 
 def test_of_a_part_what_is_certainly_asked_is_looked_at(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial.Trial, "first", 2)
+    monkeypatch.setattr(trial.TrialRun, "first", 2)
     long_rows(recipe.parent, "test")
     assert "test/rows.jsonl:2" in str(dry_run(recipe).exception)
     assert dry_run(recipe, "data.evaluation_questions=1").exit_code == 0

@@ -17,7 +17,7 @@ RATIOS = [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 
 
-def holding(values: dict[str, Any], plan: tune.Plan) -> None:
+def holding(values: dict[str, Any], settings: tune.TrialSettings) -> None:
     """A trial that holds a CPU as Ray Train's workers do, and is the better, the larger `select.ratio` is; at the first
     validation, the worse."""
     import ray
@@ -25,17 +25,17 @@ def holding(values: dict[str, Any], plan: tune.Plan) -> None:
 
     group = ray.util.placement_group([{"CPU": 1}])
     ray.get(group.ready(), timeout=30)
-    for step in range(1, plan.config.tune.validations + 1):
+    for step in range(1, settings.config.tune.validations + 1):
         ratio = values["select.ratio"]
         found = {"step": step, "accuracy": ratio if step > 1 else 1 - ratio, "loss": 0.0}
-        ray_tune.report(tune._event(found, 1, group.id.hex()))
+        ray_tune.report(tune.report_of(found, 1, group.id.hex()))
 
 
 def searched(folder: Path, ratios: list[float], **settings: Any) -> list[Trial]:
     space = {"select.ratio": {"choices": ratios}}
     given = {"space": space, "search": "grid", "judge": "generator", "validations": 4, **settings}
     config = parse({"storage": str(folder), "data": DATA, "tune": given})
-    return tune._tuned(tune.Plan(config, ""), Run(config).step("tune", {}, []), "search", tune._space(config))
+    return tune._tuned(tune.TrialSettings(config, ""), Run(config).step("tune", {}, []), "search", tune._space(config))
 
 
 @pytest.fixture(autouse=True)

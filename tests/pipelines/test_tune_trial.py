@@ -33,7 +33,7 @@ def test_validations_of_a_step_that_another_trial_made_are_reported_too(tmp_path
     later = Run(config(tmp_path), noted=False)
     later.execute(step, dict)
     assert tune._validations_of_reused(later, "distill") == found
-    events = [tune._event(validation, every=4) for validation in found]
+    events = [tune.report_of(validation, every=4) for validation in found]
     assert [(e["progress"], e["objective"], e["end"]) for e in events] == [(1, 0.5, False), (2, 0.6, False)]
     assert not (Path(run.folder) / "status.json").exists()  # that of the process that holds the run
 
@@ -58,11 +58,11 @@ def test_where_generators_are_judged_only_finalists_are_adapted(
     monkeypatch.setattr(tune, "ingest", lambda run: None)
     monkeypatch.setattr(tune, "draw_labels", lambda run, sources: Labels(empty, empty, "few"))
     monkeypatch.setattr(tune, "start_ray", lambda resources: None)
-    monkeypatch.setattr(tune, "_forward", lambda every: None)
+    monkeypatch.setattr(tune, "forward_validations", lambda every: None)
     monkeypatch.setattr("ray.tune.report", reported.append)
     given = config(tmp_path, tune={"judge": judge, "space": {"select.ratio": {"choices": [0.1, 0.2]}}})
     point = {"select.ratio": 0.2}
-    tune.run_trial({tune.LISTED: point | {tune.SEED: 0}} if finalist else point, tune.Plan(given, "rows"))
+    tune.run_trial({tune.LISTED: point | {tune.SEED: 0}} if finalist else point, tune.TrialSettings(given, "rows"))
     assert [(r["accuracy"], r["end"]) for r in reported] == ([(0.9, True)] if whole else [])
 
 

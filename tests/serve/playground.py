@@ -19,7 +19,7 @@ from scripted_service import ScriptedService
 from serve.app import create_app
 from serve.errors import ApiError
 from serve.media import Picture
-from serve.service import Answer, Model, Question, Reply
+from serve.service import Answer, ImageQuestion, Model, Reply
 from serve.settings import ServeSettings
 
 KEY = "correct-horse-battery-staple"
@@ -74,7 +74,7 @@ class Script(ScriptedService):
         return CARD if model.id == "demo" else BARE
 
     async def answer(
-        self, model: Model, picture: Picture, questions: list[Question], alternatives: int, request_id: str
+        self, model: Model, picture: Picture, questions: list[ImageQuestion], alternatives: int, request_id: str
     ) -> list[Answer]:
         text = questions[0].text
         self.error = FAULTS.get(text)
@@ -84,7 +84,7 @@ class Script(ScriptedService):
         others = (Reply("blue", math.log(0.081)), Reply("<b>green</b>", math.log(0.012)))
         return [Answer(Reply(said, math.log(0.874)), others)]
 
-    def heard(self) -> list[tuple[bytes, Question, str]]:
+    def heard(self) -> list[tuple[bytes, ImageQuestion, str]]:
         """Image, question and model of every question."""
         return [(a["picture"].encoded.data, a["questions"][0], a["model"]) for a in self.asked]
 

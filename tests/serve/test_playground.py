@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse
 from leaml.report.content import ReportData
 from leaml.report.page import write_report
 from serve.auth import digest
-from serve.service import Question
+from serve.service import ImageQuestion
 from serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def test_a_question_by_keyboard_alone(page: Page, script: Script) -> None:
     assert words.startswith("What colour is the circle? red confidence 87.4 % Alternatives blue 8.1 % <b>green</b> 1.2 %")
     assert all(fact in words for fact in (" ms", "model demo", "run demo", "id "))
     assert "Not calibrated" not in words
-    assert script.heard() == [(PICTURE, Question("What colour is the circle?"), "demo")]
+    assert script.heard() == [(PICTURE, ImageQuestion("What colour is the circle?"), "demo")]
     result = page.locator("#result")
     assert (result.get_attribute("aria-live"), result.get_attribute("aria-busy")) == ("polite", "false")
     bar, whole = (page.locator(f"#result .level.main{part}").bounding_box() for part in (" i", ""))
@@ -132,7 +132,7 @@ def test_options_and_the_model_are_sent(page: Page, script: Script) -> None:
     page.get_by_label("One option a line").fill("red\n\n  blue \n")
     ask(page, "which?")
     assert "Not calibrated" in said(page)
-    assert script.heard() == [(PICTURE, Question("which?", ("red", "blue")), "demo:other")]
+    assert script.heard() == [(PICTURE, ImageQuestion("which?", ("red", "blue")), "demo:other")]
     names = page.get_by_label("Model", exact=True).locator("option").all_inner_texts()
     assert names == ["demo", "demo:other", "demo:lost (not loaded)"]
     page.get_by_label("Model", exact=True).select_option("demo:lost")

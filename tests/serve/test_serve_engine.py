@@ -16,7 +16,7 @@ from leaml.vlm.chat import chat_of
 from leaml.vlm.collate import Collator, prompt
 from serve.engine import EngineModels
 from serve.media import Encoded, Picture
-from serve.service import Model, Question
+from serve.service import ImageQuestion, Model
 from serve.vqa import request_text
 
 pytestmark = pytest.mark.anyio
@@ -63,14 +63,14 @@ def models(request: pytest.FixtureRequest) -> EngineModels:
     return EngineModels(SimpleNamespace(engine=engine), processor, lambda image: image)
 
 
-async def ask(models: EngineModels, question: Question, alternatives: int) -> tuple[Any, Scripted]:
+async def ask(models: EngineModels, question: ImageQuestion, alternatives: int) -> tuple[Any, Scripted]:
     picture = Picture(Encoded(b"", "grey", 64), Image.new("RGB", (8, 8), "grey"))
     (answer,) = await models.answer(Model("m", ""), picture, [question], alternatives, "r")
     return answer, models._client
 
 
 async def test_options_are_scored_with_the_ids_and_the_end_token_of_training(models: EngineModels) -> None:
-    question = Question("colour?", ("red", "blue"))
+    question = ImageQuestion("colour?", ("red", "blue"))
     answer, client = await ask(models, question, 1)
     assert (answer.reply.text, answer.own) == ("blue", False)
     assert math.exp(answer.reply.logprob) + math.exp(answer.alternatives[0].logprob) == pytest.approx(1)
@@ -82,13 +82,13 @@ async def test_options_are_scored_with_the_ids_and_the_end_token_of_training(mod
 
 
 async def test_the_end_of_a_reply_begins_no_other_answer(models: EngineModels) -> None:
-    _, client = await ask(models, Question("dark?"), 3)
+    _, client = await ask(models, ImageQuestion("dark?"), 3)
     before = client.collator.prompt_ids(prompt(models._processor, "dark?"))
     assert client.asked[1:] == [[*before, client.word("yes")]]
 
 
 async def test_the_same_answer_in_other_letters_is_no_alternative(models: EngineModels) -> None:
     models._client.text, models._client.others = "x", {"X": -2.0, "z": -3.0}  # letters are one token everywhere
-    answer, _ = await ask(models, Question("dark?"), 5)
+    answer, _ = await ask(models, ImageQuestion("dark?"), 5)
     assert answer.reply.text == "x"
     assert [other.text for other in answer.alternatives] == ["z"]

@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError
 from leaml.config import resolve_model
 from leaml.errors import ConfigError, InputError, ResourceError, StepError
 from serve import launch
-from serve.deploy import Plan, plan
+from serve.deploy import DeploymentPlan, plan
 from serve.settings import Domain, load_settings
 
 
@@ -148,7 +148,7 @@ def test_a_machine_that_is_too_busy_for_serve_is_told(monkeypatch: pytest.Monkey
         launch._deploy_first(made, "127.0.0.1", None, verbose=False)
 
 
-def with_domains(count: int, **scaling: int) -> Plan:
+def with_domains(count: int, **scaling: int) -> DeploymentPlan:
     domains = [{"name": f"d{n}", "source": "leaml-tiny-teacher"} for n in range(count)]
     return plan(load_settings({"model": "leaml-tiny", "domains": domains, "scaling": scaling}), ["digest"])
 
@@ -169,9 +169,9 @@ def test_engines_of_domains_start_with_the_server_and_those_that_have_no_room_ar
 
 
 def test_a_domain_whose_engine_does_not_start_is_refused_and_the_server_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    old, deployed = with_domains(1), list[Plan]()
+    old, deployed = with_domains(1), list[DeploymentPlan]()
 
-    def deploy(made: Plan) -> None:
+    def deploy(made: DeploymentPlan) -> None:
         deployed.append(made)
         if made is not old:
             msg = "the model could not be served: no memory"

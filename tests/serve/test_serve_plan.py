@@ -168,9 +168,9 @@ def test_every_limit_of_ray_is_set() -> None:
     plan = planned(
         limits={"concurrency": 10, "queue": 5, "deadline_seconds": 90}, scaling={"min_replicas": 2, "max_replicas": 4}
     )
-    options = deploy._options(plan, _Options, plan.main, plan.base, (2, 4))
+    llm_config, options = deploy._engine(plan, _Options, plan.main, plan.base, (2, 4))
     assert options["max_ongoing_requests"] == 31
-    ingress = deploy._options(plan, _Options, plan.main, plan.base, (2, 4), adapters_too=True)
+    ingress = deploy._engine(plan, _Options, plan.main, plan.base, (2, 4), adapters_too=True).options
     for limit in ("max_ongoing_requests", "max_queued_requests"):  # a connection may be a slow body, or have no key
         assert ingress[limit] > plan.settings.limits.connections
     assert options["max_queued_requests"] == 5
@@ -179,7 +179,7 @@ def test_every_limit_of_ray_is_set() -> None:
     assert (scaling["min_replicas"], scaling["max_replicas"], scaling["target_ongoing_requests"]) == (2, 4, 16)
     assert options["graceful_shutdown_timeout_s"] > 90
     assert options["health_check_period_s"] == 2
-    engine = options["llm_config"].engine_kwargs
+    engine = llm_config.engine_kwargs
     assert engine["allowed_media_domains"] == ["none.invalid"]
     assert engine["generation_config"] == "vllm"  # not the model's penalties, which the evaluation does not have either
     assert not engine["enable_log_requests"]

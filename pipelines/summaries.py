@@ -1,0 +1,92 @@
+"""What steps reported when they finished (`summary` in `_DONE.json`, `training.json`), for the steps that look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from leaml.data.label_counts import LabelCounts
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """Of an ingest.
+
+    Attributes:
+        images: That can be used.
+        rows: Label rows that can be used.
+        seen: Images that the source has.
+        quarantined: Images that cannot be used.
+        labels: What became of the label rows.
+        first: Images that were looked at, where those were not all.
+    """
+
+    images: int
+    rows: int
+    seen: int
+    quarantined: int
+    labels: LabelCounts
+    first: int | None
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any]) -> IngestSummary:
+        """The same as plain data. Raises KeyError for that of another step."""
+        return cls(
+            summary["images"],
+            summary["rows"],
+            summary["seen"],
+            summary["quarantined"],
+            LabelCounts.of(summary["labels"]),
+            summary.get("first"),
+        )
+
+    def within(self, limit: float, role: str) -> bool:
+        """Whether no larger share than `limit` of a source, which is read as `role`, cannot be used."""
+        few = self.quarantined <= limit * max(1, self.seen)
+        return few and (role == "unlabeled" or not self.labels.too_many(limit))
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """Of a training.
+
+    Attributes:
+        lr: The learning rate of the final phase.
+        losses: `(step, loss)` of the final phase.
+        sweep: `(learning rate, accuracy)` of those that were compared.
+        pseudo_pairs: Accepted pairs that it learned from; None where it had none to learn from.
+    """
+
+    lr: float
+    losses: list[tuple[int, float]]
+    sweep: tuple[tuple[float, float], ...]
+    pseudo_pairs: int | None
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any]) -> TrainingSummary:
+        """The same as plain data. Raises KeyError for that of another step."""
+        return cls(
+            summary["lr"],
+            [(int(step), float(loss)) for step, loss in summary["losses"]],
+            tuple((tried["lr"], tried["accuracy"]) for tried in summary["sweep"]),
+            summary.get("pseudo_pairs"),
+        )
+
+
+class ValidationRecord(TypedDict):
+    """What a validation during a training found."""
+
+    step: int
+    accuracy: float
+    loss: float
+
+
+def validations_of(summary: Mapping[str, Any]) -> list[ValidationRecord]:
+    """Of a training with validations on the way, the last one at its end."""
+    return list(summary["validations"])
+
+
+def excluded_counts(summary: Mapping[str, Any]) -> dict[str, int]:
+    """Of a step that leaves images out: how many of each source."""
+    return dict(summary["excluded"])

@@ -71,7 +71,7 @@ def _leave_live() -> None:
 
 
 class Bar:
-    """`with Bar("caption", 4000, "images") as bar: bar.update(done)`; prints rate and ETA."""
+    """`with Bar("caption", 4000, "images") as bar: bar.update(done)`; prints rate and ETA, and no ETA where the total is not known (0)."""
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
         self.label, self.total, self.unit, self.first = label, total, unit, done
@@ -82,7 +82,7 @@ class Bar:
     def __enter__(self) -> Bar:
         if console.is_terminal:
             self.live = _join_live()
-            self.task = self.live.add_task(self.label, total=self.total, completed=self.done, rate="")
+            self.task = self.live.add_task(self.label, total=self.total or None, completed=self.done, rate="")
         return self
 
     def begin(self, done: int) -> None:
@@ -99,8 +99,9 @@ class Bar:
             self.live.update(self.task, completed=done, rate=text)
         elif now - self.printed >= LINE_EVERY and done:
             self.printed = now
-            left = f" ETA {(self.total - done) / rate:.0f} s" if rate > 0 else ""
-            say(f"{self.label}: {done}/{self.total} {text}{left}")
+            left = f" ETA {(self.total - done) / rate:.0f} s" if rate > 0 and self.total else ""
+            whole = f"/{self.total}" if self.total else ""
+            say(f"{self.label}: {done}{whole} {text}{left}")
 
     def __exit__(self, *_: object) -> None:
         if self.live is not None:

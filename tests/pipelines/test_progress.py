@@ -36,6 +36,17 @@ def test_nothing_is_shown_before_its_time(monkeypatch: pytest.MonkeyPatch, capsy
     assert "caption: 60/100 4.0 images/s  ETA 10 s" in capsys.readouterr().out
 
 
+def test_a_source_of_unknown_length_has_a_rate_and_no_eta(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    with progress.Bar("ingest labeled", 0, "images") as bar:
+        now[0] += progress.LINE_EVERY
+        bar.update(60)
+    assert capsys.readouterr().out.strip().endswith("ingest labeled: 60 4.0 images/s")
+
+
 def test_two_bars_share_one_display_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=100))

@@ -71,7 +71,7 @@ def _leave_live() -> None:
 
 
 class Bar:
-    """`with Bar("caption", 4000, "images") as bar: bar.update(done)`; prints rate and ETA, and no ETA where the total is not known (0)."""
+    """`with Bar("caption", 4000, "images") as bar: bar.update(done)`; prints rate and ETA; none without a total (0)."""
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
         self.label, self.total, self.unit, self.first = label, total, unit, done

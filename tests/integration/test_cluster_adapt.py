@@ -31,7 +31,6 @@ from leaml.io import files
 ROOT = Path(__file__).parents[2]
 IMAGES, SHARD, CPUS, PATIENCE = 320, 4, 2, 500.0
 TRAIN = {"steps": 60, "lr": 1e-3, "save_every": 15, "batch_size": 8}
-SHORT = TRAIN | {"steps": 10}
 KILLS = ("caption", "score leaml", "distill leaml")
 """A step of engines, of scores and of training; the others of a kind run the same code, and a death costs a minute here."""
 LEAML = ("score", "select", "distill", "generate", "filter", "finetune", "evaluate")
@@ -56,7 +55,7 @@ def settings(address: str) -> dict[str, Any]:
         "finetune": TRAIN,
         "evaluate": {
             "bootstrap": 100,
-            "baselines": {"finetune_labels": SHORT, "lora_labels": SHORT},
+            "leave_out": ["finetune_labels", "lora_labels"],  # they run the code of the fine-tuning, for minutes
         },
         "resources": {
             "address": address,
@@ -261,8 +260,9 @@ def test_steps_survive_the_death_of_a_node_and_the_run_that_of_its_head(
     )
     assert all(label in shown.stdout for label in STEPS)
     metrics = json.loads(files.read_bytes("s3://runs/here/far/evaluation/metrics.json"))
-    assert set(metrics["rows"]) == {"blind_prior", "zero_shot", "finetune_labels", "lora_labels", "leaml"}
+    assert set(metrics["rows"]) == {"blind_prior", "zero_shot", "leaml"}
     assert metrics["rows"]["leaml"]["n"] > 300
+    assert any(text.startswith("Left out (evaluate.leave_out): Fine-tuned on labels, LoRA") for text in metrics["warnings"])
 
 
 def full(folder: str) -> str:

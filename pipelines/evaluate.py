@@ -37,7 +37,7 @@ class AnswerWork:
         return [(*each, completion) for each, (completion,) in zip(asked, engine.generate(requests), strict=True)]
 
     def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
-        answers: dict[str, list[dict[str, Any]]] = {item.image_id: [] for item in items}
+        answers: dict[str, list[tables.Prediction]] = {item.image_id: [] for item in items}
         counts = Counter[str]()
         for item, row, completion in self.ask(engine, items):
             if completion.error:  # to count it as a wrong answer would be a lie

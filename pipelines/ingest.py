@@ -306,7 +306,7 @@ def _check_quarantined(run: Run, step: Step, source: SourceConfig) -> None:
     """Say what was quarantined. Raises QuarantineError where a step of before is over a limit of now."""
     summary, limit = run.summary(step), run.config.data.max_quarantined
     file = quarantine_file(step.path("images"), step.path("labeled.parquet"))
-    rows: list[dict[str, Any]] = []
+    rows: list[tables.QuarantineRow] = []
     if summary["quarantined"]:
         rows = tables.read(file, tables.QUARANTINE).to_pylist()
         which = f"which: {file}" if run.lasts(step) else f"the first: {rows[0]['uri']}: {rows[0]['reason']}"
@@ -331,7 +331,7 @@ def _state(run: Run, step: Step, source: SourceConfig) -> str:
     """State of the images that could not be used, and of everything in the source where that is a folder."""
     quarantined = tables.read(quarantine_file(step.path("images"), step.path("labeled.parquet")), tables.QUARANTINE)
     folder = source.path if source.path and files.exists(source.path) and not files.is_file(source.path) else None
-    return changes.state(quarantined["uri"].to_pylist(), folder, apart=files.absolute(run.config.storage))
+    return changes.state(quarantined["uri"].to_pylist(), folder, without=files.absolute(run.config.storage))
 
 
 def _content(source: SourceConfig) -> dict[str, str]:

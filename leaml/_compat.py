@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peft.tuners._buffer_dict import BufferDict
+    from torch import nn
 
 
-def buffer_dict() -> Any:
+def buffer_dict() -> BufferDict:
     """An empty module that holds buffers by name, as `nn.ParameterDict` holds parameters.
 
     Torch has none, and PEFT's own methods keep the buffers of their adapters in this one.
@@ -32,7 +36,7 @@ def add_peft_type(name: str) -> None:
     PeftType._value2member_map_[name] = member
 
 
-def is_offloaded(module: Any) -> bool:
+def is_offloaded(module: nn.Module) -> bool:
     """Whether accelerate keeps the module's weight elsewhere until it is called, which only its hook on the module tells."""
     return bool(getattr(getattr(module, "_hf_hook", None), "offload", False))
 

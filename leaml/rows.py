@@ -54,7 +54,7 @@ class Row:
         return tree
 
 
-def _with(config: Config, **sections: dict[str, Any]) -> Config:
+def _with(config: Config, **sections: dict[str, object]) -> Config:
     changed = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
     return config.model_copy(update=changed)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from typing import Any
 
 import pyarrow as pa
 
@@ -13,6 +12,7 @@ from leaml.config import Config, TrainConfig
 from leaml.data import captions, registry
 from leaml.errors import InputError
 from leaml.evaluation import calibration, comparisons, results
+from leaml.evaluation.metrics import Metrics
 from leaml.io import files
 from leaml.io.writable import refuse_unwritable
 from leaml.rows import TITLES, baselines_of
@@ -34,7 +34,7 @@ from pipelines.steps import LAST, STEPS, number_of
 from pipelines.summaries import TrainingSummary
 
 
-def adapt(config: Config, until: str = LAST, verbose: bool = False) -> dict[str, Any] | None:
+def adapt(config: Config, until: str = LAST, verbose: bool = False) -> Metrics | None:
     """Run the method up to and including the step `until`; returns the metrics when that is "evaluate"."""
     check(config, until)
     from pipelines.report import write  # imported after the check: matplotlib takes a second
@@ -166,9 +166,7 @@ def answered(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
     return predict(run, sources, model, made, name)
 
 
-def evaluate(
-    run: Run, sources: Sources, labels: Labels, adapted: Step, baseline_predictions: dict[str, pa.Table]
-) -> dict[str, Any]:
+def evaluate(run: Run, sources: Sources, labels: Labels, adapted: Step, baseline_predictions: dict[str, pa.Table]) -> Metrics:
     """Train the controls, let them and the adapted model answer, write metrics.json and calibration.json."""
     from leaml.evaluation import textmetrics  # nltk brings scipy, seconds that a refused configuration should not wait for
 
@@ -179,7 +177,7 @@ def evaluate(
     comparison = results.compare(rows, predictions, "leaml")
     text = {name: textmetrics.text_metrics(*_texts(table)) for name, table in predictions.items()}
     ours, *others = trainings(run, adapted)
-    compared = {"rows": rows, "comparison": comparison}
+    compared: Metrics = {"rows": rows, "comparison": comparison}
     warnings = comparisons.of_evaluation(compared, TITLES, ours, others, labels.validation.num_rows, config.evaluate.leave_out)
     dataset = config.data.evaluation.path or config.data.evaluation.format
     metrics = results.metrics_json(dataset, labels.images, rows, comparison, text if any(text.values()) else None, warnings)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
 from typing import TypeVar
 
 import pyarrow as pa
 
 from leaml.config import ModelConfig
 from leaml.data import store, tables
+from leaml.data.tables import LabeledRow
 from leaml.engine.interface import Completion, Engine, Request
 from leaml.errors import DataError
 from leaml.evaluation.results import judged
@@ -21,7 +21,7 @@ from pipelines.run import Run, Step
 from pipelines.shard import make_shards
 from pipelines.shards import Item, read_output, replied, run_step
 from pipelines.steps import EVALUATE
-from pipelines.table_rows import AskedRow, LabeledRow, OutputRow
+from pipelines.table_rows import AskedRow, OutputRow
 
 QuestionRow = TypeVar("QuestionRow", bound=AskedRow)
 Questioned = Item[list[QuestionRow] | None]
@@ -46,7 +46,7 @@ class AnswerWork:
         self.max_tokens = max_tokens
 
     def __call__(self, engine: Engine, items: list[Questioned[LabeledRow]]) -> tuple[list[OutputRow], Counter[str]]:
-        answers: dict[str, list[Mapping[str, object]]] = {item.image_id: [] for item in items}
+        answers: dict[str, list[tables.Prediction]] = {item.image_id: [] for item in items}
         counts = Counter[str]()
         for item, row, completion in ask_all(engine, items, self.max_tokens):
             if completion.error:  # to count it as a wrong answer would be a lie

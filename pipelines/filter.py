@@ -14,6 +14,7 @@ from typing import cast
 
 from leaml.config import FilterConfig
 from leaml.data import tables
+from leaml.data.tables import PairRow
 from leaml.errors import LeamlError
 from leaml.generation import candidates, filters
 from leaml.generation.dataset_filters import PairSet
@@ -24,7 +25,7 @@ from pipelines.progress import Bar, say
 from pipelines.run import Step
 from pipelines.shards import describe, read_files
 from pipelines.stream import WorkerRow, rows_of
-from pipelines.table_rows import CandidateRow, PairRow, PseudoQaRow
+from pipelines.table_rows import CandidateRow, PseudoQaRow
 
 COUNTS = "counts"
 
@@ -120,7 +121,7 @@ def _publish(part: str, output: str, config: FilterConfig, whole: PairSet | None
     counts = counts_of(rows)
     files.write_bytes(_counts_file(output, part), json.dumps(counts).encode())
     # last, since this file is what makes the part done
-    tables.write(f"{output}/rows/{part.rsplit('/', 1)[-1]}", tables.table([{**row} for row in rows], tables.PSEUDO_QA))
+    tables.write(f"{output}/rows/{part.rsplit('/', 1)[-1]}", tables.table(rows, tables.PSEUDO_QA))
     return counts
 
 

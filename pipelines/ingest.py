@@ -20,6 +20,7 @@ from leaml.data import budget, changes, store, tables
 from leaml.data.ingest import IngestResult, QuarantineError, check_limits, quarantine_file, reasons
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.store import ImageIndex
+from leaml.data.tables import LabeledRow, QuarantineRow
 from leaml.errors import DataError, InputError
 from leaml.io import files
 from leaml.run.records import COPIES, QUARANTINED, copies_text, quarantine_text
@@ -28,7 +29,6 @@ from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
 from pipelines.steps import INGEST
 from pipelines.summaries import IngestSummary, excluded_counts
-from pipelines.table_rows import LabeledRow, QuarantineRow
 
 EXCLUDED = "excluded.parquet"
 """In the folder of a step that leaves images out: which, and why."""
@@ -313,7 +313,7 @@ def _check_quarantined(run: Run, step: Step, source: SourceConfig) -> None:
     if COPIES in summary:
         say(f"{step.label}: {copies_text(summary)}")
     if found.first is None:
-        result = IngestResult(found.images, found.rows, [{**row} for row in rows], found.labels, found.seen)
+        result = IngestResult(found.images, found.rows, rows, found.labels, found.seen)
         check_limits(result, limit, source, labels_matter=role_of(step) != "unlabeled")
 
 
@@ -330,7 +330,7 @@ def _state(run: Run, step: Step, source: SourceConfig) -> str:
     """State of the images that could not be used, and of everything in the source where that is a folder."""
     quarantined = tables.read(quarantine_file(step.path("images"), step.path("labeled.parquet")), tables.QUARANTINE)
     folder = source.path if source.path and files.exists(source.path) and not files.is_file(source.path) else None
-    return changes.state(quarantined["uri"].to_pylist(), folder, apart=files.absolute(run.config.storage))
+    return changes.state(quarantined["uri"].to_pylist(), folder, without=files.absolute(run.config.storage))
 
 
 def _content(source: SourceConfig) -> dict[str, str]:

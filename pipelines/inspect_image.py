@@ -10,6 +10,7 @@ import yaml
 from rich.table import Table
 
 from leaml.data import store, tables
+from leaml.data.tables import QuarantineRow
 from leaml.errors import InputError
 from leaml.generation import prompts
 from leaml.io import files
@@ -18,7 +19,6 @@ from leaml.text import replies
 from pipelines.generate import sampling_seed
 from pipelines.ingest import EXCLUDED
 from pipelines.progress import console
-from pipelines.table_rows import QuarantineRow
 
 
 def show(run: str, image: str) -> None:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from leaml.config import Config
 from leaml.data import tables
+from leaml.data.tables import LabeledRow
 from leaml.errors import DataError
 from leaml.generation import prompts
 from leaml.io import files
@@ -18,7 +19,6 @@ from leaml.vlm.lengths import Length, Lengths, context
 from pipelines.evaluate import evaluation_rows
 from pipelines.ingest import Labels, Sources, draw_labels
 from pipelines.run import Run, Step
-from pipelines.table_rows import LabeledRow
 
 _SHARE = 8
 """A text of at most an eighth of the context is not looked at, since no model's image takes the rest."""

@@ -44,5 +44,5 @@ def engine_spec(
         cpus=resources.engine_cpus,
         sequences=resources.engine_sequences,
         client=client or ClientConfig(),
-        apart=resources.engine_gpus > 0,  # on a CPU it gains nothing and starts 16 s later
+        separate_process=resources.engine_gpus > 0,  # on a CPU it gains nothing and starts 16 s later
     )

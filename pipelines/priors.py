@@ -12,13 +12,13 @@ from typing import Literal
 import pyarrow as pa
 
 from leaml.data import tables
+from leaml.data.tables import LabeledRow
 from leaml.evaluation.priors import BlindPrior
 from leaml.evaluation.results import judged
 from leaml.io import files
 from pipelines.evaluate import evaluation_rows
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run
-from pipelines.table_rows import LabeledRow
 
 PRIORS = ("blind_prior", "source_prior", "letter_prior")
 """Rows that are made here."""

@@ -15,7 +15,7 @@ from leaml.errors import StepError
 from leaml.io import files
 from leaml.run.records import QUARANTINED
 from pipelines.shard import shard_name
-from pipelines.table_rows import QuarantineRow
+from pipelines.table_rows import OutputRow
 
 FOLDER = "quarantine"
 REASON = "quarantined_because"
@@ -30,7 +30,7 @@ def refused(image_id: str, reason: str) -> dict[str, str]:
     return {"image_id": image_id, REASON: reason}
 
 
-def counts_of(rows: Sequence[QuarantineRow]) -> Counter[str]:
+def counts_of(rows: Sequence[OutputRow]) -> Counter[str]:
     """How many rows a quarantine has, and by reason."""
     counts = Counter(f"{QUARANTINED}{str(row['reason']).partition(':')[0]}" for row in rows)
     counts["quarantined"] = len(rows)

@@ -6,12 +6,13 @@ import itertools
 import json
 import math
 from collections import Counter
-from typing import Any
 
 from rich.table import Table
 
 from leaml.data import store, tables
 from leaml.data.label_counts import LabelCounts
+from leaml.data.tables import LabeledRow
+from leaml.evaluation.metrics import Calibration, Metrics
 from leaml.evaluation.templates import templates
 from leaml.io import files
 from leaml.neurons.overlap import place_of
@@ -28,7 +29,7 @@ from pipelines.run import Run, Step
 from pipelines.shards import read_output
 from pipelines.steps import of_kind
 from pipelines.summaries import IngestSummary, TrainingSummary
-from pipelines.table_rows import LabeledRow, PredictionRow
+from pipelines.table_rows import PredictionRow
 
 SAMPLES = 12
 """Images of the pseudo pairs that the page shows."""
@@ -36,7 +37,7 @@ WRONG = 12
 """Wrong answers that it shows."""
 
 
-def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: dict[str, Any]) -> str:
+def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: Metrics) -> str:
     """Write report/index.html of a finished run, print the accuracy table, return the page's path."""
     selected, captions = _latest(run, "select"), _latest(run, "caption")
     filtered = _latest(run, "filter")
@@ -69,13 +70,14 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: di
     return uri
 
 
-def read_calibration(run_folder: str) -> dict[str, Any]:
+def read_calibration(run_folder: str) -> Calibration:
     """Content of the run's evaluation/calibration.json; empty when there is none."""
     file = files.join(run_folder, "evaluation", "calibration.json")
-    return dict(json.loads(files.read_bytes(file))) if files.exists(file) else {}
+    found: Calibration = json.loads(files.read_bytes(file)) if files.exists(file) else {}
+    return found
 
 
-def print_table(metrics: dict[str, Any]) -> None:
+def print_table(metrics: Metrics) -> None:
     """The accuracy table and the comparison, on the console."""
     kinds = sorted({kind for row in metrics["rows"].values() for kind in row["by_type"]})
     table = Table(title=f"{metrics['dataset']}: accuracy with {metrics['labels']} labeled images")
@@ -128,7 +130,7 @@ def _samples(run: Run, sources: Sources, filtered: Step | None, captions: Step |
     return samples
 
 
-def _wrong_answers(run: Run, sources: Sources, metrics: dict[str, Any]) -> list[WrongAnswer]:
+def _wrong_answers(run: Run, sources: Sources, metrics: Metrics) -> list[WrongAnswer]:
     """Questions that the adapted model got wrong with most confidence, one of every kind in turn."""
     answered = _latest(run, "evaluate")
     if answered is None:

@@ -34,7 +34,7 @@ from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
 from pipelines.shard import LoadedShard, PackedShard, Shard
 from pipelines.stream import WorkerRow, rows_of, saturation, stream
-from pipelines.table_rows import OutputRow, QuarantineRow
+from pipelines.table_rows import OutputRow
 
 Extra = TypeVar("Extra")
 """A step's own data of an image."""
@@ -138,12 +138,12 @@ class EngineActor(Generic[Extra]):
             )
             raise StepError(msg)
         reasons = {str(row["image_id"]): str(row[quarantine.REASON]) for row in rows if quarantine.REASON in row}
-        published = [dict(row) for row in rows if row["image_id"] not in reasons]
+        published = [row for row in rows if row["image_id"] not in reasons]
         quarantined += [_quarantined(shard, image_id, reason) for image_id, reason in reasons.items()]
         if quarantined:
             tables.write(
                 f"{self.output}/{quarantine.FOLDER}/{shard['shard']}.parquet",
-                tables.table([{**row} for row in quarantined], tables.QUARANTINE),
+                tables.table(quarantined, tables.QUARANTINE),
             )
         counts["images"] = len(published)
         counts.update(quarantine.counts_of(quarantined))
@@ -154,9 +154,9 @@ class EngineActor(Generic[Extra]):
             files.delete_tree(replies)
         return counts
 
-    def _decode(self, shard: LoadedShard) -> tuple[list[Item[Extra]], list[QuarantineRow]]:
+    def _decode(self, shard: LoadedShard) -> tuple[list[Item[Extra]], list[OutputRow]]:
         items: list[Item[Extra]] = []
-        quarantined: list[QuarantineRow] = []
+        quarantined: list[OutputRow] = []
         for image_id, data, extra in zip(shard["image_id"], shard["bytes"], json.loads(shard["extra"]), strict=True):
             try:
                 items.append(Item(image_id, images.decode(data, self.max_pixels), extra))
@@ -165,7 +165,7 @@ class EngineActor(Generic[Extra]):
         return items, quarantined
 
 
-def _quarantined(shard: LoadedShard, image_id: str, reason: str) -> QuarantineRow:
+def _quarantined(shard: LoadedShard, image_id: str, reason: str) -> OutputRow:
     return {"image_id": image_id, "uri": None, "step": shard["step"], "reason": reason}
 
 

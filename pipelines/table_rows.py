@@ -1,23 +1,14 @@
-"""Rows of the tables (leaml/data/tables.py) as the steps read and write them; each is named after its schema."""
+"""Rows of the tables that only steps read and write; leaml/data/tables.py has the others and every schema."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TypedDict
 
+from leaml.data.tables import PairRow
+
 OutputRow = Mapping[str, object]
 """A row that a step makes; `tables.table` checks it against the step's schema."""
-
-
-class LabeledRow(TypedDict):
-    """A row of `LABELED`."""
-
-    image_id: str
-    question: str
-    answer: str
-    question_type: str | None
-    options: list[str] | None
-    where: str | None
 
 
 class WrittenReply(TypedDict):
@@ -51,18 +42,6 @@ class CandidateRow(TypedDict):
     replies: list[WrittenReply]
     answers: list[AnsweredAgain]
     base: list[BaseAnswer] | None
-
-
-class PairRow(TypedDict):
-    """A `PAIR` in a row of `PSEUDO_QA`; `reason` is empty where it was accepted."""
-
-    question: str
-    answer: str
-    mean_logprob: float
-    votes: float | None
-    roundtrip: str | None
-    accepted: bool
-    reason: str
 
 
 class PseudoQaRow(TypedDict):
@@ -99,12 +78,3 @@ class ReplyRow(AskedRow, total=False):
     logprob: float | None
     own: bool | None
     error: str | None
-
-
-class QuarantineRow(TypedDict):
-    """A row of `QUARANTINE`; an image that could not be read has no id."""
-
-    image_id: str | None
-    uri: str | None
-    step: str
-    reason: str

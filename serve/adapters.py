@@ -15,9 +15,10 @@ from leaml.io import files
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import ProcessorMixin
 
-    Save = Callable[[PeftModel, ProcessorMixin, str], None]
+    from leaml.vlm.processor import Processor
+
+    Save = Callable[[PeftModel, Processor, str], None]
     """Writes a model with an adapter, and its processor, into a folder."""
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -121,7 +122,7 @@ def merged_folder(source: str, base: ModelConfig) -> str:
     """Local folder of the base with the adapter merged into it, made once per machine."""
     from leaml.vlm import load
 
-    def save(model: PeftModel, processor: ProcessorMixin, where: str) -> None:
+    def save(model: PeftModel, processor: Processor, where: str) -> None:
         load.save(model.merge_and_unload(), processor, where)
 
     return _made(local_model(source), base, "merged", save)

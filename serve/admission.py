@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from serve.errors import ApiError
-from serve.observe import Metrics
+from serve.observe import EndpointMetrics
 from serve.settings import LimitSettings
 
 
@@ -19,7 +19,7 @@ class ConcurrencyLimiter:
     Used as an asynchronous context manager around the work on one admitted request.
     """
 
-    def __init__(self, limits: LimitSettings, metrics: Metrics) -> None:
+    def __init__(self, limits: LimitSettings, metrics: EndpointMetrics) -> None:
         self._limits, self._metrics = limits, metrics
         self._working = asyncio.Semaphore(limits.concurrency)
         self.admitted = 0
@@ -69,7 +69,7 @@ class BodyReceiver:
     newest one instead would let a few slow clients keep everybody out; a body that is sent at once is not the oldest for long.
     """
 
-    def __init__(self, limits: LimitSettings, metrics: Metrics) -> None:
+    def __init__(self, limits: LimitSettings, metrics: EndpointMetrics) -> None:
         self._limits, self._metrics = limits, metrics
         self._uploads: dict[_Upload, None] = {}  # the oldest first
         self._held = 0

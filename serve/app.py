@@ -24,7 +24,7 @@ from serve.bodies import BodyRoute, explained
 from serve.deadlines import event_stream, guarded
 from serve.errors import ApiError, about_questions, not_found, starting, stopped
 from serve.middleware import AccessMiddleware
-from serve.observe import AccessRecord, Metrics
+from serve.observe import AccessRecord, EndpointMetrics
 from serve.service import Answer, ChatReply, Model, Service
 from serve.settings import NAME, ServeSettings
 
@@ -42,7 +42,7 @@ class AppContext:
 
     service: Service
     settings: ServeSettings
-    metrics: Metrics
+    metrics: EndpointMetrics
     bodies: BodyReceiver
     limiter: ConcurrencyLimiter
     decoder: media.Decoder
@@ -53,7 +53,7 @@ def create_app(
     service: Service,
     settings: ServeSettings,
     digests: Sequence[str] | None = (),
-    metrics: Metrics | None = None,
+    metrics: EndpointMetrics | None = None,
     sends_request_id: bool = True,
 ) -> FastAPI:
     """The application in front of `service`.
@@ -65,7 +65,7 @@ def create_app(
         metrics: Where requests are counted.
         sends_request_id: Add `X-Request-ID` to replies; False where the server in front does.
     """
-    metrics, limits = metrics or Metrics(), settings.limits
+    metrics, limits = metrics or EndpointMetrics(), settings.limits
     bodies, limiter = BodyReceiver(limits, metrics), ConcurrencyLimiter(limits, metrics)
     context = AppContext(service, settings, metrics, bodies, limiter, media.Decoder(limits), digests)
     app = FastAPI(

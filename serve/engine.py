@@ -22,9 +22,10 @@ from serve.vqa import request_text
 
 if TYPE_CHECKING:
     from ray.serve.llm.deployment import LLMServer
-    from transformers import ProcessorMixin
     from vllm import CompletionOutput, RequestOutput
     from vllm.inputs import TextPrompt, TokensPrompt
+
+    from leaml.vlm.processor import Processor
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ T = TypeVar("T")
 class EngineModels:
     """Answers and chats of one vLLM engine and the adapters in it."""
 
-    def __init__(self, server: LLMServer, processor: ProcessorMixin, shrink: Shrink) -> None:
+    def __init__(self, server: LLMServer, processor: Processor, shrink: Shrink) -> None:
         from leaml.vlm.collate import Collator
 
         self._server, self._processor, self.shrink = server, processor, shrink

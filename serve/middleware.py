@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve import auth, origin
 from serve.deadlines import ClientGoneError, remaining
 from serve.errors import ApiError, starting
-from serve.observe import AccessRecord, Metrics, log
+from serve.observe import AccessRecord, EndpointMetrics, log
 from serve.settings import ServeSettings
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -55,7 +55,7 @@ class AccessMiddleware:
         self,
         app: ASGIApp,
         settings: ServeSettings,
-        metrics: Metrics,
+        metrics: EndpointMetrics,
         digests: Callable[[], Sequence[str] | None],
         sends_request_id: bool = True,
     ) -> None:

@@ -35,7 +35,7 @@ class _Exporter(Protocol):
     def set(self, name: str, value: float) -> None: ...
 
 
-class Metrics:
+class EndpointMetrics:
     """Counters of this replica, for GET /metrics; `exporter` gets the same values (Ray's metrics agent, for all replicas)."""
 
     def __init__(self, replica: str = "", exporter: _Exporter | None = None) -> None:
@@ -105,7 +105,7 @@ class AccessRecord:
         self.route, self.status, self.reason = "other", 0, ""
         self.fields: dict[str, object] = {}
 
-    def end(self, metrics: Metrics) -> None:
+    def end(self, metrics: EndpointMetrics) -> None:
         """Log and count."""
         seconds = time.perf_counter() - self.began
         status = str(self.status or 499)  # nothing sent: the client went away

@@ -146,7 +146,7 @@ class VqaServer(ModelServer):
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the engine is up."""
         replica = serve.get_replica_context().replica_id.unique_id
-        metrics = observe.Metrics(replica, RayExporter())
+        metrics = observe.EndpointMetrics(replica, RayExporter())
         app = create_app(self.service, self.settings, self._digests, metrics, sends_request_id=False)  # Serve does
         self._context = app.state.context
         return app

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.types import JsonValue
 from pydantic_core import PydanticCustomError
@@ -13,6 +11,8 @@ from leaml.config.wanted import is_number
 PATH: dict[str, JsonValue] = {"holds": "path"}
 """`json_schema_extra` of a field that holds a path, see `paths`."""
 NAME: dict[str, JsonValue] = {"holds": "path or name"}
+Tree = dict[str, object]
+"""A configuration, or a section of it, as plain data."""
 
 
 class Section(BaseModel):
@@ -22,7 +22,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _is_no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+    def _is_no_truth(cls, value: object, info: ValidationInfo) -> object:
         """pydantic would take true, and YAML's yes and on, for the number 1."""
         if isinstance(value, bool) and is_number(cls.model_fields[str(info.field_name)].annotation):
             kind = "number"

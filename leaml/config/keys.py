@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -82,7 +82,7 @@ def _example(location: tuple[int | str, ...], root: type[Section]) -> str:
     return f", such as {location[-1]}: {field.examples[0]}" if field is not None and field.examples else ""
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -150,7 +150,7 @@ def _known_keys(location: tuple[int | str, ...], root: type[Section]) -> list[st
     return list(section.model_fields)
 
 
-def section_of(annotation: Any) -> type[Section] | None:
+def section_of(annotation: object) -> type[Section] | None:
     """The section in an annotation: itself, or in a union, list or mapping."""
     for candidate in (annotation, *getattr(annotation, "__args__", ())):
         if isinstance(candidate, type) and issubclass(candidate, Section):
@@ -181,7 +181,7 @@ def _description(field: FieldInfo) -> str:
     return text
 
 
-def _values(annotation: Any) -> list[str]:
+def _values(annotation: object) -> list[str]:
     """Names that an annotation allows, also inside a list or a union; none where it allows others."""
     if get_origin(annotation) is Literal:
         return [str(value) for value in get_args(annotation)]

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from leaml import addresses
-from leaml.config.base import PATH, Section
+from leaml.config.base import PATH, Section, Tree
 from leaml.config.keys import section_of
 from leaml.config.models import BUILTIN
 from leaml.config.sections import Config
@@ -50,7 +49,7 @@ def relative_to(base: Path) -> Change:
     return change
 
 
-def with_paths(tree: Any, change: Change, section: type[Section] = Config, only: Sequence[str] = ()) -> Any:
+def with_paths(tree: Tree, change: Change, section: type[Section] = Config, only: Sequence[str] = ()) -> Tree:
     """A copy of a plain tree in which paths are changed, what is no tree is left to validation.
 
     Args:
@@ -59,10 +58,6 @@ def with_paths(tree: Any, change: Change, section: type[Section] = Config, only:
         section: The section that the tree is to be.
         only: Names on the way to the one key that is changed, with all below it; none: all keys.
     """
-    if isinstance(tree, list):
-        return [with_paths(item, change, section, only) for item in tree]
-    if not isinstance(tree, dict):
-        return tree
     found = dict(tree)
     for key, value in tree.items():
         field = section.model_fields.get(str(key))
@@ -72,13 +67,20 @@ def with_paths(tree: Any, change: Change, section: type[Section] = Config, only:
         if key == "space" and isinstance(value, dict):
             found[key] = {name: _choices(name, entry, change) for name, entry in value.items()}
         elif nested is not None:
-            found[key] = with_paths(value, change, nested, only[1:])
+            found[key] = _inside(value, change, nested, only[1:])
         elif isinstance(value, str) and (extra := field.json_schema_extra):
             found[key] = change(value, extra != PATH or (key == "path" and tree.get("format") == HUB))
     return found
 
 
-def _choices(key: str, entry: Any, change: Change) -> Any:
+def _inside(part: object, change: Change, section: type[Section], only: Sequence[str]) -> object:
+    """A section, or a list of them, with its paths changed; anything else as it is."""
+    if isinstance(part, list):
+        return [_inside(item, change, section, only) for item in part]
+    return with_paths(part, change, section, only) if isinstance(part, dict) else part
+
+
+def _choices(key: str, entry: object, change: Change) -> object:
     """The entry of a search space; its choices are paths where the key holds one."""
     field = _field(key)
     if (

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from leaml.config import yaml_text
-from leaml.config.base import Section
+from leaml.config.base import Section, Tree
 from leaml.config.keys import refusal
 from leaml.config.paths import absolute_from, with_paths
 from leaml.config.sections import Config, ResourcesConfig, TrainConfig
@@ -34,7 +33,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(msg) from None
     try:
         tree = yaml_text.load(text) or {}
-    except yaml_text.DoubledKeyError as error:
+    except yaml_text.DuplicateYamlKeyError as error:
         msg = f"{path}: {error}"
         raise ConfigError(msg) from None
     except yaml.YAMLError as error:
@@ -56,7 +55,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     return parse(tree, f"{path} with {given[:200]}" if given else str(path))
 
 
-def parse(tree: dict[str, Any], origin: str = "config") -> Config:
+def parse(tree: Tree, origin: str = "config") -> Config:
     """Validate a plain tree; `origin` names it in errors."""
     try:
         config = Config.model_validate(tree)
@@ -77,12 +76,12 @@ class _Resources(Section):
     resources: ResourcesConfig
 
 
-def resources_with(given: dict[str, Any], overrides: list[str] | None = None) -> ResourcesConfig:
+def resources_with(given: Tree, overrides: list[str] | None = None) -> ResourcesConfig:
     """A run's resources with `resources.key=value` overrides. Raises ConfigError, also for a key of another section.
 
     Keys in `given` that are no longer known are left out: a run may be of an earlier version.
     """
-    tree: dict[str, Any] = {"resources": {key: value for key, value in given.items() if key in ResourcesConfig.model_fields}}
+    tree: Tree = {"resources": {key: value for key, value in given.items() if key in ResourcesConfig.model_fields}}
     for item in overrides or []:
         override(tree, item)
     if others := set(tree) - {"resources"}:
@@ -104,7 +103,7 @@ def _batch_sizes(section: Section, prefix: str = "") -> list[tuple[str, int]]:
     return found
 
 
-def override(tree: dict[str, Any], item: str) -> None:
+def override(tree: Tree, item: str) -> None:
     """Put one `a.b=value` (a YAML value) into a plain tree. Raises ConfigError."""
     key, equals, value = item.partition("=")
     if not equals or not key:
@@ -120,7 +119,7 @@ def override(tree: dict[str, Any], item: str) -> None:
         node = child
     try:
         node[leaf] = yaml_text.load(value)
-    except yaml_text.DoubledKeyError as error:
+    except yaml_text.DuplicateYamlKeyError as error:
         msg = f"override {item!r}: {error}"
         raise ConfigError(msg) from None
     except yaml.YAMLError:

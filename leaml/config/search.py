@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,7 @@ from leaml.config.base import Section
 class RangeConfig(Section):
     """What one key may be: a list of choices, or numbers from `low` to `high`."""
 
-    choices: list[Any] | None = Field(None, description="Values to choose among.")
+    choices: list[object] | None = Field(None, description="Values to choose among.")
     low: float | None = Field(None, description="Least value.")
     high: float | None = Field(None, description="Largest value.")
     log: bool = Field(False, description="Draw the logarithm evenly.")

@@ -180,7 +180,7 @@ class DistillConfig(TrainConfig):
 
     qa_weight: float = Field(1.0, ge=0, description="Lambda: weight of the QA loss beside the caption loss.")
     qa_share: float = Field(
-        1.0, gt=0, description="Places in a batch of labeled pairs, and as many of their questions, to one place of a caption."
+        1.0, gt=0, description="Slots in a batch for labeled pairs, and as many for their questions, to one for a caption."
     )
     check_share: float = Field(
         0.5, ge=0, description="Yes/no checks of single caption words for each caption in a batch; 0: none, as in the paper."

@@ -7,12 +7,12 @@ import itertools
 import math
 import types
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-_NUMBERS = {int: "a whole number", float: "a number"}
-_WORDS = {bool: "true or false", str: "text", Any: "any value"}
+_NUMBERS: dict[object, str] = {int: "a whole number", float: "a number"}
+_WORDS: dict[object, str] = {bool: "true or false", str: "text", object: "any value"}
 _LIST = "written [a, b]"
 
 
@@ -28,7 +28,7 @@ def wanted(field: FieldInfo) -> str:
     return _words(field.annotation, field.metadata)
 
 
-def fix(field: FieldInfo, key: str, value: Any) -> str:
+def fix(field: FieldInfo, key: str, value: object) -> str:
     """How to write what was probably meant, where that is plain: "; 30 % is 0.3". Empty elsewhere."""
     kinds = _kinds(field.annotation)
     if isinstance(value, str) and "," in value and {list, tuple} & kinds:
@@ -52,7 +52,7 @@ def fix(field: FieldInfo, key: str, value: Any) -> str:
     return ""
 
 
-def _number(value: Any) -> tuple[float | None, bool]:
+def _number(value: object) -> tuple[float | None, bool]:
     """The number in a value, and whether it is a percentage."""
     text = str(value).strip()
     try:
@@ -61,13 +61,13 @@ def _number(value: Any) -> tuple[float | None, bool]:
         return None, False
 
 
-def is_number(annotation: Any) -> bool:
+def is_number(annotation: object) -> bool:
     """Whether a value of this type may be a number, and none of them true or false."""
     kinds = _kinds(annotation)
     return bool({int, float} & kinds) and bool not in kinds
 
 
-def _words(annotation: Any, metadata: list[Any]) -> str:
+def _words(annotation: object, metadata: list[object]) -> str:
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *more = get_args(annotation)
@@ -98,7 +98,7 @@ def _either(parts: list[str]) -> str:
     return ", or ".join([first, *(f"a list of such, {_LIST}" if p.endswith(f"of {first}") else p for p in others)])
 
 
-def _bounds(metadata: list[Any]) -> str:
+def _bounds(metadata: list[object]) -> str:
     limits = [(name, getattr(m, name, None)) for m in metadata for name in ("gt", "ge", "lt", "le")]
     found = {name: limit for name, limit in limits if limit is not None}
     if {"ge", "le"} <= set(found):
@@ -108,11 +108,11 @@ def _bounds(metadata: list[Any]) -> str:
     return f" {' and '.join(parts)}" if parts else ""
 
 
-def _upper(metadata: list[Any]) -> float | None:
+def _upper(metadata: list[object]) -> float | None:
     return next((v for m in metadata for name in ("lt", "le") if (v := getattr(m, name, None)) is not None), None)
 
 
-def _kinds(annotation: Any) -> set[Any]:
+def _kinds(annotation: object) -> set[object]:
     """The types in an annotation, those of entries left out."""
     origin = get_origin(annotation)
     if origin is Annotated:
@@ -122,7 +122,7 @@ def _kinds(annotation: Any) -> set[Any]:
     return {origin or annotation}
 
 
-def _choices(annotation: Any) -> list[Any]:
+def _choices(annotation: object) -> list[object]:
     """The values of a Literal, also inside a list or a union."""
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))

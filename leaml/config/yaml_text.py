@@ -7,12 +7,12 @@ from typing import Any
 import yaml
 
 
-class DoubledKeyError(yaml.YAMLError):
+class DuplicateYamlKeyError(yaml.YAMLError):
     """A section has a key twice; the message names both lines."""
 
 
-def load(text: str) -> Any:
-    """The value that a YAML text holds, of plain kinds alone. Raises yaml.YAMLError, DoubledKeyError among them."""
+def load(text: str) -> object:
+    """The value that a YAML text holds, of plain kinds alone. Raises yaml.YAMLError, DuplicateYamlKeyError among them."""
     return yaml.load(text, _Loader)
 
 
@@ -27,6 +27,6 @@ class _Loader(yaml.SafeLoader):
                 first = lines.get((key.tag, key.value))
                 if first is not None:
                     msg = f"the key {key.value!r} occurs twice, in lines {first} and {line}; remove one"
-                    raise DoubledKeyError(msg)
+                    raise DuplicateYamlKeyError(msg)
                 lines[key.tag, key.value] = line
         return node

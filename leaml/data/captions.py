@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -101,8 +100,8 @@ def _texts(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, str]
             yield name, text.strip()
 
 
-def _rows(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, Any]]:
-    """`(file and place, row)`; adds the names of columns that are not read to `columns`."""
+def _rows(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, object]]:
+    """`(file and line, row)`; adds the names of columns that are not read to `columns`."""
     ending = posixpath.splitext(uri)[1].lower()
     if not files.is_file(uri):
         yield from _folder(uri, column, columns)
@@ -122,7 +121,7 @@ def _rows(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, Any]]
         yield from lines(uri)
 
 
-def _folder(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, Any]]:
+def _folder(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, object]]:
     found = files.listing(uri)
     if any(files.join(uri.rstrip("/"), name) in found for name in SAVED):
         from leaml.data.readers import huggingface  # not above: datasets is slow to import
@@ -141,7 +140,7 @@ def _folder(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, Any
         raise DataError(msg)
 
 
-def _json(uri: str, text: str, column: str) -> Iterator[tuple[str, Any]]:
+def _json(uri: str, text: str, column: str) -> Iterator[tuple[str, object]]:
     found = json_text.loads(text)
     if isinstance(found, dict):
         found = [{"image": name, column: caption} for name, caption in found.items()]
@@ -149,7 +148,7 @@ def _json(uri: str, text: str, column: str) -> Iterator[tuple[str, Any]]:
         yield f"{uri}, entry {number}", row
 
 
-def _parquet(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, Any]]:
+def _parquet(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, object]]:
     with files.open_native(uri) as stream:
         try:
             parquet = pq.ParquetFile(stream)
@@ -168,12 +167,12 @@ def _parquet(uri: str, column: str, columns: set[str]) -> Iterator[tuple[str, An
                 number += 1
 
 
-def _named(row: dict[str, Any]) -> dict[str, Any]:
+def _named(row: dict[str, object]) -> dict[str, object]:
     """A Parquet row whose image is named: by its content, where the row holds that (as bytes, or as Hugging Face's struct)."""
     image = row.get("image")
     data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, image)
-    data = row.get("bytes") or (data if isinstance(data, bytes) else None)
-    return row | {"bytes": None, "image": tables.image_id(data) if data else path}
+    own = row.get("bytes") or data
+    return row | {"bytes": None, "image": tables.image_id(own) if own and isinstance(own, bytes) else path}
 
 
 def _normal(name: str) -> str:

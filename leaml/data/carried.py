@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -13,7 +12,7 @@ GIVEN = "given_"
 """In front of the name of a column that the output has already."""
 
 
-def names(rows: Sequence[Mapping[str, Any]], taken: Collection[str]) -> dict[str, str]:
+def names(rows: Sequence[Mapping[str, object]], taken: Collection[str]) -> dict[str, str]:
     """Every key of the rows, in order of first mention, with the name of its column.
 
     Args:
@@ -30,7 +29,7 @@ def names(rows: Sequence[Mapping[str, Any]], taken: Collection[str]) -> dict[str
     return found
 
 
-def column(values: Sequence[Any]) -> pa.Array:
+def column(values: Sequence[object]) -> pa.Array:
     """One column: whole numbers, numbers or truth values where all are such, else texts, with JSON for what is no text."""
     kinds = {type(value) for value in values if value is not None}
     if kinds and (kinds <= {int, float} or kinds == {bool}):
@@ -39,6 +38,6 @@ def column(values: Sequence[Any]) -> pa.Array:
     return pa.array([None if value is None else _text(value) for value in values], pa.string())
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text.encode("utf-8", "replace").decode()  # a half character, which a table cannot hold

@@ -9,21 +9,21 @@ from pathlib import Path
 from leaml.io import files, s3
 
 
-def state(uris: Iterable[str], folder: str | None = None, apart: str | None = None) -> str:
+def state(uris: Iterable[str], folder: str | None = None, without: str | None = None) -> str:
     """Hash of the names, sizes and times of change (in S3 ETags) of files: another one when any is mended, gone or new.
 
     Args:
         uris: Files, also images in them (`shard.tar#name`). What is no file, such as a row of a hub's data set, never changes.
         folder: Every file in it counts too.
-        apart: Folder whose files do not count, wherever it lies.
+        without: Folder whose files do not count, wherever it lies.
 
     Raises:
         DataError: The folder cannot be listed.
     """
     wanted = {file for uri in uris for file in (uri, uri.rpartition("#")[0]) if file}
     wanted |= set() if folder is None else set(files.listing(folder))
-    if apart is not None:
-        wanted = {file for file in wanted if not file.startswith(apart.rstrip("/") + "/")}
+    if without is not None:
+        wanted = {file for file in wanted if not file.startswith(without.rstrip("/") + "/")}
     found = {file: _local(file) for file in wanted if "://" not in file}
     remote = [file for file in wanted if file.lower().startswith("s3://")]
     for parent in {file.rpartition("/")[0] for file in remote}:

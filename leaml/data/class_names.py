@@ -6,10 +6,9 @@ A feature is what `datasets` writes in JSON for a column: `Features.to_dict`, an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 
-def has_classes(feature: Any) -> bool:
+def has_classes(feature: object) -> bool:
     """Whether there are classes in a feature.
 
     Raises:
@@ -26,7 +25,7 @@ def has_classes(feature: Any) -> bool:
     return any(map(has_classes, feature.values()))
 
 
-def named(value: Any, feature: Any) -> Any:
+def named(value: object, feature: object) -> object:
     """A value of a column with the names of its classes for their numbers; None for a number that is no class.
 
     Args:
@@ -42,5 +41,6 @@ def named(value: Any, feature: Any) -> Any:
     if isinstance(value, list):
         return [named(one, feature) for one in value]
     if kind == "ClassLabel":
-        return value if isinstance(value, str) else dict(enumerate(map(str, feature["names"]))).get(value)
+        names: dict[object, str] = dict(enumerate(map(str, feature["names"])))
+        return value if isinstance(value, str) else names.get(value)
     return {key: named(one, feature.get(key)) for key, one in value.items()} if isinstance(value, Mapping) else value

@@ -44,7 +44,7 @@ def count(source: SourceConfig) -> Count:
 
 
 def names(source: SourceConfig) -> int | None:
-    """Images of a local source, equal ones counted apart, where no image has to be read to tell; else None."""
+    """Images of a local source, equal ones counted separately, where no image has to be read to tell; else None."""
     if source.path is None or files.is_remote(source.path) or not Path(source.path).exists() or source.format in _WHOLE:
         return None
     with contextlib.suppress(LeamlError):

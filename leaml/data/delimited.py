@@ -15,7 +15,6 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from leaml.data import file_kinds, label_keys
 from leaml.errors import DataError
@@ -29,7 +28,7 @@ _SEPARATOR_LINE = re.compile(r'^"?sep=(?P<separator>[,;\t|])"?[ \t,;|]*(?:\r\n?|
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a cell may hold an image in base64
 
 
-def rows(uri: str, *wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows(uri: str, *wanted: str) -> Iterator[tuple[str, dict[str, str]]]:
     """`(file:line, cells)` of every row that is not blank, by column; an empty cell is "".
 
     Args:
@@ -78,9 +77,9 @@ def check_names(where: str, names: Sequence[str]) -> None:
 
 def check_cells(where: str, names: Sequence[str], cells: Sequence[str]) -> None:
     """Raise DataError if a row holds more than its columns name: part of a text with a separator in it, for one."""
-    for place, cell in enumerate(cells):
+    for column, cell in enumerate(cells):
         # A first column without a name is the index that pandas writes
-        if place >= len(names) or (place and cell.strip() and not names[place].strip()):
+        if column >= len(names) or (column and cell.strip() and not names[column].strip()):
             msg = f"{where}: more cells than columns; put a text that holds the separator in double quotes"
             raise DataError(msg)
 

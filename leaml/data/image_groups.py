@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from leaml.data.records import LabelRows
 from leaml.data.row_files import SEVERAL
@@ -34,7 +33,7 @@ class ImageRows:
 
 
 class ImageGroups:
-    """Rows by image. Rows of one id whose images differ are apart, and only the first image of them can be used."""
+    """Rows by image. Rows of one id whose images differ are kept separate, and only the first image of them can be used."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str | int | None, ...], ImageRows] = {}
@@ -54,8 +53,8 @@ class ImageGroups:
             content: Hash of the image or its name, see `content_of`; None: the row has no image.
         """
         if identity is None:
-            place: tuple[str | int | None, ...] = ("row", number) if content is None else ("content", content)
-            return self._groups.setdefault(place, ImageRows(number, where, content, content)).rows
+            group: tuple[str | int | None, ...] = ("row", number) if content is None else ("content", content)
+            return self._groups.setdefault(group, ImageRows(number, where, content, content)).rows
         first = self._groups.setdefault((name, identity), ImageRows(number, where, identity, content))
         if content is None or content == first.content:
             return first.rows
@@ -76,7 +75,7 @@ def content_of(data: bytes | None, name: str | None) -> str | None:
     return image_id(data) if data else name or None
 
 
-def single_image(value: Any, column: str) -> Any:
+def single_image(value: object, column: str) -> object:
     """What a list of one image holds. Raises UnusableError for more."""
     while isinstance(value, list):
         held = [one for one in value if not is_missing(one)]

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -42,7 +41,7 @@ class IngestResult:
 
     images: int
     rows: int
-    quarantined: list[dict[str, Any]]
+    quarantined: list[tables.QuarantineRow]
     labels: LabelCounts
     seen: int = 0
     """Images of the source that were looked at, equal ones and unusable ones included."""
@@ -101,7 +100,7 @@ def ingest(
     """
     records = registry.read(source)
     _remove_parts(images_out)
-    quarantined: list[dict[str, Any]] = []
+    quarantined: list[tables.QuarantineRow] = []
     with tempfile.TemporaryDirectory() as folder:
         out = _Tables(images_out, folder, split, keep_bytes)
         for number, (record, checked) in enumerate(_inspected(itertools.islice(records, first), max_pixels), 1):
@@ -202,7 +201,7 @@ class _Tables:
         self._seen = _Seen(str(Path(folder) / "seen.sqlite"))
         self._parts = _Parts(images_out)
         self._writer = pq.ParquetWriter(self.labeled, tables.LABELED)
-        self._pending: list[dict[str, object]] = []
+        self._pending: list[tables.LabeledRow] = []
         self.named = str(Path(folder) / "copies.parquet")
         self._names = pq.ParquetWriter(self.named, tables.COPIES)
         self._further: list[dict[str, object]] = []
@@ -223,7 +222,7 @@ class _Tables:
         identity = tables.image_id(record.data or b"")
         if self._seen.add(identity):
             row = _image_row(identity, record, info, self._split)
-            self._parts.add(row if self._keep_bytes else row | {"bytes": None})
+            self._parts.add(row if self._keep_bytes else {**row, "bytes": None})
             self.images += 1
             self._seen.add(_name_key(identity, record))
         elif record.uri and self._seen.add(_name_key(identity, record)):
@@ -275,12 +274,12 @@ class _Parts:
 
     def __init__(self, folder: str) -> None:
         self._folder, self._number = folder, 0
-        self._rows: list[dict[str, object]] = []
+        self._rows: list[tables.ImageRow] = []
         self._bytes = 0
 
-    def add(self, row: dict[str, object]) -> None:
+    def add(self, row: tables.ImageRow) -> None:
         self._rows.append(row)
-        self._bytes += len(row["bytes"] or b"")  # type: ignore[arg-type]
+        self._bytes += len(row["bytes"] or b"")
         if self._bytes >= PART_BYTES or len(self._rows) >= PART_IMAGES:
             self.close()
 
@@ -306,7 +305,7 @@ def _name_key(identity: str, record: Record) -> str:
     return f"named {identity} {record.uri}"
 
 
-def _image_row(identity: str, record: Record, info: images.ImageInfo, split: str | None) -> dict[str, object]:
+def _image_row(identity: str, record: Record, info: images.ImageInfo, split: str | None) -> tables.ImageRow:
     return {
         "image_id": identity,
         "uri": _text(record.uri),
@@ -318,7 +317,7 @@ def _image_row(identity: str, record: Record, info: images.ImageInfo, split: str
     }
 
 
-def _labeled_row(identity: str, question: Question, where: str) -> dict[str, object]:
+def _labeled_row(identity: str, question: Question, where: str) -> tables.LabeledRow:
     return {
         "image_id": identity,
         "question": question.question,
@@ -329,7 +328,7 @@ def _labeled_row(identity: str, question: Question, where: str) -> dict[str, obj
     }
 
 
-def _quarantined(record: Record, reason: str) -> dict[str, Any]:
+def _quarantined(record: Record, reason: str) -> tables.QuarantineRow:
     identity = None if record.data is None else tables.image_id(record.data)
     return {"image_id": identity, "uri": _text(record.uri), "step": "ingest", "reason": reason}
 
@@ -363,6 +362,6 @@ def _check_images(result: IngestResult, max_quarantined: float, source: SourceCo
     raise QuarantineError(msg, result)
 
 
-def reasons(quarantined: list[dict[str, Any]]) -> dict[str, int]:
+def reasons(quarantined: list[tables.QuarantineRow]) -> dict[str, int]:
     """How many rows of a quarantine table have each kind of reason (what stands before the colon), most first."""
     return dict(Counter(row["reason"].partition(":")[0] for row in quarantined).most_common())

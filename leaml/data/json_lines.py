@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from typing import Any
 
 from leaml.data import file_kinds, json_text
 from leaml.errors import DataError
@@ -17,7 +16,7 @@ _ALL_SPREAD = "its JSON objects stand over several lines; write each row on a li
 _NO_COMMA = "; before that, remove the comma before its closing bracket"
 
 
-def lines(uri: str) -> Iterator[tuple[str, Any]]:
+def lines(uri: str) -> Iterator[tuple[str, object]]:
     """`(file:line, value)` of every line that is not blank.
 
     Raises:
@@ -35,7 +34,7 @@ def lines(uri: str) -> Iterator[tuple[str, Any]]:
                 kind = file_kinds.of_bytes(line) if number == 1 else ""
                 msg = f"{where}: not UTF-8 ({error.reason} at byte {error.start}){kind or '; save the file as UTF-8'}"
                 raise DataError(msg) from None
-            except json_text.DoubledKeyError as error:
+            except json_text.DuplicateJsonKeyError as error:
                 msg = f"{where}: {error}"
                 raise DataError(msg) from None
             except ValueError as error:
@@ -46,7 +45,7 @@ def lines(uri: str) -> Iterator[tuple[str, Any]]:
             yield where, value
 
 
-def _is_table(value: Any) -> bool:
+def _is_table(value: object) -> bool:
     """Whether a line is a whole file of rows: a list of objects."""
     return isinstance(value, list) and len(value) > 0 and all(isinstance(entry, dict) for entry in value)
 

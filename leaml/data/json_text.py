@@ -6,7 +6,6 @@ import ast
 import json
 import re
 import warnings
-from typing import Any
 
 _LONGEST_PYTHON = 100_000
 """Characters of a text of which it is found out whether it is Python."""
@@ -18,16 +17,16 @@ class ExplainedError(json.JSONDecodeError):
     """The text is not JSON for a reason that is plain; the message is what to do."""
 
 
-class DoubledKeyError(ValueError):
+class DuplicateJsonKeyError(ValueError):
     """An object has a key twice: one of the two values would be lost without a word."""
 
 
-def loads(text: str | bytes) -> Any:
+def loads(text: str | bytes) -> object:
     """The value that a JSON text holds.
 
     Raises:
         json.JSONDecodeError: It is not JSON; an ExplainedError where it is plain why.
-        DoubledKeyError: An object in it has a key twice.
+        DuplicateJsonKeyError: An object in it has a key twice.
         ValueError: Any other reason: nested too deep, a number too long, bytes that are not UTF-8.
     """
     try:
@@ -39,15 +38,15 @@ def loads(text: str | bytes) -> Any:
         raise ValueError(msg) from None
 
 
-def values(text: str) -> list[Any]:
+def values(text: str) -> list[object]:
     """Values that stand behind one another, with commas between them or without. Raises ValueError as `loads` does."""
     decoder = json.JSONDecoder(object_pairs_hook=_object)
-    found: list[Any] = []
-    place = _end_of_gap(text, 0)
+    found: list[object] = []
+    position = _end_of_gap(text, 0)
     try:
-        while place < len(text):
-            value, place = decoder.raw_decode(text, place)
-            place = _end_of_gap(text, place)
+        while position < len(text):
+            value, position = decoder.raw_decode(text, position)
+            position = _end_of_gap(text, position)
             found.append(value)
     except RecursionError:
         msg = "nested too deep"
@@ -60,16 +59,16 @@ def without_closing_commas(text: str) -> str:
     return _CLOSING_COMMA.sub(lambda match: match[1] or "", text)
 
 
-def _end_of_gap(text: str, place: int) -> int:
-    found = _BETWEEN.match(text, place)
-    return found.end() if found else place
+def _end_of_gap(text: str, position: int) -> int:
+    found = _BETWEEN.match(text, position)
+    return found.end() if found else position
 
 
 def _explained(error: json.JSONDecodeError) -> json.JSONDecodeError:
     text = error.doc
     if _is_json(without_closing_commas(text)):
-        place = next(match.start() for match in _CLOSING_COMMA.finditer(text) if not match[1])
-        return ExplainedError("remove the comma before the closing bracket", text, place)
+        position = next(match.start() for match in _CLOSING_COMMA.finditer(text) if not match[1])
+        return ExplainedError("remove the comma before the closing bracket", text, position)
     end = text.rstrip()
     if end.endswith(",") and _is_json(end[:-1]):
         return ExplainedError("remove the comma behind the value", text, len(end) - 1)
@@ -96,11 +95,11 @@ def _is_python(text: str) -> bool:
         return False
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         msg = f"the key {twice!r} occurs twice in one object; remove one"
-        raise DoubledKeyError(msg)
+        raise DuplicateJsonKeyError(msg)
     return found

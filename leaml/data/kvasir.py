@@ -7,7 +7,6 @@ of one image share its source and so must stay on one side.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from leaml.data.records import Question
 from leaml.text.values import marks_missing
@@ -39,7 +38,7 @@ QUESTION_TYPES = {
 }
 
 
-def recognises(columns: Iterable[str], questions: Iterable[Any]) -> bool:
+def recognises(columns: Iterable[str], questions: Iterable[object]) -> bool:
     """Whether a data set is Kvasir-VQA, by its columns and different questions: others may have the columns, but not ask so."""
     asked = {str(question).strip() for question in questions} if set(columns) >= COLUMNS else set()
     return len(asked & QUESTION_TYPES.keys()) > len(asked) / 2

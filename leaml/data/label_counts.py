@@ -6,7 +6,7 @@ import csv
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from leaml.data.label_rows import TEXT_ONLY
 from leaml.data.records import NO_QUESTION, NOT_READ, Question, RefusedRow
@@ -20,6 +20,16 @@ DUPLICATE, CONFLICT = "equal rows, kept once", "questions of one image with diff
 NO_IMAGE = "its image cannot be used"
 _NO_FAULT = {NO_IMAGE, TEXT_ONLY, NO_QUESTION, NOT_READ}
 """Reasons that do not count against the labels: images have a limit of their own, and some rows are no labels."""
+
+
+class LabelSummary(TypedDict):
+    """`LabelCounts` as JSON holds it, in the summary of an ingest."""
+
+    rows: int
+    used: int
+    refused: dict[str, int]
+    warnings: dict[str, int]
+    examples: dict[str, list[str]]
 
 
 @dataclass
@@ -98,7 +108,7 @@ class LabelCounts:
             found += [f"{kind}: {n:,} {reason}: {self._shown(reason)}" for reason, n in counts.most_common()]
         return found
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> LabelSummary:
         """The counts as JSON holds them."""
         return {
             "rows": self.rows,
@@ -109,7 +119,7 @@ class LabelCounts:
         }
 
     @classmethod
-    def of(cls, summary: dict[str, Any]) -> LabelCounts:
+    def of(cls, summary: LabelSummary) -> LabelCounts:
         """The counts that `summary` holds."""
         refused, warnings = Counter(summary["refused"]), Counter(summary["warnings"])
         return cls(summary["rows"], summary["used"], refused, warnings, dict(summary["examples"]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from leaml.text.values import is_missing
 
@@ -76,12 +75,12 @@ def hint(pairs: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"key {name!r}: did you mean {known!r}?" for name, known in pairs)
 
 
-def is_round(turn: Any) -> bool:
+def is_round(turn: object) -> bool:
     """Whether a turn holds what the user says and the reply: {"user": ..., "assistant": ...}."""
     return isinstance(turn, Mapping) and all(key in turn for key in _ROUND)
 
 
-def chat_keys(row: Mapping[str, Any]) -> list[str]:
+def chat_keys(row: Mapping[str, object]) -> list[str]:
     """The keys of a row that hold a chat."""
     found = [key for key in CHAT_KEYS if not is_missing(row.get(key))]
     rounds = row.get(ROUNDS_KEY)

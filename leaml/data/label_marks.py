@@ -1,7 +1,7 @@
 """Labels in front of the options of a list, in whatever style: "A. red", "b) blue", "[C] green", "Ｄ．红", "Option E - pink".
 
-A label says what letter its option has, and so does its place. A list carries labels on all of its texts or on none; what is in
-between, or contradicts the places, is refused, since a letter would silently mean another option.
+A label says what letter its option has, and so does its position. A list carries labels on all of its texts or on none; what
+is in between, or contradicts the positions, is refused, since a letter would silently mean another option.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Mark:
         return self.is_letter() and self.style not in _SOFT
 
 
-def letter(place: int) -> str:
-    """The letter of the option at `place`, for messages."""
-    return string.ascii_uppercase[place] if place < len(string.ascii_uppercase) else f"number {place + 1}"
+def letter(position: int) -> str:
+    """The letter of the option at `position`, for messages."""
+    return string.ascii_uppercase[position] if position < len(string.ascii_uppercase) else f"number {position + 1}"
 
 
 def key_of(key: object) -> str | None:
@@ -89,7 +89,7 @@ def key_of(key: object) -> str | None:
 
 def mark(text: str) -> Mark | None:
     """The label in front of a text; None where it has none."""
-    folded, places = _folded(text)
+    folded, positions = _folded(text)
     match = _STRONG.match(folded)
     if match is None:
         return None
@@ -100,7 +100,7 @@ def mark(text: str) -> Mark | None:
         return None
     if style == "-" and key.isdigit() and rest[:1].isdigit():  # 5 - 10 mm
         return None
-    return Mark(key.upper(), text[places[match.start("text")] :].strip(), style)
+    return Mark(key.upper(), text[positions[match.start("text")] :].strip(), style)
 
 
 def pairs(texts: Sequence[str], cut: bool = False) -> list[tuple[str, str]] | None:
@@ -170,13 +170,15 @@ def _weak(texts: Sequence[str]) -> list[tuple[str, str]] | None:
         return None  # "A lines", "B lines": the letter is what the option says
     if "".join(keys) == due:
         return list(zip(keys, rests, strict=True))
-    if "".join(keys) in string.ascii_uppercase or any(key in due and due.index(key) != place for place, key in enumerate(keys)):
+    if "".join(keys) in string.ascii_uppercase or any(
+        key in due and due.index(key) != position for position, key in enumerate(keys)
+    ):
         raise UnusableError(GAP, f"the options {shorten(texts)} begin with the letters {', '.join(keys)}; {FIX}")
     return None
 
 
 def unclear_letters(texts: Sequence[str], keyed: bool = False) -> tuple[str, ...]:
-    """Letters that alone name none of the options, because texts begin with letters that are not those of their places.
+    """Letters that alone name none of the options, because texts begin with letters that are not those of their positions.
 
     Args:
         texts: What the options say.
@@ -189,7 +191,7 @@ def unclear_letters(texts: Sequence[str], keyed: bool = False) -> tuple[str, ...
     in_front = [found[1].upper() if found else None for found in begins]
     keys = in_front if all(in_front) else [found.key if found else None for found in marks]
     named = [key for key in keys if key is not None]
-    of_place = all(key in (None, due[place]) for place, key in enumerate(keys[: len(due)]))
+    of_place = all(key in (None, due[position]) for position, key in enumerate(keys[: len(due)]))
     if not named or (of_place and (keyed or None not in keys)):
         return ()
     if None in keys and not keyed:  # labels on some
@@ -204,7 +206,7 @@ def unclear_letters(texts: Sequence[str], keyed: bool = False) -> tuple[str, ...
         return due if len(named) > 1 and (set(named) <= set(due) or (near and len(rests) == len(texts))) else ()
     if all(found and found.text for found in marks) or (near and len(rests) == len(texts)):
         return due
-    return tuple(key for place, key in enumerate(named) if key in due and due[place] != key)
+    return tuple(key for position, key in enumerate(named) if key in due and due[position] != key)
 
 
 def split(text: str) -> list[str] | None:
@@ -213,7 +215,7 @@ def split(text: str) -> list[str] | None:
     Raises:
         UnusableError: Its letters are not A, B, C, ..., or some commas separate options and others do not.
     """
-    folded, places = _folded(text)
+    folded, positions = _folded(text)
     found = _labels_in(folded, _HERE, ("A",)) or _labels_in(folded, _NUMBER_HERE, ("0", "1"))
     if not found:
         return None
@@ -229,8 +231,8 @@ def split(text: str) -> list[str] | None:
     starts = [match.start() for match in same]
     if all(folded[:start].rstrip().endswith(",") for start in starts[1:]) and folded.rstrip(" ,").count(",") >= len(starts):
         raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}, where not every comma is before a label; {FIX}")
-    ends = [places[start] for start in starts[1:]] + [len(text)]
-    return [text[places[start] : end].strip(" \t\n,") for start, end in zip(starts, ends, strict=True)]
+    ends = [positions[start] for start in starts[1:]] + [len(text)]
+    return [text[positions[start] : end].strip(" \t\n,") for start, end in zip(starts, ends, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -252,9 +254,9 @@ class Label:
 
 def labels_inside(text: str) -> list[Label]:
     """All letters that may be labels of options in a text, also those that are initials."""
-    folded, places = _folded(text)
+    folded, positions = _folded(text)
     found = _HERE.finditer(folded)
-    return [Label(_letter_of(m).upper(), _style(m), places[m.start()], places[m.end()]) for m in found]
+    return [Label(_letter_of(m).upper(), _style(m), positions[m.start()], positions[m.end()]) for m in found]
 
 
 def _labels_in(text: str, label: re.Pattern[str], first: tuple[str, ...]) -> list[re.Match[str]]:
@@ -272,10 +274,10 @@ def _style(match: re.Match[str]) -> tuple[str | None, str, bool]:
 
 
 def _folded(text: str) -> tuple[str, list[int]]:
-    """The text with plain letters, digits, brackets and dashes, and for each of its characters the place in `text`."""
+    """The text with plain letters, digits, brackets and dashes, and for each of its characters the position in `text`."""
     found: list[str] = []
-    places: list[int] = []
-    for place, char in enumerate(text):
+    positions: list[int] = []
+    for position, char in enumerate(text):
         form = unicodedata.decomposition(char).partition(" ")[0]
         plain = unicodedata.normalize("NFKC", char)
         if char == "\ufe0f":
@@ -289,5 +291,5 @@ def _folded(text: str) -> tuple[str, list[int]]:
             plain = f"({int(number) if number is not None else plain})"
         plain = plain.translate(_DASHES)
         found.append(plain)
-        places += [place] * len(plain)
-    return "".join(found), [*places, len(text)]
+        positions += [position] * len(plain)
+    return "".join(found), [*positions, len(text)]

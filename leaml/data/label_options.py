@@ -1,6 +1,6 @@
 """The options of a labeled row, in whatever form a file has them: lettered texts in order, or why they cannot be read.
 
-A letter names its option by place, so a lost option shifts the letters behind it: whatever is not plain is refused.
+A letter names its option by position, so a lost option shifts the letters behind it: whatever is not plain is refused.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from leaml.data.label_marks import FIX, GAP, UNREADABLE, key_of, letter, mark, pairs, unclear_letters
 from leaml.data.option_texts import from_text
@@ -46,7 +45,7 @@ class Options:
     names: tuple[str, ...] = ()
 
 
-def parse_options(value: Any) -> Options | None:
+def parse_options(value: object) -> Options | None:
     """The options in `value`; None if there are none (absent, NaN, empty).
 
     Read are lists of texts, of labeled texts ("A. red", "b) blue") and of objects ({"label": "A", "text": "red"}); objects by
@@ -54,7 +53,7 @@ def parse_options(value: Any) -> Options | None:
     ("A. red B. blue", "1) red 2) blue"), or options separated by "|", line ends, ";" or ",".
 
     Raises:
-        UnusableError: An option is missing in between, a key occurs twice, labels contradict places, or the form is none of
+        UnusableError: An option is missing in between, a key occurs twice, labels contradict positions, or the form is none of
             these.
     """
     split = False
@@ -77,7 +76,7 @@ def parse_options(value: Any) -> Options | None:
     return replace(found, split=split) if found is not None and found.texts else None
 
 
-def lost_options(row: Mapping[str, Any], names: Sequence[str], misspelt: Sequence[str] = ()) -> tuple[str, ...]:
+def lost_options(row: Mapping[str, object], names: Sequence[str], misspelt: Sequence[str] = ()) -> tuple[str, ...]:
     """Columns in which a row without `options` seems to have them: "choices", or "A" and "B", or "option_1" and "option_2".
 
     Args:
@@ -100,7 +99,7 @@ def lost_options(row: Mapping[str, Any], names: Sequence[str], misspelt: Sequenc
     return tuple(name for name in misspelt if name in filled)
 
 
-def unknown_options(row: Mapping[str, Any], names: Sequence[str], known: Sequence[str], answer: str) -> tuple[str, ...]:
+def unknown_options(row: Mapping[str, object], names: Sequence[str], known: Sequence[str], answer: str) -> tuple[str, ...]:
     """Columns of any name in which a row that a letter alone answers may have its options: a list, or columns "opa" and "opb".
 
     Args:
@@ -116,15 +115,15 @@ def unknown_options(row: Mapping[str, Any], names: Sequence[str], known: Sequenc
             return (name,)
     groups: dict[tuple[str, str], dict[str, str]] = {}
     for name in filled:
-        for place, char in enumerate(name.lower()):
+        for position, char in enumerate(name.lower()):
             if char.isalnum():
-                groups.setdefault((name.lower()[:place], name.lower()[place + 1 :]), {})[char] = name
+                groups.setdefault((name.lower()[:position], name.lower()[position + 1 :]), {})[char] = name
     return next(
         (tuple(group.values()) for group in groups.values() if any(set(run) <= set(group) for run in ("ab", "12", "01"))), ()
     )
 
 
-def _texts_in(value: Any) -> list[str]:
+def _texts_in(value: object) -> list[str]:
     """The texts in a list or an object, however deep, also where that is written as a text."""
     if isinstance(value, str) and (value.lstrip()[:1] in ("[", "{") or "|" in value or "\n" in value):
         try:
@@ -138,13 +137,14 @@ def _texts_in(value: Any) -> list[str]:
     return [text for each in value for text in ([each] if isinstance(each, str) else _texts_in(each))]
 
 
-def _listed(values: list[Any], split: bool = False) -> Options | None:
+def _listed(values: list[object], split: bool = False) -> Options | None:
     values = _without_tail(values)
-    if values and all(isinstance(value, Mapping) for value in values):
-        return _entries(values)
+    entries = [value for value in values if isinstance(value, Mapping)]
+    if entries and len(entries) == len(values):
+        return _entries(entries)
     if any(is_missing(value) for value in values):
-        place = next(n for n, value in enumerate(values) if is_missing(value))
-        raise UnusableError(GAP, f"option {letter(place)} is missing among {shorten(values)}; write it, or remove its place")
+        position = next(n for n, value in enumerate(values) if is_missing(value))
+        raise UnusableError(GAP, f"option {letter(position)} is missing among {shorten(values)}; write it, or leave it out")
     texts = [text_of(value, "an option") for value in values]
     labeled = pairs(texts, split)
     if labeled is not None:
@@ -152,7 +152,7 @@ def _listed(values: list[Any], split: bool = False) -> Options | None:
     return Options(tuple(texts), unclear=unclear_letters(texts))
 
 
-def _entries(entries: list[Any]) -> Options | None:
+def _entries(entries: Sequence[Mapping[str, object]]) -> Options | None:
     """Options as objects with a label and a text, or as objects of one key each."""
     if all(len(entry) == 1 and key_of(next(iter(entry))) for entry in entries):
         return _keyed([(key, value) for entry in entries for key, value in entry.items()], entries)
@@ -171,25 +171,27 @@ def _entries(entries: list[Any]) -> Options | None:
         return _keyed(list(zip(columns[label], values, strict=True)), entries)
     for name in names:
         if name not in texts and _contradicts(columns[name], name in _LABELS):
-            detail = f"options are {shorten(entries)}: the labels {name!r} are not those of their places; name the key 'label'"
+            detail = (
+                f"options are {shorten(entries)}: the labels {name!r} are not those of their positions; name the key 'label'"
+            )
             raise UnusableError(UNREADABLE, detail)
     found, own = _listed(values), next((name for name in _LABELS if name in names and _are_names(columns[name])), None)
     if found is None or own is None or len(columns[own]) != len(found.texts) or own in texts:
         return found
-    return replace(found, names=tuple(columns[own]))
+    return replace(found, names=tuple(map(str, columns[own])))
 
 
-def _are_names(column: list[Any]) -> bool:
+def _are_names(column: list[object]) -> bool:
     return all(isinstance(value, str) and not is_missing(value) for value in column) and len(set(column)) == len(column)
 
 
-def _is_text(column: list[Any]) -> bool:
+def _is_text(column: list[object]) -> bool:
     return any(not is_missing(value) for value in column) and all(
         is_missing(value) or (isinstance(value, str | int | float) and not isinstance(value, bool)) for value in column
     )
 
 
-def _contradicts(column: list[Any], is_label: bool) -> bool:
+def _contradicts(column: list[object], is_label: bool) -> bool:
     """Whether a column of a name of its own may hold labels of an order that is not that of the list."""
     keys = [key_of(value) for value in column]
     if None in keys:
@@ -198,10 +200,10 @@ def _contradicts(column: list[Any], is_label: bool) -> bool:
         numbers = [int(key) for key in keys if key]
         run = list(range(min(numbers), min(numbers) + len(numbers)))
         return numbers != run and sorted(numbers) == run and run[0] in (0, 1)
-    return len(set(keys)) == len(keys) and keys != [letter(place) for place in range(len(keys))]
+    return len(set(keys)) == len(keys) and keys != [letter(position) for position in range(len(keys))]
 
 
-def entries_of(value: Mapping[Any, Any]) -> list[dict[str, Any]] | None:
+def entries_of(value: Mapping[str, object]) -> list[dict[str, object]] | None:
     """The entries of an object of equally long lists, as `datasets` stores a list of objects; None if it is not one."""
     lists = [column for column in value.values() if isinstance(column, list)]
     if len(value) < 2 or len(lists) != len(value) or len({len(column) for column in lists}) != 1:
@@ -209,7 +211,7 @@ def entries_of(value: Mapping[Any, Any]) -> list[dict[str, Any]] | None:
     return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
-def _keyed(named: Sequence[tuple[Any, Any]], shown: Any) -> Options | None:
+def _keyed(named: Sequence[tuple[object, object]], shown: object) -> Options | None:
     """Options by letter or by number, in the order of these."""
     keys: list[str] = []
     for key, _ in named:
@@ -227,7 +229,7 @@ def _keyed(named: Sequence[tuple[Any, Any]], shown: Any) -> Options | None:
     return _by_letter([(key, value) for key, value in zip(keys, values, strict=True) if not is_missing(value)], shown)
 
 
-def _by_number(named: list[tuple[int, Any]], shown: Any) -> Options:
+def _by_number(named: list[tuple[int, object]], shown: object) -> Options:
     ordered = sorted(named, key=lambda pair: pair[0])
     kept = ordered[: len(_without_tail([value for _, value in ordered]))]
     if lost := [number for number, value in kept if is_missing(value)]:
@@ -235,17 +237,17 @@ def _by_number(named: list[tuple[int, Any]], shown: Any) -> Options:
     numbers, texts = [number for number, _ in kept], [text_of(value, "an option") for _, value in kept]
     if (labeled := pairs(texts)) is not None:
         labels = [label for label, _ in labeled]
-        if labels not in ([letter(place) for place in range(len(texts))], [str(number) for number in numbers]):
+        if labels not in ([letter(position) for position in range(len(texts))], [str(number) for number in numbers]):
             raise UnusableError(UNREADABLE, _contradiction(shown))
         texts = [text for _, text in labeled]
     return Options(tuple(texts), tuple(map(str, numbers)), ordered != named, unclear=unclear_letters(texts))
 
 
-def _by_letter(named: list[tuple[str, Any]], shown: Any) -> Options:
+def _by_letter(named: list[tuple[str, object]], shown: object) -> Options:
     named = sorted(named, key=lambda pair: pair[0])
-    for place, (key, _) in enumerate(named):
-        if key != letter(place):
-            raise UnusableError(GAP, f"option {letter(place)} is missing among {shorten(shown)}; write all from A on")
+    for position, (key, _) in enumerate(named):
+        if key != letter(position):
+            raise UnusableError(GAP, f"option {letter(position)} is missing among {shorten(shown)}; write all from A on")
     texts = [text_of(value, "an option") for _, value in named]
     marks = [mark(text) for text in texts]
     if all(found and found.text and found.key == key for found, (key, _) in zip(marks, named, strict=True)):
@@ -255,11 +257,11 @@ def _by_letter(named: list[tuple[str, Any]], shown: Any) -> Options:
     return Options(tuple(texts), unclear=unclear_letters(texts, keyed=True))
 
 
-def _contradiction(shown: Any) -> str:
+def _contradiction(shown: object) -> str:
     return f"keys and labels of the options {shorten(shown)} contradict each other; keep one"
 
 
-def _without_tail(values: list[Any]) -> list[Any]:
+def _without_tail(values: list[object]) -> list[object]:
     """Without missing values at the end: a table pads lists of unequal length with them."""
     end = len(values)
     while end and is_missing(values[end - 1]):

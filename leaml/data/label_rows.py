@@ -11,7 +11,6 @@ import re
 import string
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from leaml.data.label_keys import (
     CHAT_KEYS,
@@ -87,7 +86,7 @@ _LETTER_FIRST = re.compile(r"^\W*[A-Za-z]\W+(?P<text>\w.*)$", re.S)
 _LETTER_LAST = re.compile(r"^(?P<text>.*\w)\W+[A-Za-z]\W*$", re.S)
 
 
-def parse(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = None) -> Question | RefusedRow | None:
+def parse(row: Mapping[str, object], where: str, keys: Iterable[str] | None = None) -> Question | RefusedRow | None:
     """The question in `row`, why it cannot be used, or None if the row has neither question nor answer.
 
     A value that is missing counts as a key that is: the rows of a table have all its columns.
@@ -118,7 +117,7 @@ def parse(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = None)
         return RefusedRow(where, error.reason, "; ".join(part for part in (error.detail, meant) if part))
 
 
-def _is_filled(value: Any) -> bool:
+def _is_filled(value: object) -> bool:
     return isinstance(value, list | tuple | Mapping) or not is_missing(value)
 
 
@@ -148,7 +147,7 @@ def checked(record: Record) -> Record:
     return replace(record, questions=questions, refused=record.refused + refused)
 
 
-def _question(row: Mapping[str, Any], where: str, names: tuple[str, ...], misspelt: tuple[tuple[str, str], ...]) -> Question:
+def _question(row: Mapping[str, object], where: str, names: tuple[str, ...], misspelt: tuple[tuple[str, str], ...]) -> Question:
     said = {key: text_of(row.get(key), f"the {key}") for key in ("question", "answer")}
     question = text_of(without_image(without_ends(said["question"])), "the question")
     if is_missing(without_ends(said["answer"])):
@@ -188,14 +187,14 @@ def _named(answer: str, options: Options) -> str:
     by_key, said = answer in options.keys, chosen_letters(answer, _NO_TEXTS)
     as_text = [n for n, text in enumerate(options.texts) if normalise(text) == normalise(answer)]
     if by_key:
-        place = options.keys.index(answer)
-        if as_text and as_text != [place]:
+        index = options.keys.index(answer)
+        if as_text and as_text != [index]:
             detail = f"the answer {answer!r} is the number of one option and the text of another; write the letter"
             raise UnusableError(AMBIGUOUS, detail)
-        if place < MOST_OPTIONS:
-            return string.ascii_uppercase[place]
-    if answer in options.names and not as_text and (place := options.names.index(answer)) < MOST_OPTIONS:
-        return string.ascii_uppercase[place]
+        if index < MOST_OPTIONS:
+            return string.ascii_uppercase[index]
+    if answer in options.names and not as_text and (index := options.names.index(answer)) < MOST_OPTIONS:
+        return string.ascii_uppercase[index]
     if options.keys and said and not as_text and (options.moved or not _in_sequence(options.keys)):
         order = ", in another order" if options.moved else ""
         detail = (
@@ -207,11 +206,11 @@ def _named(answer: str, options: Options) -> str:
         raise UnusableError(AMBIGUOUS, f"{shown}: {FIX}, or answer with the text of one")
     numbered = mark(answer) if options.keys and not as_text else None
     if numbered and numbered.key in options.keys:
-        place = options.keys.index(numbered.key)
-        if normalise(numbered.text) not in ("", normalise(options.texts[place])):
+        index = options.keys.index(numbered.key)
+        if normalise(numbered.text) not in ("", normalise(options.texts[index])):
             raise UnusableError(OUTSIDE, f"the answer {shorten(answer)} names a number that has another text; {_WRITE}")
-        if place < MOST_OPTIONS:
-            return string.ascii_uppercase[place]
+        if index < MOST_OPTIONS:
+            return string.ascii_uppercase[index]
     if options.split and len(options.texts) <= MOST_OPTIONS and chosen_letters(answer, options.texts) is None:
         detail = f"the options are one text, and the answer {shorten(answer)} is none of {shorten(options.texts)}; {_WRITE}"
         raise UnusableError(UNREADABLE, detail)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import posixpath
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from leaml.data import delimited, json_lines
 from leaml.errors import DataError
@@ -25,17 +24,17 @@ class MetadataRows:
 
     def __init__(self, folder: str) -> None:
         """Read the files of a folder and those below it. Raises DataError naming file and line."""
-        self._rows: dict[str, deque[tuple[str, Mapping[str, Any]]]] = {}
+        self._rows: dict[str, deque[tuple[str, Mapping[str, object]]]] = {}
         for uri in files.listing(files.absolute(folder), _FILES):  # datasets names images by the folder that a link leads to
             if posixpath.basename(uri) not in _FILES:
                 continue
-            for place, row in _rows(uri):
-                self._rows.setdefault(posixpath.normpath(posixpath.join(posixpath.dirname(uri), row[_NAME])), deque()).append(
-                    (place, row)
-                )
+            for where, row in _rows(uri):
+                self._rows.setdefault(
+                    posixpath.normpath(posixpath.join(posixpath.dirname(uri), str(row[_NAME]))), deque()
+                ).append((where, row))
 
-    def take(self, image: str | None, where: str) -> tuple[str, Mapping[str, Any]] | None:
-        """Place and values of the next row of an image, by its path; None: the folder has no such files.
+    def take(self, image: str | None, where: str) -> tuple[str, Mapping[str, object]] | None:
+        """File, line and values of the next row of an image, by its path; None: the folder has no such files.
 
         Args:
             image: Path of the image.
@@ -55,13 +54,13 @@ class MetadataRows:
         return left.popleft()
 
 
-def _rows(uri: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows(uri: str) -> Iterator[tuple[str, Mapping[str, object]]]:
     if uri.endswith(".csv"):
-        for place, cells in delimited.rows(uri, _NAME):
-            yield place, {name: cell or None for name, cell in cells.items()} | {_NAME: cells[_NAME]}
+        for where, cells in delimited.rows(uri, _NAME):
+            yield where, {name: cell or None for name, cell in cells.items()} | {_NAME: cells[_NAME]}
         return
-    for place, row in json_lines.lines(uri):
+    for where, row in json_lines.lines(uri):
         if not isinstance(row, Mapping) or not isinstance(row.get(_NAME), str):
-            msg = f"{place}: the line is {shorten(row)}, not an object with the path of an image in {_NAME!r}; correct it"
+            msg = f"{where}: the line is {shorten(row)}, not an object with the path of an image in {_NAME!r}; correct it"
             raise DataError(msg)
-        yield place, row
+        yield where, row

@@ -8,7 +8,6 @@ import csv
 import io
 import re
 import tokenize
-from typing import Any
 
 from leaml.data import json_text
 from leaml.data.label_marks import UNREADABLE, mark, split
@@ -24,7 +23,7 @@ _BULLET = re.compile(r"^[-*•]\s+(?=\S)")
 _BRACKETS = ("()", "[]", "{}")
 
 
-def from_text(text: str) -> tuple[Any, bool]:
+def from_text(text: str) -> tuple[object, bool]:
     """The value that a text holds, and whether it was cut at separators, so that an answer has to be among its parts.
 
     Raises:
@@ -65,14 +64,14 @@ def list_in(text: str) -> list[str] | None:
     return None
 
 
-def _json(text: str) -> Any:
+def _json(text: str) -> object:
     try:
         return json_text.loads(text)
-    except json_text.DoubledKeyError as error:
+    except json_text.DuplicateJsonKeyError as error:
         raise UnusableError(UNREADABLE, f"options are {shorten(text)}: {error}; give each a letter of its own") from None
 
 
-def _python_literal(text: str) -> Any:
+def _python_literal(text: str) -> object:
     tree = ast.parse(_with_commas(text), mode="eval")
     for node in ast.walk(tree):
         keys = [ast.dump(key) for key in node.keys if key is not None] if isinstance(node, ast.Dict) else []
@@ -103,7 +102,7 @@ def _with_commas(text: str) -> str:
 
 
 def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    """The text from one place to another, each a line, from 1, and a column."""
+    """The text from one position to another, each a line, from 1, and a column."""
     (first, left), (last, right) = start, end
     if first == last:
         return lines[first - 1][left:right]

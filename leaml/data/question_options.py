@@ -35,7 +35,7 @@ _INSTRUCTION = re.compile(
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownOptions:
     """The options in a question.
 
     Attributes:
@@ -62,7 +62,7 @@ class Shown:
 
 
 @functools.lru_cache(maxsize=1 << 14)  # a data set asks the same questions about many images
-def options_in(question: str) -> Shown | None:
+def options_in(question: str) -> ShownOptions | None:
     """The options that a question shows; None where it shows none."""
     if question.isascii() and not _LETTER_A.search(question):
         return None
@@ -96,10 +96,10 @@ def contradiction(question: str, options: tuple[str, ...]) -> UnusableError:
 
 def are_letters(options: tuple[str, ...]) -> bool:
     """Whether options are letters and nothing else: A, B, C, whose texts stand elsewhere."""
-    return [key_of(option) for option in options] == [letter(place) for place in range(len(options))]
+    return [key_of(option) for option in options] == [letter(index) for index in range(len(options))]
 
 
-def _on_lines(question: str) -> Shown | None:
+def _on_lines(question: str) -> ShownOptions | None:
     lines = question.splitlines()
     marks = [mark(line) for line in lines]
     first = next((n for n, found in enumerate(marks) if found and found.key == "A" and found.text), None)
@@ -121,16 +121,16 @@ def _on_lines(question: str) -> Shown | None:
             break
     if len(texts) < _FEWEST and not lost:
         return None
-    if any(_continues(text, place) for place, text in enumerate(texts)):  # several options on a line
+    if any(_continues(text, index) for index, text in enumerate(texts)):  # several options on a line
         return None
-    return Shown(tuple(map(_trimmed, texts)), _is_instruction("\n".join(lines[end + 1 :])), lost)
+    return ShownOptions(tuple(map(_trimmed, texts)), _is_instruction("\n".join(lines[end + 1 :])), lost)
 
 
-def _continues(text: str, place: int) -> bool:
-    return any(label.key == letter(place + 1) for label in labels_inside(text))
+def _continues(text: str, index: int) -> bool:
+    return any(label.key == letter(index + 1) for label in labels_inside(text))
 
 
-def _in_line(question: str) -> Shown | None:
+def _in_line(question: str) -> ShownOptions | None:
     labels = labels_inside(question)
     for n, first in enumerate(labels):
         if first.key == "A" and _may_begin(question, first):
@@ -138,7 +138,7 @@ def _in_line(question: str) -> Shown | None:
             if len(run) >= _FEWEST or lost:
                 texts, rest = _texts(question, run)
                 if all(any(map(str.isalnum, text)) for text in texts):
-                    return Shown(texts, _is_instruction(rest), lost)
+                    return ShownOptions(texts, _is_instruction(rest), lost)
     return None
 
 
@@ -159,9 +159,9 @@ def _run(labels: list[Label]) -> tuple[list[Label], str]:
     return run, ""
 
 
-def _beyond(place: int) -> str:
-    """Letters behind the one that is due at a place which only a longer list has."""
-    return string.ascii_uppercase[place + 1 : place + 1 + _REACH]
+def _beyond(index: int) -> str:
+    """Letters behind the one that is due at an index which only a longer list has."""
+    return string.ascii_uppercase[index + 1 : index + 1 + _REACH]
 
 
 def _texts(question: str, run: list[Label]) -> tuple[tuple[str, ...], str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from leaml.data import delimited
 from leaml.data.embedded import holds_image
@@ -52,7 +51,7 @@ class Asked:
     image: str | None
     question: str
     options: tuple[str, ...] | None = None
-    others: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    others: Mapping[str, object] = field(default_factory=dict, compare=False)
 
 
 def read(uri: str, folder: str = ".") -> list[Asked]:
@@ -74,7 +73,7 @@ def read(uri: str, folder: str = ".") -> list[Asked]:
     return found
 
 
-def _parse(row: Any, where: str, folder: str) -> Asked:
+def _parse(row: object, where: str, folder: str) -> Asked:
     if not isinstance(row, Mapping):
         msg = f'{where}: not an object; write {{"image": ..., "question": ...}}'
         raise DataError(msg)
@@ -142,7 +141,7 @@ def _shown(question: str) -> str:
         return question
 
 
-def _image(row: Mapping[str, Any], names: tuple[str, ...], where: str, folder: str) -> str | None:
+def _image(row: Mapping[str, object], names: tuple[str, ...], where: str, folder: str) -> str | None:
     image = image_name(row, where)
     if isinstance(image, RefusedRow):
         msg = f"{where}: {image.detail}"
@@ -164,7 +163,7 @@ def _image(row: Mapping[str, Any], names: tuple[str, ...], where: str, folder: s
     return image
 
 
-def _image_elsewhere(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+def _image_elsewhere(row: Mapping[str, object], names: tuple[str, ...]) -> str:
     """The column of a row without an image that seems to hold its file name or its id, and what to do; "": none does."""
     filled = [name for name in names if name not in _OTHER_COLUMNS and not is_missing(row.get(name))]
     files = [name for name in filled if str(row.get(name)).strip().lower().endswith(SUFFIXES)]
@@ -175,7 +174,7 @@ def _image_elsewhere(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
     return f"{shorten(meant[0])}; name it 'image'" if meant else ""
 
 
-def _options(value: Any, where: str) -> tuple[str, ...] | None:
+def _options(value: object, where: str) -> tuple[str, ...] | None:
     try:
         texts = options_of(value)
     except DataError as error:
@@ -187,7 +186,7 @@ def _options(value: Any, where: str) -> tuple[str, ...] | None:
     return texts
 
 
-def options_of(value: Any) -> tuple[str, ...] | None:
+def options_of(value: object) -> tuple[str, ...] | None:
     """Options to ask with, as those of a label row: labels in front of the texts are no part of them, here as in training.
 
     Raises:
@@ -202,6 +201,6 @@ def options_of(value: Any) -> tuple[str, ...] | None:
     return None if found is None else texts
 
 
-def _table(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _table(uri: str) -> Iterator[tuple[str, dict[str, object]]]:
     for where, row in delimited.rows(uri, "question"):
         yield where, {key: value for key, value in row.items() if value or key in ("image", "question")}

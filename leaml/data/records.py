@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypedDict
 
 from leaml.data.embedded import Embedded
 from leaml.data.lost_images import Lost
@@ -58,6 +58,13 @@ class RefusedRow:
         return f"{self.where}: {self.reason}{f': {self.detail}' if self.detail else ''}"
 
 
+class RowFields(TypedDict):
+    """The fields of a `Record` that its label rows fill."""
+
+    questions: tuple[Question, ...]
+    refused: tuple[RefusedRow, ...]
+
+
 @dataclass
 class LabelRows:
     """The label rows of one image while a source is read: `Record(..., **rows.fields())`; `where` it is named first."""
@@ -73,7 +80,7 @@ class LabelRows:
         elif row is not None:
             self.refused.append(row)
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> RowFields:
         """The fields of a Record."""
         return {"questions": tuple(self.questions), "refused": tuple(self.refused)}
 
@@ -156,7 +163,7 @@ def by_image(
         msg = f"{len(loose)} label rows and none has an image; the first is {loose[0]}; correct the file"
         raise DataError(msg)
 
-    places: dict[str, str | None] = {}
+    origins: dict[str, str | None] = {}
     lost = Lost(folder)
 
     def wanted() -> Iterator[Record]:
@@ -169,7 +176,7 @@ def by_image(
             else:
                 try:
                     made = replace(made, uri=files.resolve(folder, name))
-                    places[made.uri] = rows.where
+                    origins[made.uri] = rows.where
                 except DataError as error:
                     made = replace(made, uri=_own(name), error=_at(rows.where, str(error)))
             if keep(made.uri):
@@ -177,7 +184,7 @@ def by_image(
                 yield replace(made, data=data, refused=made.refused + first)
                 first = ()
 
-    return fetch(wanted(), explain=lambda uri, error: _at(places.get(uri), lost.explain(uri, error)))
+    return fetch(wanted(), explain=lambda uri, error: _at(origins.get(uri), lost.explain(uri, error)))
 
 
 def _own(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from leaml.config import SourceConfig
 from leaml.data.embedded import Embedded
@@ -19,12 +18,12 @@ SEVERAL = "several images"
 """Reason of a row that names more than one."""
 
 
-def records(path: str, rows: Iterable[tuple[str, Any]], source: SourceConfig, keep: Keep) -> Iterator[Record]:
+def records(path: str, rows: Iterable[tuple[str, object]], source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of first mention; image paths are relative to `images` or the file's folder.
 
     Args:
         path: The file.
-        rows: Place (file and line) and value of each row.
+        rows: File with line, and value, of each row.
         source: What is read.
         keep: Which images are wanted.
 
@@ -39,6 +38,9 @@ def records(path: str, rows: Iterable[tuple[str, Any]], source: SourceConfig, ke
         split = row.get("split") if isinstance(row, Mapping) else None
         splits.add(str(split))
         if source.split is not None and split != source.split:
+            continue
+        if not isinstance(row, Mapping):
+            loose.append(imageless(row, where))
             continue
         image = image_name(row, where)
         if isinstance(image, str):
@@ -56,7 +58,7 @@ def records(path: str, rows: Iterable[tuple[str, Any]], source: SourceConfig, ke
     yield from by_image(groups, folder, source.format, source.split, keep, embedded, loose)
 
 
-def image_name(row: Any, where: str) -> str | RefusedRow | None:
+def image_name(row: object, where: str) -> str | RefusedRow | None:
     """The image that a row names in `image` or `images` (a text, or a list of one), why it has no usable one, or None."""
     if not isinstance(row, Mapping):
         return None
@@ -76,7 +78,7 @@ def image_name(row: Any, where: str) -> str | RefusedRow | None:
     return RefusedRow(where, "no image", f"the image is {shorten(image)}, not a path")
 
 
-def _single(image: Any) -> Any:
+def _single(image: object) -> object:
     """What a list of one holds, and the path of an image that is an object."""
     while isinstance(image, list | tuple) and len(image) == 1:
         image = image[0]
@@ -86,7 +88,7 @@ def _single(image: Any) -> Any:
     return image
 
 
-def imageless(row: Any, where: str) -> RefusedRow:
+def imageless(row: object, where: str) -> RefusedRow:
     """The refusal of a row that names no image, with the key that seems to."""
     if not isinstance(row, Mapping):
         return RefusedRow(where, "no image", f"not an object with the key 'image', but {shorten(row)}")

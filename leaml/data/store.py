@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TypedDict, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -82,16 +82,16 @@ class ImageIndex(Sequence[ImageRef]):
         return int(self._table.num_rows)
 
     @overload
-    def __getitem__(self, place: int) -> ImageRef: ...
+    def __getitem__(self, position: int) -> ImageRef: ...
     @overload
-    def __getitem__(self, place: slice) -> ImageIndex: ...
-    def __getitem__(self, place: int | slice) -> ImageRef | ImageIndex:
-        if isinstance(place, slice):
-            start, stop, step = place.indices(len(self))
+    def __getitem__(self, position: slice) -> ImageIndex: ...
+    def __getitem__(self, position: int | slice) -> ImageRef | ImageIndex:
+        if isinstance(position, slice):
+            start, stop, step = position.indices(len(self))
             if step != 1:
                 return self.take(list(range(start, stop, step)))
             return ImageIndex(self._table.slice(start, max(0, stop - start)))
-        return ImageRef(**self._table.slice(range(len(self))[place], 1).to_pylist()[0])
+        return ImageRef(**self._table.slice(range(len(self))[position], 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[ImageRef]:
         for start in range(0, len(self), _BATCH):
@@ -133,10 +133,18 @@ def copies(folder: str) -> Iterator[pa.Table]:
                 yield pa.Table.from_batches([batch])
 
 
-def read_rows(file: str, rows: list[int]) -> list[dict[str, Any]]:
+class StoredImage(TypedDict):
+    """The columns of an images table that make an image."""
+
+    image_id: str
+    uri: str
+    bytes: bytes
+
+
+def read_rows(file: str, rows: list[int]) -> list[StoredImage]:
     """The rows `image_id, uri, bytes` with these numbers, reading only the row groups that hold them."""
     wanted, first = sorted(set(rows)), 0
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[int, StoredImage] = {}
     with files.open_native(file) as source:
         parquet = pq.ParquetFile(source)
         for group in range(parquet.num_row_groups):

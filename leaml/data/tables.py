@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +27,20 @@ IMAGES = pa.schema(
         ("split", pa.string()),
     ]
 )
+
+
+class ImageRow(TypedDict):
+    """A row of `IMAGES`; `bytes` is None where the image is read from its URI."""
+
+    image_id: str
+    uri: str
+    bytes: bytes | None
+    width: int
+    height: int
+    source: str
+    split: str | None
+
+
 LABELED = pa.schema(
     [
         ("image_id", pa.string()),
@@ -36,6 +52,19 @@ LABELED = pa.schema(
     ]
 )
 """`where`: file and line that a row comes from, for messages."""
+
+
+class LabeledRow(TypedDict):
+    """A row of `LABELED`."""
+
+    image_id: str
+    question: str
+    answer: str
+    question_type: str | None
+    options: list[str] | None
+    where: str | None
+
+
 CAPTIONS = pa.schema(
     [
         ("image_id", pa.string()),
@@ -71,10 +100,35 @@ PAIR = pa.struct(
         ("reason", pa.string()),
     ]
 )
+
+
+class PairRow(TypedDict):
+    """A `PAIR`: a generated pair with its verdict; `reason` is empty where it was accepted."""
+
+    question: str
+    answer: str
+    mean_logprob: float
+    votes: float | None
+    roundtrip: str | None
+    accepted: bool
+    reason: str
+
+
 PSEUDO_QA = pa.schema([("image_id", pa.string()), ("caption", pa.string()), ("pairs", pa.list_(PAIR))])
 COPIES = pa.schema([("image_id", pa.string()), ("uri", pa.string())])
 """Further names of images whose bytes a source holds more than once."""
 QUARANTINE = pa.schema([("image_id", pa.string()), ("uri", pa.string()), ("step", pa.string()), ("reason", pa.string())])
+
+
+class QuarantineRow(TypedDict):
+    """A row of `QUARANTINE`; an image that could not be read has no id."""
+
+    image_id: str | None
+    uri: str | None
+    step: str
+    reason: str
+
+
 EXAMPLES = pa.schema(
     [
         ("image_id", pa.string()),
@@ -120,6 +174,19 @@ PREDICTIONS = pa.schema(
         ("logprob", pa.float32()),
     ]
 )
+
+
+class Prediction(TypedDict):
+    """A row of `PREDICTIONS` without its image; `answer` and `correct` are None where no answer is known."""
+
+    question: str
+    answer: str | None
+    prediction: str
+    correct: bool | None
+    question_type: str | None
+    logprob: float | None
+
+
 REPLIES = pa.schema(
     [
         ("image_id", pa.string()),
@@ -161,7 +228,7 @@ def image_id(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
+def table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
     """Build a table from dictionaries; missing keys become null, unknown keys are errors."""
     known = set(schema.names)
     for row in rows:
@@ -230,5 +297,5 @@ def _holds_bytes(kind: pa.DataType) -> bool:
         return _holds_bytes(kind.value_type)
     bytes_types = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
     return any(is_one(kind) for is_one in bytes_types) or any(
-        _holds_bytes(kind.field(place).type) for place in range(kind.num_fields)
+        _holds_bytes(kind.field(index).type) for index in range(kind.num_fields)
     )

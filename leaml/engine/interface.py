@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image
 
@@ -74,7 +74,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class EngineSettings:
+class EngineParameters:
     """Of an engine: a model folder or hub id for vLLM, or the URL of an OpenAI-compatible server."""
 
     model: str
@@ -85,8 +85,8 @@ class EngineSettings:
     gpus: float = 0.0
     cpus: float = 1.0
     sequences: int = 128
-    apart: bool = False
+    separate_process: bool = False
     """vLLM's core in a process of its own: requests are prepared while it computes, and if it dies, so does this process."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
     client: ClientConfig = field(default_factory=ClientConfig)
     """How `url` is asked."""

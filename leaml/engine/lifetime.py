@@ -1,7 +1,7 @@
 """vLLM's engine core in a process of its own, which lives and dies with the process that asks it.
 
-vLLM itself does neither: a core whose asker is killed runs on and keeps its memory, and an asker whose core is killed waits for
-ever (`SyncMPClient.get_output`, vLLM 0.32).
+vLLM itself does neither: a core can outlive its parent and keep its memory, and a parent can hang on a dead core
+(`SyncMPClient.get_output`, vLLM 0.32).
 """
 
 from __future__ import annotations

@@ -14,16 +14,16 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from email.utils import mktime_tz, parsedate_tz
-from typing import Any
+from typing import Protocol, TypedDict
 from urllib.parse import urljoin
 
 import openai
 from PIL import Image
 
-from leaml.engine.interface import FAILED, Completion, EngineSettings, Request
+from leaml.engine.interface import FAILED, Completion, EngineParameters, Request
 from leaml.errors import StepError
 from leaml.text import replies
 from leaml.text.values import shorten
@@ -85,17 +85,39 @@ class _Slots:
             self._limit = max(1.0, self._limit / 2) if busy else min(self._most, self._limit + 1 / self._limit)
 
 
+class _HttpResponse(Protocol):
+    @property
+    def content(self) -> bytes: ...
+
+
+class _RawReply(Protocol):
+    """What the client gives for a request that the server answered with 200."""
+
+    retries_taken: int
+
+    @property
+    def http_response(self) -> _HttpResponse: ...
+
+
+class _ChatCompletion(TypedDict):
+    """The parts of a chat completion that are read; of each choice only `message` is sure to be there."""
+
+    choices: list[dict[str, object]]
+    usage: object
+
+
 class OpenAIEngine:
     """An OpenAI-compatible chat server; images travel as data URLs. The key is read from OPENAI_API_KEY.
 
     Several threads may call `generate`; together they have at most `client.concurrency` requests under way.
     """
 
-    def __init__(self, spec: EngineSettings) -> None:
+    def __init__(self, spec: EngineParameters) -> None:
         self.spec = spec
         self.url = str(spec.url).rstrip("/").removesuffix("/chat/completions")
         client = spec.client
-        self._client = client_of(self.url, client.timeout, client.retries).chat.completions.with_raw_response
+        raw = client_of(self.url, client.timeout, client.retries).chat.completions.with_raw_response
+        self._create: Callable[..., _RawReply] = raw.create
         self._pool = ThreadPoolExecutor(client.concurrency, thread_name_prefix="teacher")
         self._slots = _Slots(client.concurrency)
         self._lock = threading.Lock()
@@ -164,25 +186,26 @@ class OpenAIEngine:
             self._given_up = self._given_up or error
         self._stopped.set()
 
-    def _body(self, r: Request) -> dict[str, Any]:
+    def _body(self, r: Request) -> dict[str, object]:
         content = [
             {"type": "image_url", "image_url": {"url": data_url(r.image, self.spec)}},
             {"type": "text", "text": r.text},
         ]
-        body: dict[str, Any] = {"model": self.spec.model, "messages": [{"role": "user", "content": content}]}
+        messages: list[dict[str, object]] = [{"role": "user", "content": content}]
+        body: dict[str, object] = {"model": self.spec.model, "messages": messages}
         body |= {"temperature": r.temperature, "max_tokens": r.max_tokens, "logprobs": True}
         body |= {"n": r.n} if r.n != 1 else {}
         body |= {"top_p": r.top_p} if r.top_p != 1.0 else {}
         body |= {"seed": r.seed} if r.seed is not None else {}
-        extra: dict[str, Any] = {}
+        extra: dict[str, object] = {}
         if r.pattern:
             extra["structured_outputs"] = {"regex": r.pattern}  # vLLM's name
         if r.prefix:
-            body["messages"].append({"role": "assistant", "content": r.prefix})
+            messages.append({"role": "assistant", "content": r.prefix})
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
         return body | ({"extra_body": extra} if extra else {})
 
-    def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _post(self, body: dict[str, object]) -> _ChatCompletion:
         """A chat completion. Parameters that the server refuses are changed, for good once that has helped."""
         refused = self._refused
         while True:
@@ -198,7 +221,7 @@ class OpenAIEngine:
                     self._refused |= refused
             return reply
 
-    def _send(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _send(self, body: dict[str, object]) -> _ChatCompletion:
         """One chat completion, asked for again where the client does not do that by itself.
 
         Raises:
@@ -210,7 +233,7 @@ class OpenAIEngine:
         bodies, rounds = min(_BODY_TRIES, retries + 1), _BUSY_ROUNDS if retries else 1
         while True:
             try:
-                reply = self._client.create(**body)
+                reply = self._create(**body)
                 self._slots.note(busy=reply.retries_taken > 0)
                 return _parsed(reply.http_response.content.decode("utf-8-sig", "replace"))
             except _RequestError:
@@ -225,7 +248,7 @@ class OpenAIEngine:
             except openai.APIConnectionError as error:
                 raise self._unconnected(error) from None
 
-    def _explained(self, error: openai.APIStatusError, body: dict[str, Any]) -> Exception:
+    def _explained(self, error: openai.APIStatusError, body: Mapping[str, object]) -> Exception:
         code, text = error.status_code, " ".join(error.response.text.split())[:300]
         if to := redirect_of(error):
             base = shorten(to.removesuffix("/chat/completions"), 200)
@@ -248,8 +271,6 @@ _ADVICE = (
     "check caption.url (it usually ends with /v1), the model's name in caption.teacher.name, OPENAI_API_KEY and that the "
     "server runs; finished captions are kept, the same command goes on"
 )
-
-
 REDIRECT_ADVICE = "if the teacher is there, set caption.url to that address"
 
 
@@ -278,13 +299,13 @@ class _RefusedParameterError(_RequestError):
         self.name, self.otherwise = name, otherwise
 
 
-def _without(body: dict[str, Any], refused: frozenset[str]) -> dict[str, Any]:
+def _without(body: dict[str, object], refused: frozenset[str]) -> dict[str, object]:
     """The body with its refused parameters renamed or left out."""
     kept = {_OTHER_NAMES[k] if k in refused and k in _OTHER_NAMES else k: v for k, v in body.items()}
     return {k: v for k, v in kept.items() if k not in refused}
 
 
-def _refused_parameter(error: openai.APIStatusError, body: dict[str, Any]) -> str | None:
+def _refused_parameter(error: openai.APIStatusError, body: Mapping[str, object]) -> str | None:
     """The optional parameter that a refusal is about; None when it is about something else."""
     text = error.response.text
     if re.search(r"context length|too (?:large|long|many tokens)|maximum (?:context|length)|exceed", text, re.I):
@@ -321,7 +342,7 @@ def _pause(error: openai.APIStatusError) -> float:
     return min(max(0.0, seconds), LONGEST_WAIT)
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _parsed(text: str) -> _ChatCompletion:
     """The chat completion in a reply of status 200. Raises _RequestError when it is none."""
     try:
         reply = json.loads(text)
@@ -336,10 +357,10 @@ def _parsed(text: str) -> dict[str, Any]:
     ):
         msg = f"no chat completion: {text[:200]!r}"
         raise _RequestError(msg)
-    return dict(reply)
+    return {"choices": choices, "usage": reply.get("usage")}
 
 
-def _completions(reply: dict[str, Any], request: Request) -> list[Completion]:
+def _completions(reply: _ChatCompletion, request: Request) -> list[Completion]:
     """The `request.n` completions of a reply. Raises _RequestError when it has another number of them.
 
     Fields beside the text may be missing or odd in any way: what they would tell is then not known.
@@ -354,7 +375,7 @@ def _completions(reply: dict[str, Any], request: Request) -> list[Completion]:
     return [_completion(choice, used, request) for choice in choices]
 
 
-def _completion(choice: dict[str, Any], used: int | None, request: Request) -> Completion:
+def _completion(choice: Mapping[str, object], used: int | None, request: Request) -> Completion:
     told = choice.get("logprobs")
     content = told.get("content") if isinstance(told, dict) else None
     tokens = content if isinstance(content, list) else []
@@ -363,11 +384,12 @@ def _completion(choice: dict[str, Any], used: int | None, request: Request) -> C
     mean = sum(known) / len(known) if known and len(known) == len(logprobs) else math.nan
     count = used or len(logprobs) or None
     finished = replies.finish_reason(choice.get("finish_reason"), count, request.max_tokens)
-    text, error = replies.message_text(choice["message"])
+    message = choice["message"]
+    text, error = replies.message_text(message if isinstance(message, dict) else {})
     return Completion(text, mean, finished, count or 0, error)
 
 
-def data_url(image: Image.Image, spec: EngineSettings) -> str:
+def data_url(image: Image.Image, spec: EngineParameters) -> str:
     """The image as `spec.client` wants it sent."""
     client, kind = spec.client, spec.client.image_format
     if client.image_max_side and max(image.size) > client.image_max_side:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
-from leaml.engine.interface import Engine, EngineSettings
+from leaml.engine.interface import Engine, EngineParameters
 from leaml.io import files
 
 
 @dataclass(frozen=True)
-class EngineSpec(EngineSettings):
+class EngineSpec(EngineParameters):
     """How to build an engine."""
 
     def build(self) -> Engine:

@@ -8,13 +8,24 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from leaml.engine import lifetime
-from leaml.engine.interface import Completion, EngineSettings, Request
+from leaml.engine.interface import Completion, EngineParameters, Request
 from leaml.errors import DataError, ModelError
 from leaml.imports import uncollected
 from leaml.text import replies
+
+if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.inputs import TextPrompt, TokensPrompt
+    from vllm.outputs import CompletionOutput
+
+    from leaml.vlm.processor import Processor
+
+    Prompt = TextPrompt | TokensPrompt
+    Output = RequestOutput | Exception
+    """What became of a request: vLLM's answer, or why it does not take it."""
 
 _TOGETHER = 32
 """Requests that are prepared before the engine moves on."""
@@ -24,13 +35,13 @@ sum: 1.5 of 15 s of processor time at each start, 13 of 27 at the first on a mac
 
 
 class VllmEngine:
-    """vLLM, with its core in this process or apart. Raises ModelError when vLLM cannot serve the model.
+    """vLLM, with its core in this process or in one of its own. Raises ModelError when vLLM cannot serve the model.
 
     Several threads may call `generate`: their requests share the batches, so that the engine stays full while one caller's
     last replies are finished and another's first are prepared.
     """
 
-    def __init__(self, spec: EngineSettings) -> None:
+    def __init__(self, spec: EngineParameters) -> None:
         _quiet_environment(spec)
         with uncollected():
             from vllm import LLM  # import sets up platform and threads, so it comes after the environment
@@ -65,11 +76,11 @@ class VllmEngine:
         except (ValueError, RuntimeError, OSError) as error:
             msg = f"vLLM cannot serve {spec.model!r}: {error}; is it an image-text-to-text model of a supported architecture?"
             raise ModelError(msg) from error
-        if spec.apart:
+        if spec.separate_process:
             lifetime.die_with_children()
         from transformers import AutoProcessor
 
-        self.processor = AutoProcessor.from_pretrained(
+        self.processor: Processor = AutoProcessor.from_pretrained(
             spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
         )
         self._collator = Collator(self.processor)
@@ -77,7 +88,8 @@ class VllmEngine:
 
     def generate(self, requests: list[Request]) -> list[list[Completion]]:
         """As Engine.generate. A request that the model cannot be asked has an `error`; the others are answered."""
-        prompts, sampling = [], []
+        prompts: list[Prompt] = []
+        sampling: list[SamplingParams] = []
         errors: list[str] = []
         for r in requests:
             try:
@@ -87,9 +99,12 @@ class VllmEngine:
             except DataError as error:
                 errors.append(str(error))
                 continue
-            shown = {"multi_modal_data": {"image": self._shrink(r.image)}, "multi_modal_uuids": {"image": [r.image_id]}}
-            asked = {"prompt_token_ids": [*self._collator.prompt_ids(text), *reply]} if reply else {"prompt": text}
-            prompts.append(asked | shown)
+            image, ids = {"image": self._shrink(r.image)}, {"image": [r.image_id]}
+            if reply:
+                tokens = [*self._collator.prompt_ids(text), *reply]
+                prompts.append({"prompt_token_ids": tokens, "multi_modal_data": image, "multi_modal_uuids": ids})
+            else:
+                prompts.append({"prompt": text, "multi_modal_data": image, "multi_modal_uuids": ids})
             sampling.append(_sampling(r, self._collator.chat.end))
         outputs = iter(self._driver.run(prompts, sampling))
         return [
@@ -97,7 +112,7 @@ class VllmEngine:
             for r, error in zip(requests, errors, strict=True)
         ]
 
-    def _completions(self, output: Any, r: Request) -> list[Completion]:
+    def _completions(self, output: Output, r: Request) -> list[Completion]:
         """Of vLLM's output, or of the reason why there is none."""
         if isinstance(output, Exception):
             return _refused(f"the model cannot be asked this: {' '.join(str(output).split())[:300]}", r.n)
@@ -107,27 +122,27 @@ class VllmEngine:
         return [Completion(r.reply, reply_logprob(output, ids) / len(ids), "given", len(ids))]
 
 
-def reply_logprob(output: Any, ids: list[int]) -> float:
+def reply_logprob(output: RequestOutput, ids: list[int]) -> float:
     """Sum of the natural-log probabilities of a reply's tokens, with which vLLM was asked for `prompt_logprobs`.
 
     Args:
-        output: vLLM's RequestOutput.
+        output: Of vLLM.
         ids: Ids of the reply with its end token, the last ones of the prompt but for what the model's processor puts behind it.
 
     Raises:
         ModelError: They do not stand at the end of the prompt.
     """
-    shown = list(output.prompt_token_ids)
+    shown, logprobs = list(output.prompt_token_ids or ()), output.prompt_logprobs or []
     for end in range(len(shown), max(len(ids), len(shown) - 2) - 1, -1):
         if shown[end - len(ids) : end] == ids:
-            scored = zip(ids, output.prompt_logprobs[end - len(ids) : end], strict=True)
-            return float(sum(each[token].logprob for token, each in scored))
+            scored = zip(ids, logprobs[end - len(ids) : end], strict=True)
+            return float(sum(each[token].logprob for token, each in scored if each))
     msg = "the model's processor changes the text of a reply, so that options cannot be scored; ask without options"
     raise ModelError(msg)
 
 
-def _sampling(r: Request, end: int) -> Any:
-    """vLLM's SamplingParams. A reply ends with the token that ends it in training too, which the model may not name as such."""
+def _sampling(r: Request, end: int) -> SamplingParams:
+    """How vLLM is to answer. A reply ends with the token that ends it in training too, which the model may not name as such."""
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
@@ -151,19 +166,19 @@ class _Driver:
     One thread, since each thread of Python has OpenMP threads of its own, and vLLM is not made for several.
     """
 
-    def __init__(self, build: Callable[[], Any]) -> None:
-        self._asked: queue.SimpleQueue[tuple[list[Any], list[Any], Future[list[Any]]]] = queue.SimpleQueue()
-        built: Future[Any] = Future()
+    def __init__(self, build: Callable[[], LLM]) -> None:
+        self._asked: queue.SimpleQueue[tuple[list[Prompt], list[SamplingParams], Future[list[Output]]]] = queue.SimpleQueue()
+        built: Future[LLM] = Future()
         threading.Thread(target=self._work, args=(build, built), daemon=True).start()
         self.llm = built.result()
 
-    def run(self, prompts: list[Any], sampling: list[Any]) -> list[Any]:
+    def run(self, prompts: list[Prompt], sampling: list[SamplingParams]) -> list[Output]:
         """vLLM's outputs for these prompts, in order, or why it does not take one. Raises whatever else vLLM raises."""
-        done: Future[list[Any]] = Future()
+        done: Future[list[Output]] = Future()
         self._asked.put((prompts, sampling, done))
         return done.result()
 
-    def _work(self, build: Callable[[], Any], built: Future[Any]) -> None:
+    def _work(self, build: Callable[[], LLM], built: Future[LLM]) -> None:
         try:
             llm = build()
         except BaseException as error:
@@ -182,7 +197,7 @@ class _Driver:
                 calls.clear()
             calls = [call for call in calls if not call.done.done()]
 
-    def _turn(self, llm: Any, calls: list[_Call]) -> None:
+    def _turn(self, llm: LLM, calls: list[_Call]) -> None:
         """Prepare a part of the first call that has one left, and move the engine on."""
         waiting = next((call for call in calls if call.prompts), None)
         if waiting:
@@ -195,14 +210,15 @@ class _Driver:
                     waiting.ids.append(f"refused {len(waiting.ids)}")
                     waiting.outputs[waiting.ids[-1]] = accepted
         busy = llm.llm_engine.has_unfinished_requests()  # a core in a process of its own never comes back from a step without
-        finished = {o.request_id: o for o in (llm.llm_engine.step() if busy else ()) if o.finished}
+        outputs = cast("list[RequestOutput]", llm.llm_engine.step() if busy else [])  # no embeddings are asked for
+        finished = {o.request_id: o for o in outputs if o.finished}
         for call in calls:
             call.outputs.update({i: finished[i] for i in call.ids if i in finished})
             if not call.prompts and len(call.outputs) == len(call.ids):
                 call.done.set_result([call.outputs[i] for i in call.ids])
 
 
-def _enqueue(llm: Any, prompts: list[Any], sampling: list[Any]) -> list[str | Exception]:
+def _enqueue(llm: LLM, prompts: list[Prompt], sampling: list[SamplingParams]) -> list[str | Exception]:
     """The id of each request, or why vLLM does not take it. vLLM itself takes all of a list or none."""
     from vllm.exceptions import VLLMClientError
 
@@ -219,27 +235,27 @@ def _enqueue(llm: Any, prompts: list[Any], sampling: list[Any]) -> list[str | Ex
 class _Call:
     """A call of `generate` on its way: what is still to be prepared, ids of what is, and the outputs so far."""
 
-    prompts: list[Any]
-    sampling: list[Any]
-    done: Future[list[Any]]
+    prompts: list[Prompt]
+    sampling: list[SamplingParams]
+    done: Future[list[Output]]
     ids: list[str] = field(default_factory=list)
-    outputs: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Output] = field(default_factory=dict)
 
 
 def _refused(error: str, n: int) -> list[Completion]:
     return [Completion("", 0.0, "refused", 0, error)] * n
 
 
-def _completion(sample: Any) -> Completion:
+def _completion(sample: CompletionOutput) -> Completion:
     tokens = len(sample.token_ids)
     mean = (sample.cumulative_logprob or 0.0) / max(1, tokens)
     return Completion(sample.text.strip(), mean, replies.finish_reason(sample.finish_reason), tokens)
 
 
-def _quiet_environment(spec: EngineSettings) -> None:
-    """Environment vLLM reads at import: core apart or not, no telemetry, few logs, bounded CPU cache and threads."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if spec.apart else "0"
-    if spec.apart:
+def _quiet_environment(spec: EngineParameters) -> None:
+    """What vLLM reads at import: its core in this process or another, no telemetry, few logs, bounded CPU cache and threads."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if spec.separate_process else "0"
+    if spec.separate_process:
         os.environ[lifetime.DIES] = "1"
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",

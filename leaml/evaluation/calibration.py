@@ -14,13 +14,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
 from leaml.errors import DataError
+from leaml.evaluation.metrics import Bin, Calibration
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
@@ -67,7 +67,7 @@ def ece(confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.
     return sum(bin_["n"] * abs(bin_["accuracy"] - bin_["confidence"]) for bin_ in bins(confidences, correct)) / len(correct)
 
 
-def bins(confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray) -> list[dict[str, Any]]:
+def bins(confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray) -> list[Bin]:
     """The reliability diagram: per bin that holds answers `low`, `high`, `n`, mean `confidence` and `accuracy`.
 
     Raises:
@@ -77,22 +77,22 @@ def bins(confidences: Sequence[float] | np.ndarray, correct: Sequence[bool] | np
     if not len(sure) or sure.shape != right.shape:
         msg = f"calibration needs one verdict per answer and at least one answer, got {sure.shape} and {right.shape}"
         raise DataError(msg)
-    places = np.minimum((sure * BINS).astype(int), BINS - 1)
+    numbers = np.minimum((sure * BINS).astype(int), BINS - 1)
     return [
         {
-            "low": round(place / BINS, _DIGITS),
-            "high": round((place + 1) / BINS, _DIGITS),
-            "n": int((places == place).sum()),
-            "confidence": round(float(sure[places == place].mean()), _DIGITS),
-            "accuracy": round(float(right[places == place].mean()), _DIGITS),
+            "low": round(number / BINS, _DIGITS),
+            "high": round((number + 1) / BINS, _DIGITS),
+            "n": int((numbers == number).sum()),
+            "confidence": round(float(sure[numbers == number].mean()), _DIGITS),
+            "accuracy": round(float(right[numbers == number].mean()), _DIGITS),
         }
-        for place in np.unique(places).tolist()
+        for number in np.unique(numbers).tolist()
     ]
 
 
 def calibrate(
     image_ids: Sequence[str], logprobs: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray
-) -> dict[str, Any]:
+) -> Calibration:
     """The content of a run's `evaluation/calibration.json`.
 
     Args:
@@ -114,7 +114,7 @@ def calibrate(
         raise DataError(msg)
     temperature = _fit(logits, right)
     order = sorted(set(image_ids), key=lambda name: hashlib.sha256(name.encode()).digest())
-    halves = {name: place % 2 for place, name in enumerate(order)}
+    halves = {name: position % 2 for position, name in enumerate(order)}
     half = np.array([halves[name] for name in image_ids])
     sure = _confidences(logits, temperature)
     if len(order) > 1:

@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
-from typing import Any
+
+from leaml.evaluation.metrics import Metrics
 
 SIGNIFICANT = 0.05
 """p-value below which a difference is taken for one."""
@@ -212,7 +213,7 @@ def last_fall(losses: Sequence[tuple[int, float]]) -> float:
 
 
 def of_evaluation(
-    metrics: Mapping[str, Any],
+    metrics: Metrics,
     titles: Mapping[str, str],
     ours: Training,
     baselines: Sequence[Training],
@@ -244,8 +245,8 @@ def of_evaluation(
     return found
 
 
-def _of_differences(metrics: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
-    comparison = metrics.get("comparison") or {}
+def _of_differences(metrics: Metrics, titles: Mapping[str, str]) -> list[str]:
+    comparison = metrics.get("comparison")
     if not comparison:
         return []
     mine = metrics["rows"][comparison["ours"]]

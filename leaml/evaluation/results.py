@@ -12,6 +12,7 @@ import pyarrow as pa
 from leaml.data import tables
 from leaml.errors import DataError
 from leaml.evaluation import resampling
+from leaml.evaluation.metrics import Comparison, Difference, Metrics, RowMetrics
 from leaml.evaluation.templates import templates
 from leaml.rows import names_of
 from leaml.text import scoring
@@ -21,7 +22,7 @@ UNTYPED = "untyped"
 _DIGITS = 6
 
 
-def judged(row: Mapping[str, Any], prediction: str, logprob: float | None = None) -> dict[str, Any]:
+def judged(row: Mapping[str, Any], prediction: str, logprob: float | None = None) -> tables.Prediction:
     """A prediction row (without image id) with its verdict, which is None where `row` has no answer.
 
     `logprob` is the sum over the tokens of a model's prediction.
@@ -37,7 +38,7 @@ def judged(row: Mapping[str, Any], prediction: str, logprob: float | None = None
     }
 
 
-def evaluate(rows: Iterable[Mapping[str, Any]], resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def evaluate(rows: Iterable[Mapping[str, Any]], resamples: int = 2000, seed: int = 0) -> RowMetrics:
     """Accuracy of answers from anywhere, scored and summarised as a run does it.
 
     Args:
@@ -62,7 +63,7 @@ def evaluate(rows: Iterable[Mapping[str, Any]], resamples: int = 2000, seed: int
     return summarise(tables.table(made, tables.PREDICTIONS), resamples, seed)
 
 
-def summarise(predictions: pa.Table, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def summarise(predictions: pa.Table, resamples: int = 2000, seed: int = 0) -> RowMetrics:
     """Accuracy of one row of the results.
 
     Args:
@@ -81,38 +82,39 @@ def summarise(predictions: pa.Table, resamples: int = 2000, seed: int = 0) -> di
     correct, images = _scored(predictions, "predictions")
     types = np.array([kind or UNTYPED for kind in predictions["question_type"].to_pylist()])
     typed = set(types) != {UNTYPED}
-    found = {
+    by_type, n_by_type = _broken_down(correct, types if typed else types[:0])
+    found: RowMetrics = {
         "accuracy": round(float(correct.mean()), _DIGITS),
         "ci95": _rounded(resampling.bootstrap_interval(correct, images, resamples, seed)),
         "n": len(correct),
         "images": len(set(images)),
-        **_broken_down(correct, types if typed else types[:0], "type"),
+        "by_type": by_type,
+        "n_by_type": n_by_type,
     }
     if not typed:
         questions = predictions["question"].to_pylist()
         template_of = templates(questions)
-        found |= _broken_down(correct, np.array([template_of[question] for question in questions]), "template")
+        kinds = np.array([template_of[question] for question in questions])
+        found["by_template"], found["n_by_template"] = _broken_down(correct, kinds)
     return found
 
 
-def _broken_down(correct: np.ndarray, kinds: np.ndarray, what: str) -> dict[str, dict[str, float]]:
+def _broken_down(correct: np.ndarray, kinds: np.ndarray) -> tuple[dict[str, float], dict[str, int]]:
     """Accuracy and number of questions of each kind; `kinds` is (n,) or empty."""
     names = sorted(set(kinds))
-    return {
-        f"by_{what}": {str(name): round(float(correct[kinds == name].mean()), _DIGITS) for name in names},
-        f"n_by_{what}": {str(name): int((kinds == name).sum()) for name in names},
-    }
+    accuracies = {str(name): round(float(correct[kinds == name].mean()), _DIGITS) for name in names}
+    return accuracies, {str(name): int((kinds == name).sum()) for name in names}
 
 
 def compare(
-    metrics_rows: Mapping[str, Mapping[str, Any]],
+    metrics_rows: Mapping[str, RowMetrics],
     predictions_by_row: Mapping[str, pa.Table],
     ours: str = "leaml",
     baselines: Sequence[str] = names_of("baseline"),
     resamples: int = 2000,
     seed: int = 0,
     permutations: int = 10_000,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare one row with every baseline that was run, on the same questions.
 
     Args:
@@ -138,7 +140,7 @@ def compare(
         msg = f"cannot compare {ours!r}: baselines run: {run or 'none'}; rows without predictions: {missing or 'none'}"
         raise DataError(msg)
     mine = _sorted(predictions_by_row[ours])
-    against: dict[str, dict[str, Any]] = {}
+    against: dict[str, Difference] = {}
     for name in run:
         other = _sorted(predictions_by_row[name])
         _check_same_questions(mine, other, ours, name)
@@ -152,18 +154,24 @@ def compare(
     for name, adjusted in resampling.holm({name: found["p_value"] for name, found in against.items()}).items():
         against[name]["p_holm"] = adjusted
     best = max(run, key=lambda name: metrics_rows[name]["accuracy"])
-    headline = {key: against[best][key] for key in ("difference", "p_value", "ci95")}
-    return {"ours": ours, "best_baseline": best, **headline, "baselines": against}
+    return {
+        "ours": ours,
+        "best_baseline": best,
+        "difference": against[best]["difference"],
+        "p_value": against[best]["p_value"],
+        "ci95": against[best]["ci95"],
+        "baselines": against,
+    }
 
 
 def metrics_json(
     dataset: str,
     labels: int,
-    rows: Mapping[str, Mapping[str, Any]],
-    comparison: Mapping[str, Any] | None = None,
+    rows: Mapping[str, RowMetrics],
+    comparison: Comparison | None = None,
     text: Mapping[str, Mapping[str, float]] | None = None,
     warnings: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Metrics:
     """The content of `evaluation/metrics.json`.
 
     Args:
@@ -181,15 +189,15 @@ def metrics_json(
         if absent := {"accuracy", "ci95", "n", "images", "by_type", "n_by_type"} - set(row):
             msg = f"row {name!r} of the metrics lacks {sorted(absent)}"
             raise DataError(msg)
-    content: dict[str, Any] = {"dataset": dataset, "labels": labels, "rows": {name: dict(row) for name, row in rows.items()}}
+    content: Metrics = {"dataset": dataset, "labels": labels, "rows": dict(rows)}
     if comparison is not None:
-        content["comparison"] = dict(comparison)
+        content["comparison"] = comparison
     if text is not None:
         content["text_metrics"] = {name: dict(found) for name, found in text.items()}
     if warnings:
         content["warnings"] = list(warnings)
     try:
-        copy: dict[str, Any] = json.loads(json.dumps(content, allow_nan=False))
+        copy: Metrics = json.loads(json.dumps(content, allow_nan=False))
     except ValueError as error:
         msg = f"the metrics of {dataset!r} hold a number that JSON cannot: {error}"
         raise DataError(msg) from None

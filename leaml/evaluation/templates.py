@@ -22,11 +22,11 @@ _Words = tuple[str, ...]
 def templates(questions: Iterable[str], limit: int = LIMIT) -> dict[str, str]:
     """A template for each question, at most `limit` different ones.
 
-    Up to `limit` different questions are their own templates. Else what is in quotes or has a digit is masked, then one place
-    after another: always the places that most different words fill while the rest of the question stays the same, so that
-    "the colour of the ..." and "the size of the ..." stay apart as long as colours and sizes are fewer than what they are of.
-    Where no place is left and there are still too many, questions go by their first words, and at last the rarest are `OTHER`.
-    The order of the questions does not matter.
+    Up to `limit` different questions are their own templates. Else what is in quotes or has a digit is masked, then one
+    position after another: always those that most different words fill while the rest of the question stays the same, so that
+    "the colour of the ..." and "the size of the ..." stay separate as long as colours and sizes are fewer than what they are
+    of. Where no position is left and there are still too many, questions go by their first words, and at last the rarest are
+    `OTHER`. The order of the questions does not matter.
     """
     now: dict[str, _Words] = {question: tuple(scoring.normalise(question).split()) for question in set(questions)}
     if len(set(now.values())) > limit:
@@ -46,12 +46,12 @@ def _without_literals(question: str) -> _Words:
 
 
 def _mask_fullest(kinds: set[_Words]) -> dict[_Words, _Words]:
-    """The kinds whose word at some place varies most, with a mask there; empty where no place varies."""
+    """The kinds whose word at some position varies most, with a mask there; empty where no position varies."""
     filled: dict[_Words, set[_Words]] = defaultdict(set)
     for words in kinds:
-        for place, word in enumerate(words):
+        for position, word in enumerate(words):
             if word != MASK:
-                filled[(*words[:place], MASK, *words[place + 1 :])].add(words)
+                filled[(*words[:position], MASK, *words[position + 1 :])].add(words)
     most = max((len(fillers) for fillers in filled.values()), default=0)
     if most < 2:
         return {}
@@ -65,7 +65,7 @@ def _mask_fullest(kinds: set[_Words]) -> dict[_Words, _Words]:
 
 def _merged(words: _Words) -> _Words:
     """Neighbouring masks are one."""
-    return tuple(word for place, word in enumerate(words) if word != MASK or place == 0 or words[place - 1] != MASK)
+    return tuple(word for position, word in enumerate(words) if word != MASK or position == 0 or words[position - 1] != MASK)
 
 
 def _shortened(now: dict[str, _Words], limit: int) -> dict[str, str]:

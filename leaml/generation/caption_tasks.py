@@ -22,7 +22,7 @@ MOST_COMMON = 0.5
 """A word in more than this share of the captions tells nothing about an image and is not asked."""
 
 
-class Check(NamedTuple):
+class WordCheck(NamedTuple):
     """Whether an image shows what a word of some caption says."""
 
     image_id: str
@@ -40,7 +40,7 @@ def _words(caption: str) -> frozenset[str]:
     return frozenset(_WORD.findall(caption.lower()))
 
 
-def word_checks(captions: dict[str, str], seed: int) -> Iterator[Check]:
+def word_checks(captions: dict[str, str], seed: int) -> Iterator[WordCheck]:
     """For every image one word of its caption and one word that it lacks but a caption like its own has.
 
     The wrong word is drawn from one of `CANDIDATES` random captions, each weighted equally, so that it is as common as it is in
@@ -58,9 +58,9 @@ def word_checks(captions: dict[str, str], seed: int) -> Iterator[Check]:
         own = words[image] - common
         others = [j for j in rng.sample(ids, min(CANDIDATES, len(ids))) if words[j] - words[image] - common]
         if own and others:
-            yield Check(image, rng.choice(sorted(own)), True)
+            yield WordCheck(image, rng.choice(sorted(own)), True)
             wrong = words[rng.choice(others)] - words[image] - common
-            yield Check(image, rng.choice(sorted(wrong)), False)
+            yield WordCheck(image, rng.choice(sorted(wrong)), False)
 
 
 class Cloze(NamedTuple):
@@ -99,12 +99,12 @@ def _clozes(sentence: str, common: frozenset[str]) -> Iterator[tuple[str, str]]:
     """A sentence with each telling word, and each two side by side, left out; and those words."""
     words = list(_WORD.finditer(sentence))
     telling = [word.group().lower() not in common for word in words]
-    for place, word in enumerate(words):
-        if not telling[place]:
+    for index, word in enumerate(words):
+        if not telling[index]:
             continue
         ends = [word.end()]
-        if place + 1 < len(words) and telling[place + 1] and sentence[word.end() : words[place + 1].start()] == " ":
-            ends.append(words[place + 1].end())
+        if index + 1 < len(words) and telling[index + 1] and sentence[word.end() : words[index + 1].start()] == " ":
+            ends.append(words[index + 1].end())
         for end in ends:
             before, after = sentence[: word.start()], sentence[end:]
             if before.strip() or len(after.strip()) > 1:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 from leaml.config import FilterConfig
 from leaml.text import scoring
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 PERMUTATIONS = 128
 """Hash functions of a MinHash; the standard error of its similarity is 1 / sqrt(128) = 0.09 at most."""
@@ -44,7 +47,7 @@ class QuestionGroups:
     def __init__(self, threshold: float | None) -> None:
         self.threshold = threshold
         self.numbers: dict[str, int] = {}
-        self.founders: list[Any] = []
+        self.founders: list[MinHash] = []
         if threshold is not None:
             from datasketch import MinHashLSH
 
@@ -95,10 +98,10 @@ class PairSet:
             self._shares[group] = self._settle(self.counts[group])
         cap, share = self._shares[group]
         kept = min(1.0, cap / self.counts[group][scoring.canonical(answer)])
-        place = _uniform(f"{self.config.seed}:{image_id}:{question}:{answer}")
-        if place >= kept:
+        draw = _uniform(f"{self.config.seed}:{image_id}:{question}:{answer}")
+        if draw >= kept:
             return ANSWER
-        return QUESTION if place >= kept * share else ""
+        return QUESTION if draw >= kept * share else ""
 
     def _settle(self, answers: Counter[frozenset[str]]) -> tuple[int, float]:
         """The most pairs that one answer keeps, and the share of all remaining pairs of the question that stays."""

@@ -193,19 +193,19 @@ def apply(candidates: Sequence[Candidate], config: FilterConfig) -> list[dict[st
 
 
 def _drop_duplicates(candidates: Sequence[Candidate], decisions: Sequence[Decision], threshold: float | None) -> list[Decision]:
-    def rank(place: int) -> tuple[float, float, int]:
-        logprob = candidates[place].mean_logprob
-        return decisions[place].votes or 0.0, -math.inf if math.isnan(logprob) else logprob, -place
+    def rank(index: int) -> tuple[float, float, int]:
+        logprob = candidates[index].mean_logprob
+        return decisions[index].votes or 0.0, -math.inf if math.isnan(logprob) else logprob, -index
 
     found = list(decisions)
     kept: dict[str, set[str]] = {}
-    for place in sorted((p for p, d in enumerate(decisions) if d.accepted), key=rank, reverse=True):
-        text = scoring.normalise(candidates[place].question)
+    for index in sorted((p for p, d in enumerate(decisions) if d.accepted), key=rank, reverse=True):
+        text = scoring.normalise(candidates[index].question)
         mine = grams(text)
         if text in kept:
-            found[place] = replace(decisions[place], accepted=False, reason=DUPLICATE)
+            found[index] = replace(decisions[index], accepted=False, reason=DUPLICATE)
         elif threshold is not None and any(similarity(mine, other) >= threshold for other in kept.values()):
-            found[place] = replace(decisions[place], accepted=False, reason=SIMILAR)
+            found[index] = replace(decisions[index], accepted=False, reason=SIMILAR)
         else:
             kept[text] = mine
     return found

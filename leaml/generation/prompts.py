@@ -47,7 +47,7 @@ def _colon_behind_other_words() -> str:
     """A colon and what shows that neither `Question` nor `Answer` stands before it, without looking back."""
     found = [r"[^:\nnr]"]
     for word in ("Question", "Answer"):
-        found += [rf"[^:\n{word[place]}]{word[place + 1 :]}" for place in reversed(range(len(word) - 1))]
+        found += [rf"[^:\n{word[index]}]{word[index + 1 :]}" for index in reversed(range(len(word) - 1))]
     return f"(?:{'|'.join(found)}):"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import Any
+from typing import SupportsFloat
 
 import numpy as np
 from PIL import Image
@@ -26,7 +26,7 @@ _OUTLIERS = 1000
 _FAR = 4
 """Values are outliers where the range with them is over so many times the range without: two bits."""
 _GREYS = 16
-"""Different values that a picture has at least; where there are fewer they may be labels, which must stay apart."""
+"""Different values that a picture has at least; where there are fewer they may be labels, which must stay distinct."""
 _FLAT = 16
 """Where the values take less than this part of black to white, they are stretched from the least to the greatest."""
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -52,7 +52,7 @@ def is_negative(image: Image.Image) -> bool:
     return image.mode.startswith(("I", "F")) and tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
-def without_outliers(low: float, high: float, values: np.ndarray[Any, Any]) -> tuple[float, float]:
+def without_outliers(low: float, high: float, values: np.ndarray) -> tuple[float, float]:
     """Least and greatest value, given those of all and a part of the values that stands for all; outliers do not count."""
     if len(values) < 3:
         return low, high
@@ -68,7 +68,7 @@ def no_data(image: Image.Image) -> list[float]:
     return [] if value is None else [value]
 
 
-def fills(values: np.ndarray[Any, Any]) -> list[float]:
+def fills(values: np.ndarray) -> list[float]:
     """The least and the greatest of the values, each if the others lie so close together that it must be no grey."""
     if len(values) < 3:
         return []
@@ -132,7 +132,7 @@ def colours(image: Image.Image) -> int:
     return len(image.getbands()) - (image.getbands()[-1] in "aA")
 
 
-def _number(value: Any) -> float | None:
+def _number(value: str | SupportsFloat | tuple[SupportsFloat, ...] | None) -> float | None:
     """The number of a tag, the last one of several."""
     if isinstance(value, tuple):
         value = value[-1] if value else None
@@ -144,10 +144,10 @@ def _number(value: Any) -> float | None:
 
 def _significant_bits(data: bytes) -> int:
     """Greatest number in the chunk sBIT of a PNG, 0 without it; it stands before the pixels."""
-    place = 8
-    while place + 8 <= len(data) and data[place + 4 : place + 8] != b"IDAT":
-        (size,) = struct.unpack_from(">I", data, place)
-        if data[place + 4 : place + 8] == b"sBIT":
-            return min(16, max(data[place + 8 : place + 8 + min(size, 3)], default=0))
-        place += size + 12
+    offset = 8
+    while offset + 8 <= len(data) and data[offset + 4 : offset + 8] != b"IDAT":
+        (size,) = struct.unpack_from(">I", data, offset)
+        if data[offset + 4 : offset + 8] == b"sBIT":
+            return min(16, max(data[offset + 8 : offset + 8 + min(size, 3)], default=0))
+        offset += size + 12
     return 0

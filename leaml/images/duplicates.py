@@ -17,7 +17,7 @@ def perceptual_hash(image: Image.Image) -> int:
 
 
 def near_pairs(tested: np.ndarray, others: np.ndarray, bits: int) -> list[tuple[int, int, int]]:
-    """`(place in tested, place in others, bits that differ)` of all pairs that differ in at most `bits` bits.
+    """`(index in tested, index in others, bits that differ)` of all pairs that differ in at most `bits` bits.
 
     Args:
         tested: uint64 (n,) hashes.

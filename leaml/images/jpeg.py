@@ -22,13 +22,13 @@ def too_many_scans(data: bytes) -> bool:
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return False
-    place, scans, segments = 2, 0, 0
-    while found := _MARKER.search(data, place):
+    offset, scans, segments = 2, 0, 0
+    while found := _MARKER.search(data, offset):
         marker = found[1][0]
         if marker in (_SOI, _EOI):  # a second start is an error to libjpeg
             return False
         scans, segments = scans + (marker == _SOS), segments + 1
         if scans > MAX_SCANS or segments > MAX_SEGMENTS:
             return True
-        place = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
+        offset = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
     return False

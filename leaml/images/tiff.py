@@ -32,5 +32,5 @@ def _counts(data: bytes, order: str) -> list[int]:
     head = "Q" if long == "Q" else "H"
     entries = min(struct.unpack_from(f"{order}{head}", data, start)[0], len(data) // entry)
     first = start + struct.calcsize(f"{order}{head}")
-    found = (struct.unpack_from(f"{order}HH{long}", data, first + place * entry) for place in range(entries))
+    found = (struct.unpack_from(f"{order}HH{long}", data, first + index * entry) for index in range(entries))
     return [count for _, kind, count in found if kind not in _BYTES]

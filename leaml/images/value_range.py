@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,7 +22,7 @@ _ROWS = 16
 _SAMPLE = 2**18
 """Values of an image that are looked at for outliers."""
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 Parts = Callable[[], Iterable[tuple[Array, ...]]]
 """Gives arrays of the values of an image part by part, as often as it is called."""
 

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import boto3
 import boto3.exceptions
@@ -21,6 +21,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pyarrow import fs
 
 from leaml.errors import DataError
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
 
 ERRORS = (ClientError, BotoCoreError, boto3.exceptions.Boto3Error)
 """What boto3 raises for anything the server or the network refuses."""
@@ -36,6 +39,15 @@ _READ_RETRIES = 10  # after 0, 50, 100, ... ms, in all 26 s
 _WRITE_RETRIES = 5  # after up to 1, 2, 4, ... s, in all 16 s on average
 _CONNECT_SECONDS = 3.0
 _SILENT_SECONDS = 30.0
+
+
+class _Head(TypedDict):
+    """What of a server's answer about an object is read; the length is in bytes."""
+
+    ContentLength: int
+    ETag: str
+    Metadata: dict[str, str]
+
 
 _MAKING = threading.Lock()
 """One client is made at a time: boto3 cannot make two at once, and a second Arrow one waits until the first one is idle."""
@@ -166,7 +178,7 @@ def upload(local: str, uri: str) -> None:
         client.upload_file(local, bucket, key)
 
 
-def _put_first(client: Any, bucket: str, key: str, data: bytes) -> bool:
+def _put_first(client: BaseClient, bucket: str, key: str, data: bytes) -> bool:
     mark = uuid.uuid4().hex
     for tries in range(1, 6):
         try:
@@ -186,27 +198,28 @@ def _put_first(client: Any, bucket: str, key: str, data: bytes) -> bool:
     raise refused
 
 
-def _writer(client: Any, bucket: str, key: str) -> str | None:
+def _writer(client: BaseClient, bucket: str, key: str) -> str | None:
     """Which call wrote an object, "" if it does not say; None if there is no object."""
     head = _head(client, bucket, key)
     return None if head is None else str(head["Metadata"].get(_WRITER, ""))
 
 
-def _head(client: Any, bucket: str, key: str) -> dict[str, Any] | None:
+def _head(client: BaseClient, bucket: str, key: str) -> _Head | None:
     """What is known of an object; None if there is none."""
     try:
-        return dict(client.head_object(Bucket=bucket, Key=key))
+        head: _Head = client.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
         if _status(error) == 404:
             return None
         raise
+    return head
 
 
 def _status(error: ClientError) -> int:
     return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
-def _current_client() -> Any:
+def _current_client() -> BaseClient:
     with _MAKING:
         return _client(*_environment())
 
@@ -230,7 +243,7 @@ def _environment() -> tuple[str | None, str | None, str | None, int]:
 
 @functools.lru_cache(maxsize=8)
 def _filesystem(endpoint: str | None, region: str | None, _access_key: str | None, _process: int) -> fs.S3FileSystem:
-    options: dict[str, Any] = {"region": region, "connect_timeout": _CONNECT_SECONDS, "request_timeout": _SILENT_SECONDS}
+    options: dict[str, object] = {"region": region, "connect_timeout": _CONNECT_SECONDS, "request_timeout": _SILENT_SECONDS}
     if endpoint:
         scheme, found, address = endpoint.rstrip("/").partition("://")
         options |= {"scheme": scheme, "endpoint_override": address} if found else {"endpoint_override": scheme}
@@ -239,7 +252,7 @@ def _filesystem(endpoint: str | None, region: str | None, _access_key: str | Non
 
 
 @functools.lru_cache(maxsize=8)
-def _client(endpoint: str | None, region: str | None, _access_key: str | None, _process: int) -> Any:
+def _client(endpoint: str | None, region: str | None, _access_key: str | None, _process: int) -> BaseClient:
     config = Config(
         # Not the mode "standard": it gives up within a second, and all threads together have 35 retries
         retries={"total_max_attempts": 1 + _WRITE_RETRIES, "mode": "legacy"},

@@ -38,7 +38,7 @@ CHUNK = 2**24
 
 
 @dataclass(frozen=True)
-class Batch:
+class ExampleBatch:
     """Examples that go through the model together.
 
     Attributes:
@@ -58,7 +58,7 @@ class MixedExamplesError(Exception):
 
 
 def gradient_sums(
-    linears: dict[str, nn.Linear], batch: Batch, method: str = "squared", columns: Collection[str] = ()
+    linears: dict[str, nn.Linear], batch: ExampleBatch, method: str = "squared", columns: Collection[str] = ()
 ) -> dict[str, torch.Tensor]:
     """Sum over the examples of a batch of the norm of each row of their weight gradients D_b.
 
@@ -99,14 +99,16 @@ class _Tap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, output: torch.Tensor, x: torch.Tensor, anchor: torch.Tensor, record: Callable[..., None]) -> Any:
+    def forward(
+        ctx: Any, output: torch.Tensor, x: torch.Tensor, anchor: torch.Tensor, record: Callable[..., None]
+    ) -> torch.Tensor:
         ctx.record = record
         ctx.save_for_backward(x)
         ctx.mark_dirty(output)  # the same tensor, not a view of it: models may go on to change the output in place
         return output
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         ctx.record(x, gradients[0])
         return gradients[0], None, None, None
@@ -115,7 +117,7 @@ class _Tap(torch.autograd.Function):
 class _Taps:
     """Collects input and output gradient of every call of the modules and turns them into norms as soon as all are there."""
 
-    def __init__(self, linears: dict[str, nn.Linear], batch: Batch, method: str, columns: Collection[str]) -> None:
+    def __init__(self, linears: dict[str, nn.Linear], batch: ExampleBatch, method: str, columns: Collection[str]) -> None:
         self.linears, self.batch, self.method, self.columns = linears, batch, method, columns
         self.anchor = torch.zeros((), requires_grad=True)
         first: dict[int, str] = {}
@@ -124,7 +126,14 @@ class _Taps:
         self.pairs: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in linears}
         self.sums: dict[str, torch.Tensor] = {}
 
-    def forward(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> Any:
+    def forward(
+        self,
+        name: str,
+        module: nn.Module,
+        args: tuple[torch.Tensor, ...],
+        kwargs: dict[str, torch.Tensor],
+        output: torch.Tensor,
+    ) -> torch.Tensor | None:
         """Forward hook: taps one call of a module."""
         if not torch.is_grad_enabled():
             return None
@@ -133,7 +142,8 @@ class _Taps:
             msg = f"module {name!r} sees a batch of {self.batch.size} examples as {tuple(x.shape)}"
             raise MixedExamplesError(msg)
         self.calls[self.owner[name]] += 1
-        return _Tap.apply(output, x, self.anchor, partial(self.record, self.owner[name]))  # type: ignore[no-untyped-call]
+        tapped: torch.Tensor = _Tap.apply(output, x, self.anchor, partial(self.record, self.owner[name]))  # type: ignore[no-untyped-call]
+        return tapped
 
     def record(self, name: str, x: torch.Tensor, g: torch.Tensor) -> None:
         """Backward: keeps x (size, T, in) and g (size, T, out) of one call; with the last call the norms are computed."""

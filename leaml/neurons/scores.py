@@ -21,14 +21,14 @@ import logging
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from PIL import Image
 from torch import nn
 
 from leaml.errors import ConfigError, StepError
-from leaml.neurons.gradients import Batch, MixedExamplesError, gradient_sums
+from leaml.neurons.gradients import ExampleBatch, MixedExamplesError, gradient_sums
 from leaml.neurons.units import FeedForward, combine
 from leaml.training.loop import Example
 from leaml.training.objectives import per_example_loss
@@ -43,12 +43,15 @@ Scores = dict[str, torch.Tensor]
 GRADIENT_METHODS = ("squared", "absolute", "gradient_weight", "lowest")
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
-class Data:
+class Data(Generic[T]):
     """The examples to score on: `collate` makes a batch of any consecutive part of them, at most `batch_size` at a time."""
 
-    examples: Sequence[Any]
-    collate: Callable[[Sequence[Any]], Batch]
+    examples: Sequence[T]
+    collate: Callable[[Sequence[T]], ExampleBatch]
     batch_size: int = 16
 
 
@@ -109,7 +112,9 @@ def score(
     return {name: (sign * value).float() for name, value in combine(means, blocks).items()}
 
 
-def vlm_batches(vlm: load.VLM, get_image: Callable[[str], Image.Image], device: str) -> Callable[[Sequence[Example]], Batch]:
+def vlm_batches(
+    vlm: load.VLM, get_image: Callable[[str], Image.Image], device: str
+) -> Callable[[Sequence[Example]], ExampleBatch]:
     """`collate` of `Data` for a vision-language model: the loss is the mean token cross-entropy of the reply, in float32.
 
     Examples are told apart in the language model where a module sees (examples, tokens, in), elsewhere where every example has
@@ -119,7 +124,7 @@ def vlm_batches(vlm: load.VLM, get_image: Callable[[str], Image.Image], device: 
     collator = Collator(vlm.processor)
     language = load.language_linears(vlm.model).keys()
 
-    def collate(examples: Sequence[Example]) -> Batch:
+    def collate(examples: Sequence[Example]) -> ExampleBatch:
         images = {e.image_id: get_image(e.image_id) for e in examples}
         inputs = collator([Turn(images[e.image_id], e.request, e.reply, e.prefix) for e in examples])
         inputs = {k: v.to(device) for k, v in inputs.items()}
@@ -131,7 +136,7 @@ def vlm_batches(vlm: load.VLM, get_image: Callable[[str], Image.Image], device: 
         def separate(name: str, shape: torch.Size) -> bool:
             return len(shape) == 3 and (shape[:2] == labels.shape if name in language else own_image)
 
-        return Batch(len(examples), lambda: per_example_loss(vlm.model(**inputs).logits, labels), separate)
+        return ExampleBatch(len(examples), lambda: per_example_loss(vlm.model(**inputs).logits, labels), separate)
 
     return collate
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from leaml.data.tables import PairRow
+from leaml.evaluation.metrics import Calibration, Metrics
 from leaml.run.records import StepRecord
 
 
@@ -23,7 +24,7 @@ class Sample:
     image: bytes
     teacher_caption: str | None = None
     generator_caption: str | None = None
-    pairs: list[dict[str, Any]] = field(default_factory=list)
+    pairs: list[PairRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,14 @@ class ReportData:
     run: str
     dataset: str
     labels: int
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
     samples: list[Sample] = field(default_factory=list)
     wrong: list[WrongAnswer] = field(default_factory=list)
-    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
-    selection: list[dict[str, Any]] = field(default_factory=list)
+    sources: dict[str, dict[str, object]] = field(default_factory=dict)
+    selection: list[dict[str, str | int]] = field(default_factory=list)
     losses: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     steps: Sequence[StepRecord] = ()
     filters: dict[str, int] = field(default_factory=dict)
     quarantine: dict[str, int] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import posixpath
 import re
-from typing import Any
+from collections.abc import Mapping
 
 from leaml import __version__
 from leaml.config import BUILTIN, ModelConfig, resolve_model
 from leaml.errors import DataError
+from leaml.evaluation.metrics import Comparison, Metrics
 from leaml.io import files
 from leaml.report.formats import row_title
 from leaml.rows import TITLES
@@ -19,7 +20,7 @@ _BARE = "This model is not of a run: nothing is known here about its training, a
 _UNEVALUATED = "This model has not been evaluated yet."
 
 
-def card(source: str | ModelSource) -> dict[str, Any]:
+def card(source: str | ModelSource) -> dict[str, object]:
     """The model's card, of values that JSON has.
 
     Args:
@@ -40,7 +41,7 @@ def card(source: str | ModelSource) -> dict[str, Any]:
     return _run_card(found) if found.run else _folder_card(found)
 
 
-def _folder_card(found: ModelSource) -> dict[str, Any]:
+def _folder_card(found: ModelSource) -> dict[str, object]:
     return {
         "kind": "model",
         "name": found.name,
@@ -51,7 +52,7 @@ def _folder_card(found: ModelSource) -> dict[str, Any]:
     }
 
 
-def _run_card(found: ModelSource) -> dict[str, Any]:
+def _run_card(found: ModelSource) -> dict[str, object]:
     config, metrics = found.config, found.metrics
     base = ModelConfig.model_validate(config.get("model") or {})
     data, score, select = (config.get(name) or {} for name in ("data", "score", "select"))
@@ -74,7 +75,7 @@ def _run_card(found: ModelSource) -> dict[str, Any]:
     }
 
 
-def _model(model: ModelConfig) -> dict[str, Any]:
+def _model(model: ModelConfig) -> dict[str, object]:
     return {"name": _public(model.name), "revision": model.revision, "dtype": model.dtype}
 
 
@@ -83,7 +84,7 @@ def _public(name: str) -> str:
     return posixpath.basename(name.rstrip("/")) if name.startswith(("/", ".", "~", "s3://")) or name.count("/") > 1 else name
 
 
-def _source(source: dict[str, Any]) -> str:
+def _source(source: Mapping[str, object]) -> str:
     parts = [str(source.get("format"))]
     if path := source.get("path"):
         parts.append(str(path) if source.get("format") == "huggingface" else _public(str(path)))
@@ -92,16 +93,26 @@ def _source(source: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _evaluation(metrics: dict[str, Any]) -> dict[str, Any]:
-    rows, comparison = metrics["rows"], metrics.get("comparison") or {}
+def _evaluation(metrics: Metrics) -> dict[str, object]:
+    rows = metrics["rows"]
+    comparison: Comparison = metrics.get("comparison") or {}
     ours = comparison.get("ours", "leaml")
     names = [*(name for name in TITLES if name in rows), *(name for name in rows if name not in TITLES)]
-    keys = ("accuracy", "ci95", "n", "by_type")
-    headline = {key: comparison[key] for key in ("best_baseline", "difference", "ci95", "p_value") if key in comparison}
+    shown = ("best_baseline", "difference", "ci95", "p_value")
+    found = dict(comparison)
+    headline = {key: found[key] for key in shown if key in found}
     return {
         "dataset": _public(str(metrics["dataset"])),
         "rows": [
-            {"name": name, "title": row_title(name), "ours": name == ours} | {key: rows[name][key] for key in keys}
+            {
+                "name": name,
+                "title": row_title(name),
+                "ours": name == ours,
+                "accuracy": rows[name]["accuracy"],
+                "ci95": rows[name]["ci95"],
+                "n": rows[name]["n"],
+                "by_type": rows[name]["by_type"],
+            }
             for name in names
         ],
         "comparison": headline or None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -21,7 +20,7 @@ from leaml.report.verdict import judge
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A section of the page.
 
     Attributes:
@@ -32,21 +31,21 @@ class Section:
 
     name: str
     heading: str
-    content: Callable[[ReportData], Any]
+    content: Callable[[ReportData], object]
 
 
 SECTIONS = (
-    Section("accuracy", "Accuracy", sections.accuracy),
-    Section("wrong", "Wrong answers", sections.wrong_answers),
-    Section("confidence", "Confidence", sections.confidence),
-    Section("data", "Data", sections.sources),
-    Section("samples", "Samples", sections.samples),
-    Section("filters", "Pseudo pairs", sections.filters),
-    Section("neurons", "Selected neurons", sections.neurons),
-    Section("training", "Training", sections.training),
-    Section("steps", "Steps", sections.steps),
-    Section("quarantine", "Quarantine", sections.quarantine),
-    Section("facts", "Facts", sections.facts),
+    ReportSection("accuracy", "Accuracy", sections.accuracy),
+    ReportSection("wrong", "Wrong answers", sections.wrong_answers),
+    ReportSection("confidence", "Confidence", sections.confidence),
+    ReportSection("data", "Data", sections.sources),
+    ReportSection("samples", "Samples", sections.samples),
+    ReportSection("filters", "Pseudo pairs", sections.filters),
+    ReportSection("neurons", "Selected neurons", sections.neurons),
+    ReportSection("training", "Training", sections.training),
+    ReportSection("steps", "Steps", sections.steps),
+    ReportSection("quarantine", "Quarantine", sections.quarantine),
+    ReportSection("facts", "Facts", sections.facts),
 )
 """In the page's order. To add one: a function in sections.py, a template of its name, a line here."""
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from leaml.evaluation.metrics import Bin, RowMetrics
 from leaml.report.formats import row_title
 
 INK, MUTED, LINE, ACCENT, BAR = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05"
@@ -56,7 +57,7 @@ class _Screen:
 _WIDE, _NARROW = _Screen(11, "wide"), _Screen(4.4, "narrow", "-narrow")
 
 
-def accuracy_bars(rows: Mapping[str, Mapping[str, Any]], ours: str) -> Markup:
+def accuracy_bars(rows: Mapping[str, RowMetrics], ours: str) -> Markup:
     """Horizontal bars, one per row, with the 95 % interval as whisker and the accuracy in percent beside it.
 
     Args:
@@ -71,22 +72,22 @@ def accuracy_bars(rows: Mapping[str, Mapping[str, Any]], ours: str) -> Markup:
     return _accuracy_bars(rows, ours, _WIDE) + _accuracy_bars(rows, ours, _NARROW)
 
 
-def _accuracy_bars(rows: Mapping[str, Mapping[str, Any]], ours: str, screen: _Screen) -> Markup:
+def _accuracy_bars(rows: Mapping[str, RowMetrics], ours: str, screen: _Screen) -> Markup:
     name_of_plot = f"accuracy{screen.suffix}"
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name_of_plot}):
         height = 0.45 + 0.36 * len(rows)
         left = 2.2 / screen.inches
         figure = Figure(figsize=(screen.inches, height))
         axes = figure.add_axes((left, 0.4 / height, 0.95 - left - 0.3 / screen.inches, 1 - 0.45 / height))
-        for place, (name, row) in enumerate(rows.items()):
+        for y, (name, row) in enumerate(rows.items()):
             value, (low, high) = 100 * row["accuracy"], (100 * end for end in row["ci95"])
             mine = name == ours
-            axes.barh(place, value, height=0.62, color=ACCENT if mine else BAR, linewidth=0, zorder=2)
-            axes.plot([low, high], [place, place], color=INK, linewidth=1.3, solid_capstyle="butt", zorder=3)
+            axes.barh(y, value, height=0.62, color=ACCENT if mine else BAR, linewidth=0, zorder=2)
+            axes.plot([low, high], [y, y], color=INK, linewidth=1.3, solid_capstyle="butt", zorder=3)
             for end in (low, high):
-                axes.plot([end, end], [place - 0.13, place + 0.13], color=INK, linewidth=1.3, zorder=3)
+                axes.plot([end, end], [y - 0.13, y + 0.13], color=INK, linewidth=1.3, zorder=3)
             weight = "bold" if mine else "normal"
-            axes.text(max(value, high) + 0.9, place, f"{value:.1f}", va="center", ha="left", fontweight=weight)
+            axes.text(max(value, high) + 0.9, y, f"{value:.1f}", va="center", ha="left", fontweight=weight)
         axes.set_yticks(range(len(rows)), [_short(row_title(name)) for name in rows])
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlim(0, 100)
@@ -134,7 +135,7 @@ def _loss_curves(curves: Mapping[str, Sequence[tuple[int, float]]], columns: int
         return _svg(figure, name_of_plot, "Training loss over optimizer steps", screen.shown)
 
 
-def reliability(bins: Sequence[Mapping[str, Any]]) -> Markup:
+def reliability(bins: Sequence[Bin]) -> Markup:
     """Accuracy over confidence, one point a bin.
 
     Args:
@@ -149,7 +150,7 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Markup:
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", zorder=1)
         total = sum(bin_["n"] for bin_ in bins)
         sizes = [max(8.0, 600 * bin_["n"] / total) for bin_ in bins]
-        sure, right = ([100 * bin_[key] for bin_ in bins] for key in ("confidence", "accuracy"))
+        sure, right = [100 * bin_["confidence"] for bin_ in bins], [100 * bin_["accuracy"] for bin_ in bins]
         axes.scatter(sure, right, sizes, color=ACCENT, alpha=0.75, linewidths=0, zorder=2)
         axes.set_xlabel("confidence")
         axes.set_ylabel("accuracy")

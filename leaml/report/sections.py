@@ -7,11 +7,11 @@ import io
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from PIL import Image
 
 from leaml.evaluation.comparisons import smallest_difference
+from leaml.evaluation.metrics import Comparison, RowMetrics
 from leaml.report import plots
 from leaml.report.content import ReportData, Sample
 from leaml.report.verdict import prior_notes
@@ -22,10 +22,11 @@ _SMALL = 128  # below this, pixels are shown as squares
 _BROWSER_FORMATS = {"PNG": "png", "JPEG": "jpeg", "GIF": "gif", "WEBP": "webp"}
 
 
-def accuracy(data: ReportData) -> dict[str, Any]:
+def accuracy(data: ReportData) -> dict[str, object]:
     """The rows in their order with their plot, differences to the baselines, accuracies by type and text metrics."""
     metrics = data.metrics
-    found, comparison = metrics.get("rows") or {}, metrics.get("comparison") or {}
+    found: dict[str, RowMetrics] = metrics.get("rows") or {}
+    comparison: Comparison = metrics.get("comparison") or {}
     rows = {name: found[name] for name in (*TITLES, *found) if name in found}
     ours = comparison.get("ours", "leaml")
     text_metrics = metrics.get("text_metrics") or {}
@@ -41,13 +42,14 @@ def accuracy(data: ReportData) -> dict[str, Any]:
     }
 
 
-def _breakdown(rows: Mapping[str, Any], ours: str) -> dict[str, Any]:
+def _breakdown(rows: Mapping[str, RowMetrics], ours: str) -> dict[str, object]:
     """Accuracies per question type, or where the rows have none per question template."""
-    what = "type" if any(row["by_type"] for row in rows.values()) else "template"
-    shares = {name: row.get(f"by_{what}") or {} for name, row in rows.items()}
+    typed = any(row["by_type"] for row in rows.values())
+    shares = {name: (row["by_type"] if typed else row.get("by_template")) or {} for name, row in rows.items()}
+    counts = [(row.get("n_by_type") if typed else row.get("n_by_template")) or {} for row in rows.values()]
     lines = []
     for kind in sorted({kind for found in shares.values() for kind in found}):
-        asked = max((row.get(f"n_by_{what}") or {}).get(kind, 0) for row in rows.values())
+        asked = max(count.get(kind, 0) for count in counts)
         rivals = {name: found[kind] for name, found in shares.items() if kind in found and name not in names_of("reference")}
         best = max(rivals.values(), default=0.0)
         other = max((share for name, share in rivals.items() if name != ours), default=best)
@@ -60,7 +62,7 @@ def _breakdown(rows: Mapping[str, Any], ours: str) -> dict[str, Any]:
                 "best": best,
             }
         )
-    return {"what": what, "lines": lines}
+    return {"what": "type" if typed else "template", "lines": lines}
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,18 @@ def _picture(data: bytes) -> _Picture | None:
     return _Picture(source, width, height, max(width, height) < _SMALL)
 
 
-def wrong_answers(data: ReportData) -> dict[str, Any]:
+def wrong_answers(data: ReportData) -> dict[str, object]:
     """Questions that the adapted model got wrong, each with its picture."""
     return {"answers": [(item, _picture(item.image)) for item in data.wrong], "evaluated": bool(data.metrics)}
 
 
-def confidence(data: ReportData) -> dict[str, Any]:
+def confidence(data: ReportData) -> dict[str, object]:
     """How far the model's confidence can be trusted: `calibration.json` and the reliability diagram."""
     found = data.calibration
     return {"calibration": found, "plot": plots.reliability(found["bins"]) if found else ""}
 
 
-def sources(data: ReportData) -> dict[str, Any]:
+def sources(data: ReportData) -> dict[str, object]:
     """What the ingest of each source counted, one column a source; counts of reasons stand below their sum as its parts."""
     flat = {source: dict(_flattened(counts)) for source, counts in data.sources.items()}
     names = list(dict.fromkeys(path for found in flat.values() for path in found))
@@ -116,7 +118,7 @@ def sources(data: ReportData) -> dict[str, Any]:
     return {"sources": list(flat), "lines": lines}
 
 
-def _flattened(counts: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+def _flattened(counts: Mapping[str, object], before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
     """Every whole number of a summary under the names that lead to it; what is no number is left out."""
     for name, value in counts.items():
         path = (*before, str(name))
@@ -131,7 +133,7 @@ def samples(data: ReportData) -> list[tuple[Sample, _Picture | None]]:
     return [(item, _picture(item.image)) for item in data.samples]
 
 
-def filters(data: ReportData) -> dict[str, Any]:
+def filters(data: ReportData) -> dict[str, object]:
     """How many generated pairs were accepted, and how many each filter rejected."""
     accepted = data.filters.get("accepted", 0)
     rejected = {name: number for name, number in data.filters.items() if name != "accepted"}
@@ -158,7 +160,7 @@ class _Cell:
         return self.selected / self.rows if self.rows else 0.0
 
 
-def neurons(data: ReportData) -> dict[str, Any]:
+def neurons(data: ReportData) -> dict[str, object]:
     """Heat map module x layer: the neurons selected, with the sums of every module, of every layer and of all."""
     cells: defaultdict[tuple[str | None, int | None], _Cell] = defaultdict(_Cell)  # None: over all modules, or all layers
     for entry in data.selection:
@@ -178,12 +180,12 @@ def neurons(data: ReportData) -> dict[str, Any]:
     }
 
 
-def training(data: ReportData) -> dict[str, Any]:
+def training(data: ReportData) -> dict[str, object]:
     """Loss curves, one panel per training run."""
     return {"plot": plots.loss_curves(data.losses)}
 
 
-def steps(data: ReportData) -> dict[str, Any]:
+def steps(data: ReportData) -> dict[str, object]:
     """Every step with the time of all."""
     return {"steps": data.steps, "seconds": sum(step.seconds or 0.0 for step in data.steps)}
 

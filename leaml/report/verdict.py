@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from leaml.evaluation.comparisons import SIGNIFICANT
+from leaml.evaluation.metrics import Metrics, RowMetrics
 from leaml.report.formats import percent
 
 _PRIORS = {
@@ -36,13 +37,13 @@ class Verdict:
     ours: str
     best: str
     difference: float
-    ci95: tuple[float, float]
+    ci95: Sequence[float]
     p_value: float
     accuracies: dict[str, float]
     prior: tuple[str, float] | None
 
 
-def judge(metrics: Mapping[str, Any]) -> Verdict | None:
+def judge(metrics: Metrics) -> Verdict | None:
     """The verdict on the content of `metrics.json`; None where nothing was compared."""
     comparison, rows = metrics.get("comparison"), metrics.get("rows") or {}
     if not comparison:
@@ -65,6 +66,6 @@ def judge(metrics: Mapping[str, Any]) -> Verdict | None:
     )
 
 
-def prior_notes(rows: Mapping[str, Any]) -> list[str]:
+def prior_notes(rows: Mapping[str, RowMetrics]) -> list[str]:
     """What the priors among the rows are and how far they go, one sentence each."""
     return [f"{text}: {percent(rows[name]['accuracy'])}." for name, text in _PRIORS.items() if name in rows]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from leaml.config import EvaluateConfig, ModelConfig, resolve_model
 from leaml.errors import DataError, InputError
+from leaml.evaluation.metrics import Calibration, Metrics
 from leaml.images import MAX_PIXELS
 from leaml.io import files
 from leaml.run.records import CONFIG, STATUS, read_run
@@ -36,8 +37,8 @@ class ModelSource:
     run: str
     step: str
     config: dict[str, Any]
-    metrics: dict[str, Any]
-    calibration: dict[str, Any]
+    metrics: Metrics
+    calibration: Calibration
 
     @property
     def temperature(self) -> float | None:
@@ -85,7 +86,7 @@ def find(source: str, dtype: str | None = None) -> ModelSource:
     return ModelSource(ModelConfig.model_validate({"name": source, **changes}), source.rsplit("/", 1)[-1], "", "", {}, {}, {})
 
 
-def _of_run(run: str, changes: dict[str, Any]) -> ModelSource:
+def _of_run(run: str, changes: dict[str, str]) -> ModelSource:
     config, record = _read(run, CONFIG, yaml.safe_load), read_run(run)
     adapted = record.finished("finetune")
     if adapted is None or not files.exists(files.join(run, adapted.folder, "model", "config.json")):
@@ -99,18 +100,16 @@ def _of_run(run: str, changes: dict[str, Any]) -> ModelSource:
     except ValidationError as error:
         msg = f"{run}/{CONFIG} names a model that cannot be used: {error.errors()[0]['msg']}"
         raise InputError(msg) from None
-    # an evaluation may be of an earlier model of the same run
-    found = [
-        content if content.get("model", step) == step else {}
-        for content in (_evaluation(run, "metrics"), _evaluation(run, "calibration"))
-    ]
-    return ModelSource(model, str(config.get("name") or run.rsplit("/", 1)[-1]), run, step, config, *found)
+    metrics: Metrics = _evaluation(run, "metrics", step)
+    calibration: Calibration = _evaluation(run, "calibration", step)
+    return ModelSource(model, str(config.get("name") or run.rsplit("/", 1)[-1]), run, step, config, metrics, calibration)
 
 
-def _evaluation(run: str, name: str) -> dict[str, Any]:
-    """A file of the run's evaluation; empty where there is none."""
+def _evaluation(run: str, name: str, step: str) -> Any:
+    """A file of the run's evaluation; empty where there is none, or it is of an earlier model of the run."""
     file = files.join("evaluation", f"{name}.json")
-    return _read(run, file) if files.exists(files.join(run, file)) else {}
+    found = _read(run, file) if files.exists(files.join(run, file)) else {}
+    return found if found.get("model", step) == step else {}
 
 
 def _read(run: str, name: str, parse: Callable[[bytes], Any] = json.loads) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +51,7 @@ class StepRecord:
     seconds: float | None = None
     config: str = ""
     inputs: tuple[str, ...] = ()
-    summary: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, object] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -66,7 +67,7 @@ class StepRecord:
         """Whether it is the step of this name and variant, or of none, of the last round."""
         return self.name == name and self.variant in ("", variant) and not self.round
 
-    def tree(self) -> dict[str, Any]:
+    def tree(self) -> dict[str, object]:
         """As plain data, with the label for whoever reads the file."""
         return {"label": self.label} | dataclasses.asdict(self)
 
@@ -175,29 +176,36 @@ def label_of(name: str, variant: str, round_number: int = 0) -> str:
     return " ".join(part for part in (name, variant, f"round {round_number}" if round_number else "") if part)
 
 
-def quarantine_text(summary: dict[str, Any]) -> str:
+def quarantine_text(summary: Mapping[str, object]) -> str:
     """How many images a step has quarantined and why, from its summary."""
     why = ", ".join(f"{n} {key.removeprefix(QUARANTINED)}" for key, n in summary.items() if key.startswith(QUARANTINED))
     return f"{summary['quarantined']} images quarantined" + (f" ({why})" if why else "")
 
 
-def copies_text(summary: dict[str, Any]) -> str:
+def copies_text(summary: Mapping[str, object]) -> str:
     """How many images of a source are copies of others under another name, from its ingest's summary."""
     return f"{summary[COPIES]} copies of other images under other names, each taken once"
 
 
-def notes_of(summary: dict[str, Any]) -> list[str]:
+def notes_of(summary: Mapping[str, object]) -> list[str]:
     """The lines that a step's summary is worth."""
     found = [quarantine_text(summary)] if summary.get("quarantined") else []
     found += [copies_text(summary)] if summary.get(COPIES) else []
-    if any(summary.get("excluded", {}).values()):
-        counts = " and ".join(f"{count} {role}" for role, count in summary["excluded"].items() if count)
+    if excluded := _excluded(summary):
+        counts = " and ".join(f"{count} {role}" for role, count in excluded.items() if count)
         found.append(f"{counts} images left out")
     return found
 
 
-def noted(summary: dict[str, Any]) -> dict[str, Any]:
+def noted(summary: Mapping[str, object]) -> dict[str, object]:
     """The part of a summary that `notes_of` needs."""
     kept = {k: v for k, v in summary.items() if k.startswith("quarantined")} if summary.get("quarantined") else {}
     kept |= {COPIES: summary[COPIES]} if summary.get(COPIES) else {}
-    return kept | ({"excluded": summary["excluded"]} if any(summary.get("excluded", {}).values()) else {})
+    excluded = _excluded(summary)
+    return kept | ({"excluded": excluded} if excluded else {})
+
+
+def _excluded(summary: Mapping[str, object]) -> dict[str, int]:
+    """How many images of each source were left out; empty where none was."""
+    found = summary.get("excluded")
+    return found if isinstance(found, dict) and any(found.values()) else {}

@@ -8,7 +8,7 @@ import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -16,7 +16,10 @@ from leaml.config import Config, RangeConfig, parse
 from leaml.errors import ConfigError
 from leaml.evaluation import comparisons
 
-Point = dict[str, Any]
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Point = dict[str, object]
 """Configuration key -> value."""
 
 
@@ -93,12 +96,12 @@ class SearchResult:
         else:
             reached = {key_of(t.point): t.accuracy for t in reversed(self.ranked)}
         mine = reached.pop(key_of(best))
-        tried = {key_of(t.point) for t in self.compared}
-        found = comparisons.of_points([mine, *reached.values()], self.questions, len(tried))
+        points = {key_of(t.point) for t in self.compared}
+        found = comparisons.of_points([mine, *reached.values()], self.questions, len(points))
         for key, value in best.items():
             if key.endswith(".lr") and isinstance(value, float):  # of other keys an end may be all there is, as a ratio of 1
                 found += comparisons.of_edge(
-                    key, value, [t.point[key] for t in self.compared if isinstance(t.point[key], float)]
+                    key, value, [tried for t in self.compared if isinstance(tried := t.point[key], float)]
                 )
         return found
 
@@ -133,7 +136,7 @@ def base_point(config: Config) -> Point | None:
     """
     tree, point = config.model_dump(mode="json"), {}
     for key, values in config.tune.space.items():
-        node: Any = tree
+        node: object = tree
         for part in key.split("."):
             if not isinstance(node, dict) or part not in node or key.startswith("tune."):
                 msg = f"tune.space has the key {key!r}, which the configuration does not; leaml config --explain lists all"
@@ -163,7 +166,7 @@ def last_shared_step(config: Config, steps: Mapping[str, bool]) -> str | None:
     return next((step for step in reversed(shared) if steps[step]), None)
 
 
-def _between(values: RangeConfig, value: Any) -> bool:
+def _between(values: RangeConfig, value: object) -> bool:
     return isinstance(value, int | float) and float(values.low or 0) <= value <= float(values.high or 0)
 
 
@@ -240,11 +243,12 @@ def importances(found: SearchResult, space: dict[str, RangeConfig]) -> dict[str,
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
-def _distribution(values: RangeConfig) -> Any:
+def _distribution(values: RangeConfig) -> BaseDistribution:
     import optuna
 
     if values.choices is not None:
-        return optuna.distributions.CategoricalDistribution(values.choices)
+        choices: list[Any] = values.choices
+        return optuna.distributions.CategoricalDistribution(choices)
     low, high = values.low or 0.0, values.high or 0.0
     if values.integer:
         return optuna.distributions.IntDistribution(round(low), round(high), log=values.log)
@@ -265,12 +269,13 @@ def plot(found: SearchResult, space: dict[str, RangeConfig]) -> bytes:
         numeric = all(isinstance(c, int | float) and not isinstance(c, bool) for c in values.choices or [])
         for trial in (t for t in found.trials if not t.error):
             low, high = wilson(trial.accuracy, found.questions)
-            place = float(trial.point[key]) if numeric else texts.index(str(trial.point[key]))
+            value = trial.point[key]
+            at_x = float(value) if numeric and isinstance(value, int | float) else texts.index(str(value))
             colour = "#2b6cb0" if trial.finished else "#a0aec0"
-            axes.vlines(place, low, high, color=colour, linewidth=1)
-            axes.plot(place, trial.accuracy, "o", color=colour, markerfacecolor=colour if trial.finished else "white")
+            axes.vlines(at_x, low, high, color=colour, linewidth=1)
+            axes.plot(at_x, trial.accuracy, "o", color=colour, markerfacecolor=colour if trial.finished else "white")
             if key_of(trial.point) in found.finalists:
-                axes.plot(place, trial.accuracy, "o", color="#c05621", markersize=11, fillstyle="none")
+                axes.plot(at_x, trial.accuracy, "o", color="#c05621", markersize=11, fillstyle="none")
         if not numeric:
             axes.set_xticks(range(len(texts)), texts)
         elif values.log:

@@ -31,8 +31,8 @@ def _boxed(text: str) -> str | None:
     """Content of the last box, whose braces may hold others; None where there is none or it is not closed."""
     for start in reversed([match.end() for match in re.finditer(r"\\f?boxed\s*\{", text)]):
         depth = 1
-        for place in range(start, len(text)):
-            depth += (text[place] == "{") - (text[place] == "}")
+        for index in range(start, len(text)):
+            depth += (text[index] == "{") - (text[index] == "}")
             if not depth:
-                return text[start:place]
+                return text[start:index]
     return None

@@ -183,17 +183,17 @@ def _is_misread(text: str) -> bool:
     The characters of a misread letter are an accented letter and one to three signs. An accented letter may end a word in
     quotes («MAÇÃ»), so signs that close something prove it behind a lower-case letter, or before a letter, alone.
     """
-    place = 0
-    while place < len(text):
-        count = _length(text[place])
-        signs = text[place + 1 : place + count]
-        if count and _decodes(text[place : place + count]):
-            before, behind = text[place - 1 : place], text[place + count : place + count + 1]
-            inside = before.islower() and text[place].isupper()
-            sound = set(signs) <= (_CLOSING if text[place] in "ÂÃ" else _CLOSING | _LETTERS)
+    position = 0
+    while position < len(text):
+        count = _length(text[position])
+        signs = text[position + 1 : position + count]
+        if count and _decodes(text[position : position + count]):
+            before, behind = text[position - 1 : position], text[position + count : position + count + 1]
+            inside = before.islower() and text[position].isupper()
+            sound = set(signs) <= (_CLOSING if text[position] in "ÂÃ" else _CLOSING | _LETTERS)
             if not sound or (inside and signs != "’") or (set(signs) <= set("»”") and behind.isalpha()):
                 return True
-        place += 1
+        position += 1
     return False
 
 

@@ -26,7 +26,7 @@ class Choice:
     """An option that was chosen.
 
     Attributes:
-        index: Its place among the options.
+        index: Its position among the options.
         logprob: Natural log of its probability: of the model's own greedy reply where that names the option, else of the option
             among the options.
         own: Whether the model's greedy reply names it. What was learned about how sure the model's replies are holds then only.
@@ -64,7 +64,7 @@ def replies(options: Sequence[str]) -> list[list[str]]:
 
 
 def named(reply: str, options: Sequence[str]) -> int | None:
-    """Place of the one option that a reply names, None where it names none or several."""
+    """Index of the one option that a reply names, None where it names none or several."""
     letters = chosen_letters(reply, options)
     return option_letters(len(options)).index(next(iter(letters))) if letters and len(letters) == 1 else None
 

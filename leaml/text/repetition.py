@@ -25,7 +25,7 @@ def is_repetitive(text: str, sentences: Sequence[str]) -> bool:
     plain = [" ".join(_WORD.findall(_ITEM.sub("", sentence).lower())) for sentence in sentences]
     if len(plain) > _COPIES and 2 * len(set(plain)) < len(plain):
         return True
-    if any(len(set(plain[place : place + _COPIES])) == 1 for place in range(len(plain) - _COPIES + 1)):
+    if any(len(set(plain[start : start + _COPIES])) == 1 for start in range(len(plain) - _COPIES + 1)):
         return True
     words = _WORD.findall(_ITEM.sub("", text).lower())
     return any(_repeats(words, period) for period in range(1, min(_PERIODS, len(words) // _COPIES) + 1))

@@ -7,7 +7,6 @@ things as well, and each of them looks like text once it is a string: `None`, a 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from leaml.text.broken_text import is_broken
 from leaml.text.closing_offers import is_offer, without_offer
@@ -121,7 +120,7 @@ def finish_reason(said: object, tokens: int | None = None, most: int | None = No
     return name if name in _ENDED | _UNFINISHED | _FILTERED else LENGTH
 
 
-def message_text(message: dict[str, Any]) -> tuple[str, str]:
+def message_text(message: dict[str, object]) -> tuple[str, str]:
     """`(text, why there is none)` of a chat message of an OpenAI-compatible server; one of them is empty.
 
     The content may be text, or parts whose texts are joined. Thoughts beside it (`reasoning_content`) are never taken for it.

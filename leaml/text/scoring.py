@@ -67,7 +67,7 @@ def normalise(text: str) -> str:
 
     Lower case and one spelling of characters, numbers and units (`spelling`), punctuation stripped at both ends, spaces
     collapsed, articles dropped, `zero`..`twenty` as digits. Deviations from the VQA evaluation keep different answers apart:
-    an article in last place stays ("hepatitis A", option "A"), as do "%", the minus of a number, and marks that belong to
+    an article at the end stays ("hepatitis A", option "A"), as do "%", the minus of a number, and marks that belong to
     what they end ("A-", "C#", 5', f' and 5") or begin (".NET", "-x"); a text of punctuation alone stays as it is.
     """
     folded = one_spelling(text)
@@ -78,7 +78,7 @@ def normalise(text: str) -> str:
     while end > start and _strippable(folded[end - 1]) and not _is_attached(folded, end - 1, opened):
         end -= 1
     words = (folded[start:end] or folded).split()
-    kept = [word for place, word in enumerate(words) if word not in _ARTICLES or place == len(words) - 1]
+    kept = [word for position, word in enumerate(words) if word not in _ARTICLES or position == len(words) - 1]
     return " ".join(_NUMBERS.get(word, word) for word in kept)
 
 
@@ -119,12 +119,12 @@ def _shows(question: str, options: Sequence[str]) -> bool:
     asked, *texts = (" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in (question, *options))
     if not all(text in asked for text in texts):
         return False
-    place = 0
+    position = 0
     for letter, text in zip(string.ascii_lowercase, texts, strict=False):
-        found = re.compile(rf"(?<![^\W_]){letter}[\W_]{{1,8}}?{re.escape(text)}(?!\w)").search(asked, place)
+        found = re.compile(rf"(?<![^\W_]){letter}[\W_]{{1,8}}?{re.escape(text)}(?!\w)").search(asked, position)
         if found is None:
             return False
-        place = found.end()
+        position = found.end()
     return True
 
 
@@ -188,22 +188,22 @@ def _strippable(char: str) -> bool:
     return char.isspace() or char == "`" or (unicodedata.category(char).startswith("P") and char not in "%‰‱")
 
 
-def _is_prefix(text: str, place: int) -> bool:
-    """Whether the mark at `place` belongs to what follows: the minus of -5 and -x, the point of .NET."""
-    following = text[place + 1 : place + 2]
-    if text[place] == ".":
-        return following.isalpha() and text[place - 1 : place] != "."
+def _is_prefix(text: str, position: int) -> bool:
+    """Whether the mark at `position` belongs to what follows: the minus of -5 and -x, the point of .NET."""
+    following = text[position + 1 : position + 2]
+    if text[position] == ".":
+        return following.isalpha() and text[position - 1 : position] != "."
     is_sign = following.isdigit() or following == "(" or unicodedata.category(following or " ") in ("Sc", "Sm")
-    return text[place] == "-" and (is_sign or (following.isalpha() and not text[place + 2 : place + 3].isalpha()))
+    return text[position] == "-" and (is_sign or (following.isalpha() and not text[position + 2 : position + 3].isalpha()))
 
 
-def _is_attached(text: str, place: int, opened: str) -> bool:
-    """Whether the mark at `place` belongs to the word before it: not where it closes one of `opened`, the marks in front."""
-    mark, before = text[place], text[place - 1 : place]
+def _is_attached(text: str, position: int, opened: str) -> bool:
+    """Whether the mark at `position` belongs to the word before it: not where it closes one of `opened`, the marks in front."""
+    mark, before = text[position], text[position - 1 : position]
     if mark not in _ATTACHED or mark in opened:
         return False
     if mark in "'\"":
-        word = re.search(r"[^\W_]*$", text[:place])
+        word = re.search(r"[^\W_]*$", text[:position])
         return before.isdigit() or (word is not None and 0 < len(word[0]) <= _PRIMED)
     return before.isalnum() or before == mark or (mark == "-" and before in _SIGNS)
 

@@ -1,6 +1,6 @@
 """One spelling for characters, numbers and units that are written in several ways, before texts are compared.
 
-What NFKC alone would join is kept apart: "10²" is not "102", and "1½" not "11/2".
+What NFKC alone would join is kept separate: "10²" is not "102", and "1½" not "11/2".
 """
 
 from __future__ import annotations
@@ -91,12 +91,12 @@ def _characters(text: str) -> str:
     found: list[str] = []
     raised = False
     text = unicodedata.normalize("NFC", text)
-    for place, char in enumerate(text):
+    for position, char in enumerate(text):
         form = unicodedata.decomposition(char).partition(" ")[0]
         before = found[-1][-1:] if found else ""
         if form == "<super>" and (char in _RAISED or unicodedata.category(char) == "No"):
             plain = _RAISED.get(char) or unicodedata.normalize("NFKC", char)
-            found.append(plain if raised or not before.isalnum() or _is_charge(text, place) else f"^{plain}")
+            found.append(plain if raised or not before.isalnum() or _is_charge(text, position) else f"^{plain}")
             raised = True
             continue
         raised = False
@@ -113,12 +113,12 @@ def _characters(text: str) -> str:
     return unicodedata.normalize("NFKC", "".join(found)).translate(_SAME)
 
 
-def _is_charge(text: str, place: int) -> bool:
-    """Whether what is raised at `place` ends in a sign, as the charge of an ion does, and stands behind a letter."""
-    end = place
+def _is_charge(text: str, position: int) -> bool:
+    """Whether what is raised at `position` ends in a sign, as the charge of an ion does, and stands behind a letter."""
+    end = position
     while end < len(text) and unicodedata.decomposition(text[end]).startswith("<super>"):
         end += 1
-    return text[end - 1] in "⁺⁻" and text[place - 1 : place].isalpha()
+    return text[end - 1] in "⁺⁻" and text[position - 1 : position].isalpha()
 
 
 def _sign(match: re.Match[str]) -> str:

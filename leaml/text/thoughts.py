@@ -25,7 +25,7 @@ _CLOSING = {opens.lower(): closes for opens, closes in _PAIRS.items()}
 
 
 def _next(text: str, start: int = 0) -> tuple[int, str, re.Match[str] | None] | None:
-    """Place of the first thought that opens from `start` on, its closing mark, and where that stands."""
+    """Position of the first thought that opens from `start` on, its closing mark, and where that stands."""
     opened = _OPENS.search(text, start)
     if opened is None:
         return None
@@ -51,7 +51,7 @@ def first_mark(text: str) -> str | None:
 
 
 def open_thought(text: str) -> tuple[int, str] | None:
-    """`(place, closing mark)` of the thought that a text opens and does not close; None when it leaves none open."""
+    """`(position, closing mark)` of the thought that a text opens and does not close; None when it leaves none open."""
     start = 0
     while found := _next(text, start):
         if found[2] is None:

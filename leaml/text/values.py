@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
 
@@ -33,14 +32,14 @@ class UnusableError(Exception):
         self.reason, self.detail = reason, detail
 
 
-def shorten(value: Any, most: int = _SHOWN) -> str:
+def shorten(value: object, most: int = _SHOWN) -> str:
     """A value for a message: its `repr`, cut to `most` characters."""
     # Cut before repr: an image in base64 is megabytes of text, and repr would copy it
     text = repr(value[: most + 1] if isinstance(value, str | bytes) else value)
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a value stands for nothing: null, NaN, pandas' NA or NaT, a text with nothing to see, or only such values."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
@@ -61,7 +60,7 @@ def marks_missing(text: str) -> bool:
     return _MISSING.fullmatch(stripped(text)) is not None
 
 
-def text_of(value: Any, what: str) -> str:
+def text_of(value: object, what: str) -> str:
     """A text, or a number as people write it: 3.0, which tables make of 3 where a cell of the column is empty, is "3".
 
     A list of one is what it holds.
@@ -84,7 +83,7 @@ def text_of(value: Any, what: str) -> str:
     return _number(value, what)
 
 
-def _no_text(value: Any, what: str) -> str:
+def _no_text(value: object, what: str) -> str:
     if isinstance(value, list | tuple):
         fix = (
             "write one list of texts" if what == "an option" else "a row has one: write the one that counts, or a row for each"
@@ -95,7 +94,7 @@ def _no_text(value: Any, what: str) -> str:
     return f"{what} is {shorten(value)}, not text"
 
 
-def _number(value: Any, what: str) -> str:
+def _number(value: int | float | Decimal | np.number, what: str) -> str:
     if not math.isfinite(value):
         reason = f"{what.split()[-1]} is no text"
         raise UnusableError(reason, f"{what} is {shorten(value)}, not a finite number")

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from leaml.config import TrainConfig
@@ -56,8 +57,8 @@ class Worker:
     world: int = 1
     device: str = "cpu"
     restore: Callable[[], dict[str, Any] | None] = lambda: None
-    save: Callable[[dict[str, Any]], None] = lambda state: None
-    progress: Callable[[dict[str, Any]], None] = lambda metrics: None
+    save: Callable[[dict[str, object]], None] = lambda state: None
+    progress: Callable[[dict[str, float]], None] = lambda metrics: None
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,31 @@ class Outcome:
     seconds: float = 0.0
 
 
-GetImage = Callable[[str], Any]
+class TrainingState(TypedDict):
+    """Where a training is; with the last three keys, what a `Worker` saves and restores.
+
+    Attributes:
+        phase: Learning rate of the sweep that is tried, from 0; after the sweep their number.
+        step: Steps done in this phase.
+        sweep: Result of each rate tried: "lr", "accuracy" and, where it stayed finite, "loss".
+        losses: `(step, loss)` points of this phase.
+        validations: Results of this phase, as `Validation` reports them.
+        seconds: Since the training began, those of earlier attempts included.
+        parameters: The trained parameters, on the CPU.
+        optimizer: Its state dict.
+    """
+
+    phase: int
+    step: int
+    sweep: list[dict[str, float]]
+    losses: list[tuple[int, float]]
+    validations: list[dict[str, float]]
+    seconds: NotRequired[float]
+    parameters: NotRequired[list[torch.Tensor]]
+    optimizer: NotRequired[dict[str, object]]
+
+
+GetImage = Callable[[str], Image.Image]
 
 
 def learning_rate(step: int, config: TrainConfig, peak: float) -> float:
@@ -97,10 +122,10 @@ def learning_rate(step: int, config: TrainConfig, peak: float) -> float:
 def batch_counts(tasks: list[Task], batch_size: int) -> list[int]:
     """Examples of each task in a batch, by share; every task with a share gets at least one. Sums to `batch_size`.
 
-    Raises ConfigError when there are more such tasks than places.
+    Raises ConfigError when there are more such tasks than examples in a batch.
     """
     if batch_size < (active := sum(t.share > 0 for t in tasks)):
-        msg = f"batch_size {batch_size} has no place for each of the {active} tasks {[t.name for t in tasks]}; raise it"
+        msg = f"batch_size {batch_size} has no slot for each of the {active} tasks {[t.name for t in tasks]}; raise it"
         raise ConfigError(msg)
     total = sum(t.share for t in tasks)
     counts = [max(1, round(batch_size * t.share / total)) if t.share > 0 else 0 for t in tasks]
@@ -212,8 +237,8 @@ class Trainer:
         if not self.parameters:  # a selection ratio of 0: nothing may move
             return Outcome(rates[0])
         start = [p.detach().clone() for p in self.parameters]
-        state: dict[str, Any] = {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
-        state |= self.worker.restore() or {}
+        state: TrainingState = {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
+        state |= cast(TrainingState, self.worker.restore() or {})
         self._began = time.time() - state.get("seconds", 0.0)
         while state["phase"] < len(phases):
             sweep = [*state["sweep"], self._tried(visible, phases[state["phase"]], state, start, held_out)]
@@ -227,7 +252,7 @@ class Trainer:
         return Outcome(best, state["losses"], state["sweep"], state["validations"], time.time() - self._began)
 
     def _tried(
-        self, tasks: list[Task], lr: float, state: dict[str, Any], start: list[torch.Tensor], held_out: list[Example]
+        self, tasks: list[Task], lr: float, state: TrainingState, start: list[torch.Tensor], held_out: list[Example]
     ) -> dict[str, float]:
         """What a rate of the sweep is worth; one whose training has no finite loss is worth nothing and has no "loss"."""
         try:
@@ -241,7 +266,7 @@ class Trainer:
         self,
         tasks: list[Task],
         lr: float,
-        state: dict[str, Any],
+        state: TrainingState,
         start: list[torch.Tensor],
         validation: Validation | None = None,
     ) -> None:
@@ -250,8 +275,8 @@ class Trainer:
         with torch.no_grad():
             for parameter, value in zip(self.parameters, state.get("parameters") or start, strict=True):
                 parameter.copy_(value)
-        if state.get("optimizer"):
-            optimizer.load_state_dict(state["optimizer"])
+        if saved := state.get("optimizer"):
+            optimizer.load_state_dict(saved)
         self.vlm.model.train()
         first, began = state["step"], time.time()
         for step, (batch, numbers) in enumerate(self._batches(tasks, first), first):
@@ -322,7 +347,7 @@ class Trainer:
         optimizer.step()
         return float(loss)
 
-    def _report(self, state: dict[str, Any], optimizer: torch.optim.Optimizer, loss: float, rate: float) -> None:
+    def _report(self, state: TrainingState, optimizer: torch.optim.Optimizer, loss: float, rate: float) -> None:
         step, steps = state["step"], self.config.steps
         self.worker.progress({"step": step, "steps": steps, "phase": state["phase"], "loss": loss, "steps_per_s": rate})
         if step % self.config.save_every == 0 and step < steps:

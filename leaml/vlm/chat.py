@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from leaml.errors import DataError, ModelError
 from leaml.text.thoughts import open_thought
+from leaml.vlm.processor import Message, Processor, Tokenizer
 
 _REQUEST, _REPLY = "LEAMLrequestLEAML", "LEAMLreplyLEAML"
 _OPENED = re.compile(r"(<[^<>|/\s]+>|\[[A-Z_]+\])\s*$")
@@ -74,10 +74,10 @@ class Chat:
         return text if text[:1].isspace() else self.gap + text
 
 
-_CHATS: WeakKeyDictionary[Any, Chat] = WeakKeyDictionary()
+_CHATS: WeakKeyDictionary[Processor, Chat] = WeakKeyDictionary()
 
 
-def chat_of(processor: Any) -> Chat:
+def chat_of(processor: Processor) -> Chat:
     """The `Chat` of a processor, made once. Raises ModelError if it has no usable chat template."""
     chat = _CHATS.get(processor)
     if chat is None:
@@ -85,22 +85,22 @@ def chat_of(processor: Any) -> Chat:
     return chat
 
 
-def processor_text(processor: Any, text: str) -> str:
+def processor_text(processor: Processor, text: str) -> str:
     """A prompt as the Hugging Face processor wants it."""
     chat = chat_of(processor)
     return chat.placeholder + text if chat.plain else text
 
 
-def adds_special_tokens(processor: Any) -> bool:
+def adds_special_tokens(processor: Processor) -> bool:
     """Whether tokenising a prompt text adds special tokens (a beginning-of-text token); PaliGemma's text holds its own."""
     return not _is_paligemma(processor)
 
 
-def _is_paligemma(processor: Any) -> bool:
+def _is_paligemma(processor: Processor) -> bool:
     return type(processor).__name__ == "PaliGemmaProcessor" and not getattr(processor, "chat_template", None)
 
 
-def _placeholder(processor: Any) -> tuple[str, int]:
+def _placeholder(processor: Processor) -> tuple[str, int]:
     token = getattr(processor, "image_token", None) or getattr(processor.tokenizer, "image_token", None)
     if token is None:
         msg = f"{type(processor).__name__} names no image token; LEAML needs a processor with `image_token`, such as Idefics3's"
@@ -108,20 +108,20 @@ def _placeholder(processor: Any) -> tuple[str, int]:
     return str(token), int(processor.tokenizer.convert_tokens_to_ids(str(token)))
 
 
-def _plain(processor: Any) -> Chat:
+def _plain(processor: Processor) -> Chat:
     token, token_id = _placeholder(processor)
-    return Chat(("", ""), None, "", processor.tokenizer.eos_token_id, token, token_id, plain=True)
+    return Chat(("", ""), None, "", _end_token(processor.tokenizer, ""), token, token_id, plain=True)
 
 
-def _render(processor: Any, image: bool, reply: str | None) -> str:
+def _render(processor: Processor, image: bool, reply: str | None) -> str:
     content: list[dict[str, str]] = [{"type": "image"}] if image else []
-    messages: list[dict[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": _REQUEST}]}]
+    messages: list[Message] = [{"role": "user", "content": [*content, {"type": "text", "text": _REQUEST}]}]
     if reply is not None:
         messages.append({"role": "assistant", "content": [{"type": "text", "text": reply}]})
     return str(processor.apply_chat_template(messages, add_generation_prompt=reply is None, tokenize=False))
 
 
-def _templated(processor: Any) -> Chat:
+def _templated(processor: Processor) -> Chat:
     name = type(processor).__name__
     if not getattr(processor, "chat_template", None):
         msg = f"{name} has no chat template; add a chat_template.jinja to the model's folder (see its model card)"
@@ -175,7 +175,7 @@ def _before_reply(name: str, after: str, around: str) -> tuple[str, str]:
     return "", ""
 
 
-def closing_template(processor: Any) -> str | None:
+def closing_template(processor: Processor) -> str | None:
     """The processor's chat template with `Chat.closing` behind its generation prompt; None where its own needs none.
 
     For whoever renders a conversation without `chat_of`, such as vLLM's chat route. Raises ModelError as `chat_of` does.
@@ -196,13 +196,13 @@ def _jinja(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _added_bos(tokenizer: Any) -> str:
+def _added_bos(tokenizer: Tokenizer) -> str:
     """The beginning-of-text token if the tokenizer adds it by itself: a template that writes it too would double it."""
     added = tokenizer("")["input_ids"]
     return str(tokenizer.bos_token) if tokenizer.bos_token_id is not None and tokenizer.bos_token_id in added else ""
 
 
-def _end_token(tokenizer: Any, tail: str) -> int:
+def _end_token(tokenizer: Tokenizer, tail: str) -> int:
     """First special token of what the template writes after a reply, otherwise the tokenizer's end-of-text token."""
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     for token_id in tokenizer(tail, add_special_tokens=False)["input_ids"]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
 
 from leaml.errors import DataError
 from leaml.vlm.chat import Chat, adds_special_tokens, chat_of, processor_text
+from leaml.vlm.processor import Processor
 
 IGNORED = -100
 """Label of a token that carries no loss."""
@@ -39,7 +39,7 @@ class _Row:
     extras: dict[str, list[int]]
 
 
-def prompt(processor: Any, request: str, prefix: str = "", image: bool = True) -> str:
+def prompt(processor: Processor, request: str, prefix: str = "", image: bool = True) -> str:
     """What the model is asked: the text to hand to vLLM as `prompt` (and to `processor(text=[...])`) together with the image.
 
     It is the model's own chat template with one image part, then the text part, the generation prompt and `prefix`; the image
@@ -61,15 +61,15 @@ def prompt(processor: Any, request: str, prefix: str = "", image: bool = True) -
 class Collator:
     """Makes a batch of a list of turns: the same token layout as at generation time, loss on the reply and its end token.
 
-    Prompt and reply are tokenised apart and their ids concatenated. Tokenising the whole conversation at once can merge the
-    last characters of the prompt with the first of the reply into one token (`:` + ` red`, or a newline run), a token that
+    Prompt and reply are tokenised separately and their ids concatenated. Tokenising the whole conversation at once can merge
+    the last characters of the prompt with the first of the reply into one token (`:` + ` red`, or a newline run), a token that
     does not exist at generation time, where the model is given exactly the prompt's ids and continues from there.
 
     Args:
         processor: of the model.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Processor) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.chat: Chat = chat_of(processor)
@@ -102,22 +102,23 @@ class Collator:
         self, turns: Sequence[Turn], prompts: list[str]
     ) -> tuple[list[list[int]], list[dict[str, list[int]]], dict[str, torch.Tensor]]:
         """Context ids and extras of every turn, and the image tensors, images in the order of the turns."""
-        shown = [i for i, t in enumerate(turns) if t.image is not None]
+        pictures = {i: t.image for i, t in enumerate(turns) if t.image is not None}
+        shown = list(pictures)
         contexts = [self._context(p) for p in prompts]
         extras: list[dict[str, list[int]]] = [{} for _ in turns]
         if not shown:
             return contexts, extras, {}
         order: dict[int, int] = {}
         for i in shown:
-            order.setdefault(id(turns[i].image), i)
+            order.setdefault(id(pictures[i]), i)
         first = list(order.values())
         position = {key: n for n, key in enumerate(order)}
-        which = [position[id(turns[i].image)] for i in shown]
-        ids, types, tensors = self._process([turns[i].image for i in first], [prompts[i] for i in first])
+        which = [position[id(pictures[i])] for i in shown]
+        ids, types, tensors = self._process([pictures[i] for i in first], [prompts[i] for i in first])
         spans = [self._span(contexts[i], ids[n]) for n, i in enumerate(first)]
         repeated = tensors if len(first) == len(shown) else _repeat(tensors, which, len(first))
         if repeated is None or None in spans:  # an unknown layout: let the processor see every row
-            ids, types, repeated = self._process([turns[i].image for i in shown], [prompts[i] for i in shown])
+            ids, types, repeated = self._process([pictures[i] for i in shown], [prompts[i] for i in shown])
             for n, i in enumerate(shown):
                 contexts[i], extras[i] = ids[n], {k: v[n] for k, v in types.items()}
             return contexts, extras, repeated
@@ -130,7 +131,7 @@ class Collator:
         return contexts, extras, repeated
 
     def _process(
-        self, images: list[Any], texts: list[str]
+        self, images: list[Image.Image], texts: list[str]
     ) -> tuple[list[list[int]], dict[str, list[list[int]]], dict[str, torch.Tensor]]:
         """One processor call: unpadded ids and per-token extras of every row, and the image tensors."""
         keywords = {} if adds_special_tokens(self.processor) else {"add_special_tokens": False}
@@ -164,7 +165,7 @@ class Collator:
 
     def _paligemma(self, text: str) -> str:
         """The text that PaliGemma's processor makes of a prompt: image, beginning of text, request, newline."""
-        return self.chat.placeholder + self.tokenizer.bos_token + text + "\n"
+        return self.chat.placeholder + str(self.tokenizer.bos_token) + text + "\n"
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -194,7 +195,8 @@ class Collator:
     def prompt_ids(self, text: str) -> list[int]:
         """Ids of `prompt`'s text with one placeholder for the image, to hand to vLLM with ids of a reply behind them."""
         if self.chat.plain:  # vLLM puts the image in front by itself
-            return [self.tokenizer.bos_token_id, *self._ids(text + "\n")]
+            first = self.tokenizer.bos_token_id
+            return [*([] if first is None else [first]), *self._ids(text + "\n")]
         return list(self.tokenizer(text)["input_ids"])
 
     def _reply_ids(self, text: str) -> list[int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 
 from leaml.config import ModelConfig
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
+from leaml.vlm.processor import Processor
 
 _KEYS = (
     "max_position_embeddings",
@@ -63,7 +63,7 @@ def context(config: ModelConfig) -> int | None:
 class Lengths:
     """Counts tokens as training and the engine do, with the processor of the model."""
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Processor) -> None:
         self._collator = Collator(processor)
         self._texts: dict[tuple[str, str], tuple[int, int]] = {}
         self._images: dict[tuple[int, int], int] = {}
@@ -91,6 +91,6 @@ class Lengths:
     def _image(self, size: tuple[int, int]) -> int:
         """What an image adds to a prompt; processors look at its size alone."""
         if size not in self._images:
-            batch: dict[str, Any] = self._collator([Turn(Image.new("RGB", size), "x", "x")])
+            batch = self._collator([Turn(Image.new("RGB", size), "x", "x")])
             self._images[size] = int(batch["input_ids"].shape[1]) - sum(self.texts("x", "x"))
         return self._images[size]

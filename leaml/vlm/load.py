@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -19,6 +19,10 @@ from torch import nn
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import DataError, ModelError
 from leaml.vlm import hub
+from leaml.vlm.processor import Processor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +40,13 @@ _TORCHVISION = (
 
 @dataclass
 class VLM:
-    """A model in evaluation mode, its processor, and the name it was asked for."""
+    """A model in evaluation mode, its processor, and the name it was asked for.
+
+    The model is one of transformers, or PEFT's around it while adapters are trained.
+    """
 
     model: Any
-    processor: Any
+    processor: Processor
     name: str
 
 
@@ -60,7 +67,7 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
 
     with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-model-") as scratch:
         folder = _local(config.name, scratch)
-        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        options = _options(config)
         attention = attn_implementation or ("eager" if torch.device(device).type == "cpu" else "sdpa")
         model: Any
         weights = {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
@@ -77,6 +84,11 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
             msg = f"cannot load the model {config.name!r}: {error}{_hint(error)}"
             raise ModelError(msg) from error
         return VLM(model.to(device).eval(), processor, config.name)
+
+
+def _options(config: ModelConfig) -> dict[str, str | bool | None]:
+    """What every `from_pretrained` is told."""
+    return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
 
 
 @contextlib.contextmanager
@@ -131,7 +143,7 @@ def check(config: ModelConfig) -> None:
         else:
             hub.refuse_no_name(config.name)
         _refuse_plain_text_model(config, where)
-        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        options = _options(config)
         if not Path(where).is_dir():
             if hub.is_cached(config):
                 options["local_files_only"] = not config.trust_remote_code  # the model's code may not be in the cache
@@ -165,19 +177,25 @@ def special_tokens(config: ModelConfig) -> list[str]:
     )
 
 
-def from_small_files(config: ModelConfig, kind: Any, what: str) -> Any:
+class _Pretrained(Protocol):
+    """A class of transformers, such as AutoTokenizer, that reads a model's files."""
+
+    def from_pretrained(self, pretrained_model_name_or_path: str, **options: str | bool | None) -> Any: ...
+
+
+def from_small_files(config: ModelConfig, kind: _Pretrained, what: str) -> Any:
     """What a class of transformers reads from a model's files without its weights, which of an s3:// folder are not fetched.
 
     Args:
         config: The model.
-        kind: The class, such as AutoTokenizer.
+        kind: The class.
         what: What it is, for the message.
 
     Raises:
         ModelError: It cannot be loaded, and why.
     """
     with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-small-") as scratch:
-        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        options = _options(config)
         where = resolve_model(config.name)
         if config.name.startswith("s3://"):
             where = scratch
@@ -250,7 +268,7 @@ def _reads_text_only(config: ModelConfig, model_type: str) -> ModelError:
     )
 
 
-def _check_architecture(config: ModelConfig, found: Any) -> None:
+def _check_architecture(config: ModelConfig, found: PreTrainedConfig) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
     own_code = set(getattr(found, "auto_map", None) or {})
@@ -332,7 +350,7 @@ def layer_index(name: str) -> int:
     return int(match[1]) if match else -1
 
 
-def save(model: Any, processor: Any, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+def save(model: PreTrainedModel, processor: Processor, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write safetensors, configuration and processor so that `load` and vLLM read the folder. The model is not changed.
 
     Args:
@@ -346,7 +364,7 @@ def save(model: Any, processor: Any, folder: str | Path, dtype: torch.dtype | No
         processor.save_pretrained(folder)
 
 
-def _save_weights(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
+def _save_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype | None) -> None:
     if dtype is None:
         model.save_pretrained(folder)
         return
@@ -360,7 +378,7 @@ def _save_weights(model: Any, folder: Path, dtype: torch.dtype | None) -> None:
     path.write_text(json.dumps(_with_dtype(json.loads(path.read_text()), str(dtype).split(".")[-1]), indent=2) + "\n")
 
 
-def _with_dtype(tree: dict[str, Any], dtype: str) -> dict[str, Any]:
+def _with_dtype(tree: dict[str, object], dtype: str) -> dict[str, object]:
     """A configuration with its `dtype` set, in every sub-configuration that has one."""
     return {
         k: dtype if k in ("dtype", "torch_dtype") else _with_dtype(v, dtype) if isinstance(v, dict) else v

@@ -8,8 +8,8 @@ same pixels (with a processor on torchvision, whose filters round differently, p
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -18,18 +18,21 @@ Shrink = Callable[[Image.Image], Image.Image]
 """Makes an image as small as the model's processor would; what it would not shrink comes back as it is."""
 
 _Size = tuple[int, int]
+"""Width and height, in pixels."""
+_Rule = Callable[[_Size], _Size]
+"""From the size of an image to the size that the processor resizes it to first."""
 _PIL = "Pil"
 """End of the class names of processors without torchvision."""
 
 
-def shrink_of(processor: Any, overrides: dict[str, Any] | None = None) -> Shrink:
+def shrink_of(processor: object, overrides: object = None) -> Shrink:
     """The `Shrink` of a processor.
 
     Args:
         processor: Of the model.
         overrides: vLLM's `mm_processor_kwargs`; with any, images are left as they are, since they may change sizes.
     """
-    images = getattr(processor, "image_processor", None)
+    images: Any = getattr(processor, "image_processor", None)
     # a class of the model's own code may resize in any way, whatever it inherits from
     known = type(images).__module__.startswith("transformers.models.")
     rule = _RULES.get(type(images).__name__.removesuffix(_PIL).removesuffix("Fast")) if known else None
@@ -51,11 +54,28 @@ def shrink_of(processor: Any, overrides: dict[str, Any] | None = None) -> Shrink
     return shrink
 
 
+class _Images(Protocol):
+    """What the rules read of an image processor of transformers."""
+
+    size: Mapping[str, int]
+    resample: int
+
+
+class _PatchedImages(_Images, Protocol):
+    patch_size: int
+    merge_size: int
+    temporal_patch_size: int
+
+
+class _PixtralImages(_Images, Protocol):
+    patch_size: int | Mapping[str, int]
+
+
 def _unchanged(image: Image.Image) -> Image.Image:
     return image
 
 
-def _filter(images: Any) -> Image.Resampling:
+def _filter(images: _Images) -> Image.Resampling:
     """The filter that the processor resizes with."""
     resample = Image.Resampling(int(images.resample))
     if resample == Image.Resampling.LANCZOS and not type(images).__name__.endswith(_PIL):
@@ -66,8 +86,8 @@ def _filter(images: Any) -> Image.Resampling:
     return resample
 
 
-def _function(images: Any, name: str) -> Callable[..., Any]:
-    """A function of the processor's own module."""
+def _function(images: _Images, name: str) -> Callable[..., tuple[int, int]]:
+    """A function of the processor's own module that gives a height and a width."""
     return getattr(sys.modules[type(images).__module__], name)  # type: ignore[no-any-return]
 
 
@@ -80,13 +100,13 @@ def _turned(height_width: tuple[int, int]) -> _Size:
     return int(height_width[1]), int(height_width[0])
 
 
-def _longest_edge(images: Any) -> Callable[[_Size], _Size] | None:
+def _longest_edge(images: _Images) -> _Rule | None:
     """Idefics3 and SmolVLM: the longer side gets a length, and tiles are cut from that."""
     edge, output = images.size.get("longest_edge"), _function(images, "get_resize_output_image_size")
     return (lambda size: _turned(output(_blank(size), edge))) if edge else None
 
 
-def _area(images: Any) -> Callable[[_Size], _Size] | None:
+def _area(images: _PatchedImages) -> _Rule | None:
     """Qwen-VL: sides are multiples of a patch, and their product is bounded."""
     least, most, resize = images.size.get("shortest_edge"), images.size.get("longest_edge"), _function(images, "smart_resize")
     factor = images.patch_size * images.merge_size
@@ -100,7 +120,7 @@ def _area(images: Any) -> Callable[[_Size], _Size] | None:
     return output if least and most else None
 
 
-def _area_of_frames(images: Any) -> Callable[[_Size], _Size] | None:
+def _area_of_frames(images: _PatchedImages) -> _Rule | None:
     """GLM-4V: as Qwen-VL, for an image that counts as several frames."""
     least, most, resize = images.size.get("shortest_edge"), images.size.get("longest_edge"), _function(images, "smart_resize")
     frames, factor = images.temporal_patch_size, images.patch_size * images.merge_size
@@ -115,7 +135,7 @@ def _area_of_frames(images: Any) -> Callable[[_Size], _Size] | None:
     return output if least and most else None
 
 
-def _fixed(images: Any) -> Callable[[_Size], _Size] | None:
+def _fixed(images: _Images) -> _Rule | None:
     """SigLIP (PaliGemma) and Gemma 3: one size for all images, unless crops are taken first."""
     height, width = images.size.get("height"), images.size.get("width")
     if not height or not width or getattr(images, "do_pan_and_scan", False) or getattr(images, "do_center_crop", False):
@@ -123,18 +143,19 @@ def _fixed(images: Any) -> Callable[[_Size], _Size] | None:
     return lambda _: (width, height)
 
 
-def _shortest_edge(images: Any) -> Callable[[_Size], _Size] | None:
+def _shortest_edge(images: _Images) -> _Rule | None:
     """CLIP (LLaVA-1.5): the shorter side gets a length, and the middle is cut out."""
     from transformers.image_transforms import get_resize_output_image_size
 
     edge = images.size.get("shortest_edge")
     if not edge or images.size.get("longest_edge"):
         return _fixed(images)
-    keywords: dict[str, Any] = {"default_to_square": False, "input_data_format": "channels_first"}
-    return lambda size: _turned(get_resize_output_image_size(_blank(size), size=edge, **keywords))
+    return lambda size: _turned(
+        get_resize_output_image_size(_blank(size), edge, default_to_square=False, input_data_format="channels_first")
+    )
 
 
-def _patches(images: Any) -> Callable[[_Size], _Size] | None:
+def _patches(images: _PixtralImages) -> _Rule | None:
     """Pixtral: the longer side is bounded, and sides are multiples of a patch."""
     edge, output = images.size.get("longest_edge"), _function(images, "get_resize_output_image_size")
     patch = images.patch_size
@@ -143,7 +164,7 @@ def _patches(images: Any) -> Callable[[_Size], _Size] | None:
     return (lambda size: _turned(output(_blank(size), **keywords))) if edge else None
 
 
-_RULES: dict[str, Callable[[Any], Callable[[_Size], _Size] | None]] = {
+_RULES: dict[str, Callable[[Any], _Rule | None]] = {
     "Idefics3ImageProcessor": _longest_edge,
     "SmolVLMImageProcessor": _longest_edge,
     "Qwen2VLImageProcessor": _area,

@@ -161,7 +161,7 @@ def test_the_state_of_files_changes_when_one_is_mended_gone_or_new(base: str) ->
     uris = [files.join(base, name) for name in (*names[:2], "none.png", "2.png#row", "hf://x/y#3")]
 
     def now() -> tuple[str, str]:
-        return changes.state(uris), changes.state([], files.join(base, "a"), apart=files.join(base, "a", "runs"))
+        return changes.state(uris), changes.state([], files.join(base, "a"), without=files.join(base, "a", "runs"))
 
     seen = [now()]
     assert now() == seen[0]

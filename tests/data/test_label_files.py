@@ -107,7 +107,7 @@ def test_doubled_keys_of_options_and_captions_are_refused_and_unnamed_columns_ar
         captions.read(written(tmp_path, "image,caption,caption\na,b,c\n", "c.csv"))
     with pytest.raises(DataError, match="'a' occurs twice"):
         captions.read(written(tmp_path, '{"a": "x", "a": "y"}', "c.json"))
-    with pytest.raises(json_text.DoubledKeyError):
+    with pytest.raises(json_text.DuplicateJsonKeyError):
         json_text.loads('[{"b": {"": 1, "": 1}}]')
     (record,) = records(tmp_path, ",image,question,answer,,\n0,a.png,q,x,,\n", "csv")
     assert record.questions == (Question("q", "x"),)

@@ -78,7 +78,7 @@ def test_7_names_with_several_dots_are_one_sample_whose_labels_nobody_can_tell_a
 
 def test_7_members_of_a_sample_that_are_apart_are_an_error(tmp_path: Path) -> None:
     shard(tmp_path / "0.tar", [("1.png", png(1)), ("2.png", png(2)), ("1.json", answered("red")), ("2.json", answered("blue"))])
-    with pytest.raises(DataError, match=r"0\.tar: the members of the sample '1' are apart .*tar --sort=name"):
+    with pytest.raises(DataError, match=r"0\.tar: the members of the sample '1' are not adjacent .*tar --sort=name"):
         records(format="webdataset", path=str(tmp_path))
 
 
@@ -175,7 +175,7 @@ def test_7_a_member_that_occurs_twice_is_an_error(tmp_path: Path, again: str) ->
     members = {"1.png": png(1), "1.json": answered("red"), "1.txt": b"red"}
     with pytest.raises(DataError, match=r"0\.tar#1\.\w+ occurs twice in the shard"):
         web(tmp_path, *members.items(), (again, members[again.removeprefix("./")]))
-    with pytest.raises(DataError, match=r"the members of the sample '1' are apart"):
+    with pytest.raises(DataError, match=r"the members of the sample '1' are not adjacent"):
         web(tmp_path, *members.items(), ("2.png", png(2)), (again, members[again.removeprefix("./")]))
 
 

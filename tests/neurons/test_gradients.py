@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leaml.errors import StepError
-from leaml.neurons.gradients import Batch, MixedExamplesError, gradient_sums, sum_over_workers
+from leaml.neurons.gradients import ExampleBatch, MixedExamplesError, gradient_sums, sum_over_workers
 
 TERMS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "squared": lambda g, w: g.square(),
@@ -96,7 +96,7 @@ def test_a_batch_of_unequal_lengths_equals_every_example_alone(inner: int, metho
     net, (ids, labels) = build(Causal, inner), padded()
     alone = [lambda i=i, n=n: token_losses(net, ids[i : i + 1, :n], labels[i : i + 1, :n])[0] for i, n in enumerate(LENGTHS)]
     expected = naive(linears_of(net), alone, method, columns)
-    found = gradient_sums(linears_of(net), Batch(4, lambda: token_losses(net, ids, labels)), method, columns)
+    found = gradient_sums(linears_of(net), ExampleBatch(4, lambda: token_losses(net, ids, labels)), method, columns)
     assert_equal(found, expected)
     assert found["unused"].tolist() == [0.0, 0.0]
     assert all(found[n].min() >= 0 and found[n].max() > 0 for n in ("below", "shared", "head"))
@@ -106,7 +106,7 @@ def test_calls_of_one_module_are_summed_before_squaring() -> None:
     """Two calls with opposite gradients: nothing is left, where squares of each would add up."""
     layer = nn.Linear(4, 3).double()
     x = torch.randn(2, 5, 4).double()
-    found = gradient_sums({"layer": layer}, Batch(2, lambda: (layer(x).sin() - layer(x.clone()).sin()).sum((1, 2))))
+    found = gradient_sums({"layer": layer}, ExampleBatch(2, lambda: (layer(x).sin() - layer(x.clone()).sin()).sum((1, 2))))
     assert found["layer"].abs().max() < 1e-20
 
 
@@ -119,7 +119,7 @@ def test_two_modules_with_one_weight_have_the_gradient_of_the_weight() -> None:
         return second(torch.tanh(first(part))).square().mean((1, 2))
 
     expected = naive({"first": first}, [lambda i=i: losses(x[i : i + 1])[0] for i in range(3)], "squared")["first"]
-    found = gradient_sums({"first": first, "second": second}, Batch(3, lambda: losses(x)))
+    found = gradient_sums({"first": first, "second": second}, ExampleBatch(3, lambda: losses(x)))
     assert_equal(found, {"first": expected, "second": expected})
 
 
@@ -131,8 +131,8 @@ def test_a_call_that_the_loss_does_not_depend_on_leaves_the_others() -> None:
         layer(x)
         return layer(x).square().sum((1, 2))
 
-    once = gradient_sums({"layer": layer}, Batch(2, lambda: layer(x).square().sum((1, 2))))
-    assert_equal(gradient_sums({"layer": layer}, Batch(2, losses)), once)
+    once = gradient_sums({"layer": layer}, ExampleBatch(2, lambda: layer(x).square().sum((1, 2))))
+    assert_equal(gradient_sums({"layer": layer}, ExampleBatch(2, losses)), once)
 
 
 class Flat(nn.Module):
@@ -150,9 +150,11 @@ class Flat(nn.Module):
 def test_flattened_tokens_are_refused_in_a_batch_and_exact_alone(method: str) -> None:
     net, x = build(Flat), torch.randn(3, 5, 4).double()
     with pytest.raises(MixedExamplesError, match=r"'layer' sees a batch of 3 examples as \(15, 4\)"):
-        gradient_sums(linears_of(net), Batch(3, lambda: net(x).sum(1)), method)
+        gradient_sums(linears_of(net), ExampleBatch(3, lambda: net(x).sum(1)), method)
     losses = [lambda i=i: net(x[i : i + 1]).sum() for i in range(3)]
-    parts = [gradient_sums(linears_of(net), Batch(1, lambda loss=loss: loss()[None]), method)["layer"] for loss in losses]
+    parts = [
+        gradient_sums(linears_of(net), ExampleBatch(1, lambda loss=loss: loss()[None]), method)["layer"] for loss in losses
+    ]
     assert_equal({"layer": sum(parts)}, naive(linears_of(net), losses, method))
     assert not net.layer._forward_hooks
 
@@ -166,12 +168,12 @@ def test_calls_without_gradients_are_not_looked_at() -> None:
             shift = net(x)
         return net.layer(x + shift.view(3, 5, 3)[..., :1]).square().sum((1, 2))
 
-    assert gradient_sums(linears_of(net), Batch(3, losses))["layer"].min() > 0
+    assert gradient_sums(linears_of(net), ExampleBatch(3, losses))["layer"].min() > 0
 
 
 def test_whoever_knows_the_batch_can_refuse_a_shape() -> None:
     net, x = build(Flat), torch.randn(5, 1, 4).double()  # as many rows as examples, by chance as far as the shape tells
-    refused = Batch(5, lambda: net(x).sum(1), lambda name, shape: not (name == "layer" and shape == (5, 4)))
+    refused = ExampleBatch(5, lambda: net(x).sum(1), lambda name, shape: not (name == "layer" and shape == (5, 4)))
     with pytest.raises(MixedExamplesError):
         gradient_sums(linears_of(net), refused)
 
@@ -179,7 +181,7 @@ def test_whoever_knows_the_batch_can_refuse_a_shape() -> None:
 def test_single_vectors_as_input() -> None:
     layer = nn.Linear(4, 3).double()
     x = torch.randn(4).double()
-    found = gradient_sums({"layer": layer}, Batch(1, lambda: layer(input=x).sin().sum()[None]))
+    found = gradient_sums({"layer": layer}, ExampleBatch(1, lambda: layer(input=x).sin().sum()[None]))
     assert_equal(found, naive({"layer": layer}, [lambda: layer(x).sin().sum()], "squared"))
 
 
@@ -197,7 +199,7 @@ class _Products(TorchDispatchMode):
         return out
 
 
-def products(net: nn.Module, batch: Batch, method: str) -> set[tuple[int, ...]]:
+def products(net: nn.Module, batch: ExampleBatch, method: str) -> set[tuple[int, ...]]:
     with _Products() as mode:
         gradient_sums(linears_of(net), batch, method)
     return mode.made
@@ -206,7 +208,7 @@ def products(net: nn.Module, batch: Batch, method: str) -> set[tuple[int, ...]]:
 def test_squared_norms_come_without_any_weight_gradient() -> None:
     """`shared` (90, 90) sees 4 examples of 9 tokens: Gram matrices (4, 9, 9) instead of gradients, frozen weights or not."""
     net, (ids, labels) = build(Causal, 90), padded()
-    batch = Batch(4, lambda: token_losses(net, ids, labels))
+    batch = ExampleBatch(4, lambda: token_losses(net, ids, labels))
     for trainable in (False, True):
         net.requires_grad_(trainable)
         made = products(net, batch, "squared")
@@ -218,7 +220,7 @@ def test_squared_norms_come_without_any_weight_gradient() -> None:
 
 def test_chunks_of_examples_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     net, (ids, labels) = build(), padded()
-    batch = Batch(4, lambda: token_losses(net, ids, labels))
+    batch = ExampleBatch(4, lambda: token_losses(net, ids, labels))
     whole = {m: gradient_sums(linears_of(net), batch, m) for m in TERMS}
     monkeypatch.setattr("leaml.neurons.gradients.CHUNK", 1)
     for method, expected in whole.items():
@@ -233,7 +235,7 @@ def test_nothing_is_backpropagated_below_the_lowest_module() -> None:
     net.embed.weight.requires_grad_(True)
     reached: list[str] = []
     net.embed.register_full_backward_hook(lambda *_: reached.append("embed"))
-    gradient_sums({"head": net.head}, Batch(4, lambda: token_losses(net, ids, labels)))
+    gradient_sums({"head": net.head}, ExampleBatch(4, lambda: token_losses(net, ids, labels)))
     assert reached == []
     assert net.embed.weight.grad is None
 
@@ -242,7 +244,7 @@ def test_half_precision_is_reduced_in_float32() -> None:
     """Gradients whose squares fall below float16's range."""
     layer = nn.Linear(64, 64, bias=False).half()
     x = torch.full((2, 3, 64), 1e-3, dtype=torch.float16)
-    found = gradient_sums({"layer": layer}, Batch(2, lambda: layer(x).float().sum((1, 2)) * 1e-3))
+    found = gradient_sums({"layer": layer}, ExampleBatch(2, lambda: layer(x).float().sum((1, 2)) * 1e-3))
     assert found["layer"].min() > 0
     torch.testing.assert_close(found["layer"], torch.full((64,), 2 * 64 * (3e-6) ** 2).double(), rtol=1e-2, atol=0)
 
@@ -252,7 +254,7 @@ def test_loss_that_is_not_finite_names_its_example() -> None:
     x = torch.randn(3, 5, 4).double()
     x[1, 2, 3] = float("nan")
     with pytest.raises(StepError, match="the loss of example 1 of 3 is nan"):
-        gradient_sums({"layer": layer}, Batch(3, lambda: layer(x).sum((1, 2))))
+        gradient_sums({"layer": layer}, ExampleBatch(3, lambda: layer(x).sum((1, 2))))
     assert not layer._forward_hooks
 
 
@@ -267,7 +269,7 @@ def test_input_changed_in_place_is_an_error_not_a_wrong_score() -> None:
         return (y + inner).sum((1, 2))
 
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        gradient_sums({"layer": layer}, Batch(2, losses))
+        gradient_sums({"layer": layer}, ExampleBatch(2, losses))
 
 
 def _worker(rank: int, world: int, folder: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from leaml.config import ModelConfig
 from leaml.errors import ConfigError, StepError
 from leaml.neurons import scores
-from leaml.neurons.gradients import Batch
+from leaml.neurons.gradients import ExampleBatch
 from leaml.neurons.scores import Data, Scores
 from leaml.neurons.units import feed_forwards
 from leaml.vlm import load
@@ -50,10 +50,10 @@ def examples() -> list[Example]:
 
 
 def data_of(net: Toy, examples: Sequence[Example], batch_size: int = 3) -> Data:
-    def collate(part: Sequence[Example]) -> Batch:
+    def collate(part: Sequence[Example]) -> ExampleBatch:
         x, target = torch.stack([e[0] for e in part]), torch.tensor([e[1] for e in part])
         sign = torch.tensor([e[2] for e in part], dtype=torch.float64)
-        return Batch(len(part), lambda: sign * nn.functional.cross_entropy(net(x), target, reduction="none"))
+        return ExampleBatch(len(part), lambda: sign * nn.functional.cross_entropy(net(x), target, reduction="none"))
 
     return Data(examples, collate, batch_size)
 
@@ -207,10 +207,10 @@ def test_mixed_examples_are_scored_one_by_one_from_then_on(
     """The second batch cannot be told apart: the scores are those of any batches, and there is one warning."""
     plain, sizes = data_of(net, examples), []
 
-    def collate(part: Sequence[Example]) -> Batch:
+    def collate(part: Sequence[Example]) -> ExampleBatch:
         sizes.append(len(part))
         batch = plain.collate(part)
-        return Batch(batch.size, batch.losses, lambda name, shape: len(sizes) == 1)
+        return ExampleBatch(batch.size, batch.losses, lambda name, shape: len(sizes) == 1)
 
     with caplog.at_level(logging.WARNING):
         found = scores.score(linears(net), "squared", Data(examples, collate, 3))

@@ -20,7 +20,7 @@ from serve.admission import BodyReceiver
 from serve.app import create_app
 from serve.auth import digest
 from serve.errors import ApiError
-from serve.observe import Metrics
+from serve.observe import EndpointMetrics
 from serve.settings import load_settings
 
 HEAD = f"POST /v1/vqa HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAuthorization: Bearer {KEY}\r\n"
@@ -199,7 +199,7 @@ class _Request:
 @pytest.mark.anyio
 async def test_a_body_whose_time_is_over_cannot_give_way_any_more() -> None:
     settings = load_settings({"model": "a", "limits": {"bodies": 1, "body_seconds": 0.05}})
-    receiver, slow = BodyReceiver(settings.limits, Metrics()), random.Random(0)
+    receiver, slow = BodyReceiver(settings.limits, EndpointMetrics()), random.Random(0)
     slow.choice = lambda _: 10  # type: ignore[assignment,method-assign]
     first = asyncio.create_task(receiver.receive(_Request(slow)))  # type: ignore[arg-type]
 
@@ -220,7 +220,7 @@ async def test_nothing_is_counted_twice_or_forgotten_when_many_bodies_come_and_g
     settings = load_settings(
         {"model": "a", "limits": {"bodies": 5, "body_bytes": 3000, "bodies_bytes": 9000, "body_seconds": 0.02}}
     )
-    receiver = BodyReceiver(settings.limits, Metrics())
+    receiver = BodyReceiver(settings.limits, EndpointMetrics())
     draw = random.Random(0)
 
     async def one() -> str:

@@ -113,7 +113,7 @@ def test_a_lora_that_vllm_would_take_but_does_not_fit_is_refused(saved: dict[str
         adapters.lora_folder(str(tmp_path / "half"), base)
 
 
-def planned(**settings: Any) -> deploy.Plan:
+def planned(**settings: Any) -> deploy.DeploymentPlan:
     return deploy.plan(load_settings({"model": "leaml-tiny", **settings}), ["digest"])
 
 

@@ -12,7 +12,7 @@ from scripted_service import Client, ScriptedService, data_url, png
 from leaml.data.questions import read
 from leaml.errors import DataError
 from serve import vqa
-from serve.service import Question
+from serve.service import ImageQuestion
 
 pytestmark = pytest.mark.anyio
 
@@ -23,13 +23,13 @@ SHOWN = "Which?\nA. red\nB. blue"
 @pytest.mark.parametrize(
     ("question", "options", "asked", "column"),
     [
-        (SHOWN, None, Question(SHOWN, ("red", "blue")), ""),
-        (SHOWN, ["red", "blue"], Question(SHOWN, ("red", "blue")), ""),
-        (SHOWN, ["A", "B"], Question(SHOWN, ("red", "blue")), ""),
+        (SHOWN, None, ImageQuestion(SHOWN, ("red", "blue")), ""),
+        (SHOWN, ["red", "blue"], ImageQuestion(SHOWN, ("red", "blue")), ""),
+        (SHOWN, ["A", "B"], ImageQuestion(SHOWN, ("red", "blue")), ""),
         (SHOWN, ["blue", "red"], None, "options"),
         (SHOWN, ["cat", "dog"], None, "options"),
-        (" q?</s> ", None, Question("q?"), ""),
-        ("<image>\nq?", ["x", "y"], Question("q?", ("x", "y")), ""),
+        (" q?</s> ", None, ImageQuestion("q?"), ""),
+        ("<image>\nq?", ["x", "y"], ImageQuestion("q?", ("x", "y")), ""),
         ("a \u202eb", None, None, "question"),
         ("a \u202eb", ["x", "y"], None, "question"),
         ("a\0b", None, None, "question"),
@@ -47,7 +47,7 @@ async def test_questions_and_options_follow_one_rule_at_the_endpoint_and_in_pred
     tmp_path: Path,
     question: str,
     options: list[str] | None,
-    asked: Question | None,
+    asked: ImageQuestion | None,
     column: str,
     way: str,
 ) -> None:
@@ -59,7 +59,7 @@ async def test_questions_and_options_follow_one_rule_at_the_endpoint_and_in_pred
                 read(str(tmp_path / "q.jsonl"))
         else:
             (found,) = read(str(tmp_path / "q.jsonl"))
-            assert Question(found.question, found.options or ()) == asked
+            assert ImageQuestion(found.question, found.options or ()) == asked
         return
     async with client() as c:
         if way == "form":
@@ -76,7 +76,7 @@ async def test_questions_and_options_follow_one_rule_at_the_endpoint_and_in_pred
 
 
 def test_what_is_asked_has_options_without_blanks_at_their_ends() -> None:
-    assert vqa.request_text(Question("which?", (" red", "blue"))) == "which?\nA. red\nB. blue"
+    assert vqa.request_text(ImageQuestion("which?", (" red", "blue"))) == "which?\nA. red\nB. blue"
 
 
 async def test_a_question_that_shows_more_options_than_the_limit_is_refused(client: Client) -> None:

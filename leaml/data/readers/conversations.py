@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from leaml.config import SourceConfig
 from leaml.data import json_text, row_files
@@ -67,7 +66,7 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     yield from by_image(groups, folder, "conversations", None, keep, embedded, loose)
 
 
-def _count(entry: Any) -> int:
+def _count(entry: object) -> int:
     """How many questions the turns of an entry hold: as many rows are lost with its image."""
     try:
         return sum(map(_asks, _list_of_turns(entry)))
@@ -75,7 +74,7 @@ def _count(entry: Any) -> int:
         return 1
 
 
-def _entries(path: str) -> Iterator[tuple[str, Any]]:
+def _entries(path: str) -> Iterator[tuple[str, object]]:
     with files.open_read(path) as stream:
         is_list = stream.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     if not is_list:
@@ -90,32 +89,33 @@ def _entries(path: str) -> Iterator[tuple[str, Any]]:
         line = getattr(error, "lineno", None)
         msg = f"{path}{f':{line}' if line else ''}: not valid JSON ({error}); mend the file"
         raise DataError(msg) from None
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         yield f"{path}, entry {number}", entry
 
 
-def labels_of(row: Mapping[str, Any], where: str, keys: Iterable[str] | None = None) -> list[Question | RefusedRow]:
+def labels_of(row: Mapping[str, object], where: str, keys: Iterable[str] | None = None) -> list[Question | RefusedRow]:
     """The labels of a row, which is a question and its answer or a chat; the arguments are those of `label_rows.parse`."""
     is_chat = chat_keys(row) and is_missing(row.get("question")) and is_missing(row.get("answer"))
     made = turns(row, where) if is_chat else [parse(row, where, keys)]
     return [each for each in made if each is not None]
 
 
-def turns(entry: Any, where: str) -> Iterator[Question | RefusedRow]:
+def turns(entry: object, where: str) -> Iterator[Question | RefusedRow]:
     """The questions and answers of an entry; one that cannot be used is left out alone.
 
     Behind a turn out of its turn nothing can be told apart any more: each question there is a refused row.
 
     Args:
         entry: An object with `conversations`, `messages` or `texts`.
-        where: File and place of it.
+        where: File and line, or entry, of it.
     """
     try:
         found = _list_of_turns(entry)
     except UnusableError as error:
         yield RefusedRow(where, error.reason, error.detail)
         return
-    of_entry = {key: value for key, value in entry.items() if key not in (*_LISTS, *IMAGE_KEYS)}
+    held = entry.items() if isinstance(entry, Mapping) else ()
+    of_entry = {key: value for key, value in held if key not in (*_LISTS, *IMAGE_KEYS)}
     rounds = list(_rounds(found, where))
     if not rounds:
         yield RefusedRow(where, _NO_TURNS, f"its turns hold no question; the entry is {shorten(entry)}")
@@ -123,14 +123,14 @@ def turns(entry: Any, where: str) -> Iterator[Question | RefusedRow]:
         yield each if isinstance(each, RefusedRow) else _parsed(each, of_entry, len(rounds) == 1, where)
 
 
-def _rounds(found: list[Any], where: str) -> Iterator[dict[str, Any] | RefusedRow]:
+def _rounds(found: list[object], where: str) -> Iterator[dict[str, object] | RefusedRow]:
     """Each question with its answer, or why it is none; a refusal for each question that is not read."""
-    asked: dict[str, Any] | UnusableError | None = None
+    asked: dict[str, object] | UnusableError | None = None
     for number, turn in enumerate(found):
         try:
             role = _role(turn)
             due, known = ("human or user", _USER) if asked is None else ("gpt or assistant", _MODEL)
-            if role not in known | {"system"}:
+            if not isinstance(turn, Mapping) or role not in known | {"system"}:
                 raise UnusableError(_OUT_OF_TURN, f"expected a turn of {due} with text, got {shorten(turn)}")
         except UnusableError as error:
             yield RefusedRow(where, error.reason, f"{error.detail}; what stands behind it is not read")
@@ -150,7 +150,7 @@ def _rounds(found: list[Any], where: str) -> Iterator[dict[str, Any] | RefusedRo
         yield RefusedRow(where, _OUT_OF_TURN, "the last question has no reply; add it or remove the turn")
 
 
-def _question(turn: Mapping[str, Any]) -> dict[str, Any] | UnusableError:
+def _question(turn: Mapping[str, object]) -> dict[str, object] | UnusableError:
     """What a turn asks, or what is wrong with it: its reply still belongs to it."""
     try:
         text = _text(turn)
@@ -162,7 +162,9 @@ def _question(turn: Mapping[str, Any]) -> dict[str, Any] | UnusableError:
     return {key: value for key, value in turn.items() if key not in _TURN_KEYS} | {"question": question}
 
 
-def _answered(asked: dict[str, Any] | UnusableError, turn: Mapping[str, Any], where: str) -> dict[str, Any] | RefusedRow:
+def _answered(
+    asked: dict[str, object] | UnusableError, turn: Mapping[str, object], where: str
+) -> dict[str, object] | RefusedRow:
     """A question with its reply, or why one of them cannot be used."""
     try:
         if isinstance(asked, UnusableError):
@@ -172,7 +174,7 @@ def _answered(asked: dict[str, Any] | UnusableError, turn: Mapping[str, Any], wh
         return RefusedRow(where, error.reason, error.detail)
 
 
-def _asks(turn: Any) -> bool:
+def _asks(turn: object) -> bool:
     """Whether a turn is, or may be, one that asks."""
     try:
         return _role(turn) in _USER
@@ -180,7 +182,7 @@ def _asks(turn: Any) -> bool:
         return True
 
 
-def _parsed(pair: dict[str, Any], of_entry: dict[str, Any], alone: bool, where: str) -> Question | RefusedRow:
+def _parsed(pair: dict[str, object], of_entry: dict[str, object], alone: bool, where: str) -> Question | RefusedRow:
     """The row of a pair, with what the entry says of it."""
     if twice := [key for key in COLUMNS if key in pair and not is_missing(of_entry.get(key))]:
         return RefusedRow(where, DOUBLED, f"{twice[0]!r} stands in the turn and beside the turns; remove one")
@@ -195,7 +197,7 @@ def _parsed(pair: dict[str, Any], of_entry: dict[str, Any], alone: bool, where: 
     return made
 
 
-def _role(turn: Any) -> str | None:
+def _role(turn: object) -> str | None:
     """Who speaks. Raises UnusableError where 'from' and 'role' say different things."""
     said = [turn[key] for key in ("from", "role") if turn.get(key)] if isinstance(turn, Mapping) else []
     if len(said) > 1 and said[0] != said[1] and not any({*map(str, said)} <= of_one for of_one in (_USER, _MODEL)):
@@ -203,7 +205,7 @@ def _role(turn: Any) -> str | None:
     return said[0] if said and isinstance(said[0], str) else None
 
 
-def _list_of_turns(entry: Any) -> list[Any]:
+def _list_of_turns(entry: object) -> list[object]:
     """The turns of an entry. Raises UnusableError if it has none, several lists of them, or something else there."""
     if not isinstance(entry, Mapping):
         raise UnusableError(_NO_TURNS, f"not an object with the key 'conversations', but {shorten(entry)}")
@@ -228,13 +230,13 @@ def _list_of_turns(entry: Any) -> list[Any]:
     return [turn for each in found for turn in (_of_round(each) if is_round(each) else [each])]
 
 
-def _of_round(said: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _of_round(said: Mapping[str, object]) -> list[dict[str, object]]:
     """The two turns of a round; what else it holds belongs to the question. The name of its data set says nothing of it."""
     more = {key: value for key, value in said.items() if key not in ("user", "assistant", "source")}
     return [more | {"role": "user", "content": said["user"]}, {"role": "assistant", "content": said["assistant"]}]
 
 
-def _text(turn: Mapping[str, Any]) -> str:
+def _text(turn: Mapping[str, object]) -> str:
     """The text of a turn, `<image>` where parts of it show one. Raises UnusableError if it has none, or something else."""
     held = [turn[key] for key in ("value", "content") if not is_missing(turn.get(key))]
     if not held:
@@ -249,7 +251,7 @@ def _text(turn: Mapping[str, Any]) -> str:
     return content
 
 
-def _part(part: Any) -> str:
+def _part(part: object) -> str:
     if isinstance(part, Mapping):
         if part.get("type", "text") == "text" and isinstance(part.get("text"), str):
             return str(part["text"])
@@ -258,13 +260,13 @@ def _part(part: Any) -> str:
     raise UnusableError(_NO_TEXT, f"the part {shorten(part)} is neither text nor an image")
 
 
-def _shown_by(part: Mapping[str, Any]) -> list[str]:
+def _shown_by(part: Mapping[str, object]) -> list[str]:
     """The keys of a part that name its image: one, unless they name different ones."""
     keys = [key for key in ("image_url", "image") if part.get(key)]
     return keys[:1] if len(keys) == 2 and part[keys[0]] == part[keys[1]] else keys
 
 
-def named_image(entry: Mapping[str, Any], where: str) -> str | RefusedRow | None:
+def named_image(entry: Mapping[str, object], where: str) -> str | RefusedRow | None:
     """The image that an entry names in its keys or in the parts of its turns, why it is not one, or None."""
     parts = _parts(entry)
     shown = [part[key] for part in parts for key in _shown_by(part)]
@@ -276,15 +278,15 @@ def named_image(entry: Mapping[str, Any], where: str) -> str | RefusedRow | None
     return named or in_parts
 
 
-def _parts(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _parts(entry: Mapping[str, object]) -> list[Mapping[str, object]]:
     """Those of texts and images in the turns of an entry, whatever key holds the turns."""
-    listed = [entry[key] for key in _LISTS if isinstance(entry.get(key), list)]
+    listed = [found for key in _LISTS if isinstance(found := entry.get(key), list)]
     said = [turn for found in listed for turn in found if isinstance(turn, Mapping)]
     contents = [turn.get(key) for turn in said for key in ("value", "content")]
     return [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
 
 
-def _image(entry: Any, where: str) -> str | RefusedRow:
+def _image(entry: object, where: str) -> str | RefusedRow:
     """The one image of an entry, from its keys or the parts of its turns, or why it has none."""
     if not isinstance(entry, Mapping):
         return RefusedRow(where, "no image", f"not an object with the keys image and conversations, but {shorten(entry)}")

@@ -11,7 +11,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TypedDict
 
 import datasets
 import pyarrow as pa
@@ -37,6 +37,13 @@ _FOLDER, _CSV = "imagefolder", "csv"
 _MADE_SPLITS = ("train", "test")
 
 
+class EncodedImage(TypedDict, total=False):
+    """An image as `datasets` gives it undecoded: its bytes, its path, or both."""
+
+    bytes: bytes | None
+    path: str | None
+
+
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of the rows. Raises DataError naming the data set and what it lacks."""
     path = need_path("huggingface", source.path)
@@ -54,8 +61,8 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
                 yield _record(data[group.number], uri, made, group)
 
 
-def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place and caption of the rows of all splits that have the column; yields as `leaml.data.captions` wants it.
+def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """Row and caption of the rows of all splits that have the column; yields as `leaml.data.captions` wants it.
 
     Args:
         path: A folder, local or in S3.
@@ -159,7 +166,7 @@ def _grouped(path: str, where: str, data: datasets.Dataset, is_kvasir: bool) -> 
     classes = {name: feature for name, feature in data.features.to_dict().items() if name in said and has_classes(feature)}
     groups = ImageGroups()
     for number, row in _rows(data, [column, *said]):
-        place, keys = f"{path}, row {number}", data.column_names
+        origin, keys = f"{path}, row {number}", data.column_names
         row |= {name: named(row[name], feature) for name, feature in classes.items()}
         image, content, error = None, None, ""
         try:
@@ -168,15 +175,15 @@ def _grouped(path: str, where: str, data: datasets.Dataset, is_kvasir: bool) -> 
         except UnusableError as fault:
             error = f"{fault.reason}: {fault.detail}"
         del row[column]
-        if written and (found := written.take((image or {}).get("path"), place)):
-            place, cells = found
+        if written and (found := written.take((image or {}).get("path"), origin)):
+            origin, cells = found
             keys = list(dict.fromkeys([*keys, *cells]))
             row = {name: cells.get(name) for name in keys if name != column}
         if is_kvasir:
             row.setdefault("question_type", kvasir.QUESTION_TYPES.get(str(row["question"]).strip()))
         key = None if identity is None or is_missing(row[identity]) else str(row[identity])
-        rows = groups.unusable(number, place, error) if error else groups.of(number, place, key, identity, content)
-        for made in labels_of(row, place, keys):
+        rows = groups.unusable(number, origin, error) if error else groups.of(number, origin, key, identity, content)
+        for made in labels_of(row, origin, keys):
             rows.add(made)
     return groups
 
@@ -186,32 +193,32 @@ def _identity(data: datasets.Dataset) -> str | None:
     return next((name for name in _IDS if name in data.column_names), None)
 
 
-def _rows(data: datasets.Dataset, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(data: datasets.Dataset, columns: list[str]) -> Iterator[tuple[int, dict[str, object]]]:
     batches = data.select_columns(columns).iter(_BATCH)
     rows = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
     return enumerate(rows)
 
 
-def _image(row: dict[str, Any]) -> dict[str, Any] | None:
+def _image(row: dict[str, object]) -> EncodedImage | None:
     """The image of a row. Raises UnusableError where it has several."""
     column = next(name for name in IMAGE_KEYS if name in row)
     image = single_image(row[column], column)
-    return image if isinstance(image, dict) else None
+    return {"bytes": image.get("bytes"), "path": image.get("path")} if isinstance(image, dict) else None
 
 
-def _content(image: dict[str, Any] | None, where: str) -> str | None:
+def _content(image: EncodedImage | None, where: str) -> str | None:
     """What tells an image from others; its path is relative to the folder that was read, which may be a temporary copy."""
     data, path = _encoded(image)
     return content_of(data, path and path.removeprefix(files.absolute(where) + "/"))
 
 
-def _encoded(image: dict[str, Any] | None) -> tuple[bytes | None, str | None]:
+def _encoded(image: EncodedImage | None) -> tuple[bytes | None, str | None]:
     """The bytes of an image, or else its path. Raises UnusableError if they are damaged base64."""
     data, path = (image or {}).get("bytes"), (image or {}).get("path") or None
     return data or (decode(path) if path else None), path
 
 
-def _record(row: dict[str, Any], uri: str, split: str | None, group: ImageRows) -> Record:
+def _record(row: dict[str, object], uri: str, split: str | None, group: ImageRows) -> Record:
     data, path = (None, None) if group.error else _encoded(_image(row))
     error = group.error or (None if data or path else "the row has no image")
     made = Record(uri, str(row.get("source") or "huggingface"), split, None, error=error, **group.rows.fields())

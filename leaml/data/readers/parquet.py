@@ -27,7 +27,7 @@ from leaml.data.label_rows import parse
 from leaml.data.readers.conversations import labels_of
 from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_path
 from leaml.data.row_files import SEVERAL
-from leaml.data.tables import IMAGES, LABELED, check, without_bytes
+from leaml.data.tables import IMAGES, LABELED, ImageRow, LabeledRow, check, without_bytes
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.text.values import UnusableError, is_missing, shorten
@@ -60,11 +60,11 @@ def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
     loose = _without_their_image(labels, images, path, source.split)
     where = source.images or path
     splits: set[str] = set()
-    for place, row in _table_rows(images, IMAGES, None, _BATCH):
+    for origin, row in _image_rows(images, None, _BATCH):
         splits.add(str(row["split"]))
         if source.split is not None and row["split"] != source.split:
             continue
-        uri = row["uri"] or f"{place.rpartition(', row ')[0]}#{row['image_id']}"
+        uri = row["uri"] or f"{origin.rpartition(', row ')[0]}#{row['image_id']}"
         if keep(uri):
             rows = labels.pop(row["image_id"], None) or LabelRows()
             rows.refused += loose
@@ -84,26 +84,26 @@ def _check_split(path: str, split: str | None, found: set[str]) -> None:
 def _labels(uris: Iterable[str]) -> dict[str, LabelRows]:
     """Image id to its label rows."""
     labels: dict[str, LabelRows] = {}
-    for place, row in _table_rows(uris, LABELED, None, 4096):
-        where = row.pop("where") or place
-        known = {name: value for name, value in row.items() if value is not None}
-        labels.setdefault(row["image_id"], LabelRows()).add(parse(known, where))
+    rows: Iterator[tuple[str, LabeledRow]] = _table_rows(uris, LABELED, None, 4096)
+    for origin, row in rows:
+        known = {name: value for name, value in row.items() if value is not None and name != "where"}
+        labels.setdefault(row["image_id"], LabelRows()).add(parse(known, row["where"] or origin))
     return labels
 
 
 def _without_their_image(labels: dict[str, LabelRows], images: list[str], path: str, split: str | None) -> list[RefusedRow]:
     """Takes out of `labels` those whose id is that of no image, or of several; returns them as refused rows."""
-    places: dict[str, list[str]] = {name: [] for name in labels}
+    rows_of: dict[str, list[str]] = {name: [] for name in labels}
     elsewhere: set[str] = set()
-    for where, row in _table_rows(images, IMAGES, ["image_id", "split"], 4096) if labels else ():
-        if row["image_id"] in places:
+    for where, row in _image_rows(images, ["image_id", "split"], 4096) if labels else ():
+        if row["image_id"] in rows_of:
             if split is None or row["split"] == split:
-                places[row["image_id"]].append(where)
+                rows_of[row["image_id"]].append(where)
             else:
                 elsewhere.add(row["image_id"])
     loose: list[RefusedRow] = []
-    several = _with_several_images({name for name, at in places.items() if len(at) > 1}, images, split)
-    for name, at in places.items():
+    several = _with_several_images({name for name, at in rows_of.items() if len(at) > 1}, images, split)
+    for name, at in rows_of.items():
         if not at:
             fault = ("no image", f"no row of images*.parquet in {path} has the image_id {name!r}")
         elif name in several:
@@ -118,21 +118,23 @@ def _without_their_image(labels: dict[str, LabelRows], images: list[str], path: 
 
 
 def _with_several_images(names: set[str], images: list[str], split: str | None) -> dict[str, list[str]]:
-    """Those of the ids under which there are different images, with the places of two of them."""
+    """Those of the ids under which there are different images, with two rows of them."""
     first: dict[str, tuple[str, str | None]] = {}
     found: dict[str, list[str]] = {}
-    for where, row in _table_rows(images, IMAGES, ["image_id", "split", "bytes", "uri"], _BATCH) if names else ():
+    for where, row in _image_rows(images, ["image_id", "split", "bytes", "uri"], _BATCH) if names else ():
         if row["image_id"] in names and (split is None or row["split"] == split):
             content = content_of(row["bytes"], row["uri"])
-            place, other = first.setdefault(row["image_id"], (where, content))
+            origin, other = first.setdefault(row["image_id"], (where, content))
             if content != other:
-                found.setdefault(row["image_id"], [place, where])
+                found.setdefault(row["image_id"], [origin, where])
     return found
 
 
-def _table_rows(
-    uris: Iterable[str], schema: pa.Schema, columns: list[str] | None, size: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _image_rows(uris: Iterable[str], columns: list[str] | None, size: int) -> Iterator[tuple[str, ImageRow]]:
+    yield from _table_rows(uris, IMAGES, columns, size)
+
+
+def _table_rows(uris: Iterable[str], schema: pa.Schema, columns: list[str] | None, size: int) -> Iterator[tuple[str, Any]]:
     """`(file and row, row)` of tables of one contract; columns that are not wanted are null."""
     for uri in uris:
         number = 0
@@ -170,7 +172,7 @@ def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
             yield replace(made, data=None, error=group.error) if group.error else _located(made, name, folder)
 
 
-def _grouped(path: str, split: str | None, schema: pa.Schema, classes: dict[str, Any]) -> ImageGroups:
+def _grouped(path: str, split: str | None, schema: pa.Schema, classes: dict[str, object]) -> ImageGroups:
     """The rows of the wanted split by image. Raises DataError if there is none."""
     groups = ImageGroups()
     splits: set[str] = set()
@@ -190,7 +192,7 @@ def _grouped(path: str, split: str | None, schema: pa.Schema, classes: dict[str,
     return groups
 
 
-def _split(row: dict[str, Any]) -> str | None:
+def _split(row: dict[str, object]) -> str | None:
     return None if is_missing(row.get("split")) else str(row["split"])
 
 
@@ -206,24 +208,32 @@ def _located(record: Record, name: str | None, folder: str) -> Record:
         return replace(record, error=str(error))
 
 
-def _classes(path: str, schema: pa.Schema) -> dict[str, Any]:
+def _classes(path: str, schema: pa.Schema) -> dict[str, object]:
     """The features of columns with classes, as `datasets` writes them. Raises DataError."""
     noted = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
-        features = json_text.loads(noted).get("info", {}).get("features") or {}
+        info = _object(json_text.loads(noted)).get("info", {})
+        features = _object(_object(info).get("features") or {})
         return {column: feature for column, feature in features.items() if has_classes(feature)}
-    except (ValueError, TypeError, AttributeError, LookupError):
+    except (ValueError, TypeError, LookupError):
         held = f"its metadata 'huggingface' is {shorten(noted)}, not JSON with an object of features in 'info'"
         fix = "write the file again with datasets, or without this metadata if it has no classes"
         msg = f"{path}: the names of its classes cannot be read: {held}; {fix}"
         raise DataError(msg) from None
 
 
-def _image(row: dict[str, Any]) -> tuple[bytes | None, str | None]:
+def _object(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        msg = f"not an object: {shorten(value)}"
+        raise TypeError(msg)
+    return value
+
+
+def _image(row: dict[str, object]) -> tuple[bytes | None, str | None]:
     """Bytes and name of the image, wherever the columns hold them. Raises UnusableError for several or damaged ones."""
     found: list[bytes] = []
     names: list[str] = []
-    own: list[str] = []  # paths of structs beside their bytes, which are no place to read
+    own: list[str] = []  # paths of structs beside their bytes, which nothing is read from
     for value in (row.get("bytes"), row.get("uri"), *(single_image(row.get(key), key) for key in IMAGE_KEYS)):
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
         parts = (data, path) if isinstance(value, dict) else (value,)
@@ -241,7 +251,7 @@ def _image(row: dict[str, Any]) -> tuple[bytes | None, str | None]:
     return next(iter(found), None), next(iter(names), None)
 
 
-def _identity(row: dict[str, Any]) -> tuple[str | None, str | None]:
+def _identity(row: dict[str, object]) -> tuple[str | None, str | None]:
     """Id of the row's image and the column that it is from; a row without one has none."""
     name = next((name for name in ("image_id", "uri") if not is_missing(row.get(name))), None)
     if name is None or (name == "uri" and holds_image(str(row[name]))):
@@ -249,12 +259,14 @@ def _identity(row: dict[str, Any]) -> tuple[str | None, str | None]:
     return str(row[name]), name
 
 
-def _content(row: dict[str, Any]) -> str | None:
+def _content(row: dict[str, object]) -> str | None:
     data, name = _image(row)
     return content_of(data, None if is_missing(row.get("image_id")) and name == row.get("uri") else name)
 
 
-def _rows(path: str, columns: list[str], names: list[str], classes: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(
+    path: str, columns: list[str], names: list[str], classes: dict[str, object]
+) -> Iterator[tuple[int, dict[str, object]]]:
     """The rows with their numbers, classes by name."""
     wanted = [name for name in dict.fromkeys(columns) if name in names]
     known = {name: classes[name] for name in wanted if name in classes}

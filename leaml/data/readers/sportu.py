@@ -13,7 +13,6 @@ import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from leaml.config import SourceConfig
 from leaml.data import json_text
@@ -99,7 +98,7 @@ def _clips(annotations: list[str]) -> dict[str, _Clip]:
     return clips
 
 
-def _question(entry: dict[str, Any], where: str) -> Question | RefusedRow | None:
+def _question(entry: dict[str, object], where: str) -> Question | RefusedRow | None:
     level = entry.get("difficulty level") or entry.get("difficulty_level")
     found = check(parse(entry | {"question_type": level}, where))
     if not isinstance(found, Question) or not found.options:  # the open-ended questions have none

@@ -6,7 +6,6 @@ import io
 import math
 import posixpath
 from collections.abc import Iterator
-from typing import Any
 
 import av
 import av.error
@@ -80,7 +79,7 @@ def _decoded(path: str) -> Iterator[tuple[float, av.VideoFrame]]:
             if not container.streams.video:
                 msg = "no video stream in the file; check that it is a whole video file"
                 raise DataError(msg)
-            stream: Any = container.streams.video[0]
+            stream = container.streams.video[0]
             start: float | None = None
             for number, frame in enumerate(container.decode(stream)):
                 rate = float(stream.average_rate or 25)

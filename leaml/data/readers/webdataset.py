@@ -15,7 +15,7 @@ import posixpath
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from leaml import images
 from leaml.config import SourceConfig
@@ -145,8 +145,8 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
         raise DataError(msg)
 
 
-def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place and caption of images that have one: by the key `column` of the JSON member, or else the text of the `.txt` member.
+def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """URI and caption of images that have one: by the key `column` of the JSON member, or else the text of the `.txt` member.
 
     Args:
         path: A shard, or a folder of them.
@@ -163,7 +163,7 @@ def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, Any]]]:
             image = sample.images[0]
             own = {member.ending: member for member in sample.members if member.stem == image.stem}
             found = _json(own[_LABEL]) if _LABEL in own and own[_LABEL].error is None else None
-            entry: dict[str, Any] = found if isinstance(found, dict) else {}
+            entry: dict[str, object] = found if isinstance(found, dict) else {}
             text = entry.get(column)
             if text is not None and (other := _other_image(entry, own[_LABEL], own[_LABEL].where, stems)):
                 raise DataError(str(other))
@@ -195,8 +195,8 @@ def _samples(shard: str, keep: Keep | None, wanted: set[str]) -> Iterator[_Sampl
                 ended.add(_digest(sample.name))
             if _digest(found) in ended:
                 msg = (
-                    f"{shard}: the members of the sample {found!r} are apart ({member.name!r} comes behind another sample), so "
-                    "that labels would be lost; write the shard again in the order of names (tar --sort=name)"
+                    f"{shard}: the members of the sample {found!r} are not adjacent ({member.name!r} comes behind another "
+                    "sample), so that labels would be lost; write the shard again in the order of names (tar --sort=name)"
                 )
                 raise DataError(msg)
             sample = _Sample(found)
@@ -299,7 +299,7 @@ def _rows(member: _Member, stems: Stems) -> LabelRows:
         rows.add(RefusedRow(where, "member that cannot be read", member.error))
         return rows
     found = _json(member)
-    around: dict[str, Any] = {}
+    around: dict[str, object] = {}
     fault: RefusedRow | None = None
     if isinstance(found, dict) and isinstance(found.get("qa"), list):
         fault = _beside_qa(found, where) or _other_image(found, member, where, stems)
@@ -325,7 +325,7 @@ def _rows(member: _Member, stems: Stems) -> LabelRows:
     return rows
 
 
-def _beside_qa(entry: Mapping[str, Any], where: str) -> RefusedRow | None:
+def _beside_qa(entry: Mapping[str, object], where: str) -> RefusedRow | None:
     """The refusal of labels that stand beside the list `qa`: nobody can tell which of its questions they belong to."""
     names = tuple(str(key) for key, value in entry.items() if not is_missing(value))
     if "qa" not in names:
@@ -339,7 +339,7 @@ def _beside_qa(entry: Mapping[str, Any], where: str) -> RefusedRow | None:
     )
 
 
-def _other_image(entry: Mapping[str, Any], member: _Member, where: str, stems: Stems) -> RefusedRow | None:
+def _other_image(entry: Mapping[str, object], member: _Member, where: str, stems: Stems) -> RefusedRow | None:
     """The refusal of an entry that names several images, or another one of the shard than that of its member's name.
 
     Other names stay: people number images anew when they write shards.
@@ -363,7 +363,7 @@ def _other_image(entry: Mapping[str, Any], member: _Member, where: str, stems: S
     return RefusedRow(where, "label of another image", detail)
 
 
-def _json(member: _Member) -> Any:
+def _json(member: _Member) -> object:
     try:
         return json_text.loads(member.content or b"")
     except (ValueError, RecursionError) as error:

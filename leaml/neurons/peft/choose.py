@@ -11,13 +11,9 @@ from torch import nn
 
 from leaml.errors import ConfigError, ModelError
 from leaml.neurons import scores, selection
-from leaml.neurons.gradients import Batch
-from leaml.neurons.peft.config import NeuronConfig, as_texts
+from leaml.neurons.gradients import ExampleBatch
+from leaml.neurons.peft.config import NeuronConfig, Targets, as_texts
 from leaml.training.objectives import per_example_loss
-
-Targets = str | Sequence[str] | None
-"""As PEFT's: a regular expression that a module's whole name matches, the ends of names, or "all-linear"; None: all that LEAML
-scores."""
 
 
 def targets(model: nn.Module, wanted: Targets) -> dict[str, nn.Linear]:
@@ -104,12 +100,12 @@ def score_neurons(
     linears = targets(model, target_modules)
     device = next(iter(linears.values())).weight.device
 
-    def collate(part: Sequence[Mapping[str, Any]]) -> Batch:
+    def collate(part: Sequence[Mapping[str, Any]]) -> ExampleBatch:
         (batch,) = part
         inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items() if k != "labels"}
         labels = batch["labels"].to(device)
         separate = len(labels).__eq__
-        return Batch(
+        return ExampleBatch(
             len(labels),
             lambda: per_example_loss(model(**inputs).logits, labels),
             lambda name, shape: len(shape) == 3 and separate(shape[0]),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import torch
 from peft.config import PeftConfig
@@ -17,6 +16,13 @@ from leaml.errors import ConfigError
 PEFT_TYPE = "NEURON"
 _SELECTIONS = ("random", "magnitude")
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+Indices = Iterable[int] | torch.Tensor | str
+"""Of rows or columns, in any order; as text "0,4-7" for 0, 4, 5, 6, 7."""
+Targets = str | Sequence[str] | None
+"""As PEFT's: a regular expression that a module's whole name matches, the ends of names, or "all-linear"; None: all that LEAML
+scores."""
 
 
 @dataclass
@@ -46,9 +52,11 @@ class NeuronConfig(PeftConfig):
             `selection`; a selection without a ratio, or beside rows.
     """
 
-    rows: Any = field(default=None, metadata={"help": "Module name -> trained rows, or the folder of a select step."})
-    columns: Any = field(default=None, metadata={"help": "Module name -> trained columns."})
-    target_modules: Any = field(default=None, metadata={"help": "Modules of which `selection` takes a share."})
+    rows: Mapping[str, Indices] | str | None = field(
+        default=None, metadata={"help": "Module name -> trained rows, or the folder of a select step."}
+    )
+    columns: Mapping[str, Indices] | None = field(default=None, metadata={"help": "Module name -> trained columns."})
+    target_modules: Targets = field(default=None, metadata={"help": "Modules of which `selection` takes a share."})
     ratio: float | None = field(default=None, metadata={"help": "Share of the rows of each of these modules."})
     selection: str | None = field(default=None, metadata={"help": "How they are chosen: random or magnitude."})
     seed: int = field(default=0, metadata={"help": "Of the random choice."})
@@ -95,7 +103,7 @@ class NeuronConfig(PeftConfig):
         return torch.tensor(parse_indices(getattr(self, kind).get(module, ""), f"{kind} of {module!r}"), dtype=torch.int64)
 
 
-def as_texts(given: Any, kind: str) -> dict[str, str]:
+def as_texts(given: object, kind: str) -> dict[str, str]:
     """Module name -> indices as text, of the modules that have any; `kind` is "rows" or "columns"."""
     if given is None:
         return {}
@@ -107,7 +115,7 @@ def as_texts(given: Any, kind: str) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text}
 
 
-def format_indices(indices: Iterable[int] | torch.Tensor | str, owner: str) -> str:
+def format_indices(indices: Indices, owner: str) -> str:
     """Indices in any order as sorted text, "0,4-7". Raises ConfigError naming `owner`, such as "rows of 'head'"."""
     if isinstance(indices, str):
         return format_indices(parse_indices(indices, owner), owner)

@@ -182,7 +182,7 @@ class NeuronLinear(nn.Module, BaseTunerLayer):
             if adapter_name in parameters:
                 parameters[adapter_name].data = parameters[adapter_name].data.to(device)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()
         active = [name for name in self.active_adapters if self.indices(name)]

@@ -55,7 +55,7 @@ class NeuronModel(BaseTuner):
     @staticmethod
     def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
         assert isinstance(peft_config, NeuronConfig)
-        return key in peft_config.rows or key in peft_config.columns
+        return key in (peft_config.rows or ()) or key in (peft_config.columns or ())
 
     def _create_and_replace(
         self,
@@ -180,9 +180,8 @@ def _is_plain(weight: torch.Tensor) -> bool:
 
 def adapter_layers(model: nn.Module, adapter: str) -> dict[str, NeuronLinear]:
     """Name in the base model -> layer, of every layer that has the adapter."""
-    named: dict[str, Any] = dict(model.named_modules())
     return {
         name.removeprefix("base_model.model."): layer
-        for name, layer in named.items()
+        for name, layer in model.named_modules()
         if isinstance(layer, NeuronLinear) and layer.indices(adapter)
     }

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import leaml
 from leaml.errors import ConfigError
 from leaml.neurons import scores, selection
-from leaml.neurons.gradients import Batch
+from leaml.neurons.gradients import ExampleBatch
 from leaml.neurons.peft import NeuronConfig
 from leaml.neurons.peft.choose import score_neurons
 from leaml.training.objectives import per_example_loss
@@ -90,10 +90,10 @@ def test_neurons_scored_on_batches_are_those_of_the_examples_one_by_one(model: L
     linears = {n: m for n, m in model.named_modules() if n.endswith("up_proj")}
     examples = [{k: v[i : i + 1] for k, v in each.items()} for each in batches for i in range(len(each["labels"]))]
 
-    def collate(part: Any) -> Batch:
+    def collate(part: Any) -> ExampleBatch:
         (one,) = part
         inputs = {k: v for k, v in one.items() if k != "labels"}
-        return Batch(1, lambda: per_example_loss(model(**inputs).logits, one["labels"]))
+        return ExampleBatch(1, lambda: per_example_loss(model(**inputs).logits, one["labels"]))
 
     model.eval()
     expected = selection.select(scores.score(linears, "squared", scores.Data(examples, collate, 1)), 0.2, "module", False)

@@ -10,9 +10,11 @@ import importlib
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,9 +66,10 @@ def try_make(words: list[str], _: pytest.MonkeyPatch) -> None:
 
 
 def try_python(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m MODULE ARGUMENTS`: the module's own parser takes the arguments, and nothing is run."""
-    assert words[0] == "-m", f"python {words[0]} is not tried"
-    check_files(words[2:])
+    """`python -m MODULE ARGUMENTS`, or a file: the program's own parser takes the arguments, and nothing is run."""
+    is_file = words[0].endswith(".py")
+    assert is_file or words[0] == "-m", f"python {words[0]} is not tried"
+    check_files(words if is_file else words[2:])
     parse = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(parser: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> NoReturn:
@@ -75,9 +78,18 @@ def try_python(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-        patch.setattr(sys, "argv", words[1:])
+        patch.setattr(sys, "argv", words if is_file else words[1:])
         with pytest.raises(ParsedError):
-            importlib.import_module(words[1]).main()
+            runpy.run_path(str(ROOT / words[0]))["main"]() if is_file else importlib.import_module(words[1]).main()
+
+
+def try_pip(words: list[str], _: pytest.MonkeyPatch) -> None:
+    """What is installed is a name, or a folder of this repository with a package in it."""
+    assert words[0] == "install" and len(words) > 1, f"pip {words[0]} is not tried"
+    check_files(words[1:])
+    for folder in (ROOT / word for word in words[1:] if "/" in word):
+        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        assert project["name"] and project["version"], folder
 
 
 def _capture(name: str) -> list[argparse.ArgumentParser]:
@@ -245,7 +257,8 @@ def try_sbatch(words: list[str], _: pytest.MonkeyPatch) -> None:
 TRIES = {
     "make": (try_make, "integration/test_adapt.py::test_metrics_and_report"),
     "python": (try_python, "benchmarks/test_neuron_training.py::test_quick_run_reports_every_method_with_exact_counts"),
-    "bash": (try_bash, ""),
+    "pip": (try_pip, "examples/test_examples.py::test_an_installed_reader_is_a_format_like_others"),
+    "bash": (try_bash, "integration/test_serving.py::test_the_clients_of_the_examples_are_answered"),
     "docker": (try_docker, "cluster/test_docker.py::test_dockerfiles_are_linted"),
     "kubectl": (try_kubectl, "cluster/test_manifests.py::test_rendered_overlays_are_valid"),
     "ray": (try_ray, "cluster/test_ray_up.py::test_ray_takes_it"),

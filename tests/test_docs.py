@@ -361,13 +361,21 @@ def test_the_demos_output_is_what_the_command_prints(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("block", [b for b in all_blocks() if kind_of(b) == "project"], ids=str)
 def test_entry_points_are_of_groups_that_are_looked_at(block: Found) -> None:
     groups = tomllib.loads(block.text)["project"]["entry-points"]
-    assert groups.keys() <= {registry.GROUP, rows.GROUP}
+    assert groups.keys() <= {registry.GROUP, filters.GROUP, rows.GROUP}
     assert all(re.fullmatch(r"[\w.]+:\w+", target) for group in groups.values() for target in group.values())
 
 
+@pytest.mark.parametrize("name", ["reader", "filter", "row"])
+def test_what_a_page_adds_is_the_package_in_examples(name: str) -> None:
+    page, folder = f"docs/how-to/{name}.md", ROOT / "examples" / name
+    (module,) = folder.glob("*.py")
+    assert one(page, "python").text.strip() in module.read_text()
+    packaged = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert tomllib.loads(one(page, "project").text)["project"]["entry-points"] == packaged
+
+
 @pytest.mark.parametrize("block", [b for b in all_blocks() if kind_of(b) == "python"], ids=str)
-def test_every_python_snippet_runs(block: Found, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters, "FILTERS", list(filters.FILTERS))  # a page adds one
+def test_every_python_snippet_runs(block: Found, folder: Path) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
     base, base_again = (LlamaForCausalLM(LlamaConfig(**sizes)) for _ in range(2))
     base_again.load_state_dict(base.state_dict())

@@ -19,7 +19,7 @@ from leaml import config as tree
 from pipelines import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-AS_THEY_ARE = ("CONTRIBUTING.md", "CHANGELOG.md", "research/README.md", "research/LOG.md")
+AS_THEY_ARE = ("CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md", "research/README.md", "research/LOG.md")
 OUTSIDE = {"README.md": "index.md", **{path: path for path in AS_THEY_ARE}}
 """Pages that are not in docs/, by their path in the repository, and their place in the site."""
 LINK = re.compile(r"(?<=\]\()(?!https?:)([^)#\s]+)(?=[#)])")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from importlib.metadata import entry_points
+
+from pydantic import Field, field_validator
 
 from leaml.config.base import Section
+
+GROUP = "leaml.filters"
+"""Entry points of filters in other packages: name and function."""
 
 
 class FilterConfig(Section):
@@ -51,3 +56,19 @@ class FilterConfig(Section):
         "but not below 20 pairs; none: off.",
     )
     seed: int = Field(0, ge=0, description="Seed of the hash that draws pairs for max_per_question and max_answer_share.")
+    plugins: list[str] = Field(
+        default_factory=list,
+        description="Filters of other packages to ask behind LEAML's own, in this order: names of entry points of the group "
+        "leaml.filters.",
+    )
+
+    @field_validator("plugins")
+    @classmethod
+    def _are_installed(cls, names: list[str]) -> list[str]:
+        known = {entry.name for entry in entry_points(group=GROUP)} if names else set()
+        for name in names:
+            if name not in known:
+                there = f"installed are {', '.join(sorted(known))}" if known else "none is installed"
+                msg = f"no installed package has the filter {name!r} ({there}); pip install the one that does"
+                raise ValueError(msg)
+        return names

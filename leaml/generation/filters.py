@@ -6,12 +6,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 
 from leaml.config import FilterConfig
+from leaml.config.filter import GROUP
+from leaml.errors import ConfigError
 from leaml.generation import prompts
 from leaml.generation.candidates import Candidate, winning_reanswer
 from leaml.generation.dataset_filters import grams, similarity
@@ -24,7 +28,7 @@ Filter = Callable[[Candidate, FilterConfig], str | None]
 FILTERS: list[Filter] = []
 """In the order they are asked; the first reason is kept.
 
-`apply` adds two for the pairs of an image, `dataset_filters` others.
+`apply` adds two for the pairs of an image, `dataset_filters` others; those of `filter.plugins` come behind these.
 """
 
 
@@ -159,9 +163,20 @@ def vote_share(candidate: Candidate) -> float | None:
     return sum(scoring.is_correct(again, candidate.answer) for again in candidate.reanswers) / len(candidate.reanswers)
 
 
+@functools.cache
+def _plugin(name: str) -> Filter:
+    """A filter of another package. Raises ConfigError where that is not installed, as it may be on another node."""
+    for entry in entry_points(group=GROUP, name=name):
+        found: Filter = entry.load()
+        return found
+    msg = f"the filter {name!r} of filter.plugins is not installed on this node; pip install its package on every node"
+    raise ConfigError(msg)
+
+
 def decide(candidate: Candidate, config: FilterConfig) -> Decision:
     """Ask every filter about one pair on its own."""
-    reason = next((found for one in FILTERS if (found := one(candidate, config))), "")
+    every = (*FILTERS, *map(_plugin, config.plugins))
+    reason = next((found for one in every if (found := one(candidate, config))), "")
     return Decision(not reason, reason, vote_share(candidate), winning_reanswer(candidate.reanswers))
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -102,3 +105,11 @@ def keys_file(folder: Path) -> Path:
     file = folder / "keys"
     file.write_text("sk-another-key-0123456789")
     return file
+
+
+def ask_by(client: str, *arguments: object, key: str = KEY) -> subprocess.CompletedProcess[str]:
+    """Run a client of examples/clients."""
+    file = Path(__file__).parents[2] / "examples" / "clients" / client
+    command = [sys.executable if file.suffix == ".py" else "bash", *map(str, (file, *arguments))]
+    environment = os.environ | {"LEAML_API_KEYS": key}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)

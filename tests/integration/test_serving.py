@@ -22,7 +22,20 @@ import openai
 import psutil
 import pytest
 from crowding import crowding
-from endpoint import HEADERS, KEY, Endpoint, about, keys_file, memory, png_header, png_of_zeros, questions, url, wait_until
+from endpoint import (
+    HEADERS,
+    KEY,
+    Endpoint,
+    about,
+    ask_by,
+    keys_file,
+    memory,
+    png_header,
+    png_of_zeros,
+    questions,
+    url,
+    wait_until,
+)
 from load import Load, only_told_to_try_again
 from local_cluster import free_port
 from safetensors.torch import load_file, save_file
@@ -146,6 +159,25 @@ def test_the_openai_client_works_unchanged(endpoint: Endpoint) -> None:
         client.chat.completions.create(**ask | {"model": "gpt-4"})
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{endpoint.base}/v1", api_key="wrong").models.list()
+
+
+def test_the_clients_of_the_examples_are_answered(endpoint: Endpoint, tmp_path: Path) -> None:
+    data, question = questions()[0]
+    image = tmp_path / "shape.png"
+    image.write_bytes(data)
+    options = ["circle", "rectangle", "triangle"]
+
+    free = endpoint.vqa(data, question).json()
+    assert ask_by("chat.py", image, question, "--url", endpoint.base).stdout.strip() == free["answer"]
+    assert json.loads(ask_by("vqa.sh", image, question, endpoint.base).stdout)["answer"] == free["answer"]
+    what = "what shape is in the image?"
+    chosen = endpoint.vqa(data, what, options=options).json()
+    printed = ask_by("vqa.py", image, what, "--url", endpoint.base, "--options", *options).stdout
+    lines = [line.split() for line in printed.splitlines()]
+    assert [answer for _, answer in lines] == [chosen["answer"], *(each["answer"] for each in chosen["alternatives"])]
+    assert float(lines[0][0]) == pytest.approx(chosen["confidence"], abs=0.01)
+    refused = ask_by("vqa.py", image, what, "--url", endpoint.base, key="no")
+    assert (refused.returncode, refused.stdout) == (1, "") and refused.stderr.startswith("401: ")
 
 
 def test_attacks_end_in_a_4xx_at_once_and_leave_the_server_well(endpoint: Endpoint) -> None:

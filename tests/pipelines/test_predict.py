@@ -17,10 +17,12 @@ import pytest
 import scripted
 from finished_runs import write_run
 from scripted import ScriptedSpec, calls, png
+from typer.testing import CliRunner
 
 from leaml.data import tables
 from leaml.errors import InputError, StepError
 from leaml.evaluation import calibration
+from pipelines import cli
 from pipelines import predict as module
 from pipelines.predict import predict
 from pipelines.run import Lock
@@ -286,6 +288,14 @@ def test_a_file_of_labels_is_asked_and_its_other_columns_stand_beside_the_answer
     assert [(*row[:4], row[4] or None) for row in kept] == [("2.png", "blue", 7, "B", "x"), ("1.png", "noise", 8, "red", None)]
     said = "not asked about, but copied to the output: id, answer, file (as given_file), question_type"
     assert said in capsys.readouterr().out
+
+
+def test_the_command_hands_everything_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(module, "predict", lambda *arguments: given.append(arguments))
+    words = ["runs/mine", "--images", "a", "--questions", "b.csv", "--output", "c.csv", "resources.engines=2", "--verbose"]
+    assert CliRunner().invoke(cli.app, ["predict", *words]).exit_code == 0
+    assert given == [("runs/mine", "a", "b.csv", "c.csv", ["resources.engines=2"], True)]
 
 
 def test_the_command_ends_with_exit_code_2_and_one_message(tmp_path: Path) -> None:

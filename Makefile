@@ -10,7 +10,7 @@ setup: ## Make .venv with everything that the other targets need; instant when i
 	@bash tools/setup.sh
 
 demo: setup ## Adapt the shipped tiny model to its demo data and write the report
-	@$(BIN)/leaml adapt pipelines/configs/demo.yaml
+	@$(BIN)/leaml adapt demo
 
 test: setup ## Lint, format check, imports, types and tests; PYTEST_ARGS="-k name" narrows the last
 	@$(BIN)/python -m ruff check .

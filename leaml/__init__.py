@@ -19,7 +19,7 @@ from typing import Any
 __version__ = "0.1.0"
 _WHERE = {
     "Config": "leaml.config",
-    "load_config": "leaml.config:load",
+    "load_config": "pipelines.recipes:load",
     "adapt": "pipelines.adapt",
     "predict": "pipelines.predict",
     "evaluate": "leaml.evaluation.results",

@@ -29,6 +29,8 @@ State = Literal["ok", "warn", "fail"]
 
 PINS = {"ray": "==2.60.0", "torch": ">=2.11,<2.14", "transformers": ">=5.10,<5.20", "peft": "==0.21.2"}
 """Versions that work together, as in pyproject.toml."""
+PYTHON = ">=3.11,<3.14"
+"""Pythons that all of them have wheels for, as in pyproject.toml."""
 
 CUDA_SIDE_WHEELS = ("torchvision", "torchaudio", "torchcodec", "triton")
 """A plain index offers these as CUDA builds only, and those break `import vllm` beside a CPU torch."""
@@ -42,8 +44,14 @@ S3_TIMEOUT = 5  # seconds
 VLLM_IMPORT_TIMEOUT = 180  # seconds; about 10 on a free machine, far more while two trainings share its cores
 
 PIP = f"{sys.executable} -m pip"
-SETUP = "rm -f .venv/setup.stamp; make setup"  # without the stamp it looks at every package again
-REBUILD = "rm -rf .venv; make setup"
+if (Path(__file__).parents[1] / "tools" / "setup.sh").is_file():  # in a checkout, whose Makefile makes .venv
+    SETUP = "rm -f .venv/setup.stamp; make setup"  # without the stamp it looks at every package again
+    REBUILD = "rm -rf .venv; make setup"
+    GPU_SETUP = "LEAML_EXTRA=gpu make setup"
+else:
+    SETUP = f'{PIP} install ".[cpu]", in the folder of LEAML\'s source'
+    REBUILD = 'a new environment, and there: pip install ".[cpu]", in the folder of LEAML\'s source'
+    GPU_SETUP = REBUILD.replace("cpu", "gpu")
 STYLE: dict[State, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
@@ -66,11 +74,12 @@ def version(name: str) -> str | None:
 
 
 def python() -> Check:
-    """The interpreter: 3.11, the version all pinned wheels exist for."""
-    found = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro} ({sys.executable})"
-    if sys.version_info[:2] == (3, 11):
+    """The interpreter, against `PYTHON`."""
+    number = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+    found = f"{number} ({sys.executable})"
+    if SpecifierSet(PYTHON).contains(number):
         return Check("Python", "ok", found)
-    return Check("Python", "fail", found, "install Python 3.11, then: PYTHON=/path/to/python3.11 make setup")
+    return Check("Python", "fail", f"{found}; tested with {PYTHON}", f"with another Python: {REBUILD}")
 
 
 def package(name: str) -> Check:
@@ -207,7 +216,7 @@ def gpu() -> Check:
         return Check("GPU", "ok", "none: fine for the shipped tiny models")
     if listed.returncode or "GPU" not in listed.stdout:
         return Check("GPU", "ok", "none: fine for the shipped tiny models")
-    return Check("GPU", "warn", f"{listed.stdout.splitlines()[0]}, but torch cannot use it", "LEAML_EXTRA=gpu make setup")
+    return Check("GPU", "warn", f"{listed.stdout.splitlines()[0]}, but torch cannot use it", GPU_SETUP)
 
 
 def s3(storage: str | None) -> Check:

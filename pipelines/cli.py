@@ -18,7 +18,7 @@ import typer
 import typer.core
 
 from leaml import __version__
-from leaml.errors import InterruptedCommandError, LeamlError
+from leaml.errors import ConfigError, InterruptedCommandError, LeamlError
 from pipelines.steps import COMMANDS, LAST
 
 
@@ -57,8 +57,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-ConfigFile = Annotated[Path, typer.Argument(help="YAML file; see pipelines/configs.")]
-RunFolder = Annotated[str, typer.Argument(help="Run folder, local or s3://, or its config file.")]
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file, or a shipped one by its name, such as demo.")]
+RunFolder = Annotated[str, typer.Argument(help="Run folder, local or s3://, or its config file or name.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="a.b=value overrides.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Ray and vLLM.")]
 
@@ -77,7 +77,7 @@ def _program(
 
 
 def _run(config_file: Path, overrides: list[str] | None, until: str, verbose: bool) -> None:
-    from leaml.config import load
+    from pipelines.recipes import load
 
     config = load(config_file, overrides)
     from pipelines.adapt import adapt  # imported after the configuration is known to be good: it takes seconds
@@ -102,7 +102,7 @@ def adapt(
     if not dry_run and submit is None:
         _run(config, overrides, LAST, verbose)
         return
-    from leaml.config import load
+    from pipelines.recipes import load
 
     found = load(config, overrides)
     if submit is not None and not dry_run:
@@ -142,8 +142,8 @@ def _select(
     if plot is None:
         _run(config, overrides, "select", verbose)
         return
-    from leaml.config import load
     from leaml.neurons.plots import check_format
+    from pipelines.recipes import load
 
     run_folder = load(config, overrides).run_folder
     check_format(plot)
@@ -160,7 +160,7 @@ for _number, _spec in enumerate(COMMANDS):
 @app.command()
 def tune(config: ConfigFile, overrides: Overrides = None, verbose: Verbose = False) -> None:
     """Search over the ranges in tune.space; ends with the best configuration as YAML, a table and a plot."""
-    from leaml.config import load
+    from pipelines.recipes import load
 
     loaded = load(config, overrides)
     from pipelines.tune import tune as search
@@ -202,7 +202,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What each step takes, makes, costs and needs, what is reused, and the total: hours, GPU-hours, requests, money."""
-    from leaml.config import load
+    from pipelines.recipes import load
 
     found = load(config, overrides)
     from pipelines.plan import Prices, show
@@ -224,7 +224,7 @@ def overlap(
 
 @app.command()
 def status(
-    run: Annotated[str, typer.Argument(help="Run folder, local or s3://, its config file, or a local folder of runs.")],
+    run: Annotated[str, typer.Argument(help="Run folder, local or s3://, its config file or name, or a local folder of runs.")],
     overrides: Overrides = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every 2 s until the run has ended.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; with --watch one line each time.")] = False,
@@ -277,20 +277,33 @@ def doctor(storage: Annotated[str | None, typer.Option(help="Storage to try, for
 
 @app.command()
 def config(
-    file: Annotated[Path | None, typer.Argument(help="YAML file to validate and print resolved.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="YAML file, or a shipped one by its name, to validate and print resolved.")
+    ] = None,
     overrides: Overrides = None,
     explain: Annotated[bool, typer.Option("--explain", help="List every key with default and meaning.")] = False,
+    source: Annotated[
+        bool, typer.Option("--source", help="Print the file as it is, with its comments: to copy and edit.")
+    ] = False,
 ) -> None:
     """Explain all keys, or print a file as it resolves."""
     import yaml
 
-    from leaml import config as tree
+    from leaml.config import explain as explained
+    from pipelines import recipes
 
     if explain or file is None:
-        for key, default, description in tree.explain():
+        for key, default, description in explained():
             typer.echo(f"{key} = {default}\n    {description}")
         return
-    typer.echo(yaml.safe_dump(tree.load(file, overrides).model_dump(mode="json"), sort_keys=False))
+    if source and overrides:
+        msg = f"--source prints the file as it is and takes no overrides; leave out {overrides[0]!r} or --source"
+        raise ConfigError(msg)
+    found = recipes.load(file, overrides)
+    if source:
+        typer.echo(recipes.find(file).read_text(encoding="utf-8"), nl=False)
+        return
+    typer.echo(yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False))
 
 
 for _entry in entry_points(group="leaml.commands"):  # of other packages: `serve` is one

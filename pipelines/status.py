@@ -7,10 +7,10 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from leaml.config import load
 from leaml.errors import ConfigError, DataError
 from leaml.io import files
 from leaml.run.records import STATUS, RunRecord, notes_of, read_run
+from pipelines import recipes
 from pipelines.progress import PROGRESS, TrainingProgress, console
 from pipelines.run import LOCK, PARTIAL, RUNNING, is_held
 
@@ -64,19 +64,20 @@ def read(run: str) -> Seen:
 
 
 def folder_of(given: str, overrides: list[str] | None = None) -> str:
-    """The run folder that an argument means: itself, or that of a run's config file.
+    """The run folder that an argument means: itself, or that of a run's config file, a shipped one by its name too.
 
     Raises:
         InputError: The config file cannot be read, or there are overrides and no config file.
     """
-    if not given.lower().endswith((".yaml", ".yml")) or Path(given).is_dir():
+    is_name = given in recipes.shipped()
+    if not (is_name or given.lower().endswith((".yaml", ".yml"))) or Path(given).is_dir():
         if overrides:
             msg = f"{overrides[0]!r}: only a config file takes overrides, and {given} is none"
             raise ConfigError(msg)
         return given
-    if (Path(given).parent / STATUS).is_file():  # the resolved one that every run keeps
+    if not is_name and (Path(given).parent / STATUS).is_file():  # the resolved one that every run keeps
         return str(Path(given).parent)
-    return load(given, overrides).run_folder
+    return recipes.load(given, overrides).run_folder
 
 
 def runs_in(folder: str) -> list[str]:

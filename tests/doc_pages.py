@@ -19,7 +19,22 @@ HEADERS = [*RECIPES, ROOT / "cluster" / "ray-up" / "aws.yaml", ROOT / "cluster" 
 """Files that begin with the commands to use."""
 OWN_DATA = "quickstart.md"
 """The page with the reader's own data: its row, its configuration."""
-PROGRAMS = ("leaml", "make", "python", "pip", "bash", "docker", "kubectl", "ray", "serve", "sbatch", "curl", "export")
+PROGRAMS = (
+    "leaml",
+    "make",
+    "pip",
+    "uv",
+    "pre-commit",
+    "python",
+    "bash",
+    "docker",
+    "kubectl",
+    "ray",
+    "serve",
+    "sbatch",
+    "curl",
+    "export",
+)
 PREFIX = r"\s*(?:[A-Z_]+=(?:\S*\$\(.*?\)|\S+)\s+)?(?:\.venv/bin/)?"
 COMMAND = re.compile(rf"^{PREFIX}({'|'.join(PROGRAMS)})\s+(?=\S)(.*)$", re.DOTALL)
 

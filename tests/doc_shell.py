@@ -39,8 +39,8 @@ def without_comment(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """The arguments of a command; `[a.b=value ...]` and `...` are left out."""
-    return [word for word in shlex.split(re.sub(r"\[[^]]*\]", " ", without_comment(text))) if word != "..."]
+    """The arguments of a command; `[a.b=value ...]` and `...` are left out, the extras of `.[cpu]` are not."""
+    return [word for word in shlex.split(re.sub(r"(?<![.\w])\[[^]]*\]", " ", without_comment(text))) if word != "..."]
 
 
 def done(*command: str, **environment: str) -> str:
@@ -63,6 +63,33 @@ def try_make(words: list[str], _: pytest.MonkeyPatch) -> None:
     """`make -n`: the target exists, and what it would run is there."""
     shown = done("make", "-n", *words)
     check_files([word for line in shown.splitlines() for word in line.split()])
+
+
+def try_pip(words: list[str], _: pytest.MonkeyPatch) -> None:
+    """What is installed is another package or this one, with extras that it has; an index is one that tools/setup.sh names."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("command", choices=["install"])
+    parser.add_argument("what")
+    parser.add_argument("--extra-index-url")
+    parser.add_argument("--torch-backend", choices=["cpu"])
+    given = parser.parse_args(words)
+    if given.what.startswith("."):
+        (extra,) = re.fullmatch(r"\.\[(\w+)\]", given.what).groups()  # type: ignore[union-attr]
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        assert extra in project["optional-dependencies"], extra
+    if given.extra_index_url:
+        assert f"readonly {given.extra_index_url.removeprefix('$')}=" in (ROOT / "tools" / "setup.sh").read_text()
+
+
+def try_uv(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`uv pip` takes what pip takes."""
+    assert words[0] == "pip", words
+    try_pip(words[1:], monkeypatch)
+
+
+def try_pre_commit(words: list[str], _: pytest.MonkeyPatch) -> None:
+    """There is something to install."""
+    assert words == ["install"] and (ROOT / ".pre-commit-config.yaml").is_file()
 
 
 def try_python(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +283,9 @@ def try_sbatch(words: list[str], _: pytest.MonkeyPatch) -> None:
 
 TRIES = {
     "make": (try_make, "integration/test_adapt.py::test_metrics_and_report"),
+    "pip": (try_pip, "test_wheel.py::test_its_commands_run_in_an_empty_folder"),
+    "uv": (try_uv, ""),
+    "pre-commit": (try_pre_commit, ""),
     "python": (try_python, "benchmarks/test_neuron_training.py::test_quick_run_reports_every_method_with_exact_counts"),
     "pip": (try_pip, "examples/test_examples.py::test_an_installed_reader_is_a_format_like_others"),
     "bash": (try_bash, "integration/test_serving.py::test_the_clients_of_the_examples_are_answered"),

@@ -3,6 +3,7 @@ starts nothing."""
 
 from __future__ import annotations
 
+import argparse
 import re
 
 import doc_leaml
@@ -29,6 +30,8 @@ def test_options_that_are_named_alone_exist(span: Found) -> None:
     ("program", "text", "error", "said"),
     [
         ("make", "dmeo", AssertionError, "No rule to make target 'dmeo'"),
+        ("pip", 'install ".[cpuu]"', AssertionError, "cpuu"),
+        ("uv", 'pip install ".[cpu]" --torch-backend cpuu', argparse.ArgumentError, "cpuu"),
         ("python", "-m benchmarks.generation --parts scalling", SystemExit, "2"),
         ("python", "-m benchmarks.generatoin", ImportError, "generatoin"),
         ("python", "-m research.curves docs/result.svg", AssertionError, "docs/result.svg is not in the repository"),

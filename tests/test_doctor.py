@@ -9,6 +9,8 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import boto3
 import pytest
@@ -18,6 +20,14 @@ from leaml import doctor
 from leaml.doctor import Check
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+class VersionInfo(NamedTuple):
+    """As sys.version_info, of which nobody can make one."""
+
+    major: int
+    minor: int
+    micro: int
 
 
 @pytest.fixture
@@ -67,6 +77,17 @@ def test_pins_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
     assert {name: declared[name] for name in doctor.PINS} == doctor.PINS
+    assert project["requires-python"] == doctor.PYTHON
+
+
+@pytest.mark.parametrize(("version", "state"), [((3, 10, 9), "fail"), ((3, 13, 0), "ok"), ((3, 14, 0), "fail")])
+def test_another_python_fails_with_the_ones_that_are_tested(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], state: str
+) -> None:
+    monkeypatch.setattr(doctor, "sys", SimpleNamespace(executable="python", version_info=VersionInfo(*version)))
+    check = doctor.python()
+    assert (check.state, "tested with >=3.11,<3.14" in check.found) == (state, state == "fail")
+    assert bool(check.fix) == (state == "fail")
 
 
 def test_locked_versions_pass(packages: dict[str, str | None]) -> None:

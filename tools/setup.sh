@@ -4,7 +4,8 @@
 #   tools/setup.sh
 #
 # LEAML_EXTRA=cpu|gpu   which build; default: gpu where an NVIDIA driver answers, else cpu
-# PYTHON=/path/to/python3.11   interpreter to build from; default: the first Python 3.11 on PATH
+# PYTHON=/path/to/python   interpreter to build from; default: the first of python3.11, 3.12, 3.13, python3 and python that
+#                          is one pyproject.toml allows. Another version than that of .venv: .venv is made anew.
 #
 # CPU: exact versions from requirements/cpu.lock. GPU: pip resolves `.[gpu,dev]`, because the CUDA wheels differ by driver.
 set -euo pipefail
@@ -36,21 +37,33 @@ phase() {
     fi
 }
 
-is_python311() {
-    "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1
+# Minor versions: the oldest that pyproject.toml allows, and the first that it does not.
+read -r oldest beyond < <(sed -nE 's/^requires-python = ">=3\.([0-9]+),<3\.([0-9]+)"$/\1 \2/p' pyproject.toml)
+readonly oldest beyond ALLOWED="3.$oldest to 3.$((beyond - 1))"
+
+version_of() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+is_allowed() {
+    local version
+    version=$(version_of "$1") && [[ $version == 3.* ]] && ((${version#3.} >= oldest && ${version#3.} < beyond))
 }
 
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3 python; do
-        if is_python311 "$candidate"; then
+    local candidate minor candidates=()
+    for ((minor = oldest; minor < beyond; minor++)); do candidates+=("python3.$minor"); done
+    candidates+=(python3 python)
+    if [[ -n ${PYTHON:-} ]]; then candidates=("$PYTHON"); fi
+    for candidate in "${candidates[@]}"; do
+        if is_allowed "$candidate"; then
             printf '%s\n' "$candidate"
             return
         fi
     done
-    die "Python 3.11 not found (tried: ${PYTHON:+$PYTHON, }python3.11, python3, python)." \
-        "Install it (Debian: apt-get install python3.11 python3.11-venv; or pyenv install 3.11)," \
-        "or name it: PYTHON=/path/to/python3.11 make setup"
+    die "Python $ALLOWED not found (tried: ${candidates[*]})." \
+        "Install one (Debian: apt-get install python3 python3-venv; or pyenv install 3.$oldest)," \
+        "or name it: PYTHON=/path/to/python3.$oldest make setup"
 }
 
 # What the environment was made for; a difference to the stamp means: set up again. Printed as "<hash> <extra> <folder>".
@@ -67,7 +80,7 @@ EOF
 make_venv() {
     "$1" -c 'import venv, ensurepip' || {
         echo "$1 cannot make a virtual environment: its venv or ensurepip module is missing."
-        echo "Debian and Ubuntu ship them apart: apt-get install python3.11-venv"
+        echo "Debian and Ubuntu ship them apart: apt-get install python$(version_of "$1")-venv"
         return 1
     }
     "$1" -m venv .venv
@@ -84,14 +97,14 @@ install_torch_cpu() {
 
 # What pip would do with one core. Some packages hold files for other versions of Python, which pip passes over too.
 compile_all() {
-    "$VENV_PYTHON" -m compileall -q -j 0 .venv/lib/python3.11/site-packages || true
+    "$VENV_PYTHON" -m compileall -q -j 0 .venv/lib/python3.*/site-packages || true
 }
 
 # Names of the CUDA builds that some other tool left beside the CPU torch; they break `import vllm` (requirements/cpu.lock).
 cuda_wheels() {
     local name folder
     for name in torchvision torchaudio torchcodec triton; do
-        for folder in .venv/lib/python3.11/site-packages/"$name"-*.dist-info; do
+        for folder in .venv/lib/python3.*/site-packages/"$name"-*.dist-info; do
             if [[ -f $folder/METADATA && $folder != *+cpu.dist-info ]]; then printf '%s\n' "$name"; fi
         done
     done
@@ -120,7 +133,11 @@ if [[ -z $extra ]]; then
 fi
 [[ $extra == cpu || $extra == gpu ]] || die "LEAML_EXTRA=$extra is unknown; use cpu or gpu."
 
-if is_python311 "$VENV_PYTHON" && [[ -f $STAMP ]]; then
+if [[ -n ${PYTHON:-} ]]; then
+    python=$(find_python)
+    if [[ $(version_of "$VENV_PYTHON") != "$(version_of "$python")" ]]; then rm -rf .venv; fi
+fi
+if is_allowed "$VENV_PYTHON" && [[ -f $STAMP ]]; then
     wanted=$(fingerprint)
     found=$(<"$STAMP")
     if [[ $found == "$wanted" && ($extra == gpu || -z $(cuda_wheels)) ]]; then exit 0; fi
@@ -128,12 +145,12 @@ if is_python311 "$VENV_PYTHON" && [[ -f $STAMP ]]; then
     [[ ${found#* } == "${wanted#* }" ]] || rm -rf .venv
 fi
 
-if ! is_python311 "$VENV_PYTHON" || ! "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; then
+if ! is_allowed "$VENV_PYTHON" || ! "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
     echo "setup: first time: about 4 GB go into .venv"
     rm -rf .venv
     mkdir .venv
-    phase "virtual environment of Python 3.11" make_venv "$python"
+    phase "virtual environment of Python $(version_of "$python")" make_venv "$python"
 fi
 first=yes
 if [[ -f $STAMP ]]; then first=; fi

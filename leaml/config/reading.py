@@ -17,11 +17,16 @@ from leaml.errors import ConfigError
 LISTING = "leaml config --explain"
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> Config:
+def load(path: str | Path, overrides: list[str] | None = None, folder: Path | None = None) -> Config:
     """Read a YAML file, apply `a.b=value` overrides and validate; paths become absolute. Raises ConfigError.
 
     Relative paths in the file are relative to its folder, those in overrides to the current one. What comes through a pipe has
     no folder: its paths stay as they are.
+
+    Args:
+        path: The file.
+        overrides: Each `a.b=value`; the last of a key counts.
+        folder: What relative paths in the file count from; None: the file's own folder.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -44,7 +49,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(msg)
     in_folder = Path(path).is_file()
     if in_folder:
-        tree = with_paths(tree, absolute_from(Path(path).absolute().parent))
+        tree = with_paths(tree, absolute_from(folder or Path(path).absolute().parent))
     for item in overrides or []:
         override(tree, item)
         if in_folder:

@@ -1,0 +1,57 @@
+"""tools/setup.sh: which Python it takes. The interpreters are programs that note what they are asked for."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+INTERPRETER = """#!/bin/bash
+echo "{version} $*" >>"{log}"
+case $* in
+    *"%d.%d"*) echo {version} ;;
+    "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-I -S - "*) echo "hash cpu $PWD" ;;
+esac
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with the script, and beside it Pythons 3.12 and 3.13; python3 and even python3.11 are a 3.10."""
+    project = tmp_path / "project"
+    (project / "tools").mkdir(parents=True)
+    shutil.copy(ROOT / "tools" / "setup.sh", project / "tools")
+    shutil.copy(ROOT / "pyproject.toml", project)
+    (tmp_path / "bin").mkdir()
+    for version, name in (("3.10", "python3"), ("3.10", "python3.11"), ("3.12", "python3.12"), ("3.13", "python3.13")):
+        file = tmp_path / "bin" / name
+        file.write_text(INTERPRETER.format(version=version, log=tmp_path / "asked"))
+        file.chmod(0o755)
+    return project
+
+
+def set_up(project: Path, python: str = "") -> str:
+    """What it asked of the environment's Python; the message where it refuses."""
+    (project.parent / "asked").write_text("")
+    path = f"{project.parent / 'bin'}:/usr/bin:/bin"
+    environment = {"PATH": path, "LEAML_EXTRA": "cpu"} | ({"PYTHON": str(project.parent / "bin" / python)} if python else {})
+    done = subprocess.run(
+        ["bash", "tools/setup.sh"], cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    return (project.parent / "asked").read_text() if done.returncode == 0 else done.stderr
+
+
+def test_the_oldest_python_that_is_allowed_and_another_when_it_is_asked_for(project: Path) -> None:
+    asked = set_up(project)
+    assert "3.12 -m venv .venv" in asked and "3.12 -m pip" in asked and "requirements/cpu.lock" in asked
+    again = set_up(project)
+    assert "venv" not in again and "pip" not in again, "the last setup still holds"
+    other = set_up(project, "python3.13")
+    assert "3.13 -m venv .venv" in other and "3.13 -m pip" in other
+    refused = set_up(project, "python3")
+    assert f"Python 3.11 to 3.13 not found (tried: {project.parent}/bin/python3)" in refused
+    assert "venv" not in set_up(project), "what was refused left the environment as it was"

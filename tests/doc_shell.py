@@ -66,17 +66,19 @@ def try_make(words: list[str], _: pytest.MonkeyPatch) -> None:
 
 
 def try_pip(words: list[str], _: pytest.MonkeyPatch) -> None:
-    """What is installed is another package or this one, with extras that it has; an index is one that tools/setup.sh names."""
+    """What is installed is a name or a package of this repository, with extras that it has; tools/setup.sh names the index."""
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("command", choices=["install"])
-    parser.add_argument("what")
+    parser.add_argument("what", nargs="+")
     parser.add_argument("--extra-index-url")
     parser.add_argument("--torch-backend", choices=["cpu"])
     given = parser.parse_args(words)
-    if given.what.startswith("."):
-        (extra,) = re.fullmatch(r"\.\[(\w+)\]", given.what).groups()  # type: ignore[union-attr]
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        assert extra in project["optional-dependencies"], extra
+    for what in given.what:
+        folder, _, extra = what.removesuffix("]").partition("[")
+        if folder != "." and "/" not in folder:
+            continue
+        project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+        assert not extra or extra in project["optional-dependencies"], what
     if given.extra_index_url:
         assert f"readonly {given.extra_index_url.removeprefix('$')}=" in (ROOT / "tools" / "setup.sh").read_text()
 
@@ -108,15 +110,6 @@ def try_python(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(sys, "argv", words if is_file else words[1:])
         with pytest.raises(ParsedError):
             runpy.run_path(str(ROOT / words[0]))["main"]() if is_file else importlib.import_module(words[1]).main()
-
-
-def try_pip(words: list[str], _: pytest.MonkeyPatch) -> None:
-    """What is installed is a name, or a folder of this repository with a package in it."""
-    assert words[0] == "install" and len(words) > 1, f"pip {words[0]} is not tried"
-    check_files(words[1:])
-    for folder in (ROOT / word for word in words[1:] if "/" in word):
-        project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-        assert project["name"] and project["version"], folder
 
 
 def _capture(name: str) -> list[argparse.ArgumentParser]:
@@ -287,7 +280,6 @@ TRIES = {
     "uv": (try_uv, ""),
     "pre-commit": (try_pre_commit, ""),
     "python": (try_python, "benchmarks/test_neuron_training.py::test_quick_run_reports_every_method_with_exact_counts"),
-    "pip": (try_pip, "examples/test_examples.py::test_an_installed_reader_is_a_format_like_others"),
     "bash": (try_bash, "integration/test_serving.py::test_the_clients_of_the_examples_are_answered"),
     "docker": (try_docker, "cluster/test_docker.py::test_dockerfiles_are_linted"),
     "kubectl": (try_kubectl, "cluster/test_manifests.py::test_rendered_overlays_are_valid"),

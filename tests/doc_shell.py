@@ -130,8 +130,8 @@ def _capture(name: str) -> list[argparse.ArgumentParser]:
 
 @functools.cache
 def benchmark_parsers() -> list[argparse.ArgumentParser]:
-    """The parsers of every program in benchmarks/ and research/."""
-    there = (file for folder in ("benchmarks", "research") for file in sorted((ROOT / folder).rglob("*.py")))
+    """The parsers of every program in benchmarks/, research/ and examples/."""
+    there = (file for folder in ("benchmarks", "research", "examples") for file in sorted((ROOT / folder).rglob("*.py")))
     files = [file for file in there if "ArgumentParser(" in file.read_text()]
     names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
     return [parser for name in names for parser in _capture(name)]

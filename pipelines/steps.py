@@ -1,4 +1,4 @@
-"""Every step, declared once: commands, `adapt --until`, plan, status, tune, docs and tests iterate over these.
+"""Every step, declared once: commands, plan, status, tune, docs and tests iterate over these.
 
 A step of one's own takes three places: its file with a function of a `Context`, its section of the configuration, and its
 declaration here (docs/how-to/step.md).

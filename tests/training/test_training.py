@@ -210,7 +210,7 @@ def test_task_without_examples_is_named(vlm: VLM) -> None:
 def test_batch_that_workers_or_tasks_cannot_share_is_refused_before_training(vlm: VLM) -> None:
     with pytest.raises(ConfigError, match="batch_size 4 cannot be split over 3 workers"):
         train(vlm, [questions()], CONFIG, Worker(world=3))
-    with pytest.raises(ConfigError, match="batch_size 1 has no place"):
+    with pytest.raises(ConfigError, match="batch_size 1 has no slot"):
         Trainer(vlm, [], mixture(), CONFIG.model_copy(update={"batch_size": 1}), get_image, 0, Worker())
 
 

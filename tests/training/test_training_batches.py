@@ -56,7 +56,7 @@ def test_batch_counts(shares: list[float], batch_size: int, counts: list[int]) -
 
 
 def test_batch_smaller_than_the_number_of_tasks_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"batch_size 1 has no place .*captions.*labels"):
+    with pytest.raises(ConfigError, match=r"batch_size 1 has no slot .*captions.*labels"):
         batch_counts([task("captions", 3), task("labels", 3)], 1)
 
 

@@ -7,7 +7,6 @@ those of the run. Nothing is written, Ray is not started and no hub is asked; wh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from leaml.config import Config, SourceConfig
@@ -45,17 +44,8 @@ class Rehearsal(Run):
         self.captioned = captioned
         self.planned: dict[str, Planned] = {}
 
-    def step(
-        self,
-        name: str,
-        settings: Mapping[str, object],
-        inputs: list[Step],
-        version: int = 1,
-        variant: str = "",
-        round_number: int = 0,
-    ) -> Step:
+    def _located(self, made: Step, inputs: list[Step]) -> Step:
         """The run's step; one with an unknown input has a hash that no step of a run has."""
-        made = super().step(name, settings, inputs, version, variant, round_number)
         if any(step.hash.endswith(UNKNOWN) for step in inputs):
             return replace(made, hash=made.hash + UNKNOWN, folder=made.folder + UNKNOWN)
         return made

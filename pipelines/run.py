@@ -127,7 +127,12 @@ class Run:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
         made_from = tuple(i.name_of_folder for i in inputs if i.folder)
         made_from += tuple(dict.fromkeys(folder for i in inputs for folder in i.also))
-        return Step(name, variant, digest, files.join(self.folder, f"{name}-{digest}"), round_number, made_from)
+        made = Step(name, variant, digest, files.join(self.folder, f"{name}-{digest}"), round_number, made_from)
+        return self._located(made, inputs)
+
+    def _located(self, made: Step, inputs: list[Step]) -> Step:
+        """The step where this run has it; a run that only looks ahead has some elsewhere."""
+        return made
 
     def done(self, step: Step) -> bool:
         """Whether the step is finished."""

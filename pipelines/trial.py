@@ -41,17 +41,8 @@ class TrialRun(Run):
         super().__init__(config, noted=False)
         self._kept, self.folder = self.folder, folder
 
-    def step(
-        self,
-        name: str,
-        settings: Mapping[str, object],
-        inputs: list[Step],
-        version: int = 1,
-        variant: str = "",
-        round_number: int = 0,
-    ) -> Step:
+    def _located(self, made: Step, inputs: list[Step]) -> Step:
         """The run's step where that is finished, else the same in the temporary folder."""
-        made = super().step(name, settings, inputs, version, variant, round_number)
         kept = replace(made, folder=files.join(self._kept, made.name_of_folder))
         return kept if self.done(kept) else made
 

@@ -152,11 +152,8 @@ def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]
 
 def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step]:
     """The evaluate steps of the baselines that are models, by row."""
-    return {
-        name: answered(run, sources, labels, name)
-        for name in (row.name for row in baselines_of(run.config))
-        if name not in PRIORS
-    }
+    rows = [row.name for row in baselines_of(run.config) if row.name not in PRIORS]
+    return {name: answered(run, sources, labels, name) for name in rows}
 
 
 def answered(run: Run, sources: Sources, labels: Labels, name: str) -> Step:

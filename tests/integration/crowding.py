@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Crowd:
     """How many times as long work takes as it would with the processors to itself, at most 8."""
 
 
-def _seconds(processes: Sequence[psutil.Process]) -> float:
+def _seconds(processes: Collection[psutil.Process]) -> float:
     total = 0.0
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -27,7 +27,7 @@ def _seconds(processes: Sequence[psutil.Process]) -> float:
 
 
 @contextmanager
-def crowding(ours: Sequence[psutil.Process]) -> Iterator[Crowd]:
+def crowding(ours: Collection[psutil.Process]) -> Iterator[Crowd]:
     """Measure the share of the processors that is left to `ours`: what they used, and what nobody did."""
     found, before, began = Crowd(), psutil.cpu_times(), _seconds(ours)
     yield found

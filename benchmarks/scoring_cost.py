@@ -31,7 +31,7 @@ from leaml.generation import prompts
 from leaml.images import decode
 from leaml.neurons import scores
 from leaml.neurons.units import feed_forwards
-from leaml.training.loop import Example
+from leaml.training.batches import Example
 from leaml.training.objectives import IGNORED, per_example_loss
 from leaml.vlm import load
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from leaml.config import DistillConfig
 from leaml.generation import prompts
 from leaml.generation.caption_tasks import clozes, word_checks
-from leaml.training.loop import Example
+from leaml.training.batches import Example
 from pipelines.caption import read_captions
 from pipelines.context import Context
 from pipelines.models import trained

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from leaml.config import ModelConfig, TrainConfig
 from leaml.errors import StepError
 from leaml.generation import prompts
-from leaml.training.loop import Example
+from leaml.training.batches import Example
 from pipelines.caption import read_captions
 from pipelines.context import Context
 from pipelines.filter import read_accepted

@@ -14,7 +14,7 @@ import numpy as np
 from leaml.config import ModelConfig, ScoreConfig
 from leaml.data.store import ImageStore
 from leaml.io import files
-from leaml.training.loop import Example
+from leaml.training.batches import Example
 from pipelines.context import Context
 from pipelines.models import trained
 from pipelines.run import Step

@@ -22,7 +22,8 @@ from leaml.data.store import ImageStore
 from leaml.errors import LeamlError, StepError
 from leaml.imports import uncollected
 from leaml.io import files, s3
-from leaml.training.loop import Example, Outcome, Task, Trainer, Validation, Worker
+from leaml.training.batches import Example, Task
+from leaml.training.loop import Outcome, Trainer, Validation, Worker
 from pipelines import _compat
 from pipelines.metrics import StepMetrics
 from pipelines.progress import PROGRESS, Bar, TrainingProgress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from leaml.generation import prompts
 from leaml.text.scoring import answer_text, ask
-from leaml.training.loop import Example
+from leaml.training.batches import Example
 from pipelines.caption import read_captions
 from pipelines.context import Context
 from pipelines.ingest import Labels, labels_key

@@ -33,7 +33,8 @@ from leaml.io import files
 from leaml.neurons import scores, selection
 from leaml.run.records import LEAML, read_run
 from leaml.text.scoring import ask
-from leaml.training.loop import Example, Task, Trainer, Validation, Worker
+from leaml.training.batches import Example, Task
+from leaml.training.loop import Trainer, Validation, Worker
 from leaml.vlm import load
 from pipelines.adapt import adapt
 from pipelines.distill import question_shares

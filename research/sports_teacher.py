@@ -23,7 +23,8 @@ from PIL import Image
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
 from leaml.engine.interface import Request
 from leaml.generation import prompts
-from leaml.training.loop import Example, Task, Trainer, Worker
+from leaml.training.batches import Example, Task
+from leaml.training.loop import Trainer, Worker
 from leaml.vlm import load
 from pipelines.models import engine_spec
 from research import sports

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from leaml.config import TrainConfig
-from leaml.training.loop import Example, Task, Worker
+from leaml.training.batches import Example, Task
+from leaml.training.loop import Worker
 
 COLOURS = ("red", "green", "blue", "white", "black")
 CONFIG = TrainConfig(steps=6, batch_size=4, lr=1e-3, precision="float32", save_every=2, warmup_ratio=0.2)

@@ -106,6 +106,17 @@ class TrainConfig(Section):
 
     steps: int = Field(200, gt=0, description="Optimizer steps.")
     batch_size: int = Field(64, gt=0, description="Examples per optimizer step, shared by all workers.")
+    micro_batch_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="Tokens of one forward and backward pass of a worker, padding and images included; the gradients of a step's"
+        " passes are added up, so this changes memory and time, not the result. null: a worker's part of the batch is one pass.",
+    )
+    activation_checkpointing: Literal["auto"] | bool = Field(
+        "auto",
+        description="Keep the inputs of layers alone and compute the rest again in the backward pass: a third more time for a"
+        " fraction of the memory. auto: for models of more than 100 M parameters.",
+    )
     lr: Rates = Field(5e-4, description=LR)
     warmup_ratio: float = Field(
         0.05, ge=0, lt=1, description="Share of the steps with linearly rising learning rate; then cosine decay."

@@ -30,8 +30,8 @@ from torch import nn
 from leaml.errors import ConfigError, StepError
 from leaml.neurons.gradients import ExampleBatch, MixedExamplesError, gradient_sums
 from leaml.neurons.units import FeedForward, combine
-from leaml.training.loop import Example
-from leaml.training.objectives import per_example_loss
+from leaml.training.batches import Example
+from leaml.training.objectives import reply_logits
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
 
@@ -136,7 +136,7 @@ def vlm_batches(
         def separate(name: str, shape: torch.Size) -> bool:
             return len(shape) == 3 and (shape[:2] == labels.shape if name in language else own_image)
 
-        return ExampleBatch(len(examples), lambda: per_example_loss(vlm.model(**inputs).logits, labels), separate)
+        return ExampleBatch(len(examples), lambda: reply_logits(vlm.model, inputs, labels).mean_by_row(len(labels)), separate)
 
     return collate
 

@@ -9,44 +9,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict, cast
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 from leaml.config import TrainConfig
-from leaml.errors import ConfigError, StepError
-from leaml.training.objectives import IGNORED, per_example_loss, token_loss
-from leaml.vlm.collate import Collator, Turn
+from leaml.errors import StepError
+from leaml.training.batches import Batches, Example, Size, StepBatch, Task, refuse_unusable, split
+from leaml.training.feed import Feed, GetImage, Made
+from leaml.training.objectives import reply_logits
+from leaml.vlm.lengths import Lengths
 from leaml.vlm.load import VLM
 from leaml.vlm.precision import Precision, compute_dtype
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training row: the request shown with an image, a forced beginning of the reply (no loss), and the reply."""
-
-    image_id: str
-    request: str
-    reply: str
-    prefix: str = ""
-    held_out: bool = False
-    """Part of the validation labels: left out while learning rates are compared, used afterwards."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """Examples that share a loss term: `weight` scales their mean token loss, `share` is their part of every batch."""
-
-    name: str
-    examples: list[Example]
-    share: float = 1.0
-    weight: float = 1.0
 
 
 @dataclass
@@ -81,6 +58,8 @@ class Outcome:
     sweep: list[dict[str, float]] = field(default_factory=list)
     validations: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    wait_share: float = 0.0
+    """Of this attempt's seconds, those in which the model waited for its input."""
 
 
 class TrainingState(TypedDict):
@@ -107,7 +86,8 @@ class TrainingState(TypedDict):
     optimizer: NotRequired[dict[str, object]]
 
 
-GetImage = Callable[[str], Image.Image]
+GetSize = Callable[[str], tuple[int, int]]
+"""Width and height of the image with an id, without decoding it where that is known."""
 
 
 def learning_rate(step: int, config: TrainConfig, peak: float) -> float:
@@ -119,73 +99,28 @@ def learning_rate(step: int, config: TrainConfig, peak: float) -> float:
     return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def batch_counts(tasks: list[Task], batch_size: int) -> list[int]:
-    """Examples of each task in a batch, by share; every task with a share gets at least one. Sums to `batch_size`.
-
-    Raises ConfigError when there are more such tasks than examples in a batch.
-    """
-    if batch_size < (active := sum(t.share > 0 for t in tasks)):
-        msg = f"batch_size {batch_size} has no slot for each of the {active} tasks {[t.name for t in tasks]}; raise it"
-        raise ConfigError(msg)
-    total = sum(t.share for t in tasks)
-    counts = [max(1, round(batch_size * t.share / total)) if t.share > 0 else 0 for t in tasks]
-    counts[int(np.argmax(counts))] += batch_size - sum(counts)
-    return counts
-
-
-def draw(tasks: list[Task], batch_size: int, seed: int, step: int) -> list[tuple[int, Example]]:
-    """The global batch of `step` as (task index, example): each task walks its own shuffled epochs without gaps."""
-    batch = []
-    for number, (task, count) in enumerate(zip(tasks, batch_counts(tasks, batch_size), strict=True)):
-        size = len(task.examples)
-        for position in range(step * count, (step + 1) * count):
-            epoch, offset = divmod(position, size)
-            batch.append((number, task.examples[_order(size, seed, number, epoch)[offset]]))
-    return batch
-
-
-_orders: dict[tuple[int, int, int, int], np.ndarray] = {}
-
-
-def _order(size: int, seed: int, number: int, epoch: int) -> np.ndarray:
-    key = (size, seed, number, epoch)
-    if key not in _orders:
-        if len(_orders) > 16:
-            _orders.clear()
-        _orders[key] = np.random.default_rng((seed, number, epoch)).permutation(size)
-    return _orders[key]
-
-
-def reply_tokens(labels: torch.Tensor, numbers: torch.Tensor, tasks: int) -> torch.Tensor:
-    """int64 (tasks,): how many tokens of each task carry loss; `numbers` (batch,) says which task a row belongs to."""
-    per_row = (labels[:, 1:] != IGNORED).sum(1)
-    return torch.zeros(tasks, dtype=torch.int64, device=labels.device).index_add(0, numbers.to(labels.device), per_row)
-
-
 def task_loss(
     vlm: VLM,
     batch: dict[str, torch.Tensor],
     numbers: torch.Tensor,
     weights: list[float],
     precision: Precision,
-    tokens: torch.Tensor,
+    tokens: Sequence[int],
 ) -> torch.Tensor:
     """Sum over tasks of weight x mean token cross-entropy of that task's reply tokens (token mean, not example mean).
 
-    The mean is over `tokens` (tasks,), the counts of the *global* batch: with several workers each returns its part, and the
-    parts add up to the loss of one worker, however unequally tasks and long replies are spread.
+    The mean is over `tokens` (tasks,), the counts of the *global* batch: each micro-batch of each worker returns its part, and
+    the parts add up to the loss of the whole batch, however unequally tasks and long replies are spread. `numbers` (batch,)
+    says which task a row belongs to.
     """
     labels = batch["labels"]
     device_type = labels.device.type
     dtype = compute_dtype(precision, device_type)
     with torch.autocast(device_type, dtype, enabled=dtype != torch.float32):
-        logits = vlm.model(**{k: v for k, v in batch.items() if k != "labels"}).logits
-    total = logits.new_zeros((), dtype=torch.float32)
-    for number, weight in enumerate(weights):
-        rows = (numbers == number).nonzero().flatten()
-        if len(rows) and weight:
-            total = total + weight * token_loss(logits[rows], labels[rows]).sum() / max(1, int(tokens[number]))
-    return total
+        found = reply_logits(vlm.model, {k: v for k, v in batch.items() if k != "labels"}, labels)
+    losses = found.losses()
+    shares = torch.tensor([w / max(1, n) for w, n in zip(weights, tokens, strict=True)], dtype=losses.dtype)
+    return (losses * shares[numbers].to(losses.device)[found.rows]).sum()
 
 
 def sum_gradients(parameters: list[nn.Parameter]) -> None:
@@ -202,7 +137,20 @@ class NotFiniteError(StepError):
 
 
 class Trainer:
-    """Trains the given parameters of a model on a mixture of tasks, with a learning-rate sweep before when asked for."""
+    """Trains the given parameters of a model on a mixture of tasks, with a learning-rate sweep before when asked for.
+
+    Args:
+        vlm: The model; its parameters that are to be trained are in float32 (`leaml.training.precision.masters`).
+        parameters: Those of them that move.
+        tasks: What it is trained on.
+        config: How.
+        get_image: Image of an example.
+        seed: Of the order of the examples.
+        worker: Who runs it.
+        validation: What it is asked on the way.
+        get_size: Width and height of an image; None: those of the decoded one.
+        processes: That make its input; 0: none but this.
+    """
 
     def __init__(
         self,
@@ -214,32 +162,31 @@ class Trainer:
         seed: int,
         worker: Worker,
         validation: Validation | None = None,
+        get_size: GetSize | None = None,
+        processes: int = 0,
     ) -> None:
         self.vlm, self.parameters, self.tasks, self.config = vlm, parameters, tasks, config
-        self.get_image, self.seed, self.worker, self.validation = get_image, seed, worker, validation
-        self.collator = Collator(vlm.processor)
-        if config.batch_size % worker.world:
-            msg = f"batch_size {config.batch_size} cannot be split over {worker.world} workers; choose a multiple"
-            raise ConfigError(msg)
-        for task in tasks:
-            if task.share > 0 and not task.examples:
-                msg = f"training task {task.name!r} has no examples; check the step that makes them"
-                raise StepError(msg)
-        batch_counts(tasks, config.batch_size)
+        self.seed, self.worker, self.validation = seed, worker, validation
+        self._get_size = get_size or (lambda image_id: get_image(image_id).size)
+        self._lengths = Lengths(vlm.processor)
+        self.feed = Feed(vlm.processor, get_image, processes, pinned=worker.device.startswith("cuda"))
+        refuse_unusable(tasks, config.batch_size, worker.world)
 
     def run(self) -> Outcome:
         """Sweep if several learning rates are given and some rows are held out, then train the final model in place."""
         rates = self.config.lr if isinstance(self.config.lr, list) else [self.config.lr]
         held_out = [e for t in self.tasks for e in t.examples if e.held_out]
-        visible = [_without_held_out(t) for t in self.tasks]
+        visible = [t.without_held_out() for t in self.tasks]
         comparable = bool(held_out) and all(t.examples for t in visible if t.share > 0)
         phases = list(rates) if len(rates) > 1 and comparable else []
         if not self.parameters:  # a selection ratio of 0: nothing may move
             return Outcome(rates[0])
-        start = [p.detach().clone() for p in self.parameters]
+        # each rate begins where the model was; without a sweep it is there already
+        start = [p.detach().to("cpu", copy=True) for p in self.parameters] if phases else None
         state: TrainingState = {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
         state |= cast(TrainingState, self.worker.restore() or {})
-        self._began = time.time() - state.get("seconds", 0.0)
+        begun = time.time()
+        self._began = begun - state.get("seconds", 0.0)
         while state["phase"] < len(phases):
             sweep = [*state["sweep"], self._tried(visible, phases[state["phase"]], state, start, held_out)]
             state = {"phase": state["phase"] + 1, "step": 0, "sweep": sweep, "losses": [], "validations": []}
@@ -249,10 +196,12 @@ class Trainer:
             raise StepError(msg)
         best = max(ended, key=lambda r: (r["accuracy"], -r["loss"]))["lr"] if ended else rates[0]
         self._train(self.tasks, best, state, start, self.validation)
-        return Outcome(best, state["losses"], state["sweep"], state["validations"], time.time() - self._began)
+        now = time.time()
+        waited = self.feed.waited / max(1e-9, now - begun)
+        return Outcome(best, state["losses"], state["sweep"], state["validations"], now - self._began, waited)
 
     def _tried(
-        self, tasks: list[Task], lr: float, state: TrainingState, start: list[torch.Tensor], held_out: list[Example]
+        self, tasks: list[Task], lr: float, state: TrainingState, start: list[torch.Tensor] | None, held_out: list[Example]
     ) -> dict[str, float]:
         """What a rate of the sweep is worth; one whose training has no finite loss is worth nothing and has no "loss"."""
         try:
@@ -267,20 +216,22 @@ class Trainer:
         tasks: list[Task],
         lr: float,
         state: TrainingState,
-        start: list[torch.Tensor],
+        start: list[torch.Tensor] | None,
         validation: Validation | None = None,
     ) -> None:
         """One training from `start` (or from the restored `state`) to the last step; appends to the lists in `state`."""
         optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=self.config.weight_decay)
+        values = state.pop("parameters", None) or start
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, state.get("parameters") or start, strict=True):
+            for parameter, value in zip(self.parameters, values or (), strict=bool(values)):
                 parameter.copy_(value)
-        if saved := state.get("optimizer"):
+        if saved := state.pop("optimizer", None):
             optimizer.load_state_dict(saved)
         self.vlm.model.train()
-        first, began = state["step"], time.time()
-        for step, (batch, numbers) in enumerate(self._batches(tasks, first), first):
-            loss = self._step(optimizer, batch, numbers, [t.weight for t in tasks], lr, step)
+        first, began, weights = state["step"], time.time(), [t.weight for t in tasks]
+        batches = self._batches(tasks)
+        for step, (batch, parts) in enumerate(self.feed.steps(batches, first, self.config.steps), first):
+            loss = self._step(optimizer, batch, parts, weights, lr, step)
             state["step"] = step + 1
             if step % 10 == 0 or step + 1 == self.config.steps:
                 state["losses"].append((step, loss))
@@ -291,50 +242,39 @@ class Trainer:
                 self.vlm.model.train()
             self._report(state, optimizer, loss, (step + 1 - first) / (time.time() - began))
 
-    def _batches(self, tasks: list[Task], first: int) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-        """The batches from step `first` on. For a GPU the next one is decoded and tokenised while this one trains; on a CPU
-        that thread would take cores and the interpreter from the products, which cost more than it saves."""
-        steps = range(first, self.config.steps)
-        if self.worker.device == "cpu":
-            yield from (self._batch(tasks, step) for step in steps)
-            return
-        with ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(self._batch, tasks, first)
-            for step in steps:
-                batch = pending.result()
-                if step + 1 < self.config.steps:
-                    pending = ahead.submit(self._batch, tasks, step + 1)
-                yield batch
+    def _batches(self, tasks: list[Task]) -> Batches:
+        config, worker = self.config, self.worker
+        return Batches(tasks, config.batch_size, self.seed, self._size, config.micro_batch_tokens, worker.rank, worker.world)
 
-    def _batch(self, tasks: list[Task], step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        drawn = draw(tasks, self.config.batch_size, self.seed, step)[self.worker.rank :: self.worker.world]
-        images = {e.image_id: self.get_image(e.image_id) for _, e in drawn}
-        turns = [Turn(images[e.image_id], e.request, e.reply, e.prefix) for _, e in drawn]
-        return self.collator(turns), torch.tensor([number for number, _ in drawn])
+    def _size(self, example: Example) -> Size:
+        """Tokens of an example; without a limit of a micro-batch nobody asks how many its image has."""
+        text, reply = self._lengths.texts(example.request, example.reply, example.prefix)
+        if self.config.micro_batch_tokens is None:
+            return Size(text + reply, reply)
+        return Size(text + reply + self._lengths.image(self._get_size(example.image_id)), reply)
 
     def _step(
         self,
         optimizer: torch.optim.Optimizer,
-        batch: dict[str, torch.Tensor],
-        numbers: torch.Tensor,
+        batch: StepBatch,
+        parts: Iterable[Made],
         weights: list[float],
         lr: float,
         step: int,
     ) -> float:
+        """One update with the gradients of all micro-batches of all workers."""
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, self.config, lr)
         optimizer.zero_grad(set_to_none=True)
-        on_device = {k: v.to(self.worker.device) for k, v in batch.items()}
-        tokens = reply_tokens(on_device["labels"], numbers, len(weights))
-        distributed = self.worker.world > 1
-        if distributed:
-            torch.distributed.all_reduce(tokens)
         # dropout, where a model has any, is a function of (seed, step, rank) too, so that a resumed run repeats it
         torch.manual_seed((self.seed * 1_000_003 + step) * self.worker.world + self.worker.rank)
-        loss = task_loss(self.vlm, on_device, numbers, weights, self.config.precision, tokens)
-        loss.backward()
-        loss = loss.detach()
-        if distributed:
+        loss = torch.zeros((), device=self.worker.device)
+        for tensors, numbers in parts:
+            on_device = {k: v.to(self.worker.device, non_blocking=True) for k, v in tensors.items()}
+            part = task_loss(self.vlm, on_device, numbers, weights, self.config.precision, batch.reply_tokens)
+            part.backward()
+            loss = loss + part.detach()
+        if self.worker.world > 1:
             torch.distributed.all_reduce(loss)
             sum_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
@@ -359,17 +299,18 @@ class Trainer:
     def _validate(self, examples: list[Example]) -> tuple[float, float]:
         """Share of held-out replies whose every token is the model's first choice, and their mean loss."""
         self.vlm.model.eval()
-        hits, losses = 0, []
-        for begin in range(0, len(examples), self.config.batch_size):
-            part = examples[begin : begin + self.config.batch_size]
-            batch = self.collator([Turn(self.get_image(e.image_id), e.request, e.reply, e.prefix) for e in part])
-            labels = batch.pop("labels").to(self.worker.device)
-            logits = self.vlm.model(**{k: v.to(self.worker.device) for k, v in batch.items()}).logits
-            wrong = (logits[:, :-1].argmax(-1) != labels[:, 1:]) & (labels[:, 1:] != IGNORED)
-            hits += int((~wrong.any(1)).sum())
-            losses += per_example_loss(logits, labels).tolist()
-        return hits / len(examples), float(np.mean(losses))
+        hits, total = 0, 0.0
+        for part in self._validation_parts(examples):
+            batch, _ = self.feed.make([(0, examples[i]) for i in part])
+            on_device = {k: v.to(self.worker.device) for k, v in batch.items()}
+            labels = on_device.pop("labels")
+            found = reply_logits(self.vlm.model, on_device, labels)
+            hits += int(found.right_by_row(len(part)).sum())
+            total += float(found.mean_by_row(len(part)).sum())
+        return hits / len(examples), total / len(examples)
 
-
-def _without_held_out(task: Task) -> Task:
-    return Task(task.name, [e for e in task.examples if not e.held_out], task.share, task.weight)
+    def _validation_parts(self, examples: list[Example]) -> list[list[int]]:
+        budget, size = self.config.micro_batch_tokens, self.config.batch_size
+        if budget is None:
+            return [list(range(n, min(n + size, len(examples)))) for n in range(0, len(examples), size)]
+        return split([self._size(e).tokens for e in examples], budget)

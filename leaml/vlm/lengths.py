@@ -8,7 +8,7 @@ from PIL import Image
 
 from leaml.config import ModelConfig
 from leaml.vlm import load
-from leaml.vlm.collate import Collator, Turn
+from leaml.vlm.collate import CACHE, Collator, Turn
 from leaml.vlm.processor import Processor
 
 _KEYS = (
@@ -65,7 +65,7 @@ class Lengths:
 
     def __init__(self, processor: Processor) -> None:
         self._collator = Collator(processor)
-        self._texts: dict[tuple[str, str], tuple[int, int]] = {}
+        self._texts: dict[tuple[str, str, str], tuple[int, int]] = {}
         self._images: dict[tuple[int, int], int] = {}
 
     @classmethod
@@ -75,21 +75,23 @@ class Lengths:
 
         return cls(load.from_small_files(config, AutoProcessor, "processor"))
 
-    def texts(self, request: str, reply: str) -> tuple[int, int]:
+    def texts(self, request: str, reply: str, prefix: str = "") -> tuple[int, int]:
         """Tokens of a prompt without its image, and of the reply with its end token. Raises DataError as the collator does."""
-        key = (request, reply)
+        key = (request, reply, prefix)
         if key not in self._texts:
-            prompt = self._collator.prompt_ids(self._collator.chat.prompt(request))
-            self._texts[key] = (len(prompt), len(self._collator.reply_ids(reply, request=request)))
+            if len(self._texts) >= CACHE:
+                self._texts.clear()
+            prompt = self._collator.prompt_ids(self._collator.chat.prompt(request, prefix))
+            self._texts[key] = (len(prompt), len(self._collator.reply_ids(reply, prefix, request)))
         return self._texts[key]
 
     def of(self, request: str, reply: str, size: tuple[int, int]) -> Length:
         """Tokens of a request about an image of `size` (width, height) and its reply."""
         text, answer = self.texts(request, reply)
-        return Length(self._image(size), text, answer)
+        return Length(self.image(size), text, answer)
 
-    def _image(self, size: tuple[int, int]) -> int:
-        """What an image adds to a prompt; processors look at its size alone."""
+    def image(self, size: tuple[int, int]) -> int:
+        """Tokens that an image of `size` (width, height) adds to a prompt; processors look at its size alone."""
         if size not in self._images:
             batch = self._collator([Turn(Image.new("RGB", size), "x", "x")])
             self._images[size] = int(batch["input_ids"].shape[1]) - sum(self.texts("x", "x"))

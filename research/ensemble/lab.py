@@ -23,7 +23,7 @@ from leaml.generation import prompts
 from leaml.neurons import selection
 from leaml.text import scoring
 from leaml.text.scoring import ask
-from leaml.training.loop import Example, Task
+from leaml.training.batches import Example, Task
 from pipelines.distill import CAPTION_QUESTIONS, question_shares
 from pipelines.rows import asked_of_labels
 from pipelines.warmup import answer_examples, pair_examples

@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional
 
 from leaml.config import TrainConfig
-from leaml.training.loop import Example, Task, batch_counts, learning_rate
+from leaml.training.batches import Example, Task, batch_counts
+from leaml.training.loop import learning_rate
 from leaml.vlm.precision import compute_dtype
 from research.ensemble import model
 from research.ensemble.model import Shape, Weights

@@ -17,7 +17,7 @@ from leaml.data import tables
 from leaml.data.store import ImageStore
 from leaml.neurons import scores, selection
 from leaml.neurons.units import feed_forwards
-from leaml.training.loop import Example
+from leaml.training.batches import Example
 from leaml.vlm import load
 from pipelines.context import Context
 from pipelines.ingest import Labels, ingest

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, parse, resolve_model
 from leaml.data import tables
-from leaml.training.loop import Example
+from leaml.training.batches import Example
 from pipelines.ingest import ingest
 from pipelines.run import Run
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples

@@ -13,7 +13,8 @@ from leaml.config import ModelConfig, TrainConfig, resolve_model
 from leaml.engine.interface import Request
 from leaml.generation import prompts
 from leaml.neurons import scores, selection
-from leaml.training.loop import Example, Task, Trainer, Worker
+from leaml.training.batches import Example, Task
+from leaml.training.loop import Trainer, Worker
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
 from research.ensemble import decoding, model, training

@@ -10,7 +10,7 @@ from leaml.config import Config, ModelConfig
 from leaml.data import tables
 from leaml.generation import prompts
 from leaml.neurons import scores
-from leaml.training.loop import Example
+from leaml.training.batches import Example
 from leaml.vlm import load
 from pipelines.distill import CAPTION_QUESTIONS
 from pipelines.ingest import draw_labels, ingest

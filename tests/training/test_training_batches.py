@@ -8,7 +8,8 @@ import pytest
 
 from leaml.config import TrainConfig
 from leaml.errors import ConfigError
-from leaml.training.loop import Example, Task, batch_counts, draw, learning_rate
+from leaml.training.batches import Example, Task, batch_counts, draw
+from leaml.training.loop import learning_rate
 
 
 def task(name: str, size: int, share: float = 1.0, weight: float = 1.0) -> Task:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from leaml.neurons import scores
 from leaml.neurons.gradients import gradient_sums
-from leaml.training.loop import Example
+from leaml.training.batches import Example
 from leaml.vlm.load import VLM, language_linears, part_of
 
 if TYPE_CHECKING:

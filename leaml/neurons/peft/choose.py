@@ -13,7 +13,7 @@ from leaml.errors import ConfigError, ModelError
 from leaml.neurons import scores, selection
 from leaml.neurons.gradients import ExampleBatch
 from leaml.neurons.peft.config import NeuronConfig, Targets, as_texts
-from leaml.training.objectives import per_example_loss
+from leaml.training.objectives import reply_logits
 
 
 def targets(model: nn.Module, wanted: Targets) -> dict[str, nn.Linear]:
@@ -107,7 +107,7 @@ def score_neurons(
         separate = len(labels).__eq__
         return ExampleBatch(
             len(labels),
-            lambda: per_example_loss(model(**inputs).logits, labels),
+            lambda: reply_logits(model, inputs, labels).mean_by_row(len(labels)),
             lambda name, shape: len(shape) == 3 and separate(shape[0]),
         )
 

@@ -1,0 +1,105 @@
+"""Feeds a training: decodes images and makes tensors of micro-batches, in processes of their own where a GPU would wait for it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from leaml.errors import LeamlError
+from leaml.training.batches import Batches, Drawn, StepBatch
+from leaml.vlm.collate import Collator, Turn
+from leaml.vlm.processor import Processor
+
+GetImage = Callable[[str], Image.Image]
+Made = tuple[dict[str, torch.Tensor], torch.Tensor]
+"""Tensors of a micro-batch, with labels, and (examples,) int64: the number of each row's task."""
+
+AHEAD = 2
+"""Micro-batches that each process has ready."""
+
+
+class _MicroBatches(Dataset[Made | LeamlError]):
+    """Micro-batches by what is in them. Each process has a collator of its own: a tokenizer keeps how a call pads."""
+
+    def __init__(self, processor: Processor, get_image: GetImage) -> None:
+        self.processor, self.get_image = processor, get_image
+        self.collator: Collator | None = None
+
+    def __getitem__(self, drawn: list[Drawn]) -> Made | LeamlError:
+        self.collator = self.collator or Collator(self.processor)
+        try:
+            images = {e.image_id: self.get_image(e.image_id) for _, e in drawn}
+            turns = [Turn(images[e.image_id], e.request, e.reply, e.prefix) for _, e in drawn]
+            return self.collator(turns), torch.tensor([number for number, _ in drawn])
+        except LeamlError as error:  # raised there it would come back as a traceback in a text
+            return error
+
+
+class Feed:
+    """Makes micro-batches in order.
+
+    Args:
+        processor: Of the model.
+        get_image: The image with an id; with processes it is pickled.
+        processes: That decode and run the processor while the model trains; 0: it is done between the steps. On a CPU they
+            would take cores from the products, which costs more than it saves.
+        pinned: In page-locked memory, from which a GPU copies while it computes.
+    """
+
+    def __init__(self, processor: Processor, get_image: GetImage, processes: int = 0, pinned: bool = False) -> None:
+        self.data = _MicroBatches(processor, get_image)
+        self.processes, self.pinned = processes, pinned
+        self.waited = 0.0
+        """Seconds that the training has waited for micro-batches."""
+
+    def steps(self, batches: Batches, first: int, steps: int) -> Iterator[tuple[StepBatch, Iterator[Made]]]:
+        """What each step from `first` to `steps` - 1 trains on; its micro-batches are to be taken before the next step."""
+        planned: deque[StepBatch] = deque()
+
+        def parts() -> Iterator[list[Drawn]]:
+            for step in range(first, steps):
+                planned.append(batches.at(step))
+                yield from planned[-1].parts
+
+        made = self._timed(iter(self._loader(parts())))
+        for _ in range(first, steps):
+            begun = next(made)
+            now = planned.popleft()
+            yield now, chain([begun], islice(made, len(now.parts) - 1))
+
+    def make(self, drawn: list[Drawn]) -> Made:
+        """A micro-batch, made here and now."""
+        return self._checked(self.data[drawn])
+
+    def _loader(self, parts: Iterator[list[Drawn]]) -> DataLoader[Made | LeamlError]:
+        apart = {"prefetch_factor": AHEAD, "multiprocessing_context": "spawn"} if self.processes else {}
+        return DataLoader(
+            self.data,
+            batch_size=None,
+            sampler=parts,  # type: ignore[arg-type]  # any iterable, says the documentation
+            num_workers=self.processes,
+            pin_memory=self.pinned,
+            generator=torch.Generator(),  # else the training's random state would depend on it
+            **apart,  # type: ignore[arg-type]
+        )
+
+    def _timed(self, made: Iterator[Made | LeamlError]) -> Iterator[Made]:
+        while True:
+            began = time.perf_counter()
+            found = next(made, None)
+            self.waited += time.perf_counter() - began
+            if found is None:
+                return
+            yield self._checked(found)
+
+    @staticmethod
+    def _checked(found: Made | LeamlError) -> Made:
+        if isinstance(found, LeamlError):
+            raise found
+        return found

@@ -32,8 +32,9 @@ from leaml.images import decode
 from leaml.neurons import scores
 from leaml.neurons.units import feed_forwards
 from leaml.training.batches import Example
-from leaml.training.objectives import IGNORED, per_example_loss
+from leaml.training.objectives import reply_logits
 from leaml.vlm import load
+from leaml.vlm.collate import IGNORED
 
 
 @dataclass
@@ -77,7 +78,8 @@ def llama(rows: int = 16, batch_size: int = 8) -> Setting:
             ids[row, :length] = torch.randint(0, 32000, (length,))
             labels[row, 3 * length // 4 : length] = ids[row, 3 * length // 4 : length]
             mask[row, :length] = 1
-        return scores.Batch(len(part), lambda: per_example_loss(model(input_ids=ids, attention_mask=mask).logits, labels))
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        return scores.Batch(len(part), lambda: reply_logits(model, inputs, labels).mean_by_row(len(part)))
 
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"}
     return _setting(model, linears, lengths, collate, batch_size)

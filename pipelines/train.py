@@ -81,11 +81,12 @@ class TrainJob:
 
 
 class WorkerConfig(TypedDict, Generic[Job]):
-    """What each Ray Train worker is given; `lanes` trainings run on its machine at a time."""
+    """What each Ray Train worker is given; `lanes` trainings run on its machine at a time, `processes` make its input."""
 
     job: Job
     use_gpu: bool
     lanes: int
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def fit(
     storage, _, name = files.absolute(folder).rpartition("/")
     trainer = TorchTrainer(
         run,
-        train_loop_config={"job": job, "use_gpu": gpus > 0, "lanes": resources.lanes},
+        train_loop_config={"job": job, "use_gpu": gpus > 0, "lanes": resources.lanes, "processes": resources.input_processes},
         torch_config=NodeNetwork(backend="nccl" if gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.train_workers,
@@ -222,7 +223,9 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
     validation = Validation(asked, every, lambda found: ray.train.report({VALIDATED: found} | placed)) if asked else None
     ids = {e.image_id for examples in (asked, *(t.examples for t in tasks)) for e in examples}
     store = ImageStore(job.images, job.max_pixels, ids=ids)
-    outcome = Trainer(vlm, parameters, tasks, job.config, store.get, job.seed, worker, validation).run()
+    outcome = Trainer(
+        vlm, parameters, tasks, job.config, store.get, job.seed, worker, validation, store.size, config["processes"]
+    ).run()
     if worker.rank == 0:
         _write_result(vlm, job, outcome, sum(p.numel() for p in parameters))
     ray.train.report({"step": job.config.steps})
@@ -260,12 +263,14 @@ def _adapter(model: PreTrainedModel, job: TrainJob) -> PeftConfig:
 
 def _write_result(vlm: VLM, job: TrainJob, outcome: Outcome, trainable: int) -> None:
     """Merge adapters, publish the model folder, then training.json, which marks the training finished."""
+    import torch
+
     from leaml.vlm import load as vlm_load
 
     if job.method != "full":
         vlm.model = vlm.model.merge_and_unload()
     with tempfile.TemporaryDirectory() as folder:
-        vlm_load.save(vlm.model, vlm.processor, Path(folder))
+        vlm_load.save(vlm.model, vlm.processor, Path(folder), getattr(torch, job.model.dtype))
         files.upload_tree(folder, f"{job.folder}/model")
     facts = {"trainable_parameters": trainable, "method": job.method, "peak_memory": peak_memory()}
     summary = {**asdict(outcome), **facts, **job.facts}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,3 +64,24 @@ class Disk:
                 raise KilledError
 
         return Worker(save=save, restore=restore, progress=progress)
+
+
+class Exchange:
+    """Stands in for torch.distributed.all_reduce between threads: the sum in the order of ranks, for everyone."""
+
+    def __init__(self, world: int) -> None:
+        self.barrier, self.mine, self.given = threading.Barrier(world, timeout=60), threading.local(), {}
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        self.given[self.mine.rank] = tensor.clone()
+        self.barrier.wait()
+        tensor.copy_(sum(self.given[rank] for rank in sorted(self.given)))
+        self.barrier.wait()
+
+    def run(self, rank: int, body: Callable[[], None]) -> None:
+        self.mine.rank = rank
+        try:
+            body()
+        except BaseException:
+            self.barrier.abort()
+            raise

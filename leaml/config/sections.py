@@ -109,8 +109,8 @@ class TrainConfig(Section):
     micro_batch_tokens: int | None = Field(
         None,
         gt=0,
-        description="Tokens of one forward and backward pass of a worker, padding and images included; the gradients of a step's"
-        " passes are added up, so this changes memory and time, not the result. null: a worker's part of the batch is one pass.",
+        description="Tokens of one forward and backward pass of a worker, padding and images included; gradients of a step's"
+        " passes are added up, so this changes memory and time, not the result. null: a worker's part of a batch is one pass.",
     )
     activation_checkpointing: Literal["auto"] | bool = Field(
         "auto",
@@ -288,6 +288,12 @@ class ResourcesConfig(Section):
     train_workers: int = Field(1, gt=0, description="Data-parallel training workers.")
     train_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one training worker.")
     train_gpus: float = Field(0.0, ge=0, description="GPUs of one training worker.")
+    train_inputs: int | None = Field(
+        None,
+        ge=0,
+        description="Processes of each training worker that decode images and run the processor ahead of it; none: 0 on a CPU,"
+        " 4 with a GPU.",
+    )
     parallel_baselines: bool = Field(
         False,
         description="Train and evaluate the baselines while the method runs, and controls two at a time; needs all the above a "
@@ -313,6 +319,11 @@ class ResourcesConfig(Section):
         if self.teacher_engines is None:
             return self.model_copy(update={"engine_gpus": gpus})
         return self.model_copy(update={"engine_gpus": gpus, "engines": self.teacher_engines, "max_engines": None})
+
+    @property
+    def input_processes(self) -> int:
+        """Processes of each training worker that make its input."""
+        return self.train_inputs if self.train_inputs is not None else 4 * (self.train_gpus > 0)
 
     @property
     def lanes(self) -> int:

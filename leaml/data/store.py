@@ -179,6 +179,7 @@ class ImageStore:
     ) -> None:
         found = ImageIndex.joined(index(folder) for folder in folders)
         self.refs = {ref.image_id: ref for ref in (found if ids is None else found.only(ids))}
+        self.sizes: dict[str, tuple[int, int]] = {}
         self.max_pixels, self.cache_pixels = max_pixels, cache_pixels
         self.cached = 0
         self.cache: OrderedDict[str, Image.Image] = OrderedDict()
@@ -189,8 +190,7 @@ class ImageStore:
             self.cache.move_to_end(image_id)
             return self.cache[image_id]
         if image_id not in self.refs:
-            msg = f"image {image_id} is in none of the {len(self.refs)} ingested images; was the data changed after ingest?"
-            raise DataError(msg)
+            raise self._unknown(image_id)
         ref = self.refs[image_id]
         image = decode(read_rows(ref.file, [ref.row])[0]["bytes"], self.max_pixels)
         self.cache[image_id] = image
@@ -199,3 +199,18 @@ class ImageStore:
             _, old = self.cache.popitem(last=False)
             self.cached -= old.width * old.height
         return image
+
+    def size(self, image_id: str) -> tuple[int, int]:
+        """Width and height of an image, from the tables' columns. Raises DataError for an unknown id."""
+        if not self.sizes:
+            for file in sorted({ref.file for ref in self.refs.values()}):
+                found = tables.read(file, columns=["image_id", "width", "height"])
+                rows = zip(*(column.to_pylist() for column in found.columns), strict=True)
+                self.sizes.update({image_id: (width, height) for image_id, width, height in rows if image_id in self.refs})
+        if image_id not in self.sizes:
+            raise self._unknown(image_id)
+        return self.sizes[image_id]
+
+    def _unknown(self, image_id: str) -> DataError:
+        msg = f"image {image_id} is in none of the {len(self.refs)} ingested images; was the data changed after ingest?"
+        return DataError(msg)

@@ -1,4 +1,4 @@
-"""Feeds a training: decodes images and makes tensors of micro-batches, in processes of their own where a GPU would wait for it."""
+"""Feeds a training: decodes images and makes tensors, in processes of their own where a GPU would wait for them."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from leaml.errors import StepError
 from leaml.training.batches import Batches, Example, Size, StepBatch, Task, refuse_unusable, split
 from leaml.training.feed import Feed, GetImage, Made
 from leaml.training.objectives import reply_logits
+from leaml.training.prepare import checkpoint_activations, float32_masters
 from leaml.vlm.lengths import Lengths
 from leaml.vlm.load import VLM
 from leaml.vlm.precision import Precision, compute_dtype
@@ -140,7 +141,7 @@ class Trainer:
     """Trains the given parameters of a model on a mixture of tasks, with a learning-rate sweep before when asked for.
 
     Args:
-        vlm: The model; its parameters that are to be trained are in float32 (`leaml.training.precision.masters`).
+        vlm: The model. What is trained of it is held in float32 from here on, whatever type it came in.
         parameters: Those of them that move.
         tasks: What it is trained on.
         config: How.
@@ -171,6 +172,8 @@ class Trainer:
         self._lengths = Lengths(vlm.processor)
         self.feed = Feed(vlm.processor, get_image, processes, pinned=worker.device.startswith("cuda"))
         refuse_unusable(tasks, config.batch_size, worker.world)
+        checkpoint_activations(vlm, config.activation_checkpointing)
+        float32_masters(vlm.model, config.precision)
 
     def run(self) -> Outcome:
         """Sweep if several learning rates are given and some rows are held out, then train the final model in place."""

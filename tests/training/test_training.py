@@ -4,13 +4,13 @@ import copy
 import io
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from training_runs import CONFIG, Disk, KilledError, get_image, mixture, questions
+from training_runs import CONFIG, Disk, Exchange, KilledError, get_image, mixture, questions
 
 from leaml.config import TrainConfig
 from leaml.errors import ConfigError, StepError
@@ -225,27 +225,6 @@ def test_nothing_trainable_leaves_the_model_as_it_is(vlm: VLM) -> None:
 
 
 # --- several workers ---------------------------------------------------------------------------------------------------
-
-
-class Exchange:
-    """Stands in for torch.distributed.all_reduce between threads: the sum in the order of ranks, for everyone."""
-
-    def __init__(self, world: int) -> None:
-        self.barrier, self.mine, self.given = threading.Barrier(world, timeout=60), threading.local(), {}
-
-    def all_reduce(self, tensor: torch.Tensor) -> None:
-        self.given[self.mine.rank] = tensor.clone()
-        self.barrier.wait()
-        tensor.copy_(sum(self.given[rank] for rank in sorted(self.given)))
-        self.barrier.wait()
-
-    def run(self, rank: int, body: Callable[[], None]) -> None:
-        self.mine.rank = rank
-        try:
-            body()
-        except BaseException:
-            self.barrier.abort()
-            raise
 
 
 @pytest.mark.parametrize("world", [2, 4])

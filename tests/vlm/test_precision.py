@@ -32,6 +32,6 @@ def test_auto_takes_bfloat16_only_where_the_hardware_multiplies_it(
 
     batch = {"input_ids": torch.zeros(2, 3, dtype=torch.int64), "labels": torch.ones(2, 3, dtype=torch.int64)}
     vlm = type("Vlm", (), {"model": Model()})
-    task_loss(vlm, batch, torch.zeros(2, dtype=torch.int64), [1.0], asked, torch.tensor([4]))  # type: ignore[arg-type]
+    task_loss(vlm, batch, torch.zeros(2, dtype=torch.int64), [1.0], asked, [4])  # type: ignore[arg-type]
 
     assert seen == [expected]

@@ -13,9 +13,9 @@ from PIL import Image
 
 from leaml.errors import DataError, ModelError
 from leaml.tiny import build, train
-from leaml.training.objectives import IGNORED, per_example_loss, token_loss
+from leaml.training.objectives import reply_logits
 from leaml.vlm.chat import closing_template
-from leaml.vlm.collate import Collator, Turn, prompt
+from leaml.vlm.collate import IGNORED, Collator, Turn, prompt
 
 if TYPE_CHECKING:
     from tests.vlm.conftest import Made
@@ -107,8 +107,8 @@ def test_batching_changes_no_loss(made: Made, pictures: list[Image.Image]) -> No
     collator = Collator(made.processor)
     with torch.no_grad():
         batch = collator(turns)
-        losses = per_example_loss(made.model(**batch).logits, batch["labels"])
-        total = token_loss(made.model(**batch).logits, batch["labels"]).sum()
+        found = reply_logits(made.model, {k: v for k, v in batch.items() if k != "labels"}, batch["labels"])
+        losses, total = found.mean_by_row(len(turns)), found.losses().sum()
         mean = made.model(**batch).loss
         singles = [collator([t]) for t in turns]
         alone = torch.stack([made.model(**s).loss for s in singles])

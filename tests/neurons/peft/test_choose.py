@@ -17,7 +17,7 @@ from leaml.neurons import scores, selection
 from leaml.neurons.gradients import ExampleBatch
 from leaml.neurons.peft import NeuronConfig
 from leaml.neurons.peft.choose import score_neurons
-from leaml.training.objectives import per_example_loss
+from leaml.training.objectives import reply_logits
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}
 
@@ -93,7 +93,7 @@ def test_neurons_scored_on_batches_are_those_of_the_examples_one_by_one(model: L
     def collate(part: Any) -> ExampleBatch:
         (one,) = part
         inputs = {k: v for k, v in one.items() if k != "labels"}
-        return ExampleBatch(1, lambda: per_example_loss(model(**inputs).logits, one["labels"]))
+        return ExampleBatch(1, lambda: reply_logits(model, inputs, one["labels"]).mean_by_row(1))
 
     model.eval()
     expected = selection.select(scores.score(linears, "squared", scores.Data(examples, collate, 1)), 0.2, "module", False)

@@ -1,0 +1,59 @@
+"""Makes a model ready to be trained: types of its weights, and what is kept for the backward pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+from leaml.errors import ModelError
+from leaml.vlm.precision import Precision, compute_dtype
+
+if TYPE_CHECKING:
+    from leaml.vlm.load import VLM
+
+SMALL = 100_000_000
+"""Parameters up to which activations are kept where nobody says otherwise."""
+
+
+def float32_masters(model: nn.Module, precision: Precision) -> None:
+    """Hold the weights that are trained in float32, those that are not in the type they have.
+
+    An update of AdamW is some 1e-5 of a weight, a step of bfloat16 is 4e-3 of it: updates of bfloat16 weights are mostly
+    rounded away. Where the forward pass computes in float32 too, the others are converted as well, since products want two
+    factors of one type.
+
+    Args:
+        model: Of which what is trained has `requires_grad`.
+        precision: Of the forward pass.
+    """
+    everything = compute_dtype(precision, next(model.parameters()).device.type) == torch.float32
+    for parameter in model.parameters():
+        if parameter.dtype in (torch.bfloat16, torch.float16) and (everything or parameter.requires_grad):
+            parameter.data = parameter.data.float()
+
+
+def checkpoint_activations(vlm: VLM, wanted: Literal["auto"] | bool) -> bool:
+    """Let the layers of the language model and the vision tower compute their activations again in the backward pass.
+
+    Args:
+        vlm: The model, in which adapters may be.
+        wanted: "auto": for models of more than `SMALL` parameters that can.
+
+    Returns:
+        Whether they do.
+
+    Raises:
+        ModelError: The model cannot, and it was asked for.
+    """
+    able = bool(getattr(vlm.model, "supports_gradient_checkpointing", False))
+    if wanted == "auto":
+        wanted = able and sum(p.numel() for p in vlm.model.parameters()) > SMALL
+    if not wanted:
+        return False
+    if not able:
+        msg = f"the model {vlm.name!r} cannot compute activations again; set activation_checkpointing to false"
+        raise ModelError(msg)
+    vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return True

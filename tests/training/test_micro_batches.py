@@ -1,0 +1,250 @@
+"""However a batch is cut, into micro-batches or for workers, a training is the same; and what it keeps in memory."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from PIL import Image
+from training_runs import CONFIG, Exchange, get_image, mixture, questions
+
+from leaml.config import TrainConfig
+from leaml.errors import DataError, ModelError
+from leaml.neurons.peft import NeuronConfig
+from leaml.tiny import build
+from leaml.training.batches import Batches, Example, Size, Task, draw, split
+from leaml.training.feed import Feed
+from leaml.training.loop import Trainer, Worker
+from leaml.training.objectives import reply_logits
+from leaml.training.prepare import checkpoint_activations
+from leaml.vlm.collate import Collator, Turn
+from leaml.vlm.load import VLM
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> VLM:
+    tokenizer = build.build_tokenizer()
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "TEXT_LAYERS", 2)
+        patch.setattr(build, "VISION_LAYERS", 1)
+        return VLM(build.build_model(tokenizer).eval(), build.build_processor(tokenizer), "random")
+
+
+def copy_of(vlm: VLM, dtype: torch.dtype = torch.float64) -> VLM:
+    return VLM(copy.deepcopy(vlm.model).to(dtype), copy.deepcopy(vlm.processor), vlm.name)
+
+
+def adapted(vlm: VLM, method: str) -> list[torch.nn.Parameter]:
+    """The trained parameters, after the method's adapter has been put on the model."""
+    vlm.model.requires_grad_(method == "full")
+    targets = {n: list(range(0, m.out_features, 3)) for n, m in vlm.model.named_modules() if n.endswith(("up_proj", "fc1"))}
+    if method == "lora":
+        torch.manual_seed(3)
+        vlm.model = get_peft_model(vlm.model, LoraConfig(r=4, target_modules=sorted(targets)))
+    if method == "neurons":
+        vlm.model = get_peft_model(vlm.model, NeuronConfig(rows=targets))
+    return [p for p in vlm.model.parameters() if p.requires_grad]
+
+
+def trained(vlm: VLM, method: str = "full", worker: Worker | None = None, **settings: Any) -> tuple[list[float], torch.Tensor]:
+    """Losses, and how far each trained weight has moved."""
+    parameters = adapted(vlm, method)
+    before = [p.detach().clone() for p in parameters]
+    config = CONFIG.model_copy(update={"steps": 3, "batch_size": 8, "lr": 1e-4, **settings})
+    outcome = Trainer(vlm, parameters, mixture(), config, get_image, 1, worker or Worker()).run()
+    moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(parameters, before, strict=True)])
+    return [loss for _, loss in outcome.losses], moved
+
+
+# --- how a batch is cut ------------------------------------------------------------------------------------------------
+
+
+def test_parts_hold_every_example_once_and_no_more_tokens_than_the_budget() -> None:
+    lengths = [30, 7, 90, 12, 12, 55, 8, 30]
+    parts = split(lengths, 100)
+    assert sorted(i for part in parts for i in part) == list(range(8))
+    assert [[lengths[i] for i in part] for part in parts] == [[90], [55], [30, 30, 12], [12, 8, 7]]
+    assert split(lengths, 1) == [[2], [5], [0], [7], [3], [4], [6], [1]]  # one that is too long is alone
+    assert split([], 100) == []
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("budget", [40, 100, 10_000])
+def test_workers_share_a_batch_and_pass_through_it_together(world: int, budget: int) -> None:
+    def size(example: Example) -> Size:
+        return Size(10 + 3 * len(example.reply), len(example.reply))
+
+    tasks = mixture()
+    cuts = [Batches(tasks, 8, 1, size, budget, rank, world).at(2) for rank in range(world)]
+    assert len({len(cut.parts) for cut in cuts}) == 1
+    assert all(part for cut in cuts for part in cut.parts)
+    found = sorted((n, e.image_id, e.reply) for cut in cuts for part in cut.parts for n, e in part)
+    drawn = draw(tasks, 8, 1, 2)
+    assert found == sorted((n, e.image_id, e.reply) for n, e in drawn)
+    for cut in cuts:
+        assert cut.reply_tokens == [sum(len(e.reply) for n, e in drawn if n == task) for task in (0, 1)]
+        for part in cut.parts:
+            assert len(part) == 1 or len(part) * max(size(e).tokens for _, e in part) <= budget
+
+
+def test_tokens_are_those_of_the_tensors(tiny: VLM) -> None:
+    """Also of an image whose size the processor changes, and with a forced beginning."""
+    examples = [Example("red-64", "a?", "red"), Example("red-200", "What colour is it here?", "it is red", prefix="I see ")]
+    images = {"red-64": Image.new("RGB", (64, 64)), "red-200": Image.new("RGB", (200, 90))}
+    trainer = Trainer(tiny, [], [Task("t", examples)], TrainConfig(micro_batch_tokens=100), images.__getitem__, 1, Worker())
+    for example in examples:
+        made = Collator(tiny.processor)([Turn(images[example.image_id], example.request, example.reply, example.prefix)])
+        size = trainer._size(example)
+        assert size.tokens == made["input_ids"].shape[1]
+        assert size.reply == int((made["labels"] != -100).sum())
+
+
+# --- the training is the same ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "neurons"])
+@pytest.mark.parametrize("settings", [{"micro_batch_tokens": 1}, {"micro_batch_tokens": 150}], ids=str)
+def test_micro_batches_train_as_the_whole_batch(tiny: VLM, method: str, settings: dict[str, Any]) -> None:
+    losses, moved = trained(copy_of(tiny), method)
+    found_losses, found = trained(copy_of(tiny), method, **settings)
+    assert found_losses == pytest.approx(losses, rel=1e-8)
+    assert (found - moved).norm() < 1e-6 * moved.norm()
+    assert moved.abs().max() > 5e-5
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "neurons"])
+def test_activations_computed_again_change_nothing(tiny: VLM, method: str) -> None:
+    losses, moved = trained(copy_of(tiny), method, activation_checkpointing=False)
+    again = copy_of(tiny)
+    passes = []
+    layer = again.model.model.text_model.layers[0].mlp
+    layer.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    found_losses, found = trained(again, method, activation_checkpointing=True)
+    assert len(passes) == 6  # three steps, each forward and once more in backward
+    assert found_losses == pytest.approx(losses, rel=1e-8)
+    assert (found - moved).norm() < 1e-6 * moved.norm()
+
+
+def test_a_model_that_cannot_compute_again_is_refused_when_asked_to() -> None:
+    plain: Any = VLM(torch.nn.Linear(2, 2), None, "plain")  # type: ignore[arg-type]
+    assert checkpoint_activations(plain, "auto") is False
+    with pytest.raises(ModelError, match=r"'plain' cannot compute activations again; set activation_checkpointing to false"):
+        checkpoint_activations(plain, True)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_workers_with_micro_batches_train_as_one_without(tiny: VLM, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
+    losses, moved = trained(copy_of(tiny))
+    exchange, found = Exchange(world), {}
+    monkeypatch.setattr(torch.distributed, "all_reduce", exchange.all_reduce)
+    models = [copy_of(tiny) for _ in range(world)]
+
+    def body(rank: int) -> None:
+        found[rank] = trained(models[rank], "full", Worker(rank=rank, world=world), micro_batch_tokens=150)
+
+    threads = [threading.Thread(target=exchange.run, args=(rank, lambda r=rank: body(r))) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for rank in range(world):
+        assert found[rank][0] == pytest.approx(losses, rel=1e-5)
+        assert (found[rank][1] - moved).norm() < 1e-5 * moved.norm()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_bfloat16_weights_train_as_float32_ones(tiny: VLM, precision: str) -> None:
+    """Updates of 1e-5 of a weight are lost in bfloat16, whose step is 4e-3 of it; so what is trained is held in float32."""
+    settings: dict[str, Any] = {"lr": 1e-5, "steps": 12, "precision": precision}
+    start = copy_of(tiny, torch.bfloat16)
+    losses, moved = trained(copy_of(start, torch.float32), **settings)
+    half = copy_of(start, torch.bfloat16)
+    found_losses, found = trained(half, **settings)
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+    assert found_losses[-1] == pytest.approx(losses[-1], rel=0.02)
+    assert (found != 0).double().mean() > 0.9
+    assert (found - moved).norm() < 0.05 * moved.norm()
+
+
+def test_weights_that_are_not_trained_keep_their_type(tiny: VLM) -> None:
+    half = copy_of(tiny, torch.bfloat16)
+    losses, _ = trained(half, "neurons", precision="bfloat16")
+    assert losses[-1] > 0
+    types = {p.requires_grad: p.dtype for p in half.model.parameters()}
+    assert types == {False: torch.bfloat16, True: torch.float32}
+
+
+# --- what it costs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_logits_are_made_of_reply_tokens_alone(tiny: VLM, wrapped: bool) -> None:
+    vlm = copy_of(tiny, torch.float32)
+    if wrapped:
+        adapted(vlm, "lora")
+    turns = [Turn(get_image(c), "What colour is it, in a word?", c) for c in ("red", "green")]
+    batch = Collator(vlm.processor)(turns)
+    labels = batch.pop("labels")
+    seen: list[torch.Size] = []
+    handle = vlm.model.get_output_embeddings().register_forward_hook(lambda _, given, made: seen.append(made.shape))
+    found = reply_logits(vlm.model, batch, labels)
+    count = int((labels != -100).sum())
+    assert seen == [torch.Size([count, vlm.model.config.text_config.vocab_size])]
+    assert count < 0.2 * labels.numel()
+    whole = vlm.model(**batch).logits
+    expected = torch.nn.functional.cross_entropy(whole[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
+    assert torch.allclose(found.losses(), expected[labels[:, 1:].flatten() != -100], atol=1e-6)
+    assert seen[1][:2] == labels.shape  # afterwards the head sees everything again
+    handle.remove()
+
+
+def test_hidden_states_of_another_number_than_tokens_are_refused(tiny: VLM) -> None:
+    vlm = copy_of(tiny, torch.float32)
+    batch = Collator(vlm.processor)([Turn(get_image("red"), "a?", "red")])
+    labels = batch.pop("labels")
+    with pytest.raises(ModelError, match=r"shape \(1, \d+, 128\) for 1 examples of \d+ tokens"):
+        reply_logits(vlm.model, batch, torch.cat([labels, labels], 1))
+
+
+# --- where the input comes from ----------------------------------------------------------------------------------------
+
+
+def picture_or_error(name: str) -> Image.Image:
+    """Pickled to the processes by its name."""
+    if name == "torn":
+        msg = "image torn cannot be read"
+        raise DataError(msg)
+    return get_image(name)
+
+
+@pytest.mark.timeout(120)
+def test_processes_make_the_same_input_in_the_same_order_and_hand_on_what_went_wrong(tiny: VLM) -> None:
+    def made(feed: Feed, tasks: list[Task]) -> list[Any]:
+        batches = Batches(tasks, 4, 1, lambda e: Size(60, len(e.reply)), budget=130)
+        return [
+            (batch.reply_tokens, [(tensors["input_ids"].tolist(), numbers.tolist()) for tensors, numbers in parts])
+            for batch, parts in feed.steps(batches, 1, 4)
+        ]
+
+    here, there = Feed(tiny.processor, picture_or_error), Feed(tiny.processor, picture_or_error, processes=2)
+    found = made(there, mixture())
+    assert found == made(here, mixture())
+    assert [len(parts) for _, parts in found] == [2, 2, 2]
+    assert there.waited > 0
+    torn = [*questions().examples, Example("torn", "a?", "b")]
+    with pytest.raises(DataError, match=r"^image torn cannot be read$"):
+        made(there, [Task("labels", torn)])

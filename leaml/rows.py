@@ -35,7 +35,6 @@ class Row:
         change: Of a configuration, for a row that is the method with other settings.
         make: `module:function` that trains its model, given run, sources, labels and the row; "" for a row of no training.
         training: Key of the configuration's section that it is trained by, where that is not the method's.
-        method: How that training moves the weights.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Row:
     change: Callable[[Config], Config] | None = None
     make: str = ""
     training: str = ""
-    method: Literal["full", "lora"] = "full"
 
     def section(self, tree: Any) -> Any:
         """The section that it is trained by, of a configuration or of one as plain data."""
@@ -82,7 +80,7 @@ BUILTIN = (
         make=_ON_LABELS,
         training="evaluate.baselines.finetune_labels",
     ),
-    Row("lora_labels", "LoRA on labels", "baseline", make=_ON_LABELS, training="evaluate.baselines.lora_labels", method="lora"),
+    Row("lora_labels", "LoRA on labels", "baseline", make=_ON_LABELS, training="evaluate.baselines.lora_labels"),
     Row("leaml", "LEAML", "ours"),
     Row("random_neurons", "LEAML, random neurons", "control", True, _scored_by("random")),
     Row("magnitude_neurons", "LEAML, largest neurons", "control", True, _scored_by("magnitude")),

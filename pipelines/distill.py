@@ -44,7 +44,7 @@ def distill(context: Context) -> Step:
     run, judge = context.run, context.judge
     captions, warmed, selected = (context.made[name] for name in ("caption", "warmup", "select"))
     config = run.config.distill
-    settings = {"distill": config.model_dump(), "seed": run.config.seed}
+    settings = {"distill": config.identity(), "seed": run.config.seed}
     step = context.step("distill", settings, [captions, warmed, selected])
 
     def work() -> dict[str, object]:
@@ -67,7 +67,6 @@ def distill(context: Context) -> Step:
             tasks,
             context.sources.image_folders,
             config,
-            method="neurons",
             selection=selected.folder,
             seed=run.config.seed,
             max_pixels=run.config.data.max_pixels,

@@ -162,8 +162,9 @@ def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
     elif name in GRADIENTS:
         held = tree["score"]["batch_size"]
     else:
-        held = math.ceil(train_section(name, variant, tree)["batch_size"] / count)
-        trained = {"full": 1.0, "lora": 0.0, "neurons": tree["select"]["ratio"]}[_method(name, variant)]
+        section = train_section(name, variant, tree)
+        held = math.ceil(section["batch_size"] / count)
+        trained = {"full": 1.0, "lora": 0.0, "neurons": tree["select"]["ratio"]}[section["method"]]
     size, found = parameters(model["name"], active=False), known.get(signature(name, variant, tree))
     decoded = images.BYTES_PER_DECODED_PIXEL * IMAGE_PIXELS * held + images.BYTES_PER_PIXEL * tree["data"]["max_pixels"]
     weights = None if size is None else size * (1 + 4 * trained) * DTYPE_BYTES[model["dtype"]]
@@ -211,12 +212,6 @@ def _model(name: str, tree: Tree) -> Tree:
     return dict(tree["caption"]["teacher"] if name == "caption" else tree["model"])
 
 
-def _method(name: str, variant: str) -> str:
-    """How a training moves the weights."""
-    row = ROWS.get(variant)
-    return "neurons" if name == "distill" else row.method if row and name == "finetune" else "full"
-
-
 def signature(name: str, variant: str, tree: Tree) -> tuple[object, ...]:
     """What two steps have in common when one's rate tells the other's."""
     model, (count, gpus) = _model(name, tree)["name"], workers(name, tree)
@@ -225,7 +220,7 @@ def signature(name: str, variant: str, tree: Tree) -> tuple[object, ...]:
     if name in GRADIENTS:
         return (name, model, tree["score"]["batch_size"], count, gpus)
     section = train_section(name, variant, tree)
-    return ("training", _method(name, variant), model, section["batch_size"], section["precision"], count, gpus)
+    return ("training", section["method"], model, section["batch_size"], section["precision"], count, gpus)
 
 
 def earlier(folders: Iterable[str]) -> Known:

@@ -22,8 +22,9 @@ def finetune(context: Context) -> Step:
     """Fine-tune the base, or the generator, on labels and accepted pairs, `label_share` of every batch being labels."""
     run, sources, labels, filtered = context.run, context.sources, context.labels, context.made["filter"]
     config = run.config.finetune
-    settings = {"finetune": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
-    step = context.step("finetune", settings, [filtered, labels_key(labels)])
+    settings = {"finetune": config.identity(), "model": model_key(run.config.model), "seed": run.config.seed}
+    selected = context.made["select"] if config.method == "neurons" else None
+    step = context.step("finetune", settings, [filtered, labels_key(labels), *([selected] if selected else [])])
 
     def work() -> dict[str, object]:
         pairs = [Example(i, q, a) for i, q, a in read_accepted(filtered)]
@@ -35,7 +36,9 @@ def finetune(context: Context) -> Step:
             TaskFile("pseudo", write_examples(step.path("pseudo.parquet"), pairs), share=1 - config.label_share),
         ]
         start = trained(context.generator, run.config.model) if config.start == "generator" else run.config.model
-        return _train(run, sources, step, tasks, config, start=start, facts={"pseudo_pairs": len(pairs)}, judge=context.judge)
+        selection = selected.folder if selected else None
+        facts = {"pseudo_pairs": len(pairs)}
+        return _train(run, sources, step, tasks, config, start, selection, facts, context.judge)
 
     return run.execute(step, work)
 
@@ -43,7 +46,7 @@ def finetune(context: Context) -> Step:
 def finetune_captions(run: Run, sources: Sources, labels: Labels, captions: Step, variant: str) -> Step:
     """A control: the base trained on labels and captions in place of pairs, as `finetune` otherwise."""
     config, request = run.config.finetune, run.config.caption.prompt or prompts.CAPTION
-    settings = {"mixed": config.model_dump(exclude={"start"}), "model": model_key(run.config.model), "seed": run.config.seed}
+    settings = {"mixed": config.identity() | {"start": "base"}, "model": model_key(run.config.model), "seed": run.config.seed}
     step = run.step("finetune", settings, [captions, labels_key(labels)], variant=variant)
 
     def work() -> dict[str, object]:
@@ -57,18 +60,15 @@ def finetune_captions(run: Run, sources: Sources, labels: Labels, captions: Step
     return run.execute(step, work)
 
 
-def finetune_labels(
-    run: Run, sources: Sources, labels: Labels, config: TrainConfig, variant: str, method: str = "full", lora_rank: int = 16
-) -> Step:
-    """A baseline: the base trained on labeled rows alone, fully or with LoRA."""
-    training = config.model_dump(include=set(TrainConfig.model_fields))
-    settings = {"train": training, "model": model_key(run.config.model), "method": method, "seed": run.config.seed}
-    settings |= {"rank": lora_rank} if method == "lora" else {}
+def finetune_labels(run: Run, sources: Sources, labels: Labels, config: TrainConfig, variant: str) -> Step:
+    """The base trained on labeled rows alone."""
+    training = {key: value for key, value in config.identity().items() if key in TrainConfig.model_fields}
+    settings = {"train": training, "model": model_key(run.config.model), "seed": run.config.seed}
     step = run.step("finetune", settings, [*sources.training, labels_key(labels)], variant=variant)
 
     def work() -> dict[str, object]:
         tasks = [TaskFile("labels", _write_labels(step, labels))]
-        return _train(run, sources, step, tasks, config, method, lora_rank)
+        return _train(run, sources, step, tasks, config)
 
     return run.execute(step, work)
 
@@ -83,9 +83,8 @@ def _train(
     step: Step,
     tasks: list[TaskFile],
     config: TrainConfig,
-    method: str = "full",
-    lora_rank: int = 16,
     start: ModelConfig | None = None,
+    selection: str | None = None,
     facts: Mapping[str, object] | None = None,
     judge: TrialValidation | None = None,
 ) -> dict[str, object]:
@@ -95,8 +94,8 @@ def _train(
         tasks,
         sources.image_folders,
         config,
-        method=method,
-        lora_rank=lora_rank,
+        selection=selection,
+        scored_here=False,
         seed=run.config.seed,
         max_pixels=run.config.data.max_pixels,
         facts=facts or {},

@@ -30,8 +30,7 @@ def row_step(run: Run, sources: Sources, labels: Labels, name: str) -> Step | No
 
 def on_labels(run: Run, sources: Sources, labels: Labels, row: Row) -> Step:
     """The base trained on the labels alone."""
-    rank = run.config.evaluate.baselines.lora_rank
-    return finetune_labels(run, sources, labels, row.section(run.config), row.name, row.method, rank)
+    return finetune_labels(run, sources, labels, row.section(run.config), row.name)
 
 
 def full_labels(run: Run, sources: Sources, labels: Labels, row: Row) -> Step:

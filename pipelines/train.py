@@ -61,8 +61,9 @@ class TaskFile:
 class TrainJob:
     """Everything a training worker needs, as plain data.
 
-    `method` is "full", "lora" or "neurons"; the latter trains the rows and columns of the selection in folder
-    `selection`. With `validation`, a file of examples, the model is asked about them `validations` times on the way.
+    With `config.method` neurons, the rows and columns of the selection in folder `selection` are trained; unless
+    `scored_here`, the model's weights may have moved since it was made. With `validation`, a file of examples, the model is
+    asked about them `validations` times on the way.
     """
 
     folder: str
@@ -70,9 +71,8 @@ class TrainJob:
     tasks: list[TaskFile]
     images: list[str]
     config: TrainConfig
-    method: str = "full"
     selection: str | None = None
-    lora_rank: int = 16
+    scored_here: bool = True
     seed: int = 0
     max_pixels: int = 25_000_000
     validation: str | None = None
@@ -238,8 +238,11 @@ def read_examples(file: str) -> list[Example]:
 
 def _trainable(vlm: VLM, job: TrainJob) -> list[nn.Parameter]:
     """Freeze what the method does not train, put its adapter on the model, and return the trained parameters."""
-    if job.method == "full":
-        vlm.model.requires_grad_(True)
+    from leaml.vlm.load import part_of
+
+    if job.config.method == "full":
+        for name, parameter in vlm.model.named_parameters():
+            parameter.requires_grad_(part_of(name) not in job.config.freeze)
     else:
         with uncollected():
             from peft import get_peft_model
@@ -249,16 +252,31 @@ def _trainable(vlm: VLM, job: TrainJob) -> list[nn.Parameter]:
 
 
 def _adapter(model: PreTrainedModel, job: TrainJob) -> PeftConfig:
-    """The PEFT configuration of the method: rows and columns of the selection, or LoRA on every Linear that is scored."""
-    if job.method == "neurons":
+    """The PEFT configuration of the method: rows and columns of the selection, or LoRA on the Linears of the parts meant."""
+    if job.config.method == "neurons":
         from leaml.neurons.peft import NeuronConfig
 
-        return NeuronConfig(rows=str(job.selection))
+        if job.scored_here:
+            return NeuronConfig(rows=str(job.selection))
+        from leaml.neurons import selection
+
+        chosen = selection.read(str(job.selection))
+        return NeuronConfig(rows=chosen.rows, columns=chosen.columns)
     from peft import LoraConfig
 
     from leaml.neurons import scores
+    from leaml.vlm.load import part_of
 
-    return LoraConfig(r=job.lora_rank, lora_alpha=2 * job.lora_rank, target_modules=sorted(scores.all_linears(model)))
+    given = job.config.lora
+    parts = set(given.target) - set(job.config.freeze)
+    return LoraConfig(
+        r=given.rank,
+        lora_alpha=2 * given.rank if given.alpha is None else given.alpha,  # type: ignore[arg-type]  # PEFT takes any number
+        lora_dropout=given.dropout,
+        target_modules=sorted(name for name in scores.all_linears(model) if part_of(name) in parts),
+        use_dora=given.dora,
+        use_rslora=given.rslora,
+    )
 
 
 def _write_result(vlm: VLM, job: TrainJob, outcome: Outcome, trainable: int) -> None:
@@ -267,12 +285,12 @@ def _write_result(vlm: VLM, job: TrainJob, outcome: Outcome, trainable: int) -> 
 
     from leaml.vlm import load as vlm_load
 
-    if job.method != "full":
+    if job.config.method != "full":
         vlm.model = vlm.model.merge_and_unload()
     with tempfile.TemporaryDirectory() as folder:
         vlm_load.save(vlm.model, vlm.processor, Path(folder), getattr(torch, job.model.dtype))
         files.upload_tree(folder, f"{job.folder}/model")
-    facts = {"trainable_parameters": trainable, "method": job.method, "peak_memory": peak_memory()}
+    facts = {"trainable_parameters": trainable, "method": job.config.method, "peak_memory": peak_memory()}
     summary = {**asdict(outcome), **facts, **job.facts}
     files.write_bytes(f"{job.folder}/training.json", json.dumps(summary, indent=1).encode())
 

@@ -48,7 +48,7 @@ def warmup(context: Context) -> Step:
     run, sources, labels, start = context.run, context.sources, context.labels, context.start
     config = run.config.warmup
     use = context.captions if config.describe_first else None
-    settings = {"warmup": config.model_dump(), "model": model_key(run.config.model), "seed": run.config.seed}
+    settings = {"warmup": config.identity(), "model": model_key(run.config.model), "seed": run.config.seed}
     inputs = [*sources.training, labels_key(labels), *(s for s in (use, start) if s)]
     step = context.step("warmup", settings, inputs)
 

@@ -16,17 +16,14 @@ from leaml.config.sections import (
     BaselineConfig,
     Config,
     DataConfig,
-    DistillConfig,
     EvaluateConfig,
-    FinetuneConfig,
     LabelBudget,
     ResourcesConfig,
     ScoreConfig,
     SelectConfig,
     SourceConfig,
-    TrainConfig,
-    WarmupConfig,
 )
+from leaml.config.training import DistillConfig, FinetuneConfig, LoraSettings, TrainConfig, WarmupConfig
 
 __all__ = [
     "BUILTIN",
@@ -41,6 +38,7 @@ __all__ = [
     "FinetuneConfig",
     "GenerateConfig",
     "LabelBudget",
+    "LoraSettings",
     "ModelConfig",
     "RangeConfig",
     "ResourcesConfig",

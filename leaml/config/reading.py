@@ -11,7 +11,8 @@ from leaml.config import yaml_text
 from leaml.config.base import Section, Tree
 from leaml.config.keys import refusal
 from leaml.config.paths import absolute_from, with_paths
-from leaml.config.sections import Config, ResourcesConfig, TrainConfig
+from leaml.config.sections import Config, ResourcesConfig
+from leaml.config.training import TrainConfig
 from leaml.errors import ConfigError
 
 LISTING = "leaml config --explain"

@@ -13,6 +13,14 @@ from leaml.config.filter import FilterConfig
 from leaml.config.generate import GenerateConfig
 from leaml.config.models import ModelConfig
 from leaml.config.search import TuneConfig
+from leaml.config.training import (
+    DistillConfig,
+    FinetuneConfig,
+    FinetuneLabelsConfig,
+    LoraLabelsConfig,
+    TrainConfig,
+    WarmupConfig,
+)
 from leaml.config.wanted import Spelled
 from leaml.rows import OPTIONAL, TRAINED_BASELINES
 
@@ -96,45 +104,6 @@ class DataConfig(Section):
 
 
 NAME_WORDS = Spelled("a name of letters, digits, '.', '_' and '-' (at most 64, no '.' first; the folder under storage)")
-Rate = Annotated[float, Field(gt=0)]
-Rates = Rate | Annotated[list[Rate], Field(min_length=1)]
-LR = "Learning rate; a list is swept on the validation part of the labels."
-
-
-class TrainConfig(Section):
-    """Shared by every training step."""
-
-    steps: int = Field(200, gt=0, description="Optimizer steps.")
-    batch_size: int = Field(64, gt=0, description="Examples per optimizer step, shared by all workers.")
-    micro_batch_tokens: int | None = Field(
-        None,
-        gt=0,
-        description="Tokens of one forward and backward pass of a worker, padding and images included; gradients of a step's"
-        " passes are added up, so this changes memory and time, not the result. null: a worker's part of a batch is one pass.",
-    )
-    activation_checkpointing: Literal["auto"] | bool = Field(
-        "auto",
-        description="Keep the inputs of layers alone and compute the rest again in the backward pass: a third more time for a"
-        " fraction of the memory. auto: for models of more than 100 M parameters.",
-    )
-    lr: Rates = Field(5e-4, description=LR)
-    warmup_ratio: float = Field(
-        0.05, ge=0, lt=1, description="Share of the steps with linearly rising learning rate; then cosine decay."
-    )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm clipping.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="Autocast type of the forward pass; weights keep theirs. auto: bfloat16 where the hardware multiplies it"
-        " (GPUs from Ampere on, CPUs with AVX-512), else float32.",
-    )
-    save_every: int = Field(100, gt=0, description="Steps between checkpoints that a killed run resumes from.")
-
-
-class WarmupConfig(TrainConfig):
-    """Step 2: the QA generator learns from the labeled rows."""
-
-    describe_first: bool = Field(False, description="The generator writes a caption before the pair; false: the pair alone.")
 
 
 class ScoreConfig(Section):
@@ -186,50 +155,6 @@ class SelectConfig(Section):
     normalise: bool = Field(True, description="Scale scores to mean 1 per layer before a global selection.")
 
 
-class DistillConfig(TrainConfig):
-    """Step 5: caption distillation into the selected neurons: caption loss + qa_weight x QA loss."""
-
-    qa_weight: float = Field(1.0, ge=0, description="Lambda: weight of the QA loss beside the caption loss.")
-    qa_share: float = Field(
-        1.0, gt=0, description="Slots in a batch for labeled pairs, and as many for their questions, to one for a caption."
-    )
-    check_share: float = Field(
-        0.5, ge=0, description="Yes/no checks of single caption words for each caption in a batch; 0: none, as in the paper."
-    )
-    cloze_share: float = Field(
-        0.5,
-        ge=0,
-        description="Caption sentences with a blank to fill (cloze) for each caption in a batch; 0: none, as in the paper.",
-    )
-    check_weight: float = Field(
-        0.5,
-        gt=0,
-        description="Weight of the loss of checks and of that of clozes beside the caption loss, each a mean per token.",
-    )
-    skip: bool = Field(False, description="Leave distillation out (the no_captions control, as SelTDA).")
-
-
-class FinetuneConfig(TrainConfig):
-    """Step 8: the VQA model learns from labeled rows and accepted pseudo pairs."""
-
-    label_share: float = Field(0.2, ge=0, le=1, description="Share of each batch drawn from the labeled rows.")
-    start: Literal["base", "generator"] = Field(
-        "generator", description="The model that fine-tuning begins with: the generator that wrote the pairs, or the base."
-    )
-
-
-class FinetuneLabelsConfig(TrainConfig):
-    """Full fine-tuning on the labels alone."""
-
-    lr: Rates = Field([3e-4, 1e-3], description=LR)
-
-
-class LoraLabelsConfig(TrainConfig):
-    """LoRA on the labels alone."""
-
-    lr: Rates = Field([1e-3, 3e-3], description=LR)
-
-
 class BaselineConfig(Section):
     """The baselines LEAML is compared with; their learning rates are swept on the validation labels."""
 
@@ -237,7 +162,6 @@ class BaselineConfig(Section):
         default_factory=FinetuneLabelsConfig, description="Full fine-tuning on the labels."
     )
     lora_labels: LoraLabelsConfig = Field(default_factory=LoraLabelsConfig, description="LoRA on the labels.")
-    lora_rank: int = Field(16, gt=0, description="LoRA rank, on all Linear modules.")
     no_captions_warmup: int | None = Field(
         None,
         gt=0,
@@ -365,6 +289,20 @@ class Config(Section):
         1, gt=0, description="Times steps 2 to 8 are done; from the second on the generator starts as the model adapted before."
     )
     tune: TuneConfig = Field(default_factory=lambda: TuneConfig(), description="Search (leaml tune).")
+
+    @model_validator(mode="after")
+    def _select_chooses_neurons(self) -> Config:
+        if self.distill.skip and self.finetune.method == "neurons":
+            msg = (
+                "finetune.method neurons needs the rows that select chooses, which distill.skip leaves out; use full or lora"
+            )
+            raise ValueError(msg)
+        for name in ("distill", "finetune"):
+            section: TrainConfig = getattr(self, name)
+            if section.method == "neurons" and section.freeze:
+                msg = f"{name}.freeze says nothing where neurons are trained; score.modules says in which parts they may be"
+                raise ValueError(msg)
+        return self
 
     @property
     def run_folder(self) -> str:

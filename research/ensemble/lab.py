@@ -235,7 +235,9 @@ class Lab:
         if e.kind == "finetune_labels":
             return Arm(self.base, [Task("labels", labels)], given.finetune_labels, seed, name=e.name)
         if e.kind == "lora_labels":
-            return Arm(self.base, [Task("labels", labels)], given.lora_labels, seed, lora=given.lora_rank, name=e.name)
+            return Arm(
+                self.base, [Task("labels", labels)], given.lora_labels, seed, lora=given.lora_labels.lora.rank, name=e.name
+            )
         if e.kind == "full_labels":
             return Arm(
                 self.base, [Task("labels", self.answers(self.domain.cases["full"]))], e.config.finetune, seed, name=e.name

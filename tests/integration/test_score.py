@@ -61,8 +61,7 @@ def test_three_workers_with_two_examples_score_as_one_process(tmp_path: Path) ->
             model=ModelConfig(name=warmed.path("model")),
             tasks=[TaskFile(task, warmed.path(f"{task}.parquet")) for task in QA_TASKS],
             images=sources.image_folders,
-            config=TrainConfig(steps=2, lr=1e-2, batch_size=6, weight_decay=0.1),
-            method="neurons",
+            config=TrainConfig(method="neurons", steps=2, lr=1e-2, batch_size=6, weight_decay=0.1),
             selection=str(folder),
         )
         run_training("train", job, ResourcesConfig())

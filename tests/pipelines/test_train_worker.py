@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from leaml.config import ModelConfig, TrainConfig
 from leaml.errors import ModelError
@@ -31,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
-def job(folder: Path, tmp_path: Path, method: str, unit: str = "row") -> TrainJob:
+def job(folder: Path, tmp_path: Path, method: str, unit: str = "row", **training: Any) -> TrainJob:
     """A job whose selection is a fifth of the rows (or feed-forward neurons) of every module but the vision tower's."""
     model = load.load(ModelConfig(name=str(folder))).model
     linears = scores.all_linears(model)
@@ -40,8 +42,9 @@ def job(folder: Path, tmp_path: Path, method: str, unit: str = "row") -> TrainJo
     found = scores.score(mine, "random", blocks=blocks)
     chosen = selection.select(found, 0.2, "module", False)
     selection.save(chosen, found, tmp_path / "selection", selection.model_hash(linears), {}, blocks)
-    options = {"config": TrainConfig(), "method": method, "selection": str(tmp_path / "selection"), "lora_rank": 2}
-    return TrainJob(str(tmp_path / "job"), ModelConfig(name=str(folder)), [], [], **options)
+    config = TrainConfig(**{"method": method, "lora": {"rank": 2}, **training})
+    model_config = ModelConfig(name=str(folder))
+    return TrainJob(str(tmp_path / "job"), model_config, [], [], config, selection=str(tmp_path / "selection"))
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "neurons"])
@@ -103,3 +106,48 @@ def test_selection_of_another_model_is_refused(folder: Path, tmp_path: Path) -> 
         next(iter(load.language_linears(vlm.model).values())).weight[0, 0] += 1
     with pytest.raises(ModelError, match="made for model"):
         _trainable(vlm, task)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_frozen_parts_stay_as_they_are(folder: Path, tmp_path: Path, method: str) -> None:
+    task = job(folder, tmp_path, method, freeze=["vision", "connector"])
+    vlm = load.load(task.model)
+    _trainable(vlm, task)
+    trained = {load.part_of(n) for n, p in vlm.model.named_parameters() if p.requires_grad}
+    assert trained - {None} == {"language"}  # None: the head, and embeddings tied to it
+
+
+def test_lora_is_what_peft_is_told(folder: Path, tmp_path: Path) -> None:
+    given = {"rank": 3, "alpha": 12, "dropout": 0.1, "target": ["connector"], "dora": True, "rslora": True}
+    task = job(folder, tmp_path, "lora", lora=given)
+    vlm = load.load(task.model)
+    _trainable(vlm, task)
+    (config,) = vlm.model.peft_config.values()
+    found = (config.r, config.lora_alpha, config.lora_dropout, config.use_dora, config.use_rslora)
+    assert found == (3, 12, 0.1, True, True)
+    plain = load.load(task.model).model
+    assert set(config.target_modules) == set(load.connector_linears(plain))
+
+
+def test_neurons_of_a_model_that_has_moved_since_are_those_of_the_selection(folder: Path, tmp_path: Path) -> None:
+    """Fine-tuning begins with the generator, whose weights are not those that were scored."""
+    task = job(folder, tmp_path, "neurons")
+    task.scored_here = False
+    vlm = load.load(task.model)
+    with torch.no_grad():
+        next(iter(load.language_linears(vlm.model).values())).weight[0, 0] += 1
+    chosen = selection.load(str(task.selection), scores.all_linears(load.load(task.model).model)).rows
+    _trainable(vlm, task)
+    (config,) = vlm.model.peft_config.values()
+    assert {name: config.indices(name).tolist() for name in config.modules} == {n: r.tolist() for n, r in chosen.items()}
+
+
+def test_a_model_is_saved_in_its_own_type(folder: Path, tmp_path: Path) -> None:
+    task = job(folder, tmp_path, "full")
+    task.model = ModelConfig(name=str(folder), dtype="bfloat16")
+    vlm = load.load(task.model)
+    vlm.model.float()  # as it is trained
+    _write_result(vlm, task, Outcome(1e-3, [(0, 1.0)]), 1)
+    with safe_open(tmp_path / "job" / "model" / "model.safetensors", "pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}  # noqa: SIM118  # no mapping
+    assert json.loads((tmp_path / "job" / "model" / "config.json").read_text())["dtype"] == "bfloat16"

@@ -1,0 +1,146 @@
+"""Sections of the steps that train."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from leaml.config.base import Section
+
+Method = Literal["full", "lora", "neurons"]
+"""What a training moves."""
+Part = Literal["vision", "connector", "language"]
+"""Of a model."""
+Rate = Annotated[float, Field(gt=0)]
+Rates = Rate | Annotated[list[Rate], Field(min_length=1)]
+LR = "Learning rate; a list is swept on the validation part of the labels."
+
+
+class LoraSettings(Section):
+    """What PEFT's LoRA is told."""
+
+    rank: int = Field(16, gt=0, description="Rank of the two factors.")
+    alpha: float | None = Field(None, gt=0, description="Scale: the product is multiplied by alpha / rank; null: 2 x rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Of the adapter's input.")
+    target: list[Part] = Field(
+        ["vision", "connector", "language"], min_length=1, description="Parts of the model whose Linear modules get it."
+    )
+    dora: bool = Field(False, description="Train magnitude and direction apart (DoRA, arXiv 2402.09353).")
+    rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).")
+
+
+class TrainConfig(Section):
+    """Shared by every training step."""
+
+    method: Method = Field(
+        "full",
+        description="What is trained. full: all weights. lora: LoRA on every Linear. neurons: the rows that select chose; not"
+        " for steps before it.",
+    )
+    lora: LoraSettings = Field(default_factory=LoraSettings, description="With method lora.")
+    freeze: list[Literal["vision", "connector"]] = Field(
+        default_factory=list, description="Parts of the model that full training and LoRA leave as they are."
+    )
+
+    steps: int = Field(200, gt=0, description="Optimizer steps.")
+    batch_size: int = Field(64, gt=0, description="Examples per optimizer step, shared by all workers.")
+    micro_batch_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="Tokens of one forward and backward pass of a worker, padding and images included; gradients of a step's"
+        " passes are added up, so this changes memory and time, not the result. null: a worker's part of a batch is one pass.",
+    )
+    activation_checkpointing: Literal["auto"] | bool = Field(
+        "auto",
+        description="Keep the inputs of layers alone and compute the rest again in the backward pass: a third more time for a"
+        " fraction of the memory. auto: for models of more than 100 M parameters.",
+    )
+    lr: Rates = Field(5e-4, description=LR)
+    warmup_ratio: float = Field(
+        0.05, ge=0, lt=1, description="Share of the steps with linearly rising learning rate; then cosine decay."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm clipping.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Autocast type of the forward pass; weights keep theirs. auto: bfloat16 where the hardware multiplies it"
+        " (GPUs from Ampere on, CPUs with AVX-512), else float32.",
+    )
+    save_every: int = Field(100, gt=0, description="Steps between checkpoints that a killed run resumes from.")
+
+    def identity(self) -> dict[str, object]:
+        """The keys that decide what comes out of the training; the others change its memory and its time."""
+        return self.model_dump(exclude={"micro_batch_tokens", "activation_checkpointing", "save_every"})
+
+
+def _only(*methods: Method) -> Any:
+    """Refuses other methods than these for a step."""
+
+    def check(cls: type[TrainConfig], value: Method) -> Method:
+        if value not in methods:
+            why = "select comes after this step" if value == "neurons" else "the row is called after its method"
+            msg = f"{value!r} cannot be taken here, {why}; use {' or '.join(methods)}"
+            raise ValueError(msg)
+        return value
+
+    return field_validator("method")(classmethod(check))  # type: ignore[arg-type]
+
+
+class WarmupConfig(TrainConfig):
+    """Step 2: the QA generator learns from the labeled rows."""
+
+    describe_first: bool = Field(False, description="The generator writes a caption before the pair; false: the pair alone.")
+
+    _method = _only("full", "lora")
+
+
+class DistillConfig(TrainConfig):
+    """Step 5: caption distillation into the selected neurons: caption loss + qa_weight x QA loss."""
+
+    method: Method = Field("neurons", description="What captions move; neurons: the rows that select chose.")
+    qa_weight: float = Field(1.0, ge=0, description="Lambda: weight of the QA loss beside the caption loss.")
+    qa_share: float = Field(
+        1.0, gt=0, description="Slots in a batch for labeled pairs, and as many for their questions, to one for a caption."
+    )
+    check_share: float = Field(
+        0.5, ge=0, description="Yes/no checks of single caption words for each caption in a batch; 0: none, as in the paper."
+    )
+    cloze_share: float = Field(
+        0.5,
+        ge=0,
+        description="Caption sentences with a blank to fill (cloze) for each caption in a batch; 0: none, as in the paper.",
+    )
+    check_weight: float = Field(
+        0.5,
+        gt=0,
+        description="Weight of the loss of checks and of that of clozes beside the caption loss, each a mean per token.",
+    )
+    skip: bool = Field(False, description="Leave distillation out (the no_captions control, as SelTDA).")
+
+
+class FinetuneConfig(TrainConfig):
+    """Step 8: the VQA model learns from labeled rows and accepted pseudo pairs."""
+
+    label_share: float = Field(0.2, ge=0, le=1, description="Share of each batch drawn from the labeled rows.")
+    start: Literal["base", "generator"] = Field(
+        "generator", description="The model that fine-tuning begins with: the generator that wrote the pairs, or the base."
+    )
+
+
+class FinetuneLabelsConfig(TrainConfig):
+    """Full fine-tuning on the labels alone."""
+
+    method: Method = Field("full", description="full: what the row is called after.")
+    lr: Rates = Field([3e-4, 1e-3], description=LR)
+
+    _method = _only("full")
+
+
+class LoraLabelsConfig(TrainConfig):
+    """LoRA on the labels alone."""
+
+    method: Method = Field("lora", description="lora: what the row is called after.")
+    lr: Rates = Field([1e-3, 3e-3], description=LR)
+
+    _method = _only("lora")

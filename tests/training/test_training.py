@@ -14,9 +14,9 @@ from training_runs import CONFIG, Disk, KilledError, get_image, mixture, questio
 
 from leaml.config import TrainConfig
 from leaml.errors import ConfigError, StepError
-from leaml.tiny import build
 from leaml.training.loop import Example, Outcome, Task, Trainer, Validation, Worker
 from leaml.vlm.load import VLM
+from research.tiny import build
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -26,8 +26,8 @@ docs: setup ## Build the documentation as a site into build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 models: setup ## Retrain the two shipped tiny models from the procedural world
-	@$(BIN)/python -m leaml.tiny.train base --out leaml/tiny/models/leaml-tiny
-	@$(BIN)/python -m leaml.tiny.train teacher --out leaml/tiny/models/leaml-tiny-teacher
+	@$(BIN)/python -m research.tiny.train base --out leaml/tiny/models/leaml-tiny
+	@$(BIN)/python -m research.tiny.train teacher --out leaml/tiny/models/leaml-tiny-teacher
 
 clean: ## Remove caches and build leftovers; .venv and runs stay
 	@rm -rf build dist *.egg-info .ruff_cache .mypy_cache .pytest_cache

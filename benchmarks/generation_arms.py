@@ -21,7 +21,6 @@ from leaml.data import store, tables
 from leaml.engine.interface import Engine, Request
 from leaml.errors import StepError
 from leaml.generation import prompts
-from leaml.tiny import world
 from leaml.vlm.collate import prompt
 from pipelines import local_ray
 from pipelines.caption import CaptionWork
@@ -30,6 +29,7 @@ from pipelines.models import engine_spec
 from pipelines.runtime import start_ray
 from pipelines.shard import make_shards
 from pipelines.shards import Item, ShardWork, run_shards
+from research.tiny import world
 
 THREADS = 1
 """Of an engine; with 2 on 2 cores ours gets slower, since Ray and the decoding of images need one of them."""

@@ -81,7 +81,7 @@ class Result:
 
 def bodies(load: Load) -> list[bytes]:
     """Chat requests about different images of the shipped teacher's world."""
-    from leaml.tiny import world
+    from research.tiny import world
 
     rng = random.Random(11)
     made = []

@@ -148,9 +148,9 @@ def _select(
     run_folder = load(config, overrides).run_folder
     check_format(plot)
     _run(config, overrides, "select", verbose)
-    from pipelines.overlap import draw_selection
+    from pipelines.selection import draw
 
-    draw_selection(run_folder, plot)
+    draw(run_folder, plot)
 
 
 for _number, _spec in enumerate(COMMANDS):
@@ -208,18 +208,6 @@ def plan(
     from pipelines.plan import Prices, show
 
     show(found, None, frames or [], Prices(gpu_hour, puts, gets, node_gpus, deadline), as_json)
-
-
-@app.command()
-def overlap(
-    a: Annotated[str, typer.Argument(help="Folder of a select step, local or s3://, such as runs/mine/select-0123456789ab.")],
-    b: Annotated[str, typer.Argument(help="Folder of another select step.")],
-    plot: Annotated[str | None, typer.Option(help="Draw the overlap by layer and module to this .svg or .png file.")] = None,
-) -> None:
-    """What two selections of neurons have in common (other domain, score or seed), beside what chance would give."""
-    from pipelines.overlap import show
-
-    show(a, b, plot)
 
 
 @app.command()

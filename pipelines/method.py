@@ -11,7 +11,7 @@ from leaml.run.records import LEAML
 from pipelines.context import Context
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run, Step
-from pipelines.steps import LAST, METHOD, STEPS
+from pipelines.steps import LAST, METHOD, ONCE
 from pipelines.train import TrialValidation
 
 
@@ -32,12 +32,12 @@ def method(
     From the second round on the generator starts as the model that the round before adapted, and its neurons are scored anew.
     With `finetune.start: base` fine-tuning starts at the base every time, so that errors of one round's pairs stay there.
 
-    Raises StopHereError after the step `until`, in the last round.
+    Raises StopHereError after the step `until`, in the last round that has it.
     """
     context = Context(run, sources, labels, variant)
     for number in range(1, run.config.rounds):
-        made = _round(replace(context, round=number))
-        context = replace(context, start=made["finetune"], made={name: made[name] for name in made if STEPS[name].once})
+        made = _round(replace(context, round=number), until if until in ONCE else LAST)
+        context = replace(context, start=made["finetune"], made={name: made[name] for name in made if name in ONCE})
     return _round(replace(context, judge=judge), until)["finetune"]
 
 

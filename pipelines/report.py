@@ -15,7 +15,7 @@ from leaml.data.tables import LabeledRow
 from leaml.evaluation.metrics import Calibration, Metrics
 from leaml.evaluation.templates import templates
 from leaml.io import files
-from leaml.neurons.overlap import place_of
+from leaml.neurons.module_names import place_of
 from leaml.report.content import ReportData, Sample, WrongAnswer
 from leaml.report.formats import made_for
 from leaml.report.page import write_report

@@ -6,8 +6,11 @@ import json
 import tempfile
 from pathlib import Path
 
+from leaml.errors import DataError
 from leaml.io import files
+from leaml.run.records import read_run
 from pipelines.context import Context
+from pipelines.progress import say
 from pipelines.run import Step
 
 
@@ -29,3 +32,18 @@ def select(context: Context) -> Step:
         return {"rows": sum(m["rows"] for m in trained_rows), "selected": sum(m["selected"] for m in trained_rows)}
 
     return context.run.execute(step, work)
+
+
+def draw(run_folder: str, file: str) -> None:
+    """Draw the selection of the run's own select step to an .svg or .png file. Raises DataError when the run has none."""
+    from safetensors.torch import load as load_tensors
+
+    from leaml.neurons import plots, selection
+
+    if (selected := read_run(run_folder).finished("select")) is None:
+        msg = f"{run_folder} has selected no neurons (distill.skip leaves that step out), so there is nothing to draw"
+        raise DataError(msg)
+    folder = files.join(run_folder, selected.folder)
+    scores = load_tensors(files.read_bytes(files.join(folder, selection.SCORES)))
+    files.write_bytes(file, plots.selection_picture(selection.read(folder), scores, plots.check_format(file)))
+    say(f"picture: {file}")

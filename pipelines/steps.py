@@ -267,6 +267,8 @@ STEPS = {spec.name: spec for spec in (INGEST, *METHOD, EVALUATE)}
 """By name, in order. Those that only some data need (exclude, contamination) are parts of ingest."""
 COMMANDS = tuple(spec for spec in STEPS.values() if spec.command)
 LAST = EVALUATE.name
+ONCE = frozenset(spec.name for spec in STEPS.values() if spec.once)
+"""Names of the steps that later rounds do not have again."""
 
 
 def number_of(name: str) -> int:

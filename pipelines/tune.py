@@ -30,7 +30,7 @@ from pipelines.method import StopHereError, method
 from pipelines.progress import say, warn
 from pipelines.run import Run, Step
 from pipelines.runtime import start_ray
-from pipelines.steps import METHOD, had_by
+from pipelines.steps import METHOD, ONCE, had_by
 from pipelines.summaries import ValidationRecord, validations_of
 from pipelines.train import TrialValidation, validation_interval, write_examples
 from pipelines.tune_callbacks import LISTED, SEED, TrialReport, clean_up, forward_validations, report_of, show_progress
@@ -103,7 +103,7 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: boo
     validation = write_examples(step.path("validation.parquet"), answer_examples(questions))
     settings = TrialSettings(_shared(config), validation)
     began = time.time()
-    if until := search.last_shared_step(config, had_by(config)):
+    if until := search.last_shared_step(config, had_by(config), ONCE):
         judge = TrialValidation(validation, config.tune.validations)
         with contextlib.suppress(StopHereError):
             method(run.variant(settings.config), sources, _training_part(labels), until=until, judge=judge)

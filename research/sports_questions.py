@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from leaml.data.records import Question
-from leaml.tiny.world import COLUMNS, ROWS, place
 from research.sports_games import KITS, Frame, Thing
+from research.tiny.world import COLUMNS, ROWS, place
 
 _NEAR = 45.0  # from a kit's colour in RGB; fields and skins are further away
 _CLEAR = 3.0  # pixels: what is nearer to a line is on neither side

@@ -39,8 +39,6 @@ PUT_IN = {
     "HOST:PORT": "127.0.0.1:41555",
     "name=source": "sports=adapters/sports",
     "section.key=value": "select.ratio=0.1",
-    "A": "runs/mine/select-a",
-    "B": "runs/mine/select-b",
     "N": "1000",
     "H": "24",
     "G": "8",
@@ -49,7 +47,7 @@ PUT_IN = {
 }
 """What a reader puts in."""
 STEPS = tuple(spec.name for spec in COMMANDS if spec.name != "ingest")
-RAY, DONE, CLUSTER, PARSED = "up to Ray", "to its end", "up to the cluster's first reply", "parsed"
+RAY, DONE, CLUSTER = "up to Ray", "to its end", "up to the cluster's first reply"
 SOURCES = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 DOORS = "security/test_open_doors.py"
 READ_SHAPES = easy_vqa.read
@@ -70,7 +68,6 @@ TRIED = {
     ),
     "adapt --submit": (CLUSTER, "pipelines/test_submit.py::test_a_run_travels_and_its_log_comes_back"),
     "adapt --dry-run": (DONE, "integration/test_adapt.py::test_a_dry_run_afterwards_finds_every_step_finished"),
-    "overlap": (PARSED, "neurons/test_overlap.py::test_command_prints_tables_and_draws"),
     **dict.fromkeys(("ingest", "plan", "status", "inspect", "report", "config", "doctor"), (DONE, "")),
 }
 """How far a command goes here, and the test that runs it to its end."""
@@ -179,8 +176,6 @@ def _no_cluster(*_: object, **__: object) -> NoReturn:
 def run(words: list[str]) -> str:
     """Run a command in the current folder as far as `TRIED` says; returns what it printed, or its refusal."""
     far, _ = TRIED[key_of(words)]
-    if far == PARSED:
-        return ""
     if far == RAY:
         with pytest.raises(RayStartedError):
             _invoke(words)

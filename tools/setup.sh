@@ -95,6 +95,20 @@ install_torch_cpu() {
         pip install --no-deps --no-compile --index-url "$TORCH_INDEX" "torch==$TORCH"
 }
 
+# Installs a lock file with one pip a core: pip downloads and unpacks one package at a time. Each has its own packages.
+install_lock() {
+    local parts number status=0 running=()
+    parts=$(mktemp -d)
+    grep -E '^[A-Za-z0-9]' "$1" | awk -v folder="$parts" -v cores="$(nproc)" '{ print > (folder "/" NR % cores) }'
+    for number in "$parts"/*; do
+        pip install --no-deps --no-compile -r "$number" &
+        running+=($!)
+    done
+    for number in "${running[@]}"; do wait "$number" || status=1; done
+    rm -rf "$parts"
+    return "$status"
+}
+
 # What pip would do with one core. Some packages hold files for other versions of Python, which pip passes over too.
 compile_all() {
     "$VENV_PYTHON" -m compileall -q -j 0 .venv/lib/python3.*/site-packages || true
@@ -112,7 +126,7 @@ cuda_wheels() {
 
 install_cpu() {
     phase "torch $TORCH" install_torch_cpu
-    phase "packages of requirements/cpu.lock" pip install --no-deps --no-compile -r requirements/cpu.lock
+    phase "packages of requirements/cpu.lock" install_lock requirements/cpu.lock
     phase "bytecode" compile_all
     phase "project" pip install --no-deps --no-build-isolation -e .
     local left

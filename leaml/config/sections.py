@@ -293,9 +293,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _select_chooses_neurons(self) -> Config:
         if self.distill.skip and self.finetune.method == "neurons":
-            msg = (
-                "finetune.method neurons needs the rows that select chooses, which distill.skip leaves out; use full or lora"
-            )
+            msg = "finetune.method neurons needs the rows that select chooses, which distill.skip leaves out; use full or lora"
             raise ValueError(msg)
         for name in ("distill", "finetune"):
             section: TrainConfig = getattr(self, name)

@@ -1,4 +1,4 @@
-"""Pictures of a selection and of what two selections share: layers across, modules down, one band per part of the model.
+"""Pictures of selections of neurons: layers across, modules down, one band per part of the model.
 
 Files, unlike the report's plots, which are part of its page. The same selection gives the same bytes.
 """
@@ -17,7 +17,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from leaml.errors import InputError
-from leaml.neurons.overlap import Overlap, Place, place_of, total
+from leaml.neurons.module_names import Place, place_of
 from leaml.neurons.scores import Scores
 from leaml.neurons.selection import Saved
 
@@ -60,7 +60,7 @@ def selection_picture(saved: Saved, scores: Scores, file_format: str) -> bytes:
     top = max([*shares.values(), 1e-9])
     positive = [v for v in levels.values() if v > 0] or [1.0]
     lowest, highest = min(positive), max(*positive, 1.001 * min(positive))
-    return _picture(
+    return picture(
         [
             (f"selected share ({method}, scope {scope})", shares, Normalize(0, top), "{:.0%}"),
             ("mean score / mean of all", levels, LogNorm(lowest, highest), "{:.2g}"),
@@ -69,23 +69,7 @@ def selection_picture(saved: Saved, scores: Scores, file_format: str) -> bytes:
     )
 
 
-def overlap_picture(modules: Mapping[str, Overlap], file_format: str) -> bytes:
-    """Two maps on one scale: the share of A's rows that B has too, and the share expected by chance."""
-    everything = total(modules.values())
-    measured = {n: m.shared for n, m in modules.items()}
-    chance = {n: m.shared_by_chance for n, m in modules.items()}
-    shares = (everything.shared, everything.shared_by_chance)
-    overall, by_chance = (f"{s:.1%} of all" if everything.a else "A is empty" for s in shares)
-    return _picture(
-        [
-            (f"share of A in B: {overall}", measured, Normalize(0, 1), "{:.0%}"),
-            (f"expected by chance: {by_chance}", chance, Normalize(0, 1), "{:.0%}"),
-        ],
-        file_format,
-    )
-
-
-def _picture(maps: list[tuple[str, Values, Normalize, str]], file_format: str) -> bytes:
+def picture(maps: list[tuple[str, Values, Normalize, str]], file_format: str) -> bytes:
     """Draw maps of (title, values, colour scale, number format) side by side, a band of each per part of the model."""
     bands: list[tuple[str, list[dict[Place, float]]]] = []
     placed = [_placed(values) for _, values, _, _ in maps]

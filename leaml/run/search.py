@@ -6,7 +6,7 @@ import io
 import json
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -149,20 +149,21 @@ def base_point(config: Config) -> Point | None:
     return point
 
 
-def last_shared_step(config: Config, steps: Mapping[str, bool]) -> str | None:
+def last_shared_step(config: Config, steps: Mapping[str, bool], once: Collection[str]) -> str | None:
     """The last step before those that a key of the space changes, so that trials find it done; None when there is none.
 
     Args:
         config: With the space.
         steps: The steps of the method in order, each configured by the section of its name, and whether the run has it.
+        once: Names of those that later rounds do not have again.
     """
     names = list(steps)
     changed = {key.split(".")[0] for key in config.tune.space}
     if not changed <= set(names):
         return None
     shared = names[: min(map(names.index, changed))]
-    if config.rounds > 1:  # a later round depends on everything in the first
-        shared = shared[:1]
+    if config.rounds > 1:  # all else of a later round depends on what the first one adapted
+        shared = [step for step in shared if step in once]
     return next((step for step in reversed(shared) if steps[step]), None)
 
 

@@ -40,7 +40,7 @@ class Shape:
 
     @classmethod
     def of(cls, folder: str | Path) -> Shape:
-        """Of a model folder; ValueError where it isn't an Idefics3 of the kind that `leaml.tiny.build` makes."""
+        """Of a model folder; ValueError where it isn't an Idefics3 of the kind that `research.tiny.build` makes."""
         config = json.loads((Path(folder) / "config.json").read_text())
         if config["model_type"] != "idefics3":
             msg = f"{folder} is a {config['model_type']!r}; only tiny Idefics3 models can be stacked"

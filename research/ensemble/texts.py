@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from leaml.tiny.tokens import ASSISTANT, END, FAKE, GLOBAL, IMAGE, IMAGE_TOKENS, PAD, USER
+from research.tiny.tokens import ASSISTANT, END, FAKE, GLOBAL, IMAGE, IMAGE_TOKENS, PAD, USER
 
 
 class Texts:

@@ -12,8 +12,8 @@ import pytest
 from leaml.config import ModelConfig, ResourcesConfig
 from leaml.engine.interface import Completion, Engine, Request
 from leaml.generation import prompts
-from leaml.tiny import language, world
 from pipelines.models import engine_spec
+from research.tiny import language, world
 
 _engine: Engine | None = None
 

@@ -14,9 +14,9 @@ from peft import get_peft_model
 
 from leaml.config import ModelConfig, ResourcesConfig
 from leaml.neurons.peft import NeuronConfig, export_lora
-from leaml.tiny import world
 from leaml.vlm import load
 from pipelines.models import engine_spec
+from research.tiny import world
 
 ROWS = 12
 QUESTIONS = ("What shape is it?", "What colour is it?")

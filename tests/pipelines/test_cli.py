@@ -148,10 +148,6 @@ def test_status_and_report_of_a_folder_that_is_no_run(tmp_path: Path) -> None:
     assert "no evaluation/metrics.json" in message(leaml("report", tmp_path / "nowhere"))
 
 
-def test_overlap_of_a_folder_without_a_selection(tmp_path: Path) -> None:
-    assert f"{tmp_path} holds no selection (selection.json)" in message(leaml("overlap", tmp_path, tmp_path))
-
-
 def test_picture_of_an_unknown_format(recipe: Path) -> None:
     """Refused before the first step."""
     assert "'neurons.gif': the name must end in .svg or .png" in message(leaml("select", recipe, "--plot", "neurons.gif"))

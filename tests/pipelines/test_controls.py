@@ -26,6 +26,7 @@ from pipelines.ingest import Labels, Sources
 from pipelines.models import model_key
 from pipelines.rows import asked_of_labels, row_step
 from pipelines.run import Run, Step
+from pipelines.steps import LAST
 from pipelines.train import read_examples
 
 CONFIG: dict[str, Any] = {
@@ -54,9 +55,9 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | 
     empty = pa.Table.from_pylist([], schema=tables.LABELED)
     labels = Labels(empty, empty, "few labels")
 
-    def plan(name: str | None) -> dict[str, str]:
+    def plan(name: str | None, until: str = LAST) -> dict[str, str]:
         run = Plan(parse(CONFIG | {"storage": str(tmp_path)}))
-        last = row_step(run, sources, labels, name) if name else method.method(run, sources, labels)
+        last = row_step(run, sources, labels, name) if name else method.method(run, sources, labels, until=until)
         assert (last.name, last.label) == ("finetune", f"finetune {name or 'leaml'}")
         return {s.name: s.folder for s in run.steps()}
 
@@ -135,6 +136,15 @@ def test_second_round_begins_at_the_model_that_the_first_adapted(planned: Any, m
     assert folders["finetune leaml round 1"] in made["warmup"].inputs
     assert folders["warmup"] in made["score leaml"].inputs
     assert folders["finetune leaml round 1"] not in made["finetune leaml"].inputs
+
+
+def test_what_all_rounds_share_is_made_before_the_first_one_trains(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONFIG, "rounds", 2)
+    made: list[str] = []
+    monkeypatch.setattr(Plan, "execute", lambda self, step, work: made.append(step.label) or step)
+    with pytest.raises(method.StopHereError):
+        planned(None, until="caption")
+    assert made == ["caption"]
 
 
 @pytest.mark.parametrize(("start", "model"), [("base", "leaml-tiny"), ("generator", "{folder}/distill-{hash}/model")])

@@ -14,10 +14,10 @@ from leaml.config import ModelConfig, TrainConfig
 from leaml.errors import ModelError
 from leaml.neurons import scores, selection
 from leaml.neurons.units import feed_forwards
-from leaml.tiny import build
 from leaml.training.loop import Outcome
 from leaml.vlm import load
 from pipelines.train import TrainJob, _trainable, _write_result
+from research.tiny import build
 
 
 @pytest.fixture(scope="module")

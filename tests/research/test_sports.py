@@ -21,11 +21,11 @@ from scipy import ndimage
 from leaml.config import SourceConfig
 from leaml.data import kvasir, registry
 from leaml.errors import DataError, ResourceError
-from leaml.tiny.world import COLUMNS, ROWS, place
 from research import sports, sports_games
 from research.sports_camera import close_up
 from research.sports_games import KITS, Frame, Thing
 from research.sports_questions import caption, name_color, questions
+from research.tiny.world import COLUMNS, ROWS, place
 
 pytestmark = pytest.mark.research
 

@@ -11,7 +11,7 @@ from leaml.config import Config, RangeConfig, parse
 from leaml.errors import ConfigError
 from leaml.run import search
 from leaml.run.search import SearchResult, Trial
-from pipelines.steps import had_by
+from pipelines.steps import ONCE, had_by
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 SPACE: dict[str, Any] = {"select.ratio": {"choices": [0.1, 0.3, 1.0]}, "distill.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
@@ -168,7 +168,25 @@ def test_importances_and_plot() -> None:
 def test_last_step_that_trials_share(keys: list[str], changes: dict[str, Any], expected: str | None) -> None:
     space = {key: {"choices": [0.1, 0.2]} for key in keys}
     found = parse({"data": DATA, "tune": {"space": space}} | changes)
-    assert search.last_shared_step(found, had_by(found)) == expected
+    assert search.last_shared_step(found, had_by(found), ONCE) == expected
+
+
+@pytest.mark.parametrize(
+    ("rounds", "once", "key", "expected"),
+    [
+        (2, {"caption", "warmup"}, "finetune.lr", "warmup"),
+        (2, {"score"}, "finetune.lr", "score"),
+        (2, {"caption", "score"}, "warmup.lr", "caption"),
+        (2, set(), "finetune.lr", None),
+        (1, set(), "finetune.lr", "score"),
+    ],
+)
+def test_with_more_rounds_trials_share_what_no_later_round_has_again(
+    rounds: int, once: set[str], key: str, expected: str | None
+) -> None:
+    found = parse({"data": DATA, "rounds": rounds, "tune": {"space": {key: {"choices": [0.1, 0.2]}}}})
+    steps = dict.fromkeys(("caption", "warmup", "score", "finetune"), True)
+    assert search.last_shared_step(found, steps, once) == expected
 
 
 def test_a_best_of_one_validation_question_is_called_chance_wherever_it_is_named() -> None:

@@ -16,7 +16,6 @@ from training_runs import CONFIG, Exchange, get_image, mixture, questions
 from leaml.config import TrainConfig
 from leaml.errors import DataError, ModelError
 from leaml.neurons.peft import NeuronConfig
-from leaml.tiny import build
 from leaml.training.batches import Batches, Example, Size, Task, draw, split
 from leaml.training.feed import Feed
 from leaml.training.loop import Trainer, Worker
@@ -24,6 +23,7 @@ from leaml.training.objectives import reply_logits
 from leaml.training.prepare import checkpoint_activations
 from leaml.vlm.collate import Collator, Turn
 from leaml.vlm.load import VLM
+from research.tiny import build
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,7 +122,7 @@ def test_micro_batches_train_as_the_whole_batch(tiny: VLM, method: str, settings
     losses, moved = trained(copy_of(tiny), method)
     found_losses, found = trained(copy_of(tiny), method, **settings)
     assert found_losses == pytest.approx(losses, rel=1e-8)
-    assert (found - moved).norm() < 1e-6 * moved.norm()
+    assert (found - moved).norm() < 1e-5 * moved.norm()  # parts of transformers compute in float32 whatever the weights are
     assert moved.abs().max() > 5e-5
 
 

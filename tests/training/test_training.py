@@ -14,10 +14,10 @@ from training_runs import CONFIG, Disk, Exchange, KilledError, get_image, mixtur
 
 from leaml.config import TrainConfig
 from leaml.errors import ConfigError, StepError
-from leaml.tiny import build
 from leaml.training.batches import Example, Task
 from leaml.training.loop import Outcome, Trainer, Validation, Worker
 from leaml.vlm.load import VLM
+from research.tiny import build
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -33,7 +33,7 @@ from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from leaml.tiny import build
+from research.tiny import build
 
 FAMILIES = ("idefics3", "idefics3-tiles", "llava", "qwen2_5_vl", "paligemma")
 

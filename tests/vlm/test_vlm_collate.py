@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from leaml.errors import DataError, ModelError
-from leaml.tiny import build, train
 from leaml.training.objectives import reply_logits
 from leaml.vlm.chat import closing_template
 from leaml.vlm.collate import IGNORED, Collator, Turn, prompt
+from research.tiny import build, train
 
 if TYPE_CHECKING:
     from tests.vlm.conftest import Made

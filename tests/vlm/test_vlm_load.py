@@ -18,9 +18,9 @@ from transformers import AutoModelForImageTextToText, CLIPConfig, LlamaConfig
 from leaml.config import ModelConfig
 from leaml.errors import ModelError
 from leaml.io import files
-from leaml.tiny import build
 from leaml.vlm import load as vlm
 from leaml.vlm.collate import Collator, Turn
+from research.tiny import build
 
 if TYPE_CHECKING:
     from tests.vlm.conftest import Made

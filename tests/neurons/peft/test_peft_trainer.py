@@ -14,10 +14,10 @@ from nets import adapted, llama_rows, trainable
 from training_runs import CONFIG, Disk, KilledError, get_image, mixture
 
 from leaml.errors import StepError
-from leaml.tiny import build
 from leaml.training.loop import Outcome, Trainer, Worker
 from leaml.vlm import load
 from leaml.vlm.load import VLM
+from research.tiny import build
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Writes the model card beside a shipped model from its `training.json`.
 
-python -m leaml.tiny.card DIR
+python -m research.tiny.card DIR
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from leaml.tiny import world
+from research.tiny import world
 
 _TEXT = """# {title}
 
-A tiny Idefics3 ({parameters:,} parameters, bfloat16), trained from nothing but the procedural world in `leaml/tiny/world.py`.
+A tiny Idefics3 ({parameters:,} parameters, bfloat16), trained on the procedural world in `research/tiny/world.py` alone.
 {role}
 
 | fact | value |
@@ -34,7 +34,7 @@ Accuracy on 1,000 scenes not trained on (every token of the reply right, teacher
 {accuracy}
 {measured}
 Reproduce: `make models`, or
-`python -m leaml.tiny.train {model} --out DIR --seed {seed} --text-steps {text_steps} --vision-steps {vision_steps}
+`python -m research.tiny.train {model} --out DIR --seed {seed} --text-steps {text_steps} --vision-steps {vision_steps}
 --steps {steps}`.
 Licence: Apache-2.0, as the project.
 """
@@ -76,10 +76,7 @@ def card(record: dict[str, Any]) -> str:
         shapes=", ".join(w.shapes),
         accuracy="\n".join(f"| {task} | {value:.3f} |" for task, value in record["accuracy"].items()),
         measured=measured,
-        **{
-            k: record[k]
-            for k in ("model", "parameters", "seed", "images", "vision_steps", "steps", "batch_size", "seconds", "threads")
-        },
+        **{fact: record[fact] for fact in _FACTS},
     )
 
 

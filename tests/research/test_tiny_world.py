@@ -9,7 +9,7 @@ import pytest
 from easy_vqa import get_train_questions
 
 from leaml.generation import prompts
-from leaml.tiny import language, train, world
+from research.tiny import language, train, world
 
 TARGET_COLOURS = {"teal", "gray", "black", "brown"}
 TARGET_SHAPES = {"rectangle", "triangle"}

@@ -21,8 +21,8 @@ from transformers import (
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from leaml.generation import prompts
-from leaml.tiny import language, world
-from leaml.tiny.tokens import END, FAKE, GLOBAL, IMAGE, IMAGE_TOKENS, PAD, PATCH, SCALE, SPECIAL
+from research.tiny import language, world
+from research.tiny.tokens import END, FAKE, GLOBAL, IMAGE, IMAGE_TOKENS, PAD, PATCH, SCALE, SPECIAL
 
 HIDDEN, HEAD_DIM = 128, 32
 TEXT_LAYERS, VISION_LAYERS = 6, 4

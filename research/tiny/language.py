@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from leaml.generation import prompts
-from leaml.tiny.world import BASE, COLUMNS, ROWS, TEACHER, Scene, World, place
+from research.tiny.world import BASE, COLUMNS, ROWS, TEACHER, Scene, World, place
 
 CAPTION_FORMS = (
     "a {size} {colour} {shape} at the {position}.",

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from leaml.tiny import build, world
+from research.tiny import build, world
 
 
 class Probes(nn.Module):

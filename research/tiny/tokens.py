@@ -1,6 +1,6 @@
 """Special tokens of the tiny models, and how many stand for an image."""
 
-from leaml.tiny import world
+from research.tiny import world
 
 PATCH, SCALE = 8, 2
 IMAGE_TOKENS = (world.SIZE // PATCH // SCALE) ** 2

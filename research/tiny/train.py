@@ -1,6 +1,6 @@
-"""Trains the two tiny VLMs that ship with the project from the procedural world, deterministic by seed.
+"""Trains the two tiny VLMs that ship with the project from the procedural world, deterministic by seed; `make models`.
 
-    python -m leaml.tiny.train base|teacher --out DIR [--seed 0] [--vision-steps N] [--steps N]
+    python -m research.tiny.train base|teacher --out DIR [--seed 0] [--vision-steps N] [--steps N]
 
 Phases, each with a checkpoint under OUT/phases until the training ends:
 text (base only): the language model answers questions about descriptions, first without and then with negations.
@@ -22,11 +22,11 @@ import torch
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from leaml.generation import prompts
-from leaml.tiny import build, language, tokens, world
-from leaml.tiny.card import card
-from leaml.tiny.loop import Log, Phases, Schedule
-from leaml.tiny.probes import Probes, WordAlignment
 from leaml.vlm.precision import fast_bfloat16
+from research.tiny import build, language, tokens, world
+from research.tiny.card import card
+from research.tiny.loop import Log, Phases, Schedule
+from research.tiny.probes import Probes, WordAlignment
 
 IGNORED = -100
 POOL = 30_000

@@ -1,0 +1,1 @@
+"""How the two shipped models (leaml/tiny/models) are trained from a procedural world."""

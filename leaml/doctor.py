@@ -25,6 +25,8 @@ from packaging.specifiers import SpecifierSet
 from rich.console import Console
 from rich.table import Table
 
+from leaml.machine import total_memory, usable_cpus
+
 State = Literal["ok", "warn", "fail"]
 
 PINS = {"ray": "==2.60.0", "torch": ">=2.11,<2.14", "transformers": ">=5.10,<5.20", "peft": "==0.21.2"}
@@ -174,22 +176,10 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> Check:
 
 def memory() -> Check:
     """Memory this process may use: the machine's or, if smaller, its container's."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _cgroup("memory.max")
-    if limit and limit[0].isdigit():
-        total = min(total, int(limit[0]))
+    total = total_memory()
     if total < LOW_MEMORY:
         return Check("Memory", "warn", _size(total), f"give it {_size(LOW_MEMORY)}; or smaller batches: finetune.batch_size=16")
     return Check("Memory", "ok", _size(total))
-
-
-def usable_cpus() -> float:
-    """CPUs this process may use: its affinity or, if smaller, its container's quota."""
-    count: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup("cpu.max")
-    if len(quota) == 2 and quota[0].isdigit():
-        count = min(count, int(quota[0]) / int(quota[1]))
-    return count
 
 
 def cpus() -> Check:
@@ -320,14 +310,6 @@ def run(storage: str | None = None) -> int:
     console.print(table)
     console.print(f"{states.count('fail')} failed, {states.count('warn')} to look at, {states.count('ok')} fine")
     return 1 if "fail" in states else 0
-
-
-def _cgroup(name: str) -> list[str]:
-    """Words of a control group file (version 2), none where there is no limit to read."""
-    try:
-        return Path("/sys/fs/cgroup", name).read_text().split()
-    except OSError:
-        return []
 
 
 def _last_line(text: str) -> str:

@@ -186,7 +186,7 @@ def share_machine(lanes: int) -> None:
     import ray.train
     import torch
 
-    from leaml.doctor import usable_cpus
+    from leaml.machine import usable_cpus
 
     workers = ray.train.get_context().get_local_world_size()
     torch.set_num_threads(max(1, int(usable_cpus() / (workers * lanes))))
@@ -213,6 +213,7 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
         device=device,
         restore=_restore,
         save=lambda state: _save(state, context.get_world_rank()),
+        memory_share=1 / (context.get_local_world_size() * config["lanes"]),
         progress=progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,
     )
     tasks = [Task(t.name, read_examples(t.file), t.share, t.weight) for t in job.tasks]

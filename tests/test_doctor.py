@@ -16,7 +16,7 @@ import boto3
 import pytest
 from packaging.requirements import Requirement
 
-from leaml import doctor
+from leaml import doctor, machine
 from leaml.doctor import Check
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,7 +168,7 @@ def test_small_shared_memory_warns(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_one_cpu_and_little_memory_warn(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {"cpu.max": ["150000", "100000"], "memory.max": [str(2 * doctor.GIB)]}
-    monkeypatch.setattr(doctor, "_cgroup", lambda name: limits[name])
+    monkeypatch.setattr(machine, "_words", lambda name: limits[name])
     assert [(c.state, c.found) for c in (doctor.cpus(), doctor.memory())] == [("warn", "1.5"), ("warn", "2.0 GiB")]
 
 

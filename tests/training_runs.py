@@ -15,7 +15,9 @@ from leaml.training.batches import Example, Task
 from leaml.training.loop import Worker
 
 COLOURS = ("red", "green", "blue", "white", "black")
-CONFIG = TrainConfig(steps=6, batch_size=4, lr=1e-3, precision="float32", save_every=2, warmup_ratio=0.2)
+CONFIG = TrainConfig(
+    steps=6, batch_size=4, lr=1e-3, precision="float32", save_every=2, warmup_ratio=0.2, micro_batch_tokens=None
+)
 
 
 def get_image(name: str) -> Image.Image:

@@ -18,8 +18,9 @@ from torch import nn
 
 from leaml.config import TrainConfig
 from leaml.errors import StepError
-from leaml.training.batches import Batches, Example, Size, StepBatch, Task, refuse_unusable, split
+from leaml.training.batches import Batches, Example, Size, StepBatch, Task, draw, refuse_unusable, split
 from leaml.training.feed import Feed, GetImage, Made
+from leaml.training.memory import token_budget
 from leaml.training.objectives import reply_logits
 from leaml.training.prepare import checkpoint_activations, float32_masters
 from leaml.vlm.lengths import Lengths
@@ -34,6 +35,8 @@ class Worker:
     rank: int = 0
     world: int = 1
     device: str = "cpu"
+    memory_share: float = 1.0
+    """Of its machine's free memory (of its GPU's, where it has one, it may take all)."""
     restore: Callable[[], dict[str, Any] | None] = lambda: None
     save: Callable[[dict[str, object]], None] = lambda state: None
     progress: Callable[[dict[str, float]], None] = lambda metrics: None
@@ -69,6 +72,7 @@ class TrainingState(TypedDict):
     Attributes:
         phase: Learning rate of the sweep that is tried, from 0; after the sweep their number.
         step: Steps done in this phase.
+        budget: Tokens of a micro-batch.
         sweep: Result of each rate tried: "lr", "accuracy" and, where it stayed finite, "loss".
         losses: `(step, loss)` points of this phase.
         validations: Results of this phase, as `Validation` reports them.
@@ -79,6 +83,7 @@ class TrainingState(TypedDict):
 
     phase: int
     step: int
+    budget: int | None
     sweep: list[dict[str, float]]
     losses: list[tuple[int, float]]
     validations: list[dict[str, float]]
@@ -170,6 +175,7 @@ class Trainer:
         self.seed, self.worker, self.validation = seed, worker, validation
         self._get_size = get_size or (lambda image_id: get_image(image_id).size)
         self._lengths = Lengths(vlm.processor)
+        self.budget: int | None = 1  # tokens of a micro-batch
         self.feed = Feed(vlm.processor, get_image, processes, pinned=worker.device.startswith("cuda"))
         refuse_unusable(tasks, config.batch_size, worker.world)
         checkpoint_activations(vlm, config.activation_checkpointing)
@@ -186,13 +192,17 @@ class Trainer:
             return Outcome(rates[0])
         # each rate begins where the model was; without a sweep it is there already
         start = [p.detach().to("cpu", copy=True) for p in self.parameters] if phases else None
-        state: TrainingState = {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
-        state |= cast(TrainingState, self.worker.restore() or {})
+        state: TrainingState = {"phase": 0, "step": 0, "budget": None, "sweep": [], "losses": [], "validations": []}
+        restored = self.worker.restore()
+        state |= cast(TrainingState, restored or {})
+        given = self.config.micro_batch_tokens
+        self.budget = state["budget"] if restored else self._measured_budget() if given == "auto" else given
+        state["budget"] = self.budget
         begun = time.time()
         self._began = begun - state.get("seconds", 0.0)
         while state["phase"] < len(phases):
             sweep = [*state["sweep"], self._tried(visible, phases[state["phase"]], state, start, held_out)]
-            state = {"phase": state["phase"] + 1, "step": 0, "sweep": sweep, "losses": [], "validations": []}
+            state |= {"phase": state["phase"] + 1, "step": 0, "sweep": sweep, "losses": [], "validations": []}
         ended = [r for r in state["sweep"] if "loss" in r]
         if phases and not ended:
             msg = f"the loss was not finite at any of the learning rates {phases}; give lower ones, or look at the data"
@@ -247,12 +257,37 @@ class Trainer:
 
     def _batches(self, tasks: list[Task]) -> Batches:
         config, worker = self.config, self.worker
-        return Batches(tasks, config.batch_size, self.seed, self._size, config.micro_batch_tokens, worker.rank, worker.world)
+        return Batches(tasks, config.batch_size, self.seed, self._size, self.budget, worker.rank, worker.world)
+
+    def _measured_budget(self) -> int | None:
+        """What is measured on the longest example of the first batch; the smallest that any of the workers finds."""
+        drawn = draw(self.tasks, self.config.batch_size, self.seed, 0)
+        sizes = [self._size(example) for _, example in drawn]
+        longest = max(range(len(drawn)), key=lambda i: sizes[i].tokens)
+        tensors, numbers = self.feed.make([drawn[longest]])
+        weights = [t.weight for t in self.tasks]
+
+        def once() -> None:
+            on_device = {k: v.to(self.worker.device) for k, v in tensors.items()}
+            tokens = [sizes[longest].reply] * len(self.tasks)
+            task_loss(self.vlm, on_device, numbers, weights, self.config.precision, tokens).backward()
+
+        self.vlm.model.train()
+        trained = sum(p.numel() for p in self.parameters)
+        device = torch.device(self.worker.device)
+        share = 1.0 if device.type == "cuda" else self.worker.memory_share
+        found = token_budget(once, sizes[longest].tokens, trained, device, share)
+        self.vlm.model.zero_grad(set_to_none=True)
+        if self.worker.world == 1:
+            return found
+        smallest = torch.tensor(found or 0, device=device)
+        torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
+        return int(smallest) or None
 
     def _size(self, example: Example) -> Size:
         """Tokens of an example; without a limit of a micro-batch nobody asks how many its image has."""
         text, reply = self._lengths.texts(example.request, example.reply, example.prefix)
-        if self.config.micro_batch_tokens is None:
+        if self.budget is None:
             return Size(text + reply, reply)
         return Size(text + reply + self._lengths.image(self._get_size(example.image_id)), reply)
 
@@ -313,7 +348,7 @@ class Trainer:
         return hits / len(examples), total / len(examples)
 
     def _validation_parts(self, examples: list[Example]) -> list[list[int]]:
-        budget, size = self.config.micro_batch_tokens, self.config.batch_size
-        if budget is None:
+        size = self.config.batch_size
+        if self.budget is None:
             return [list(range(n, min(n + size, len(examples)))) for n in range(0, len(examples), size)]
-        return split([self._size(e).tokens for e in examples], budget)
+        return split([self._size(e).tokens for e in examples], self.budget)

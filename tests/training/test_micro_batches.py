@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from training_runs import CONFIG, Exchange, get_image, mixture, questions
+from training_runs import CONFIG, Disk, Exchange, KilledError, get_image, mixture, questions
 
 from leaml.config import TrainConfig
 from leaml.errors import DataError, ModelError
 from leaml.neurons.peft import NeuronConfig
+from leaml.training import memory
 from leaml.training.batches import Batches, Example, Size, Task, draw, split
 from leaml.training.feed import Feed
 from leaml.training.loop import Trainer, Worker
@@ -248,3 +250,30 @@ def test_processes_make_the_same_input_in_the_same_order_and_hand_on_what_went_w
     torn = [*questions().examples, Example("torn", "a?", "b")]
     with pytest.raises(DataError, match=r"^image torn cannot be read$"):
         made(there, [Task("labels", torn)])
+
+
+# --- how much fits -----------------------------------------------------------------------------------------------------
+
+
+def test_a_pass_gets_what_is_measured_to_fit(tiny: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The budget is measured before the first step, is part of the checkpoint, and shrinks with the memory that is free."""
+    found = []
+    for free in (400_000_000, 60_000_000):
+        monkeypatch.setattr(memory, "free_memory", lambda free=free: free)
+        trainer = Trainer(copy_of(tiny, torch.float32), [], mixture(), TrainConfig(batch_size=8), get_image, 1, Worker())
+        trainer.parameters = adapted(trainer.vlm, "lora")
+        found.append(trainer._measured_budget() or 0)
+        assert all(p.grad is None for p in trainer.parameters)
+    assert found[0] > found[1] > 0
+    assert found[0] == pytest.approx(found[1] * 400 / 60, rel=0.5)
+
+
+def test_a_resumed_training_keeps_its_budget(tiny: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "_measured_budget", lambda self: 150)
+    disk, config = Disk(), {"micro_batch_tokens": "auto", "steps": 4, "save_every": 2}
+    with pytest.raises(KilledError):
+        trained(copy_of(tiny), "full", disk.worker(die_at=(0, 3)), **config)
+    monkeypatch.setattr(Trainer, "_measured_budget", lambda self: pytest.fail("measured again"))
+    losses, _ = trained(copy_of(tiny), "full", disk.worker(), **config)
+    assert torch.load(io.BytesIO(disk.saved[-1]), weights_only=True)["budget"] == 150
+    assert losses == trained(copy_of(tiny), "full", **config | {"micro_batch_tokens": 150})[0]

@@ -1,0 +1,63 @@
+"""How many tokens a forward and backward pass may have: measured on one example, for what the machine has left."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from leaml.machine import free_memory
+
+SHARE = 0.7
+"""Of the free memory that activations may take; the rest is for what else a step allocates."""
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def token_budget(once: Callable[[], None], tokens: int, trained: int, device: torch.device, share: float = 1.0) -> int | None:
+    """Tokens of a pass that fit into the free memory; None where the system does not say how much a pass takes.
+
+    Args:
+        once: A forward and backward pass of one example.
+        tokens: Of that example.
+        trained: Number of weights that are trained; their gradients and two moments come on top.
+        device: Where it is done.
+        share: Of the machine's free memory that this process may take; other workers have the rest.
+    """
+    free = _free(device) * share
+    taken = _peak_of(once, device)
+    if taken is None:
+        return None
+    each = max(1.0, (taken - 4 * trained) / tokens)  # the pass made the gradients too
+    return max(tokens, int(SHARE * max(0.0, free - 12 * trained) / each))
+
+
+def _free(device: torch.device) -> int:
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    return free_memory()
+
+
+def _peak_of(once: Callable[[], None], device: torch.device) -> int | None:
+    """Bytes that a call takes at its height, beside what is taken before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        once()
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    reset = False
+    with contextlib.suppress(OSError):  # Linux alone has it
+        _CLEAR.write_text("5")
+        reset = True
+    before = _status("VmRSS")
+    once()
+    return _status("VmHWM") - before if reset else None
+
+
+def _status(name: str) -> int:
+    """Bytes that the kernel says of this process under a name."""
+    found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
+    return int(found[1]) * 1024 if found else 0

@@ -48,8 +48,8 @@ class TrainConfig(Section):
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(gt=0)] | None = Field(
         "auto",
         description="Tokens of one forward and backward pass of a worker, padding and images included; gradients of a step's"
-        " passes are added up, so this changes memory and time, not the result. auto: what fits into the free memory, measured on"
-        " one example; null: a worker's part of a batch is one pass.",
+        " passes are added up, so this changes memory and time, not the result. auto: what fits into the free memory, measured"
+        " on one example; null: a worker's part of a batch is one pass.",
     )
     activation_checkpointing: Literal["auto"] | bool = Field(
         "auto",

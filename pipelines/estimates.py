@@ -87,7 +87,7 @@ class Memory:
     """Bytes that one engine or training worker needs, beside its libraries."""
 
     weights: float | None
-    """Of the model; in training also gradients, AdamW's moments and the start. None: its name tells no size."""
+    """Of the model; in training also gradients and AdamW's moments. None: its name tells no size."""
     images: float
     """Of those decoded at a time, and of one of `data.max_pixels` while it is decoded."""
     peak: int | None = None
@@ -156,7 +156,7 @@ def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
     if not count or (name == "caption" and tree["caption"]["url"]):
         return None
     model, resources = _model(name, tree), tree["resources"]
-    trained = 0.0  # share of the parameters that has gradients, two moments and a copy of the start
+    trained = 0.0  # share of the parameters that has gradients and two moments, and is held in float32 like them
     if name in ENGINES:
         held = resources["engine_shards"] * resources["images_per_shard"]
     elif name in GRADIENTS:
@@ -167,7 +167,9 @@ def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
         trained = {"full": 1.0, "lora": 0.0, "neurons": tree["select"]["ratio"]}[section["method"]]
     size, found = parameters(model["name"], active=False), known.get(signature(name, variant, tree))
     decoded = images.BYTES_PER_DECODED_PIXEL * IMAGE_PIXELS * held + images.BYTES_PER_PIXEL * tree["data"]["max_pixels"]
-    weights = None if size is None else size * (1 + 4 * trained) * DTYPE_BYTES[model["dtype"]]
+    full = name not in ENGINES | GRADIENTS and train_section(name, variant, tree)["method"] == "full"
+    kept = 0.0 if full else DTYPE_BYTES[model["dtype"]]  # of neurons the base stays beside what is trained
+    weights = None if size is None else size * (kept + 16 * trained)
     return Memory(weights, decoded, found.peak if found else None)
 
 

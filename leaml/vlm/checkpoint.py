@@ -75,7 +75,7 @@ def check(config: ModelConfig, where: str, trained: bool) -> None:
     folder = where if _is_folder(where) else hub.cached_folder(config)
     if folder is None or not _holds_weights(folder):
         if _is_folder(where) or hub.is_offline():
-            raise _no_weights(config, [] if folder is None else _names(folder), trained)
+            raise _no_weights(config, [] if folder is None else _names(folder), trained, unasked=not _is_folder(where))
         names = hub.file_names(config)
         if not any(name.endswith(SUFFIXES) for name in names) or (trained and not {INDEX, WHOLE} & set(names)):
             raise _no_weights(config, names, trained)
@@ -154,14 +154,14 @@ def _header(config: ModelConfig, uri: str) -> Shapes:
         raise ModelError(msg) from error
 
 
-def _no_weights(config: ModelConfig, names: Iterable[str], trained: bool) -> ModelError:
+def _no_weights(config: ModelConfig, names: Iterable[str], trained: bool, unasked: bool = False) -> ModelError:
     others = [name for name in names if name.endswith(SUFFIXES)]
     if others and trained:
         return ModelError(
             f"the model {config.name!r} has no {WHOLE} (it has {others[0]}): only safetensors weights are loaded, convert the"
             " checkpoint with save_pretrained"
         )
-    offline = "; the hub is not asked because HF_HUB_OFFLINE is set" if hub.is_offline() and "/" in config.name else ""
+    offline = "; the hub is not asked because HF_HUB_OFFLINE is set" if unasked else ""
     return ModelError(
         f"there are no weights of the model {config.name!r}{offline}; give a folder or a hub id with {WHOLE} or {INDEX}"
     )

@@ -108,7 +108,7 @@ def _model_info(config: ModelConfig) -> ModelInfo:
             raise
         why = f"it answered {error.response.status_code}"
     except (httpx.TransportError, TimeoutError) as error:
-        why = str(error) or f"no answer in {TIMEOUT:.0f} s"
+        why = str(error) or f"no answer in {TIMEOUT:g} s"
     msg = (
         f"the model {config.name!r} is no folder here and is not in the cache, and {hub.endpoint} cannot be reached: {why};"
         " check the network and HF_ENDPOINT, or give the folder of a saved model"
@@ -123,7 +123,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     def work() -> None:
         try:
             done.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the call is waited for
+        except BaseException as error:  # it is raised where the call is waited for
             done.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()

@@ -164,6 +164,8 @@ def _check_configuration(config: ModelConfig, trained: bool) -> None:
             hub.refuse_no_name(config.name)
         if raw := _local_json(Path(where) / "config.json"):
             architecture.refuse_text_model(config, raw)
+        if not Path(where).is_dir() and not hub.cached_folder(config):
+            hub.ask(config)
         from transformers import AutoConfig, PreTrainedConfig  # takes seconds, which a refusal should not wait for
 
         try:
@@ -183,13 +185,12 @@ def _check_configuration(config: ModelConfig, trained: bool) -> None:
 
 
 def _read(config: ModelConfig, where: str, read: Callable[..., Any]) -> Any:
-    """What a function of transformers reads; of a hub's model from the cache, or after one request shows that there is a hub."""
+    """What a function of transformers reads; of a hub's model from the cache, where it is there."""
     options = _options(config)
-    if not Path(where).is_dir():
-        if hub.cached_folder(config):
-            with contextlib.suppress(OSError, ValueError):  # something else of it may not be in the cache
-                return read(where, local_files_only=True, **options)
-        hub.ask(config)
+    if not Path(where).is_dir() and hub.cached_folder(config):
+        with contextlib.suppress(OSError, ValueError):
+            return read(where, local_files_only=True, **options)
+        hub.ask(config)  # something else of it is not in the cache
     return read(where, **options)
 
 

@@ -13,6 +13,7 @@ from leaml.config import ModelConfig, resolve_model
 from leaml.errors import ModelError
 from leaml.io import files
 from leaml.vlm import load
+from fake_hub import hub_of
 
 OWN_CODE = """
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
@@ -193,3 +194,37 @@ def test_a_native_model_needs_no_code_of_its_own(model: Path) -> None:
     change(model, auto_map={"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"})
     load.check(ModelConfig(name=str(model)), trained=True)
     assert "is native to transformers" in refusal(model, trust_remote_code=True)
+
+
+def endpoint(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+
+
+def test_of_a_hub_s_model_small_files_are_fetched_and_then_nothing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    placed = split(model)
+    asked: list[str] = []
+    config = ModelConfig(name="owner/name")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with hub_of(model, asked) as address:
+        endpoint(monkeypatch, address)
+        load.check(config, trained=True)
+        assert {"config.json", "tokenizer.json", "model.safetensors.index.json"} <= set(asked)
+        assert not [name for name in asked if name.endswith(".safetensors")]
+        first = len(asked)
+        load.check(config, trained=True)
+        assert len(asked) == first
+        (model / min(placed.values())).unlink()
+        assert f"lacks 1 of 2 files of weights, {min(placed.values())} first" in refusal("owner/name")
+    endpoint(monkeypatch, "http://127.0.0.1:9")
+    assert "http://127.0.0.1:9 cannot be reached" in refusal("owner/name")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    message = refusal("owner/name")
+    assert "there are no weights of the model 'owner/name'; the hub is not asked because HF_HUB_OFFLINE is set" in message

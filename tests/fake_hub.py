@@ -38,7 +38,7 @@ def hub_of(folder: Path, asked: list[str]) -> Iterator[str]:
                 asked.append(file.name)
             self._answer(file.read_bytes(), 200, {"ETag": f'"{hashlib.sha1(file.read_bytes()).hexdigest()}"'})
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_GET
 
         def _answer(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)

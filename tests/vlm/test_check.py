@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_hub import hub_of
 
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import ModelError
 from leaml.io import files
 from leaml.vlm import load
-from fake_hub import hub_of
 
 OWN_CODE = """
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration

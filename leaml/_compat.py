@@ -1,12 +1,17 @@
-"""Private parts of PEFT 0.21, accelerate 1 and torch 2.13 that this package uses, in one place, each with the reason."""
+"""Private parts of transformers 5, PEFT 0.21, accelerate 1 and torch 2.13 that are used here, each with the reason."""
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from peft.tuners._buffer_dict import BufferDict
     from torch import nn
+    from transformers import PreTrainedModel
 
 
 def buffer_dict() -> BufferDict:
@@ -46,3 +51,39 @@ def cpu_multiplies_bfloat16() -> bool:
     import torch
 
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def saved_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What `save_pretrained` writes, on the meta device: it says so nowhere before it has written the files."""
+    from transformers.core_model_loading import revert_weight_conversion
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    state = remove_tied_weights_from_state_dict(dict(model.state_dict()), model)
+    return dict(revert_weight_conversion(model, {name: tensor.to("meta") for name, tensor in state.items()}))
+
+
+@contextlib.contextmanager
+def transposed_when_saved(model: PreTrainedModel, names: Collection[str]) -> Iterator[None]:
+    """Have `save_pretrained` transpose tensors back that `from_pretrained` has transposed.
+
+    An operation that looks at the shapes first (`Transpose(check_dims=True)`, for the experts of Qwen3-VL-MoE) leaves them as
+    they are on the way back, since they have the shape of the model already.
+
+    Args:
+        model: As it was loaded.
+        names: Of the tensors in the checkpoint.
+    """
+    looking = [
+        operation
+        for converter in getattr(model, "_weight_conversions", None) or []
+        if any(re.search(pattern, name) for pattern in converter.source_patterns for name in names)
+        for operation in getattr(converter, "operations", [])
+        if getattr(operation, "check_dims", False)
+    ]
+    for operation in looking:
+        operation.check_dims = False
+    try:
+        yield
+    finally:
+        for operation in looking:
+            operation.check_dims = True

@@ -88,7 +88,7 @@ def check(config: Config, until: str = LAST) -> None:
         if source is not None:
             with named(f"data.{role}"):
                 next(iter(registry.read(source)))
-    load.check(config.model)
+    load.check(config.model, trained=True)
     if config.caption.file and not config.distill.skip:
         with named("caption.file"):
             captions.read(config.caption.file, config.caption.column)

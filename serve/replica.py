@@ -19,7 +19,7 @@ from leaml.config import ModelConfig, resolve_model
 from leaml.engine.spec import local_model
 from leaml.errors import LeamlError
 from leaml.run.model_source import ModelSource
-from leaml.vlm.chat import closing_template
+from leaml.vlm.chat import served_template
 from leaml.vlm.shrink import Shrink, shrink_of
 from serve import _compat, adapters, observe
 from serve.app import AppContext, create_app
@@ -69,7 +69,7 @@ class ModelServer(LLMServer):
         processor = await asyncio.to_thread(
             AutoProcessor.from_pretrained, folder, revision=base.revision, trust_remote_code=base.trust_remote_code
         )
-        if template := closing_template(processor):  # vLLM's own chat would answer inside of a thought
+        if template := served_template(processor):  # vLLM's own chat would answer in a thought, on another day
             llm_config.engine_kwargs.setdefault("chat_template", template)
         await super().__init__(llm_config, engine_cls=_compat.InProcessEngine)
         shrink = shrink_of(processor, llm_config.engine_kwargs.get("mm_processor_kwargs"))

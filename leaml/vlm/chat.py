@@ -22,6 +22,17 @@ _CLOSED_AFTERWARDS = (
     "{%% if add_generation_prompt and leaml_chat.endswith(%s) %%}{{ %s }}{%% endif %%}"
 )
 """A chat template, and what is written behind its generation prompt if that ends with a text."""
+_DATE = {
+    "%Y": "2025", "%y": "25", "%-m": "1", "%m": "01", "%B": "January", "%b": "Jan", "%-d": "1", "%d": "01", "%e": " 1",
+    "%j": "001", "%A": "Wednesday", "%a": "Wed", "%F": "2025-01-01", "%H": "12", "%I": "12", "%p": "PM", "%M": "00", "%S": "00",
+}  # fmt: skip
+"""1 January 2025, noon, in the codes of `strftime`."""
+_UNDATED = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f" | replace({json.dumps(code)}, {json.dumps(text)})" for code, text in _DATE.items())
+    + " }}{%- endmacro +%}"
+)
+"""Stands in front of a chat template and takes the place of the function of transformers and vLLM that tells the time."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,19 @@ def processor_text(processor: Processor, text: str) -> str:
     return chat.placeholder + text if chat.plain else text
 
 
+def undated(template: str | dict[str, str] | None) -> str | dict[str, str] | None:
+    """A chat template that writes one date for ever, as Mistral 3's writes the day's: what is trained today is asked tomorrow.
+
+    `chat_of` and `served_template` read any processor's template so, and `load` gives it to the processor, so that it is saved
+    with what was trained.
+    """
+    if isinstance(template, dict):
+        return {name: str(undated(each)) for name, each in template.items()}
+    if template is None or "strftime_now" not in template or template.startswith(_UNDATED):
+        return template
+    return _UNDATED + template
+
+
 def adds_special_tokens(processor: Processor) -> bool:
     """Whether tokenising a prompt text adds special tokens (a beginning-of-text token); PaliGemma's text holds its own."""
     return not _is_paligemma(processor)
@@ -100,12 +124,25 @@ def _is_paligemma(processor: Processor) -> bool:
     return type(processor).__name__ == "PaliGemmaProcessor" and not getattr(processor, "chat_template", None)
 
 
-def _placeholder(processor: Processor) -> tuple[str, int]:
-    token = getattr(processor, "image_token", None) or getattr(processor.tokenizer, "image_token", None)
-    if token is None:
+def _placeholder(processor: Processor, written: str | None = None) -> tuple[str, int]:
+    """The text that stands for an image in a prompt, and its id.
+
+    Args:
+        processor: Of the model.
+        written: What its chat template writes for a request with an image. Gemma 3's writes `boi_token`, which its processor
+            replaces; some versions of transformers name what it is replaced by as `image_token`.
+    """
+    known = [
+        str(token)
+        for name in ("image_token", "boi_token")
+        for owner in (processor, processor.tokenizer)
+        if (token := getattr(owner, name, None)) is not None
+    ]
+    if not known:
         msg = f"{type(processor).__name__} names no image token; LEAML needs a processor with `image_token`, such as Idefics3's"
         raise ModelError(msg)
-    return str(token), int(processor.tokenizer.convert_tokens_to_ids(str(token)))
+    token = next((each for each in known if written is not None and written.count(each) == 1), known[0])
+    return token, int(processor.tokenizer.convert_tokens_to_ids(token))
 
 
 def _plain(processor: Processor) -> Chat:
@@ -118,7 +155,16 @@ def _render(processor: Processor, image: bool, reply: str | None) -> str:
     messages: list[Message] = [{"role": "user", "content": [*content, {"type": "text", "text": _REQUEST}]}]
     if reply is not None:
         messages.append({"role": "assistant", "content": [{"type": "text", "text": reply}]})
-    return str(processor.apply_chat_template(messages, add_generation_prompt=reply is None, tokenize=False))
+    template = _source(processor)
+    return str(
+        processor.apply_chat_template(messages, chat_template=template, add_generation_prompt=reply is None, tokenize=False)
+    )
+
+
+def _source(processor: Processor) -> str | None:
+    """The chat template of a processor as it is used."""
+    template = undated(processor.chat_template)
+    return template["default"] if isinstance(template, dict) else template
 
 
 def _templated(processor: Processor) -> Chat:
@@ -126,13 +172,13 @@ def _templated(processor: Processor) -> Chat:
     if not getattr(processor, "chat_template", None):
         msg = f"{name} has no chat template; add a chat_template.jinja to the model's folder (see its model card)"
         raise ModelError(msg)
-    token, token_id = _placeholder(processor)
     try:
         opened, closed = _render(processor, True, None), _render(processor, True, _REPLY)
         bare = _render(processor, False, None)
     except Exception as error:  # jinja errors of any kind
         msg = f"the chat template of {name} fails on one image and one text part: {error}; correct chat_template.jinja"
         raise ModelError(msg) from error
+    token, token_id = _placeholder(processor, opened)
     if opened.count(token) != 1 or opened.count(_REQUEST) != 1 or closed.count(_REPLY) != 1:
         msg = (
             f"the chat template of {name} must write the image placeholder {token!r}, the request and the reply once each,"
@@ -175,16 +221,15 @@ def _before_reply(name: str, after: str, around: str) -> tuple[str, str]:
     return "", ""
 
 
-def closing_template(processor: Processor) -> str | None:
-    """The processor's chat template with `Chat.closing` behind its generation prompt; None where its own needs none.
+def served_template(processor: Processor) -> str | None:
+    """The processor's chat template with `Chat.closing` behind its generation prompt; None where its own will do.
 
     For whoever renders a conversation without `chat_of`, such as vLLM's chat route. Raises ModelError as `chat_of` does.
     """
     closing = chat_of(processor).closing
-    if not closing:
-        return None
-    template = processor.chat_template
-    source = str(template["default"] if isinstance(template, dict) else template)
+    source = _source(processor)
+    if not closing or source is None:
+        return None if undated(processor.chat_template) == processor.chat_template else source
     after = _render(processor, image=True, reply=None).split(_REQUEST)[1]
     thought = open_thought(after)
     end = after[thought[0] :] if thought else ""

@@ -7,22 +7,23 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from PIL import Image
 from torch import nn
 
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import DataError, ModelError
-from leaml.vlm import hub
+from leaml.vlm import architecture, checkpoint, hub, saving
+from leaml.vlm.chat import undated
 from leaml.vlm.processor import Processor
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +33,6 @@ LANGUAGE = {"text_model", "language_model"}
 """Module names (one segment of the dotted name) of the three parts in the models of transformers 5."""
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|h|block)\.(\d+)(?:\.|$)")
-_TORCHVISION = (
-    "; its processor needs torchvision, which a CPU install leaves out because vLLM's CPU build breaks with it: use a model"
-    " whose processor does without (SmolVLM-256M, Idefics3, LLaVA-1.5, PaliGemma), or a GPU install"
-)
 
 
 @dataclass
@@ -62,7 +59,7 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
     Raises:
         ModelError: what cannot be loaded, and why.
     """
-    check(config)
+    _check_configuration(config, trained=True)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-model-") as scratch:
@@ -83,6 +80,10 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             msg = f"cannot load the model {config.name!r}: {error}{_hint(error)}"
             raise ModelError(msg) from error
+        processor.chat_template = undated(processor.chat_template)
+        stored = folder if Path(folder).is_dir() else hub.cached_folder(config)
+        if stored:
+            saving.remember(model, config.name, checkpoint.shapes(config, stored))
         return VLM(model.to(device).eval(), processor, config.name)
 
 
@@ -109,7 +110,7 @@ def _hint(error: Exception) -> str:
     """The fix for the failures that happen most."""
     text = str(error).lower()
     if "torchvision" in text:
-        return _TORCHVISION
+        return architecture.TORCHVISION
     if "safetensors" in text:
         return "; only safetensors weights are loaded, convert the checkpoint with save_pretrained"
     return ""
@@ -125,15 +126,34 @@ def _local(name: str, scratch: str) -> str:
     return scratch
 
 
-def check(config: ModelConfig) -> None:
-    """Find out whether a model can be used, from its config alone; less than 2 s for a local folder.
+def check(config: ModelConfig, trained: bool = False) -> None:
+    """Find out whether a model can be used, without loading its weights; 2 s for a local folder.
 
-    Of an s3:// folder only config.json is read. A hub id that is not in the cache costs two requests.
+    Its configuration, its processor with one conversation, and the list and the headers of its files of weights are read. Of an
+    s3:// folder, and of a hub id that is not in the cache, only small files are fetched.
+
+    Args:
+        config: The model.
+        trained: Whether it is loaded to be trained; otherwise vLLM alone loads it.
 
     Raises:
         ModelError: missing folder, no config.json, a name that the hub does not have, a hub out of reach, unknown architecture,
-            no vision tower, or a processor that needs a package that is not installed.
+            no vision tower, a processor that needs a package that is not installed or that does not load, an unusable chat
+            template, weights that are missing or cut off; of a model that is trained also quantised weights and code that
+            `load` cannot use.
     """
+    _check_configuration(config, trained)
+    checkpoint.check(config, resolve_model(config.name), trained)
+    from transformers import AutoProcessor
+
+    from leaml.vlm.collate import Collator, Turn
+
+    processor = from_small_files(config, AutoProcessor, "processor")
+    Collator(processor)([Turn(Image.new("RGB", (64, 64)), "What is it?", "A ball")])
+
+
+def _check_configuration(config: ModelConfig, trained: bool) -> None:
+    """What config.json and the name alone show to be impossible. Raises ModelError."""
     with tempfile.TemporaryDirectory(prefix="leaml-config-") as scratch:
         where = resolve_model(config.name)
         if config.name.startswith("s3://"):
@@ -142,25 +162,45 @@ def check(config: ModelConfig) -> None:
             _check_folder(where)
         else:
             hub.refuse_no_name(config.name)
-        _refuse_plain_text_model(config, where)
-        options = _options(config)
-        if not Path(where).is_dir():
-            if hub.is_cached(config):
-                options["local_files_only"] = not config.trust_remote_code  # the model's code may not be in the cache
-            else:
-                hub.ask(config)
-        from transformers import AutoConfig  # takes seconds, which a refusal should not wait for
+        if raw := _local_json(Path(where) / "config.json"):
+            architecture.refuse_text_model(config, raw)
+        if not Path(where).is_dir() and not hub.cached_folder(config):
+            hub.ask(config)
+        from transformers import AutoConfig, PreTrainedConfig  # takes seconds, which a refusal should not wait for
 
         try:
-            found = AutoConfig.from_pretrained(where, **options)
+            raw = _read(config, where, PreTrainedConfig.get_config_dict)[0]
+            architecture.refuse_own_code(config, raw, trained)
+            if trained:
+                checkpoint.refuse_quantised(config, raw)
+            found = _read(config, where, AutoConfig.from_pretrained)
         except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
             msg = (
                 f"cannot read the configuration of the model {config.name!r}: {_first_line(error)}; give a folder with a"
                 " config.json, or a hub id of an image-text-to-text model that this version of transformers knows"
             )
             raise ModelError(msg) from error
-    _check_architecture(config, found)
-    _check_processor(config, found.model_type)
+    architecture.check_architecture(config, found)
+    architecture.check_packages(config, found.model_type)
+
+
+def _read(config: ModelConfig, where: str, read: Callable[..., Any]) -> Any:
+    """What a function of transformers reads; of a hub's model from the cache, where it is there."""
+    options = _options(config)
+    if not Path(where).is_dir() and hub.cached_folder(config):
+        with contextlib.suppress(OSError, ValueError):
+            return read(where, local_files_only=True, **options)
+        hub.ask(config)  # something else of it is not in the cache
+    return read(where, **options)
+
+
+def _local_json(file: Path) -> dict[str, Any] | None:
+    """None for a hub id, and for a broken file, which transformers explains."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def special_tokens(config: ModelConfig) -> list[str]:
@@ -195,23 +235,19 @@ def from_small_files(config: ModelConfig, kind: _Pretrained, what: str) -> Any:
         ModelError: It cannot be loaded, and why.
     """
     with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-small-") as scratch:
-        options = _options(config)
         where = resolve_model(config.name)
         if config.name.startswith("s3://"):
             where = scratch
             from leaml.io import files
 
             for file in files.listing(config.name, recursive=False):
-                if not file.endswith(_WEIGHTS):
+                if not file.endswith(checkpoint.SUFFIXES):
                     (Path(scratch) / file.rsplit("/", 1)[-1]).write_bytes(files.read_bytes(file))
         try:
-            return kind.from_pretrained(where, **options)
+            return _read(config, where, kind.from_pretrained)
         except (OSError, ValueError, ImportError, KeyError) as error:
             msg = f"cannot load the {what} of the model {config.name!r}: {_first_line(error)}{_hint(error)}"
             raise ModelError(msg) from error
-
-
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
 def _first_line(error: Exception) -> str:
@@ -242,60 +278,6 @@ def _check_folder(where: str) -> None:
     if "config.json" not in names:
         what = "it is a PEFT adapter; merge it into its base model" if "adapter_config.json" in names else "give a saved model"
         msg = f"the model folder {where!r} has no config.json (it holds {names[:8]}): {what}"
-        raise ModelError(msg)
-
-
-def _refuse_plain_text_model(config: ModelConfig, where: str) -> None:
-    """Refuse a folder at once whose config.json says nothing of images, before transformers is imported."""
-    file = Path(where) / "config.json"
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return  # a hub id, or a broken file that transformers explains
-    if not isinstance(found, dict) or "auto_map" in found or "vocab_size" not in found:
-        return  # a model with code of its own, or none that reads text
-    if not any(_SEES.search(key) for key in found):
-        raise _reads_text_only(config, str(found.get("model_type", "unknown type")))
-
-
-_SEES = re.compile("vision|visual|image|vit|pixel|^mm_")
-
-
-def _reads_text_only(config: ModelConfig, model_type: str) -> ModelError:
-    return ModelError(
-        f"the model {config.name!r} ({model_type}) has no vision tower, it reads text only; give an"
-        " image-text-to-text model such as HuggingFaceTB/SmolVLM-256M-Instruct or leaml-tiny"
-    )
-
-
-def _check_architecture(config: ModelConfig, found: PreTrainedConfig) -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
-
-    own_code = set(getattr(found, "auto_map", None) or {})
-    if found.model_type in KNOWN or (config.trust_remote_code and any("Model" in name for name in own_code)):
-        return
-    if getattr(found, "vision_config", None) is None:
-        raise _reads_text_only(config, found.model_type)
-    msg = (
-        f"the model {config.name!r} has the architecture {found.model_type!r}, which transformers cannot load as an"
-        " image-text-to-text model; give one that AutoModelForImageTextToText knows"
-    )
-    raise ModelError(msg)
-
-
-def _check_processor(config: ModelConfig, model_type: str) -> None:
-    """A processor with a video part needs torchvision, which a CPU install leaves out on purpose."""
-    if find_spec("torchvision"):
-        return
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name
-
-    try:
-        kind = processor_class_from_name(PROCESSOR_MAPPING_NAMES.get(model_type) or "")
-        missing = kind is not None and "video_processor" in kind.get_attributes()
-    except ImportError as error:
-        missing = "torchvision" in str(error)
-    if missing:
-        msg = f"the model {config.name!r} ({model_type}) cannot be read here: torchvision is missing{_TORCHVISION}"
         raise ModelError(msg)
 
 
@@ -360,27 +342,5 @@ def save(model: PreTrainedModel, processor: Processor, folder: str | Path, dtype
         dtype: type of the weights on disk; None: as they are.
     """
     with _quiet():
-        _save_weights(model, Path(folder), dtype)
+        saving.save_weights(model, Path(folder), dtype)
         processor.save_pretrained(folder)
-
-
-def _save_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype | None) -> None:
-    if dtype is None:
-        model.save_pretrained(folder)
-        return
-    cast: dict[tuple[int, torch.Size], torch.Tensor] = {}  # tied weights stay one tensor, and are written once
-    state = {}
-    for name, tensor in model.state_dict().items():
-        key = (tensor.data_ptr(), tensor.shape)
-        state[name] = cast.setdefault(key, tensor.to(dtype) if tensor.is_floating_point() else tensor)
-    model.save_pretrained(folder, state_dict=state)
-    path = folder / "config.json"
-    path.write_text(json.dumps(_with_dtype(json.loads(path.read_text()), str(dtype).split(".")[-1]), indent=2) + "\n")
-
-
-def _with_dtype(tree: dict[str, object], dtype: str) -> dict[str, object]:
-    """A configuration with its `dtype` set, in every sub-configuration that has one."""
-    return {
-        k: dtype if k in ("dtype", "torch_dtype") else _with_dtype(v, dtype) if isinstance(v, dict) else v
-        for k, v in tree.items()
-    }

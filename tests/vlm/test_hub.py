@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import socket
 import threading
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from transformers import AutoConfig
 
 from leaml.config import ModelConfig
 from leaml.errors import ModelError
-from leaml.vlm import load
+from leaml.vlm import hub, load
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +48,13 @@ def test_a_name_without_an_owner_is_refused_with_the_shipped_ones(name: str, nea
     assert f"there is no model {name!r}" in message
     assert "leaml-tiny, leaml-tiny-teacher" in message
     assert (f"did you mean {near!r}?" in message) if near else ("did you mean" not in message)
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """An address that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -82,3 +92,27 @@ def test_a_hub_out_of_reach_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> No
     message = refused("owner/name")
     assert "'owner/name' is no folder here and is not in the cache" in message
     assert "http://127.0.0.1:9 cannot be reached" in message
+    assert "check the network and HF_ENDPOINT, or give the folder of a saved model" in message
+
+
+def test_a_hub_that_never_answers_is_waited_for_a_few_seconds(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many addresses its name has: a client tries them one after the other, each for as long as it may wait."""
+    real = HfApi.model_info
+
+    def of_four_addresses(self: HfApi, *arguments: object, **options: object) -> object:
+        for _ in range(3):
+            with contextlib.suppress(httpx.TransportError):
+                real(self, *arguments, **options)  # type: ignore[arg-type]
+        return real(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HfApi, "model_info", of_four_addresses)
+    monkeypatch.setattr(hub, "TIMEOUT", 0.5)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", silent)
+    began = time.monotonic()
+    assert f"{silent} cannot be reached: no answer in 0.5 s; check the network" in refused("owner/name")
+    assert time.monotonic() - began < 1.5
+
+
+def test_the_time_a_hub_is_waited_for() -> None:
+    assert hub.TIMEOUT <= 4  # with the start of a command five seconds

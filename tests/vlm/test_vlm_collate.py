@@ -13,7 +13,7 @@ from PIL import Image
 
 from leaml.errors import DataError, ModelError
 from leaml.training.objectives import reply_logits
-from leaml.vlm.chat import closing_template
+from leaml.vlm.chat import served_template
 from leaml.vlm.collate import IGNORED, Collator, Turn, prompt
 from research.tiny import build, train
 
@@ -312,7 +312,7 @@ def test_the_template_for_others_writes_the_same_prompt_and_leaves_all_else_alon
 ) -> None:
     processor = templated(tiny("idefics3").processor, opened, written)
     closed = copy.copy(processor)
-    closed.chat_template = closing_template(processor)
+    closed.chat_template = served_template(processor)
     asked: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "colour?"}]}]
     answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": "red"}]}]
 
@@ -330,15 +330,15 @@ def test_a_thought_that_is_opened_for_some_conversations_alone_is_closed_for_tho
     processor = templated(tiny("idefics3").processor, "<think>", condition="and messages[0].role == 'user'")
     processor.chat_template += "{%- if add_generation_prompt and messages[0].role != 'user' %}Assistant:{% endif %}"
     closed = copy.copy(processor)
-    closed.chat_template = closing_template(processor)
+    closed.chat_template = served_template(processor)
     system: list[dict[str, Any]] = [{"role": "system", "content": [{"type": "text", "text": "colour?"}]}]
     assert closed.apply_chat_template(system, add_generation_prompt=True, tokenize=False).endswith("Assistant:")
 
 
 def test_models_whose_template_opens_nothing_keep_it(tiny: Any) -> None:
     for kind in ("idefics3", "llava", "paligemma"):
-        assert closing_template(tiny(kind).processor) is None
-    assert closing_template(templated(tiny("idefics3").processor, "<think>\n\n</think>\n\n")) is None
+        assert served_template(tiny(kind).processor) is None
+    assert served_template(templated(tiny("idefics3").processor, "<think>\n\n</think>\n\n")) is None
 
 
 @pytest.mark.parametrize("opened", ["<plan>\n", "[SCRATCH]", "<inner:voice>"])

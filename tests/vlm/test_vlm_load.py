@@ -18,6 +18,7 @@ from transformers import AutoModelForImageTextToText, CLIPConfig, LlamaConfig
 from leaml.config import ModelConfig
 from leaml.errors import ModelError
 from leaml.io import files
+from leaml.vlm import architecture
 from leaml.vlm import load as vlm
 from leaml.vlm.collate import Collator, Turn
 from research.tiny import build
@@ -155,12 +156,12 @@ def test_check_names_what_is_wrong(tmp_path: Path, folder: Path) -> None:
 
 
 def test_check_names_a_missing_torchvision(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vlm, "find_spec", lambda _: None)
+    monkeypatch.setattr(architecture, "find_spec", lambda _: None)
     tiny("qwen2_5_vl").model.config.save_pretrained(tmp_path / "qwen")
     with pytest.raises(ModelError, match=r"torchvision is missing; its processor needs torchvision.*GPU install"):
         vlm.check(ModelConfig(name=str(tmp_path / "qwen")))
     for family in ("llava", "paligemma"):
-        tiny(family).model.config.save_pretrained(tmp_path / family)
+        vlm.save(tiny(family).model, tiny(family).processor, tmp_path / family)
         vlm.check(ModelConfig(name=str(tmp_path / family)))
 
 

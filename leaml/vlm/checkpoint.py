@@ -1,0 +1,167 @@
+"""What the files of a model say of its weights: which there are, their shapes, how they are quantised. Reads no weights."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias
+
+from leaml.config import ModelConfig
+from leaml.errors import DataError, ModelError
+from leaml.io import files, s3
+from leaml.vlm import hub
+
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
+"""Name of a tensor in a checkpoint -> its shape."""
+
+INDEX = "model.safetensors.index.json"
+WHOLE = "model.safetensors"
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+"""Of files that hold weights."""
+_HEADER_LIMIT = 100_000_000
+"""Bytes that safetensors itself allows a header."""
+_AGAIN = "copy the checkpoint again, or download it again"
+_QUANTISED = re.compile(
+    r"[-_.](?:awq|gptq|gguf|fp8|nvfp4|mxfp4|int[48]|[48]bit|w\d+a\d+|bnb|unsloth|quantized|dynamic|block|g\d+)"
+    r"(?=[-_.]|$)",
+    re.I,
+)
+"""What publishers add to a name for a quantised copy of a model."""
+
+
+def quantised_by(raw: Mapping[str, object]) -> str | None:
+    """The method that a config.json says its weights are quantised with; None for weights that are not."""
+    text = raw.get("text_config")
+    for part in (raw, text if isinstance(text, dict) else {}):
+        found = part.get("quantization_config") or part.get("compression_config")
+        if isinstance(found, dict):
+            bits = [f"bitsandbytes, {n} bits" for n in (4, 8) if found.get(f"load_in_{n}bit")]
+            return str(found.get("quant_method") or (bits[0] if bits else "a method that it does not name"))
+    return None
+
+
+def refuse_quantised(config: ModelConfig, raw: Mapping[str, object]) -> None:
+    """Raise ModelError for weights that are quantised: they get no gradient, and nothing is merged into them."""
+    method = quantised_by(raw)
+    if method is None:
+        return
+    plain = _QUANTISED.sub("", config.name)
+    named = f", perhaps {plain!r}" if plain != config.name else ""
+    msg = (
+        f"the weights of the model {config.name!r} are quantised ({method}), and such weights are not trained; give the"
+        f" checkpoint that it was made from{named}. A quantised model can be a teacher (caption.teacher), and be served"
+    )
+    raise ModelError(msg)
+
+
+def check(config: ModelConfig, where: str, trained: bool) -> None:
+    """Find out from names, index and headers whether the weights of a model are all there.
+
+    Of s3:// a folder is listed and the headers are read; of a hub id that is not in the cache, the list of its files and the
+    index. A model that only vLLM loads may have weights of another kind than safetensors.
+
+    Args:
+        config: The model.
+        where: Its folder, s3:// folder or hub id.
+        trained: Whether it is loaded to be trained.
+
+    Raises:
+        ModelError: There are no weights, files are missing or cut off, or the hub is out of reach.
+    """
+    folder = where if _is_folder(where) else hub.cached_folder(config)
+    if folder is None or not _holds_weights(folder):
+        if _is_folder(where) or hub.is_offline():
+            raise _no_weights(config, [] if folder is None else _names(folder), trained, unasked=not _is_folder(where))
+        names = hub.file_names(config)
+        if not any(name.endswith(SUFFIXES) for name in names) or (trained and not {INDEX, WHOLE} & set(names)):
+            raise _no_weights(config, names, trained)
+        if INDEX in names:
+            _shards(config, names, lambda: hub.read_small(config, INDEX))
+        return
+    names = _names(folder)
+    if INDEX in names or WHOLE in names:
+        shapes(config, folder)
+    elif trained:
+        raise _no_weights(config, names, trained)
+
+
+def shapes(config: ModelConfig, folder: str) -> Shapes:
+    """The tensors of a local or s3:// folder, from the headers of its safetensors files.
+
+    Raises:
+        ModelError: A file is missing, cut off or no safetensors, or lacks a tensor that the index says it has.
+    """
+    names = _names(folder)
+    wanted = _shards(config, names, lambda: files.read_bytes(files.join(folder, INDEX))) if INDEX in names else {WHOLE: set()}
+    with ThreadPoolExecutor(s3.PARALLEL) as pool:
+        headers = dict(zip(wanted, pool.map(lambda shard: _header(config, files.join(folder, shard)), wanted), strict=True))
+    for shard, tensors in wanted.items():
+        if missing := sorted(tensors - headers[shard].keys()):
+            msg = f"{shard} of the model {config.name!r} lacks {missing[0]!r}, which {INDEX} says it has; {_AGAIN}"
+            raise ModelError(msg)
+    return {name: shape for header in headers.values() for name, shape in header.items()}
+
+
+def _is_folder(where: str) -> bool:
+    return where.startswith("s3://") or Path(where).is_dir()
+
+
+def _names(folder: str) -> list[str]:
+    return [posixpath.basename(file) for file in files.listing(folder, recursive=False)]
+
+
+def _holds_weights(folder: str) -> bool:
+    return any(name.endswith(SUFFIXES) for name in _names(folder))
+
+
+def _shards(config: ModelConfig, names: Iterable[str], read: Callable[[], bytes]) -> dict[str, set[str]]:
+    """File -> the tensors in it, as the index has them. Raises ModelError when a file is not there."""
+    try:
+        placed = json.loads(read())["weight_map"]
+        wanted: dict[str, set[str]] = {}
+        for tensor, shard in placed.items():
+            wanted.setdefault(shard, set()).add(tensor)
+    except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{INDEX} of the model {config.name!r} cannot be read: {error!r}; {_AGAIN}"
+        raise ModelError(msg) from error
+    if missing := sorted(wanted.keys() - set(names)):
+        msg = f"the model {config.name!r} lacks {len(missing)} of {len(wanted)} files of weights, {missing[0]} first; {_AGAIN}"
+        raise ModelError(msg)
+    return wanted
+
+
+def _header(config: ModelConfig, uri: str) -> Shapes:
+    """Shapes of one safetensors file, whose length must be what its header says."""
+    try:
+        with files.open_native(uri) as stream:
+            size, length = stream.size(), int.from_bytes(stream.read(8), "little")
+            if not 2 <= length <= min(size - 8, _HEADER_LIMIT):
+                msg = f"it has {size} bytes and says that its header has {length}"
+                raise ValueError(msg)
+            found = json.loads(stream.read(length))
+        found.pop("__metadata__", None)
+        end = 8 + length + max((tensor["data_offsets"][1] for tensor in found.values()), default=0)
+        if size != end:
+            msg = f"it has {size} bytes where its header says {end}"
+            raise ValueError(msg)
+        return {name: tuple(tensor["shape"]) for name, tensor in found.items()}
+    except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{posixpath.basename(uri)} of the model {config.name!r} is no whole safetensors file: {error}; {_AGAIN}"
+        raise ModelError(msg) from error
+
+
+def _no_weights(config: ModelConfig, names: Iterable[str], trained: bool, unasked: bool = False) -> ModelError:
+    others = [name for name in names if name.endswith(SUFFIXES)]
+    if others and trained:
+        return ModelError(
+            f"the model {config.name!r} has no {WHOLE} (it has {others[0]}): only safetensors weights are loaded, convert the"
+            " checkpoint with save_pretrained"
+        )
+    offline = "; the hub is not asked because HF_HUB_OFFLINE is set" if unasked else ""
+    return ModelError(
+        f"there are no weights of the model {config.name!r}{offline}; give a folder or a hub id with {WHOLE} or {INDEX}"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 
 from leaml.config import BUILTIN, ModelConfig
 from leaml.errors import ModelError
@@ -26,9 +27,19 @@ def refuse_no_name(name: str) -> None:
 
 def is_cached(config: ModelConfig) -> bool:
     """Whether the configuration of a hub's model is on this machine."""
-    from huggingface_hub import try_to_load_from_cache
+    return cached_folder(config) is not None
 
-    return isinstance(try_to_load_from_cache(config.name, "config.json", revision=config.revision), str)
+
+def cached_folder(config: ModelConfig) -> str | None:
+    """The folder of this machine that holds what it has of a hub's model; None without its configuration."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        file = try_to_load_from_cache(config.name, "config.json", revision=config.revision)
+    except HFValidationError:  # no name of a hub, which is refused elsewhere
+        return None
+    return str(Path(file).parent) if isinstance(file, str) else None
 
 
 def ask(config: ModelConfig) -> None:

@@ -71,9 +71,7 @@ class Lengths:
     @classmethod
     def of_model(cls, config: ModelConfig) -> Lengths:
         """Those of a model. Raises ModelError when its processor cannot be loaded."""
-        from transformers import AutoProcessor
-
-        return cls(load.from_small_files(config, AutoProcessor, "processor"))
+        return cls(load.processor(config))
 
     def texts(self, request: str, reply: str) -> tuple[int, int]:
         """Tokens of a prompt without its image, and of the reply with its end token. Raises DataError as the collator does."""
@@ -86,9 +84,9 @@ class Lengths:
     def of(self, request: str, reply: str, size: tuple[int, int]) -> Length:
         """Tokens of a request about an image of `size` (width, height) and its reply."""
         text, answer = self.texts(request, reply)
-        return Length(self._image(size), text, answer)
+        return Length(self.image(size), text, answer)
 
-    def _image(self, size: tuple[int, int]) -> int:
+    def image(self, size: tuple[int, int]) -> int:
         """What an image adds to a prompt; processors look at its size alone."""
         if size not in self._images:
             batch = self._collator([Turn(Image.new("RGB", size), "x", "x")])

@@ -18,7 +18,7 @@ from torch import nn
 
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import DataError, ModelError
-from leaml.vlm import hub
+from leaml.vlm import hub, image_size
 from leaml.vlm.processor import Processor
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
         weights = {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
         try:
             processor = AutoProcessor.from_pretrained(folder, **options)
+            sized = image_size.limit(processor, config, config.name)
             try:
                 model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation=attention, **weights, **options)
             except ValueError as error:
@@ -83,6 +84,7 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             msg = f"cannot load the model {config.name!r}: {error}{_hint(error)}"
             raise ModelError(msg) from error
+        image_size.agree(model.config, sized)
         return VLM(model.to(device).eval(), processor, config.name)
 
 
@@ -132,7 +134,7 @@ def check(config: ModelConfig) -> None:
 
     Raises:
         ModelError: missing folder, no config.json, a name that the hub does not have, a hub out of reach, unknown architecture,
-            no vision tower, or a processor that needs a package that is not installed.
+            no vision tower, a processor that needs a package that is not installed, or images of a size that it cannot give.
     """
     with tempfile.TemporaryDirectory(prefix="leaml-config-") as scratch:
         where = resolve_model(config.name)
@@ -161,6 +163,17 @@ def check(config: ModelConfig) -> None:
             raise ModelError(msg) from error
     _check_architecture(config, found)
     _check_processor(config, found.model_type)
+    if config.image_settings:
+        processor(config)
+
+
+def processor(config: ModelConfig) -> Processor:
+    """The processor of a model, set up as its configuration says; loads no weights. Raises ModelError as `load` does."""
+    from transformers import AutoProcessor
+
+    found: Processor = from_small_files(config, AutoProcessor, "processor")
+    image_size.limit(found, config, config.name)
+    return found
 
 
 def special_tokens(config: ModelConfig) -> list[str]:

@@ -73,9 +73,19 @@ def engine_options(settings: Settings) -> dict[str, object]:
     """vLLM's arguments for a model whose processor was given these settings; none for a folder that was saved with it."""
     if not settings:
         return {}
-    # of a LLaVA-NeXT's image vLLM counts the tokens by the model's configuration
-    overrides = {"hf_overrides": {_PINPOINTS: settings[_PINPOINTS]}} if _PINPOINTS in settings else {}
-    return {"mm_processor_kwargs": settings, **overrides}
+    grids: Any = settings.get(_PINPOINTS)
+    if grids is None:
+        return {"mm_processor_kwargs": settings}
+    told = settings | {_PINPOINTS: [_HashableList(grid) for grid in grids]}
+    # vLLM counts the tokens of a LLaVA-NeXT's image by the model's configuration
+    return {"mm_processor_kwargs": told, "hf_overrides": {_PINPOINTS: grids}}
+
+
+class _HashableList(list[int]):
+    """vLLM looks processors up by what they are told, and transformers takes lists in a list alone."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self))
 
 
 def agree(configuration: object, settings: Settings) -> None:

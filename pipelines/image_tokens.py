@@ -38,7 +38,7 @@ class ImageTokens:
 
     def text(self, measured: bool) -> str:
         """In words; `measured`: the size is that of images, and not assumed."""
-        of = "the median of the images" if measured else "assumed until ingest"
+        of = "the median of the images" if measured else "the size of the images is unknown until ingest"
         if self.tokens is None:
             return f"{self.model}: unknown tokens an image, {self.why}"
         context = f" of the {self.context:,} that it takes" if self.context else ""

@@ -35,7 +35,7 @@ def test_the_tokens_of_the_images_there_are(tmp_path: Path, monkeypatch: pytest.
     found = config(tmp_path, caption={"url": "http://teacher/v1"})
     (assumed,) = image_lines(found, monkeypatch)
     assert "in model leaml-tiny: " in assumed
-    assert assumed.endswith(", at 1000 x 1000 pixels (assumed until ingest)")
+    assert assumed.endswith(", at 1000 x 1000 pixels (the size of the images is unknown until ingest)")
     for amounts in (refuse(found.model_copy(update={"caption": config(tmp_path).caption})).amounts, None):
         if amounts is None:
             with Run(found) as run:

@@ -34,9 +34,9 @@ from leaml.errors import LeamlError
 from leaml.neurons import scores
 from leaml.neurons.peft import NeuronConfig
 from leaml.training.loop import Example
-from leaml.training.objectives import IGNORED, per_example_loss
+from leaml.training.objectives import reply_logits
 from leaml.vlm import checkpoint, load
-from leaml.vlm.collate import Collator, Turn
+from leaml.vlm.collate import IGNORED, Collator, Turn
 
 ZOO = Path(__file__).parents[2] / "shared" / "zoo"
 CELLS = ("load", "labels", "score", "adapter", "merge")
@@ -104,7 +104,7 @@ class Tried:
     def _loss(self, model: Any) -> torch.Tensor:
         batch = Collator(self.vlm.processor)(self.turns)
         labels = batch.pop("labels")
-        return per_example_loss(model(**batch).logits, labels).mean()
+        return reply_logits(model, batch, labels).mean_by_row(len(labels)).mean()
 
 
 def outcome(cell: Callable[[], None]) -> str:

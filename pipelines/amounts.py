@@ -37,6 +37,8 @@ class Amounts:
     """Unlabeled images that are planned for instead of those that there are."""
     guessed: tuple[str, ...] = ()
     """Names of the numbers that are assumed for that, see `GUESSES`."""
+    image_size: tuple[int, int] | None = None
+    """Median width and height of the training images; None before ingest."""
 
     @property
     def rest(self) -> int | None:

@@ -205,7 +205,8 @@ def plan(
     from pipelines.recipes import load
 
     found = load(config, overrides)
-    from pipelines.plan import Prices, show
+    from pipelines.plan import show
+    from pipelines.plan_totals import Prices
 
     show(found, None, frames or [], Prices(gpu_hour, puts, gets, node_gpus, deadline), as_json)
 

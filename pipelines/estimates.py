@@ -216,7 +216,8 @@ def _model(name: str, tree: Tree) -> Tree:
 
 def signature(name: str, variant: str, tree: Tree) -> tuple[object, ...]:
     """What two steps have in common when one's rate tells the other's."""
-    model, (count, gpus) = _model(name, tree)["name"], workers(name, tree)
+    settings, (count, gpus) = _model(name, tree), workers(name, tree)
+    model = (settings["name"], settings.get("max_image_pixels"), settings.get("image_tiles", True))
     if name in ENGINES:
         return (name, model, *STEPS[name].alike(tree), gpus)
     if name in GRADIENTS:

@@ -11,20 +11,22 @@ from pipelines.run import Step
 
 
 def trained(step: Step, base: ModelConfig) -> ModelConfig:
-    """The model a training step has written, in the base's weight type."""
+    """The model a training step has written, in the base's weight type; its own files have the size of images."""
     return ModelConfig(name=step.path("model"), dtype=base.dtype, trust_remote_code=base.trust_remote_code)
 
 
 def model_key(model: ModelConfig) -> dict[str, object]:
     """A model as a step's setting: its configuration and, for a local folder, its own name and the fingerprints of its files.
 
-    So a folder may move, and hub models are told apart by their revision.
+    So a folder may move, and hub models are told apart by their revision. Keys of the size of images are there where they are
+    set, so that steps of runs that know none keep their folders.
     """
     folder = Path(resolve_model(model.name))
+    settings = model.model_dump(exclude={"max_image_pixels", "image_tiles"}) | model.image_settings
     if not folder.is_dir():
-        return model.model_dump()
+        return settings
     found = {f.name: files.fingerprint(str(f)) for f in sorted(folder.iterdir()) if f.suffix in _MODEL_FILES}
-    return model.model_dump() | {"name": folder.name, "files": found}
+    return settings | {"name": folder.name, "files": found}
 
 
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")
@@ -39,6 +41,8 @@ def engine_spec(
         dtype=model.dtype,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
+        max_image_pixels=model.max_image_pixels,
+        image_tiles=model.image_tiles,
         url=url,
         gpus=resources.engine_gpus,
         cpus=resources.engine_cpus,

@@ -7,9 +7,8 @@ Rates come from steps that earlier runs in the storage, or this one, have measur
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from leaml.config import Config
@@ -17,35 +16,20 @@ from leaml.data.count import Count
 from leaml.errors import InputError
 from leaml.io import files
 from leaml.run.records import DONE
-from pipelines import estimates
+from pipelines import estimates, image_tokens
 from pipelines.adapt import doubts
 from pipelines.amounts import Amounts, Workload
 from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Memory
+from pipelines.image_tokens import ImageTokens
+from pipelines.plan_totals import FINISHED, GROWING, Prices, Sum, Total
 from pipelines.progress import console
 from pipelines.rehearsal import Planned, Rehearsal, measure, rehearse, with_frames
 from pipelines.run import UNKNOWN, Step
-from pipelines.steps import LAST, STEPS, Tree, of_kind
+from pipelines.steps import LAST, STEPS, Tree
 
 UNTIL_INGEST = "unknown until ingest"
-FINISHED = "finished"
 RECENT = 300
 """Finished steps of the storage that are looked at for measured rates, the latest."""
-GROWING = of_kind("data", "engine") - {LAST}
-"""Steps that have more to do the more images there are."""
-
-
-@dataclass(frozen=True)
-class Prices:
-    """What a plan multiplies with; dollars, or whatever a GPU-hour is paid in."""
-
-    gpu_hour: float = 2.5
-    puts: float = 0.005
-    """Of a thousand PUT requests."""
-    gets: float = 0.0004
-    """Of a thousand GET and HEAD requests."""
-    node_gpus: int = 8
-    deadline: float = 24.0
-    """Hours in which the run should be done."""
 
 
 @dataclass(frozen=True)
@@ -79,70 +63,6 @@ class StepPlan:
 
 
 @dataclass(frozen=True)
-class Sum:
-    """A sum of numbers; not `whole`: some of them are not known, so it is at least this much."""
-
-    known: float
-    whole: bool
-
-    @classmethod
-    def of(cls, values: Sequence[float | None]) -> Sum:
-        return cls(sum(value for value in values if value is not None), None not in values)
-
-    def text(self) -> str:
-        if self.whole:
-            return f"{self.known:,.2f}" if self.known else "none"
-        return f"at least {self.known:,.2f}" if self.known >= 0.005 else "unknown"
-
-
-@dataclass(frozen=True)
-class Total:
-    """What the steps take that are not finished."""
-
-    images: int | None
-    """Training images without labels."""
-    hours: Sum
-    """One step after the other."""
-    gpu_hours: Sum
-    fixed: Sum
-    """GPU-hours of the steps that do not grow with the images; the others run on any number of engines."""
-    fixed_hours: Sum
-    puts: int
-    gets: int
-
-    @classmethod
-    def of(cls, steps: Sequence[StepPlan], images: int | None) -> Total:
-        todo = [step for step in steps if step.state != FINISHED]
-        paid = [step for step in todo if step.cost.how]
-        fixed = [step.cost for step in paid if step.name not in GROWING]
-        return cls(
-            images,
-            Sum.of([step.cost.hours for step in paid]),
-            Sum.of([step.cost.gpu_hours for step in paid]),
-            Sum.of([cost.gpu_hours for cost in fixed]),
-            Sum.of([cost.hours for cost in fixed]),
-            sum(step.puts for step in todo),
-            sum(step.gets for step in todo),
-        )
-
-    def late(self, prices: Prices) -> bool:
-        """Whether no number of nodes ends the run by the deadline."""
-        return self.fixed_hours.known >= prices.deadline
-
-    def nodes(self, prices: Prices) -> int | None:
-        """Nodes of `prices.node_gpus` GPUs with which the run ends by the deadline; None: none, no number of them, unknown."""
-        scaling = self.gpu_hours.known - self.fixed.known
-        if not self.gpu_hours.whole or not self.fixed_hours.whole or self.late(prices) or scaling <= 0:
-            return None
-        return max(1, math.ceil(scaling / (prices.deadline - self.fixed_hours.known) / prices.node_gpus))
-
-    def money(self, prices: Prices) -> float | None:
-        """Of GPU-hours and requests; None where the hours are not known."""
-        paid = self.puts / 1000 * prices.puts + self.gets / 1000 * prices.gets
-        return self.gpu_hours.known * prices.gpu_hour + paid if self.gpu_hours.whole else None
-
-
-@dataclass(frozen=True)
 class RunPlan:
     """The steps of a run in order, the totals for each number of images that was asked for, and how much there is."""
 
@@ -151,6 +71,7 @@ class RunPlan:
     steps: tuple[StepPlan, ...]
     totals: tuple[Total, ...]
     amounts: Amounts
+    images: tuple[ImageTokens, ...]
     doubts: tuple[str, ...]
 
     def tree(self, prices: Prices) -> dict[str, object]:
@@ -179,17 +100,22 @@ def make(config: Config, amounts: Amounts | None = None, frames: Sequence[int] =
     amounts = amounts or measure(run, sources, labels)
     known = _known_rates(run)
     sizes = [with_frames(amounts, count) for count in frames] or [amounts]
-    steps = [tuple(_step(run, planned, size, known) for planned in run.planned.values()) for size in sizes]
+    images = image_tokens.of_plan(config, amounts.image_size)
+    counted = {one.key: one.tokens for one in images if one.tokens is not None}
+    steps = [tuple(_step(run, planned, size, known, counted) for planned in run.planned.values()) for size in sizes]
     totals = tuple(Total.of(each, size.rest) for each, size in zip(steps, sizes, strict=True))
     found = doubts(config, amounts.asked, amounts.asked_images, amounts.label_images, amounts.validation)
-    return RunPlan(config.name, run.folder, steps[-1], totals, sizes[-1], tuple(found))
+    return RunPlan(config.name, run.folder, steps[-1], totals, sizes[-1], images, tuple(found))
 
 
-def _step(run: Rehearsal, planned: Planned, amounts: Amounts, known: estimates.Known) -> StepPlan:
+def _step(run: Rehearsal, planned: Planned, amounts: Amounts, known: estimates.Known, image_tokens: dict[str, int]) -> StepPlan:
     step, tree, spec = planned.step, planned.tree, STEPS.get(planned.step.name)
     source = _source(step, amounts)
     work = Workload(source.images, source.questions) if source else spec.work(tree, amounts) if spec else Workload()
     name, variant = step.name, step.variant
+    assumed = estimates.ASSUMED
+    if tokens := image_tokens.get("caption.teacher" if name == "caption" else "model"):
+        assumed = replace(assumed, image_tokens=tokens)
     anew = amounts.frames and name in GROWING  # what is finished is of other images
     return StepPlan(
         name,
@@ -202,7 +128,7 @@ def _step(run: Rehearsal, planned: Planned, amounts: Amounts, known: estimates.K
         _made(name, tree, work),
         *estimates.workers(name, tree),
         estimates.memory(name, variant, tree, known),
-        estimates.estimate(name, variant, tree, work, known),
+        estimates.estimate(name, variant, tree, work, known, assumed),
         *estimates.requests(name, tree, work),
     )
 
@@ -262,15 +188,15 @@ def show(
         print(json.dumps(plan.tree(prices), indent=1))
         return
     print_line(f"plan of {plan.run} in {plan.folder}; nothing is run\n")
-    _print_data(config, plan.amounts)
+    _print_data(config, plan)
     _print_steps(plan)
     _print_totals(plan, config, prices)
     for doubt in plan.doubts:
         print_line(f"warning: {doubt}")
 
 
-def _print_data(config: Config, amounts: Amounts) -> None:
-    data, budget = config.data, config.data.budget
+def _print_data(config: Config, plan: RunPlan) -> None:
+    amounts, data, budget = plan.amounts, config.data, config.data.budget
     for role, source, found in (
         ("labeled", data.labeled, amounts.labeled),
         ("unlabeled", data.unlabeled, amounts.unlabeled),
@@ -288,6 +214,8 @@ def _print_data(config: Config, amounts: Amounts) -> None:
     if amounts.guessed:
         guessed = ", ".join(f"{name.replace('_', ' ')} {getattr(amounts, name):,}" for name in amounts.guessed)
         print_line(f"{'assumed':11} {guessed}: only ingest can tell")
+    for one in plan.images:
+        print_line(f"{'an image':11} in {one.key} {one.text(measured=amounts.image_size is not None)}")
 
 
 def _print_steps(plan: RunPlan) -> None:
@@ -305,8 +233,8 @@ def _print_steps(plan: RunPlan) -> None:
     if any(step.cost.rate == "assumed" for step in todo):
         print_line(
             f"  assumed: {rates.tflops:g} TFLOP/s a GPU (an A100), of it {rates.reading:g} reading, {rates.writing:g} writing, "
-            f"{rates.training:g} training; {rates.image_tokens:,} tokens an image, {rates.text_tokens} a text (all of it is in "
-            "pipelines/estimates.py)"
+            f"{rates.training:g} training; {rates.image_tokens:,} tokens an image where none are given above, "
+            f"{rates.text_tokens} a text (all of it is in pipelines/estimates.py)"
         )
     if any(step.cost.rate in ("assumed", "unknown") for step in todo):
         print_line(

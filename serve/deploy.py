@@ -174,9 +174,11 @@ def _model(name: str, source: str, found: ModelSource, settings: ServeSettings, 
 
 def _model_config(found: ModelSource, settings: ServeSettings) -> ModelConfig:
     engine = settings.engine
-    changes = {"trust_remote_code": True} if engine.trust_remote_code else {}
+    changes: dict[str, object] = {"max_image_pixels": engine.max_image_pixels, "image_tiles": engine.image_tiles}
+    if engine.trust_remote_code:
+        changes["trust_remote_code"] = True
     if engine.revision and not found.run:
-        changes |= {"revision": engine.revision}  # type: ignore[dict-item]
+        changes["revision"] = engine.revision
     return found.model.model_copy(update=changes)
 
 

@@ -19,6 +19,7 @@ from leaml.config import ModelConfig, resolve_model
 from leaml.engine.spec import local_model
 from leaml.errors import LeamlError
 from leaml.run.model_source import ModelSource
+from leaml.vlm import image_size
 from leaml.vlm.chat import served_template
 from leaml.vlm.shrink import Shrink, shrink_of
 from serve import _compat, adapters, observe
@@ -71,8 +72,11 @@ class ModelServer(LLMServer):
         )
         if template := served_template(processor):  # vLLM's own chat would answer in a thought, on another day
             llm_config.engine_kwargs.setdefault("chat_template", template)
+        given = llm_config.engine_kwargs.get("mm_processor_kwargs")
+        for key, value in image_size.engine_options(image_size.limit(processor, base, self.base.name)).items():
+            llm_config.engine_kwargs.setdefault(key, value)
         await super().__init__(llm_config, engine_cls=_compat.InProcessEngine)
-        shrink = shrink_of(processor, llm_config.engine_kwargs.get("mm_processor_kwargs"))
+        shrink = shrink_of(processor, given)
         self.engine_models = EngineModels(self, processor, shrink)
         self.decoder = Decoder(limits)
         await self.engine_models.try_out(model.id)

@@ -54,6 +54,13 @@ class VllmSettings(ServeSection):
     )
     revision: str | None = Field(None, description="Hub revision of the main model; pin a commit for real use.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model; off unless you trust its author.")
+    max_image_pixels: int | None = Field(
+        None,
+        gt=0,
+        description="Most pixels of an image that the model is shown; none: what its processor keeps, of a run what it was "
+        "trained with.",
+    )
+    image_tiles: bool = Field(True, description="Cut images into tiles where the model's processor does.")
     cpus: float = Field(1, gt=0, description="Logical CPUs of one replica.")
     gpus: float = Field(0, ge=0, description="GPUs of one replica; whole numbers > 1 are tensor parallel.")
     sequences: int = Field(64, gt=0, description="Sequences the engine works on at a time (vLLM's max_num_seqs).")

@@ -66,6 +66,14 @@ class CaptionConfig(Section):
     max_images: int | None = Field(None, gt=0, description="Caption at most this many unlabeled images; none: all.")
 
     @model_validator(mode="after")
+    def _shows_images_itself(self) -> CaptionConfig:
+        if self.url is not None and (given := self.teacher.image_settings):
+            keys = " and ".join(f"teacher.{key}" for key in given)
+            msg = f"{keys} cannot be had of a teacher behind url; set client.image_max_side, the longest side that is sent"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _has_captions(self) -> CaptionConfig:
         if not self.complete and self.file is None:
             msg = "complete is false and file is not set, so no image would have a caption; set file, or complete to true"

@@ -81,6 +81,8 @@ class EngineParameters:
     dtype: str = "float32"
     revision: str | None = None
     trust_remote_code: bool = False
+    max_image_pixels: int | None = None
+    image_tiles: bool = True
     url: str | None = None
     gpus: float = 0.0
     cpus: float = 1.0

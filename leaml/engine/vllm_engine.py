@@ -44,8 +44,10 @@ class VllmEngine:
     def __init__(self, spec: EngineParameters) -> None:
         _quiet_environment(spec)
         with uncollected():
+            from transformers import AutoProcessor
             from vllm import LLM  # import sets up platform and threads, so it comes after the environment
 
+            from leaml.vlm import image_size
             from leaml.vlm.collate import Collator, prompt
             from leaml.vlm.shrink import shrink_of
 
@@ -72,17 +74,16 @@ class VllmEngine:
                 "enable_chunked_prefill": False,
             }
         try:
+            self.processor: Processor = AutoProcessor.from_pretrained(
+                spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+            )
+            options |= image_size.engine_options(image_size.limit(self.processor, spec, spec.model))
             self._driver = _Driver(lambda: LLM(**(options | spec.options)))
         except (ValueError, RuntimeError, OSError) as error:
             msg = f"vLLM cannot serve {spec.model!r}: {error}; is it an image-text-to-text model of a supported architecture?"
             raise ModelError(msg) from error
         if spec.separate_process:
             lifetime.die_with_children()
-        from transformers import AutoProcessor
-
-        self.processor: Processor = AutoProcessor.from_pretrained(
-            spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-        )
         self._collator = Collator(self.processor)
         self._shrink = shrink_of(self.processor, spec.options.get("mm_processor_kwargs"))
 

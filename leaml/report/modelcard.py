@@ -27,7 +27,8 @@ def card(source: str | ModelSource) -> dict[str, object]:
         source: As for `leaml.run.model_source.find`, or what that returned.
 
     Returns:
-        Always `kind` ("run" or "model"), `name`, `base_model` (`name`, `revision`, `dtype`), `licence` of the base where it is
+        Always `kind` ("run" or "model"), `name`, `base_model` (`name`, `revision`, `dtype` and, where they are
+        set, `max_image_pixels` and `image_tiles`), `licence` of the base where it is
         known, `code_version` and `note`. Of a run also `run`, `run_id` (the step that made the model), `method`, `data`
         (`labeled`, `unlabeled`, `evaluation` in words, without the folders of this machine), `labels` (`images`, `questions`),
         `evaluation` (`dataset`, `rows` with `name`, `title`, `accuracy`, `ci95`, `n`, `by_type`, `ours`, and the `comparison`
@@ -76,7 +77,7 @@ def _run_card(found: ModelSource) -> dict[str, object]:
 
 
 def _model(model: ModelConfig) -> dict[str, object]:
-    return {"name": _public(model.name), "revision": model.revision, "dtype": model.dtype}
+    return {"name": _public(model.name), "revision": model.revision, "dtype": model.dtype, **model.image_settings}
 
 
 def _public(name: str) -> str:

@@ -44,8 +44,12 @@ def is_offline() -> bool:
 def cached_folder(config: ModelConfig) -> str | None:
     """The folder on this machine with what is cached of a hub's model; None without its configuration."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    found = try_to_load_from_cache(config.name, "config.json", revision=config.revision)
+    try:
+        found = try_to_load_from_cache(config.name, "config.json", revision=config.revision)
+    except HFValidationError:  # no name of a hub, which is refused elsewhere
+        return None
     return str(Path(found).parent) if isinstance(found, str) else None
 
 

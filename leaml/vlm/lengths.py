@@ -71,9 +71,7 @@ class Lengths:
     @classmethod
     def of_model(cls, config: ModelConfig) -> Lengths:
         """Those of a model. Raises ModelError when its processor cannot be loaded."""
-        from transformers import AutoProcessor
-
-        return cls(load.from_small_files(config, AutoProcessor, "processor"))
+        return cls(load.processor(config))
 
     def texts(self, request: str, reply: str, prefix: str = "") -> tuple[int, int]:
         """Tokens of a prompt without its image, and of the reply with its end token. Raises DataError as the collator does."""

@@ -18,7 +18,7 @@ from torch import nn
 
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import DataError, ModelError
-from leaml.vlm import architecture, checkpoint, hub, saving
+from leaml.vlm import architecture, checkpoint, hub, image_size, saving
 from leaml.vlm.chat import undated
 from leaml.vlm.processor import Processor
 
@@ -70,6 +70,7 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
         weights = {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
         try:
             processor = AutoProcessor.from_pretrained(folder, **options)
+            sized = image_size.limit(processor, config, config.name)
             try:
                 model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation=attention, **weights, **options)
             except ValueError as error:
@@ -80,6 +81,7 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             msg = f"cannot load the model {config.name!r}: {error}{_hint(error)}"
             raise ModelError(msg) from error
+        image_size.agree(model.config, sized)
         processor.chat_template = undated(processor.chat_template)
         stored = folder if Path(folder).is_dir() else hub.cached_folder(config)
         if stored:
@@ -138,18 +140,15 @@ def check(config: ModelConfig, trained: bool = False) -> None:
 
     Raises:
         ModelError: missing folder, no config.json, a name that the hub does not have, a hub out of reach, unknown architecture,
-            no vision tower, a processor that needs a package that is not installed or that does not load, an unusable chat
-            template, weights that are missing or cut off; of a model that is trained also quantised weights and code that
-            `load` cannot use.
+            no vision tower, a processor that needs a package that is not installed or that does not load, images of a size
+            that it cannot give, an unusable chat template, weights that are missing or cut off; of a model that is trained
+            also quantised weights and code that `load` cannot use.
     """
     _check_configuration(config, trained)
     checkpoint.check(config, resolve_model(config.name), trained)
-    from transformers import AutoProcessor
-
     from leaml.vlm.collate import Collator, Turn
 
-    processor = from_small_files(config, AutoProcessor, "processor")
-    Collator(processor)([Turn(Image.new("RGB", (64, 64)), "What is it?", "A ball")])
+    Collator(processor(config))([Turn(Image.new("RGB", (64, 64)), "What is it?", "A ball")])
 
 
 def _check_configuration(config: ModelConfig, trained: bool) -> None:
@@ -201,6 +200,15 @@ def _local_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def processor(config: ModelConfig) -> Processor:
+    """The processor of a model, set up as its configuration says; loads no weights. Raises ModelError as `load` does."""
+    from transformers import AutoProcessor
+
+    found: Processor = from_small_files(config, AutoProcessor, "processor")
+    image_size.limit(found, config, config.name)
+    return found
 
 
 def special_tokens(config: ModelConfig) -> list[str]:

@@ -59,6 +59,18 @@ def test_overrides_have_the_type_of_their_value(file: Path, override: str, secti
     assert type(found) is type(value)
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "yes", "many"])
+def test_a_size_of_images_that_is_none_is_refused(file: Path, value: str) -> None:
+    assert "model.max_image_pixels" in refused(file, f"model.max_image_pixels={value}")
+    assert "caption.teacher.image_tiles" in refused(file, "caption.teacher.image_tiles=16")
+
+
+def test_a_teacher_behind_a_url_is_sent_images_of_another_key(file: Path) -> None:
+    shown = refused(file, "caption.url=http://host/v1", "caption.teacher.max_image_pixels=9000")
+    assert "teacher.max_image_pixels cannot be had of a teacher behind url; set client.image_max_side" in shown
+    assert config.load(file, ["caption.teacher.max_image_pixels=9000"]).caption.teacher.max_image_pixels == 9000
+
+
 def test_override_wins_over_the_file_and_the_last_over_the_first(file: Path) -> None:
     assert config.load(file, ["warmup.steps=9", "warmup.steps=11"]).warmup.steps == 11
 

@@ -225,6 +225,15 @@ def test_a_retrained_model_in_the_same_folder_is_another_model(tmp_path: Path) -
     assert "files" not in model_key(ModelConfig(name="somebody/model", revision="abc"))
 
 
+def test_the_size_of_images_is_part_of_what_a_model_is(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for name in (str(tmp_path), "somebody/model"):
+        plain = model_key(ModelConfig(name=name))
+        assert not {"max_image_pixels", "image_tiles"} & set(plain)  # steps of runs before these keys keep their folders
+        assert model_key(ModelConfig(name=name, max_image_pixels=9000)) == plain | {"max_image_pixels": 9000}
+        assert model_key(ModelConfig(name=name, image_tiles=False)) == plain | {"image_tiles": False}
+
+
 def test_a_step_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:
     config = parse(CONFIG | {"storage": str(tmp_path), "distill": {"skip": True}})
     with pytest.raises(InputError, match=r"distill.skip is true, so this run has no score step"):

@@ -25,7 +25,7 @@ from leaml.text.scoring import is_correct
 from pipelines import adapt, cli, estimates, plan
 from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, signature
 from pipelines.ingest import draw_labels, ingest
-from pipelines.plan import Prices, Sum, Total
+from pipelines.plan_totals import Prices, Sum, Total
 from pipelines.rehearsal import rehearse
 from pipelines.run import Run
 from pipelines.trial import refuse

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from finished_runs import CALIBRATION, METRICS, write_run
 
 from leaml.errors import InputError
@@ -85,6 +86,15 @@ def test_card_of_a_run(tmp_path: Path) -> None:
     assert shown["evaluation"]["comparison"]["difference"] == 0.4
     assert shown["calibration"] == {"temperature": 1.7, "ece": 0.02, "ece_uncalibrated": 0.09, "n": 1500}
     assert (shown["licence"], shown["date"], shown["note"]) == ("Apache-2.0", "2026-11-23T12:00:00Z", "")
+
+
+def test_the_card_of_a_run_has_the_size_of_images(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "mine")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"] |= {"max_image_pixels": 9000, "image_tiles": False}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    model = {"name": "leaml-tiny", "revision": None, "dtype": "bfloat16", "max_image_pixels": 9000, "image_tiles": False}
+    assert card(str(run))["base_model"] == model
 
 
 def test_a_card_names_no_folder_of_this_machine(tmp_path: Path) -> None:

@@ -164,6 +164,13 @@ def test_a_run_gives_its_name_and_longest_answer(tmp_path: Path) -> None:
         planned(model=str(tmp_path / "nothing"))
 
 
+def test_the_size_of_images_is_the_engines() -> None:
+    found = planned(engine={"max_image_pixels": 9000, "image_tiles": False})
+    assert found.base.image_settings == {"max_image_pixels": 9000, "image_tiles": False}
+    assert found.version != planned().version
+    assert planned().base.image_settings == {}  # a model folder says it by itself
+
+
 def test_every_limit_of_ray_is_set() -> None:
     plan = planned(
         limits={"concurrency": 10, "queue": 5, "deadline_seconds": 90}, scaling={"min_replicas": 2, "max_replicas": 4}

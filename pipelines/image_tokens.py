@@ -1,0 +1,88 @@
+"""How many tokens an image takes in the models of a plan; loads no weights."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaml.config import Config, ModelConfig, resolve_model
+from leaml.data import tables
+from leaml.errors import LeamlError
+from leaml.io import files
+from pipelines.run import Run, Step
+
+SIZE = (1000, 1000)
+"""Width and height that are assumed where no image is ingested."""
+_LOOKED_AT = 8
+"""Files of images whose sizes are looked at, of each source."""
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """Tokens of an image of `size` (width, height) in the model at `key` of the configuration.
+
+    Attributes:
+        tokens: None: they cannot be counted here, for the reason `why`.
+        context: Tokens that the model takes in all; None: its files do not say.
+    """
+
+    key: str
+    model: str
+    size: tuple[int, int]
+    tokens: int | None
+    context: int | None = None
+    why: str = ""
+
+    def text(self, measured: bool) -> str:
+        """In words; `measured`: the size is that of images, and not assumed."""
+        of = "the median of the images" if measured else "the size of the images is unknown until ingest"
+        if self.tokens is None:
+            return f"{self.model}: unknown tokens an image, {self.why}"
+        context = f" of the {self.context:,} that it takes" if self.context else ""
+        return f"{self.model}: {self.tokens:,} tokens{context}, at {self.size[0]} x {self.size[1]} pixels ({of})"
+
+
+def of_plan(config: Config, size: tuple[int, int] | None) -> tuple[ImageTokens, ...]:
+    """Of the model, and of the teacher where it is served here.
+
+    Args:
+        config: The run.
+        size: Width and height of an image; None: `SIZE`.
+    """
+    caption = config.caption
+    captions = not config.distill.skip and caption.url is None and (caption.file is None or caption.complete)
+    models = {"model": config.model} | ({"caption.teacher": caption.teacher} if captions else {})
+    return tuple(_count(key, model, size or SIZE) for key, model in models.items())
+
+
+def median_size(run: Run, steps: Sequence[Step]) -> tuple[int, int] | None:
+    """Median width and height of the first images of ingested sources; None before ingest."""
+    sizes: list[tuple[int, int]] = []
+    for step in steps:
+        found = files.listing(step.path("images"), suffixes=(".parquet",)) if run.done(step) else []
+        for file in itertools.islice(found, _LOOKED_AT):
+            table = tables.read(file, columns=["width", "height"]).to_pydict()
+            sizes += [pair for pair in zip(table["width"], table["height"], strict=True) if None not in pair]
+    if not sizes:
+        return None
+    width, height = (round(statistics.median(side)) for side in zip(*sizes, strict=True))
+    return width, height
+
+
+def _count(key: str, model: ModelConfig, size: tuple[int, int]) -> ImageTokens:
+    from leaml.vlm import hub, lengths  # imports torch, whose seconds a command that fails early should not take
+
+    local = model
+    if not Path(resolve_model(model.name)).is_dir() and not files.is_remote(model.name):
+        folder = hub.cached_folder(model)
+        if folder is None:
+            return ImageTokens(key, model.name, size, None, why="its processor is not on this machine yet")
+        local = model.model_copy(update={"name": folder, "revision": None})  # so that no hub is asked
+    try:
+        tokens = lengths.Lengths.of_model(local).image(size)
+        return ImageTokens(key, model.name, size, tokens, lengths.context(local))
+    except LeamlError as error:
+        return ImageTokens(key, model.name, size, None, why=str(error).replace(local.name, model.name))

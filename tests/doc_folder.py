@@ -144,7 +144,7 @@ def make_folder(folder: Path) -> None:
     assert done.exit_code == 0, (done.output, done.exception)
     run = folder / "runs" / "mine"
     ingested = json.loads((run / "status.json").read_text())["steps"]
-    write_run(run)
+    write_run(run, weights=True)
     state = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps(state | {"steps": ingested + state["steps"]}))
 

@@ -1,0 +1,1 @@
+"""Real-size training on one GPU, part by part (run.sh)."""

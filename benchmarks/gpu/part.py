@@ -1,4 +1,4 @@
-"""What the parts share: arguments, results that are kept as they come, models of real shapes, and measures of time and memory."""
+"""What the parts share: arguments, results that are kept as they come, models of real shapes, and measuring."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def measure(part: Part, shape: str, method: str, again: bool, examples: int) -> 
 
     seconds = part.seconds(step)
     found = {"examples": examples, "tokens": int(inputs["input_ids"].shape[1]), "s_per_step": round(seconds, 4)}
-    found |= {"peak_gib": part.peak_gib(), "tflops": round(flops / seconds / 1e12, 2)}
+    found |= {"peak_gib": part.peak_gib(), "tflops": round(flops / seconds / 1e12, 5)}
     if part.peak_flops:
         found["mfu"] = round(flops / seconds / part.peak_flops, 3)
     return found

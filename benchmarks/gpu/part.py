@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.neuron_training import PEAK_TFLOPS
+
 PHOTO = (720, 1280)
 """Height and width of the images."""
 
@@ -85,9 +87,8 @@ class Part:
     @property
     def peak_flops(self) -> float | None:
         """Dense bfloat16 products a second of the card, by its data sheet; None: not known here."""
-        known = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
         name = self.results["machine"]["device"]
-        return next((flops for card, flops in known.items() if card in name), None)
+        return next((1e12 * tera for card, tera in PEAK_TFLOPS.items() if card in name), None)
 
 
 def model(shape: str, part: Part, attention: str = "sdpa", dtype: torch.dtype = torch.bfloat16) -> Any:

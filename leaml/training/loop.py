@@ -233,7 +233,8 @@ class Trainer:
         validation: Validation | None = None,
     ) -> None:
         """One training from `start` (or from the restored `state`) to the last step; appends to the lists in `state`."""
-        optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=self.config.weight_decay)
+        fused = self.worker.device.startswith("cuda") or None  # None: as torch thinks best
+        optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=self.config.weight_decay, fused=fused)
         values = state.pop("parameters", None) or start
         with torch.no_grad():
             for parameter, value in zip(self.parameters, values or (), strict=bool(values)):

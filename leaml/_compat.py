@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,19 @@ def cpu_multiplies_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def image_tokens(processor: Any, size: tuple[int, int]) -> int | None:
+    """Tokens of an image of `size` (width, height) as a processor counts them without an image; None: it cannot.
+
+    vLLM asks for it in this way. Not every processor is right about it, in particular where its settings were changed.
+    """
+    count = getattr(processor, "_get_num_multimodal_tokens", None)
+    try:
+        found = count(image_sizes=[(size[1], size[0])]).num_image_tokens if count else None
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
+        return None
+    return int(found[0]) if found else None
+
+
 def saved_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """What `save_pretrained` writes, on the meta device: it says so nowhere before it has written the files."""
     from transformers.core_model_loading import revert_weight_conversion
@@ -60,6 +73,18 @@ def saved_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
     state = remove_tied_weights_from_state_dict(dict(model.state_dict()), model)
     return dict(revert_weight_conversion(model, {name: tensor.to("meta") for name, tensor in state.items()}))
+
+
+def unstored(model: PreTrainedModel, stored: Collection[str]) -> set[str]:
+    """Names of tensors that a whole checkpoint with the names `stored` may lack.
+
+    One of two tied weights may be stored, whichever of the two `save_pretrained` writes, and some models list what they never
+    store.
+    """
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    ignored = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_missing", None) or ()]
+    listed = {name for name in model.state_dict() if any(pattern.search(name) for pattern in ignored)}
+    return listed | {source for target, source in tied.items() if target in stored}
 
 
 @contextlib.contextmanager

@@ -178,7 +178,7 @@ def memory() -> Check:
     """Memory this process may use: the machine's or, if smaller, its container's."""
     total = total_memory()
     if total < LOW_MEMORY:
-        return Check("Memory", "warn", _size(total), f"give it {_size(LOW_MEMORY)}; or smaller batches: finetune.batch_size=16")
+        return Check("Memory", "warn", _size(total), f"give it {_size(LOW_MEMORY)}; or set micro_batch_tokens")
     return Check("Memory", "ok", _size(total))
 
 

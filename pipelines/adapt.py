@@ -92,7 +92,7 @@ def check(config: Config, until: str = LAST) -> None:
     if config.caption.file and not config.distill.skip:
         with named("caption.file"):
             captions.read(config.caption.file, config.caption.column)
-    if config.caption.url is None and config.caption.complete:
+    if config.caption.url is None and config.caption.complete and not config.distill.skip:
         load.check(config.caption.teacher)
 
 

@@ -68,7 +68,7 @@ def _score_worker(given: WorkerConfig[ScoreJob]) -> None:
     share_machine(given["lanes"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    device = str(ray.train.torch.get_device()) if given["use_gpu"] else "cpu"
+    device = str(ray.train.torch.get_device()) if given["gpus"] else "cpu"
     vlm = load.load(job.model, device)
     vlm.model.requires_grad_(False).eval()
     everything = scores.all_linears(vlm.model)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
 from leaml.data import tables
 from leaml.data.store import ImageStore
-from leaml.errors import LeamlError, StepError
+from leaml.errors import LeamlError, ModelError, StepError
 from leaml.imports import uncollected
 from leaml.io import files, s3
 from leaml.training.batches import Example, Task
@@ -81,10 +81,11 @@ class TrainJob:
 
 
 class WorkerConfig(TypedDict, Generic[Job]):
-    """What each Ray Train worker is given; `lanes` trainings run on its machine at a time, `processes` make its input."""
+    """What each Ray Train worker is given, `gpus` of its own; `lanes` trainings run on its machine at a time, `processes` make
+    its input."""
 
     job: Job
-    use_gpu: bool
+    gpus: float
     lanes: int
     processes: int
 
@@ -143,7 +144,7 @@ def fit(
     storage, _, name = files.absolute(folder).rpartition("/")
     trainer = TorchTrainer(
         run,
-        train_loop_config={"job": job, "use_gpu": gpus > 0, "lanes": resources.lanes, "processes": resources.input_processes},
+        train_loop_config={"job": job, "gpus": gpus, "lanes": resources.lanes, "processes": resources.input_processes},
         torch_config=NodeNetwork(backend="nccl" if gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.train_workers,
@@ -204,7 +205,7 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
     share_machine(config["lanes"])
     torch.manual_seed(job.seed)
     context = ray.train.get_context()
-    device = str(ray.train.torch.get_device()) if config["use_gpu"] else "cpu"
+    device = str(ray.train.torch.get_device()) if config["gpus"] else "cpu"
     vlm = vlm_load.load(job.model, device)
     parameters = _trainable(vlm, job)
     worker = Worker(
@@ -213,7 +214,7 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
         device=device,
         restore=_restore,
         save=lambda state: _save(state, context.get_world_rank()),
-        memory_share=1 / (context.get_local_world_size() * config["lanes"]),
+        memory_share=min(1.0, config["gpus"]) or 1 / (context.get_local_world_size() * config["lanes"]),
         progress=progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,
     )
     tasks = [Task(t.name, read_examples(t.file), t.share, t.weight) for t in job.tasks]
@@ -270,11 +271,15 @@ def _adapter(model: PreTrainedModel, job: TrainJob) -> PeftConfig:
 
     given = job.config.lora
     parts = set(given.target) - set(job.config.freeze)
+    targets = sorted(name for name in scores.all_linears(model) if part_of(name) in parts)
+    if not targets:
+        msg = f"the model has no Linear in {sorted(parts)} for LoRA; give other parts as lora.target"
+        raise ModelError(msg)
     return LoraConfig(
         r=given.rank,
         lora_alpha=2 * given.rank if given.alpha is None else given.alpha,  # type: ignore[arg-type]  # PEFT takes any number
         lora_dropout=given.dropout,
-        target_modules=sorted(name for name in scores.all_linears(model) if part_of(name) in parts),
+        target_modules=targets,
         use_dora=given.dora,
         use_rslora=given.rslora,
     )
@@ -304,7 +309,8 @@ def _restore() -> dict[str, object] | None:
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        return dict(torch.load(Path(folder) / "state.pt", weights_only=True))
+        # not onto the GPU that it was saved from, which is rank 0's
+        return dict(torch.load(Path(folder) / "state.pt", map_location="cpu", weights_only=True))
 
 
 def _save(state: Mapping[str, object], rank: int) -> None:

@@ -295,6 +295,10 @@ class Config(Section):
         if self.distill.skip and self.finetune.method == "neurons":
             msg = "finetune.method neurons needs the rows that select chooses, which distill.skip leaves out; use full or lora"
             raise ValueError(msg)
+        without = {"no_captions", "self_training", "captions_mixed", "full_labels"} & set(self.evaluate.controls)
+        if self.finetune.method == "neurons" and without:
+            msg = f"the controls {sorted(without)} select no neurons, which finetune.method neurons needs; use full or lora"
+            raise ValueError(msg)
         for name in ("distill", "finetune"):
             section: TrainConfig = getattr(self, name)
             if section.method == "neurons" and section.freeze:

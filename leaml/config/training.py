@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from leaml.config.base import Section
 
@@ -47,9 +47,9 @@ class TrainConfig(Section):
     batch_size: int = Field(64, gt=0, description="Examples per optimizer step, shared by all workers.")
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(gt=0)] | None = Field(
         "auto",
-        description="Tokens of one forward and backward pass of a worker, padding and images included; gradients of a step's"
-        " passes are added up, so this changes memory and time, not the result. auto: what fits into the free memory, measured"
-        " on one example; null: a worker's part of a batch is one pass.",
+        description="Tokens of one forward and backward pass of a worker, padding and images included. Gradients of a step's"
+        " passes are added up, so this changes memory and time, and the result by rounding and dropout alone. auto: what fits"
+        " into the free memory, measured on examples; null: a worker's part of a batch is one pass.",
     )
     activation_checkpointing: Literal["auto"] | bool = Field(
         "auto",
@@ -64,10 +64,17 @@ class TrainConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm clipping.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="Autocast type of the forward pass; weights keep theirs. auto: bfloat16 where the hardware multiplies it"
-        " (GPUs from Ampere on, CPUs with AVX-512), else float32.",
+        description="Autocast type of the forward pass; what is trained is held in float32. auto: bfloat16 where the hardware"
+        " multiplies it (GPUs from Ampere on, CPUs with AVX-512), else float32.",
     )
     save_every: int = Field(100, gt=0, description="Steps between checkpoints that a killed run resumes from.")
+
+    @model_validator(mode="after")
+    def _lora_has_a_part(self) -> Self:
+        if self.method == "lora" and not set(self.lora.target) - set(self.freeze):
+            msg = f"lora.target {self.lora.target} is frozen; name a part that is not in freeze {self.freeze}"
+            raise ValueError(msg)
+        return self
 
     def identity(self) -> dict[str, object]:
         """The keys that decide what comes out of the training; the others change its memory and its time."""

@@ -184,6 +184,10 @@ class ImageStore:
         self.cached = 0
         self.cache: OrderedDict[str, Image.Image] = OrderedDict()
 
+    def __getstate__(self) -> dict[str, object]:
+        """What another process is given: nothing that was read on the way."""
+        return self.__dict__ | {"sizes": {}, "cached": 0, "cache": OrderedDict()}
+
     def get(self, image_id: str) -> Image.Image:
         """The image in RGB. Raises DataError for an unknown id."""
         if image_id in self.cache:

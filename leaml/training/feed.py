@@ -20,8 +20,8 @@ GetImage = Callable[[str], Image.Image]
 Made = tuple[dict[str, torch.Tensor], torch.Tensor]
 """Tensors of a micro-batch, with labels, and (examples,) int64: the number of each row's task."""
 
-AHEAD = 2
-"""Micro-batches that each process has ready."""
+AHEAD = 1
+"""Micro-batches that each process has ready; one of 64 photos in tiles is 3 GB."""
 
 
 class _MicroBatches(Dataset[Made | LeamlError]):
@@ -30,6 +30,10 @@ class _MicroBatches(Dataset[Made | LeamlError]):
     def __init__(self, processor: Processor, get_image: GetImage) -> None:
         self.processor, self.get_image = processor, get_image
         self.collator: Collator | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """What a process is given; it makes its own collator."""
+        return self.__dict__ | {"collator": None}
 
     def __getitem__(self, drawn: list[Drawn]) -> Made | LeamlError:
         self.collator = self.collator or Collator(self.processor)

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NotRequired, TypedDict, cast
 
 import torch
@@ -25,7 +26,7 @@ from leaml.training.objectives import reply_logits
 from leaml.training.prepare import checkpoint_activations, float32_masters
 from leaml.vlm.lengths import Lengths
 from leaml.vlm.load import VLM
-from leaml.vlm.precision import Precision, compute_dtype
+from leaml.vlm.precision import Precision, computing_in
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Worker:
     world: int = 1
     device: str = "cpu"
     memory_share: float = 1.0
-    """Of its machine's free memory (of its GPU's, where it has one, it may take all)."""
+    """Of the free memory of its GPU, where it has one, or of its machine, how much it may take."""
     restore: Callable[[], dict[str, Any] | None] = lambda: None
     save: Callable[[dict[str, object]], None] = lambda state: None
     progress: Callable[[dict[str, float]], None] = lambda metrics: None
@@ -120,9 +121,7 @@ def task_loss(
     says which task a row belongs to.
     """
     labels = batch["labels"]
-    device_type = labels.device.type
-    dtype = compute_dtype(precision, device_type)
-    with torch.autocast(device_type, dtype, enabled=dtype != torch.float32):
+    with computing_in(precision, labels.device.type):
         found = reply_logits(vlm.model, {k: v for k, v in batch.items() if k != "labels"}, labels)
     losses = found.losses()
     shares = torch.tensor([w / max(1, n) for w, n in zip(weights, tokens, strict=True)], dtype=losses.dtype)
@@ -136,6 +135,9 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
     torch.distributed.all_reduce(flat)
     for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
         parameter.grad = part.view_as(parameter)
+
+
+_tokens_of, _reply_of = attrgetter("tokens"), attrgetter("reply")
 
 
 class NotFiniteError(StepError):
@@ -195,8 +197,7 @@ class Trainer:
         state: TrainingState = {"phase": 0, "step": 0, "budget": None, "sweep": [], "losses": [], "validations": []}
         restored = self.worker.restore()
         state |= cast(TrainingState, restored or {})
-        given = self.config.micro_batch_tokens
-        self.budget = state["budget"] if restored else self._measured_budget() if given == "auto" else given
+        self.budget = self._budget(state["budget"])
         state["budget"] = self.budget
         begun = time.time()
         self._began = begun - state.get("seconds", 0.0)
@@ -260,24 +261,37 @@ class Trainer:
         config, worker = self.config, self.worker
         return Batches(tasks, config.batch_size, self.seed, self._size, self.budget, worker.rank, worker.world)
 
+    def _budget(self, earlier: int | None) -> int | None:
+        """Tokens of a micro-batch: as configured or measured, and then no more than before the training was resumed."""
+        given = self.config.micro_batch_tokens
+        if given != "auto":
+            return given
+        found = self._measured_budget()
+        return found if earlier is None or found is None else min(earlier, found)
+
     def _measured_budget(self) -> int | None:
-        """What is measured on the longest example of the first batch; the smallest that any of the workers finds."""
+        """What is measured on the longest examples of the first batch; the smallest that any of the workers finds.
+
+        The one with the longest reply is measured too: a reply token has logits, and costs more than others.
+        """
         drawn = draw(self.tasks, self.config.batch_size, self.seed, 0)
         sizes = [self._size(example) for _, example in drawn]
-        longest = max(range(len(drawn)), key=lambda i: sizes[i].tokens)
-        tensors, numbers = self.feed.make([drawn[longest]])
-        weights = [t.weight for t in self.tasks]
+        weights, trained = [t.weight for t in self.tasks], sum(p.numel() for p in self.parameters)
+        device = torch.device(self.worker.device)
 
-        def once() -> None:
-            on_device = {k: v.to(self.worker.device) for k, v in tensors.items()}
-            tokens = [sizes[longest].reply] * len(self.tasks)
-            task_loss(self.vlm, on_device, numbers, weights, self.config.precision, tokens).backward()
+        def of(example: int) -> int | None:
+            def once(copies: int) -> None:
+                tensors, numbers = self.feed.make([drawn[example]] * copies)
+                on_device = {k: v.to(device) for k, v in tensors.items()}
+                tokens = [sizes[example].reply] * len(self.tasks)
+                task_loss(self.vlm, on_device, numbers, weights, self.config.precision, tokens).backward()
+
+            return token_budget(once, sizes[example].tokens, trained, device, self.worker.memory_share)
 
         self.vlm.model.train()
-        trained = sum(p.numel() for p in self.parameters)
-        device = torch.device(self.worker.device)
-        share = 1.0 if device.type == "cuda" else self.worker.memory_share
-        found = token_budget(once, sizes[longest].tokens, trained, device, share)
+        longest = {max(range(len(drawn)), key=lambda i: (key(sizes[i]), -i)) for key in (_tokens_of, _reply_of)}
+        each = [of(example) for example in sorted(longest)]
+        found = min((n for n in each if n is not None), default=None)
         self.vlm.model.zero_grad(set_to_none=True)
         if self.worker.world == 1:
             return found
@@ -343,7 +357,8 @@ class Trainer:
             batch, _ = self.feed.make([(0, examples[i]) for i in part])
             on_device = {k: v.to(self.worker.device) for k, v in batch.items()}
             labels = on_device.pop("labels")
-            found = reply_logits(self.vlm.model, on_device, labels)
+            with computing_in(self.config.precision, labels.device.type):
+                found = reply_logits(self.vlm.model, on_device, labels)
             hits += int(found.right_by_row(len(part)).sum())
             total += float(found.mean_by_row(len(part)).sum())
         return hits / len(examples), total / len(examples)

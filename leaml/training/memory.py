@@ -17,22 +17,29 @@ SHARE = 0.7
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def token_budget(once: Callable[[], None], tokens: int, trained: int, device: torch.device, share: float = 1.0) -> int | None:
+def token_budget(
+    once: Callable[[int], None], tokens: int, trained: int, device: torch.device, share: float = 1.0
+) -> int | None:
     """Tokens of a pass that fit into the free memory; None where the system does not say how much a pass takes.
 
+    What two copies of the example take more than one is the price of its tokens; the rest of a pass costs the same whatever its
+    size: gradients, autocast's copies of weights, workspaces.
+
     Args:
-        once: A forward and backward pass of one example.
+        once: A forward and backward pass of so many copies of one example.
         tokens: Of that example.
-        trained: Number of weights that are trained; their gradients and two moments come on top.
+        trained: Number of weights that are trained; AdamW's two moments of each come on top.
         device: Where it is done.
-        share: Of the machine's free memory that this process may take; other workers have the rest.
+        share: Of the free memory that this process may take; others have the rest.
     """
     free = _free(device) * share
-    taken = _peak_of(once, device)
-    if taken is None:
+    once(1)  # what is allocated once and kept
+    one, two = (_peak_of(lambda copies=copies: once(copies), device) for copies in (1, 2))
+    if one is None or two is None:
         return None
-    each = max(1.0, (taken - 4 * trained) / tokens)  # the pass made the gradients too
-    return max(tokens, int(SHARE * max(0.0, free - 12 * trained) / each))
+    each = max(1.0, (two - one) / tokens)
+    fixed = max(0.0, one - tokens * each) + 12 * trained
+    return max(tokens, int(SHARE * max(0.0, free - fixed) / each))
 
 
 def _free(device: torch.device) -> int:

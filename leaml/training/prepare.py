@@ -18,7 +18,7 @@ SMALL = 100_000_000
 
 
 def float32_masters(model: nn.Module, precision: Precision) -> None:
-    """Hold the weights that are trained in float32, those that are not in the type they have.
+    """Hold the weights that are trained in float32, those under an adapter in the type they have.
 
     An update of AdamW is some 1e-5 of a weight, a step of bfloat16 is 4e-3 of it: updates of bfloat16 weights are mostly
     rounded away. Where the forward pass computes in float32 too, the others are converted as well, since products want two
@@ -28,7 +28,8 @@ def float32_masters(model: nn.Module, precision: Precision) -> None:
         model: Of which what is trained has `requires_grad`.
         precision: Of the forward pass.
     """
-    everything = compute_dtype(precision, next(model.parameters()).device.type) == torch.float32
+    own = not hasattr(model, "peft_config")  # parts of two types beside each other are what no model expects
+    everything = own or compute_dtype(precision, next(model.parameters()).device.type) == torch.float32
     for parameter in model.parameters():
         if parameter.dtype in (torch.bfloat16, torch.float16) and (everything or parameter.requires_grad):
             parameter.data = parameter.data.float()

@@ -73,20 +73,38 @@ def check(config: ModelConfig, where: str, trained: bool) -> None:
         ModelError: There are no weights, files are missing or cut off, or the hub is out of reach.
     """
     folder = where if _is_folder(where) else hub.cached_folder(config)
-    if folder is None or not _holds_weights(folder):
-        if _is_folder(where) or hub.is_offline():
-            raise _no_weights(config, [] if folder is None else _names(folder), trained, unasked=not _is_folder(where))
-        names = hub.file_names(config)
-        if not any(name.endswith(SUFFIXES) for name in names) or (trained and not {INDEX, WHOLE} & set(names)):
-            raise _no_weights(config, names, trained)
-        if INDEX in names:
-            _shards(config, names, lambda: hub.read_small(config, INDEX))
+    if not _is_folder(where) and not hub.is_offline() and not (folder and _is_complete(config, folder, trained)):
+        _check_on_hub(config, trained)  # what is missing in the cache is fetched when the model is loaded
         return
+    if folder is None or not _holds_weights(folder):
+        raise _no_weights(config, [] if folder is None else _names(folder), trained, unasked=not _is_folder(where))
     names = _names(folder)
     if INDEX in names or WHOLE in names:
         shapes(config, folder)
     elif trained:
         raise _no_weights(config, names, trained)
+
+
+def _check_on_hub(config: ModelConfig, trained: bool) -> None:
+    names = hub.file_names(config)
+    if names is None:
+        return  # a mirror that lists no files; loading will tell
+    if not any(name.endswith(SUFFIXES) for name in names) or (trained and not {INDEX, WHOLE} & set(names)):
+        raise _no_weights(config, names, trained)
+    if INDEX in names:
+        _shards(config, names, lambda: hub.read_small(config, INDEX))
+
+
+def _is_complete(config: ModelConfig, folder: str, trained: bool) -> bool:
+    """Whether a folder of the cache has all files of weights, and not the first ones of a download that was interrupted."""
+    names = _names(folder)
+    if INDEX not in names:
+        return WHOLE in names or (not trained and _holds_weights(folder))
+    try:
+        _shards(config, names, lambda: files.read_bytes(files.join(folder, INDEX)))
+    except ModelError:
+        return False
+    return True
 
 
 def shapes(config: ModelConfig, folder: str) -> Shapes:
@@ -144,12 +162,12 @@ def _header(config: ModelConfig, uri: str) -> Shapes:
                 raise ValueError(msg)
             found = json.loads(stream.read(length))
         found.pop("__metadata__", None)
-        end = 8 + length + max((tensor["data_offsets"][1] for tensor in found.values()), default=0)
+        end = 8 + length + max((tensor["data_offsets"][-1] for tensor in found.values()), default=0)
         if size != end:
             msg = f"it has {size} bytes where its header says {end}"
             raise ValueError(msg)
         return {name: tuple(tensor["shape"]) for name, tensor in found.items()}
-    except (DataError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (DataError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         msg = f"{posixpath.basename(uri)} of the model {config.name!r} is no whole safetensors file: {error}; {_AGAIN}"
         raise ModelError(msg) from error
 

@@ -69,25 +69,25 @@ def ask(config: ModelConfig) -> None:
         return  # a gated model, another revision, a mirror without this address: transformers finds out and says so
 
 
-def file_names(config: ModelConfig) -> list[str]:
-    """Names of the files of a hub's model. Raises ModelError as `ask` does, or when the hub refuses to say."""
+def file_names(config: ModelConfig) -> list[str] | None:
+    """Names of the files of a hub's model; None where the hub refuses to say. Raises ModelError as `ask` does."""
     import httpx
 
     try:
         found = _model_info(config)
-    except httpx.HTTPError as error:
-        msg = f"the hub does not say which files the model {config.name!r} has: {error}; set HF_TOKEN if it is gated"
-        raise ModelError(msg) from error
+    except httpx.HTTPError:
+        return None
     return [file.rfilename for file in found.siblings or []]
 
 
 def read_small(config: ModelConfig, name: str) -> bytes:
     """A small file of a hub's model, which is kept in the cache. Raises ModelError."""
+    import httpx
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(config.name, name, revision=config.revision)).read_bytes()
-    except OSError as error:
+    except (OSError, httpx.HTTPError) as error:
         msg = f"cannot read {name} of the model {config.name!r} from the hub: {error}; set HF_TOKEN if it is gated"
         raise ModelError(msg) from error
 

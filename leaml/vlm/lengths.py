@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from leaml import _compat
 from leaml.config import ModelConfig
 from leaml.vlm import load
 from leaml.vlm.collate import CACHE, Collator, Turn
@@ -24,6 +25,10 @@ _KEYS = (
 """Under which a text model's configuration says how long its context is; vLLM takes the smallest, and so does this module."""
 _NOT_SCALED = {"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
 """Kinds of rotary embedding whose factor the length in the configuration already has."""
+
+
+DIFFERENT, ALIKE = 3, 10
+"""Numbers that a processor must have told rightly before it is believed: so many different ones, or so many in all."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Lengths:
         self._collator = Collator(processor)
         self._texts: dict[tuple[str, str, str], tuple[int, int]] = {}
         self._images: dict[tuple[int, int], int] = {}
+        self._right: list[int] | None = []  # numbers of tokens that the processor told rightly; None: it told a wrong one
 
     @classmethod
     def of_model(cls, config: ModelConfig) -> Lengths:
@@ -89,8 +95,28 @@ class Lengths:
         return Length(self.image(size), text, answer)
 
     def image(self, size: tuple[int, int]) -> int:
-        """Tokens that an image of `size` (width, height) adds to a prompt; processors look at its size alone."""
+        """Tokens that an image of `size` (width, height) adds to a prompt; processors look at its size alone.
+
+        Where a processor counts them without an image, it is believed once it has been right often enough: to make an
+        image of every size that is asked for takes as long as the images themselves.
+        """
         if size not in self._images:
-            batch = self._collator([Turn(Image.new("RGB", size), "x", "x")])
-            self._images[size] = int(batch["input_ids"].shape[1]) - sum(self.texts("x", "x"))
+            if len(self._images) >= CACHE:
+                self._images.clear()
+            self._images[size] = self._count(size)
         return self._images[size]
+
+    def _count(self, size: tuple[int, int]) -> int:
+        if self._right is None:
+            return self._made(size)
+        counted = _compat.image_tokens(self._collator.processor, size)
+        if counted is not None and (len(set(self._right)) >= DIFFERENT or len(self._right) >= ALIKE):
+            return counted - 1  # one token stands in the text already
+        found = self._made(size)
+        self._right = [*self._right, found] if counted is not None and counted - 1 == found else None
+        return found
+
+    def _made(self, size: tuple[int, int]) -> int:
+        """Counted in the batch that the collator makes of an image."""
+        batch = self._collator([Turn(Image.new("RGB", size), "x", "x")])
+        return int(batch["input_ids"].shape[1]) - sum(self.texts("x", "x"))

@@ -161,7 +161,11 @@ def check(config: ModelConfig, trained: bool = False) -> None:
     checkpoint.check(config, resolve_model(config.name), trained)
     from leaml.vlm.collate import Collator, Turn
 
-    Collator(processor(config))([Turn(Image.new("RGB", (64, 64)), "What is it?", "A ball")])
+    try:
+        Collator(processor(config))([Turn(Image.new("RGB", (64, 64)), "What is it?", "A ball")])
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        msg = f"the processor of the model {config.name!r} makes no conversation about an image: {_first_line(error)}"
+        raise ModelError(msg) from error
 
 
 def _check_configuration(config: ModelConfig, trained: bool) -> None:

@@ -23,6 +23,12 @@ def fast_bfloat16(device_type: str) -> bool:
     return False
 
 
+def computing_in(precision: Precision, device_type: str) -> torch.autocast:
+    """The context of a forward pass: autocast to `compute_dtype`, or nothing where that is float32."""
+    dtype = compute_dtype(precision, device_type)
+    return torch.autocast(device_type, dtype, enabled=dtype != torch.float32)
+
+
 def compute_dtype(precision: Precision, device_type: str) -> torch.dtype:
     """The autocast type of `precision` on "cpu" or "cuda"; "auto" is bfloat16 where that is fast and float32 elsewhere."""
     if precision == "auto":

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -39,7 +38,7 @@ def remember(model: PreTrainedModel, name: str, checkpoint: Shapes) -> None:
         ModelError: The model would be saved with other names or shapes, which vLLM does not read.
     """
     with _layout_of(model, checkpoint):
-        _refuse_other_tensors(name, _written(model), checkpoint)
+        _refuse_other_tensors(name, _written(model), checkpoint, _compat.unstored(model, checkpoint))
     _CHECKPOINTS[model] = checkpoint
 
 
@@ -57,7 +56,7 @@ def save_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype | None
     checkpoint = _CHECKPOINTS.get(model)
     with _layout_of(model, checkpoint or {}), _writable_generation(model, folder):
         if checkpoint:
-            _refuse_other_tensors(type(model).__name__, _written(model), checkpoint)
+            _refuse_other_tensors(type(model).__name__, _written(model), checkpoint, _compat.unstored(model, checkpoint))
         if dtype is None:
             model.save_pretrained(folder)
             return
@@ -84,7 +83,7 @@ def _transposed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:-2], shape[-1], shape[-2]) if len(shape) > 1 else shape
 
 
-def _refuse_other_tensors(name: str, written: Shapes, checkpoint: Shapes) -> None:
+def _refuse_other_tensors(name: str, written: Shapes, checkpoint: Shapes, unstored: Collection[str]) -> None:
     other = [n for n, shape in written.items() if shape != checkpoint.get(n, shape)]
     if other:
         msg = (
@@ -93,7 +92,7 @@ def _refuse_other_tensors(name: str, written: Shapes, checkpoint: Shapes) -> Non
             " checkpoint that this version of transformers has written, or another version"
         )
         raise ModelError(msg)
-    new = sorted(written.keys() - checkpoint.keys())
+    new = sorted(written.keys() - checkpoint.keys() - set(unstored))
     if new:
         msg = (
             f"{len(new)} tensors of the model {name!r} are not in its checkpoint, {new[0]} first: their values are random, or"
@@ -123,24 +122,19 @@ def _with_dtype(tree: dict[str, object], dtype: str) -> dict[str, object]:
 def _writable_generation(model: PreTrainedModel, folder: Path) -> Iterator[None]:
     """A generation config that transformers writes: it refuses some that it has read, after all the training.
 
-    Temperature and the like without `do_sample` get it: vLLM samples by them whether it is set or not, and goes on to. What is
-    refused for another reason is written as it was read.
+    Such as temperature without `do_sample`. It is written as it was read, so that the model answers as its base does.
     """
     given: GenerationConfig | None = model.generation_config if model.can_generate() else None
     if given is None or _is_writable(given):
         yield
         return
-    sampled = copy.deepcopy(given)
-    sampled.do_sample = True
-    as_read = given.temperature == 0 or not _is_writable(sampled)
-    model.generation_config = type(given)() if as_read else sampled
-    log.info("the generation config is saved %s", "as it was read" if as_read else "with do_sample, which its values need")
+    model.generation_config = type(given)()
+    log.info("the generation config, which transformers does not write, is saved as it was read")
     try:
         yield
     finally:
         model.generation_config = given
-    if as_read:
-        given.to_json_file(folder / "generation_config.json")
+    given.to_json_file(folder / "generation_config.json")
 
 
 def _is_writable(generation: GenerationConfig) -> bool:

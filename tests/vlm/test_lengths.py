@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from leaml import _compat
 from leaml.config import ModelConfig, resolve_model
 from leaml.io import files
 from leaml.vlm import load
@@ -76,3 +77,19 @@ def test_of_a_model_on_s3_no_weights_are_fetched(bucket: str, tmp_path: Path, mo
     assert load.special_tokens(there) == load.special_tokens(here)
     assert read
     assert not [uri for uri in read if uri.endswith(".safetensors")]
+
+
+def test_a_processor_is_believed_once_it_has_counted_rightly(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(64, 64), (200, 90), (90, 200), (300, 300), (64, 300), (500, 64), (64, 500)]
+    processor = tiny("idefics3-tiles").processor
+    expected = {size: Lengths(processor)._made(size) for size in sizes}
+    made: list[tuple[int, int]] = []
+    counts = Lengths(processor)
+    monkeypatch.setattr(counts, "_made", lambda size: made.append(size) or expected[size])
+    assert {size: counts.image(size) for size in sizes} == expected
+    assert len(made) < len(sizes)
+    monkeypatch.setattr(_compat, "image_tokens", lambda processor, size: 7)
+    wrong, made[:] = Lengths(processor), []
+    monkeypatch.setattr(wrong, "_made", lambda size: made.append(size) or expected[size])
+    assert {size: wrong.image(size) for size in sizes} == expected
+    assert made == sizes

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def token_budget(
     """
     free = _free(device) * share
     once(1)  # what is allocated once and kept
-    one, two = (_peak_of(lambda copies=copies: once(copies), device) for copies in (1, 2))
+    one, two = (_peak_of(partial(once, copies), device) for copies in (1, 2))
     if one is None or two is None:
         return None
     each = max(1.0, (two - one) / tokens)

@@ -139,7 +139,7 @@ def test_memory_by_hand() -> None:
         name: memory(name, "leaml", config, {}) for name in ("caption", "distill", "finetune", "score", "generate", "select")
     }
     weights = {name: each.weights for name, each in found.items() if each}
-    assert weights == {"caption": 72e9 * 4, "distill": 8e9, "finetune": 16e9, "score": 4e9, "generate": 4e9}
+    assert weights == {"caption": 72e9 * 4, "distill": 12e9, "finetune": 32e9, "score": 4e9, "generate": 4e9}
     assert found["generate"] and found["generate"].images == one + 2 * 256 * 4e6  # two shards of images of a megapixel
     assert found["finetune"] and found["finetune"].images == one + 8 * 4e6  # its part of a batch of 64
     assert memory("caption", "", tree(caption={"url": "http://teacher/v1"}), {}) is None

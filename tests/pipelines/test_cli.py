@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 from PIL import Image
-from transformers import Idefics3Config, LlamaConfig
+from transformers import LlamaConfig
 
 from leaml import config as tree
 
@@ -67,8 +67,7 @@ def message(ended: Ended) -> str:
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    """A configuration that `leaml` accepts: JSONL labels, a folder of images, a model of which only the config is read."""
-    Idefics3Config().save_pretrained(tmp_path / "model")
+    """A configuration that `leaml` accepts: JSONL labels, a folder of images, the shipped models."""
     (tmp_path / "images").mkdir()
     rows = []
     for n in range(4):
@@ -79,8 +78,6 @@ def recipe(tmp_path: Path) -> Path:
     content = {
         "name": "refused",
         "storage": str(tmp_path / "runs"),
-        "model": {"name": str(tmp_path / "model")},
-        "caption": {"teacher": {"name": str(tmp_path / "model")}},
         "data": {
             "labeled": {"format": "jsonl", "path": str(tmp_path / "train.jsonl")},
             "unlabeled": {"format": "folder", "path": str(tmp_path / "images")},

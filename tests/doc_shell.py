@@ -132,7 +132,8 @@ def _capture(name: str) -> list[argparse.ArgumentParser]:
 def benchmark_parsers() -> list[argparse.ArgumentParser]:
     """The parsers of every program in benchmarks/, research/ and examples/."""
     there = (file for folder in ("benchmarks", "research", "examples") for file in sorted((ROOT / folder).rglob("*.py")))
-    files = [file for file in there if "ArgumentParser(" in file.read_text()]
+    texts = {file: file.read_text() for file in there}
+    files = [file for file, text in texts.items() if "ArgumentParser(" in text and "\ndef main(" in text]
     names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
     return [parser for name in names for parser in _capture(name)]
 

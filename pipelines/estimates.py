@@ -156,7 +156,7 @@ def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
     if not count or (name == "caption" and tree["caption"]["url"]):
         return None
     model, resources = _model(name, tree), tree["resources"]
-    trained = 0.0  # share of the parameters that has gradients and two moments, and is held in float32 like them
+    stored = float(DTYPE_BYTES[model["dtype"]])  # bytes a parameter
     if name in ENGINES:
         held = resources["engine_shards"] * resources["images_per_shard"]
     elif name in GRADIENTS:
@@ -164,13 +164,11 @@ def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
     else:
         section = train_section(name, variant, tree)
         held = math.ceil(section["batch_size"] / count)
-        trained = {"full": 1.0, "lora": 0.0, "neurons": tree["select"]["ratio"]}[section["method"]]
+        trained = 16.0  # in float32 with its gradient and two moments
+        stored = {"full": trained, "lora": stored, "neurons": stored + trained * tree["select"]["ratio"]}[section["method"]]
     size, found = parameters(model["name"], active=False), known.get(signature(name, variant, tree))
     decoded = images.BYTES_PER_DECODED_PIXEL * IMAGE_PIXELS * held + images.BYTES_PER_PIXEL * tree["data"]["max_pixels"]
-    full = name not in ENGINES | GRADIENTS and train_section(name, variant, tree)["method"] == "full"
-    kept = 0.0 if full else DTYPE_BYTES[model["dtype"]]  # of neurons the base stays beside what is trained
-    weights = None if size is None else size * (kept + 16 * trained)
-    return Memory(weights, decoded, found.peak if found else None)
+    return Memory(None if size is None else size * stored, decoded, found.peak if found else None)
 
 
 def requests(name: str, tree: Tree, work: Workload) -> tuple[int, int]:

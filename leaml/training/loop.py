@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, NotRequired, TypedDict, cast
 
 import torch
@@ -68,15 +67,15 @@ class Outcome:
 
 
 class TrainingState(TypedDict):
-    """Where a training is; with the last three keys, what a `Worker` saves and restores.
+    """Where a training is; with the last four keys, what a `Worker` saves and restores.
 
     Attributes:
         phase: Learning rate of the sweep that is tried, from 0; after the sweep their number.
         step: Steps done in this phase.
-        budget: Tokens of a micro-batch.
         sweep: Result of each rate tried: "lr", "accuracy" and, where it stayed finite, "loss".
         losses: `(step, loss)` points of this phase.
         validations: Results of this phase, as `Validation` reports them.
+        budget: Tokens of a micro-batch.
         seconds: Since the training began, those of earlier attempts included.
         parameters: The trained parameters, on the CPU.
         optimizer: Its state dict.
@@ -84,10 +83,10 @@ class TrainingState(TypedDict):
 
     phase: int
     step: int
-    budget: int | None
     sweep: list[dict[str, float]]
     losses: list[tuple[int, float]]
     validations: list[dict[str, float]]
+    budget: NotRequired[int | None]
     seconds: NotRequired[float]
     parameters: NotRequired[list[torch.Tensor]]
     optimizer: NotRequired[dict[str, object]]
@@ -135,9 +134,6 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
     torch.distributed.all_reduce(flat)
     for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
         parameter.grad = part.view_as(parameter)
-
-
-_tokens_of, _reply_of = attrgetter("tokens"), attrgetter("reply")
 
 
 class NotFiniteError(StepError):
@@ -194,11 +190,9 @@ class Trainer:
             return Outcome(rates[0])
         # each rate begins where the model was; without a sweep it is there already
         start = [p.detach().to("cpu", copy=True) for p in self.parameters] if phases else None
-        state: TrainingState = {"phase": 0, "step": 0, "budget": None, "sweep": [], "losses": [], "validations": []}
-        restored = self.worker.restore()
-        state |= cast(TrainingState, restored or {})
-        self.budget = self._budget(state["budget"])
-        state["budget"] = self.budget
+        state: TrainingState = {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
+        state |= cast(TrainingState, self.worker.restore() or {})
+        self.budget = self._budget(state.get("budget"))
         begun = time.time()
         self._began = begun - state.get("seconds", 0.0)
         while state["phase"] < len(phases):
@@ -289,7 +283,8 @@ class Trainer:
             return token_budget(once, sizes[example].tokens, trained, device, self.worker.memory_share)
 
         self.vlm.model.train()
-        longest = {max(range(len(drawn)), key=lambda i: (key(sizes[i]), -i)) for key in (_tokens_of, _reply_of)}
+        every = range(len(drawn))
+        longest = {max(every, key=lambda i: sizes[i].tokens), max(every, key=lambda i: sizes[i].reply)}
         each = [of(example) for example in sorted(longest)]
         found = min((n for n in each if n is not None), default=None)
         self.vlm.model.zero_grad(set_to_none=True)
@@ -345,8 +340,8 @@ class Trainer:
         self.worker.progress({"step": step, "steps": steps, "phase": state["phase"], "loss": loss, "steps_per_s": rate})
         if step % self.config.save_every == 0 and step < steps:
             parameters = [p.detach().cpu() for p in self.parameters]
-            seconds = time.time() - self._began
-            self.worker.save({**state, "seconds": seconds, "parameters": parameters, "optimizer": optimizer.state_dict()})
+            facts = {"budget": self.budget, "seconds": time.time() - self._began}
+            self.worker.save({**state, **facts, "parameters": parameters, "optimizer": optimizer.state_dict()})
 
     @torch.no_grad()
     def _validate(self, examples: list[Example]) -> tuple[float, float]:

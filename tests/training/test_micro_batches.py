@@ -6,7 +6,6 @@ import copy
 import io
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,25 +25,6 @@ from leaml.training.objectives import reply_logits
 from leaml.training.prepare import checkpoint_activations
 from leaml.vlm.collate import Collator, Turn
 from leaml.vlm.load import VLM
-from research.tiny import build
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> VLM:
-    tokenizer = build.build_tokenizer()
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "TEXT_LAYERS", 2)
-        patch.setattr(build, "VISION_LAYERS", 1)
-        return VLM(build.build_model(tokenizer).eval(), build.build_processor(tokenizer), "random")
 
 
 def copy_of(vlm: VLM, dtype: torch.dtype = torch.float64) -> VLM:
@@ -285,7 +265,7 @@ def test_the_budget_is_measured_before_the_first_step_and_leaves_nothing(tiny: V
 
 def test_a_resumed_training_keeps_its_budget(tiny: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "_measured_budget", lambda self: 150)
-    disk, config = Disk(), {"micro_batch_tokens": "auto", "steps": 4, "save_every": 2}
+    disk, config = Disk(), {"micro_batch_tokens": "auto", "steps": 6, "save_every": 2}
     with pytest.raises(KilledError):
         trained(copy_of(tiny), "full", disk.worker(die_at=(0, 3)), **config)
     monkeypatch.setattr(Trainer, "_measured_budget", lambda self: 10_000)  # more memory is free than before
@@ -294,4 +274,15 @@ def test_a_resumed_training_keeps_its_budget(tiny: VLM, monkeypatch: pytest.Monk
     assert losses == trained(copy_of(tiny), "full", **config | {"micro_batch_tokens": 150})[0]
     disk.saved = disk.saved[:1]
     trained(copy_of(tiny), "full", disk.worker(), **config | {"micro_batch_tokens": 60})  # what did not fit is made to fit
-    assert torch.load(io.BytesIO(disk.saved[-1]), weights_only=True)["budget"] == 150  # saved at step 2, before
+    assert torch.load(io.BytesIO(disk.saved[-1]), weights_only=True)["budget"] == 60
+
+
+def test_a_frozen_part_of_a_half_precision_model_is_no_hindrance(tiny: VLM) -> None:
+    """Vision states are written among the embeddings: both must have one type."""
+    half = copy_of(tiny, torch.bfloat16)
+    half.model.requires_grad_(True)
+    half.model.model.vision_model.requires_grad_(False)
+    parameters = [p for p in half.model.parameters() if p.requires_grad]
+    config = CONFIG.model_copy(update={"steps": 2, "precision": "bfloat16", "lr": [1e-3, 1e-4]})
+    outcome = Trainer(half, parameters, [questions(10, held_out=5)], config, get_image, 1, Worker()).run()
+    assert len(outcome.sweep) == 2  # validated, too

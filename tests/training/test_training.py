@@ -4,7 +4,6 @@ import copy
 import io
 import itertools
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,26 +16,6 @@ from leaml.errors import ConfigError, StepError
 from leaml.training.batches import Example, Task
 from leaml.training.loop import Outcome, Trainer, Validation, Worker
 from leaml.vlm.load import VLM
-from research.tiny import build
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from a second thread, and lose much where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> VLM:
-    tokenizer = build.build_tokenizer()
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "TEXT_LAYERS", 2)
-        patch.setattr(build, "VISION_LAYERS", 1)
-        return VLM(build.build_model(tokenizer).eval(), build.build_processor(tokenizer), "random")
 
 
 @pytest.fixture

@@ -1,0 +1,48 @@
+"""What a training step can be told, and what of it decides its result."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from leaml import config
+from leaml.errors import ConfigError
+
+DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"warmup": {"method": "neurons"}}, "select comes after this step; use full or lora"),
+        ({"evaluate": {"baselines": {"lora_labels": {"method": "full"}}}}, "called after its method; use lora"),
+        ({"evaluate": {"baselines": {"finetune_labels": {"method": "lora"}}}}, "called after its method; use full"),
+        ({"finetune": {"method": "neurons"}, "distill": {"skip": True}}, "which distill.skip leaves out"),
+        ({"finetune": {"method": "neurons"}, "evaluate": {"controls": ["no_captions"]}}, "['no_captions'] select no neurons"),
+        ({"finetune": {"method": "neurons", "freeze": ["vision"]}}, "finetune.freeze says nothing where neurons are trained"),
+        (
+            {"finetune": {"method": "lora", "freeze": ["vision"], "lora": {"target": ["vision"]}}},
+            "lora.target ['vision'] is frozen",
+        ),
+    ],
+    ids=str,
+)
+def test_a_method_that_a_training_cannot_have_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        config.parse({"data": DATA, **settings})
+
+
+def test_what_changes_memory_alone_is_no_part_of_a_trainings_identity() -> None:
+    plain = config.TrainConfig()
+    memory = {"micro_batch_tokens": 100, "activation_checkpointing": True, "save_every": 7}
+    assert config.TrainConfig(**memory).identity() == plain.identity()
+    for other in (
+        {"method": "lora"},
+        {"lora": {"rank": 3}},
+        {"freeze": ["vision"]},
+        {"batch_size": 3},
+        {"precision": "float32"},
+    ):
+        assert config.TrainConfig(**other).identity() != plain.identity()

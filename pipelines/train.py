@@ -12,9 +12,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypedDict, TypeVar
 
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
 from leaml.data import tables
@@ -23,6 +24,7 @@ from leaml.errors import LeamlError, ModelError, StepError
 from leaml.imports import uncollected
 from leaml.io import files, s3
 from leaml.training.batches import Example, Task
+from leaml.training.checkpoints import TrainingState
 from leaml.training.loop import Outcome, Trainer, Validation, Worker
 from pipelines import _compat
 from pipelines.metrics import StepMetrics
@@ -30,6 +32,7 @@ from pipelines.progress import PROGRESS, Bar, TrainingProgress
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from ray.train import Checkpoint as RayCheckpoint
     from ray.train import UserCallback
     from torch import nn
     from transformers import PreTrainedModel
@@ -82,12 +85,13 @@ class TrainJob:
 
 class WorkerConfig(TypedDict, Generic[Job]):
     """What each Ray Train worker is given, `gpus` of its own; `lanes` trainings run on its machine at a time, `processes` make
-    its input."""
+    its input, `sharding` is as in `ResourcesConfig`."""
 
     job: Job
     gpus: float
     lanes: int
     processes: int
+    sharding: Literal["auto"] | bool
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,13 @@ def fit(
     storage, _, name = files.absolute(folder).rpartition("/")
     trainer = TorchTrainer(
         run,
-        train_loop_config={"job": job, "gpus": gpus, "lanes": resources.lanes, "processes": resources.input_processes},
+        train_loop_config={
+            "job": job,
+            "gpus": gpus,
+            "lanes": resources.lanes,
+            "processes": resources.input_processes,
+            "sharding": resources.train_sharding,
+        },
         torch_config=NodeNetwork(backend="nccl" if gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.train_workers,
@@ -206,14 +216,15 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
     torch.manual_seed(job.seed)
     context = ray.train.get_context()
     device = str(ray.train.torch.get_device()) if config["gpus"] else "cpu"
-    vlm = vlm_load.load(job.model, device)
+    vlm = vlm_load.load(job.model, runs_on=device)
     parameters = _trainable(vlm, job)
     worker = Worker(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=device,
         restore=_restore,
-        save=lambda state: _save(state, context.get_world_rank()),
+        save=_save,
+        sharding=config["sharding"],
         memory_share=min(1.0, config["gpus"]) or 1 / (context.get_local_world_size() * config["lanes"]),
         progress=progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,
     )
@@ -225,12 +236,30 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
     validation = Validation(asked, every, lambda found: ray.train.report({VALIDATED: found} | placed)) if asked else None
     ids = {e.image_id for examples in (asked, *(t.examples for t in tasks)) for e in examples}
     store = ImageStore(job.images, job.max_pixels, ids=ids)
-    outcome = Trainer(
+    trainer = Trainer(
         vlm, parameters, tasks, job.config, store.get, job.seed, worker, validation, store.size, config["processes"]
-    ).run()
+    )
+    outcome, count = trainer.run(), sum(p.numel() for p in trainer.parameters)
+    result = _gathered(vlm, job, worker.rank) if trainer.sharded else vlm
     if worker.rank == 0:
-        _write_result(vlm, job, outcome, sum(p.numel() for p in parameters))
+        _write_result(result, job, outcome, count)
     ray.train.report({"step": job.config.steps})
+
+
+def _gathered(sharded: VLM, job: TrainJob, rank: int) -> VLM:
+    """The whole model on rank 0's CPU: loaded once more, and given what was trained, one tensor at a time."""
+    from leaml.training import parallel, prepare
+    from leaml.vlm import load as vlm_load
+
+    if rank:
+        parallel.gather(sharded.model, None)
+        return sharded
+    whole = vlm_load.load(job.model)
+    trained = _trainable(whole, job)
+    if job.config.method != "full":  # rounded when they are merged, once
+        prepare.float32_masters(trained, everything=False)
+    parallel.gather(sharded.model, whole.model)
+    return whole
 
 
 def read_examples(file: str) -> list[Example]:
@@ -301,29 +330,38 @@ def _write_result(vlm: VLM, job: TrainJob, outcome: Outcome, trainable: int) -> 
     files.write_bytes(f"{job.folder}/training.json", json.dumps(summary, indent=1).encode())
 
 
-def _restore() -> dict[str, object] | None:
+class _Stored:
+    """A checkpoint that Ray Train has stored."""
+
+    def __init__(self, checkpoint: RayCheckpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def read(self, name: str) -> bytes:
+        """A file of it, without the others."""
+        with self._checkpoint.filesystem.open_input_stream(f"{self._checkpoint.path}/{name}") as stream:
+            return bytes(stream.read())
+
+    def as_directory(self) -> AbstractContextManager[str]:
+        """All of its files; downloaded once by the workers of a node."""
+        return self._checkpoint.as_directory()
+
+
+def _restore() -> _Stored | None:
     import ray.train
-    import torch
 
     checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        # not onto the GPU that it was saved from, which is rank 0's
-        return dict(torch.load(Path(folder) / "state.pt", map_location="cpu", weights_only=True))
+    return None if checkpoint is None else _Stored(checkpoint)
 
 
-def _save(state: Mapping[str, object], rank: int) -> None:
+def _save(folder: Path, state: TrainingState) -> None:
+    """Store this worker's part of a checkpoint, while the next steps are done."""
     import ray.train
-    import torch
 
-    metrics = {"step": state["step"], "phase": state["phase"]}
-    if rank:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(state, Path(folder) / "state.pt")
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    ray.train.report(
+        {"step": state["step"], "phase": state["phase"]},
+        checkpoint=ray.train.Checkpoint.from_directory(folder),
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+    )
 
 
 def progress_writer(folder: str, every: float = 2.0) -> Callable[[Mapping[str, object]], None]:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import io
-import threading
-from collections.abc import Callable
+import copy
+import json
+import shutil
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from PIL import Image
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from leaml.config import TrainConfig
+from leaml.neurons.peft import NeuronConfig
 from leaml.training.batches import Example, Task
+from leaml.training.checkpoints import STATE, TrainingState
 from leaml.training.loop import Worker
+from leaml.vlm.load import VLM
 
 COLOURS = ("red", "green", "blue", "white", "black")
 CONFIG = TrainConfig(
@@ -38,52 +47,75 @@ def mixture() -> list[Task]:
     return [Task("captions", captions, share=3.0), Task("labels", questions().examples, share=1.0, weight=0.7)]
 
 
+def copy_of(vlm: VLM, dtype: torch.dtype = torch.float64) -> VLM:
+    return VLM(copy.deepcopy(vlm.model).to(dtype), copy.deepcopy(vlm.processor), vlm.name)
+
+
+def adapted(vlm: VLM, method: str) -> list[torch.nn.Parameter]:
+    """The trained parameters, after the method's adapter has been put on the model."""
+    vlm.model.requires_grad_(method == "full")
+    targets = {n: list(range(0, m.out_features, 3)) for n, m in vlm.model.named_modules() if n.endswith(("up_proj", "fc1"))}
+    if method == "lora":
+        torch.manual_seed(3)
+        vlm.model = get_peft_model(vlm.model, LoraConfig(r=4, target_modules=sorted(targets)))
+    if method == "neurons":
+        vlm.model = get_peft_model(vlm.model, NeuronConfig(rows=targets))
+    return [p for p in vlm.model.parameters() if p.requires_grad]
+
+
 class KilledError(Exception):
     pass
 
 
-class Disk:
-    """Keeps a training's last checkpoint as Ray Train does: written with torch.save, read with weights_only."""
+@dataclass(frozen=True)
+class Folder:
+    """A checkpoint in a folder."""
 
-    def __init__(self) -> None:
-        self.saved: list[bytes] = []
+    path: Path
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def as_directory(self) -> AbstractContextManager[Path]:
+        return nullcontext(self.path)
+
+    def state(self) -> TrainingState:
+        """Where the training was."""
+        return json.loads(self.read(STATE))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What was trained, by name."""
+        with tempfile.TemporaryDirectory() as folder:
+            dcp_to_torch_save(self.path, f"{folder}/all.pt")
+            return torch.load(f"{folder}/all.pt", weights_only=True)["model"]
+
+
+class Disk:
+    """Keeps a training's checkpoints, as Ray Train does, with the parts of all its workers."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._own = None if folder else tempfile.TemporaryDirectory()
+        self.folder = folder or Path(self._own.name if self._own else "")
         self.steps: list[tuple[int, int]] = []
 
-    def worker(self, die_at: tuple[int, int] | None = None) -> Worker:
+    @property
+    def saved(self) -> list[Folder]:
+        return [Folder(path) for path in sorted(self.folder.glob("checkpoint-*"))]
+
+    def worker(self, die_at: tuple[int, int] | None = None, **given: Any) -> Worker:
         """A worker that restores from here, and dies right after (phase, step) if asked to."""
 
-        def save(state: dict[str, Any]) -> None:
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            self.saved.append(buffer.getvalue())
+        def save(folder: Path, state: TrainingState) -> None:
+            name = f"checkpoint-{state['phase']:02}-{state['step']:04}"
+            shutil.copytree(folder, self.folder / name, dirs_exist_ok=True)
+            shutil.rmtree(folder)
 
-        def restore() -> dict[str, Any] | None:
-            return torch.load(io.BytesIO(self.saved[-1]), weights_only=True) if self.saved else None
+        def restore() -> Folder | None:
+            return self.saved[-1] if self.saved else None
 
         def progress(metrics: dict[str, Any]) -> None:
             self.steps.append((metrics["phase"], metrics["step"]))
             if self.steps[-1] == die_at:
                 raise KilledError
 
-        return Worker(save=save, restore=restore, progress=progress)
-
-
-class Exchange:
-    """Stands in for torch.distributed.all_reduce between threads: the sum in the order of ranks, for everyone."""
-
-    def __init__(self, world: int) -> None:
-        self.barrier, self.mine, self.given = threading.Barrier(world, timeout=60), threading.local(), {}
-
-    def all_reduce(self, tensor: torch.Tensor) -> None:
-        self.given[self.mine.rank] = tensor.clone()
-        self.barrier.wait()
-        tensor.copy_(sum(self.given[rank] for rank in sorted(self.given)))
-        self.barrier.wait()
-
-    def run(self, rank: int, body: Callable[[], None]) -> None:
-        self.mine.rank = rank
-        try:
-            body()
-        except BaseException:
-            self.barrier.abort()
-            raise
+        return Worker(save=save, restore=restore, progress=progress, **given)

@@ -212,6 +212,11 @@ class ResourcesConfig(Section):
     train_workers: int = Field(1, gt=0, description="Data-parallel training workers.")
     train_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one training worker.")
     train_gpus: float = Field(0.0, ge=0, description="GPUs of one training worker.")
+    train_sharding: Literal["auto"] | bool = Field(
+        "auto",
+        description="Cut weights, gradients and moments over the training workers (FSDP2) instead of giving each all of them"
+        " (DDP). auto: where they take more than 0.7 of a worker's memory.",
+    )
     train_inputs: int | None = Field(
         None,
         ge=0,

@@ -8,10 +8,12 @@ and with functions to save and restore a checkpoint.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NotRequired, TypedDict, cast
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -19,10 +21,12 @@ from torch import nn
 from leaml.config import TrainConfig
 from leaml.errors import StepError
 from leaml.training.batches import Batches, Example, Size, StepBatch, Task, draw, refuse_unusable, split
+from leaml.training.checkpoints import Checkpoint, Checkpoints, TrainingState
 from leaml.training.feed import Feed, GetImage, Made
 from leaml.training.memory import token_budget
 from leaml.training.objectives import reply_logits
-from leaml.training.prepare import checkpoint_activations, float32_masters
+from leaml.training.parallel import Alone, Replicas, Shards, Strategy, fits, local, shard, whole
+from leaml.training.prepare import checkpoint_activations, float32_masters, one_type
 from leaml.vlm.lengths import Lengths
 from leaml.vlm.load import VLM
 from leaml.vlm.precision import Precision, computing_in
@@ -37,9 +41,19 @@ class Worker:
     device: str = "cpu"
     memory_share: float = 1.0
     """Of the free memory of its GPU, where it has one, or of its machine, how much it may take."""
-    restore: Callable[[], dict[str, Any] | None] = lambda: None
-    save: Callable[[dict[str, object]], None] = lambda state: None
+    sharding: Literal["auto"] | bool = "auto"
+    """Whether each of several workers holds a part of every weight; auto: where the whole does not fit one of them."""
+    restore: Callable[[], Checkpoint | None] = lambda: None
+    save: Callable[[Path, TrainingState], None] = lambda folder, state: shutil.rmtree(folder)
+    """Takes a folder with this worker's part of a checkpoint, which is the callee's from then on; every worker is called."""
+    writes_beside: bool | None = None
+    """Write checkpoints while the next steps are done, from a copy on the CPU; None: on a GPU. On a CPU the copy would take
+    as much memory as what is trained, and the writing the time of the steps."""
     progress: Callable[[dict[str, float]], None] = lambda metrics: None
+
+    def __post_init__(self) -> None:
+        if self.writes_beside is None:
+            self.writes_beside = self.device.startswith("cuda")
 
 
 @dataclass(frozen=True)
@@ -66,32 +80,6 @@ class Outcome:
     """Of this attempt's seconds, those in which the model waited for its input."""
 
 
-class TrainingState(TypedDict):
-    """Where a training is; with the last four keys, what a `Worker` saves and restores.
-
-    Attributes:
-        phase: Learning rate of the sweep that is tried, from 0; after the sweep their number.
-        step: Steps done in this phase.
-        sweep: Result of each rate tried: "lr", "accuracy" and, where it stayed finite, "loss".
-        losses: `(step, loss)` points of this phase.
-        validations: Results of this phase, as `Validation` reports them.
-        budget: Tokens of a micro-batch.
-        seconds: Since the training began, those of earlier attempts included.
-        parameters: The trained parameters, on the CPU.
-        optimizer: Its state dict.
-    """
-
-    phase: int
-    step: int
-    sweep: list[dict[str, float]]
-    losses: list[tuple[int, float]]
-    validations: list[dict[str, float]]
-    budget: NotRequired[int | None]
-    seconds: NotRequired[float]
-    parameters: NotRequired[list[torch.Tensor]]
-    optimizer: NotRequired[dict[str, object]]
-
-
 GetSize = Callable[[str], tuple[int, int]]
 """Width and height of the image with an id, without decoding it where that is known."""
 
@@ -112,28 +100,20 @@ def task_loss(
     weights: list[float],
     precision: Precision,
     tokens: Sequence[int],
+    call: Any = None,
 ) -> torch.Tensor:
     """Sum over tasks of weight x mean token cross-entropy of that task's reply tokens (token mean, not example mean).
 
     The mean is over `tokens` (tasks,), the counts of the *global* batch: each micro-batch of each worker returns its part, and
     the parts add up to the loss of the whole batch, however unequally tasks and long replies are spread. `numbers` (batch,)
-    says which task a row belongs to.
+    says which task a row belongs to. `call` is called instead of the model: DDP's wrapper around it.
     """
     labels = batch["labels"]
     with computing_in(precision, labels.device.type):
-        found = reply_logits(vlm.model, {k: v for k, v in batch.items() if k != "labels"}, labels)
+        found = reply_logits(vlm.model, {k: v for k, v in batch.items() if k != "labels"}, labels, call)
     losses = found.losses()
     shares = torch.tensor([w / max(1, n) for w, n in zip(weights, tokens, strict=True)], dtype=losses.dtype)
     return (losses * shares[numbers].to(losses.device)[found.rows]).sum()
-
-
-def sum_gradients(parameters: list[nn.Parameter]) -> None:
-    """Sum of the gradients over all workers in one all-reduce; only trainable parameters travel."""
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([g.flatten() for g in gradients])
-    torch.distributed.all_reduce(flat)
-    for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
-        parameter.grad = part.view_as(parameter)
 
 
 class NotFiniteError(StepError):
@@ -144,8 +124,9 @@ class Trainer:
     """Trains the given parameters of a model on a mixture of tasks, with a learning-rate sweep before when asked for.
 
     Args:
-        vlm: The model. What is trained of it is held in float32 from here on, whatever type it came in.
-        parameters: Those of them that move.
+        vlm: The model, on the CPU or where the worker trains. It is moved there, or cut over the workers; what is trained of
+            it is held in float32 from here on, whatever type it came in.
+        parameters: Those of them that move; of a model that is cut `parameters` of the trainer are its parts.
         tasks: What it is trained on.
         config: How.
         get_image: Image of an example.
@@ -177,7 +158,24 @@ class Trainer:
         self.feed = Feed(vlm.processor, get_image, processes, pinned=worker.device.startswith("cuda"))
         refuse_unusable(tasks, config.batch_size, worker.world)
         checkpoint_activations(vlm, config.activation_checkpointing)
-        float32_masters(vlm.model, config.precision)
+        self.sharded = self._place()
+
+    def _place(self) -> bool:
+        """Put the model where it is trained; returns whether it was cut over the workers."""
+        model, worker, precision = self.vlm.model, self.worker, self.config.precision
+        cut = worker.world > 1 and bool(self.parameters) and worker.sharding
+        if cut == "auto":
+            cut = not fits(model, worker.device, worker.memory_share)
+        if not cut:
+            model.to(worker.device)
+            float32_masters(model.parameters(), one_type(model, precision, worker.device))
+            return False
+        ours = set(map(id, self.parameters))
+        names = [name for name, parameter in model.named_parameters() if id(parameter) in ours]
+        shard(model, precision, worker.device)
+        parts = dict(model.named_parameters())
+        self.parameters = [parts[name] for name in names]
+        return True
 
     def run(self) -> Outcome:
         """Sweep if several learning rates are given and some rows are held out, then train the final model in place."""
@@ -189,10 +187,11 @@ class Trainer:
         if not self.parameters:  # a selection ratio of 0: nothing may move
             return Outcome(rates[0])
         # each rate begins where the model was; without a sweep it is there already
-        start = [p.detach().to("cpu", copy=True) for p in self.parameters] if phases else None
-        state: TrainingState = {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
-        state |= cast(TrainingState, self.worker.restore() or {})
+        start = [local(p.detach()).to("cpu", copy=True) for p in self.parameters] if phases else None
+        self.checkpoints = Checkpoints(self.worker, self.vlm.model)
+        state = self.checkpoints.state() or {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
         self.budget = self._budget(state.get("budget"))
+        self.strategy = self._strategy()
         begun = time.time()
         self._began = begun - state.get("seconds", 0.0)
         while state["phase"] < len(phases):
@@ -207,6 +206,12 @@ class Trainer:
         now = time.time()
         waited = self.feed.waited / max(1e-9, now - begun)
         return Outcome(best, state["losses"], state["sweep"], state["validations"], now - self._began, waited)
+
+    def _strategy(self) -> Strategy:
+        model = self.vlm.model
+        if self.sharded:
+            return Shards(model)
+        return Replicas(model) if self.worker.world > 1 else Alone(model)
 
     def _tried(
         self, tasks: list[Task], lr: float, state: TrainingState, start: list[torch.Tensor] | None, held_out: list[Example]
@@ -230,12 +235,10 @@ class Trainer:
         """One training from `start` (or from the restored `state`) to the last step; appends to the lists in `state`."""
         fused = self.worker.device.startswith("cuda") or None  # None: as torch thinks best
         optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=self.config.weight_decay, fused=fused)
-        values = state.pop("parameters", None) or start
-        with torch.no_grad():
-            for parameter, value in zip(self.parameters, values or (), strict=bool(values)):
-                parameter.copy_(value)
-        if saved := state.pop("optimizer", None):
-            optimizer.load_state_dict(saved)
+        if not self.checkpoints.load(optimizer):
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, start or (), strict=bool(start)):
+                    local(parameter).copy_(value)
         self.vlm.model.train()
         first, began, weights = state["step"], time.time(), [t.weight for t in tasks]
         batches = self._batches(tasks)
@@ -250,6 +253,7 @@ class Trainer:
                 validation.report(state["validations"][-1])
                 self.vlm.model.train()
             self._report(state, optimizer, loss, (step + 1 - first) / (time.time() - began))
+        self.checkpoints.finish()
 
     def _batches(self, tasks: list[Task]) -> Batches:
         config, worker = self.config, self.worker
@@ -317,15 +321,16 @@ class Trainer:
         # dropout, where a model has any, is a function of (seed, step, rank) too, so that a resumed run repeats it
         torch.manual_seed((self.seed * 1_000_003 + step) * self.worker.world + self.worker.rank)
         loss = torch.zeros((), device=self.worker.device)
-        for tensors, numbers in parts:
+        for number, (tensors, numbers) in enumerate(parts, 1):
             on_device = {k: v.to(self.worker.device, non_blocking=True) for k, v in tensors.items()}
-            part = task_loss(self.vlm, on_device, numbers, weights, self.config.precision, batch.reply_tokens)
-            part.backward()
+            with self.strategy.one_pass(last=number == len(batch.parts)):
+                given = (weights, self.config.precision, batch.reply_tokens, self.strategy.forward)
+                part = task_loss(self.vlm, on_device, numbers, *given)
+                part.backward()
             loss = loss + part.detach()
         if self.worker.world > 1:
             torch.distributed.all_reduce(loss)
-            sum_gradients(self.parameters)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             msg = (
                 f"loss {loss.item()} or gradient norm {norm.item()} is not finite at step {step} (learning rate {lr}); "
@@ -339,9 +344,8 @@ class Trainer:
         step, steps = state["step"], self.config.steps
         self.worker.progress({"step": step, "steps": steps, "phase": state["phase"], "loss": loss, "steps_per_s": rate})
         if step % self.config.save_every == 0 and step < steps:
-            parameters = [p.detach().cpu() for p in self.parameters]
-            facts = {"budget": self.budget, "seconds": time.time() - self._began}
-            self.worker.save({**state, **facts, "parameters": parameters, "optimizer": optimizer.state_dict()})
+            self.checkpoints.begin(optimizer, {**state, "budget": self.budget, "seconds": time.time() - self._began})
+        self.checkpoints.step(step)
 
     @torch.no_grad()
     def _validate(self, examples: list[Example]) -> tuple[float, float]:
@@ -356,6 +360,7 @@ class Trainer:
                 found = reply_logits(self.vlm.model, on_device, labels)
             hits += int(found.right_by_row(len(part)).sum())
             total += float(found.mean_by_row(len(part)).sum())
+        self.strategy.rest()
         return hits / len(examples), total / len(examples)
 
     def _validation_parts(self, examples: list[Example]) -> list[list[int]]:

@@ -50,13 +50,14 @@ class ReplyLogits:
         return torch.bincount(self.rows, weights=wrong.float(), minlength=count) == 0
 
 
-def reply_logits(model: Any, inputs: Mapping[str, Any], labels: torch.Tensor) -> ReplyLogits:
+def reply_logits(model: Any, inputs: Mapping[str, Any], labels: torch.Tensor, call: Any = None) -> ReplyLogits:
     """The logits that predict the reply tokens.
 
     Args:
         model: A model of transformers, or PEFT's around one.
         inputs: What it is called with, without labels.
         labels: (batch, length) int64, `IGNORED` where no loss is wanted; not shifted.
+        call: What is called instead of the model, a wrapper around it.
 
     Raises:
         ModelError: The model makes another number of hidden states than there are tokens.
@@ -64,7 +65,7 @@ def reply_logits(model: Any, inputs: Mapping[str, Any], labels: torch.Tensor) ->
     targets = labels[:, 1:]
     wanted = targets != IGNORED
     with _head_sees(model, wanted) as selected:
-        logits = model(**inputs).logits
+        logits = (call or model)(**inputs).logits
     if not selected:  # a model without a head of its own
         logits = logits[:, :-1][wanted.to(logits.device)]
     return ReplyLogits(logits, targets[wanted].to(logits.device), wanted.nonzero()[:, 0].to(logits.device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -17,22 +18,27 @@ SMALL = 100_000_000
 """Parameters up to which activations are kept where nobody says otherwise."""
 
 
-def float32_masters(model: nn.Module, precision: Precision) -> None:
-    """Hold the weights that are trained in float32, those under an adapter in the type they have.
+def float32_masters(parameters: Iterable[nn.Parameter], everything: bool) -> None:
+    """Hold the weights that are trained in float32.
 
     An update of AdamW is some 1e-5 of a weight, a step of bfloat16 is 4e-3 of it: updates of bfloat16 weights are mostly
-    rounded away. Where the forward pass computes in float32 too, the others are converted as well, since products want two
-    factors of one type.
+    rounded away.
 
     Args:
-        model: Of which what is trained has `requires_grad`.
-        precision: Of the forward pass.
+        parameters: Of which those that are trained have `requires_grad`.
+        everything: Convert the others too.
     """
-    own = not hasattr(model, "peft_config")  # parts of two types beside each other are what no model expects
-    everything = own or compute_dtype(precision, next(model.parameters()).device.type) == torch.float32
-    for parameter in model.parameters():
+    for parameter in parameters:
         if parameter.dtype in (torch.bfloat16, torch.float16) and (everything or parameter.requires_grad):
             parameter.data = parameter.data.float()
+
+
+def one_type(model: nn.Module, precision: Precision, device: str) -> bool:
+    """Whether frozen weights must have the type of the trained ones: products want two factors of one type.
+
+    Under an adapter, which brings its own product, they need not unless the forward pass computes in float32.
+    """
+    return not hasattr(model, "peft_config") or compute_dtype(precision, torch.device(device).type) == torch.float32
 
 
 def checkpoint_activations(vlm: VLM, wanted: Literal["auto"] | bool) -> bool:

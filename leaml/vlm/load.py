@@ -49,13 +49,19 @@ class VLM:
     name: str
 
 
-def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implementation: str | None = None) -> VLM:
+def load(
+    config: ModelConfig,
+    device: str | torch.device = "cpu",
+    attn_implementation: str | None = None,
+    runs_on: str | torch.device | None = None,
+) -> VLM:
     """Load a model and its processor.
 
     Args:
         config: name (shipped, hub id, folder or s3:// folder), revision, weight type, trust.
         device: where the weights go.
         attn_implementation: attention kernel; None: `attention_on` the device, and eager where the model has no sdpa.
+        runs_on: the device that the model will be moved to, where that is another one.
 
     Raises:
         ModelError: what cannot be loaded, and why.
@@ -71,7 +77,7 @@ def load(config: ModelConfig, device: str | torch.device = "cpu", attn_implement
         try:
             processor = AutoProcessor.from_pretrained(folder, **options)
             sized = image_size.limit(processor, config, config.name)
-            attention = attn_implementation or attention_on(device, AutoConfig.from_pretrained(folder, **options))
+            attention = attn_implementation or attention_on(runs_on or device, AutoConfig.from_pretrained(folder, **options))
             try:
                 model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation=attention, **weights, **options)
             except ValueError as error:
@@ -355,6 +361,11 @@ def layer_index(name: str) -> int:
     """Number of the transformer layer a module name lies in, from 0; -1 for a module outside the layers."""
     match = _LAYER.search(name)
     return int(match[1]) if match else -1
+
+
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of the language model and the vision tower, in order; not what lies in one of them, such as an expert."""
+    return [m for n, m in model.named_modules() if layer_index(n) >= 0 and layer_index(n.rpartition(".")[0]) < 0]
 
 
 def save(model: PreTrainedModel, processor: Processor, folder: str | Path, dtype: torch.dtype | None = None) -> None:

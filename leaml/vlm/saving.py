@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SHARD = "5GB"
+"""Most that a file of weights holds."""
 _CHECKPOINTS: WeakKeyDictionary[nn.Module, Shapes] = WeakKeyDictionary()
 """Of each model that was loaded: the tensors of the files that it came from."""
 
@@ -58,9 +60,9 @@ def save_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype | None
         if checkpoint:
             _refuse_other_tensors(type(model).__name__, _written(model), checkpoint, _compat.unstored(model, checkpoint))
         if dtype is None:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, max_shard_size=SHARD)
             return
-        model.save_pretrained(folder, state_dict=_cast(model, dtype))
+        model.save_pretrained(folder, state_dict=_cast(model, dtype), max_shard_size=SHARD)
     path = folder / "config.json"
     path.write_text(json.dumps(_with_dtype(json.loads(path.read_text()), str(dtype).split(".")[-1]), indent=2) + "\n")
 
@@ -106,7 +108,7 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]
     state = {}
     for name, tensor in model.state_dict().items():
         key = (tensor.data_ptr(), tensor.shape)
-        state[name] = cast.setdefault(key, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+        state[name] = cast.setdefault(key, tensor.to("cpu", dtype) if tensor.is_floating_point() else tensor)
     return state
 
 

@@ -248,7 +248,7 @@ def test_an_interrupted_and_a_killed_run_resume_at_their_checkpoints(run: tuple[
             command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         before, deadline = set(warmed.glob("checkpoints/checkpoint_*")), time.time() + 240
-        while not {file.parent for file in warmed.glob("checkpoints/checkpoint_*/state.pt")} - before:
+        while not {file.parent for file in warmed.glob("checkpoints/checkpoint_*/state.json")} - before:
             assert process.poll() is None
             assert time.time() < deadline
             time.sleep(0.2)

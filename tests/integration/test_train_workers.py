@@ -46,7 +46,7 @@ def workers() -> list[int]:
 
 def kill_one_after_the_first_checkpoint(folder: Path, killed: list[int]) -> None:
     deadline = time.time() + 240
-    while time.time() < deadline and not list(folder.glob("checkpoints/checkpoint_*/state.pt")):
+    while time.time() < deadline and not list(folder.glob("checkpoints/checkpoint_*/state.json")):
         time.sleep(0.1)
     killed.extend(workers())
     os.kill(killed[-1], signal.SIGKILL)
@@ -60,7 +60,7 @@ class Training:
     images: list[str]
     examples: str
 
-    def __call__(self, name: str, workers: int) -> Result:
+    def __call__(self, name: str, workers: int, sharding: bool = False) -> Result:
         config = TrainConfig(steps=20, lr=1e-3, batch_size=6, save_every=5, precision="float32")
         job = TrainJob(
             folder=str(self.folder / name),
@@ -69,7 +69,7 @@ class Training:
             images=self.images,
             config=config,
         )
-        summary = run_training(name, job, ResourcesConfig(train_workers=workers, train_cpus=0.5))
+        summary = run_training(name, job, ResourcesConfig(train_workers=workers, train_cpus=0.5, train_sharding=sharding))
         return summary, load_file(f"{job.folder}/model/model.safetensors")
 
 
@@ -110,13 +110,13 @@ def same(found: Result, expected: Result) -> None:
 def test_training_whose_worker_is_killed_ends_as_the_uninterrupted_one_of_another_number_of_workers(
     train: Training, seen: Seen
 ) -> None:
-    """The one with three workers, which share batches of six, as the one with a single worker."""
+    """The one with three workers, each with a part of every weight, as the one with a single worker."""
     one = train("one", 1)
     assert sorted(step for step, _ in one[0]["losses"]) == [0, 10, 19]
     killed: list[int] = []
     killer = threading.Thread(target=kill_one_after_the_first_checkpoint, args=(train.folder / "killed", killed))
     killer.start()
-    resumed = train("killed", 3)
+    resumed = train("killed", 3, sharding=True)
     killer.join()
     assert len(killed) == 3
     assert not Path(f"/proc/{killed[-1]}").exists()

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import io
+import shutil
 import sys
-import threading
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from PIL import Image
-from training_runs import CONFIG, Disk, Exchange, KilledError, get_image, mixture, questions
+from training_runs import CONFIG, Disk, KilledError, adapted, copy_of, get_image, mixture, questions
 
 from leaml.config import TrainConfig
 from leaml.errors import DataError, ModelError
-from leaml.neurons.peft import NeuronConfig
 from leaml.training import memory
 from leaml.training.batches import Batches, Example, Size, Task, draw, split
 from leaml.training.feed import Feed
@@ -25,22 +21,6 @@ from leaml.training.objectives import reply_logits
 from leaml.training.prepare import checkpoint_activations
 from leaml.vlm.collate import Collator, Turn
 from leaml.vlm.load import VLM
-
-
-def copy_of(vlm: VLM, dtype: torch.dtype = torch.float64) -> VLM:
-    return VLM(copy.deepcopy(vlm.model).to(dtype), copy.deepcopy(vlm.processor), vlm.name)
-
-
-def adapted(vlm: VLM, method: str) -> list[torch.nn.Parameter]:
-    """The trained parameters, after the method's adapter has been put on the model."""
-    vlm.model.requires_grad_(method == "full")
-    targets = {n: list(range(0, m.out_features, 3)) for n, m in vlm.model.named_modules() if n.endswith(("up_proj", "fc1"))}
-    if method == "lora":
-        torch.manual_seed(3)
-        vlm.model = get_peft_model(vlm.model, LoraConfig(r=4, target_modules=sorted(targets)))
-    if method == "neurons":
-        vlm.model = get_peft_model(vlm.model, NeuronConfig(rows=targets))
-    return [p for p in vlm.model.parameters() if p.requires_grad]
 
 
 def trained(vlm: VLM, method: str = "full", worker: Worker | None = None, **settings: Any) -> tuple[list[float], torch.Tensor]:
@@ -130,26 +110,6 @@ def test_a_model_that_cannot_compute_again_is_refused_when_asked_to() -> None:
     assert checkpoint_activations(plain, "auto") is False
     with pytest.raises(ModelError, match=r"'plain' cannot compute activations again; set activation_checkpointing to false"):
         checkpoint_activations(plain, True)
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_workers_with_micro_batches_train_as_one_without(tiny: VLM, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
-    losses, moved = trained(copy_of(tiny))
-    exchange, found = Exchange(world), {}
-    monkeypatch.setattr(torch.distributed, "all_reduce", exchange.all_reduce)
-    models = [copy_of(tiny) for _ in range(world)]
-
-    def body(rank: int) -> None:
-        found[rank] = trained(models[rank], "full", Worker(rank=rank, world=world), micro_batch_tokens=150)
-
-    threads = [threading.Thread(target=exchange.run, args=(rank, lambda r=rank: body(r))) for rank in range(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for rank in range(world):
-        assert found[rank][0] == pytest.approx(losses, rel=1e-5)
-        assert (found[rank][1] - moved).norm() < 1e-5 * moved.norm()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -270,11 +230,11 @@ def test_a_resumed_training_keeps_its_budget(tiny: VLM, monkeypatch: pytest.Monk
         trained(copy_of(tiny), "full", disk.worker(die_at=(0, 3)), **config)
     monkeypatch.setattr(Trainer, "_measured_budget", lambda self: 10_000)  # more memory is free than before
     losses, _ = trained(copy_of(tiny), "full", disk.worker(), **config)
-    assert torch.load(io.BytesIO(disk.saved[-1]), weights_only=True)["budget"] == 150
+    assert disk.saved[-1].state()["budget"] == 150
     assert losses == trained(copy_of(tiny), "full", **config | {"micro_batch_tokens": 150})[0]
-    disk.saved = disk.saved[:1]
+    shutil.rmtree(disk.saved[-1].path)
     trained(copy_of(tiny), "full", disk.worker(), **config | {"micro_batch_tokens": 60})  # what did not fit is made to fit
-    assert torch.load(io.BytesIO(disk.saved[-1]), weights_only=True)["budget"] == 60
+    assert disk.saved[-1].state()["budget"] == 60
 
 
 def test_a_frozen_part_of_a_half_precision_model_is_no_hindrance(tiny: VLM) -> None:

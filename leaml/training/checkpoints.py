@@ -1,0 +1,159 @@
+"""Checkpoints of a training: what is trained and AdamW's moments, each worker's part in files of its own.
+
+They are written by torch.distributed.checkpoint, whose files any number of workers reads, sharded or not. Beside them lies
+`state.json` with the rest of a `TrainingState`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
+
+import torch
+from torch import distributed, nn
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from leaml.training.loop import Worker
+
+STATE = "state.json"
+LAG = 5
+"""Steps after which a checkpoint has to be written at the latest; workers wait for each other only then."""
+
+
+class TrainingState(TypedDict):
+    """Where a training is.
+
+    Attributes:
+        phase: Learning rate of the sweep that is tried, from 0; after the sweep their number.
+        step: Steps done in this phase.
+        sweep: Result of each rate tried: "lr", "accuracy" and, where it stayed finite, "loss".
+        losses: `(step, loss)` points of this phase.
+        validations: Results of this phase, as `Validation` reports them.
+        budget: Tokens of a micro-batch.
+        seconds: Since the training began, those of earlier attempts included.
+    """
+
+    phase: int
+    step: int
+    sweep: list[dict[str, float]]
+    losses: list[tuple[int, float]]
+    validations: list[dict[str, float]]
+    budget: NotRequired[int | None]
+    seconds: NotRequired[float]
+
+
+class Checkpoint(Protocol):
+    """A checkpoint, wherever it lies."""
+
+    def read(self, name: str) -> bytes:
+        """A file of it."""
+        ...
+
+    def as_directory(self) -> AbstractContextManager[str | Path]:
+        """All of its files in a local folder, which the caller does not change."""
+        ...
+
+
+@dataclass
+class _Writing:
+    """A checkpoint that is being written."""
+
+    folder: Path
+    state: TrainingState
+    ended: Future[Any] | None
+    due: int
+
+
+class Checkpoints:
+    """Saves a training and restores it.
+
+    Args:
+        worker: Restores and takes checkpoints.
+        model: What is trained has `requires_grad`.
+    """
+
+    def __init__(self, worker: Worker, model: nn.Module) -> None:
+        self.worker, self.model = worker, model
+        # its own group, since it exchanges plans beside the training's sums, and on the CPU
+        self._group = distributed.new_group(backend="gloo") if worker.world > 1 else None
+        self._earlier = worker.restore()
+        self._writing: _Writing | None = None
+
+    def state(self) -> TrainingState | None:
+        """Where the training was at its last checkpoint."""
+        if self._earlier is None:
+            return None
+        state: TrainingState = json.loads(self._earlier.read(STATE))
+        state["losses"] = [(step, loss) for step, loss in state["losses"]]
+        return state
+
+    def load(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Restore weights and optimizer from the last checkpoint, the first time; returns whether that has happened."""
+        if self._earlier is None:
+            return False
+        from torch.distributed import checkpoint
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        earlier, self._earlier = self._earlier, None
+        tensors = self._tensors(optimizer)
+        with earlier.as_directory() as folder:
+            checkpoint.load(tensors, checkpoint_id=str(folder), process_group=self._group, no_dist=self._group is None)
+        set_state_dict(
+            self.model,
+            optimizer,
+            model_state_dict=tensors["model"],
+            optim_state_dict=tensors["optimizer"],
+            options=self._options(),
+        )
+        return True
+
+    def begin(self, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+        """Write a checkpoint; where it pays, while the next steps are done."""
+        from torch.distributed import checkpoint
+
+        self.finish()
+        folder = Path(tempfile.mkdtemp(prefix="leaml-checkpoint-"))
+        if self.worker.rank == 0:
+            (folder / STATE).write_text(json.dumps(state))
+        tensors = self._tensors(optimizer)
+        given: dict[str, Any] = {"checkpoint_id": str(folder), "process_group": self._group, "no_dist": self._group is None}
+        ended = None
+        if self.worker.writes_beside:
+            ended = checkpoint.async_save(tensors, **given)
+        else:
+            checkpoint.save(tensors, **given)
+        self._writing = _Writing(folder, dict(state), ended, state["step"] + LAG)  # type: ignore[arg-type]
+        if ended is None:
+            self.finish()
+
+    def step(self, step: int) -> None:
+        """Hand the checkpoint on once it has been written; all workers after the same step."""
+        if self._writing and step >= self._writing.due:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written, and hand it on."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        if writing.ended is not None:
+            writing.ended.result()
+        self.worker.save(writing.folder, writing.state)
+
+    def _tensors(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        weights, moments = get_state_dict(self.model, optimizer, options=self._options())
+        return {"model": weights, "optimizer": moments}
+
+    @staticmethod
+    def _options() -> Any:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+        return StateDictOptions(ignore_frozen_params=True, strict=False)

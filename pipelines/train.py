@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
 
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
 from leaml.data import tables
@@ -338,7 +338,8 @@ class _Stored:
 
     def read(self, name: str) -> bytes:
         """A file of it, without the others."""
-        with self._checkpoint.filesystem.open_input_stream(f"{self._checkpoint.path}/{name}") as stream:
+        storage: Any = self._checkpoint.filesystem
+        with storage.open_input_stream(f"{self._checkpoint.path}/{name}") as stream:
             return bytes(stream.read())
 
     def as_directory(self) -> AbstractContextManager[str]:

@@ -6,8 +6,6 @@ import copy
 import json
 import shutil
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from leaml.config import TrainConfig
 from leaml.neurons.peft import NeuronConfig
 from leaml.training.batches import Example, Task
-from leaml.training.checkpoints import STATE, TrainingState
+from leaml.training.checkpoints import STATE, LocalCheckpoint, TrainingState
 from leaml.training.loop import Worker
 from leaml.vlm.load import VLM
 
@@ -67,17 +65,8 @@ class KilledError(Exception):
     pass
 
 
-@dataclass(frozen=True)
-class Folder:
-    """A checkpoint in a folder."""
-
-    path: Path
-
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
-
-    def as_directory(self) -> AbstractContextManager[Path]:
-        return nullcontext(self.path)
+class Folder(LocalCheckpoint):
+    """A checkpoint that tests look into."""
 
     def state(self) -> TrainingState:
         """Where the training was."""
@@ -86,7 +75,7 @@ class Folder:
     def weights(self) -> dict[str, torch.Tensor]:
         """What was trained, by name."""
         with tempfile.TemporaryDirectory() as folder:
-            dcp_to_torch_save(self.path, f"{folder}/all.pt")
+            dcp_to_torch_save(self.folder, f"{folder}/all.pt")
             return torch.load(f"{folder}/all.pt", weights_only=True)["model"]
 
 

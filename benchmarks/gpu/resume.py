@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any
+import shutil
+from pathlib import Path
 
-import torch
 from PIL import Image
 
 from benchmarks.gpu.part import Part
 from leaml.config import ModelConfig, TrainConfig
 from leaml.training.batches import Example, Task
+from leaml.training.checkpoints import LocalCheckpoint, TrainingState
 from leaml.training.loop import Trainer, Worker
 from leaml.vlm import load
 
@@ -21,18 +21,16 @@ class KilledError(Exception):
     """The training ends here."""
 
 
-def losses(part: Part, saved: list[bytes], die_at: int | None = None) -> list[tuple[int, float]]:
+def losses(part: Part, saved: list[Path], die_at: int | None = None) -> list[tuple[int, float]]:
     """Losses of a training that goes on where `saved` ends; one that dies raises KilledError."""
 
-    def save(state: dict[str, object]) -> None:
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        saved.append(buffer.getvalue())
+    def save(folder: Path, state: TrainingState) -> None:
+        saved.append(folder)
         if state["step"] == die_at:
             raise KilledError
 
-    def restore() -> dict[str, Any] | None:
-        return torch.load(io.BytesIO(saved[-1]), weights_only=True) if saved else None
+    def restore() -> LocalCheckpoint | None:
+        return LocalCheckpoint(saved[-1]) if saved else None
 
     vlm = load.load(ModelConfig(name="leaml-tiny"), part.device)
     vlm.model.requires_grad_(True)
@@ -46,12 +44,14 @@ def losses(part: Part, saved: list[bytes], die_at: int | None = None) -> list[tu
 def main() -> None:
     """Run the part."""
     part = Part.from_arguments(__doc__ or "")
-    whole, saved = losses(part, []), []  # type: ignore[var-annotated]
+    whole, saved = losses(part, []), list[Path]()
     try:
         losses(part, saved, die_at=10)
     except KilledError:
         resumed = losses(part, saved)
         worst = max(abs(a - b) / abs(a) for (_, a), (_, b) in zip(whole, resumed, strict=True))
+        for folder in saved:
+            shutil.rmtree(folder)
         part.add("resume", {"relative_difference": worst, "losses": whole})
 
 

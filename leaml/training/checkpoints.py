@@ -6,8 +6,11 @@ They are written by torch.distributed.checkpoint, whose files any number of work
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+import warnings
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +63,21 @@ class Checkpoint(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LocalCheckpoint:
+    """A checkpoint in a folder of this machine."""
+
+    folder: Path
+
+    def read(self, name: str) -> bytes:
+        """A file of it."""
+        return (self.folder / name).read_bytes()
+
+    def as_directory(self) -> AbstractContextManager[str | Path]:
+        """The folder itself."""
+        return contextlib.nullcontext(self.folder)
+
+
 @dataclass
 class _Writing:
     """A checkpoint that is being written."""
@@ -102,7 +120,7 @@ class Checkpoints:
 
         earlier, self._earlier = self._earlier, None
         tensors = self._tensors(optimizer)
-        with earlier.as_directory() as folder:
+        with earlier.as_directory() as folder, _of_one_process():
             checkpoint.load(tensors, checkpoint_id=str(folder), process_group=self._group, no_dist=self._group is None)
         set_state_dict(
             self.model,
@@ -124,10 +142,11 @@ class Checkpoints:
         tensors = self._tensors(optimizer)
         given: dict[str, Any] = {"checkpoint_id": str(folder), "process_group": self._group, "no_dist": self._group is None}
         ended = None
-        if self.worker.writes_beside:
-            ended = checkpoint.async_save(tensors, **given)
-        else:
-            checkpoint.save(tensors, **given)
+        with _of_one_process():
+            if self.worker.writes_beside:
+                ended = checkpoint.async_save(tensors, **given)
+            else:
+                checkpoint.save(tensors, **given)
         self._writing = _Writing(folder, dict(state), ended, state["step"] + LAG)  # type: ignore[arg-type]
         if ended is None:
             self.finish()
@@ -150,10 +169,19 @@ class Checkpoints:
         from torch.distributed.checkpoint.state_dict import get_state_dict
 
         weights, moments = get_state_dict(self.model, optimizer, options=self._options())
-        return {"model": weights, "optimizer": moments}
+        own = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return {"model": {n: w for n, w in weights.items() if n in own}, "optimizer": moments}  # tied ones once
 
     @staticmethod
     def _options() -> Any:
         from torch.distributed.checkpoint.state_dict import StateDictOptions
 
         return StateDictOptions(ignore_frozen_params=True, strict=False)
+
+
+@contextlib.contextmanager
+def _of_one_process() -> Iterator[None]:
+    """Without the warning that there is no group of processes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
+        yield

@@ -232,7 +232,7 @@ def test_a_resumed_training_keeps_its_budget(tiny: VLM, monkeypatch: pytest.Monk
     losses, _ = trained(copy_of(tiny), "full", disk.worker(), **config)
     assert disk.saved[-1].state()["budget"] == 150
     assert losses == trained(copy_of(tiny), "full", **config | {"micro_batch_tokens": 150})[0]
-    shutil.rmtree(disk.saved[-1].path)
+    shutil.rmtree(disk.saved[-1].folder)
     trained(copy_of(tiny), "full", disk.worker(), **config | {"micro_batch_tokens": 60})  # what did not fit is made to fit
     assert disk.saved[-1].state()["budget"] == 60
 

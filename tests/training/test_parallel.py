@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 import torch
 import worker_group
 from torch import distributed
-from training_runs import CONFIG, Disk, adapted, copy_of, get_image, mixture
+from training_runs import CONFIG, Disk, adapted, copy_of, get_image, mixture, questions
 
 from leaml.training import parallel
-from leaml.training.loop import Trainer, Worker
+from leaml.training.loop import Outcome, Trainer, Worker
 from leaml.vlm.load import VLM
 
 Weights = dict[str, torch.Tensor]
@@ -26,59 +27,114 @@ def trained(vlm: VLM) -> Weights:
     return {name: p.detach().clone() for name, p in vlm.model.named_parameters() if p.requires_grad}
 
 
-def train(vlm: VLM, method: str, worker: Worker, **changes: Any) -> tuple[list[float], Trainer]:
-    config = CONFIG.model_copy(update={**CHANGES, **changes})
-    trainer = Trainer(vlm, adapted(vlm, method), mixture(), config, get_image, 1, worker)
-    return [loss for _, loss in trainer.run().losses], trainer
+@dataclass(frozen=True)
+class Given:
+    """What a training by several processes is told."""
+
+    method: str
+    folder: Path
+    sharding: bool
+    beside: bool = False
+    killed_at: tuple[int, int] | None = None
+    """Phase and step after which the last process kills itself."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    held_out: int = 0
 
 
-def member(rank: int, tiny: VLM, method: str, folder: Path, killed_at: int | None, given: dict[str, Any]) -> dict[str, Any]:
-    """A training by this process and the others of its group; the last one kills itself after a step."""
+def train(vlm: VLM, given: Given, worker: Worker) -> tuple[Outcome, Trainer]:
+    config = CONFIG.model_copy(update={**CHANGES, **given.changes})
+    tasks = [*mixture()[:1], questions(10, held_out=given.held_out)]
+    trainer = Trainer(vlm, adapted(vlm, given.method), tasks, config, get_image, 1, worker)
+    return trainer.run(), trainer
+
+
+def member(rank: int, start: VLM, given: Given) -> dict[str, Any]:
+    """A training by this process and the others of its group."""
     world = distributed.get_world_size()
-    worker = Disk(folder).worker(rank=rank, world=world, **given)
+    worker = Disk(given.folder).worker(rank=rank, world=world, sharding=given.sharding, writes_beside=given.beside)
 
     def kill(metrics: dict[str, float]) -> None:
-        if metrics["step"] == killed_at and rank == world - 1:
+        if (metrics["phase"], metrics["step"]) == given.killed_at and rank == world - 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if killed_at:
-        worker.progress = kill
-    vlm, whole = copy_of(tiny), copy_of(tiny)
-    losses, trainer = train(vlm, method, worker)
+    worker.progress = kill
+    dtype = next(start.model.parameters()).dtype
+    vlm, whole = copy_of(start, dtype), copy_of(start, dtype)
+    outcome, trainer = train(vlm, given, worker)
     held = {name: parallel.local(p).numel() for name, p in vlm.model.named_parameters()}
     if trainer.sharded:
-        adapted(whole, method)
+        adapted(whole, given.method)
         parallel.gather(vlm.model, whole.model if rank == 0 else None)
-    return {"losses": losses, "held": held, "weights": trained(whole if trainer.sharded else vlm)}
+    return {"outcome": outcome, "held": held, "weights": trained(whole if trainer.sharded else vlm)}
+
+
+def moved(weights: Weights, start: VLM, method: str) -> torch.Tensor:
+    """How far each trained weight is from where it began."""
+    vlm = copy_of(start)
+    adapted(vlm, method)
+    before = trained(vlm)
+    assert weights.keys() == before.keys()
+    return torch.cat([(weights[name] - before[name]).flatten() for name in before])
+
+
+def same(found: Weights, expected: Weights, start: VLM, method: str) -> None:
+    """Parts of transformers compute in float32 whatever the weights are; AdamW enlarges what that does to small gradients."""
+    gone, right = moved(found, start, method), moved(expected, start, method)
+    assert right.abs().max() > 1e-4
+    assert (gone - right).norm() < 2e-4 * right.norm()
 
 
 @pytest.mark.parametrize("sharding", [False, True], ids=["ddp", "fsdp2"])
 @pytest.mark.parametrize("method", ["full", "lora", "neurons"])
 def test_two_workers_train_as_one_though_one_of_them_was_killed(tiny: VLM, method: str, sharding: bool, tmp_path: Path) -> None:
     """With micro-batches; killed after step 5, resumed from its last checkpoint."""
-    alone, start = copy_of(tiny), copy_of(tiny)
-    adapted(start, method)
-    losses, _ = train(alone, method, Worker())
-    expected, before = trained(alone), trained(start)
-
-    given = {"sharding": sharding, "writes_beside": sharding}
-    dead = worker_group.run(2, member, tiny, method, tmp_path, 5, given)
-    assert dead[1] is None
+    alone = copy_of(tiny)
+    expected, _ = train(alone, Given(method, tmp_path, sharding), Worker())
+    given = Given(method, tmp_path, sharding, beside=sharding, killed_at=(0, 5))
+    assert worker_group.run(2, member, tiny, given)[1] is None
     # the one of step 4 was being written beside step 5, and what was not handed on is not taken
     assert [each.state()["step"] for each in Disk(tmp_path).saved] == ([2] if sharding else [2, 4])
-    found = worker_group.run(2, member, tiny, method, tmp_path, None, given)
 
-    assert found[0]["losses"] == pytest.approx(losses, rel=1e-6)
-    assert found[1]["losses"] == found[0]["losses"]
-    assert found[0]["weights"].keys() == expected.keys()
-    moved = torch.cat([(expected[name] - before[name]).flatten() for name in expected])
-    gone = torch.cat([(found[0]["weights"][name] - before[name]).flatten() for name in expected])
-    assert moved.abs().max() > 1e-4
-    assert (gone - moved).norm() < 1e-5 * moved.norm()  # parts of transformers compute in float32 whatever the weights are
-
+    found = worker_group.run(2, member, tiny, replace(given, killed_at=None))
+    losses = [loss for _, loss in expected.losses]
+    assert [loss for _, loss in found[0]["outcome"].losses] == pytest.approx(losses, rel=1e-6)
+    assert found[1]["outcome"].losses == found[0]["outcome"].losses
+    same(found[0]["weights"], trained(alone), tiny, method)
     sizes = {name: p.numel() for name, p in alone.model.named_parameters()}
     if not sharding:
         assert all(each["held"] == sizes for each in found)
         return
     assert {name: found[0]["held"][name] + found[1]["held"][name] for name in sizes} == sizes
     assert sum(found[0]["held"].values()) < 0.52 * sum(sizes.values())
+
+
+def test_a_sweep_in_shards_is_finished_by_one_process(tiny: VLM, tmp_path: Path) -> None:
+    """Three workers with layers computed again try two rates and die in the final phase; one that has all goes on."""
+    changes = {"lr": [1e-7, 1e-3], "activation_checkpointing": True, "batch_size": 6, "micro_batch_tokens": None}
+    given = Given("full", tmp_path, sharding=True, killed_at=(2, 5), changes=changes, held_out=5)
+    alone, last = copy_of(tiny), copy_of(tiny)
+    expected, _ = train(alone, given, Worker())
+    assert worker_group.run(3, member, tiny, given)[2] is None
+    assert Disk(tmp_path).saved[-1].state()["phase"] == 2
+    found, _ = train(last, given, Disk(tmp_path).worker())
+    assert found.lr == expected.lr == 1e-3
+    for one, other in zip(found.sweep, expected.sweep, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    same(trained(last), trained(alone), tiny, "full")
+
+
+@pytest.mark.parametrize("method", ["full", "neurons"])
+def test_bfloat16_in_shards_has_float32_masters(tiny: VLM, tmp_path: Path, method: str) -> None:
+    changes = {"lr": 1e-5, "steps": 12}
+    half = copy_of(tiny, torch.bfloat16)
+    expected, _ = train(copy_of(half, torch.float32), Given(method, tmp_path, sharding=False, changes=changes), Worker())
+    given = Given(method, tmp_path, sharding=True, changes=changes | {"precision": "bfloat16"})
+    found = worker_group.run(2, member, half, given)[0]
+    assert found["outcome"].losses[-1][1] == pytest.approx(expected.losses[-1][1], rel=0.02)
+    saved = Disk(tmp_path).saved[-1].weights()
+    assert saved.keys() == found["weights"].keys()
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    if method == "full":
+        start = half.model.state_dict()
+        changed = torch.cat([(value != start[name].float()).flatten() for name, value in saved.items()])
+        assert changed.double().mean() > 0.9

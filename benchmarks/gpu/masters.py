@@ -18,7 +18,7 @@ def losses(part: Part, dtype: torch.dtype, masters: bool, steps: int) -> list[fl
     inputs = batch(made, part, 2)
     vlm: Any = VLM(made.requires_grad_(True).train(), None, "")  # type: ignore[arg-type]
     if masters:
-        float32_masters(made, "bfloat16")
+        float32_masters(made.parameters(), everything=True)
     optimizer = torch.optim.AdamW(made.parameters(), lr=1e-5, fused=part.device.type == "cuda")
     found = []
     for _ in range(steps):

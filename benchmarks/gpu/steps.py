@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.gpu.part import Part, batch, model
 from leaml.training.loop import task_loss
-from leaml.training.prepare import checkpoint_activations, float32_masters
+from leaml.training.prepare import checkpoint_activations, float32_masters, one_type
 from leaml.vlm.load import VLM
 
 METHODS = {"neurons30": 0.3, "lora": 0.0, "full": 1.0}
@@ -53,7 +53,7 @@ def measure(part: Part, shape: str, method: str, again: bool, examples: int) -> 
     flops = products(base, inputs, METHODS[method])
     vlm = VLM(adapted(base, method), None, shape)  # type: ignore[arg-type]
     checkpoint_activations(vlm, again)
-    float32_masters(vlm.model, "bfloat16")
+    float32_masters(vlm.model.parameters(), one_type(vlm.model, "bfloat16", str(part.device)))
     vlm.model.train()
     trained = [p for p in vlm.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=part.device.type == "cuda")

@@ -177,7 +177,7 @@ def test_value_that_is_not_finite_stops_before_the_update_and_names_the_step(vlm
     assert disk.saved[-1].state()["step"] == 3
     saved = disk.saved[-1].weights()
     assert all(torch.equal(p, saved[name]) for name, p in vlm.model.named_parameters() if name in saved)
-    assert len(saved) > 50
+    assert saved.keys() == dict(vlm.model.named_parameters()).keys()
 
 
 def test_task_without_examples_is_named(vlm: VLM) -> None:

@@ -17,7 +17,7 @@ from leaml.io import files
 from leaml.io.writable import refuse_unwritable
 from leaml.rows import TITLES, baselines_of
 from leaml.run.records import LEAML
-from leaml.vlm import load
+from leaml.vlm import four_bit, load
 from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import evaluation_rows, predict, read_predictions
@@ -89,6 +89,8 @@ def check(config: Config, until: str = LAST) -> None:
             with named(f"data.{role}"):
                 next(iter(registry.read(source)))
     load.check(config.model, trained=True)
+    if any(training.is_quantized for training in (*trainings_of(config).values(), config.evaluate.baselines.lora_labels)):
+        four_bit.require()
     if config.caption.file and not config.distill.skip:
         with named("caption.file"):
             captions.read(config.caption.file, config.caption.column)
@@ -133,10 +135,16 @@ def doubts(
         trainings |= {row.title: row.section(config) for row in baselines_of(config) if row.training}
     else:
         questions = images = None
-    sections: dict[str, TrainConfig] = {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
-    trainings |= {name: one for name, one in sections.items() if number_of(name) <= last and STEPS[name].when(config)}
+    trainings |= {
+        name: one for name, one in trainings_of(config).items() if number_of(name) <= last and STEPS[name].when(config)
+    }
     rates = {title: learning_rates(section) for title, section in trainings.items()}
     return comparisons.of_sizes(questions, images, labeled if trainings else None, validation, rates)
+
+
+def trainings_of(config: Config) -> dict[str, TrainConfig]:
+    """The sections of the method's trainings, by step."""
+    return {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
 
 
 def learning_rates(section: TrainConfig) -> int:

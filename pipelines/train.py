@@ -31,6 +31,7 @@ from pipelines.metrics import StepMetrics
 from pipelines.progress import PROGRESS, Bar, TrainingProgress
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftConfig
     from ray.train import Checkpoint as RayCheckpoint
     from ray.train import UserCallback
@@ -216,7 +217,7 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
     torch.manual_seed(job.seed)
     context = ray.train.get_context()
     device = str(ray.train.torch.get_device()) if config["gpus"] else "cpu"
-    vlm = vlm_load.load(job.model, runs_on=device)
+    vlm = vlm_load.load(job.model, runs_on=device, four_bits=_computed_on_four_bits(job.config, device))
     parameters = _trainable(vlm, job)
     worker = Worker(
         rank=context.get_world_rank(),
@@ -240,10 +241,17 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
         vlm, parameters, tasks, job.config, store.get, job.seed, worker, validation, store.size, config["processes"]
     )
     outcome, count = trainer.run(), sum(p.numel() for p in trainer.parameters)
-    result = _gathered(vlm, job, worker.rank) if trainer.sharded else vlm
+    result = _gathered(vlm, job, worker.rank) if trainer.sharded or job.config.is_quantized else vlm
     if worker.rank == 0:
         _write_result(result, job, outcome, count)
     ray.train.report({"step": job.config.steps})
+
+
+def _computed_on_four_bits(config: TrainConfig, device: str) -> torch.dtype | None:
+    """The type of products with weights in 4 bits; None where there are none."""
+    from leaml.vlm.precision import compute_dtype
+
+    return compute_dtype(config.precision, device.split(":")[0]) if config.is_quantized else None
 
 
 def _gathered(sharded: VLM, job: TrainJob, rank: int) -> VLM:

@@ -28,6 +28,11 @@ class LoraSettings(Section):
     )
     dora: bool = Field(False, description="Train magnitude and direction apart (DoRA, arXiv 2402.09353).")
     rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).")
+    quantization: Literal["nf4"] | None = Field(
+        None,
+        description="nf4: the frozen weights of the language model are held in 4 bits (QLoRA, arXiv 2305.14314; needs"
+        " bitsandbytes); what is trained is merged into the weights as they were.",
+    )
 
 
 class TrainConfig(Section):
@@ -75,6 +80,11 @@ class TrainConfig(Section):
             msg = f"lora.target {self.lora.target} is frozen; name a part that is not in freeze {self.freeze}"
             raise ValueError(msg)
         return self
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether frozen weights are held in fewer bits."""
+        return self.method == "lora" and self.lora.quantization is not None
 
     def identity(self) -> dict[str, object]:
         """The keys that decide what comes out of the training; the others change its memory and its time."""

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from leaml.config import TrainConfig
-from leaml.errors import StepError
+from leaml.errors import ConfigError, StepError
 from leaml.training.batches import Batches, Example, Size, StepBatch, Task, draw, refuse_unusable, split
 from leaml.training.checkpoints import Checkpoint, Checkpoints, TrainingState
 from leaml.training.feed import Feed, GetImage, Made
@@ -27,6 +27,7 @@ from leaml.training.memory import token_budget
 from leaml.training.objectives import reply_logits
 from leaml.training.parallel import Alone, Replicas, Shards, Strategy, fits, local, shard, whole
 from leaml.training.prepare import checkpoint_activations, float32_masters, one_type
+from leaml.vlm import four_bit
 from leaml.vlm.lengths import Lengths
 from leaml.vlm.load import VLM
 from leaml.vlm.precision import Precision, computing_in
@@ -164,6 +165,14 @@ class Trainer:
         """Put the model where it is trained; returns whether it was cut over the workers."""
         model, worker, precision = self.vlm.model, self.worker, self.config.precision
         cut = worker.world > 1 and bool(self.parameters) and worker.sharding
+        if cut and four_bit.are_in(model):
+            if cut is True:
+                msg = (
+                    "weights in 4 bits are not cut over workers; set resources.train_sharding to false or lora.quantization to"
+                    " null"
+                )
+                raise ConfigError(msg)
+            cut = False
         if cut == "auto":
             cut = not fits(model, worker.device, worker.memory_share)
         if not cut:

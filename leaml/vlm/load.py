@@ -18,7 +18,7 @@ from torch import nn
 
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import DataError, ModelError
-from leaml.vlm import architecture, checkpoint, hub, image_size, saving
+from leaml.vlm import architecture, checkpoint, four_bit, hub, image_size, saving
 from leaml.vlm.chat import undated
 from leaml.vlm.processor import Processor
 
@@ -54,6 +54,7 @@ def load(
     device: str | torch.device = "cpu",
     attn_implementation: str | None = None,
     runs_on: str | torch.device | None = None,
+    four_bits: torch.dtype | None = None,
 ) -> VLM:
     """Load a model and its processor.
 
@@ -62,6 +63,7 @@ def load(
         device: where the weights go.
         attn_implementation: attention kernel; None: `attention_on` the device, and eager where the model has no sdpa.
         runs_on: the device that the model will be moved to, where that is another one.
+        four_bits: hold the language model's Linears in 4 bits, and compute their products in this type.
 
     Raises:
         ModelError: what cannot be loaded, and why.
@@ -73,11 +75,14 @@ def load(
         folder = _local(config.name, scratch)
         options = _options(config)
         model: Any
-        weights = {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
+        weights: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
         try:
             processor = AutoProcessor.from_pretrained(folder, **options)
             sized = image_size.limit(processor, config, config.name)
-            attention = attn_implementation or attention_on(runs_on or device, AutoConfig.from_pretrained(folder, **options))
+            described = AutoConfig.from_pretrained(folder, **options)
+            attention = attn_implementation or attention_on(runs_on or device, described)
+            if four_bits:
+                weights |= _in_four_bits(described, four_bits)
             try:
                 model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation=attention, **weights, **options)
             except ValueError as error:
@@ -91,9 +96,18 @@ def load(
         image_size.agree(model.config, sized)
         processor.chat_template = undated(processor.chat_template)
         stored = folder if Path(folder).is_dir() else hub.cached_folder(config)
-        if stored:
+        if stored and not four_bits:
             saving.remember(model, config.name, checkpoint.shapes(config, stored))
         return VLM(model.to(device).eval(), processor, config.name)
+
+
+def _in_four_bits(described: PreTrainedConfig, computed_in: torch.dtype) -> dict[str, Any]:
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        empty = AutoModelForImageTextToText.from_config(described)
+    linears = [name for name, module in empty.named_modules() if isinstance(module, nn.Linear)]
+    return four_bit.settings(language_linears(empty), linears, computed_in)
 
 
 def attention_on(device: str | torch.device, config: PreTrainedConfig) -> str:

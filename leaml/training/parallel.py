@@ -7,6 +7,7 @@ where PyTorch takes means.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -61,12 +62,14 @@ class Replicas:
     """Every worker has the whole model; gradients are summed in buckets while earlier layers still compute theirs (DDP)."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.forward: Any = DistributedDataParallel(
-            model,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=True,  # such as a tower's last norm, whose output some models do not read
-        )
+        with warnings.catch_warnings():  # torch 2.13 has another name for it, which 2.11 does not know
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+            self.forward: Any = DistributedDataParallel(
+                model,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=True,  # such as a tower's last norm, whose output some models do not read
+            )
         self.forward.register_comm_hook(None, lambda _, bucket: _sum(bucket))
 
     def one_pass(self, last: bool) -> AbstractContextManager[None]:

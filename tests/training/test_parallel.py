@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import worker_group
 from torch import distributed
 from training_runs import CONFIG, Disk, adapted, copy_of, get_image, mixture, questions
 
+from leaml.config import ModelConfig
 from leaml.training import parallel
 from leaml.training.loop import Outcome, Trainer, Worker
+from leaml.vlm import load
 from leaml.vlm.load import VLM
 
 Weights = dict[str, torch.Tensor]
@@ -138,3 +141,29 @@ def test_bfloat16_in_shards_has_float32_masters(tiny: VLM, tmp_path: Path, metho
         start = half.model.state_dict()
         changed = torch.cat([(value != start[name].float()).flatten() for name, value in saved.items()])
         assert changed.double().mean() > 0.9
+
+
+ARCHITECTURES = ["smolvlm2", "qwen2_5_vl", "qwen3_vl_moe", "internvl", "paligemma"]
+
+
+def of_architectures(rank: int, zoo: Path, names: list[str]) -> dict[str, list[tuple[int, float]]]:
+    """Losses of short trainings in shards by this process and the others of its group."""
+    world = distributed.get_world_size()
+    return {name: short(zoo / name, Worker(rank=rank, world=world, sharding=True)) for name in names}
+
+
+def short(folder: Path, worker: Worker) -> list[tuple[int, float]]:
+    vlm = load.load(ModelConfig(name=str(folder), dtype="float32"))
+    vlm.model.requires_grad_(True)
+    changes = {"steps": 2, "lr": 1e-4, "activation_checkpointing": True}
+    config = CONFIG.model_copy(update=changes)
+    return Trainer(vlm, list(vlm.model.parameters()), [questions(5)], config, get_image, 1, worker).run().losses
+
+
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="the processors of most of these models need torchvision")
+def test_real_architectures_train_in_shards_as_whole(shared_folder: Path) -> None:
+    zoo = shared_folder / "zoo"
+    found = worker_group.run(2, of_architectures, zoo, ARCHITECTURES)[0]
+    for name in ARCHITECTURES:
+        alone = [loss for _, loss in short(zoo / name, Worker())]
+        assert [loss for _, loss in found[name]] == pytest.approx(alone, rel=1e-6), name

@@ -81,7 +81,8 @@ def check(config: Config, until: str = LAST) -> None:
     check_steps(config)
     refuse_unwritable(config.run_folder)
     if not STEPS[until].when(config):
-        msg = f"distill.skip is true, so this run has no {until} step; set distill.skip to false or run another step"
+        why = "distill.skip is true" if config.distill.skip else "neither distill.method nor finetune.method is neurons"
+        msg = f"{why}, so this run has no {until} step; change that or run another step"
         raise InputError(msg)
     data = config.data
     for role, source in (("labeled", data.labeled), ("unlabeled", data.unlabeled), ("evaluation", data.evaluation)):

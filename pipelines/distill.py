@@ -42,10 +42,11 @@ def question_shares(config: DistillConfig) -> dict[str, float]:
 def distill(context: Context) -> Step:
     """Caption loss + qa_weight x QA loss; captions, questions made of them, pairs and answers share each batch."""
     run, judge = context.run, context.judge
-    captions, warmed, selected = (context.made[name] for name in ("caption", "warmup", "select"))
+    captions, warmed = (context.made[name] for name in ("caption", "warmup"))
     config = run.config.distill
+    selected = context.made["select"] if config.method == "neurons" else None
     settings = {"distill": config.identity(), "seed": run.config.seed}
-    step = context.step("distill", settings, [captions, warmed, selected])
+    step = context.step("distill", settings, [captions, warmed, *([selected] if selected else [])])
 
     def work() -> dict[str, object]:
         request = run.config.caption.prompt or prompts.CAPTION
@@ -67,7 +68,7 @@ def distill(context: Context) -> Step:
             tasks,
             context.sources.image_folders,
             config,
-            selection=selected.folder,
+            selection=selected.folder if selected else None,
             seed=run.config.seed,
             max_pixels=run.config.data.max_pixels,
             validation=judge.file if judge else None,

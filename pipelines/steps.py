@@ -79,6 +79,11 @@ def _distills(config: Config) -> bool:
     return not config.distill.skip
 
 
+def _selects(config: Config) -> bool:
+    """Scores cost a pass with gradients over the labels, which only a training of neurons is worth."""
+    return _distills(config) and "neurons" in (config.distill.method, config.finetune.method)
+
+
 def _caption_work(tree: Tree, amounts: Amounts) -> Workload:
     limit, complete = tree["caption"]["max_images"], tree["caption"]["complete"]
     if amounts.training is None:
@@ -167,7 +172,7 @@ METHOD = (
         ("warmup",),
         "pipelines.score:score",
         version=3,
-        when=_distills,
+        when=_selects,
         work=_score_work,
         makes="table of scores",
     ),
@@ -178,7 +183,7 @@ METHOD = (
         "select",
         ("score",),
         "pipelines.selection:select",
-        when=_distills,
+        when=_selects,
         describe=lambda tree, _: f"{100 * tree['select']['ratio']:g} % of the neurons by {tree['score']['method']}",
         makes="selection",
     ),

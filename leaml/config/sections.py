@@ -304,6 +304,10 @@ class Config(Section):
         if self.finetune.method == "neurons" and without:
             msg = f"the controls {sorted(without)} select no neurons, which finetune.method neurons needs; use full or lora"
             raise ValueError(msg)
+        others = {"random_neurons", "magnitude_neurons", "lowest_neurons", "all_neurons"} & set(self.evaluate.controls)
+        if others and "neurons" not in (self.distill.method, self.finetune.method):
+            msg = f"the controls {sorted(others)} select other neurons, but no training moves selected ones; leave them out"
+            raise ValueError(msg)
         for name in ("distill", "finetune"):
             section: TrainConfig = getattr(self, name)
             if section.method == "neurons" and section.freeze:

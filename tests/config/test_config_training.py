@@ -21,6 +21,10 @@ DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"for
         ({"evaluate": {"baselines": {"finetune_labels": {"method": "lora"}}}}, "called after its method; use full"),
         ({"finetune": {"method": "neurons"}, "distill": {"skip": True}}, "which distill.skip leaves out"),
         ({"finetune": {"method": "neurons"}, "evaluate": {"controls": ["no_captions"]}}, "['no_captions'] select no neurons"),
+        (
+            {"distill": {"method": "lora"}, "evaluate": {"controls": ["all_neurons"]}},
+            "['all_neurons'] select other neurons, but no training moves selected ones",
+        ),
         ({"finetune": {"method": "neurons", "freeze": ["vision"]}}, "finetune.freeze says nothing where neurons are trained"),
         (
             {"finetune": {"method": "lora", "freeze": ["vision"], "lora": {"target": ["vision"]}}},

@@ -26,7 +26,7 @@ from pipelines.ingest import Labels, Sources
 from pipelines.models import model_key
 from pipelines.rows import asked_of_labels, row_step
 from pipelines.run import Run, Step
-from pipelines.steps import LAST
+from pipelines.steps import LAST, METHOD
 from pipelines.train import read_examples
 
 CONFIG: dict[str, Any] = {
@@ -181,6 +181,28 @@ def test_shares_and_weights_of_distillation(tmp_path: Path, monkeypatch: pytest.
     assert found == made | {"pairs": (0.125, 0.2), "answers": (0.125, 0.2)}
     (asked,) = {(e.request.split("?")[0], e.image_id) for e in read_examples(jobs[0].tasks[2].file)}
     assert asked == ("what is missing", "i")
+
+
+def test_without_a_training_of_neurons_none_are_scored_or_selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = []
+    monkeypatch.setattr("pipelines.distill.read_captions", lambda step: {"i": "A red circle is at the top left."})
+    monkeypatch.setattr("pipelines.distill.run_training", lambda label, job, resources, callbacks: jobs.append(job) or {})
+    sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
+    config = parse(CONFIG | {"storage": str(tmp_path), "distill": {"method": "lora"}})
+    made = made_before(tmp_path)
+    del made["select"]
+    with Run(config) as run:
+        distill(Context(run, sources, Labels.none(), made=made))
+    assert jobs[0].selection is None
+
+    def steps(changes: dict[str, Any]) -> set[str]:
+        return {"score", "select"} & {spec.name for spec in METHOD if spec.when(parse(CONFIG | changes))}
+
+    lora = {"distill": {"method": "lora"}}
+    assert steps(lora) == set()
+    assert steps({}) == steps(lora | {"finetune": {"method": "neurons"}}) == {"score", "select"}
+    with pytest.raises(InputError, match=r"neither distill.method nor finetune.method is neurons, so this run has no select"):
+        adapt.adapt(config, until="select")
 
 
 def test_captions_that_give_no_questions_are_distilled_alone(

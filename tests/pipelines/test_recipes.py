@@ -51,7 +51,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(here: Path, command: str
     found = said(command, "dmo")
     assert found == (
         "'dmo' is no file and no shipped configuration; did you mean 'demo'? "
-        "give the path of a YAML file or one of demo, folder, kvasir_vqa, sportu"
+        "give the path of a YAML file or one of demo, eight_gpus, folder, kvasir_vqa, laptop, one_gpu, sportu"
     )
 
 

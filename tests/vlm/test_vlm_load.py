@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -198,17 +197,3 @@ def test_layer_index() -> None:
 def test_a_model_without_a_language_part_is_a_model_error() -> None:
     with pytest.raises(ModelError, match=r"no language model found in Sequential with the parts \['0'\]"):
         vlm.language_linears(nn.Sequential(nn.Linear(2, 2)))
-
-
-@pytest.mark.parametrize(
-    ("vision", "device", "expected"),
-    [
-        ({"image_size": 64, "patch_size": 8}, "cpu", "eager"),
-        ({"image_size": 64, "patch_size": 8}, "cuda", "sdpa"),
-        ({"image_size": 512, "patch_size": 16}, "cpu", "sdpa"),  # 1,024 patches, as SmolVLM has them
-        ({"patch_size": 14}, "cpu", "sdpa"),  # as large as the image is, as in Qwen-VL
-    ],
-)
-def test_attention_keeps_no_weights_of_many_patches(vision: dict[str, int], device: str, expected: str) -> None:
-    config: Any = SimpleNamespace(vision_config=SimpleNamespace(**vision))
-    assert vlm.attention_on(device, config) == expected

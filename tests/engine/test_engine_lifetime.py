@@ -26,13 +26,13 @@ if __name__ == "__main__":
     child.start()
     let_die = lifetime.die_with_children()
     print(child.pid, flush=True)
+    sys.stdin.readline()
     if sys.argv[1] == "close":
-        sys.stdin.readline()
         let_die()
         child.kill()
         child.join()
         print("closed", flush=True)
-    time.sleep(2 if sys.argv[1] in ("end", "close") else 60)
+        sys.stdin.readline()
 """
 
 
@@ -57,6 +57,11 @@ def asker(tmp_path):
     for process in started:
         process.kill()
         process.wait(30)
+
+
+def go_on(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def test_core_ends_with_its_asker(asker):
@@ -87,16 +92,18 @@ def test_asker_ends_with_its_core(asker):
 
 def test_an_asker_outlives_a_core_that_it_ends_on_purpose(asker):
     process, core = asker("close")
-    process.stdin.write("\n")
-    process.stdin.flush()
+    go_on(process)
     assert process.stdout.readline() == "closed\n"
-    assert process.wait(20) == 0
+    time.sleep(1)
+    go_on(process)
+    assert process.wait(60) == 0
     assert not psutil.pid_exists(core)
 
 
 def test_an_asker_that_ends_by_itself_does_not_fail(asker):
     process, core = asker("end")
-    assert process.wait(20) == 0
+    go_on(process)
+    assert process.wait(60) == 0
     assert not psutil.pid_exists(core)
 
 

@@ -115,9 +115,8 @@ class VllmEngine:
     def close(self) -> None:
         """End vLLM, with the process of its core where it has one, and free its memory.
 
-        The next engine of this process starts with a tenth of the processor time of one that has to import vLLM. That it is a
-        new one, and not this one with other weights: vLLM's `reload_weights` leaves an output layer that is tied to the
-        embeddings as it was (0.32, on a CPU), and says nothing.
+        The next engine of this process starts with a tenth of the processor time of one that has to import vLLM. It is a new one
+        and not this one with other weights, since vLLM's `reload_weights` does not make the same of a model (docs/architecture.md).
         """
         if self._let_die:
             self._let_die()

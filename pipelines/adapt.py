@@ -20,7 +20,7 @@ from leaml.run.records import LEAML
 from leaml.vlm import four_bit, load
 from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
-from pipelines.evaluate import evaluation_rows, predict, read_predictions
+from pipelines.evaluate import Examined, evaluation_rows, predict, read_predictions
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, named, refuse_nothing_to_generate
 from pipelines.lengths import refuse_long_rows
 from pipelines.method import StopHereError, method
@@ -160,16 +160,15 @@ def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]
 
 
 def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step]:
-    """The evaluate steps of the baselines that are models, by row."""
+    """The evaluate steps of the baselines that are models, by row; all are trained before the first answers."""
     rows = [row.name for row in baselines_of(run.config) if row.name not in PRIORS]
-    return {name: answered(run, sources, labels, name) for name in rows}
+    return predict(run, sources, {name: row_model(run, sources, labels, name) for name in rows})
 
 
-def answered(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
-    """The evaluate step of a row, whose model is trained first."""
+def row_model(run: Run, sources: Sources, labels: Labels, name: str) -> Examined:
+    """The model of a row, which is trained first."""
     made = row_step(run, sources, labels, name)
-    model = run.config.model if made is None else trained(made, run.config.model)
-    return predict(run, sources, model, made, name)
+    return (run.config.model if made is None else trained(made, run.config.model)), made
 
 
 def evaluate(run: Run, sources: Sources, labels: Labels, adapted: Step, baseline_predictions: dict[str, pa.Table]) -> Metrics:
@@ -220,19 +219,19 @@ def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step, besi
     With `beside` two are made at a time; what controls share with each other the method or the baselines have made before.
     """
     names = [LEAML, *run.config.evaluate.controls]
-    waiting = deque(names)
+    waiting = deque([*run.config.evaluate.controls, LEAML])  # there is nothing to train for the last one
 
     def made() -> dict[str, Step]:
-        found: dict[str, Step] = {}
+        models: dict[str, Examined] = {}
         while True:
             try:
                 name = waiting.popleft()
             except IndexError:
-                return found
+                return predict(run, sources, {name: models[name] for name in names if name in models})
             if name == LEAML:
-                found[name] = predict(run, sources, trained(adapted, run.config.model), adapted, name)
+                models[name] = trained(adapted, run.config.model), adapted
             else:
-                found[name] = answered(run, sources, labels, name)
+                models[name] = row_model(run, sources, labels, name)
 
     other = BackgroundTask(made) if beside and len(names) > 1 else None
     steps = made() | (other.result() if other else {})

@@ -1,4 +1,4 @@
-"""Time that a step has taken over all its attempts, kept in its folder, so that a kill loses a few seconds of it at most."""
+"""Time that a step and its engines took over all attempts, kept in its folder, so that a kill loses a few seconds of it."""
 
 from __future__ import annotations
 
@@ -60,3 +60,35 @@ class Clock:
         content: ClockRecord = {"seconds": round(self.seconds, 1), "attempts": self.attempts}
         with contextlib.suppress(DataError):  # the step itself will say what is wrong with the storage
             files.write_bytes(self._file, json.dumps(content).encode())
+
+
+class Spent:
+    """Images and the seconds that engines took for them, over all attempts; kept in `engines.json` beside the rows.
+
+    A kill loses both numbers of a few seconds, so the rate stays right.
+    """
+
+    def __init__(self, output: str) -> None:
+        self._file = f"{output}/engines.json"
+        found = json.loads(files.read_bytes(self._file)) if files.exists(self._file) else {}
+        self.images: int = found.get("images", 0)
+        self.engine_seconds: float = found.get("engine_seconds", 0.0)
+        self._wall: float = found.get("wall_seconds", 0.0)
+        self._began = self._saved = time.time()
+
+    @property
+    def wall_seconds(self) -> float:
+        return self._wall + time.time() - self._began
+
+    def add(self, images: int, seconds: float) -> None:
+        """One more shard is done."""
+        self.images += images
+        self.engine_seconds += seconds
+        if time.time() - self._saved > EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write the numbers."""
+        numbers = {"images": self.images, "engine_seconds": self.engine_seconds, "wall_seconds": self.wall_seconds}
+        files.write_bytes(self._file, json.dumps(numbers).encode())
+        self._saved = time.time()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from functools import partial
 from typing import TypeVar
 
 import pyarrow as pa
@@ -19,13 +22,15 @@ from pipelines.ingest import Sources
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
 from pipelines.shard import make_shards
-from pipelines.shards import Item, read_output, replied, run_step
+from pipelines.shards import Item, ShardStep, read_output, replied, run_in_turn
 from pipelines.steps import EVALUATE
 from pipelines.table_rows import AskedRow, OutputRow
 
 QuestionRow = TypeVar("QuestionRow", bound=AskedRow)
 Questioned = Item[list[QuestionRow] | None]
 """An image with the questions about it."""
+Examined = tuple[ModelConfig, Step | None]
+"""A model and the step that made it; the base is made by none."""
 
 
 def ask_all(
@@ -82,8 +87,31 @@ def evaluation_rows(run: Run, sources: Sources) -> list[LabeledRow]:
     return chosen
 
 
-def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None, row: str) -> Step:
-    """Answers of one model to every evaluation question, as the PREDICTIONS table `predictions.parquet`."""
+def predict(run: Run, sources: Sources, models: Mapping[str, Examined]) -> dict[str, Step]:
+    """Answers of models to every evaluation question, as the PREDICTIONS table `predictions.parquet` of a step for each.
+
+    One pool of engines answers for a model after the other, since a process that imports vLLM costs more than an engine.
+
+    Args:
+        run: The run.
+        sources: Its data.
+        models: By row of the table.
+    """
+    steps = {row: _step(run, sources, row, *examined) for row, examined in models.items()}
+    missing = {step.folder: (step, models[row][0]) for row, step in steps.items() if not run.done(step)}
+    with closing(_answered(run, sources, list(missing.values()))) as totals:
+
+        def work(step: Step) -> dict[str, float]:
+            summary = next(summary for folder, summary in totals if folder == step.folder)
+            nested = read_output(step.folder, tables.ANSWERS).to_pylist()
+            flat = [{"image_id": n["image_id"], **answer} for n in nested for answer in n["answers"]]
+            tables.write(step.path("predictions.parquet"), tables.table(flat, tables.PREDICTIONS))
+            return summary | {"accuracy": sum(r["correct"] for r in flat) / max(1, len(flat))}
+
+        return {row: run.execute(step, partial(work, step)) for row, step in steps.items()}
+
+
+def _step(run: Run, sources: Sources, row: str, model: ModelConfig, made_by: Step | None) -> Step:
     data, config = run.config.data, run.config.evaluate
     settings = {
         "questions": data.evaluation_questions,
@@ -92,22 +120,24 @@ def predict(run: Run, sources: Sources, model: ModelConfig, made_by: Step | None
         "model": None if made_by else model_key(model),
     }
     inputs = [sources.evaluation, *([made_by] if made_by else [])]
-    step = run.step("evaluate", settings, inputs, EVALUATE.version, row)
+    return run.step("evaluate", settings, inputs, EVALUATE.version, row)
 
-    def work() -> dict[str, float]:
-        questions: dict[str, list[LabeledRow]] = {}
-        for question in evaluation_rows(run, sources):
-            questions.setdefault(question["image_id"], []).append(question)
-        refs = store.index(sources.evaluation.path("images")).only(questions)
-        shards = make_shards("evaluate", refs, questions, run.config.resources.images_per_shard)
-        spec = engine_spec(model, run.config.resources)
-        summary = run_step(run, step, shards, spec, AnswerWork(config.max_tokens))
-        nested = read_output(step.folder, tables.ANSWERS).to_pylist()
-        flat = [{"image_id": n["image_id"], **answer} for n in nested for answer in n["answers"]]
-        tables.write(step.path("predictions.parquet"), tables.table(flat, tables.PREDICTIONS))
-        return summary | {"accuracy": sum(r["correct"] for r in flat) / max(1, len(flat))}
 
-    return run.execute(step, work)
+def _answered(
+    run: Run, sources: Sources, missing: list[tuple[Step, ModelConfig]]
+) -> Generator[tuple[str, dict[str, float]], None, None]:
+    """Let each model answer; yields the folder and the totals of its step."""
+    config, resources = run.config, run.config.resources
+    questions: dict[str, list[LabeledRow]] = {}
+    for question in evaluation_rows(run, sources):
+        questions.setdefault(question["image_id"], []).append(question)
+    refs = store.index(sources.evaluation.path("images")).only(questions)
+    shards = make_shards("evaluate", refs, questions, resources.images_per_shard)
+    work = AnswerWork(config.evaluate.max_tokens)
+    asked = [ShardStep(s.label, shards, engine_spec(model, resources), work, s.folder) for s, model in missing]
+    limits = (config.data.max_pixels, config.data.max_quarantined)
+    for (step, _), summary in zip(missing, run_in_turn(asked, resources, *limits), strict=True):
+        yield step.folder, summary
 
 
 def read_predictions(step: Step) -> pa.Table:

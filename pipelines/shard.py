@@ -24,8 +24,9 @@ def shard_name(number: int, ids: list[str]) -> str:
 
 
 class PackedShard(TypedDict):
-    """A shard as a row of Ray Data."""
+    """A shard as a row of Ray Data; `turn` is the number of its step among those that the engines do one after another."""
 
+    turn: int
     shard: str
     count: int
     packed: bytes
@@ -34,6 +35,7 @@ class PackedShard(TypedDict):
 class LoadedShard(TypedDict):
     """A shard with the encoded bytes of its images; `extra` is a JSON list of the step's own data, one entry an image."""
 
+    turn: int
     shard: str
     step: str
     image_id: list[str]
@@ -70,7 +72,12 @@ class Shard:
 
     def pack(self) -> PackedShard:
         """A row for Ray Data of about 25 bytes an image: the driver holds all of them."""
-        return {"shard": self.name, "count": len(self.ids), "packed": zlib.compress(json.dumps(asdict(self)).encode())}
+        return {
+            "turn": 0,
+            "shard": self.name,
+            "count": len(self.ids),
+            "packed": zlib.compress(json.dumps(asdict(self)).encode()),
+        }
 
     @classmethod
     def unpack(cls, packed: PackedShard) -> Shard:
@@ -117,6 +124,7 @@ def load(packed: PackedShard) -> LoadedShard:
             data[file, row] = record["bytes"]
     extras = shard.extras if shard.extra_places is None else _read_extras(shard.extra_places)
     return {
+        "turn": packed["turn"],
         "shard": shard.name,
         "step": shard.step,
         "image_id": shard.ids,

@@ -22,19 +22,20 @@ from PIL import Image
 from leaml import images
 from leaml.config import ResourcesConfig
 from leaml.data import tables
-from leaml.engine.interface import Completion, Engine
+from leaml.engine.interface import Closable, Completion, Engine
 from leaml.engine.spec import EngineSpec
 from leaml.errors import LeamlError, StepError
 from leaml.io import files
 from leaml.run.records import QUARANTINED
 from pipelines import kept, quarantine
-from pipelines.clock import EVERY
+from pipelines.clock import Spent
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
 from pipelines.shard import LoadedShard, PackedShard, Shard
-from pipelines.stream import WorkerRow, rows_of, saturation, stream
+from pipelines.stream import rows_of, saturation, stream
 from pipelines.table_rows import OutputRow
+from pipelines.turns import SharedEngineActor, TurnRow, by_turn
 
 Extra = TypeVar("Extra")
 """A step's own data of an image."""
@@ -67,7 +68,7 @@ class ShardWork(Protocol[Extra]):
     def __call__(self, engine: Engine, items: list[Item[Extra]]) -> tuple[Sequence[OutputRow], Counter[str]]: ...
 
 
-class ShardResult(WorkerRow):
+class ShardResult(TurnRow):
     """What an actor says of a shard; `counts` is JSON."""
 
     shard: str
@@ -98,7 +99,7 @@ class EngineActor(Generic[Extra]):
         with self.lock:
             self.counted = self.counted if self.working else time.time()
             self.working += 1
-        result: ShardResult = {"shard": shard["shard"], "counts": "{}", "error": [], "seconds": 0.0}
+        result: ShardResult = {"turn": shard["turn"], "shard": shard["shard"], "counts": "{}", "error": [], "seconds": 0.0}
         try:
             if self.error is not None:
                 raise self.error
@@ -111,6 +112,11 @@ class EngineActor(Generic[Extra]):
                 self.working -= 1
                 result["seconds"], self.counted = time.time() - self.counted, time.time()
         return result
+
+    def close(self) -> None:
+        """Make room for another engine in this process."""
+        if self.error is None and isinstance(self.engine, Closable):
+            self.engine.close()
 
     def _attempt(self, shard: str) -> None:
         """Note that the shard is begun. Raises StepError when that was noted too often."""
@@ -209,36 +215,15 @@ def _finished(output: str) -> set[str]:
     return {u.rsplit("/", 1)[-1].removesuffix(".parquet") for u in _listing(f"{output}/rows")}
 
 
-class _Spent:
-    """Images and the seconds that engines took for them, over all attempts; kept in `engines.json` beside the rows.
+@dataclass(frozen=True)
+class ShardStep(Generic[Extra]):
+    """The shards of a step, the engine for them, what is done with their images, and the folder of what is made."""
 
-    A kill loses both numbers of a few seconds, so the rate stays right.
-    """
-
-    def __init__(self, output: str) -> None:
-        self._file = f"{output}/engines.json"
-        found = json.loads(files.read_bytes(self._file)) if files.exists(self._file) else {}
-        self.images: int = found.get("images", 0)
-        self.engine_seconds: float = found.get("engine_seconds", 0.0)
-        self._wall: float = found.get("wall_seconds", 0.0)
-        self._began = self._saved = time.time()
-
-    @property
-    def wall_seconds(self) -> float:
-        return self._wall + time.time() - self._began
-
-    def add(self, images: int, seconds: float) -> None:
-        """One more shard is done."""
-        self.images += images
-        self.engine_seconds += seconds
-        if time.time() - self._saved > EVERY:
-            self.save()
-
-    def save(self) -> None:
-        """Write the numbers."""
-        numbers = {"images": self.images, "engine_seconds": self.engine_seconds, "wall_seconds": self.wall_seconds}
-        files.write_bytes(self._file, json.dumps(numbers).encode())
-        self._saved = time.time()
+    label: str
+    shards: list[PackedShard]
+    spec: EngineSpec
+    work: ShardWork[Extra]
+    output: str
 
 
 def run_shards(
@@ -251,52 +236,92 @@ def run_shards(
     max_pixels: int,
     max_quarantined: float = 1.0,
 ) -> dict[str, float]:
-    """Do every shard that is not published yet and return the totals over all shards of the step.
+    """`run_in_turn` of one step; returns its totals."""
+    (summary,) = run_in_turn([ShardStep(label, shards, spec, work, output)], resources, max_pixels, max_quarantined)
+    return summary
 
-    Seconds and rates are of all attempts: `images_per_engine_s` while an engine works, without its start.
+
+def run_in_turn(
+    steps: Sequence[ShardStep[Extra]], resources: ResourcesConfig, max_pixels: int, max_quarantined: float = 1.0
+) -> Iterator[dict[str, float]]:
+    """Do every shard that is not published yet, step after step; yields the totals over all shards of each when it is done.
+
+    One pool of engines does them all, and is given back with the last step. Seconds and rates are of all attempts:
+    `images_per_engine_s` while an engine works, without its start.
 
     Raises:
-        StepError: A worker failed, or more than the share `max_quarantined` of the images has no result; what is published
-            stays.
+        StepError: A worker failed, or more than the share `max_quarantined` of a step's images has no result; what is
+            published stays.
     """
-    files.delete_tree(f"{output}/{ATTEMPTS}")
-    total = sum(u["count"] for u in shards)
-    earlier = quarantine.settle(output, max_quarantined * total)
-    todo = _remaining(shards, output)
-    done = total - sum(u["count"] for u in todo)
-    if done:
-        say(f"{label}: {done} of {total} images were done before; {total - done} to do")
-    counts, began, spent = Counter[str](), time.time(), _Spent(output)
-    if todo:
-        streamed = stream(todo, EngineActor, (spec, work, output, max_pixels, kept.read(output)), resources)
-        say(f"{label}: {len(todo)} shards, {resources.engines} engines; {saturation(resources)}")
-        sizes = {u["shard"]: u["count"] for u in todo}
-        with Bar(label, total, "images", done) as bar, StepMetrics(output, label) as exported:
-            exported.progress(done, total)
-            for row in rows_of(streamed, ShardResult, label):
+    begun = [_Begun(step, max_quarantined) for step in steps]
+    waiting = [each for each in begun if each.todo]
+    results: Iterator[Iterator[ShardResult]] = iter(())
+    if waiting:
+        todo: list[PackedShard] = [{**shard, "turn": turn} for turn, each in enumerate(waiting) for shard in each.todo]
+        arguments = [
+            (each.step.spec, each.step.work, each.step.output, max_pixels, kept.read(each.step.output)) for each in waiting
+        ]
+        if len(waiting) == 1:
+            streamed = stream(todo, EngineActor, arguments[0], resources)
+        else:
+            streamed = stream(todo, SharedEngineActor, (EngineActor, arguments), resources)
+            streamed.context.execution_options.preserve_order = True  # or engines would go back to a step and on again
+        labels = ", ".join(each.step.label for each in waiting)
+        results = by_turn(rows_of(streamed, ShardResult, labels), [len(each.todo) for each in waiting])
+    for each in begun:
+        yield each.finish(next(results) if each.todo else iter(()), resources)
+
+
+class _Begun(Generic[Extra]):
+    """A step of which some shards are published, or none."""
+
+    def __init__(self, step: ShardStep[Extra], max_quarantined: float) -> None:
+        self.step, self.most = step, max_quarantined
+        files.delete_tree(f"{step.output}/{ATTEMPTS}")
+        self.total = sum(u["count"] for u in step.shards)
+        self.earlier = quarantine.settle(step.output, max_quarantined * self.total)
+        self.todo = _remaining(step.shards, step.output)
+
+    def finish(self, rows: Iterator[ShardResult], resources: ResourcesConfig) -> dict[str, float]:
+        """Follow the rest of the shards, whose results come in `rows`; returns the totals over all shards."""
+        label, output, spent = self.step.label, self.step.output, Spent(self.step.output)
+        done = self.total - sum(u["count"] for u in self.todo)
+        if done:
+            say(f"{label}: {done} of {self.total} images were done before; {self.total - done} to do")
+        if self.todo:
+            say(f"{label}: {len(self.todo)} shards, {resources.engines} engines; {saturation(resources)}")
+            self._follow(rows, done, spent)
+        finished = _finished(output)
+        _sweep(output, finished)
+        spent.save()
+        summary: dict[str, float] = {**_read_counts(output, finished), "engine_seconds": round(spent.engine_seconds, 1)}
+        summary["wall_seconds"] = round(spent.wall_seconds, 1)
+        quarantine.check(label, summary, self.total, self.total, self.most, output)
+        if spent.images:
+            busy = max(spent.engine_seconds, 1e-3)
+            summary["images_per_engine_s"] = round(spent.images / busy, 3)
+            hours = busy / spent.images * 1e6 / 3600
+            summary["engine_hours_per_million_images"] = round(hours, 2)
+            if resources.engine_gpus:
+                summary["gpu_hours_per_million_images"] = round(hours * resources.engine_gpus, 2)
+        say(f"{label}: {describe(summary)}")
+        return summary
+
+    def _follow(self, rows: Iterator[ShardResult], done: int, spent: Spent) -> None:
+        label, output = self.step.label, self.step.output
+        counts, began = Counter[str](), time.time()
+        sizes = {u["shard"]: u["count"] for u in self.todo}
+        with Bar(label, self.total, "images", done) as bar, StepMetrics(output, label) as exported:
+            exported.progress(done, self.total)
+            for row in rows:
                 made = Counter(json.loads(row["counts"]))
                 counts.update(made)
                 spent.add(made["images"], row["seconds"])
                 done += sizes[row["shard"]]
                 bar.update(done, _note(counts, time.time() - began))
-                quarantine.check(label, counts + earlier, done, total, max_quarantined, output)
+                quarantine.check(label, counts + self.earlier, done, self.total, self.most, output)
                 exported.shard(made, row["seconds"])
-                exported.progress(done, total)
-    finished = _finished(output)
-    _sweep(output, finished)
-    spent.save()
-    summary: dict[str, float] = {**_read_counts(output, finished), "engine_seconds": round(spent.engine_seconds, 1)}
-    summary["wall_seconds"] = round(spent.wall_seconds, 1)
-    quarantine.check(label, summary, total, total, max_quarantined, output)
-    if spent.images:
-        busy = max(spent.engine_seconds, 1e-3)
-        summary["images_per_engine_s"] = round(spent.images / busy, 3)
-        hours = busy / spent.images * 1e6 / 3600
-        summary["engine_hours_per_million_images"] = round(hours, 2)
-        if resources.engine_gpus:
-            summary["gpu_hours_per_million_images"] = round(hours * resources.engine_gpus, 2)
-    say(f"{label}: {describe(summary)}")
-    return summary
+                exported.progress(done, self.total)
 
 
 def run_step(

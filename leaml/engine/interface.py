@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -71,6 +71,13 @@ class Engine(Protocol):
     """Generates replies; the outer list follows the requests, the inner one has `n` completions."""
 
     def generate(self, requests: list[Request]) -> list[list[Completion]]: ...
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """Of an engine that holds memory, and gives it back for another one in its process."""
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)

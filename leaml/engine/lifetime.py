@@ -12,6 +12,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 DIES = "LEAML_ENGINE_DIES_WITH_PARENT"
 
@@ -32,8 +33,12 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def die_with_children() -> None:
-    """End this process, with exit code 1, when a process that multiprocessing started for it ends before it does."""
+def die_with_children() -> Callable[[], None]:
+    """End this process, with exit code 1, when a process that multiprocessing started for it ends before it does.
+
+    Returns:
+        What to call before these processes are ended on purpose.
+    """
     children = [child.sentinel for child in multiprocessing.active_children()]
     over = threading.Event()
     atexit.register(over.set)  # runs before vLLM's own, which ends the core
@@ -44,3 +49,4 @@ def die_with_children() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, name="core-watch", daemon=True).start()
+    return over.set

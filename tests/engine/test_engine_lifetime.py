@@ -24,9 +24,15 @@ def core():
 if __name__ == "__main__":
     child = multiprocessing.get_context("spawn").Process(target=core, daemon=True)
     child.start()
-    lifetime.die_with_children()
+    let_die = lifetime.die_with_children()
     print(child.pid, flush=True)
-    time.sleep(2 if sys.argv[1] == "end" else 60)
+    sys.stdin.readline()
+    if sys.argv[1] == "close":
+        let_die()
+        child.kill()
+        child.join()
+        print("closed", flush=True)
+        sys.stdin.readline()
 """
 
 
@@ -39,7 +45,9 @@ def asker(tmp_path):
 
     def start(argument, dies="1"):
         environment = os.environ | {lifetime.DIES: dies}
-        process = subprocess.Popen([sys.executable, str(file), argument], stdout=subprocess.PIPE, env=environment, text=True)
+        process = subprocess.Popen(
+            [sys.executable, str(file), argument], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+        )
         started.append(process)
         core = int(process.stdout.readline())
         assert process.stdout.readline() == "watches\n"
@@ -49,6 +57,11 @@ def asker(tmp_path):
     for process in started:
         process.kill()
         process.wait(30)
+
+
+def go_on(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def test_core_ends_with_its_asker(asker):
@@ -77,9 +90,20 @@ def test_asker_ends_with_its_core(asker):
     assert process.wait(10) == 1
 
 
+def test_an_asker_outlives_a_core_that_it_ends_on_purpose(asker):
+    process, core = asker("close")
+    go_on(process)
+    assert process.stdout.readline() == "closed\n"
+    time.sleep(1)
+    go_on(process)
+    assert process.wait(60) == 0
+    assert not psutil.pid_exists(core)
+
+
 def test_an_asker_that_ends_by_itself_does_not_fail(asker):
     process, core = asker("end")
-    assert process.wait(20) == 0
+    go_on(process)
+    assert process.wait(60) == 0
     assert not psutil.pid_exists(core)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import psutil
 import pytest
 
 from leaml.config import ModelConfig, ResourcesConfig
-from leaml.engine.interface import Completion, Engine, Request
+from leaml.engine.interface import Closable, Completion, Engine, Request
 from leaml.generation import prompts
 from pipelines.models import engine_spec
 from research.tiny import language, world
@@ -18,9 +20,23 @@ from research.tiny import language, world
 _engine: Engine | None = None
 
 
-def _start() -> None:
+def _start(name: str = "leaml-tiny-teacher") -> None:
     global _engine
-    _engine = engine_spec(ModelConfig(name="leaml-tiny-teacher"), ResourcesConfig()).build()
+    _engine = engine_spec(ModelConfig(name=name), ResourcesConfig()).build()
+
+
+def _change(name: str) -> float:
+    """Give the process another engine; returns the processor seconds that it took."""
+    assert isinstance(_engine, Closable)
+    began = time.process_time()
+    _engine.close()
+    _start(name)
+    return time.process_time() - began
+
+
+def _memory() -> float:
+    """GiB of this process."""
+    return psutil.Process().memory_info().rss / 2**30
 
 
 def _generate(requests: list[Request]) -> list[list[Completion]]:
@@ -125,3 +141,23 @@ def test_a_given_reply_has_the_probability_with_which_it_is_written(teacher: Eng
         assert other.mean_logprob * other.tokens == pytest.approx(one.mean_logprob * one.tokens, abs=0.05)
     short = teacher.generate([Request(i, n, prompts.CAPTION, reply="A") for i, n in images])
     assert all(c.mean_logprob * c.tokens < -5 for (c,) in short)
+
+
+@pytest.mark.timeout(400)
+def test_an_engine_after_another_in_one_process_answers_as_the_first_of_a_process_does(teacher: Engine) -> None:
+    """Bit by bit, in replies, samples and the probabilities of given ones; the memory of the one before is given back."""
+    images = [(world.render(s), f"scene{i}") for i, s in enumerate(scenes(8))]
+    requests = [Request(i, n, prompts.CAPTION, max_tokens=32) for i, n in images]
+    requests += [Request(i, n, prompts.GENERATE, n=2, temperature=1.5, max_tokens=12, seed=4) for i, n in images]
+    requests += [Request(i, n, prompts.CAPTION, reply="A red circle.") for i, n in images]
+    expected = teacher.generate(requests)
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start, initargs=("leaml-tiny",)) as pool:
+        second = InItsOwnProcess(pool)
+        first, memory = second.generate(requests), pool.submit(_memory).result()
+        assert first != expected
+        seconds = pool.submit(_change, "leaml-tiny-teacher").result(timeout=240)
+        assert second.generate(requests) == expected
+        pool.submit(_change, "leaml-tiny").result(timeout=240)
+        assert second.generate(requests) == first
+        assert pool.submit(_memory).result() < memory + 0.3  # each has a cache of 1 GiB
+    assert seconds < 8  # a process that imports vLLM takes more than 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ MAX_PIXELS = 1_000_000
 class ScriptedSpec(EngineSpec):
     """`log` gets one file per call of generate, with the image ids. The faults are named by image id.
 
+    With `life` that file gets a line when an engine is built, and when it is closed: the model and the process.
+
     A request whose text holds `refuses` gets no reply. A given reply has the log-probability -4, `likely` has -1.
     """
 
@@ -38,6 +41,7 @@ class ScriptedSpec(EngineSpec):
     exit_once: str = ""
     exit_always: str = ""
     build_error: str = ""
+    life: str = ""
     refuses: str = ""
     likely: str = ""
     replies: dict[str, list[str]] = field(default_factory=dict)
@@ -53,6 +57,15 @@ class ScriptedEngine:
 
     def __init__(self, spec: ScriptedSpec) -> None:
         self.spec = spec
+        self._note("built")
+
+    def close(self) -> None:
+        self._note("closed")
+
+    def _note(self, event: str) -> None:
+        if self.spec.life:
+            with Path(self.spec.life).open("a") as file:
+                file.write(f"{event} {self.spec.model} {os.getpid()}\n")
 
     def generate(self, requests: list[Request]) -> list[list[Completion]]:
         ids = [r.image_id for r in requests]
@@ -88,6 +101,15 @@ class CaptionLike:
             {"image_id": i.image_id, "caption": f"{c.text} extra {i.extra}"} for i, (c,) in zip(items, replies, strict=True)
         ]
         return rows, Counter(tokens=sum(c.tokens for (c,) in replies))
+
+
+class Signed(CaptionLike):
+    """A caption names the model that its engine has."""
+
+    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+        rows, counts = super().__call__(engine, items)
+        time.sleep(0.2)  # so that shards of two steps would overlap
+        return [row | {"caption": engine.spec.model} for row in rows], counts  # type: ignore[attr-defined]
 
 
 class Refusing(CaptionLike):

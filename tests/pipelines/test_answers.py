@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from scripted import images_table
 
+from leaml.config import ModelConfig, parse
+from leaml.data import tables
 from leaml.engine.interface import Completion, Request
 from leaml.errors import DataError
+from pipelines import evaluate
 from pipelines.evaluate import AnswerWork
+from pipelines.ingest import Sources
 from pipelines.predict import ReplyWork
-from pipelines.shards import Item
+from pipelines.run import Run, Step
+from pipelines.shards import Item, ShardStep
 
 
 class Parrot:
@@ -72,3 +81,40 @@ def test_a_question_that_the_model_cannot_be_asked_is_no_wrong_answer() -> None:
         ("what if it cannot?", None, "too long"),
     ]
     assert counts["questions"] == 2
+
+
+def test_rows_that_are_missing_answer_in_one_pool_and_finished_ones_are_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows of one model are one step."""
+    easy = {role: {"format": "easy_vqa", "split": split} for role, split in (("labeled", "train"), ("evaluation", "test"))}
+    run = Run(parse({"name": "rows", "storage": str(tmp_path), "data": easy}))
+    refs = images_table(tmp_path / "asked" / "images", 4)
+    rows = [{"image_id": ref.image_id, **labeled("is it red?", "red")} for ref in refs]
+    tables.write(f"{tmp_path}/asked/labeled.parquet", tables.table(rows, tables.LABELED))
+    sources = Sources(
+        Step("ingest", "labeled", "a" * 12, ""), None, Step("ingest", "evaluation", "b" * 12, f"{tmp_path}/asked")
+    )
+    pools: list[list[str]] = []
+
+    def in_turn(steps: Sequence[ShardStep[Any]], *_: object) -> Iterator[dict[str, float]]:
+        pools.append([step.spec.model for step in steps])
+        for step in steps:
+            correct = step.spec.model.endswith("good")
+            answers = [{**labeled("is it red?", "red"), "prediction": "x", "correct": correct, "logprob": -1.0}]
+            made = [{"image_id": ref.image_id, "answers": answers} for ref in refs]
+            tables.write(f"{step.output}/rows/shard.parquet", tables.table(made, tables.ANSWERS))
+            yield {"images": 4.0}
+
+    def model(name: str) -> tuple[ModelConfig, Step]:
+        return ModelConfig(name=f"somebody/{name}"), Step("finetune", name, name, str(tmp_path))
+
+    monkeypatch.setattr(evaluate, "run_in_turn", in_turn)
+    evaluate.predict(run, sources, {"one": model("good")})
+    made = evaluate.predict(
+        run, sources, {name: model(of) for name, of in (("a", "bad"), ("b", "good"), ("c", "bad"), ("d", "worse"))}
+    )
+    assert pools == [["somebody/good"], ["somebody/bad", "somebody/worse"]]
+    assert [run.summary(made[name])["accuracy"] for name in "abcd"] == [0, 1, 0, 0]
+    assert made["a"].folder == made["c"].folder
+    assert evaluate.read_predictions(made["d"]).num_rows == 4

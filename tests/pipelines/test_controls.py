@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -266,21 +266,28 @@ def test_a_step_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("beside", [False, True])
 def test_controls_are_made_two_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:
-    together = threading.Barrier(2)
+    together, happened = threading.Barrier(2), list[Any]()
 
     def made(run: Run, sources: Sources, labels: Labels, name: str) -> Step:
         if beside and name != "all_neurons":
             together.wait(30)
+        happened.append(name)
         return Step("finetune", name, "c" * 12, str(tmp_path))
 
+    def predicted(run: Run, sources: Sources, models: Mapping[str, Any]) -> dict[str, Any]:
+        happened.append(list(models))
+        return {name: (step, name) for name, (_, step) in models.items()}
+
     monkeypatch.setattr(adapt, "row_step", made)
-    monkeypatch.setattr(adapt, "predict", lambda run, sources, model, step, name: (step, name))
+    monkeypatch.setattr(adapt, "predict", predicted)
     names = ["all_neurons", "random_neurons", "no_captions"]
     config = parse(CONFIG | {"storage": str(tmp_path), "evaluate": {"controls": names}})
     adapted = Step("finetune", "leaml", "d" * 12, str(tmp_path))
     found: dict[str, Any] = adapt.method_steps(Run(config), None, None, adapted, beside)  # type: ignore[arg-type]
     assert list(found) == ["leaml", *names]
     assert all(step.label == f"finetune {name}" and name == asked for name, (step, asked) in found.items())
+    if not beside:  # one pool of engines for all, when nothing is trained any more
+        assert happened == [*names, ["leaml", *names]]
 
 
 def test_control_that_fails_beside_another_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +296,7 @@ def test_control_that_fails_beside_another_fails_the_run(tmp_path: Path, monkeyp
         raise InputError(msg)
 
     monkeypatch.setattr(adapt, "row_step", failing)
-    monkeypatch.setattr(adapt, "predict", lambda run, sources, model, step, name: time.sleep(1))
+    monkeypatch.setattr(adapt, "predict", lambda run, sources, models: time.sleep(1) or {})
     config = parse(CONFIG | {"storage": str(tmp_path), "evaluate": {"controls": ["all_neurons"]}})
     with pytest.raises(InputError, match="all_neurons cannot be trained"):
         adapt.method_steps(Run(config), None, None, Step("finetune", "f", "d" * 12, str(tmp_path)), True)  # type: ignore[arg-type]

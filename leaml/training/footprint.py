@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,7 @@ class Anatomy:
         largest: Parameters of the largest weight.
         patch: Pixels on a side of a patch of the vision tower.
         able: Whether its layers can compute activations again.
+        eager: Whether attention keeps its probabilities on a CPU; see `load.attention_on`.
     """
 
     counts: Mapping[str | None, int]
@@ -99,6 +100,7 @@ class Anatomy:
     largest: int
     patch: int
     able: bool
+    eager: bool
 
     @property
     def parameters(self) -> int:
@@ -189,7 +191,7 @@ def anatomy(config: ModelConfig) -> Anatomy:
     found = load.from_small_files(config, AutoConfig, "configuration")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(found, dtype=torch.float32)
-    return of_model(model)
+    return replace(of_model(model), eager=load.attention_on("cpu", found) == "eager")
 
 
 def of_model(model: Any) -> Anatomy:
@@ -216,6 +218,7 @@ def of_model(model: Any) -> Anatomy:
         max(p.numel() for p in model.parameters()),
         _first(vision, "patch_size") or PATCH,
         bool(model.supports_gradient_checkpointing),
+        config._attn_implementation == "eager",
     )
 
 
@@ -269,7 +272,6 @@ def footprint(
     dtype: str = "float32",
     ratio: float = 0.0,
     device: str = "cpu",
-    eager: bool = False,
 ) -> Footprint:
     """What a training takes.
 
@@ -280,18 +282,18 @@ def footprint(
         dtype: Of the weights that are not trained.
         ratio: Share of the rows that are trained, with method neurons.
         device: "cpu" or "cuda".
-        eager: Whether attention keeps its probabilities; "sdpa" does not.
     """
     compute = compute_dtype(train.precision, device)
     trained = made.trained(train, ratio)
     stored = 4 if compute == torch.float32 or train.method == "full" else getattr(torch, dtype).itemsize
     frozen = made.parameters - trained if train.method == "full" else made.parameters
+    kept = _activations(made, one, train, compute.itemsize, made.eager and device == "cpu")
     update = 2 * _MASTER * (made.largest if train.method == "full" else 0)
     return Footprint(
         stored * frozen + _MASTER * trained,
         _MASTER * trained,
         2 * _MASTER * trained,
-        _activations(made, one, train, compute.itemsize, eager) + _copies(made, train, compute.itemsize, stored),
+        kept + _copies(made, train, compute.itemsize, stored),
         _logits(made, one, train, compute.itemsize),
         update,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dry_runs import images
+from rich.console import Console
 
 from leaml.config import Config, parse
 from leaml.errors import ResourceError
@@ -35,7 +36,7 @@ def test_the_largest_micro_batch_is_of_the_largest_image(tokens: Any, examples: 
     need = of_training(finetune(of), of.model, SIZE, of.resources.model_copy(update={"train_workers": 2}))
     assert need is not None
     assert need.examples == examples
-    assert need.one.tokens == 16 + 50 + 40 + need.one.tokens - 106  # an image, a text and a pair
+    assert need.one.reply == 40
     assert need.footprint.weights * 4 == need.footprint.fixed
 
 
@@ -82,19 +83,21 @@ def test_another_machine_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert room(config(resources={"address": "ray://somewhere:10001"}).resources) is None
 
 
-def test_the_plan_prints_it_and_says_what_would_be_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    images(tmp_path / "images", 4)
-    source = {"format": "folder", "path": str(tmp_path / "images")}
-    of = config(storage=str(tmp_path), data={"labeled": SOURCE, "unlabeled": source, "evaluation": SOURCE})
-    plan.show(of)
-    shown = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"GiB of warm-up.*: weights .*, gradients .*, moments .*, activations .*, logits .* a micro-batch", shown)
-    assert "warning: the training" not in shown
+def test_the_plan_prints_it_and_says_what_would_be_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"labeled": SOURCE | {"limit": 12}, "evaluation": SOURCE | {"limit": 5}, "budget": {"count": 4}}
+    of = config(name="planned", storage=str(tmp_path), data=data)
+
+    def shown() -> str:
+        stream = io.StringIO()
+        monkeypatch.setattr(plan, "console", Console(file=stream, soft_wrap=True, width=200))
+        plan.show(of)
+        return stream.getvalue()
+
+    parts = r"weights \S+, gradients \S+, moments \S+, activations \S+, logits \S+; 1 x \d+ tokens a micro-batch"
+    assert re.search(rf"GiB of warmup.*: {parts}", shown())
+    assert "warning: the training" not in shown()
     monkeypatch.setattr(training_memory, "total_memory", lambda: LIBRARIES + 1_000_000)
-    plan.show(of)
-    assert "warning: the training warmup takes about" in " ".join(capsys.readouterr().out.split())
+    assert "warning: the training warmup takes about" in shown()
 
 
 def test_anatomy_of_a_model_needs_no_weights() -> None:

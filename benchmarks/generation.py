@@ -40,7 +40,7 @@ from typing import Any
 
 from benchmarks import generation_scale as scale
 from benchmarks.generation_arms import ARMS, Task, Turn, make_images, make_large
-from benchmarks.neuron_training import hardware
+from benchmarks.hardware import hardware
 
 PARTS = ("rates", "memory", "scaling", "nodes", "kills")
 RATIOS = {

@@ -45,6 +45,26 @@ SHAPES = {
             "tie_word_embeddings": True,
         },
     ),
+    "256m": Shape(
+        "SmolVLM-256M's shape (SigLIP and SmolLM2-135M in an Idefics3)",
+        {
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "vocab_size": 49280,
+        },
+        {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 512,
+            "patch_size": 16,
+        },
+        scale_factor=4,
+    ),
     "2b": Shape(
         "SmolVLM's shape (SigLIP-SO400M and SmolLM2-1.7B in an Idefics3)",
         {

@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.neuron_training import hardware
+from benchmarks.hardware import hardware
 from benchmarks.serving_arms import ARMS, KEY, Client, Server, free_port, started
 
 PARTS = ("rates", "overload", "scale", "kill", "update")

@@ -1,258 +1,276 @@
-"""The ways of training that `benchmarks.neuron_training` compares: how each is set up, one turn of one, its peak memory."""
+"""The trainings that `benchmarks.training` compares, each in a process of its own: `python -m benchmarks.training_arms JSON`.
+
+The plan is the JSON in the argument; what was measured is the JSON in the last line of the output.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import math
-import statistics
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import LoraConfig, ShiraConfig, get_peft_model
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
-from benchmarks import random_models
-from leaml.neurons.peft import NeuronConfig
-
-RATIOS = (0.01, 0.05, 0.1, 0.3)
+ARMS = ("trl_lora", "lora", "neurons10", "neurons30", "full")
+RANK = 16
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all methods have in common."""
+    """A training.
 
-    shape: str
-    device: str
-    precision: str
-    batch: int
-    length: int
-    images: int
-    checkpointing: bool
-    quick: bool
-    threads: int
-    warmup: int
-    steps: int
+    Attributes:
+        arm: One of `ARMS`.
+        model: Folder of the model.
+        batch: Examples of a step.
+        micro: Of them in a forward and backward pass.
+        steps: Of which the first is not timed.
+        tiles: Whether photos are cut into tiles.
+        checkpointing: Whether activations are computed again.
+        precision: "float32" or "bfloat16", with the latter under autocast.
+        threads: Of torch.
+        photo: Width and height.
+    """
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of all frozen weights."""
-        return torch.float32 if self.precision == "float32" else torch.bfloat16
-
-    @property
-    def trained_dtype(self) -> torch.dtype:
-        """Of trained parameters, their gradients and their optimizer state."""
-        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-
-    @property
-    def sizes(self) -> random_models.Shape:
-        shape = random_models.SHAPES[self.shape]
-        return random_models.small(shape) if self.quick else shape
+    arm: str
+    model: str
+    batch: int = 4
+    micro: int = 1
+    steps: int = 3
+    tiles: bool = False
+    checkpointing: bool = True
+    precision: str = "float32"
+    threads: int = 2
+    photo: tuple[int, int] = (1280, 1024)
 
 
 @dataclass(frozen=True)
-class Arm:
-    """A method at a ratio; the two kinds of full fine-tuning have none, and hook masking is measured at one."""
+class Measured:
+    """What a training took.
 
-    method: str
-    ratio: float | None = None
+    Attributes:
+        seconds: Of each timed step, with its input.
+        peak_bytes: The most that its process held, libraries, loading and all.
+        run_bytes: The most that it held while it trained, libraries and all.
+        before_bytes: What it held before the model was loaded.
+        tokens: Of an example, on average, as the language model sees it.
+        losses: Of each step.
+        trained: Number of parameters.
+        estimate_bytes: What the plan says of it, beside libraries; 0: nothing.
+    """
 
-    def __str__(self) -> str:
-        return self.method if self.ratio is None else f"{self.method} {self.ratio:g}"
+    seconds: list[float]
+    peak_bytes: int
+    run_bytes: int
+    before_bytes: int
+    tokens: float
+    losses: list[float]
+    trained: int
+    estimate_bytes: int = 0
 
-
-FULL = Arm("full")
-MODULES = Arm("full_modules")
-ARMS = [
-    FULL,
-    MODULES,
-    Arm("hook_masked", 0.1),
-    *(Arm(method, ratio) for ratio in RATIOS for method in ("lora", "shira", "ours")),
-]
-
-
-# --- the methods ---------------------------------------------------------------------------------------------------------
-
-
-def prepare(arm: Arm, model: nn.Module, plan: Plan) -> nn.Module:
-    """The frozen model as `arm` trains it."""
-    if arm == FULL:
-        return model.to(plan.trained_dtype).requires_grad_(True)
-    linears = random_models.language_linears(model)
-    if arm.method in ("full_modules", "hook_masked"):
-        for linear in linears.values():
-            linear.to(plan.trained_dtype).requires_grad_(True)
-            if arm.ratio is not None:
-                _mask(linear.weight, _rows(linear.out_features, arm.ratio))
-        return model
-    sizes = {name: (m.out_features, m.in_features) for name, m in linears.items()}
-    assert arm.ratio is not None
-    config = CONFIGS[arm.method](sizes, arm.ratio)
-    return get_peft_model(model, config, autocast_adapter_dtype=plan.precision == "mixed")
+    @property
+    def estimate_error(self) -> float:
+        """Of what the training took beside libraries."""
+        taken = self.run_bytes - self.before_bytes
+        return abs(self.estimate_bytes - taken) / taken
 
 
-def _rows(out_features: int, ratio: float) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(out_features)
-    return torch.randperm(out_features, generator=generator)[: round(ratio * out_features)].sort().values
-
-
-def _mask(weight: torch.Tensor, rows: torch.Tensor) -> None:
-    mask = torch.zeros(len(weight), 1, device=weight.device, dtype=weight.dtype)
-    mask[rows.to(weight.device)] = 1
-
-    def masked(parameter: torch.Tensor) -> None:
-        assert parameter.grad is not None
-        parameter.grad.mul_(mask)
-
-    weight.register_post_accumulate_grad_hook(masked)
-
-
-def _wanted(sizes: dict[str, tuple[int, int]], ratio: float) -> int:
-    return sum(round(ratio * out) * width for out, width in sizes.values())
-
-
-def _lora(sizes: dict[str, tuple[int, int]], ratio: float) -> LoraConfig:
-    """Every module's own count of parameters, rounded down to a rank, then up where most was lost, until the total is met."""
-    exact = {name: ratio * out * width / (out + width) for name, (out, width) in sizes.items()}
-    ranks = {name: max(1, math.floor(rank)) for name, rank in exact.items()}
-    missing = _wanted(sizes, ratio) - sum(ranks[name] * sum(sizes[name]) for name in sizes)
-    for name in sorted(sizes, key=lambda name: exact[name] % 1, reverse=True):
-        if missing >= sum(sizes[name]) / 2:
-            ranks[name] += 1
-            missing -= sum(sizes[name])
-    return LoraConfig(r=1, lora_alpha=16, rank_pattern=ranks, target_modules=list(ranks))
-
-
-def _shira(sizes: dict[str, tuple[int, int]], ratio: float) -> ShiraConfig:
-    rank = max(1, round(_wanted(sizes, ratio) / sum(map(sum, sizes.values()))))
-    config = ShiraConfig(r=rank, target_modules=list(sizes))
-    config.mask_fn = _random_mask
-    torch.sparse.check_sparse_tensor_invariants.disable()  # the default; said aloud, torch does not warn of it
-    return config
-
-
-def _random_mask(base_layer: nn.Linear, r: int, **_: Any) -> torch.Tensor:
-    """As PEFT's own, but on the device: drawn on the CPU, the masks of 2 B weights take a minute."""
-    weight = base_layer.weight
-    mask = torch.zeros(weight.numel(), device=weight.device, dtype=weight.dtype)
-    mask[torch.randperm(weight.numel(), device=weight.device)[: r * sum(weight.shape)]] = 1
-    return mask.view_as(weight)
-
-
-def _ours(sizes: dict[str, tuple[int, int]], ratio: float) -> NeuronConfig:
-    return NeuronConfig(rows={name: _rows(out, ratio) for name, (out, _) in sizes.items()})
-
-
-CONFIGS = {"lora": _lora, "shira": _shira, "ours": _ours}
-
-
-# --- one turn of a method ------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Turn:
-    """What one method took in one round."""
-
-    seconds: float
-    parameters: int
-    state_bytes: int
-    peak_bytes: int | None
-    flops: int | None
-
-
-def turn(arm: Arm, plan: Plan, count: bool = False) -> Turn:
-    """Make the model, warm up, time the steps; `count` counts FLOPs before."""
-    cuda = plan.device == "cuda"
-    model: Any = prepare(arm, random_models.build(plan.sizes, plan.device, plan.dtype), plan)
-    batch = random_models.random_batch(plan.sizes, plan.batch, plan.length, plan.images, plan.device, plan.dtype)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if wrong := {p.dtype for p in parameters} - {plan.trained_dtype}:
-        msg = f"{arm} trains parameters of {wrong}, which is not the precision of the others, {plan.trained_dtype}"
-        raise RuntimeError(msg)
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.0)
-    flops = count_flops(model, batch, plan) if count else None
-    if plan.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    taken = []
-    for _ in range(plan.warmup + plan.steps):
-        began = time.perf_counter()
-        step(model, batch, parameters, optimizer, plan)
-        if cuda:
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return Turn(
-        statistics.median(taken[plan.warmup :]),
-        sum(p.numel() for p in parameters),
-        state_bytes(parameters, optimizer),
-        torch.cuda.max_memory_allocated() if cuda else None,
-        flops,
-    )
-
-
-def _loss(model: nn.Module, batch: dict[str, torch.Tensor], plan: Plan) -> torch.Tensor:
-    with torch.autocast(plan.device, torch.bfloat16, enabled=plan.precision == "mixed"):
-        return model(**batch, use_cache=False).loss
-
-
-def step(
-    model: nn.Module,
-    batch: dict[str, torch.Tensor],
-    parameters: list[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    plan: Plan,
-) -> None:
-    """One training step; gradients stay until the next."""
-    optimizer.zero_grad(set_to_none=True)
-    _loss(model, batch, plan).backward()
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
-
-
-def state_bytes(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of gradients and of optimizer state, with the step counter that AdamW holds for every parameter."""
-    gradients = sum(p.grad.nbytes for p in parameters if p.grad is not None)
-    return gradients + sum(value.nbytes for state in optimizer.state.values() for value in state.values())
-
-
-def count_flops(model: nn.Module, batch: dict[str, torch.Tensor], plan: Plan) -> int:
-    """FLOPs of forward and backward on the whole batch."""
-    one = {name: value[:1] for name, value in batch.items()}
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # fused attention is not counted on a CPU
-        _loss(model, one, plan).backward()
-    model.zero_grad(set_to_none=True)
-    return int(counter.get_total_flops()) * plan.batch
-
-
-# --- peak memory on a CPU ------------------------------------------------------------------------------------------------
-
-
-def _resident(field: str) -> int:
-    """Bytes of VmRSS (now) or VmHWM (the most so far) of this process."""
+def resident(field: str) -> int:
+    """Bytes of VmRSS (now) or VmHWM (the most so far) of this process. Linux only."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 
 
-def _grown(arm: Arm, plan: Plan) -> int:
-    """Body of a process of its own: by how much its largest resident set grows while `arm` takes two steps."""
-    torch.set_num_threads(plan.threads)
-    turn(arm, replace(plan, quick=True, batch=1, warmup=0, steps=1))  # what is loaded at first use is no cost of the method
+def forget_peak() -> int:
+    """Let VmHWM begin anew, where the kernel allows it; returns what it was."""
     gc.collect()
-    before = _resident("VmRSS")
-    turn(arm, replace(plan, warmup=0, steps=2))
-    return _resident("VmHWM") - before
+    found = resident("VmHWM")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return found
 
 
-def peak_in_new_process(arm: Arm, plan: Plan) -> int:
-    """Peak bytes of two steps of `arm`, measured in a new process. Linux only."""
-    context = get_context("forkserver")  # its server imports everything once, and has no memory of other methods
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(_grown, arm, plan).result()
+def measure(plan: Plan) -> Measured:
+    """Run a training in a process of its own.
+
+    Raises:
+        RuntimeError: It failed; with the end of what it wrote.
+    """
+    command = [sys.executable, "-m", "benchmarks.training_arms", json.dumps(asdict(plan))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=environment(plan))
+    if done.returncode:
+        msg = f"{plan.arm} failed with {done.returncode}:\n{done.stderr[-3000:]}"
+        raise RuntimeError(msg)
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def environment(plan: Plan) -> dict[str, str]:
+    """Of an arm's process: no network, so many threads."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(plan.threads), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def ours(plan: Plan, method: str) -> Measured:
+    """The training loop of LEAML."""
+    import torch
+
+    from benchmarks.training_model import Photos
+    from leaml.config import ModelConfig, TrainConfig
+    from leaml.training import footprint
+    from leaml.training.loop import Task, Trainer, Worker
+    from leaml.vlm import load
+
+    assert plan.micro in (1, plan.batch), "a micro-batch has one example or the whole batch"
+    torch.set_num_threads(plan.threads)
+    photos = Photos.of(plan.batch, plan.photo)
+    before = resident("VmRSS")
+    vlm = load.load(ModelConfig(name=plan.model, image_tiles=plan.tiles))
+    anatomy = footprint.of_model(vlm.model)
+    adapt(vlm, method)
+    trained = [p for p in vlm.model.parameters() if p.requires_grad]
+    times, losses = [0.0], []
+
+    def progress(metrics: dict[str, float]) -> None:
+        times.append(time.perf_counter())
+        losses.append(metrics["loss"])
+
+    config = TrainConfig(
+        method=KINDS.get(method, "neurons"),
+        steps=plan.steps,
+        batch_size=plan.batch,
+        micro_batch_tokens=1 if plan.micro == 1 else None,
+        activation_checkpointing=plan.checkpointing,
+        precision=plan.precision,  # type: ignore[arg-type]
+        lr=1e-5,
+    )
+    trainer = Trainer(vlm, trained, [Task("qa", photos.examples)], config, photos.decode, 0, Worker(progress=progress))
+    made = [trainer.feed.make([(0, example)])[0] for example in photos.examples[:4]]
+    largest = max((footprint.extent(anatomy, one) for one in made), key=lambda one: (one.tokens, one.reply))
+    estimate = footprint.footprint(anatomy, largest.times(plan.micro), config, ratio=share_of(method)).peak
+    tokens = sum(one["input_ids"].numel() for one in made) / len(made)
+    del made
+    count = sum(p.numel() for p in trained)
+    loading = forget_peak()
+    times[0] = time.perf_counter()
+    trainer.run()
+    return _measured(times, loading, before, tokens, losses, count, estimate)
+
+
+KINDS: dict[str, Any] = {"full": "full", "lora": "lora"}
+
+
+def share_of(method: str) -> float:
+    """Of the rows that a method trains; 0 where it trains no rows."""
+    return 0.0 if method in KINDS else float(method.removeprefix("neurons")) / 100
+
+
+def adapt(vlm: Any, method: str) -> None:
+    """Let the model train what the method trains: all weights, LoRA on every Linear, or a share of their rows."""
+    from peft import LoraConfig, get_peft_model
+
+    from leaml.neurons import scores
+    from leaml.neurons.peft import NeuronConfig
+
+    if method == "full":
+        vlm.model.requires_grad_(True)
+        return
+    if method == "lora":
+        names = sorted(scores.all_linears(vlm.model))
+        vlm.model = get_peft_model(vlm.model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=names))
+        return
+    vlm.model = get_peft_model(vlm.model, NeuronConfig(selection="random", ratio=share_of(method)))
+
+
+def trl(plan: Plan, method: str) -> Measured:
+    """TRL's SFTTrainer with PEFT's LoRA, as its documentation shows it for a vision-language model."""
+    import torch
+    from datasets import Dataset, Features, Image, List, Value
+    from peft import LoraConfig
+    from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from benchmarks.training_model import Photos
+    from leaml.neurons import scores
+
+    assert method == "lora"
+    torch.set_num_threads(plan.threads)
+    photos = Photos.of(plan.batch, plan.photo)
+    before = resident("VmRSS")
+    model = AutoModelForImageTextToText.from_pretrained(plan.model, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(plan.model)
+    processor.image_processor.do_image_splitting = plan.tiles
+    if not plan.tiles:  # what `image_tiles: false` does
+        processor.image_processor.size = dict(processor.image_processor.max_image_size)
+    rows = [
+        {
+            "images": [{"bytes": photos.encoded[e.image_id], "path": None}],
+            "prompt": [{"role": "user", "content": e.request}],
+            "completion": [{"role": "assistant", "content": e.reply}],
+        }
+        for e in photos.examples
+    ]
+    message = List({"role": Value("string"), "content": Value("string")})
+    data = Dataset.from_list(rows, features=Features(images=List(Image()), prompt=message, completion=message))
+    times, losses, lengths = [0.0], [], []
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            times[0] = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+        def on_log(self, _: Any, __: Any, ___: Any, logs: dict[str, float] | None = None, **____: Any) -> None:
+            losses.extend([float(logs["loss"])] if logs and "loss" in logs else [])
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = SFTConfig(
+            output_dir=folder,
+            per_device_train_batch_size=plan.micro,
+            gradient_accumulation_steps=plan.batch // plan.micro,
+            max_steps=plan.steps,
+            gradient_checkpointing=plan.checkpointing,
+            bf16=plan.precision == "bfloat16",
+            use_cpu=True,
+            learning_rate=1e-5,
+            max_length=None,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=sorted(scores.all_linears(model)))
+        trainer = SFTTrainer(
+            model, config, train_dataset=data, processing_class=processor, peft_config=lora, callbacks=[Clock()]
+        )
+        trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        collate = trainer.data_collator
+        lengths = [int(collate([trainer.train_dataset[i]])["input_ids"].shape[1]) for i in range(plan.batch)]
+        loading = forget_peak()
+        trainer.train()
+    return _measured(times, loading, before, sum(lengths) / len(lengths), losses, trained)
+
+
+def _measured(
+    times: list[float], loading: int, before: int, tokens: float, losses: list[float], trained: int, estimate: int = 0
+) -> Measured:
+    seconds = [later - earlier for earlier, later in pairwise(times)]
+    running = resident("VmHWM")
+    return Measured(seconds[1:] or seconds, max(loading, running), running, before, tokens, losses, trained, estimate)
+
+
+def main() -> None:
+    plan = Plan(**json.loads(sys.argv[1]))
+    library, _, method = plan.arm.rpartition("_")
+    found = (trl if library == "trl" else ours)(plan, method)
+    print(json.dumps(asdict(found)))
+
+
+if __name__ == "__main__":
+    main()

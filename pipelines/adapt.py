@@ -21,6 +21,7 @@ from leaml.vlm import four_bit, load
 from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import Examined, evaluation_rows, predict, read_predictions
+from pipelines.image_tokens import largest_size
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, named, refuse_nothing_to_generate
 from pipelines.lengths import refuse_long_rows
 from pipelines.method import StopHereError, method
@@ -32,6 +33,7 @@ from pipelines.run import PARTIAL, BackgroundTask, Run, Step
 from pipelines.runtime import start_ray
 from pipelines.steps import LAST, STEPS, number_of
 from pipelines.summaries import TrainingSummary
+from pipelines.training_memory import refuse_large
 
 
 def adapt(config: Config, until: str = LAST, verbose: bool = False) -> Metrics | None:
@@ -52,6 +54,7 @@ def adapt(config: Config, until: str = LAST, verbose: bool = False) -> Metrics |
         if makes_pairs:
             refuse_nothing_to_generate(config, sources, labels)
         refuse_long_rows(run, sources, labels)
+        refuse_large(config, largest_size(run, sources.training), until)
         start_ray(config.resources, verbose)
         screened = screen_near_duplicates(run, sources)
         if screened != sources:

@@ -39,6 +39,8 @@ class Amounts:
     """Names of the numbers that are assumed for that, see `GUESSES`."""
     image_size: tuple[int, int] | None = None
     """Median width and height of the training images; None before ingest."""
+    largest_image: tuple[int, int] | None = None
+    """Width and height of the largest of those that were looked at; None before ingest."""
 
     @property
     def rest(self) -> int | None:

@@ -60,27 +60,44 @@ def of_plan(config: Config, size: tuple[int, int] | None) -> tuple[ImageTokens, 
 
 def median_size(run: Run, steps: Sequence[Step]) -> tuple[int, int] | None:
     """Median width and height of the first images of ingested sources; None before ingest."""
-    sizes: list[tuple[int, int]] = []
-    for step in steps:
-        found = files.listing(step.path("images"), suffixes=(".parquet",)) if run.done(step) else []
-        for file in itertools.islice(found, _LOOKED_AT):
-            table = tables.read(file, columns=["width", "height"]).to_pydict()
-            sizes += [pair for pair in zip(table["width"], table["height"], strict=True) if None not in pair]
+    sizes = _sizes(run, steps)
     if not sizes:
         return None
     width, height = (round(statistics.median(side)) for side in zip(*sizes, strict=True))
     return width, height
 
 
-def _count(key: str, model: ModelConfig, size: tuple[int, int]) -> ImageTokens:
-    from leaml.vlm import hub, lengths  # imports torch, whose seconds a command that fails early should not take
+def _sizes(run: Run, steps: Sequence[Step]) -> list[tuple[int, int]]:
+    sizes: list[tuple[int, int]] = []
+    for step in steps:
+        found = files.listing(step.path("images"), suffixes=(".parquet",)) if run.done(step) else []
+        for file in itertools.islice(found, _LOOKED_AT):
+            table = tables.read(file, columns=["width", "height"]).to_pydict()
+            sizes += [pair for pair in zip(table["width"], table["height"], strict=True) if None not in pair]
+    return sizes
 
-    local = model
-    if not Path(resolve_model(model.name)).is_dir() and not files.is_remote(model.name):
-        folder = hub.cached_folder(model)
-        if folder is None:
-            return ImageTokens(key, model.name, size, None, why="its processor is not on this machine yet")
-        local = model.model_copy(update={"name": folder, "revision": None})  # so that no hub is asked
+
+def largest_size(run: Run, steps: Sequence[Step]) -> tuple[int, int] | None:
+    """Width and height of the largest of the first images of ingested sources; None before ingest."""
+    return max(_sizes(run, steps), key=lambda size: size[0] * size[1], default=None)
+
+
+def at_hand(model: ModelConfig) -> ModelConfig | None:
+    """The model as a folder whose small files are read without asking a hub; None: they are not on this machine yet."""
+    from leaml.vlm import hub
+
+    if Path(resolve_model(model.name)).is_dir() or files.is_remote(model.name):
+        return model
+    folder = hub.cached_folder(model)
+    return None if folder is None else model.model_copy(update={"name": folder, "revision": None})
+
+
+def _count(key: str, model: ModelConfig, size: tuple[int, int]) -> ImageTokens:
+    from leaml.vlm import lengths  # imports torch, whose seconds a command that fails early should not take
+
+    local = at_hand(model)
+    if local is None:
+        return ImageTokens(key, model.name, size, None, why="its processor is not on this machine yet")
     try:
         tokens = lengths.Lengths.of_model(local).image(size)
         return ImageTokens(key, model.name, size, tokens, lengths.context(local))

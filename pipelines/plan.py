@@ -13,10 +13,10 @@ from pathlib import Path
 
 from leaml.config import Config
 from leaml.data.count import Count
-from leaml.errors import InputError
+from leaml.errors import InputError, ResourceError
 from leaml.io import files
 from leaml.run.records import DONE
-from pipelines import estimates, image_tokens
+from pipelines import estimates, image_tokens, training_memory
 from pipelines.adapt import doubts
 from pipelines.amounts import Amounts, Workload
 from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Memory
@@ -26,6 +26,7 @@ from pipelines.progress import console
 from pipelines.rehearsal import Planned, Rehearsal, measure, rehearse, with_frames
 from pipelines.run import UNKNOWN, Step
 from pipelines.steps import LAST, STEPS, Tree
+from pipelines.training_memory import Need
 
 UNTIL_INGEST = "unknown until ingest"
 RECENT = 300
@@ -42,6 +43,7 @@ class StepPlan:
         takes: What it has before it, in words; `work` in numbers.
         made: How many it makes of what `makes` says; None: only ingest can tell.
         workers: Engines or training workers, each with `gpus` and `memory`; 0 for steps of the driver.
+        training: What a training takes with activations and logits; None: no training, or its model is not at hand.
         cost: Hours and GPU-hours, of a finished step those of making it anew.
         puts: PUT requests where the storage is S3, and `gets` GET and HEAD requests.
     """
@@ -57,6 +59,7 @@ class StepPlan:
     workers: int
     gpus: float
     memory: Memory | None
+    training: Need | None
     cost: Estimate
     puts: int
     gets: int
@@ -104,8 +107,19 @@ def make(config: Config, amounts: Amounts | None = None, frames: Sequence[int] =
     counted = {one.key: one.tokens for one in images if one.tokens is not None}
     steps = [tuple(_step(run, planned, size, known, counted) for planned in run.planned.values()) for size in sizes]
     totals = tuple(Total.of(each, size.rest) for each, size in zip(steps, sizes, strict=True))
-    found = doubts(config, amounts.asked, amounts.asked_images, amounts.label_images, amounts.validation)
+    found = _too_large(config, amounts) + doubts(
+        config, amounts.asked, amounts.asked_images, amounts.label_images, amounts.validation
+    )
     return RunPlan(config.name, run.folder, steps[-1], totals, sizes[-1], images, tuple(found))
+
+
+def _too_large(config: Config, amounts: Amounts) -> list[str]:
+    """What `leaml adapt` refuses for its memory, where this is the machine that it will run on."""
+    try:
+        training_memory.refuse_large(config, amounts.largest_image)
+    except ResourceError as error:
+        return [str(error)]
+    return []
 
 
 def _step(run: Rehearsal, planned: Planned, amounts: Amounts, known: estimates.Known, image_tokens: dict[str, int]) -> StepPlan:
@@ -128,9 +142,16 @@ def _step(run: Rehearsal, planned: Planned, amounts: Amounts, known: estimates.K
         _made(name, tree, work),
         *estimates.workers(name, tree),
         estimates.memory(name, variant, tree, known),
+        _need(name, variant, tree, amounts),
         estimates.estimate(name, variant, tree, work, known, assumed),
         *estimates.requests(name, tree, work),
     )
+
+
+def _need(name: str, variant: str, tree: Tree, amounts: Amounts) -> Need | None:
+    if name not in TRAININGS:
+        return None
+    return training_memory.of_step(name, estimates.train_section(name, variant, tree), tree, amounts.largest_image)
 
 
 def _source(step: Step, amounts: Amounts) -> Count | None:
@@ -242,9 +263,12 @@ def _print_steps(plan: RunPlan) -> None:
             f"leaml adapt CONFIG name={plan.run}-small caption.max_images=500 generate.max_images=500"
         )
     print_line(
-        "  memory: weights, in training with gradients, AdamW's moments and the start; images of a megapixel, one of "
-        "data.max_pixels. Activations and caches come on top; a finished training's peak has them"
+        "  memory: of engines weights, on which caches come on top, and images of a megapixel, one of data.max_pixels; of "
+        "trainings what one micro-batch of the largest image takes, or what a finished one has measured"
     )
+    needs = [(step.label, training_memory.parts_text(step.training)) for step in plan.steps if step.training]
+    for text in dict.fromkeys(text for _, text in needs):
+        print_line(f"  GiB of {', '.join(dict.fromkeys(label for label, other in needs if other == text))}: {text}")
 
 
 def _row(step: StepPlan) -> tuple[str, ...]:
@@ -253,6 +277,8 @@ def _row(step: StepPlan) -> tuple[str, ...]:
     memory, cost = "", step.cost
     if step.memory and step.memory.peak:
         memory = f"{_gib(step.memory.peak)} GiB measured"
+    elif step.memory and step.training:
+        memory = f"training {_gib(step.training.peak)}, images {_gib(step.memory.images)} GiB"
     elif step.memory:
         memory = f"weights {_gib(step.memory.weights)}, images {_gib(step.memory.images)} GiB"
     rate, hours, gpu_hours = cost.rate, "", "0"

@@ -16,7 +16,7 @@ from leaml.io import files
 from pipelines.adapt import asked_of, baseline_steps, check_steps, method_steps
 from pipelines.amounts import GUESSES, Amounts
 from pipelines.contamination import screen_near_duplicates
-from pipelines.image_tokens import median_size
+from pipelines.image_tokens import largest_size, median_size
 from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
 from pipelines.method import method
 from pipelines.run import UNKNOWN, Run, Step
@@ -99,9 +99,9 @@ def measure(run: Run, sources: Sources, labels: Labels) -> Amounts:
     asked, asked_images = asked_of(run, sources) if _whole(run, sources.evaluation) else _asked(run.config, evaluation)
     known = data.exclude_evaluation and all(_whole(run, s) for s in (*sources.training, sources.evaluation)) and not run.dry
     excluded = len(sources.excluded) if known or sources.excluded else None
-    size = median_size(run, sources.training)
+    sizes = {"image_size": median_size(run, sources.training), "largest_image": largest_size(run, sources.training)}
     counts = (labeled, unlabeled, evaluation, images, rows, training, asked, asked_images, validation, excluded)
-    return Amounts(*counts, image_size=size)
+    return Amounts(*counts, **sizes)
 
 
 def with_frames(amounts: Amounts, frames: int) -> Amounts:

@@ -21,12 +21,14 @@ from pipelines.adapt import check
 from pipelines.amounts import Amounts
 from pipelines.caption import captioned, captioned_key, given_rows, given_text, refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
+from pipelines.image_tokens import largest_size
 from pipelines.ingest import Labels, Sources, draw_labels, ingest, refuse_nothing_to_generate, role_of
 from pipelines.lengths import refuse_long_rows
 from pipelines.rehearsal import measure
 from pipelines.run import Run, Step
 from pipelines.runtime import check_resources, own_nodes
 from pipelines.summaries import IngestSummary
+from pipelines.training_memory import refuse_large
 
 FIRST = 5_000
 """Images of a source that are looked at: a minute for photographs on two cores."""
@@ -82,6 +84,7 @@ def refuse(config: Config) -> Tried:
             refuse_nothing_to_generate(config, sources, labels)
         # of a part of the evaluation nobody knows which questions a limit of them leaves
         refuse_long_rows(trial, sources, labels, "evaluation" not in parts or config.data.evaluation_questions is None)
+        refuse_large(config, largest_size(trial, sources.training))
         given = None
         if config.caption.file and not config.distill.skip:
             given, note = _given(config, sources, labels, bool(parts))

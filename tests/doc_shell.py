@@ -280,7 +280,7 @@ TRIES = {
     "pip": (try_pip, "test_wheel.py::test_its_commands_run_in_an_empty_folder"),
     "uv": (try_uv, ""),
     "pre-commit": (try_pre_commit, ""),
-    "python": (try_python, "benchmarks/test_neuron_training.py::test_quick_run_reports_every_method_with_exact_counts"),
+    "python": (try_python, "benchmarks/test_training_benchmark.py::test_a_small_run_reports_time_memory_and_what_was_left_out"),
     "bash": (try_bash, "integration/test_serving.py::test_the_clients_of_the_examples_are_answered"),
     "docker": (try_docker, "cluster/test_docker.py::test_dockerfiles_are_linted"),
     "kubectl": (try_kubectl, "cluster/test_manifests.py::test_rendered_overlays_are_valid"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.neuron_training import PEAK_TFLOPS
+from benchmarks.hardware import PEAK_TFLOPS
 
 PHOTO = (720, 1280)
 """Height and width of the images."""

@@ -1,0 +1,229 @@
+"""What the trainings of a run take of memory, before anything is run, and the refusal of one that does not fit.
+
+leaml/training/footprint.py has the arithmetic. A training's largest micro-batch is made of the largest image: as many examples
+as its `micro_batch_tokens` allows, or with `auto` one, as it then takes what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from leaml.config import Config, ModelConfig, ResourcesConfig, TrainConfig
+from leaml.errors import LeamlError, ResourceError
+from leaml.machine import total_memory
+from leaml.rows import baselines_of
+from pipelines import image_tokens
+from pipelines.amounts import Tokens
+from pipelines.steps import LAST, STEPS, Tree, number_of
+
+if TYPE_CHECKING:
+    from leaml.training.footprint import Extent, Footprint
+
+LIBRARIES = 600 * 2**20
+"""Of a training worker's process: torch, transformers and what they load."""
+SHARDED = 0.7
+"""Of a worker's memory that weights, gradients and moments may take before several workers share them."""
+REPLIES = {"warmup": Tokens().pair, "distill": Tokens().caption, "finetune": Tokens().pair}
+"""Tokens of the replies that a step learns."""
+FEWEST_PIXELS = 50_000
+"""Of an image, below which none is proposed."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one worker of a training takes.
+
+    Attributes:
+        footprint: In bytes.
+        one: Its largest example.
+        examples: In its largest micro-batch.
+    """
+
+    footprint: Footprint
+    one: Extent
+    examples: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes beside libraries."""
+        return self.footprint.peak
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training step: its name in the configuration, its section, and the tokens of a reply that it learns."""
+
+    key: str
+    section: TrainConfig
+    reply: int
+    ratio: float
+
+    def changed(self, **values: object) -> Training:
+        """The same with other settings."""
+        return replace(self, section=self.section.model_copy(update=values))
+
+
+def of_training(
+    training: Training, model: ModelConfig, size: tuple[int, int] | None, resources: ResourcesConfig
+) -> Need | None:
+    """What a training takes; None where the model's files are not at hand, or its architecture is not known.
+
+    Args:
+        training: The step.
+        model: That it trains.
+        size: Width and height of the largest image; None: `image_tokens.SIZE`.
+        resources: Its workers.
+    """
+    from leaml.training.footprint import anatomy, footprint
+
+    local = image_tokens.at_hand(model)
+    if local is None:
+        return None
+    try:
+        one = _extent(local, size or image_tokens.SIZE, training.reply)
+        made = anatomy(local)
+    except (LeamlError, ValueError, KeyError, AttributeError, IndexError, RuntimeError):
+        return None  # `load.check` says what is wrong with a model
+    section, workers = training.section, resources.train_workers
+    budget = section.micro_batch_tokens
+    examples = 1 if budget == "auto" else math.ceil(section.batch_size / workers)
+    if isinstance(budget, int):
+        examples = max(1, min(examples, budget // one.tokens))
+    device = "cuda" if resources.train_gpus else "cpu"
+    found = footprint(made, one.times(examples), section, model.dtype, training.ratio, device)
+    return Need(_of_one_worker(found, resources), one, examples)
+
+
+def _of_one_worker(found: Footprint, resources: ResourcesConfig) -> Footprint:
+    """A part of weights, gradients and moments, where the workers share them."""
+    sharding: Any = getattr(resources, "train_sharding", False)
+    memory, workers = room(resources), resources.train_workers
+    if workers == 1 or not (sharding is True or (sharding == "auto" and memory and found.fixed > SHARDED * memory)):
+        return found
+    names = ("weights", "gradients", "moments", "update")
+    return replace(found, **{name: getattr(found, name) // workers for name in names})
+
+
+@lru_cache(maxsize=16)
+def _extent(model: ModelConfig, size: tuple[int, int], reply: int) -> Extent:
+    """Of an example with an image of this size, as the model's own processor makes it."""
+    from PIL import Image
+
+    from leaml.training.footprint import anatomy, extent
+    from leaml.vlm import load
+    from leaml.vlm.collate import Collator, Turn
+    from pipelines.estimates import ASSUMED
+
+    made = Collator(load.processor(model))([Turn(Image.new("RGB", size), "What is it?", "A ball")])
+    one = extent(anatomy(model), made)
+    return replace(one, tokens=one.tokens - one.reply + ASSUMED.text_tokens + reply, reply=reply)
+
+
+def trainings(config: Config, until: str = LAST) -> Iterator[Training]:
+    """Those of a run up to the step `until`: the method's, and the baselines' where all of it is done."""
+    ratio = config.select.ratio
+    for name, length in REPLIES.items():
+        if STEPS[name].when(config) and number_of(name) <= number_of(until):
+            yield Training(name, getattr(config, name), length, ratio)
+    for row in baselines_of(config):
+        if row.training and until == LAST:
+            yield Training(row.training, row.section(config), REPLIES["finetune"], ratio)
+
+
+def of_step(name: str, section: Tree, tree: Tree, size: tuple[int, int] | None) -> Need | None:
+    """What a step takes, by its configuration as plain data; see `of_training`."""
+    train = TrainConfig(**{key: section[key] for key in TrainConfig.model_fields})
+    training = Training(name, train, REPLIES[name], tree["select"]["ratio"])
+    return of_training(training, ModelConfig(**tree["model"]), size, ResourcesConfig(**tree["resources"]))
+
+
+def room(resources: ResourcesConfig) -> int | None:
+    """Bytes that a training worker may take; None where that is another machine's, or no GPU is seen here."""
+    if resources.address is not None:
+        return None
+    beside = resources.train_workers * resources.lanes
+    if not resources.train_gpus:
+        return total_memory() // beside - LIBRARIES
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(0).total_memory * min(1.0, resources.train_gpus))
+
+
+def refuse_large(config: Config, size: tuple[int, int] | None, until: str = LAST) -> None:
+    """Refuse trainings that do not fit the memory of this machine, before captions are paid for.
+
+    Args:
+        config: The run.
+        size: Width and height of the largest image.
+        until: The last step that is done.
+
+    Raises:
+        ResourceError: With the settings that would make it fit.
+    """
+    memory = room(config.resources)
+    if memory is None:
+        return
+    for training in trainings(config, until):
+        need = of_training(training, config.model, size, config.resources)
+        if need is not None and need.peak > memory:
+            raise ResourceError(_refusal(training, config, size, need, memory))
+
+
+def _refusal(training: Training, config: Config, size: tuple[int, int] | None, need: Need, memory: int) -> str:
+    where = "GPU" if config.resources.train_gpus else "machine's share for a worker"
+    found = (
+        f"the training {training.key} takes about {_gib(need.peak)} GiB ({parts_text(need)}), and the {where} has "
+        f"{_gib(memory)}"
+    )
+    changes: list[str] = []
+    for change, changed, model in _smaller(training, config.model, size, need):
+        changes.append(change)
+        then = of_training(changed, model, size, config.resources)
+        if then is not None and then.peak <= memory:
+            return f"{found}; set {_listed(changes)}, with which it takes {_gib(then.peak)} GiB"
+    return f"{found}; {_listed(changes)} would not be enough: take a smaller model, more train_workers, or more memory"
+
+
+def _smaller(
+    training: Training, model: ModelConfig, size: tuple[int, int] | None, need: Need
+) -> Iterator[tuple[str, Training, ModelConfig]]:
+    """Settings that take less, each with all before it: what costs least comes first."""
+    key = training.key
+    if need.examples > 1:
+        training = training.changed(micro_batch_tokens=need.one.tokens)
+        yield f"{key}.micro_batch_tokens={need.one.tokens}", training, model
+    if training.section.activation_checkpointing is not True:
+        training = training.changed(activation_checkpointing=True)
+        yield f"{key}.activation_checkpointing=true", training, model
+    width, height = size or image_tokens.SIZE
+    pixels = model.max_image_pixels or width * height
+    if model.image_tiles:
+        model = model.model_copy(update={"image_tiles": False})
+        yield "model.image_tiles=false", training, model
+    elif pixels // 4 >= FEWEST_PIXELS:
+        model = model.model_copy(update={"max_image_pixels": pixels // 4})
+        yield f"model.max_image_pixels={pixels // 4}", training, model
+    if training.section.method == "full":
+        yield f"{key}.method=lora", training.changed(method="lora"), model
+
+
+def parts_text(need: Need) -> str:
+    """The parts of a need in words."""
+    found = need.footprint
+    names = ("weights", "gradients", "moments", "activations", "logits")
+    sizes = ", ".join(f"{name} {_gib(getattr(found, name))}" for name in names)
+    return f"{sizes}; {need.examples} x {need.one.tokens:,} tokens a micro-batch"
+
+
+def _listed(changes: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(changes[:-1]), changes[-1])))
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f}"

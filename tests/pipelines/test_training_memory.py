@@ -1,0 +1,108 @@
+"""The memory of trainings before anything is run: what a plan says, and what is refused with settings that are then taken."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from leaml.config import Config, parse
+from leaml.errors import ResourceError
+from leaml.training import footprint
+from pipelines import plan, training_memory
+from pipelines.training_memory import LIBRARIES, Training, of_training, refuse_large, room, trainings
+
+SIZE = (640, 480)
+SOURCE = {"format": "easy_vqa", "split": "train"}
+
+
+def config(**changes: Any) -> Config:
+    sections = {"data": {"labeled": SOURCE, "evaluation": SOURCE}, "finetune": {"precision": "float32", "batch_size": 64}}
+    return parse({**sections, **changes})
+
+
+def finetune(of: Config) -> Training:
+    return next(one for one in trainings(of) if one.key == "finetune")
+
+
+@pytest.mark.parametrize(("tokens", "examples"), [("auto", 1), (None, 32), (10_000, 32), (1, 1)])
+def test_the_largest_micro_batch_is_of_the_largest_image(tokens: Any, examples: int) -> None:
+    of = config(finetune={"micro_batch_tokens": tokens, "batch_size": 64, "precision": "float32"})
+    need = of_training(finetune(of), of.model, SIZE, of.resources.model_copy(update={"train_workers": 2}))
+    assert need is not None
+    assert need.examples == examples
+    assert need.one.reply == 40
+    assert need.footprint.weights * 4 == need.footprint.fixed
+
+
+def test_a_model_that_is_not_at_hand_is_not_estimated() -> None:
+    of = config(model={"name": "somebody/model-of-7B"})
+    assert of_training(finetune(of), of.model, SIZE, of.resources) is None
+    refuse_large(of, SIZE)
+
+
+def test_trainings_of_a_run_end_with_its_last_step() -> None:
+    of = config()
+    keys = [one.key for one in trainings(of)]
+    assert keys[:3] == ["warmup", "distill", "finetune"]
+    assert "evaluate.baselines.lora_labels" in keys
+    assert [one.key for one in trainings(of, "distill")] == ["warmup", "distill"]
+    assert not list(trainings(of, "caption"))
+
+
+def test_what_is_refused_fits_with_the_settings_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = config(finetune={"micro_batch_tokens": None, "batch_size": 4096, "precision": "float32"})
+    alone = of_training(finetune(config()), of.model, SIZE, of.resources)
+    assert alone is not None
+    memory = LIBRARIES + alone.peak + 20_000_000
+    monkeypatch.setattr(training_memory, "total_memory", lambda: memory)
+    refuse_large(config(), SIZE)
+    with pytest.raises(ResourceError, match=r"the training finetune takes about .* logits .* 4096 x .*; set ") as refused:
+        refuse_large(of, SIZE)
+    changes = dict(re.findall(r"finetune\.(\w+)=(\w+)", str(refused.value)))
+    assert changes.keys() >= {"micro_batch_tokens"}
+    changed = {name: json.loads(value) for name, value in changes.items()}
+    refuse_large(config(finetune={"batch_size": 4096, "precision": "float32", **changed}), SIZE)
+
+
+def test_where_no_setting_helps_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_memory, "total_memory", lambda: LIBRARIES + 1_000_000)
+    with pytest.raises(ResourceError, match=r"activation_checkpointing=true.*method=lora would not be enough: take a smaller"):
+        refuse_large(config(warmup={"method": "full"}), SIZE)
+
+
+def test_another_machine_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_memory, "total_memory", lambda: 10 * LIBRARIES)
+    of = config(resources={"train_workers": 2, "parallel_baselines": True})
+    assert room(of.resources) == 10 * LIBRARIES // 4 - LIBRARIES
+    assert room(config(resources={"address": "ray://somewhere:10001"}).resources) is None
+
+
+def test_the_plan_prints_it_and_says_what_would_be_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"labeled": SOURCE | {"limit": 12}, "evaluation": SOURCE | {"limit": 5}, "budget": {"count": 4}}
+    of = config(name="planned", storage=str(tmp_path), data=data)
+
+    def shown() -> str:
+        stream = io.StringIO()
+        monkeypatch.setattr(plan, "console", Console(file=stream, soft_wrap=True, width=200))
+        plan.show(of)
+        return stream.getvalue()
+
+    parts = r"weights \S+, gradients \S+, moments \S+, activations \S+, logits \S+; 1 x \d+ tokens a micro-batch"
+    assert re.search(rf"GiB of warmup.*: {parts}", shown())
+    assert "warning: the training" not in shown()
+    monkeypatch.setattr(training_memory, "total_memory", lambda: LIBRARIES + 1_000_000)
+    assert "warning: the training warmup takes about" in shown()
+
+
+def test_anatomy_of_a_model_needs_no_weights() -> None:
+    of = config()
+    made = footprint.anatomy(of.model)
+    assert made.parameters == pytest.approx(1.5e6, rel=0.6)
+    assert len(made.layers["language"]) == 6 and len(made.layers["vision"]) == 4
+    assert made.eager  # 64 patches

@@ -1,0 +1,143 @@
+"""What a training is said to take: what layers keep is counted beside what autograd holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from PIL import Image
+
+from benchmarks.gpu import part
+from leaml.config import ModelConfig, TrainConfig
+from leaml.neurons import scores
+from leaml.neurons.peft import NeuronConfig
+from leaml.training import footprint
+from leaml.training.footprint import Anatomy, Extent
+from leaml.training.objectives import reply_logits
+from leaml.vlm import load
+from leaml.vlm.collate import Collator, Turn
+from leaml.vlm.precision import computing_in
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=["idefics3", "qwen2_5_vl"])
+def made(request: pytest.FixtureRequest) -> tuple[Any, dict[str, torch.Tensor]]:
+    """A model with sdpa, and a batch of an example."""
+    if request.param == "idefics3":
+        vlm = load.load(ModelConfig(name="leaml-tiny"), attn_implementation="sdpa")
+        turn = Turn(Image.new("RGB", (64, 64)), "What is in the picture? " * 20, "A bridge over water.")
+        return vlm.model, Collator(vlm.processor)([turn])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(part, "PHOTO", (280, 280))
+        model = part.model("tiny", part.Part(CPU, True, None, {}), dtype=torch.float32)  # type: ignore[arg-type]
+        return model, part.batch(model, part.Part(CPU, False, None, {}), 1)  # type: ignore[arg-type]
+
+
+def adapted(model: Any, method: str) -> Any:
+    model.requires_grad_(method == "full")
+    if method == "full":
+        return model
+    names = sorted(scores.all_linears(model))
+    config = LoraConfig(r=16, target_modules=names) if method == "lora" else NeuronConfig(selection="random", ratio=0.1)
+    return get_peft_model(model, config)
+
+
+def held(model: Any, batch: dict[str, torch.Tensor], precision: Any) -> int:
+    """Bytes that autograd holds for the backward pass, beside the model."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *batch.values())}
+    found: dict[int, int] = {}
+    kept = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+            kept.append(tensor)  # so that no other gets its address
+        return tensor
+
+    inputs = {k: v for k, v in batch.items() if k != "labels"}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), computing_in(precision, "cpu"):
+        reply_logits(model, inputs, batch["labels"])
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "neurons"])
+def test_activations_are_those_that_autograd_holds(made: tuple[Any, dict[str, torch.Tensor]], method: str) -> None:
+    model, batch = made
+    anatomy = footprint.of_model(model)
+    one = footprint.extent(anatomy, batch)
+    train = TrainConfig(method=method, precision="float32", activation_checkpointing=False)
+    said = footprint.footprint(anatomy, replace(one, pixels=0), train, ratio=0.1).activations
+    working = max(layer.working(one.tokens, 4) for layer in anatomy.layers["language"])
+    peft = adapted(model, method)
+    try:
+        found = held(peft.train(), batch, "float32")
+    finally:
+        if method != "full":
+            peft.unload()
+        model.requires_grad_(False)
+    assert said - working == pytest.approx(found, rel=0.15)
+
+
+def shape(**changes: Any) -> tuple[Anatomy, Extent]:
+    """SmolVLM-256M's sizes, and an example with an image of 17 tiles."""
+    vision = footprint.Layer(768, 768, 3072, False, False, 0, 12, 6)
+    text = footprint.Layer(576, 576, 1536, True, False, 2, 9, 7)
+    layers = {"vision": [vision] * 12, "language": [text] * 30}
+    counts = {"vision": 86_000_000, "connector": 7_000_000, "language": 135_000_000, None: 28_000_000}
+    linears: dict[str | None, list[tuple[int, int]]] = {"vision": [(768, 768)] * 12, "language": [(576, 576)] * 30}
+    anatomy = Anatomy(counts, linears, layers, 49_280, 28_385_280, 16, True, False)
+    return replace(anatomy, **changes), Extent(1143, 20, 17 * 1024, 17 * 3 * 512 * 512 * 4, 1, 1024)
+
+
+def test_weights_gradients_and_moments_by_hand() -> None:
+    anatomy, one = shape()
+    full = footprint.footprint(anatomy, one, TrainConfig(method="full", precision="float32"))
+    assert (full.weights, full.gradients, full.moments) == (4 * 256e6, 4 * 256e6, 8 * 256e6)
+    frozen = footprint.footprint(anatomy, one, TrainConfig(method="full", precision="float32", freeze=["vision"]))
+    assert (frozen.weights, frozen.gradients) == (4 * 256e6, 4 * 170e6)
+    rows = sum(round(0.3 * out) * width for each in anatomy.linears.values() for out, width in each)
+    train = TrainConfig(method="neurons", precision="bfloat16")
+    neurons = footprint.footprint(anatomy, one, train, "bfloat16", ratio=0.3)
+    assert (neurons.weights, neurons.gradients, neurons.moments) == (2 * 256e6 + 4 * rows, 4 * rows, 8 * rows)
+    ranks = 16 * sum(sum(size) for each in anatomy.linears.values() for size in each)
+    assert anatomy.trained(TrainConfig(method="lora"), 0.0) == ranks
+
+
+def test_a_photo_in_tiles_takes_what_was_measured_of_it() -> None:
+    """5.8 GiB were kept for the backward pass with sdpa, and 22 with eager attention, in bfloat16."""
+    anatomy, one = shape()
+    train = TrainConfig(method="lora", precision="bfloat16", activation_checkpointing=False)
+    sdpa = footprint.footprint(anatomy, one, train)
+    eager = footprint.footprint(replace(anatomy, eager=True), one, train)
+    assert sdpa.activations / 2**30 == pytest.approx(5.8, rel=0.15)
+    assert eager.activations / 2**30 == pytest.approx(22, rel=0.15)
+
+
+def test_layers_that_compute_again_keep_their_input_alone() -> None:
+    anatomy, one = shape()
+    train = TrainConfig(method="lora", precision="float32", activation_checkpointing=True)
+    again = footprint.footprint(anatomy, one, train).activations
+    kept = footprint.footprint(anatomy, one, train.model_copy(update={"activation_checkpointing": False})).activations
+    assert again < 0.35 * kept
+    assert footprint.footprint(anatomy, one, train.model_copy(update={"activation_checkpointing": "auto"})).activations == again
+    small = replace(anatomy, counts={"language": 99_000_000})
+    assert not footprint.again(small, TrainConfig(activation_checkpointing="auto"))
+
+
+def test_a_frozen_tower_keeps_nothing() -> None:
+    anatomy, one = shape()
+    train = TrainConfig(method="lora", precision="float32", activation_checkpointing=False)
+    frozen = train.model_copy(update={"freeze": ["vision"]})
+    assert footprint.footprint(anatomy, one, frozen).activations < 0.2 * footprint.footprint(anatomy, one, train).activations
+
+
+def test_logits_are_of_reply_tokens_alone() -> None:
+    anatomy, one = shape()
+    train = TrainConfig(method="lora", precision="float32")
+    assert footprint.footprint(anatomy, one, train).logits == 12 * 20 * 49_280
+    assert footprint.footprint(anatomy, one.times(3), train).logits == 12 * 60 * 49_280

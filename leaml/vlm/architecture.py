@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 AUTO_CLASS = "AutoModelForImageTextToText"
 """The class of transformers that models are loaded with, as `auto_map` names it."""
 TORCHVISION = (
-    "; its processor needs torchvision, which a CPU install leaves out because vLLM's CPU build breaks with it: use a model"
-    " whose processor does without (SmolVLM-256M, Idefics3, LLaVA-1.5, PaliGemma), or a GPU install"
+    "; its processor needs torchvision, which every installation of LEAML brings: install LEAML's packages again (`leaml doctor`"
+    " says how), or the torchvision of the same build as torch"
 )
 _SEES = re.compile("vision|visual|image|vit|pixel|^mm_")
 
@@ -78,7 +78,7 @@ def check_architecture(config: ModelConfig, found: PreTrainedConfig) -> None:
 
 
 def check_packages(config: ModelConfig, model_type: str) -> None:
-    """Raise ModelError for a processor with a video part where torchvision is missing, as on a CPU install."""
+    """Raise ModelError for a processor with a video part where torchvision is missing."""
     if find_spec("torchvision"):
         return
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name

@@ -159,7 +159,7 @@ def test_check_names_what_is_wrong(tmp_path: Path, folder: Path) -> None:
 def test_check_names_a_missing_torchvision(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(architecture, "find_spec", lambda _: None)
     tiny("qwen2_5_vl").model.config.save_pretrained(tmp_path / "qwen")
-    with pytest.raises(ModelError, match=r"torchvision is missing; its processor needs torchvision.*GPU install"):
+    with pytest.raises(ModelError, match=r"torchvision is missing; its processor needs torchvision.*leaml doctor"):
         vlm.check(ModelConfig(name=str(tmp_path / "qwen")))
     for family in ("llava", "paligemma"):
         vlm.save(tiny(family).model, tiny(family).processor, tmp_path / family)

@@ -1,5 +1,4 @@
-"""tools/setup.sh: which Python it takes, and torchvision beside a CPU torch. The interpreters are programs that note what they are
-asked for."""
+"""tools/setup.sh: which Python it takes; torchvision beside a CPU torch. The interpreters are programs that note what they are asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits torchvision to a CPU torch: the general index has CUDA builds alone, which break `import torchvision` and `import vllm` there.
+"""Fits torchvision to a CPU torch: the general index has CUDA builds alone, which break `import torchvision`, so `import vllm`.
 
     .venv/bin/python tools/torchvision_cpu.py    # with the Python of the environment that has it
 
@@ -32,7 +32,8 @@ def fit(site: Path, folder: Path) -> None:
     fakes = site / "torchvision" / FAKES
     text = fakes.read_text()
     if ALWAYS not in text and WHERE_COMPILED not in text:  # the latter where it was interrupted
-        raise SystemExit(f"{fakes} has no {ALWAYS!r}: {folder.name} is another torchvision than this script knows; adapt it")
+        msg = f"{fakes} has no {ALWAYS!r}: {folder.name} is another torchvision than this script knows; adapt it"
+        raise SystemExit(msg)
     fakes.write_text(text.replace(ALWAYS, WHERE_COMPILED))
 
     name, version = folder.name.removesuffix(".dist-info").split("-")

@@ -1,4 +1,4 @@
-"""tools/setup.sh: which Python it takes; torchvision beside a CPU torch. The interpreters are programs that note what they are asked."""
+"""tools/setup.sh: which Python it takes; torchvision beside a CPU torch. The interpreters are programs that note their requests."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 AUTO_CLASS = "AutoModelForImageTextToText"
 """The class of transformers that models are loaded with, as `auto_map` names it."""
 TORCHVISION = (
-    "; its processor needs torchvision, which every installation of LEAML brings: install LEAML's packages again (`leaml doctor`"
+    "; its processor needs torchvision, which every installation of LEAML brings: install its packages again (`leaml doctor`"
     " says how), or the torchvision of the same build as torch"
 )
 _SEES = re.compile("vision|visual|image|vit|pixel|^mm_")

@@ -138,8 +138,9 @@ class Tried:
         nats = [abs(a.answer - b.answer) for a, b in zip(found, expected, strict=True)]
         same = sum(a.ids == b.ids for a, b in zip(found, expected, strict=True))
         return (
-            f"differs: attends both ways over the prompt in training, causally in vLLM on a CPU"
-            f": {max(nats):.3g} nats an answer, {same} of {len(found)} greedy replies the same; equal where transformers attends causally too"
+            "differs: attends both ways over the prompt in training, causally in vLLM on a CPU;"
+            f" {max(nats):.3g} nats an answer, {same} of {len(found)} greedy replies are the same;"
+            " equal where transformers attends causally too"
         )
 
     def adapt(self) -> None:

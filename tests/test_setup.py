@@ -1,4 +1,7 @@
-"""tools/setup.sh: which Python it takes; torchvision beside a CPU torch. The interpreters are programs that note their requests."""
+"""tools/setup.sh: which Python it takes; and torchvision beside a CPU torch.
+
+The interpreters are programs that note what they are asked for.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ FOLDER holds small checkpoints, one a folder; by default `shared/zoo` beside the
 | cell | ok when |
 |---|---|
 | load | it passes the check that a run makes, and loads |
-| labels | of a batch, the labels that carry loss are the answer and its end token, and nothing else |
+| labels | of a batch, the labels that carry loss are the answer and its end token alone; the ids before it are those that the
+  processor makes of a chat; each row has the loss that it has by itself |
 | score | the gradients of two rows score its neurons, all finite |
 | adapter | one step of an adapter on a tenth of the neurons changes the loss |
 | merge | the merged model has the names and shapes of the checkpoint on disk, and the same loss when it is loaded again |
@@ -93,6 +94,13 @@ class Tried:
             trained = collator.tokenizer.decode([i for i in row if i != IGNORED], skip_special_tokens=False)
             wanted = answer + end
             assert trained.strip() == wanted, f"trained {trained!r}, and not {wanted!r}"
+        for turn in self.turns:
+            alone = collator([turn])
+            before, own = alone["input_ids"][alone["labels"] == IGNORED].tolist(), self._chat(turn)
+            assert before == own, f"the ids before an answer are {before}, and of the processor {own}"
+        with torch.no_grad():
+            batch, single = self._losses(self.turns), torch.cat([self._losses([turn]) for turn in self.turns])
+        assert torch.allclose(batch, single, atol=1e-4), f"the losses of a batch are {batch.tolist()}, alone {single.tolist()}"
 
     def score(self) -> None:
         examples = [Example(name, turn.request, turn.reply) for name, turn in zip(self.images, self.turns, strict=True)]
@@ -107,25 +115,27 @@ class Tried:
 
         torch.manual_seed(0)
         self.model: Any = get_peft_model(self.vlm.model, NeuronConfig(selection="random", ratio=0.1))
-        before = self._loss(self.model)
+        before = self._losses(self.turns, self.model).mean()
         before.backward()
         with torch.no_grad():
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter -= 0.1 * parameter.grad
-        after = self._loss(self.model)
+        after = self._losses(self.turns, self.model).mean()
         assert bool(after.isfinite()), f"the loss is {after.item()} after a step"
         assert after.item() != before.item(), "a step changes nothing"
 
     def merge(self) -> None:
-        trained = self._loss(self.model).item()
+        with torch.no_grad():
+            trained = self._losses(self.turns, self.model).mean().item()
         merged = self.model.merge_and_unload()
         source = checkpoint.shapes(self.config, self.config.name)
         load.save(merged, self.vlm.processor, self.scratch / "merged")
         saved = self.config.model_copy(update={"name": str(self.scratch / "merged")})
         different = sorted(set(checkpoint.shapes(saved, saved.name).items()) ^ set(source.items()))
         self.vlm = load.load(saved)
-        again = self._loss(self.vlm.model).item()
+        with torch.no_grad():
+            again = self._losses(self.turns).mean().item()
         assert not different, f"saved otherwise than its checkpoint: {different[:4]}"
         assert abs(again - trained) < 1e-4, f"the loss is {again} after loading, and {trained} before"
 
@@ -145,7 +155,7 @@ class Tried:
 
     def adapt(self) -> None:
         file = adapt_config(self.config.name, self.scratch)
-        done = _run(["-m", "pipelines.cli", "adapt", str(file)], SECONDS["adapt"])
+        done = run(["-m", "pipelines.cli", "adapt", str(file)], SECONDS["adapt"])
         assert "leaml" in json.loads((self.scratch / "runs/zoo/evaluation/metrics.json").read_text())["rows"], done
 
     def serve(self) -> None:
@@ -155,21 +165,33 @@ class Tried:
     def _process(self, what: str, source: Path) -> list[dict[str, Any]]:
         """What benchmarks/zoo_engines.py has found of a model."""
         file = self.scratch / f"{what}.json"
-        _run(["-m", "benchmarks.zoo_engines", what, str(source), str(file)], SECONDS["engine"])
+        run(["-m", "benchmarks.zoo_engines", what, str(source), str(file)], SECONDS["engine"])
         found: list[dict[str, Any]] = json.loads(file.read_text())
         return found
 
-    def _loss(self, model: Any) -> torch.Tensor:
-        batch = Collator(self.vlm.processor)(self.turns)
+    def _losses(self, turns: Sequence[Turn], model: Any = None) -> torch.Tensor:
+        """Of each row of a batch."""
+        batch = Collator(self.vlm.processor)(turns)
         labels = batch.pop("labels")
-        return reply_logits(model, batch, labels).mean_by_row(len(labels)).mean()
+        return reply_logits(model or self.vlm.model, batch, labels).mean_by_row(len(labels))
+
+    def _chat(self, turn: Turn) -> list[int]:
+        """Ids that the processor itself makes of a question, without any code of ours."""
+        processor: Any = self.vlm.processor
+        if processor.chat_template is None:
+            return list(processor(images=[turn.image], text=[f"<image>{turn.request}"])["input_ids"][0])
+        content = [{"type": "image", "image": turn.image}, {"type": "text", "text": turn.request}]
+        made = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        return list(made["input_ids"][0])
 
 
 def _difference(found: Sequence[Said], expected: Sequence[Said]) -> float:
     return max(a.differs(b) for a, b in zip(found, expected, strict=True))
 
 
-def _run(arguments: list[str], seconds: float) -> str:
+def run(arguments: list[str], seconds: float) -> str:
     """Output of a program of this repository. Raises ModelError for one that says itself what is wrong."""
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)

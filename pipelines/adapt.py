@@ -18,7 +18,7 @@ from leaml.io import files
 from leaml.io.writable import refuse_unwritable
 from leaml.rows import TITLES, baselines_of
 from leaml.run.records import LEAML
-from leaml.vlm import checkpoint, load
+from leaml.vlm import architecture, checkpoint, load
 from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import evaluation_rows, predict, read_predictions
@@ -138,7 +138,17 @@ def doubts(
     trainings |= {name: one for name, one in sections.items() if number_of(name) <= last and STEPS[name].when(config)}
     rates = {title: learning_rates(section) for title, section in trainings.items()}
     of_sizes = comparisons.of_sizes(questions, images, labeled if trainings else None, validation, rates)
-    return [*_of_experts(config.model, trainings), *of_sizes]
+    return [*_of_attention(config), *_of_experts(config.model, trainings), *of_sizes]
+
+
+def _of_attention(config: Config) -> list[str]:
+    """That an engine on a CPU does not see a prompt as the model is trained to."""
+    if config.resources.engine_gpus or not architecture.attends_both_ways(config.model):
+        return []
+    return [
+        f"The model {config.model.name!r} attends both ways over its prompt where it is trained, and vLLM on a CPU attends"
+        " causally: what is generated and evaluated there is not what the model would say on a GPU (docs/benchmarks.md)."
+    ]
 
 
 def _of_experts(model: ModelConfig, trainings: Mapping[str, TrainConfig]) -> list[str]:

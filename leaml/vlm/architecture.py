@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leaml.config import ModelConfig
 from leaml.errors import ModelError
+from leaml.vlm import checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -19,6 +22,8 @@ TORCHVISION = (
     "; its processor needs torchvision, which every installation of LEAML brings: install its packages again (`leaml doctor`"
     " says how), or the torchvision of the same build as torch"
 )
+BOTH_WAYS = {"gemma3", "paligemma"}
+"""Model types whose attention over a prompt, or over the image in it, is not causal."""
 _SEES = re.compile("vision|visual|image|vit|pixel|^mm_")
 
 
@@ -75,6 +80,17 @@ def check_architecture(config: ModelConfig, found: PreTrainedConfig) -> None:
         f" image-text-to-text model; give one that {AUTO_CLASS} knows"
     )
     raise ModelError(msg)
+
+
+def attends_both_ways(config: ModelConfig) -> bool:
+    """Whether a model's attention over its prompt goes both ways, as config.json says; False where there is none at hand."""
+    folder = checkpoint.stored(config)
+    if folder is None:
+        return False
+    try:
+        return json.loads((Path(folder) / "config.json").read_text()).get("model_type") in BOTH_WAYS
+    except (OSError, ValueError, AttributeError):
+        return False  # loading tells
 
 
 def check_packages(config: ModelConfig, model_type: str) -> None:

@@ -125,10 +125,15 @@ def shapes(config: ModelConfig, folder: str) -> Shapes:
     return {name: shape for header in headers.values() for name, shape in header.items()}
 
 
+def stored(config: ModelConfig) -> str | None:
+    """The folder of a model's files on this machine; None where they are elsewhere."""
+    where = resolve_model(config.name)
+    return where if Path(where).is_dir() else None if where.startswith("s3://") else hub.cached_folder(config)
+
+
 def experts_share(config: ModelConfig) -> float:
     """Share of a model's weights that are experts of a mixture, from the headers of files on this machine; 0 without these."""
-    where = resolve_model(config.name)
-    folder = where if Path(where).is_dir() else hub.cached_folder(config)
+    folder = stored(config)
     if folder is None or not {INDEX, WHOLE} & set(_names(folder)):
         return 0.0
     sizes = {name: math.prod(shape) for name, shape in shapes(config, folder).items()}

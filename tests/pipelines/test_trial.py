@@ -303,6 +303,14 @@ def test_experts_that_no_neuron_and_no_lora_reaches_are_told(recipe: Path, share
     assert not adapt.doubts(load(recipe, [moe.replace("qwen3_vl_moe", "qwen3_vl")]), *sizes)
 
 
+def test_an_engine_on_a_cpu_that_attends_otherwise_is_told(recipe: Path, shared_folder: Path) -> None:
+    sizes, gemma = (None, None, 4, None), f"model.name={shared_folder / 'zoo' / 'gemma3'}"
+    (told,) = adapt.doubts(load(recipe, [gemma]), *sizes)
+    assert "attends both ways over its prompt where it is trained" in told
+    assert not adapt.doubts(load(recipe, [gemma, "resources.engine_gpus=1"]), *sizes)
+    assert not adapt.doubts(load(recipe, []), *sizes)
+
+
 def test_a_limit_of_questions_below_those_of_every_image_is_refused(recipe: Path) -> None:
     rows = [{"image": f"{seed}.png", "question": text, "answer": "noise"} for seed in (10, 11) for text in ("what?", "who?")]
     (recipe.parent / "test" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

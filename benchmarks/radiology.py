@@ -73,7 +73,7 @@ def config(data: Path, folder: Path, model: str, runs: Path, steps: int) -> dict
             "labeled": {"format": "jsonl", "path": str(folder / "train.jsonl"), "images": images},
             "evaluation": {"format": "jsonl", "path": str(folder / "test.jsonl"), "images": images},
             "budget": {"count": 40},
-            "evaluation_questions": 40,
+            "evaluation_questions": 80,
         },
         "caption": {"file": str(folder / "captions.jsonl"), "complete": False, "max_images": 60},
         "warmup": training,

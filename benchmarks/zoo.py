@@ -206,15 +206,15 @@ def run(arguments: list[str], seconds: float) -> str:
 
 def adapt_config(model: str, folder: Path) -> Path:
     """The smallest run of `leaml adapt`: a file of it, with the data beside it."""
-    colours = {"red": "red", "blue": "blue", "green": "green"}
+    colours = ("red", "blue", "green")
     rows: dict[str, list[str]] = {"train": [], "test": [], "captions": []}
-    for name, count in (("train", 24), ("test", 6)):
-        for number in range(count):
-            colour = list(colours)[number % 3]
+    for name, numbers in (("train", range(24)), ("test", range(24, 33))):
+        for number in numbers:
+            colour = colours[number % 3]
             image = Image.new("RGB", (96 + number, 64), colour)
             image.save(folder / f"{name}{number}.png")
             shown = {"image": f"{name}{number}.png"}
-            rows[name].append(json.dumps(shown | {"question": QUESTION, "answer": colours[colour]}))
+            rows[name].append(json.dumps(shown | {"question": QUESTION, "answer": colour}))
             if name == "train":
                 rows["captions"].append(json.dumps(shown | {"caption": f"A picture that is {colour} all over."}))
     for name, lines in rows.items():
@@ -269,8 +269,8 @@ def row(folder: Path, cells: Sequence[str] = CELLS) -> dict[str, str]:
 
 
 def passed(row: dict[str, str]) -> bool:
-    """Whether every cell is ok, or differs where that is known and measured."""
-    return all(found == "ok" or found.startswith("differs: ") for found in row.values())
+    """Whether there is every cell, and each is ok, or differs where that is known and measured."""
+    return set(row) == set(CELLS) and all(found == "ok" or found.startswith("differs: ") for found in row.values())
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ NOT_TRIED = "not tried"
 SAME = 2e-3
 """Log-probabilities that differ by less, in float32, differ by rounding."""
 ROOT = Path(__file__).parents[1]
-SECONDS = {"engine": 600, "adapt": 1800}
+SECONDS = {"engine": 1200, "adapt": 2400}
 """After which a process is ended."""
 
 

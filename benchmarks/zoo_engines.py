@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -35,14 +36,16 @@ if TYPE_CHECKING:
 
 QUESTION = "What is it?"
 ANSWERS = {"red": "red", "blue": "a blue circle"}
-"""Of an image of this colour."""
+"""Of an image that is mainly of this colour."""
 TOKENS = 8
 """Of a greedy reply."""
 
 
 def images() -> dict[str, Image.Image]:
-    """By the name of its colour."""
-    return {name: Image.new("RGB", (96, 64), name) for name in ANSWERS}
+    """By the name of its colour; of patches that differ, since where all are alike, attention to others changes nothing."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    patches = Image.fromarray(noise).resize((96, 64), Image.Resampling.NEAREST)
+    return {name: Image.blend(Image.new("RGB", (96, 64), name), patches, 0.4) for name in ANSWERS}
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_attention_both_ways_is_measured_and_anything_else_is_a_failure(
     said[:] = [vars(one) for one in computed(tried.vlm, causal=True)]
     assert zoo.outcome(tried.vllm).startswith("differs: attends both ways")
     said[0]["answer"] += 0.01
-    assert zoo.outcome(tried.vllm).startswith("failed: AssertionError: vLLM says")
+    assert zoo.outcome(tried.vllm).startswith("failed: AssertionError: vLLM and transformers differ by")
 
 
 def test_the_smallest_run_is_a_configuration(tmp_path: Path) -> None:

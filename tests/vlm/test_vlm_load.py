@@ -73,7 +73,7 @@ def test_save_keeps_model_and_processor(folder: Path, tiny: Any, pictures: list[
     turn = Turn(pictures[1], "What colour?", "red")
     a, b = Collator(made.processor)([turn]), Collator(loaded.processor)([turn])
     pixels = [one.pop("pixel_values") for one in (a, b)]
-    assert torch.allclose(*pixels, atol=2 / 255 / 0.5)  # the one is loaded with torchvision's filters, the other made with Pillow's
+    assert torch.allclose(*pixels, atol=2 / 255 / 0.5)  # Pillow's and torchvision's filters
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 

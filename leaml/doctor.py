@@ -117,7 +117,7 @@ def side_wheels() -> Check:
         return Check(name, "ok", "none beside the CPU torch")
     names = " ".join(entry.split()[0] for entry in left)
     found = f"{', '.join(left)} beside a CPU torch: breaks `import vllm`"
-    return Check(name, "fail", found, f"{PIP} uninstall --yes {names}")
+    return Check(name, "fail", found, f"{PIP} uninstall --yes {names}; {SETUP}")  # which brings a torchvision that fits
 
 
 def vllm(timeout: float = VLLM_IMPORT_TIMEOUT) -> Check:

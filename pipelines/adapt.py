@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from collections.abc import Mapping
 
 import pyarrow as pa
 
-from leaml.config import Config, TrainConfig
+from leaml.config import Config, ModelConfig, TrainConfig
 from leaml.data import captions, registry
 from leaml.errors import InputError
 from leaml.evaluation import calibration, comparisons, results
@@ -17,7 +18,7 @@ from leaml.io import files
 from leaml.io.writable import refuse_unwritable
 from leaml.rows import TITLES, baselines_of
 from leaml.run.records import LEAML
-from leaml.vlm import four_bit, load
+from leaml.vlm import architecture, checkpoint, four_bit, load
 from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import Examined, evaluation_rows, predict, read_predictions
@@ -132,7 +133,7 @@ def doubts(
     validation: int | None,
     until: str = LAST,
 ) -> list[str]:
-    """What is to be said of the sizes of the data before anything is paid for; see `comparisons.of_sizes`."""
+    """What is to be said of model and data before anything is paid for; of their sizes see `comparisons.of_sizes`."""
     whole, last = until == LAST, number_of(until)
     trainings: dict[str, TrainConfig] = {}
     if whole:
@@ -143,7 +144,30 @@ def doubts(
         name: one for name, one in trainings_of(config).items() if number_of(name) <= last and STEPS[name].when(config)
     }
     rates = {title: learning_rates(section) for title, section in trainings.items()}
-    return comparisons.of_sizes(questions, images, labeled if trainings else None, validation, rates)
+    of_sizes = comparisons.of_sizes(questions, images, labeled if trainings else None, validation, rates)
+    return [*_of_attention(config), *_of_experts(config.model, trainings), *of_sizes]
+
+
+def _of_attention(config: Config) -> list[str]:
+    """That an engine on a CPU does not see a prompt as the model is trained to."""
+    if config.resources.engine_gpus or not architecture.attends_both_ways(config.model):
+        return []
+    return [
+        f"The model {config.model.name!r} attends both ways over its prompt where it is trained, and vLLM on a CPU attends"
+        " causally: what is generated and evaluated there is not what the model would say on a GPU (docs/benchmarks.md)."
+    ]
+
+
+def _of_experts(model: ModelConfig, trainings: Mapping[str, TrainConfig]) -> list[str]:
+    """That experts of a mixture are left out by what scores, selects and adapts Linear modules: they are no such modules."""
+    partial = [f"{title} ({section.method})" for title, section in trainings.items() if section.method != "full"]
+    share = checkpoint.experts_share(model) if partial else 0.0
+    if not share:
+        return []
+    return [
+        f"{share:.0%} of the weights of {model.name!r} are experts of a mixture, which neurons, scores and LoRA leave as they"
+        f" are: {', '.join(partial)} train the other weights alone. method: full trains experts too."
+    ]
 
 
 def trainings_of(config: Config) -> dict[str, TrainConfig]:

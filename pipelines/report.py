@@ -9,6 +9,7 @@ from collections import Counter
 
 from rich.table import Table
 
+from leaml.config import Config
 from leaml.data import store, tables
 from leaml.data.label_counts import LabelCounts
 from leaml.data.tables import LabeledRow
@@ -22,6 +23,7 @@ from leaml.report.page import write_report
 from leaml.report.verdict import prior_notes
 from leaml.run.records import LEAML, StepRecord
 from leaml.text import scoring
+from leaml.vlm import architecture, checkpoint
 from pipelines.evaluate import evaluation_rows, read_predictions
 from pipelines.ingest import Labels, Sources
 from pipelines.progress import console, say, warn
@@ -225,7 +227,18 @@ def _facts(run: Run, adapted: Step) -> dict[str, str]:
         "pseudo pairs trained on": "" if training.pseudo_pairs is None else str(training.pseudo_pairs),
         "adapted model": adapted.path("model"),
         "learning rate of the fine-tuning": f"{training.lr:g}",
+        **model_facts(config),
     }
+
+
+def model_facts(config: Config) -> dict[str, str]:
+    """What is particular to the model: what a run has warned of, for whoever reads its report."""
+    found, share = {}, checkpoint.experts_share(config.model)
+    if share:
+        found["experts"] = f"{share:.0%} of the weights; neurons, scores and LoRA leave them as they are"
+    if not config.resources.engine_gpus and architecture.attends_both_ways(config.model):
+        found["attention over the prompt"] = "both ways in training, causal in the engines, which ran on CPUs"
+    return found
 
 
 def _label_facts(run: Run) -> dict[str, str]:

@@ -237,7 +237,7 @@ def _engine(
     bundle = {"CPU": engine.cpus} | ({"GPU": engine.gpus} if engine.gpus else {})
     llm_config = LLMConfig(
         model_loading_config={"model_id": model.id, "model_source": config.name},
-        engine_kwargs=_engine_arguments(settings, config, adapters_too),
+        engine_kwargs=engine_arguments(settings, config, adapters_too),
         placement_group_config={"bundles": [bundle]} if engine.gpus <= 1 else {"bundle_per_worker": {"CPU": 1, "GPU": 1}},
         runtime_env={"env_vars": made.environment},
         log_engine_metrics=False,
@@ -266,7 +266,7 @@ def _engine(
     return EngineDeployment(llm_config, cls.get_deployment_options(llm_config))
 
 
-def _engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too: bool) -> dict[str, object]:
+def engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too: bool) -> dict[str, object]:
     """vLLM's arguments, as leaml.engine.vllm_engine has them, so that answers are the same."""
     engine = settings.engine
     found: dict[str, object] = {

@@ -119,7 +119,7 @@ def test_cuda_wheels_beside_a_cpu_torch_fail_with_the_uninstall(packages: dict[s
     packages["torchcodec"] = None
     check = doctor.side_wheels()
     assert check.state == "fail"
-    assert check.fix == f"{sys.executable} -m pip uninstall --yes torchvision triton"
+    assert check.fix == f"{sys.executable} -m pip uninstall --yes torchvision triton; {doctor.SETUP}"
 
 
 def test_cuda_wheels_beside_a_cuda_torch_are_right(packages: dict[str, str | None]) -> None:

@@ -1,9 +1,15 @@
-"""tools/setup.sh: which Python it takes. The interpreters are programs that note what they are asked for."""
+"""tools/setup.sh: which Python it takes; and torchvision beside a CPU torch.
+
+The interpreters are programs that note what they are asked for.
+"""
 
 from __future__ import annotations
 
+import importlib
+import runpy
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -55,3 +61,45 @@ def test_the_oldest_python_that_is_allowed_and_another_when_it_is_asked_for(proj
     refused = set_up(project, "python3")
     assert f"Python 3.11 to 3.13 not found (tried: {project.parent}/bin/python3)" in refused
     assert "venv" not in set_up(project), "what was refused left the environment as it was"
+
+
+FAKES = """import torchvision.extension
+
+
+@torch.library.register_fake("torchvision::nms")
+def meta_nms(dets): ...
+"""
+
+
+def test_a_cuda_torchvision_is_fitted_to_a_cpu_torch(tmp_path: Path) -> None:
+    """As pip installs it, but for what is in its files; pip takes all of it away again."""
+    site = tmp_path / "lib" / "python3" / "site-packages"
+    folder = site / "torchvision-0.28.0.dist-info"
+    files = {
+        "torchvision/_C.so": "built for CUDA",
+        "torchvision/_meta_registrations.py": FAKES,
+        "torchvision.libs/libcudart.so.13": "",
+        "torchvision-0.28.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n",
+    }
+    for name, text in files.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text)
+    (folder / "RECORD").write_text("".join(f"{name},sha256=old,1\n" for name in files) + f"{folder.name}/RECORD,,\n")
+    fit = runpy.run_path(str(ROOT / "tools" / "torchvision_cpu.py"))["fit"]
+    fit(site, folder)
+    (found,) = metadata.distributions(path=[str(site)])
+    assert found.version == "0.28.0+cpu"
+    assert {str(each) for each in found.files or ()} == {str(f.relative_to(site)) for f in site.rglob("*") if f.is_file()}
+    assert not list(site.rglob("*.so*"))
+    fakes = (site / "torchvision" / "_meta_registrations.py").read_text()
+    assert "torchvision.extension._has_ops()" in fakes and "@torch" not in fakes
+    (site / "torchvision" / "_meta_registrations.py").write_text("written anew")
+    with pytest.raises(SystemExit, match="another torchvision"):
+        fit(site, site / "torchvision-0.28.0+cpu.dist-info")
+
+
+def test_torchvision_is_there_and_imports_beside_a_cpu_torch() -> None:
+    if not metadata.version("torch").endswith("+cpu"):
+        pytest.skip("only a CPU torch needs that")
+    assert metadata.version("torchvision").endswith("+cpu")
+    assert importlib.import_module("torchvision.ops")

@@ -70,7 +70,7 @@ find_python() {
 fingerprint() {
     "$VENV_PYTHON" -I -S - "$extra" <<'EOF'
 import hashlib, pathlib, sys
-files = ("requirements/cpu.lock", "pyproject.toml", "tools/setup.sh")
+files = ("requirements/cpu.lock", "pyproject.toml", "tools/setup.sh", "tools/torchvision_cpu.py")
 content = b"".join(pathlib.Path(f).read_bytes() for f in files)
 packages = sorted(str(p) for p in pathlib.Path().glob("*/__init__.py"))  # a new one needs the editable install renewed
 print(hashlib.sha256(content + repr(packages).encode()).hexdigest(), sys.argv[1], pathlib.Path.cwd())
@@ -114,7 +114,7 @@ compile_all() {
     "$VENV_PYTHON" -m compileall -q -j 0 .venv/lib/python3.*/site-packages || true
 }
 
-# Names of the CUDA builds that some other tool left beside the CPU torch; they break `import vllm` (requirements/cpu.lock).
+# Names of CUDA builds beside the CPU torch, which break `import vllm`: left by some other tool, or put there by `pip install`.
 cuda_wheels() {
     local name folder
     for name in torchvision torchaudio torchcodec triton; do
@@ -127,6 +127,7 @@ cuda_wheels() {
 install_cpu() {
     phase "torch $TORCH" install_torch_cpu
     phase "packages of requirements/cpu.lock" install_lock requirements/cpu.lock
+    phase "torchvision for a CPU torch" "$VENV_PYTHON" tools/torchvision_cpu.py
     phase "bytecode" compile_all
     phase "project" pip install --no-deps --no-build-isolation -e .
     local left

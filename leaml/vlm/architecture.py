@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leaml.config import ModelConfig
 from leaml.errors import ModelError
+from leaml.vlm import checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -16,9 +19,11 @@ if TYPE_CHECKING:
 AUTO_CLASS = "AutoModelForImageTextToText"
 """The class of transformers that models are loaded with, as `auto_map` names it."""
 TORCHVISION = (
-    "; its processor needs torchvision, which a CPU install leaves out because vLLM's CPU build breaks with it: use a model"
-    " whose processor does without (SmolVLM-256M, Idefics3, LLaVA-1.5, PaliGemma), or a GPU install"
+    "; its processor needs torchvision, which every installation of LEAML brings: install its packages again (`leaml doctor`"
+    " says how), or the torchvision of the same build as torch"
 )
+BOTH_WAYS = {"gemma3", "paligemma"}
+"""Model types whose attention over a prompt, or over the image in it, is not causal."""
 _SEES = re.compile("vision|visual|image|vit|pixel|^mm_")
 
 
@@ -77,8 +82,19 @@ def check_architecture(config: ModelConfig, found: PreTrainedConfig) -> None:
     raise ModelError(msg)
 
 
+def attends_both_ways(config: ModelConfig) -> bool:
+    """Whether a model's attention over its prompt goes both ways, as config.json says; False where there is none at hand."""
+    folder = checkpoint.stored(config)
+    if folder is None:
+        return False
+    try:
+        return json.loads((Path(folder) / "config.json").read_text()).get("model_type") in BOTH_WAYS
+    except (OSError, ValueError, AttributeError):
+        return False  # loading tells
+
+
 def check_packages(config: ModelConfig, model_type: str) -> None:
-    """Raise ModelError for a processor with a video part where torchvision is missing, as on a CPU install."""
+    """Raise ModelError for a processor with a video part where torchvision is missing."""
     if find_spec("torchvision"):
         return
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES, processor_class_from_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
-from leaml.config import ModelConfig
+from leaml.config import ModelConfig, resolve_model
 from leaml.errors import DataError, ModelError
 from leaml.io import files, s3
 from leaml.vlm import hub
@@ -122,6 +123,21 @@ def shapes(config: ModelConfig, folder: str) -> Shapes:
             msg = f"{shard} of the model {config.name!r} lacks {missing[0]!r}, which {INDEX} says it has; {_AGAIN}"
             raise ModelError(msg)
     return {name: shape for header in headers.values() for name, shape in header.items()}
+
+
+def stored(config: ModelConfig) -> str | None:
+    """The folder of a model's files on this machine; None where they are elsewhere."""
+    where = resolve_model(config.name)
+    return where if Path(where).is_dir() else None if where.startswith("s3://") else hub.cached_folder(config)
+
+
+def experts_share(config: ModelConfig) -> float:
+    """Share of a model's weights that are experts of a mixture, from the headers of files on this machine; 0 without these."""
+    folder = stored(config)
+    if folder is None or not {INDEX, WHOLE} & set(_names(folder)):
+        return 0.0
+    sizes = {name: math.prod(shape) for name, shape in shapes(config, folder).items()}
+    return sum(size for name, size in sizes.items() if ".experts." in name) / max(1, sum(sizes.values()))
 
 
 def _is_folder(where: str) -> bool:

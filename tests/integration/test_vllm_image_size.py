@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -80,8 +79,6 @@ def vllm_process() -> Iterator[ProcessPoolExecutor]:
 def test_vllm_is_asked_what_was_trained(
     shared_folder: Path, tmp_path: Path, vllm_process: ProcessPoolExecutor, folder: str, wanted: dict[str, Any]
 ) -> None:
-    if folder != "smolvlm1" and not find_spec("torchvision"):
-        pytest.skip("vLLM's module of the model needs torchvision, which a CPU install leaves out")
     model = ModelConfig(name=str(shared_folder / "zoo" / folder), **wanted)
     vlm = load.load(model)
     expected = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from leaml.config import load
 from leaml.errors import InputError, ResourceError
-from pipelines import adapt, cli, trial
+from pipelines import adapt, cli, report, trial
 from pipelines.rehearsal import rehearse
 from pipelines.run import Run
 
@@ -289,6 +290,28 @@ def test_several_rates_and_nothing_to_choose_by_are_told_by_every_plan_and_every
     assert said in alone
     assert not adapt.doubts(load(recipe, found[:1]), *sizes, until="generate")
     assert not adapt.doubts(load(recipe, found), *sizes, until="caption")
+
+
+def test_experts_that_no_neuron_and_no_lora_reaches_are_told(recipe: Path, shared_folder: Path) -> None:
+    sizes, moe = (None, None, 4, None), f"model.name={shared_folder / 'zoo' / 'qwen3_vl_moe'}"
+    (told,) = adapt.doubts(load(recipe, [moe]), *sizes)
+    assert report.model_facts(load(recipe, [moe]))["experts"].split()[0] in told
+    assert re.match(r"\d\d% of the weights of .*qwen3_vl_moe' are experts", told)
+    assert "LoRA on labels (lora), distill (neurons) train the other weights alone" in told
+    assert not adapt.doubts(load(recipe, [moe]), *sizes, until="warmup")
+    whole = [moe, "distill.method=full", "evaluate.leave_out=[lora_labels]"]
+    assert not adapt.doubts(load(recipe, whole), *sizes)
+    assert not adapt.doubts(load(recipe, [moe.replace("qwen3_vl_moe", "qwen3_vl")]), *sizes)
+
+
+def test_an_engine_on_a_cpu_that_attends_otherwise_is_told(recipe: Path, shared_folder: Path) -> None:
+    sizes, gemma = (None, None, 4, None), f"model.name={shared_folder / 'zoo' / 'gemma3'}"
+    (told,) = adapt.doubts(load(recipe, [gemma]), *sizes)
+    assert "attends both ways over its prompt where it is trained" in told
+    assert set(report.model_facts(load(recipe, [gemma]))) == {"attention over the prompt"}
+    assert not adapt.doubts(load(recipe, [gemma, "resources.engine_gpus=1"]), *sizes)
+    assert not adapt.doubts(load(recipe, []), *sizes)
+    assert not report.model_facts(load(recipe, []))
 
 
 def test_a_limit_of_questions_below_those_of_every_image_is_refused(recipe: Path) -> None:

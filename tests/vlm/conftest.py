@@ -1,6 +1,6 @@
 """Tiny random models of four families, each with its processor, built from code.
 
-torchvision is absent on a CPU install, so the PIL image processors are named outright, and Qwen's video processor is left out.
+The PIL image processors are named outright, whose pixels are the same everywhere, and Qwen's video processor is left out.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Made(NamedTuple):
 
 
 class ProcessorWithoutVideo(Qwen2_5_VLProcessor):
-    """Qwen's processor without its video processor, which needs torchvision."""
+    """Qwen's processor without its video processor."""
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         return None if argument_name == "video_processor" else super().check_argument_for_proper_class(argument_name, argument)

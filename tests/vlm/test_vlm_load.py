@@ -71,6 +71,8 @@ def test_save_keeps_model_and_processor(folder: Path, tiny: Any, pictures: list[
         assert torch.equal(a.to(torch.bfloat16).float(), b), name
     turn = Turn(pictures[1], "What colour?", "red")
     a, b = Collator(made.processor)([turn]), Collator(loaded.processor)([turn])
+    pixels = [one.pop("pixel_values") for one in (a, b)]
+    assert torch.allclose(*pixels, atol=2 / 255 / 0.5)  # Pillow's and torchvision's filters
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -158,7 +160,7 @@ def test_check_names_what_is_wrong(tmp_path: Path, folder: Path) -> None:
 def test_check_names_a_missing_torchvision(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(architecture, "find_spec", lambda _: None)
     tiny("qwen2_5_vl").model.config.save_pretrained(tmp_path / "qwen")
-    with pytest.raises(ModelError, match=r"torchvision is missing; its processor needs torchvision.*GPU install"):
+    with pytest.raises(ModelError, match=r"torchvision is missing; its processor needs torchvision.*leaml doctor"):
         vlm.check(ModelConfig(name=str(tmp_path / "qwen")))
     for family in ("llava", "paligemma"):
         vlm.save(tiny(family).model, tiny(family).processor, tmp_path / family)

@@ -36,6 +36,7 @@ QUIET = {
 PRIVATE = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each training, which waits for news of nodes to be taken away
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # between looks whether a training has ended; one machine can afford more
+    "RAY_prestart_worker_first_driver": "0",  # a process for each CPU before anybody asks, 2 s of a processor each
 }
 """Environment of a Ray of this process's own."""
 

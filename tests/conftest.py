@@ -16,6 +16,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Unset, a fresh local ray.init() turns token authentication on and writes ~/.ray/auth_token.
     "RAY_AUTH_MODE": "disabled",
+    "RAY_prestart_worker_first_driver": "0",  # no process for each CPU before anybody asks
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a call of Ray without a Ray is an error, and not a Ray that nobody asked for
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -31,6 +32,32 @@ settings.register_profile("leaml", deadline=None)  # how long an example takes d
 settings.load_profile("leaml")
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOWEST_FIRST = (
+    "integration/test_adapt.py",
+    "integration/test_cluster_adapt.py",
+    "integration/test_serving.py",
+    "integration/test_tune.py",
+    "security/test_open_doors.py",
+    "pipelines/test_kills.py",
+    "integration/test_train_workers.py",
+    "integration/test_serve_deploy.py",
+    "pipelines/test_nodes.py",
+    "pipelines/test_submit.py",
+    "integration/test_s3_faults.py",
+    "benchmarks/test_neuron_training.py",
+    "cluster/test_slurm.py",
+)
+"""Files whose tests run first, so that no process of tests is left with a long one at the end."""
+SHARES_RAY = pytest.StashKey[set[Path]]()
+"""Files that use `ray_local`."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the slowest files first, then those that share a Ray; the others stay in their order."""
+    sharing = {item.path for item in items if "ray_local" in getattr(item, "fixturenames", ())}
+    config.stash[SHARES_RAY] = sharing
+    slowest = {ROOT / "tests" / name: number for number, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: slowest.get(item.path, len(slowest) + (item.path not in sharing)))
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +69,7 @@ def shared_folder() -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _leave_no_ray() -> Iterator[None]:
-    """Ray starts by itself at some calls; the next module in this process must not find that one."""
-    yield
+def _end_ray() -> None:
     if "ray" in sys.modules:
         from pipelines import _compat
 
@@ -53,20 +77,52 @@ def _leave_no_ray() -> Iterator[None]:
         _compat.reload_authentication()  # a module that starts a Ray in another way has none
 
 
-@pytest.fixture(scope="module")
-def ray_local() -> Iterator[None]:
-    """A Ray of this test module's own with 4 logical CPUs, as `start_ray` makes one; never a running cluster."""
-    import ray
+def pytest_sessionfinish() -> None:
+    """End the Ray that modules shared."""
+    _end_ray()
 
-    from pipelines import local_ray
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_no_ray(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ray starts by itself at some calls; the next module in this process must not find that one."""
+    shares = request.path in request.config.stash[SHARES_RAY]
+    if not shares:
+        _end_ray()
+    yield
+    if not shares:
+        _end_ray()
+
+
+@pytest.fixture(scope="module")
+def private_environment() -> Iterator[None]:
+    """The environment that `start_ray` gives a Ray of its own."""
     from pipelines.runtime import PRIVATE
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in PRIVATE.items():
             patch.setenv(name, value)
-        local_ray.start(num_cpus=4, include_dashboard=False, object_store_memory=500_000_000, logging_level=logging.WARNING)
         yield
-        ray.shutdown()
+
+
+def _start_ray() -> None:
+    from pipelines import local_ray
+
+    local_ray.start(num_cpus=4, include_dashboard=False, object_store_memory=500_000_000, logging_level=logging.WARNING)
+
+
+@pytest.fixture(scope="module")
+def ray_local(private_environment: None) -> None:
+    """A Ray with 4 logical CPUs, as `start_ray` makes one, never a running cluster; test modules share it."""
+    import ray
+
+    if not ray.is_initialized():
+        _start_ray()
+
+
+@pytest.fixture(scope="module")
+def ray_own(private_environment: None) -> None:
+    """Such a Ray of this test module's own, with this process's environment as it is now."""
+    _start_ray()
 
 
 @pytest.fixture(scope="module")

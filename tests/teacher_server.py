@@ -102,7 +102,7 @@ def serving(
         request_queue_size = 256
 
     server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     teacher.url = f"http://127.0.0.1:{server.server_port}/v1"
     try:

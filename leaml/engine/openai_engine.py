@@ -34,6 +34,8 @@ SILENCE, FEW_IN_A_ROW = 240.0, 4
 """Seconds without a success after which so few are enough: a busy server fails them slowly."""
 LONGEST_WAIT = 3600.0
 """Longest `Retry-After` that is waited for, in seconds; the client itself obeys up to two minutes."""
+_PAUSE = 1.0
+"""Seconds until a request is sent again whose reply was no completion."""
 _FOR_ALL = {401, 402, 404, 405, 407}
 """Refusals that are about the key, the account, the model or the path, not about one image."""
 _OTHER_NAMES = {"max_tokens": "max_completion_tokens"}
@@ -238,7 +240,7 @@ class OpenAIEngine:
                 return _parsed(reply.http_response.content.decode("utf-8-sig", "replace"))
             except _RequestError:
                 bodies -= 1
-                if not bodies or self._stopped.wait(1.0):
+                if not bodies or self._stopped.wait(_PAUSE):
                     raise
             except openai.APIStatusError as error:
                 rounds -= 1

@@ -23,6 +23,13 @@ from leaml.text import replies
 GOOD = completion("A red ball.")
 
 
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again without the server's word for when is tried soon."""
+    monkeypatch.setattr(openai_engine, "_PAUSE", 0.05)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.05)
+
+
 def requests(count: int, side: int = 8) -> list[Request]:
     images = (Image.new("RGB", (side, side), (n % 256, n // 256, 0)) for n in range(count))
     return [Request(image, f"id{n}", "Describe the image.", max_tokens=48) for n, image in enumerate(images)]

@@ -325,7 +325,7 @@ def workers(line: Proxy, request: pytest.FixtureRequest) -> None:
     """A Ray that is started when the environment leads to the proxy."""
     import ray
 
-    request.getfixturevalue("ray_local")
+    request.getfixturevalue("ray_own")
     ray.cloudpickle.register_pickle_by_value(scripted)
     quiet_data(False)
 

@@ -83,7 +83,7 @@ def seen() -> Iterator[Seen]:
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory: pytest.TempPathFactory, seen: Seen, ray_local: None) -> Training:
+def train(tmp_path_factory: pytest.TempPathFactory, seen: Seen, ray_own: None) -> Training:
     folder = tmp_path_factory.mktemp("train")
     with Run(parse({"storage": str(folder), "data": DATA})) as run:
         sources = ingest(run)

@@ -20,7 +20,7 @@ from leaml.data import store, tables
 from leaml.data.store import ImageIndex
 from leaml.engine.interface import Completion, Engine, Request
 from leaml.engine.spec import EngineSpec
-from leaml.errors import ModelError
+from leaml.errors import ModelError, StepError
 from pipelines.quarantine import refused
 from pipelines.shards import Item
 
@@ -40,6 +40,7 @@ class ScriptedSpec(EngineSpec):
     log: str = ""
     exit_once: str = ""
     exit_always: str = ""
+    fails_at: str = ""
     build_error: str = ""
     life: str = ""
     refuses: str = ""
@@ -72,6 +73,9 @@ class ScriptedEngine:
         Path(self.spec.log, uuid.uuid4().hex).write_text(json.dumps(ids))
         if self.spec.exit_always in ids:
             os._exit(7)
+        if self.spec.fails_at in ids:
+            msg = "no reply"
+            raise StepError(msg)
         marker = Path(self.spec.log + "-died")
         if self.spec.exit_once in ids and not marker.exists():
             marker.touch()

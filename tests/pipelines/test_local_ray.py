@@ -23,7 +23,7 @@ print("pid", ray.get(ray.remote(num_cpus=0)(lambda: __import__("os").getppid()).
 """
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_own")
 def test_it_is_on_loopback_and_its_user_joins_it_by_its_address(tmp_path: Path) -> None:
     import ray
 

@@ -158,8 +158,8 @@ def test_a_job_that_died_goes_on_and_asks_nothing_twice(job: Job) -> None:
 
 
 def test_other_questions_do_not_go_on_from_these(job: Job) -> None:
-    with pytest.raises(StepError):
-        job.run(job.ask({"question": "what?"}), exit_always=job.id_of(5))
+    with pytest.raises(StepError, match="no reply"):
+        job.run(job.ask({"question": "what?"}), fails_at=job.id_of(5))
     rows = job.run(job.ask({"question": "where?"}))
     assert {r["question"] for r in rows} == {"where?"}
     assert calls(job.log)[job.id_of(0)] == 2

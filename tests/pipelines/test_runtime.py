@@ -57,7 +57,7 @@ def test_plans_that_fit(count: int, each: dict[str, float], nodes: list[dict[str
     assert missing("resources.engines", count, each, nodes) is None
 
 
-@pytest.mark.usefixtures("ray_local")
+@pytest.mark.usefixtures("ray_own")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

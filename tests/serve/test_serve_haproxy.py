@@ -164,7 +164,7 @@ class _Replica(http.server.BaseHTTPRequestHandler):
 def forwarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Replica)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     with running_haproxy(tmp_path_factory.mktemp("haproxy"), replica=server.server_port) as port:
         yield httpx.Client(base_url=f"http://127.0.0.1:{port}")
     server.shutdown()

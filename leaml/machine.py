@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+SHARDED_ABOVE = 0.7
+"""Share of a training worker's memory that weights, gradients and moments may take before several workers share them."""
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 

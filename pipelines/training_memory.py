@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from leaml.config import Config, ModelConfig, ResourcesConfig, TrainConfig
 from leaml.errors import LeamlError, ResourceError
-from leaml.machine import total_memory
+from leaml.machine import SHARDED_ABOVE, total_memory
 from leaml.rows import baselines_of
 from pipelines import image_tokens
 from pipelines.amounts import Tokens
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 LIBRARIES = 600 * 2**20
 """Of a training worker's process: torch, transformers and what they load."""
-SHARDED = 0.7
-"""Of a worker's memory that weights, gradients and moments may take before several workers share them."""
 REPLIES = {"warmup": Tokens().pair, "distill": Tokens().caption, "finetune": Tokens().pair}
 """Tokens of the replies that a step learns."""
 FEWEST_PIXELS = 50_000
@@ -100,9 +98,8 @@ def of_training(
 
 def _of_one_worker(found: Footprint, resources: ResourcesConfig) -> Footprint:
     """A part of weights, gradients and moments, where the workers share them."""
-    sharding: Any = getattr(resources, "train_sharding", False)
-    memory, workers = room(resources), resources.train_workers
-    if workers == 1 or not (sharding is True or (sharding == "auto" and memory and found.fixed > SHARDED * memory)):
+    sharding, workers, memory = resources.train_sharding, resources.train_workers, room(resources)
+    if workers == 1 or not (sharding is True or (sharding == "auto" and memory and found.fixed > SHARDED_ABOVE * memory)):
         return found
     names = ("weights", "gradients", "moments", "update")
     return replace(found, **{name: getattr(found, name) // workers for name in names})

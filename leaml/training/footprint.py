@@ -7,7 +7,6 @@ the start of a training the price of a token is measured (leaml/training/memory.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,13 +17,12 @@ from torch import nn
 
 from leaml.config import ModelConfig, TrainConfig
 from leaml.training.prepare import SMALL
-from leaml.vlm import load
+from leaml.vlm import attention, load
 from leaml.vlm.precision import compute_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LAYER = re.compile(r".*\.(?:layers|blocks|h|block)\.\d+")
 _MASTER = 4
 """Bytes of a weight that is trained, of its gradient, and of each of AdamW's two moments: all in float32."""
 PATCH = 14
@@ -90,7 +88,7 @@ class Anatomy:
         largest: Parameters of the largest weight.
         patch: Pixels on a side of a patch of the vision tower.
         able: Whether its layers can compute activations again.
-        eager: Whether attention keeps its probabilities on a CPU; see `load.attention_on`.
+        eager: Whether attention keeps its probabilities on a CPU; see `attention.kernels`.
     """
 
     counts: Mapping[str | None, int]
@@ -191,7 +189,7 @@ def anatomy(config: ModelConfig) -> Anatomy:
     found = load.from_small_files(config, AutoConfig, "configuration")
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(found, dtype=torch.float32)
-    return replace(of_model(model), eager=load.attention_on("cpu", found) == "eager")
+    return replace(of_model(model), eager=attention.kernels("cpu", found)[0] == "eager")
 
 
 def of_model(model: Any) -> Anatomy:
@@ -204,11 +202,12 @@ def of_model(model: Any) -> Anatomy:
     heads = {"language": _first(config.get_text_config(), "num_attention_heads")}
     heads["vision"] = _first(vision, "num_attention_heads", "num_heads")
     layers: dict[str, list[Layer]] = {"language": [], "vision": []}
+    whole = set(load.transformer_layers(model))
     for name, module in model.named_modules():
         part = load.part_of(name)
         if isinstance(module, nn.Linear) and part is not None:
             linears[part].append((module.out_features, module.in_features))
-        if part in layers and _LAYER.fullmatch(name):
+        if part in layers and module in whole:
             layers[part].append(_layer(module, heads[part]))
     return Anatomy(
         counts,

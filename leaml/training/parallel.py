@@ -18,13 +18,11 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from leaml.errors import ModelError
-from leaml.machine import free_memory
+from leaml.machine import SHARDED_ABOVE, free_memory
 from leaml.training.prepare import float32_masters, one_type
 from leaml.vlm.load import transformer_layers
 from leaml.vlm.precision import Precision, compute_dtype
 
-ROOM = 0.7
-"""Of a worker's memory that weights, gradients and moments may take before they are shared out; the rest is for activations."""
 TRAINED_BYTES = 16
 """Of a trained weight: itself, its gradient and two moments in float32."""
 
@@ -130,7 +128,7 @@ def fits(model: nn.Module, device: str, share: float) -> bool:
     held = sum(p.numel() * p.element_size() for p in model.parameters())
     needed = sum(p.numel() * TRAINED_BYTES if p.requires_grad else p.numel() * p.element_size() for p in model.parameters())
     free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else free_memory() + held / share
-    answer = torch.tensor(int(needed <= ROOM * share * free), device=device)
+    answer = torch.tensor(int(needed <= SHARDED_ABOVE * share * free), device=device)
     distributed.all_reduce(answer, distributed.ReduceOp.MIN)
     return bool(answer)
 

@@ -7,7 +7,6 @@ the start of a training the price of a token is measured (leaml/training/memory.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,7 +23,6 @@ from leaml.vlm.precision import compute_dtype
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_LAYER = re.compile(r".*\.(?:layers|blocks|h|block)\.\d+")
 _MASTER = 4
 """Bytes of a weight that is trained, of its gradient, and of each of AdamW's two moments: all in float32."""
 PATCH = 14
@@ -208,7 +206,7 @@ def of_model(model: Any) -> Anatomy:
         part = load.part_of(name)
         if isinstance(module, nn.Linear) and part is not None:
             linears[part].append((module.out_features, module.in_features))
-        if part in layers and _LAYER.fullmatch(name):
+        if part in layers and load.layer_index(name) >= 0 and load.layer_index(name.rpartition(".")[0]) < 0:
             layers[part].append(_layer(module, heads[part]))
     return Anatomy(
         counts,

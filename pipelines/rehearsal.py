@@ -99,9 +99,9 @@ def measure(run: Run, sources: Sources, labels: Labels) -> Amounts:
     asked, asked_images = asked_of(run, sources) if _whole(run, sources.evaluation) else _asked(run.config, evaluation)
     known = data.exclude_evaluation and all(_whole(run, s) for s in (*sources.training, sources.evaluation)) and not run.dry
     excluded = len(sources.excluded) if known or sources.excluded else None
-    sizes = {"image_size": median_size(run, sources.training), "largest_image": largest_size(run, sources.training)}
+    median, largest = median_size(run, sources.training), largest_size(run, sources.training)
     counts = (labeled, unlabeled, evaluation, images, rows, training, asked, asked_images, validation, excluded)
-    return Amounts(*counts, **sizes)
+    return Amounts(*counts, image_size=median, largest_image=largest)
 
 
 def with_frames(amounts: Amounts, frames: int) -> Amounts:

@@ -121,7 +121,8 @@ class Anatomy:
         everything = {"vision", "connector", "language"}
         if train.method == "neurons":
             return everything
-        return (set(train.lora.target) if train.method == "lora" else everything) - set(train.freeze)
+        wanted: set[str] = {*train.lora.target} if train.method == "lora" else everything
+        return wanted - {*train.freeze}
 
 
 @dataclass(frozen=True)

@@ -50,14 +50,14 @@ def images() -> dict[str, Image.Image]:
 
 @dataclass(frozen=True)
 class Said:
-    """Of one image: ids of the greedy reply, their natural-log probabilities, and the sum of those of the given answer."""
+    """Of one image: ids of the greedy reply, their natural-log probabilities, and the mean of those of the given answer."""
 
     ids: list[int]
     logprobs: list[float]
     answer: float
 
     def differs(self, other: Said) -> float:
-        """The largest difference of a log-probability, of a token or of the answer; infinite where the replies differ."""
+        """Largest difference of a log-probability, of the answer its mean, in nats; infinite where the replies differ."""
         if self.ids != other.ids:
             return math.inf
         return max(abs(a - b) for a, b in zip([*self.logprobs, self.answer], [*other.logprobs, other.answer], strict=True))
@@ -81,7 +81,8 @@ def written(model: str) -> list[Said]:
     for name, greedy, scored in zip(shown, outputs, outputs[len(shown) :], strict=False):
         reply = greedy.outputs[0]
         each = [float(at[token].logprob) for token, at in zip(reply.token_ids, reply.logprobs or (), strict=True)]
-        found.append(Said(list(reply.token_ids), each, reply_logprob(scored, collator.reply_ids(ANSWERS[name]))))
+        ids = collator.reply_ids(ANSWERS[name])
+        found.append(Said(list(reply.token_ids), each, reply_logprob(scored, ids) / len(ids)))
     return found
 
 
@@ -104,7 +105,8 @@ def computed(vlm: VLM, causal: bool = False) -> list[Said]:
             ids.append(int(best.indices))
             logprobs.append(float(best.values))
             after = {k: _longer(k, v, ids[-1], collator.chat.plain) if k in _OF_TOKENS else v for k, v in after.items()}
-        found.append(Said(ids, logprobs, float(sum(row[token] for row, token in zip(given, answer, strict=True)))))
+        mean = sum(float(row[token]) for row, token in zip(given, answer, strict=True)) / len(answer)
+        found.append(Said(ids, logprobs, mean))
     return found
 
 

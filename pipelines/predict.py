@@ -30,7 +30,7 @@ from leaml.evaluation import calibration
 from leaml.io import files
 from leaml.io.writable import refuse_unwritable
 from leaml.run.model_source import ModelSource, find
-from leaml.text.choice import Choice, choose, replies, settled
+from leaml.text.choice import Choice, Said, choose, replies, settled
 from leaml.text.scoring import ask
 from leaml.vlm import load
 from pipelines.evaluate import Questioned, ask_all
@@ -112,10 +112,10 @@ def _choices(engine: Engine, asked: list[tuple[Questioned[AskedRow], AskedRow, C
     for number, (item, row, completion) in enumerate(asked):
         if not row["options"] or completion.error:
             continue
-        if (choice := settled(completion.text, _logprob(completion), row["options"])) is not None:
+        if (choice := settled(_said(completion), row["options"])) is not None:
             chosen[number] = choice
             continue
-        groups = replies(row["options"])
+        groups = replies(row["options"], _said(completion))
         sizes[number] = [len(group) for group in groups]
         requests += [Request(item.image, item.image_id, ask(row), reply=reply) for group in groups for reply in group]
 
@@ -124,9 +124,13 @@ def _choices(engine: Engine, asked: list[tuple[Questioned[AskedRow], AskedRow, C
         _, row, completion = asked[number]
         given = [list(itertools.islice(scored, count)) for count in counts]
         error = next((each.error for group in given for each in group if each.error), "")
-        logprobs = [[_logprob(each) for each in group] for group in given]
-        chosen[number] = error or choose(completion.text, _logprob(completion), row["options"] or [], logprobs)
+        said = [list(map(_said, group)) for group in given]
+        chosen[number] = error or choose(_said(completion), row["options"] or [], said)
     return chosen
+
+
+def _said(completion: Completion) -> Said:
+    return Said(completion.text, _logprob(completion), completion.ids, not completion.cut)
 
 
 def _logprob(completion: Completion) -> float:
@@ -255,7 +259,7 @@ def _file(folder: str, name: str) -> str:
 
 def _key(found: ModelSource, batch: QuestionBatch) -> str:
     """Names the work: another model or other questions are other work."""
-    content = [3, model_key(found.model), found.answer_tokens, [(file, a.question, a.options) for file, a in batch.asked]]
+    content = [4, model_key(found.model), found.answer_tokens, [(file, a.question, a.options) for file, a in batch.asked]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

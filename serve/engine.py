@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from leaml.engine.vllm_engine import reply_logprob
 from leaml.errors import DataError
-from leaml.text.choice import choose, replies, settled
+from leaml.text.choice import Said, choose, replies, settled
+from leaml.text.replies import LENGTH
 from leaml.text.scoring import normalise
 from leaml.vlm.shrink import Shrink
 from serve import _compat
@@ -160,11 +161,12 @@ class EngineModels:
         try:
             text = prompt(self._processor, request_text(question))
         except DataError:
-            refuse("the question holds the model's mark for an image; take it out", "placeholder", "question")
+            at = "question" if self._collator.chat.placeholder in question.text else "options"
+            refuse(f"{at!r} holds the model's mark for an image; take it out", "placeholder", at)
         free = alternatives if not question.options else 0
         found = await self._generate(model, text, picture, request_id, model.answer_tokens, logprobs=free + 1 if free else 0)
         reply = found.outputs[0]
-        greedy = Reply(reply.text.strip(), reply.cumulative_logprob or 0.0)
+        greedy = Said(reply.text.strip(), reply.cumulative_logprob or 0.0, ended=reply.finish_reason != LENGTH)
         used = (len(found.prompt_token_ids or ()), len(reply.token_ids))
         if question.options:
             return await self._option(model, text, picture, question, alternatives, greedy, used, request_id)
@@ -172,7 +174,7 @@ class EngineModels:
         ranked = sorted((o for o in others if normalise(o.text) != normalise(greedy.text)), key=lambda o: -o.logprob)[
             :alternatives
         ]
-        return Answer(greedy, tuple(ranked), *used)
+        return Answer(Reply(greedy.text, greedy.logprob), tuple(ranked), *used)
 
     async def _branches(
         self, model: Model, text: str, picture: Picture, reply: CompletionOutput, count: int, request_id: str
@@ -203,26 +205,26 @@ class EngineModels:
         picture: Picture,
         question: ImageQuestion,
         alternatives: int,
-        greedy: Reply,
+        greedy: Said,
         used: tuple[int, int],
         request_id: str,
     ) -> Answer:
         """The most probable option and the next ones; scored where they are asked for or the reply does not settle it."""
         options = question.options
-        choice = settled(greedy.text, greedy.logprob, options)
+        choice = settled(greedy, options)
         if choice is None or alternatives:
             prompt_ids = self._collator.prompt_ids(text)
 
-            async def score(reply: str, number: str) -> float:
+            async def score(reply: str, number: str) -> Said:
                 ids = self._collator.reply_ids(reply)
                 found = await self._generate(
                     model, [*prompt_ids, *ids], picture, f"{request_id}-{number}", 1, prompt_logprobs=0
                 )
-                return reply_logprob(found, ids)
+                return Said(reply, reply_logprob(found, ids), tuple(ids))
 
-            groups = replies(options)
+            groups = replies(options, greedy)
             scored = iter(await together([score(r, f"{i}-{k}") for i, group in enumerate(groups) for k, r in enumerate(group)]))
-            choice = choose(greedy.text, greedy.logprob, options, [[next(scored) for _ in group] for group in groups])
+            choice = choose(greedy, options, [[next(scored) for _ in group] for group in groups])
         others = [Reply(options[i], each) for i, each in enumerate(choice.others) if i != choice.index]
         ranked = sorted(others, key=lambda o: -o.logprob)[:alternatives]
         return Answer(Reply(options[choice.index], choice.logprob), tuple(ranked), *used, own=choice.own)

@@ -61,8 +61,10 @@ def _question(text: str, options: list[str] | None, limits: LimitSettings) -> Im
 
 def _texts(options: list[str], limits: LimitSettings) -> tuple[str, ...]:
     """Options without blanks at their ends."""
-    if not 2 <= len(options) <= limits.options or any(map(is_blank, options)):
-        refuse(f"options must be 2 to {limits.options} texts that are not empty", "options", "options")
+    if not 2 <= len(options) <= limits.options:
+        refuse(f"options must be 2 to {limits.options} texts, got {len(options)}", "options", "options")
+    if empty := [number for number, option in enumerate(options, 1) if is_blank(option)]:
+        refuse(f"option {empty[0]} of {len(options)} is empty; write its text, or leave it out", "options", "options")
     try:
         texts = options_of(options)
     except DataError as error:

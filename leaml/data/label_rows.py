@@ -23,10 +23,10 @@ from leaml.data.label_keys import (
     near_keys,
     suggested,
 )
-from leaml.data.label_marks import FIX, GAP, UNREADABLE, key_of, labels_inside, mark
+from leaml.data.label_marks import FIX, UNREADABLE, key_of, labels_inside, mark
 from leaml.data.label_options import MOST_OPTIONS, Options, lost_options, parse_options, unknown_options
 from leaml.data.option_texts import list_in
-from leaml.data.question_options import are_letters, contradiction, options_in
+from leaml.data.question_options import are_letters, contradiction, gap, options_in
 from leaml.data.records import NO_QUESTION, Question, Record, RefusedRow
 from leaml.errors import DataError
 from leaml.text.broken_text import is_broken, refusal, says_something
@@ -137,6 +137,21 @@ def without_image(question: str) -> str:
 def shows_image(text: str) -> bool:
     """Whether a text has what stands for an image in the texts of a model family: <image>, <img>, [IMG], ..."""
     return _PLACEHOLDER.search(text) is not None
+
+
+def fault_of(text: str) -> tuple[str, str] | None:
+    """Why neither a question nor an option or an answer can hold what a text does; None: it can.
+
+    Returns:
+        The reason, and what follows the name of the text in a message.
+    """
+    if unseen := refusal(text):
+        return NO_TEXT, unseen
+    if match := _PLACEHOLDER.search(text):
+        return PLACEHOLDER, f"holds {shorten(match[0])}, which stands for an image; remove it"
+    if token := found_in(text):
+        return SPECIAL, f"holds {shorten(token)}, a mark of a model's messages or thoughts; remove it"
+    return None
 
 
 def checked(record: Record) -> Record:
@@ -264,13 +279,12 @@ def _with_shown(question: str, answer: str, options: tuple[str, ...] | None) -> 
     by_letter = key_of(answer) in _ALL_LETTERS
     if shown.lost:
         if options is None and by_letter:
-            detail = f"option {shown.lost} is missing in the question {shorten(question)}; write all from A on"
-            raise UnusableError(GAP, detail)
+            raise gap(question, shown)
         return options
     if options is None or (are_letters(options) and len(options) == len(shown.texts)):
         if not (shown.last or by_letter or chosen_letters(answer, shown.texts)):
             return options
-        _check_options(shown.texts)
+        check_choices(shown.texts)
         return shown.texts
     if not shown.contradicts(options):
         return options
@@ -288,24 +302,20 @@ def _shows_letter(question: str, answer: str) -> bool:
 
 def _check_texts(question: str, answer: str, options: tuple[str, ...], kind: str | None) -> None:
     texts = (("question", question), ("answer", answer), *(("option", option) for option in options))
-    for what, text in (*texts, ("question_type", kind or "")):
-        if fault := refusal(text):
-            raise UnusableError(NO_TEXT, f"the {what} {shorten(text)} {fault}")
     for what, text in texts:
-        if match := _PLACEHOLDER.search(text):
-            detail = f"the {what} {shorten(text)} holds {match[0]!r}, which stands for an image; remove it"
-            raise UnusableError(PLACEHOLDER, detail)
-        if token := found_in(text):
-            detail = f"the {what} {shorten(text)} holds {token!r}, a mark of a model's messages or thoughts; remove it"
-            raise UnusableError(SPECIAL, detail)
+        if fault := fault_of(text):
+            raise UnusableError(fault[0], f"the {what} {shorten(text)} {fault[1]}")
+    if unseen := refusal(kind or ""):
+        raise UnusableError(NO_TEXT, f"the question_type {shorten(kind)} {unseen}")
     asked = len(question) + sum(map(len, options))
     for what, length in (("question with its options", asked), ("answer", len(answer))):
         if length > MOST_CHARACTERS:
             raise UnusableError(TOO_LONG, f"the {what} has {length:,} characters, over the limit of {MOST_CHARACTERS:,}")
-    _check_options(options)
+    check_choices(options)
 
 
-def _check_options(options: tuple[str, ...]) -> None:
+def check_choices(options: tuple[str, ...]) -> None:
+    """Raise UnusableError for more options than there are letters, and for two that are one answer."""
     if len(options) > MOST_OPTIONS:
         detail = f"{len(options)} options, and A to Z name {MOST_OPTIONS}; leave some out, or ask without options"
         raise UnusableError(TOO_MANY, detail)

@@ -12,7 +12,7 @@ import re
 import string
 from dataclasses import dataclass
 
-from leaml.data.label_marks import Label, key_of, labels_inside, letter, mark
+from leaml.data.label_marks import GAP, Label, key_of, labels_inside, letter, mark
 from leaml.text.scoring import normalise
 from leaml.text.values import UnusableError, shorten
 
@@ -26,6 +26,7 @@ _BEFORE = re.compile(
     r"(?:[?:.!;,，。？：；\n—-]|\b(?:options?|choices?|answers?|from|among|between|of|either|it|is|are|or|und|oder))\s*$", re.I
 )
 _LETTER_A = re.compile(r"(?<![^\W_])[Aa]\s*[^\w\s]")
+_ASKED = re.compile(r"[?？:：]\s*$")
 _INITIAL = re.compile(r"(?:^|[\s(])[^\W\d_]\.\s*$")
 _JOINED = re.compile(r"[\s,;]*(?:\b(?:and|or|und|oder|et|ou))?[\s,;]*$", re.I)
 _INSTRUCTION = re.compile(
@@ -40,7 +41,7 @@ class ShownOptions:
 
     Attributes:
         texts: What they say, in the order of their letters.
-        last: Whether nothing but an instruction stands behind them.
+        last: Whether nothing but an instruction stands behind them; where one is missing, whether they are listed all the same.
         lost: The letter that is missing among them, "" if none is; then `texts` ends before it.
     """
 
@@ -73,13 +74,17 @@ def known_options(question: str, options: tuple[str, ...] | None) -> tuple[str, 
     """The options of a question without an answer: those given beside it, or those that it ends in.
 
     Raises:
-        UnusableError: Both are given, and are not the same in the same order.
+        UnusableError: Both are given, and are not the same in the same order; or a letter is missing among those of the question.
     """
     shown = options_in(question)
-    if shown is None or shown.lost:
+    if shown is None:
+        return options
+    if shown.lost:
+        if options is None and shown.last:
+            raise gap(question, shown)
         return options
     if options is None:
-        return shown.texts if shown.last and len(set(map(normalise, shown.texts))) == len(shown.texts) else None
+        return shown.texts if shown.last else None
     if are_letters(options) and len(options) == len(shown.texts):
         return shown.texts
     if shown.contradicts(options):
@@ -92,6 +97,12 @@ def contradiction(question: str, options: tuple[str, ...]) -> UnusableError:
     fix = "write them once, in the question or in 'options'"
     detail = f"the question {shorten(question)} shows other options than {shorten(options)}; {fix}"
     return UnusableError(CONTRADICTION, detail)
+
+
+def gap(question: str, shown: ShownOptions) -> UnusableError:
+    """The error for a question that shows options without one in between."""
+    detail = f"option {shown.lost} is missing in the question {shorten(question)}; write all from A on"
+    return UnusableError(GAP, detail)
 
 
 def are_letters(options: tuple[str, ...]) -> bool:
@@ -123,7 +134,8 @@ def _on_lines(question: str) -> ShownOptions | None:
         return None
     if any(_continues(text, index) for index, text in enumerate(texts)):  # several options on a line
         return None
-    return ShownOptions(tuple(map(_trimmed, texts)), _is_instruction("\n".join(lines[end + 1 :])), lost)
+    behind = lines[first:] if lost else lines[end + 1 :]
+    return ShownOptions(tuple(map(_trimmed, texts)), _is_instruction("\n".join(behind)), lost)
 
 
 def _continues(text: str, index: int) -> bool:
@@ -138,7 +150,7 @@ def _in_line(question: str) -> ShownOptions | None:
             if len(run) >= _FEWEST or lost:
                 texts, rest = _texts(question, run)
                 if all(any(map(str.isalnum, text)) for text in texts):
-                    return ShownOptions(texts, _is_instruction(rest), lost)
+                    return ShownOptions(texts, _is_list(question, first) if lost else _is_instruction(rest), lost)
     return None
 
 
@@ -178,6 +190,11 @@ def _texts(question: str, run: list[Label]) -> tuple[tuple[str, ...], str]:
 def _trimmed(text: str) -> str:
     """A text without what joins it to the next one, and without the mark that ends the question."""
     return _JOINED.sub("", text.strip()).rstrip("?？").rstrip()
+
+
+def _is_list(question: str, first: Label) -> bool:
+    """Whether what is lettered stands behind the question, and not within it as the parts of a figure do."""
+    return _ASKED.search(question[: first.start]) is not None and _is_instruction(question[first.start :])
 
 
 def _is_instruction(rest: str) -> bool:

@@ -20,17 +20,17 @@ from leaml.data.json_lines import lines
 from leaml.data.label_keys import COLUMNS as LABEL_COLUMNS
 from leaml.data.label_keys import IMAGE_KEYS, doubled, hint, labels_elsewhere, near_keys, suggested
 from leaml.data.label_options import MOST_OPTIONS, lost_options, parse_options
-from leaml.data.label_rows import options_elsewhere, without_image
+from leaml.data.label_rows import check_choices, fault_of, options_elsewhere, without_image
 from leaml.data.question_options import known_options
 from leaml.data.records import RefusedRow
 from leaml.data.row_files import image_name
 from leaml.errors import DataError
 from leaml.images import SUFFIXES
 from leaml.io import files
-from leaml.text.broken_text import is_blank, refusal, stripped
+from leaml.text.broken_text import is_blank, stripped
 from leaml.text.choice import check_options
-from leaml.text.special_tokens import found_in, without_ends
-from leaml.text.values import UnusableError, is_missing, shorten
+from leaml.text.special_tokens import without_ends
+from leaml.text.values import UnusableError, is_missing, shorten, text_of
 
 COLUMNS = ("image", "question", "options")
 _OTHER_COLUMNS = {*IMAGE_KEYS, *LABEL_COLUMNS}
@@ -113,32 +113,29 @@ def as_asked(question: str, options: tuple[str, ...] | None) -> tuple[str, tuple
     The options may be those that the question ends in; then the answer is one of these.
 
     Raises:
-        UnaskableError: A text is empty, holds what no text holds, a special token or a thought, or the question shows other
-            options than are given.
+        UnaskableError: A text is empty or marks a missing value, holds what no text holds, what stands for an image, a special
+            token or a thought; or the question shows options with a gap, that are one answer, or other ones than are given.
     """
-    question = stripped(_shown(stripped(question)))
-    for column, text in (("question", question), *(("options", option) for option in options or ())):
-        if is_blank(text):
-            msg = f"{column!r} must be text that is not empty"
-            raise UnaskableError(msg, column)
-        if fault := refusal(text):
-            msg = f"{column!r} {fault}"
-            raise UnaskableError(msg, column)
-        if token := found_in(text):
-            msg = f"{column!r} holds {shorten(token)}, a mark of a model's messages or thoughts; remove it"
-            raise UnaskableError(msg, column)
+    column = "question"
     try:
-        return question, known_options(question, options)
+        question = _text(without_image(without_ends(stripped(question))), column, "the question")
+        column = "options"
+        options = None if options is None else tuple(_text(option, column, "an option") for option in options)
+        column = "question" if options is None else "options"  # those in the question, or the given ones beside them
+        found = known_options(question, options)
+        check_choices(found or ())
     except UnusableError as error:
-        raise UnaskableError(str(error), "options") from None
+        msg = f"{column!r}: {error.detail}"
+        raise UnaskableError(msg, column) from None
+    return question, found
 
 
-def _shown(question: str) -> str:
-    """The question as a label row has it; an image between its words is for the model to refuse."""
-    try:
-        return without_image(without_ends(question))
-    except UnusableError:
-        return question
+def _text(text: str, column: str, what: str) -> str:
+    text = text_of(text, what)
+    if fault := fault_of(text):
+        msg = f"{column!r} {fault[1]}"
+        raise UnaskableError(msg, column)
+    return text
 
 
 def _image(row: Mapping[str, object], names: tuple[str, ...], where: str, folder: str) -> str | None:
@@ -181,7 +178,8 @@ def _options(value: object, where: str) -> tuple[str, ...] | None:
         msg = f"{where}: {error}"
         raise DataError(msg) from None
     if texts is not None and (not 2 <= len(texts) <= MOST_OPTIONS or any(map(is_blank, texts))):
-        msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {shorten(value)}"
+        got = f"{len(texts)}: {shorten(value)}"
+        msg = f"{where}: 'options' must be 2 to {MOST_OPTIONS} texts that are not empty, got {got}"
         raise DataError(msg)
     return texts
 

@@ -47,6 +47,7 @@ class Completion:
         mean_logprob: Mean natural-log probability per token; nan where a server does not tell.
         finish_reason: `replies.LENGTH` when it ended at the token limit.
         tokens: Number of its tokens.
+        ids: Of a given reply, the ids of its tokens; empty where they are not known.
         error: Why there is no reply; empty otherwise.
     """
 
@@ -55,6 +56,7 @@ class Completion:
     finish_reason: str
     tokens: int
     error: str = ""
+    ids: tuple[int, ...] = ()
 
     @property
     def cut(self) -> bool:

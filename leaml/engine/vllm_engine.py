@@ -130,7 +130,7 @@ class VllmEngine:
         if r.reply is None:
             return [_completion(sample) for sample in output.outputs]
         ids = self._collator.reply_ids(r.reply, r.prefix, r.text)
-        return [Completion(r.reply, reply_logprob(output, ids) / len(ids), "given", len(ids))]
+        return [Completion(r.reply, reply_logprob(output, ids) / len(ids), "given", len(ids), ids=tuple(ids))]
 
 
 def reply_logprob(output: RequestOutput, ids: list[int]) -> float:

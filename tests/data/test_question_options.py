@@ -163,7 +163,7 @@ def test_questions_to_predict_have_the_options_that_they_end_in(tmp_path: Path) 
         (asked,) = read(str(path))
         assert (asked.question, asked.options) == (question, ("red", "blue"))
         path.write_text(json.dumps({"question": question, "options": ["blue", "red"]}))
-        with pytest.raises(DataError, match=r"q\.jsonl:1: options that contradict"):
+        with pytest.raises(DataError, match=r"q\.jsonl:1: 'options': the question .* shows other options"):
             read(str(path))
     path.write_text("".join(json.dumps({"question": question}) + "\n" for question in NO_OPTIONS))
     assert [asked.options for asked in read(str(path))] == [None] * len(NO_OPTIONS)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from leaml.data import carried
-from leaml.data.questions import Asked, read
+from leaml.data.questions import Asked, UnaskableError, as_asked, read
 from leaml.errors import DataError
 
 BASE64 = "iVBORw0KGgoAAAANSUhEUgAA" * 4
@@ -127,7 +127,18 @@ def test_questions_alone_are_about_every_image(tmp_path: Path) -> None:
         ("q.jsonl", json.dumps({"image": BASE64, "question": "a"}), r"q\.jsonl:1: 'image' is .*\.\.\., an image in base64"),
         ("q.jsonl", '{"image": "data:image/png;base64,AA", "question": "a"}', r"q\.jsonl:1: 'image' is .*, an image in base64"),
         ("q.jsonl", json.dumps({"image": "PDF" * 102, "question": "a"}), r"q\.jsonl:1: the image .* a text of 306 characters"),
-        ("q.jsonl", '{"question": "a", "options": ["b"]}', r"q\.jsonl:1: 'options' must be 2 to 26 texts"),
+        ("q.jsonl", '{"question": "a", "options": ["b"]}', r"q\.jsonl:1: 'options' must be 2 to 26 texts .*, got 1: \['b'\]"),
+        ("q.jsonl", json.dumps({"question": "a", "options": [f"o{n}" for n in range(27)]}), "2 to 26 texts .*, got 27: "),
+        ("q.jsonl", '{"question": "a"}\n{"question": "[IMG] a"}', r"q\.jsonl:2: 'question' holds '\[IMG\]', which stands for"),
+        ("q.jsonl", '{"question": "is <image> red?"}', r"q\.jsonl:1: 'question': .* has '<image>' between words"),
+        (
+            "q.jsonl",
+            '{"question": "a", "options": ["<image>", "b"]}',
+            r"q\.jsonl:1: 'options' holds '<image>', which stands for",
+        ),
+        ("q.csv", "question\nNaN\n", r"q\.csv:2: 'question': the question is 'NaN'"),
+        ("q.jsonl", '{"question": "a?\\nA. b\\nC. c"}', r"q\.jsonl:1: 'question': option B is missing in the question"),
+        ("q.jsonl", '{"question": "a?\\nA. b\\nB. b"}', r"q\.jsonl:1: 'question': the options 'b' and 'b' are the same answer"),
         ("q.jsonl", '{"question": "a", "options": "b"}', r"q\.jsonl:1: .*one option at most"),
         ("q.jsonl", '{"question": "a", "options": ["A. b", "C. c"]}', r"q\.jsonl:1: .*option B is missing"),
         ("q.jsonl", '{"question": "a", "options": {"A": null, "B": "c"}}', r"q\.jsonl:1: missing option"),
@@ -149,6 +160,25 @@ def test_faults_are_named_with_file_and_line(tmp_path: Path, name: str, text: st
     with pytest.raises(DataError) as refused:
         read(written(tmp_path, text, name))
     assert len(str(refused.value).replace(str(tmp_path), "")) < 400
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "column"),
+    [
+        ("nan", None, "question"),
+        ("", ("a", "b"), "question"),
+        ("x?", ("nan", "y"), "options"),
+        ("x?", ("y", " "), "options"),
+        ("x?", ("y", "Y."), "options"),
+        ("x?\nA. y\nB. Y.", ("A", "B"), "options"),
+    ],
+)
+def test_what_nobody_can_be_asked_is_refused_wherever_it_comes_from(
+    question: str, options: tuple[str, ...] | None, column: str
+) -> None:
+    with pytest.raises(UnaskableError) as refused:
+        as_asked(question, options)
+    assert refused.value.column == column
 
 
 def test_files_that_are_missing_or_not_text(tmp_path: Path) -> None:

@@ -137,6 +137,21 @@ def test_with_options_the_answer_is_one_of_them(endpoint: Endpoint) -> None:
         assert own is None or reply["calibrated"] is own
 
 
+def test_an_option_is_the_answer_in_whatever_way_it_is_written(endpoint: Endpoint) -> None:
+    """What the model says of the image in a chat wins among the options, however these are written."""
+    data, _ = questions()[0]
+    what = "what shape is in the image?"
+    said = endpoint.vqa(data, what).json()
+    others = [shape for shape in ("circle", "rectangle", "triangle") if shape != said["answer"]]
+    assert said["confidence"] > 0.5 and len(others) == 2
+    for spell in (str.lower, str.capitalize, str.upper, lambda text: f"{text}.", lambda text: f"The {text}."):
+        options = [spell(others[0]), spell(said["answer"]), others[1]]
+        reply = endpoint.vqa(data, what, options=options, alternatives=2).json()
+        sure = [reply["confidence"], *(a["confidence"] for a in reply["alternatives"])]
+        assert reply["answer"] == options[1], reply
+        assert sure == sorted(sure, reverse=True) and sum(sure) <= 1
+
+
 def test_the_openai_client_works_unchanged(endpoint: Endpoint) -> None:
     client = openai.OpenAI(base_url=f"{endpoint.base}/v1", api_key=KEY, max_retries=0)
     assert next(m.id for m in client.models.list()) == "leaml-tiny"

@@ -120,14 +120,14 @@ def test_images_that_cannot_be_used_are_told_and_the_others_answered(job: Job) -
 
 
 def test_questions_that_the_model_cannot_be_asked_are_told_and_the_others_answered(job: Job) -> None:
-    asked = [{"question": "what?"}, {"question": "is <image> red?"}, {"question": "which?", "options": ["<image>", "blue"]}]
-    rows = job.run(job.ask(*asked), refuses="<image>")
+    asked = [{"question": "what?"}, {"question": "is <seen> red?"}, {"question": "which?", "options": ["<seen>", "blue"]}]
+    rows = job.run(job.ask(*asked), refuses="<seen>")
     assert [r["prediction"] for r in rows[::3]] == [f"image {n},0 sample 0" for n in range(6)]
     assert {r["error"] for r in rows[::3]} == {None}
     refused = [r for n, r in enumerate(rows) if n % 3]
     assert len(refused) == 12
     assert {(r["prediction"], r["confidence"], r["logprob"], r["error"]) for r in refused} == {
-        (None, None, None, "holds <image>")
+        (None, None, None, "holds <seen>")
     }
 
 

@@ -15,6 +15,7 @@ from transformers import AutoProcessor
 from leaml.vlm.chat import chat_of
 from leaml.vlm.collate import Collator, prompt
 from serve.engine import EngineModels
+from serve.errors import ApiError
 from serve.media import Encoded, Picture
 from serve.service import ImageQuestion, Model
 from serve.vqa import request_text
@@ -32,6 +33,7 @@ class Scripted:
         self.model_config, self.errored = SimpleNamespace(max_model_len=512), False
         self.collator, self.asked = Collator(processor), list[list[int]]()
         self.end, self.text, self.others = self.collator.chat.end, "no", {"yes": -3.0}
+        self.logprob = -0.5
 
     async def generate(self, request: dict[str, Any], sampling: Any, _: str, lora_request: Any) -> AsyncIterator[Any]:
         assert sampling.stop_token_ids == [self.end]  # models' generation configs may lack it
@@ -40,10 +42,16 @@ class Scripted:
         logprobs = {self.word("no"): -0.5, self.end: -1.0, **{self.word(word): p for word, p in self.others.items()}}
         first = {token: SimpleNamespace(logprob=p) for token, p in logprobs.items()}
         reply = SimpleNamespace(
-            text=self.text, cumulative_logprob=-0.5, token_ids=[self.word("no"), self.end], logprobs=[first]
+            text=self.text,
+            cumulative_logprob=self.logprob,
+            token_ids=[self.word("no"), self.end],
+            logprobs=[first],
+            finish_reason="stop",
         )
         if len(self.asked) > 1:  # a branch, whose first token was given
-            reply = SimpleNamespace(text="", cumulative_logprob=-0.1, token_ids=[self.end], logprobs=[first])
+            reply = SimpleNamespace(
+                text="", cumulative_logprob=-0.1, token_ids=[self.end], logprobs=[first], finish_reason="stop"
+            )
         # "B" has -1 a token, all others -4
         given = -1.0 if ids[-2:] == self.collator.reply_ids("B") else -4.0
         scores = [{token: SimpleNamespace(logprob=given)} for token in ids] if sampling.prompt_logprobs is not None else None
@@ -79,6 +87,24 @@ async def test_options_are_scored_with_the_ids_and_the_end_token_of_training(mod
     replies = ("A", "red", "A. red", "B", "blue", "B. blue")
     assert client.asked[1:] == [[*before, *client.collator.reply_ids(reply)] for reply in replies]
     assert {ids[-1] for ids in client.asked[1:]} == {client.end}
+
+
+async def test_what_the_model_says_counts_for_the_option_it_names_in_whatever_case(models: EngineModels) -> None:
+    models._client.text, models._client.logprob = "red", math.log(0.45)  # beside which "B" has exp(-2)
+    answer, client = await ask(models, ImageQuestion("colour?", ("RED", "Blue")), 1)
+    assert (answer.reply.text, answer.own) == ("RED", False)
+    assert math.exp(answer.reply.logprob) == pytest.approx(0.45 / (0.45 + math.exp(-2)), abs=0.01)
+    before = client.collator.prompt_ids(prompt(models._processor, "colour?\nA. RED\nB. Blue"))
+    replies = ("A", "RED", "red", "A. RED", "B", "Blue", "blue", "B. Blue")
+    assert client.asked[1:] == [[*before, *client.collator.reply_ids(reply)] for reply in replies]
+
+
+async def test_the_models_own_mark_of_an_image_is_refused_where_it_stands(models: EngineModels) -> None:
+    mark = models._collator.chat.placeholder
+    for question, param in ((ImageQuestion(f"a {mark}"), "question"), (ImageQuestion("a", (mark, "b")), "options")):
+        with pytest.raises(ApiError) as refused:
+            await ask(models, question, 0)
+        assert (refused.value.code, refused.value.param) == ("placeholder", param)
 
 
 async def test_the_end_of_a_reply_begins_no_other_answer(models: EngineModels) -> None:

@@ -331,6 +331,21 @@ async def test_a_chat_is_greedy_unless_it_asks_for_a_temperature(client: Client,
     assert "give a temperature above 0" in several.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["one"], "options must be 2 to 26 texts, got 1"),
+        ([f"o{n}" for n in range(27)], "options must be 2 to 26 texts, got 27"),
+        (["a", " ", "b", ""], "option 2 of 4 is empty"),
+        (["a", "<image>"], "'options' holds '<image>', which stands for an image"),
+    ],
+)
+async def test_a_refusal_of_options_says_which(client: Client, options: list[str], says: str) -> None:
+    async with client() as c:
+        error = (await c.post("/v1/vqa", json={"image": data_url(), "question": "q?", "options": options})).json()["error"]
+    assert (error["param"], says in error["message"]) == ("options", True), error
+
+
 @pytest.mark.parametrize("options", [["red", "Red."], ["one", "1"]])
 async def test_options_that_are_one_answer_are_refused(client: Client, options: list[str]) -> None:
     async with client() as c:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 STEPS, EXAMPLES, STOPPED_AT = 6, 16, 5
-NO_SHARDING = "this version of leaml.training.loop has no sharding"
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def _losses(case: Case, rank: int, world: int) -> list[float]:
 def _worker(case: Case, rank: int, world: int, progress: Callable[[dict[str, float]], None]) -> Any:
     from leaml.training.loop import Worker
 
-    options: dict[str, Any] = {"sharding": case.sharded} if can_shard() else {}
+    options: dict[str, Any] = {"sharding": case.sharded}
     if case.checkpoints is not None:
         from leaml.training.checkpoints import LocalCheckpoint
 
@@ -118,21 +117,14 @@ def _worker(case: Case, rank: int, world: int, progress: Callable[[dict[str, flo
     return Worker(rank=rank, world=world, progress=progress, **options)
 
 
-def can_shard() -> bool:
-    """Whether the loop cuts weights over workers and saves each one's part."""
-    from leaml.training.loop import Worker
-
-    return "sharding" in {field.name for field in fields(Worker)}
-
-
 def apart(found: list[float], expected: list[float]) -> float:
     """Largest difference of the losses of a step, in parts of the loss; of a training that was resumed those it did."""
     pairs = zip(reversed(found), reversed(expected), strict=False)
     return max(abs(one - other) / abs(other) for one, other in pairs)
 
 
-def measure(model: str) -> tuple[dict[str, float | None], dict[str, str]]:
-    """All equalities, and why some of them were not measured.
+def measure(model: str) -> dict[str, float]:
+    """All equalities.
 
     Args:
         model: Folder of a small model.
@@ -140,21 +132,18 @@ def measure(model: str) -> tuple[dict[str, float | None], dict[str, str]]:
     whole = {method: losses(Case(model, method)) for method in ("full", "lora", "neurons30")}
     full = whole["full"]
     passes = [losses(Case(model, budget=budget)) for budget in (1, _tokens(model) * EXAMPLES // 4)]
-    found: dict[str, float | None] = {
+    found = {
         "micro_batches": max(apart(each, full) for each in passes),
         "token_budget": apart(losses(Case(model, budget=_tokens(model) * 3)), full),
         "checkpointing": apart(losses(Case(model, checkpointing=True)), full),
         "ddp_2": apart(losses(Case(model), world=2), full),
     }
     sharded = {"fsdp2_full": "full", "fsdp2_lora": "lora", "fsdp2_neurons": "neurons30"}
-    found |= dict.fromkeys([*sharded, "resume_sharded"])
-    if can_shard():
-        found |= {name: apart(losses(Case(model, method, sharded=True), 2), whole[method]) for name, method in sharded.items()}
-        found["resume_sharded"] = apart(_resumed(model), full)
-    reasons = {name: NO_SHARDING for name, value in found.items() if value is None}
+    found |= {name: apart(losses(Case(model, method, sharded=True), 2), whole[method]) for name, method in sharded.items()}
+    found["resume_sharded"] = apart(_resumed(model), full)
     masters = [losses(Case(model, precision=p, dtype=p, steps=20, lr=1e-4)) for p in ("bfloat16", "float32")]
     found["bf16_masters"] = apart(masters[0][-1:], masters[1][-1:])
-    return found, reasons
+    return found
 
 
 def _resumed(model: str) -> list[float]:

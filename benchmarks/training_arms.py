@@ -194,7 +194,6 @@ def adapt(vlm: Any, method: str) -> None:
 def trl(plan: Plan, method: str) -> Measured:
     """TRL's SFTTrainer with PEFT's LoRA, as its documentation shows it for a vision-language model."""
     import torch
-    from datasets import Dataset, Features, Image, List, Value
     from peft import LoraConfig
     from transformers import AutoModelForImageTextToText, AutoProcessor, TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -211,16 +210,7 @@ def trl(plan: Plan, method: str) -> Measured:
     processor.image_processor.do_image_splitting = plan.tiles
     if not plan.tiles:  # what `image_tiles: false` does
         processor.image_processor.size = dict(processor.image_processor.max_image_size)
-    rows = [
-        {
-            "images": [{"bytes": photos.encoded[e.image_id], "path": None}],
-            "prompt": [{"role": "user", "content": e.request}],
-            "completion": [{"role": "assistant", "content": e.reply}],
-        }
-        for e in photos.examples
-    ]
-    message = List({"role": Value("string"), "content": Value("string")})
-    data = Dataset.from_list(rows, features=Features(images=List(Image()), prompt=message, completion=message))
+    data = _dataset(photos)
     times, losses, lengths = [0.0], [], []
 
     class Clock(TrainerCallback):
@@ -259,6 +249,22 @@ def trl(plan: Plan, method: str) -> Measured:
         loading = forget_peak()
         trainer.train()
     return _measured(times, loading, before, sum(lengths) / len(lengths), losses, trained)
+
+
+def _dataset(photos: Any) -> Any:
+    """As TRL takes photos, requests and replies."""
+    from datasets import Dataset, Features, Image, List, Value
+
+    rows = [
+        {
+            "images": [{"bytes": photos.encoded[e.image_id], "path": None}],
+            "prompt": [{"role": "user", "content": e.request}],
+            "completion": [{"role": "assistant", "content": e.reply}],
+        }
+        for e in photos.examples
+    ]
+    message = List({"role": Value("string"), "content": Value("string")})
+    return Dataset.from_list(rows, features=Features(images=List(Image()), prompt=message, completion=message))
 
 
 def _measured(

@@ -115,8 +115,8 @@ class VllmEngine:
     def close(self) -> None:
         """End vLLM, with the process of its core where it has one, and free its memory.
 
-        The next engine of this process starts with a tenth of the processor time of one that has to import vLLM. It is a new one
-        and not this one with other weights, since vLLM's `reload_weights` does not make the same of a model (docs/architecture.md).
+        The next engine of this process starts with a tenth of the processor time of one that has to import vLLM. It is a new
+        one and not this one with other weights: after vLLM's `reload_weights` log-probabilities differ (docs/architecture.md).
         """
         if self._let_die:
             self._let_die()

@@ -116,8 +116,7 @@ class VllmEngine:
         """End vLLM, with the process of its core where it has one, and free its memory.
 
         The next engine of this process starts with a tenth of the processor time of one that has to import vLLM. It is a new
-        one and not this one with other weights, since vLLM's `reload_weights` does not make the same of a model
-        (docs/architecture.md).
+        one and not this one with other weights: after vLLM's `reload_weights` log-probabilities differ (docs/architecture.md).
         """
         if self._let_die:
             self._let_die()
@@ -130,7 +129,7 @@ class VllmEngine:
         if r.reply is None:
             return [_completion(sample) for sample in output.outputs]
         ids = self._collator.reply_ids(r.reply, r.prefix, r.text)
-        return [Completion(r.reply, reply_logprob(output, ids) / len(ids), "given", len(ids), ids=tuple(ids))]
+        return [Completion(r.reply, reply_logprob(output, ids) / len(ids), "given", len(ids))]
 
 
 def reply_logprob(output: RequestOutput, ids: list[int]) -> float:

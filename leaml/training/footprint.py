@@ -147,8 +147,8 @@ class Extent:
 
     def times(self, count: int) -> Extent:
         """So many examples of this kind."""
-        sizes = (self.tokens, self.reply, self.patches, self.pixels, self.examples)
-        return Extent(*(count * size for size in sizes), self.tile or self.patches)
+        tokens, reply, patches = count * self.tokens, count * self.reply, count * self.patches
+        return Extent(tokens, reply, patches, count * self.pixels, count * self.examples, self.tile or self.patches)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ from leaml.vlm import four_bit, load
 from pipelines.adapt import check
 
 TINY = ModelConfig(name="leaml-tiny")
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None,
+    reason='needs `pip install -e ".[qlora]"`: peft imports bitsandbytes wherever it is, which costs each process seconds',
+)
 
 
 def with_lora(model: Any) -> Any:
@@ -27,6 +31,7 @@ def with_lora(model: Any) -> Any:
     return get_peft_model(model, LoraConfig(r=4, target_modules=sorted(load.language_linears(model))))
 
 
+@needs_bitsandbytes
 def test_lora_learns_beside_weights_in_four_bits_and_is_merged_into_the_whole_ones(tmp_path: Path) -> None:
     vlm = load.load(TINY, four_bits=torch.float32)
     language = load.language_linears(vlm.model)
@@ -71,6 +76,7 @@ def test_without_bitsandbytes_it_is_refused_before_anything_runs(monkeypatch: py
     check(parse(given | {"finetune": lora | {"method": "full"}}))  # says nothing there
 
 
+@needs_bitsandbytes
 def test_such_weights_are_not_cut_over_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     vlm = load.load(TINY, four_bits=torch.float32)
     vlm.model = with_lora(vlm.model)

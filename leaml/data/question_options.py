@@ -74,8 +74,7 @@ def known_options(question: str, options: tuple[str, ...] | None) -> tuple[str, 
     """The options of a question without an answer: those given beside it, or those that it ends in.
 
     Raises:
-        UnusableError: Both are given, and are not the same in the same order; or a letter is missing among the
-            question's.
+        UnusableError: Both are given, and are not the same in the same order; or one is missing among those of the question.
     """
     shown = options_in(question)
     if shown is None:

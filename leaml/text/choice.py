@@ -52,7 +52,7 @@ class Choice:
         index: Its position among the options.
         logprob: Natural log of its probability: of the model's own greedy reply where that settles the choice, else of the
             option among the options.
-        own: Whether the model's greedy reply settles it. What was learned about how sure its replies are holds then only.
+        own: Whether the model's greedy reply settles it. What was learned about how sure such replies are holds then only.
         others: Natural log of each option's probability among the options, in their order; empty where they were not scored.
     """
 

@@ -37,6 +37,9 @@ GLOO = "GLOO_SOCKET_IFNAME"
 _NOT_IN_TIME = re.compile(r"timed out during startup|Failed to (?:start|connect to) GCS|Failed to get node info|No node info")
 """What Ray says when a process of its own does not answer within 30 s of its start."""
 
+_HEAD_ANSWERS = 10.0
+"""Seconds for a head to say that it is one; a closed port and a server of HTTP are told from it at once."""
+
 _LONGEST_SESSION_FOLDER = 40
 """Characters; the paths of sockets may have 107, and Ray puts up to 66 behind the folder."""
 
@@ -100,7 +103,7 @@ def join(address: str, **options: Unpack[RayOptions]) -> None:
     for this user, the one that it left. Nothing is written to the user's home.
 
     Raises:
-        ResourceError: the address is Ray's word for a new cluster.
+        ResourceError: the address is Ray's word for a new cluster, or no Ray answers there.
     """
     if address in ("", "local"):
         msg = f"the address {address!r} names no cluster that runs; leave it out to start one here"
@@ -118,7 +121,18 @@ def join(address: str, **options: Unpack[RayOptions]) -> None:
             changes |= {MODE: "token", TOKEN_PATH: str(token)}
         stack.enter_context(_environment(changes))
         _compat.reload_authentication()
+        _refuse_other_programs(address)
         ray.init(address=address, **options)
+
+
+def _refuse_other_programs(address: str) -> None:
+    """Raise ResourceError where what listens at host:port, if anything does, is no Ray; Ray's words, as `auto`, are its own."""
+    if re.fullmatch(r"[^:/]+:[0-9]+|\[[^]/]+\]:[0-9]+", address) and not _compat.is_head(address, _HEAD_ANSWERS):
+        msg = (
+            f"no Ray answers at {address} within {_HEAD_ANSWERS:g} s; give the address of the head of a Ray that runs, "
+            "not that of a server, of a dashboard or of another node"
+        )
+        raise ResourceError(msg)
 
 
 def token_of(address: str) -> Path | None:

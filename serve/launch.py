@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from leaml.config import ResourcesConfig, resolve_model
-from leaml.errors import InputError, StepError
+from leaml.errors import InputError, ResourceError, StepError
 from leaml.io import files
 from leaml.vlm import load
 from pipelines.local_ray import busy, remove_serving_keys
@@ -209,13 +209,15 @@ def _changing(address: str | None) -> Iterator[None]:
 
         found = APPLICATION in serve.status().applications
         why = "no server is deployed there"
+    except ResourceError:
+        found, why = False, "it is not the address of a Ray"
     except InputError:
         raise
     except Exception as error:
         found, why = False, type(error).__name__
     if not found:
         msg = (
-            f"no `leaml serve` answers at {address}: {why}; give the Ray address that it printed, as the user "
+            f"no `leaml serve` answers at {address}: {why}; give the Ray address that it printed, not its HTTP port, as the user "
             "who started it, or name its token's file in RAY_AUTH_TOKEN_PATH"
         )
         raise InputError(msg)

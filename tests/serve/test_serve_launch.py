@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +37,16 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
         with pytest.raises(InputError, match="no `leaml serve` answers"):
             launch.add_domain("x", "leaml-tiny", f"127.0.0.1:{free.getsockname()[1]}")
         assert time.monotonic() - began < 6
+
+
+def test_the_http_port_of_a_server_is_not_taken_for_its_ray() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(InputError, match=r"no `leaml serve` answers at .*; give the Ray address .*, not its HTTP port"):
+            launch.remove_domain("x", f"127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "a/b", "x" * 65])

@@ -60,7 +60,8 @@ def is_head(address: str, seconds: float) -> bool:
     with create_gcs_channel(address) as channel:
         try:
             head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
-            head.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=seconds)
+            request = gcs_service_pb2.CheckAliveRequest()  # type: ignore[attr-defined]  # made at run time
+            head.CheckAlive(request, timeout=seconds)
         except grpc.RpcError as error:
             refused = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
             return isinstance(error, grpc.Call) and error.code() in refused

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from leaml.errors import ResourceError
-from pipelines import _compat, local_ray
+from pipelines import _compat, local_ray, owned
 
 JOIN = """
 import sys, os, ray
@@ -83,6 +83,7 @@ def test_it_is_on_loopback_and_its_user_joins_it_by_its_address(tmp_path: Path) 
     assert len(token.read_text()) == 64
     session = Path(ray._private.worker._global_node.get_session_dir_path())  # type: ignore[union-attr]
     assert token.parent in session.parents or stat.S_IMODE(session.parents[0].stat().st_mode) == 0o700
+    assert (session / owned.NAME).is_file()  # which lets a later process remove it
     assert os.environ["RAY_AUTH_MODE"] == "disabled"  # as tests/conftest.py says: what is set for Ray is set for Ray alone
     assert local_ray.LOOPBACK not in os.environ
     given = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"HOME": str(tmp_path)}

@@ -64,7 +64,8 @@ def is_head(address: str, seconds: float) -> bool:
             head.CheckAlive(request, timeout=seconds)
         except grpc.RpcError as error:
             refused = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-            return isinstance(error, grpc.Call) and error.code() in refused
+            # gRPC makes the same codes of a 401 and 403 of a server that speaks HTTP/2, as HAProxy in front of ours does
+            return isinstance(error, grpc.Call) and error.code() in refused and "http2 header" not in (error.details() or "")
     return True
 
 

@@ -47,6 +47,28 @@ def reload_authentication() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
+def is_head(address: str, seconds: float) -> bool:
+    """Whether a Ray's head (its GCS) answers at host:port within some seconds, be it that the token is not its own.
+
+    `ray.init` tries for ever where another program listens, in C++, where no signal ends it; this is what Ray's own
+    `ray health-check` asks.
+    """
+    import grpc
+    from ray._private.gcs_utils import create_gcs_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    with create_gcs_channel(address) as channel:
+        try:
+            head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+            request = gcs_service_pb2.CheckAliveRequest()  # type: ignore[attr-defined]  # made at run time
+            head.CheckAlive(request, timeout=seconds)
+        except grpc.RpcError as error:
+            refused = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+            # gRPC makes the same codes of a 401 and 403 of a server that speaks HTTP/2, as HAProxy in front of ours does
+            return isinstance(error, grpc.Call) and error.code() in refused and "http2 header" not in (error.details() or "")
+    return True
+
+
 def torch_store_on_its_address() -> None:
     """Let the key-value store through which torch's processes find each other listen where they look for it.
 

@@ -23,7 +23,7 @@ from typing import TypedDict, Unpack
 import psutil
 
 from leaml.errors import ResourceError
-from pipelines import _compat
+from pipelines import _compat, owned
 
 SERVING_KEYS = "LEAML_API_KEYS"
 """API keys of the endpoint; nothing that Ray starts needs them, so nothing that Ray starts may have them."""
@@ -36,6 +36,9 @@ GLOO = "GLOO_SOCKET_IFNAME"
 
 _NOT_IN_TIME = re.compile(r"timed out during startup|Failed to (?:start|connect to) GCS|Failed to get node info|No node info")
 """What Ray says when a process of its own does not answer within 30 s of its start."""
+
+_HEAD_ANSWERS = 10.0
+"""Seconds for a head to say that it is one; a closed port and a server of HTTP are told from it at once."""
 
 _LONGEST_SESSION_FOLDER = 40
 """Characters; the paths of sockets may have 107, and Ray puts up to 66 behind the folder."""
@@ -56,7 +59,8 @@ def start(**options: Unpack[RayOptions]) -> str:
     """Start Ray in this process with `ray.init(**options)`. Returns its address, 127.0.0.1:port.
 
     The token is in a file that only this user can read, from where `join` takes it. Ray's session, whose sockets and logs Ray
-    opens to everybody, is in the same folder.
+    opens to everybody, is in the same folder. Those of processes that have ended are removed there, but the last one, for its
+    logs.
 
     Raises:
         ResourceError: the machine is too busy, the folder of tokens is not this user's alone, or Ray is not on loopback.
@@ -65,6 +69,8 @@ def start(**options: Unpack[RayOptions]) -> str:
 
     remove_serving_keys()
     token = _write_token()
+    folder = _session_folder(token.parent)
+    owned.sweep(folder, "session_*", keep=1)
     loopback = interface("127.0.0.1")
     sockets = {LOOPBACK: "0", "VLLM_HOST_IP": "127.0.0.1", GLOO: loopback, "NCCL_SOCKET_IFNAME": loopback}
     authentication = {MODE: "token", TOKEN: None, TOKEN_PATH: str(token)}
@@ -72,7 +78,7 @@ def start(**options: Unpack[RayOptions]) -> str:
         _compat.reload_authentication()
         try:
             # no address would join a cluster that happens to run here
-            ray.init(address="local", _temp_dir=_session_folder(token.parent), **options)
+            ray.init(address="local", _temp_dir=str(folder), **options)
         except Exception as error:
             if not (isinstance(error, TimeoutError) or _NOT_IN_TIME.search(str(error))):
                 raise
@@ -84,6 +90,9 @@ def start(**options: Unpack[RayOptions]) -> str:
         msg = f"Ray listens at {address}, not on loopback, so it was stopped; use the version that LEAML is locked to"
         raise ResourceError(msg)
     _publish(token, address)
+    session = folder / ray.get_runtime_context().get_session_name()
+    if session.is_dir():
+        owned.own(session)
     return address
 
 
@@ -100,7 +109,7 @@ def join(address: str, **options: Unpack[RayOptions]) -> None:
     for this user, the one that it left. Nothing is written to the user's home.
 
     Raises:
-        ResourceError: the address is Ray's word for a new cluster.
+        ResourceError: the address is Ray's word for a new cluster, or no Ray answers there.
     """
     if address in ("", "local"):
         msg = f"the address {address!r} names no cluster that runs; leave it out to start one here"
@@ -118,7 +127,18 @@ def join(address: str, **options: Unpack[RayOptions]) -> None:
             changes |= {MODE: "token", TOKEN_PATH: str(token)}
         stack.enter_context(_environment(changes))
         _compat.reload_authentication()
+        _refuse_other_programs(address)
         ray.init(address=address, **options)
+
+
+def _refuse_other_programs(address: str) -> None:
+    """Raise ResourceError where what listens at host:port, if anything does, is no Ray; Ray's words, as `auto`, are its own."""
+    if re.fullmatch(r"[^:/]+:[0-9]+|\[[^]/]+\]:[0-9]+", address) and not _compat.is_head(address, _HEAD_ANSWERS):
+        msg = (
+            f"no Ray answers at {address} within {_HEAD_ANSWERS:g} s; give the address of the head of a Ray that runs, "
+            "not that of a server, of a dashboard or of another node"
+        )
+        raise ResourceError(msg)
 
 
 def token_of(address: str) -> Path | None:
@@ -145,9 +165,13 @@ def interface(address: str) -> str | None:
     return next((name for name, entries in psutil.net_if_addrs().items() if any(e.address == address for e in entries)), None)
 
 
-def remove_serving_keys() -> str:
-    """Take the raw API keys out of this process's environment, where children and /proc would show them; returns them."""
-    keys = os.environ.get(SERVING_KEYS, "")
+def remove_serving_keys() -> str | None:
+    """Take the raw API keys out of this process's environment, where children and /proc would show them.
+
+    Returns:
+        Them; None: the variable is not set.
+    """
+    keys = os.environ.get(SERVING_KEYS)
     if keys:
         _overwrite(SERVING_KEYS)
     os.environ.pop(SERVING_KEYS, None)
@@ -205,13 +229,13 @@ def _write_token() -> Path:
     return file
 
 
-def _session_folder(folder: Path) -> str:
+def _session_folder(folder: Path) -> Path:
     """Where Ray puts its session: below `folder`, or where that is too deep for the paths of sockets, in a folder like it."""
     found = folder / "ray"
     if len(str(found)) > _LONGEST_SESSION_FOLDER:
         found = Path(tempfile.mkdtemp(prefix="lr-", dir="/tmp"))
         atexit.register(shutil.rmtree, found, ignore_errors=True)
-    return str(found)
+    return found
 
 
 def _publish(token: Path, address: str) -> None:

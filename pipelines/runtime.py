@@ -43,8 +43,7 @@ PRIVATE = {
 
 def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
     """Connect to `resources.address`, or start Ray in this process; then check that the plan fits."""
-    quiet = QUIET if verbose else QUIET | {"RAY_BACKEND_LOG_LEVEL": "fatal"}
-    for name, value in (quiet | (PRIVATE if resources.address is None else {})).items():
+    for name, value in (QUIET | (PRIVATE if resources.address is None else {})).items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning)
     import ray

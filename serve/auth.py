@@ -20,22 +20,23 @@ SHORTEST = 16
 """Characters of a key; digests of shorter ones could be searched through."""
 
 
-def read_keys(keys_file: str | None, given: str) -> list[str]:
+def read_keys(keys_file: str | None, given: str | None) -> list[str]:
     """Digests of API keys, sorted.
 
     Args:
         keys_file: File with one key a line.
-        given: Further keys, separated by commas or white space: what LEAML_API_KEYS holds.
+        given: Further keys, separated by commas or white space: what LEAML_API_KEYS holds; None: it is not set.
 
     Raises:
-        ConfigError: the file cannot be read, it or a `given` that is not empty names no key, or what looks like a key is none:
+        ConfigError: the file cannot be read, it or `given` names no key, or what looks like a key is none:
             too short, not plain ASCII, or several keys, quotes or an assignment. Keys are not shown.
     """
-    found = given.replace(",", " ").split()
+    found = (given or "").replace(",", " ").split()
     for key in found:
         _check_key(key, SERVING_KEYS)
-    if given and not found:
-        msg = f"{SERVING_KEYS} is set and names no API key; give keys separated by commas, or unset it"
+    if given is not None and not found:
+        what = "is set and names no API key" if given else "is set, but empty (did the command that was to fill it fail?)"
+        msg = f"{SERVING_KEYS} {what}; give keys separated by commas, or unset it"
         raise ConfigError(msg)
     if keys_file is None:
         return sorted({digest(key) for key in found})

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 INGRESS = "VqaServer"
 
+DOMAIN = "Domain-"
+"""In front of the name of a domain, in that of the deployment with its engine."""
+
 
 class UserConfig(TypedDict):
     """What a running replica takes over without a restart, see `DeploymentPlan`; `settings` are plain data."""
@@ -185,7 +188,7 @@ def _model_config(found: ModelSource, settings: ServeSettings) -> ModelConfig:
 def build(args: dict[str, object]) -> Application:
     """The application for `serve deploy`; keys are read where it is built, on the cluster. Raises ConfigError without any."""
     settings = load_settings(args, "application args")
-    digests = auth.read_keys(settings.auth.keys_file, os.environ.get(SERVING_KEYS, ""))  # other nodes have them anyway
+    digests = auth.read_keys(settings.auth.keys_file, os.environ.get(SERVING_KEYS))  # other nodes have them anyway
     auth.refuse_keyless_cluster(digests)
     return application(plan(settings, digests))
 
@@ -198,7 +201,7 @@ def application(made: DeploymentPlan) -> Application:
     peers = {}
     for model, config, adapter in made.merged:
         engine = _engine(made, ModelServer, model, config, (scaling.domain_min_replicas, scaling.domain_max_replicas))
-        bound = _deployment(ModelServer, engine, f"Domain-{model.id.rpartition(':')[2]}", made.version)
+        bound = _deployment(ModelServer, engine, f"{DOMAIN}{model.id.rpartition(':')[2]}", made.version)
         peers[model.id] = bound.bind(engine.llm_config, model, config, made.settings.limits, adapter)
     engine = _engine(made, VqaServer, made.main, made.base, (scaling.min_replicas, scaling.max_replicas), adapters_too=True)
     main = _deployment(VqaServer, engine, INGRESS, made.version).options(user_config=made.user_config)

@@ -74,6 +74,21 @@ def stopped() -> ApiError:
     )
 
 
+def gone() -> ApiError:
+    """The replica ended without a reply, which HAProxy cannot tell the reason of: an update, or a process that died."""
+    return ApiError(503, "the server is restarting, or takes over a change; try again in 10 s", "restarting", retry_after=10)
+
+
+def stopping() -> ApiError:
+    """The server was told to stop; it answers what it has begun."""
+    return ApiError(503, "the server is stopping and takes no more requests", "stopping", retry_after=5)
+
+
+def no_path() -> ApiError:
+    """A request to a proxy (`CONNECT host:port`) or about the server as a whole (`OPTIONS *`)."""
+    return ApiError(400, "the request names no path of this server, which forwards to no other; ask for /v1/models", "no_path")
+
+
 def starting(retry_after: int, what: str = "the server") -> ApiError:
     """There is no engine yet that could answer."""
     return ApiError(503, f"{what} is starting; try again in {retry_after} s", "starting", retry_after=retry_after)

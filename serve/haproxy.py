@@ -18,9 +18,11 @@ import shutil
 import socket
 import sys
 import tempfile
+from http import HTTPStatus
 from pathlib import Path
 
-from serve.errors import starting, stopped
+from pipelines import owned
+from serve.errors import ApiError, gone, no_path, starting, stopping
 from serve.settings import LimitSettings
 
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
@@ -32,6 +34,8 @@ PREFIX, NAME = "lm-", "haproxy"
 
 AFTER_BODY = 5
 """Seconds, above `limits.body_seconds`, after which a client that sends or takes nothing more loses its connection."""
+_MOST_FIELDS = 32767
+"""Headers of a request that HAProxy can be told to take."""
 BEHIND = "127.0.0.1"
 """Where Serve and its replicas listen behind HAProxy."""
 
@@ -51,12 +55,16 @@ while (($#)); do
              }
              $1 == "tune.bufsize" || ($1 == "timeout" && $2 == "client") { next }
              $1 == "errorfile" { $0 = "    errorfile " $2 " " ($2 == 503 ? "STARTING" : "LOST") ".http" }
+             $1 == "retry-on" { next }
              { print }
              # of a connection that was used before HAProxy takes the end for no error, and closes its client without a word
              $1 == "defaults" { print "    timeout http-request HEADERSs\n    option http-server-close"
                                 # of a client that does not go on with its body or does not read; not while it waits for a reply
-                                print "    timeout client SILENTs" }
-             $1 == "global" { print "    tune.bufsize BUFFER" }  # or the application would not see headers to say 431 to
+                                print "    timeout client SILENTs"
+                                # a replica that ends between two requests has read neither; FRONT says which are sent again
+                                print "    retry-on conn-failure empty-response" }
+             # or the application would not see headers to say 431 to
+             $1 == "global" { print "    tune.bufsize BUFFER\n    tune.http.maxhdr FIELDS" }
              front && $1 == "frontend" { while ((getline rule < "FRONT") > 0) print "    " rule }' "$2" >"$2.own" || exit 1
         arguments+=(-f "$2.own")
         shift 2
@@ -83,6 +91,10 @@ http-request set-var(txn.request_id) uuid()
 http-request set-var(txn.request_id) req.hdr(x-request-id) if { req.hdr(x-request-id) -m reg '^[A-Za-z0-9._:-]{1,64}$' }
 http-request set-header X-Request-ID %[var(txn.request_id)]
 http-after-response set-header X-Request-ID %[var(txn.request_id)] unless { res.hdr(x-request-id) -m found }
+# HAProxy would send it to no replica, and so call the server one that starts
+http-request return status 400 content-type application/json file NOPATH.json unless { path -m beg / }
+# a question may be what the replica died of, so it is for its client to ask again
+http-request disable-l7-retry unless METH_GET || { method HEAD }
 # what the application answers is marked by its headers; the rest is Ray's: a replica died (500), there is none (503), none came
 # while the request waited (408), or the routes are not known yet (404)
 acl answered res.hdr(x-content-type-options) -m found
@@ -111,6 +123,9 @@ def environment(limits: LimitSettings, host: str) -> dict[str, str]:
         return {}
     folder = _short_folder()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for parent in {Path(tempfile.gettempdir()), Path("/tmp")}:
+        owned.sweep(parent, f"{PREFIX}*")
+    owned.own(folder)
     script = write_script(folder, limits, host, binary)
     statistics, metrics = _free_ports(2)
     first = _port_block()
@@ -150,7 +165,9 @@ def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) ->
         "FRONT": str(folder / "front.cfg"),
         "STARTING": str(folder / "starting"),
         "LOST": str(folder / "lost"),
+        "NOPATH": str(folder / "no_path"),
         "BUFFER": str(2 * limits.header_bytes + 8192),
+        "FIELDS": str(min(_MOST_FIELDS, max(101, limits.header_bytes // 2))),  # of two bytes each, for one of name and value
         "PYTHON": shlex.quote(sys.executable),
         "BINARY": f"'{binary}'",
     }
@@ -158,15 +175,33 @@ def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) ->
     for name, value in values.items():
         script, rules = script.replace(name, value), rules.replace(name, value)
     (folder / "front.cfg").write_text(rules)
-    for name, error in (("starting", starting(5)), ("lost", stopped())):
-        body = json.dumps(error.body())
-        (folder / f"{name}.json").write_text(body)
-        head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: {error.retry_after}\r\n"
-        (folder / f"{name}.http").write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    replies = {"starting": starting(5), "lost": gone(), "no_path": no_path()}
+    for name, error in replies.items():
+        _write_reply(folder, name, error)
     made = folder / NAME
     made.write_text(script)
     made.chmod(0o700)
     return made
+
+
+def say_stopping() -> None:
+    """Let the HAProxy of this process's server, once its last replica is gone, call the server one that stops.
+
+    It reads its files anew with each configuration that Ray writes, so also with the one without an application.
+    """
+    binary = Path(os.environ.get(BINARY, ""))
+    if _is_ours(binary):
+        _write_reply(binary.parent, "starting", stopping())
+
+
+def _write_reply(folder: Path, name: str, error: ApiError) -> None:
+    """Files of an error: its body, and the whole reply."""
+    body, retry = json.dumps(error.body()), f"Retry-After: {error.retry_after}\r\n" if error.retry_after else ""
+    head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: application/json\r\n{retry}"
+    for suffix, content in ((".json", body), (".http", f"{head}Content-Length: {len(body)}\r\n\r\n{body}")):
+        written = folder / f"{name}{suffix}.new"
+        written.write_bytes(content.encode())
+        written.replace(folder / f"{name}{suffix}")
 
 
 def _short_folder() -> Path:

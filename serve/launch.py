@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import re
@@ -13,19 +14,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from leaml.config import ResourcesConfig, resolve_model
-from leaml.errors import InputError, StepError
+from leaml.errors import InputError, ResourceError, StepError
 from leaml.io import files
 from leaml.vlm import load
-from pipelines.local_ray import busy, remove_serving_keys
-from pipelines.progress import say
+from pipelines.local_ray import busy, remove_serving_keys, token_of
+from pipelines.progress import say, warn
 from pipelines.runtime import refuse_unschedulable, start_ray
 from serve import auth, haproxy
 from serve.changes import alone
-from serve.deploy import INGRESS, DeploymentPlan, ServerState, application, plan
+from serve.deploy import DOMAIN, INGRESS, DeploymentPlan, ServerState, application, plan
 from serve.service import Model
 from serve.settings import MARGIN, Domain, ServeSettings, load_domain, load_settings
 
 APPLICATION = "leaml"
+
+_LOOKS_EVERY = 2.0
+"""Seconds between two looks at the engines."""
 
 PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30"}
 """For the proxy on a busy machine: Serve gives it 5 s to start, of which imports alone take 4, and 10 s to say it is well."""
@@ -46,12 +50,44 @@ def serve_until_stopped(settings: ServeSettings, address: str | None = None, ver
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    stopped.wait()
+    watch = EngineWatch(made.main.id)
+    while not stopped.wait(_LOOKS_EVERY):
+        watch.look()
     say("stopping: requests under way are answered first")
-    serve.delete(APPLICATION)
     if address is None:
-        serve.shutdown()
-    ray.shutdown()
+        haproxy.say_stopping()
+    serve.delete(APPLICATION)
+    ray.shutdown()  # which ends all of a Ray of its own; Serve's own end is told by Ray as one that failed
+    say(f"stopped: what had begun was answered; the same command serves {made.main.id} again")
+
+
+class EngineWatch:
+    """Says when an engine of the server has stopped, and when the one in its place answers.
+
+    Args:
+        main: The main model; domains with engines of their own are `main:name`.
+    """
+
+    def __init__(self, main: str) -> None:
+        self._main, self._gone = main, set[str]()
+
+    def look(self) -> None:
+        """Ask Serve once; what cannot be asked, as while Ray is busy, is asked the next time."""
+        from ray import serve
+
+        try:
+            application = serve.status().applications.get(APPLICATION)
+        except Exception as error:  # Ray and Serve have many
+            logging.getLogger(__name__).debug("Serve was not asked: %s", type(error).__name__)
+            return
+        for name, found in (application.deployments if application else {}).items():
+            model = self._main if name == INGRESS else f"{self._main}:{name.removeprefix(DOMAIN)}"
+            if found.status == "UNHEALTHY" and name not in self._gone:
+                self._gone.add(name)
+                say(f"the engine of {model} has stopped and is being replaced; meanwhile its clients are told to try again")
+            elif found.status == "HEALTHY" and name in self._gone:
+                self._gone.remove(name)
+                say(f"{model} answers again")
 
 
 def start(settings: ServeSettings, address: str | None = None, verbose: bool = False) -> DeploymentPlan:
@@ -77,10 +113,21 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
     for variable, seconds in PATIENCE.items():
         os.environ.setdefault(variable, seconds)
     start_ray(ResourcesConfig(address=address), verbose)
+    if not verbose:
+        _quiet()
     refuse_unschedulable_engines(made, grows=address is not None)
+    if address is None:
+        warn_of_few_cores(made)
     with contextlib.nullcontext() if address is None else alone(address):
         _deploy_first(made, host, address, verbose)
     return made
+
+
+def _quiet() -> None:
+    """Let this process not tell of options that Ray Serve "will not apply", and of libraries that are not there."""
+    importlib.import_module("ray.serve")  # which sets the level of its logger
+    for name in ("ray.serve", "vllm"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _deploy_first(made: DeploymentPlan, host: str, address: str | None, verbose: bool) -> None:
@@ -149,14 +196,16 @@ def add_domain(name: str, source: str, address: str | None) -> Model:
     """
     domain = load_domain(name, _whole(source))
     with _changing(address):
-        return _add(domain, _deployed(address))
+        return _add(domain, _deployed(address), here=token_of(address or "") is not None)
 
 
-def _add(domain: Domain, old: DeploymentPlan) -> Model:
+def _add(domain: Domain, old: DeploymentPlan, here: bool) -> Model:
     name = domain.name
     made = old.without(name).with_domain(domain)
     refuse_failed([entry for entry in made.adapters if entry["id"] == f"{made.main.id}:{name}"])
     refuse_unschedulable_engines(made, grows=True)
+    if here:
+        warn_of_few_cores(made)
     found, why = None, "it did not appear"
     try:
         deploy(made)
@@ -204,19 +253,22 @@ def _changing(address: str | None) -> Iterator[None]:
         start_ray(ResourcesConfig(address=address))
         from ray import serve
 
+        _quiet()
         # what it logs is of a client that goes away again: an error with a traceback after a change that went well, at times
         logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
 
         found = APPLICATION in serve.status().applications
         why = "no server is deployed there"
+    except ResourceError:
+        found, why = False, "it is not the address of a Ray"
     except InputError:
         raise
     except Exception as error:
         found, why = False, type(error).__name__
     if not found:
         msg = (
-            f"no `leaml serve` answers at {address}: {why}; give the Ray address that it printed, as the user "
-            "who started it, or name its token's file in RAY_AUTH_TOKEN_PATH"
+            f"no `leaml serve` answers at {address}: {why}; give the Ray address that it printed, not its HTTP port, "
+            "as the user who started it, or name its token's file in RAY_AUTH_TOKEN_PATH"
         )
         raise InputError(msg)
     with alone(address):
@@ -273,6 +325,15 @@ def refuse_unschedulable_engines(made: DeploymentPlan, grows: bool) -> None:
         fix += "; with scaling.domain_min_replicas=0 domains start when they are asked, one after the other"
     each = {"CPU": engine.cpus, "GPU": engine.gpus}
     refuse_unschedulable(what, max(1, scaling.min_replicas) + domains, each, fix, grows)
+
+
+def warn_of_few_cores(made: DeploymentPlan) -> None:
+    """Say it where engines that run all the time share this machine's cores; Ray counts at least four, whatever there is."""
+    cores, engine, scaling = os.cpu_count() or 1, made.settings.engine, made.settings.scaling
+    count = max(1, scaling.min_replicas) + len(made.merged) * scaling.domain_min_replicas
+    if not engine.gpus and count * engine.cpus > cores:
+        each = f"engine.cpus={engine.cpus:g}"
+        warn(f"{count} engines ({each}) share the {cores} cores of this machine, so that each is slower; fewer domains help")
 
 
 def refuse_failed(entries: list[dict[str, str]]) -> None:

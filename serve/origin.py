@@ -23,7 +23,20 @@ Headers = Iterable[tuple[bytes, bytes]]
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{0,5}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _PROXY_HEADERS = frozenset(
-    {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"}
+    {
+        b"cf-connecting-ip",
+        b"fastly-client-ip",
+        b"fly-client-ip",
+        b"forwarded",
+        b"true-client-ip",
+        b"x-azure-clientip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-envoy-external-address",
+        b"x-forwarded-for",
+        b"x-original-forwarded-for",
+        b"x-real-ip",
+    }
 )
 
 

@@ -81,8 +81,9 @@ class ModelServer(LLMServer):
         self.decoder = Decoder(limits)
         await self.engine_models.try_out(model.id)
 
-    async def ready(self) -> None:
-        """Nothing: a reply says that this replica is there."""
+    async def ready(self) -> int:
+        """The model's longest prompt with reply, in tokens; a reply says that this replica is there."""
+        return self.engine_models.max_model_len
 
     async def answer_for(
         self, model: Model, encoded: Encoded, questions: list[ImageQuestion], alternatives: int, request_id: str
@@ -146,6 +147,8 @@ class VqaServer(ModelServer):
         self._deployed, self._environment, self._adapters = settings, dict[str, str](), list[dict[str, str]]()
         self._context: AppContext | None = None
         self._changing = asyncio.Lock()
+        if self.settings.scaling.domain_min_replicas:  # else it would start engines that nobody has asked for
+            self.service.ask_peers()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the engine is up."""
@@ -194,7 +197,13 @@ class ReplicaService:
 
     def models(self) -> list[Model]:
         """The main model first."""
-        return [self._main, *self._adapters.values(), *self._merged]
+        merged = [replace(model, max_model_len=self._peers[model.id].max_model_len) for model in self._merged]
+        return [self._main, *self._adapters.values(), *merged]
+
+    def ask_peers(self) -> None:
+        """Find out what the domains with engines of their own can take, as soon as each is up."""
+        for peer in self._peers.values():
+            peer.ask()
 
     def shrink(self, model: Model) -> Shrink | None:
         """As Service.shrink; a replica of a merged model decodes images itself, with a budget and a processor of its own."""

@@ -54,6 +54,9 @@ from pipelines import report
 from pipelines.trial import refuse
 from serve import settings as serving
 
+OF_READERS = {"pipelines/sizes.py"}
+"""Files that the reader of a page writes."""
+
 KINDS = {"commands", "rows", "config", "kustomization", "project", "python", "diagram"}
 """Each has a test below."""
 
@@ -396,6 +399,13 @@ def test_every_python_snippet_runs(block: Found, folder: Path) -> None:
     assert (Path("lora") / "adapter_config.json").exists()
     plain = space["plain"].state_dict()
     assert all(torch.equal(plain[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
+    folders = "leaml|pipelines|serve|tests|cluster|benchmarks|examples|tools|research|docs|requirements"
+    named = re.findall(rf"(?<![\w./-])(?:\.\./)*((?:{folders})/[\w./-]+\.(?:py|yaml|sh|md|toml|txt|html))\b", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists() and name not in OF_READERS] == []
 
 
 @pytest.mark.parametrize("block", [b for b in all_blocks() if kind_of(b) == "diagram"], ids=str)

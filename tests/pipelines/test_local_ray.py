@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import http.server
 import os
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from leaml.errors import ResourceError
-from pipelines import local_ray
+from pipelines import _compat, local_ray, owned
 
 JOIN = """
 import sys, os, ray
@@ -21,6 +25,49 @@ from pipelines import local_ray
 local_ray.join(sys.argv[1], log_to_driver=False, logging_level="ERROR")
 print("pid", ray.get(ray.remote(num_cpus=0)(lambda: __import__("os").getppid()).remote(), timeout=60))
 """
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(params=["http", "silent", "closed"])
+def no_ray(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Address of what is no Ray."""
+    if request.param == "http":
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"127.0.0.1:{server.server_port}"
+            server.shutdown()
+        return
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        if request.param == "silent":
+            held.listen()
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+@pytest.mark.timeout(40)
+def test_what_is_no_ray_is_not_joined(no_ray: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself tries for ever there, and lets no signal end it; so it must not be asked."""
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked to join it"))
+    monkeypatch.setattr(local_ray, "_HEAD_ANSWERS", 2.0)
+    with pytest.raises(ResourceError, match=f"no Ray answers at {no_ray} within 2 s; give the address of the head"):
+        local_ray.join(no_ray)
+
+
+@pytest.mark.usefixtures("ray_own")
+def test_a_ray_is_known_as_one_without_its_token() -> None:
+    import ray
+
+    assert _compat.is_head(ray.get_runtime_context().gcs_address, 10)  # of this process, which has no token set any more
 
 
 @pytest.mark.usefixtures("ray_own")
@@ -36,6 +83,7 @@ def test_it_is_on_loopback_and_its_user_joins_it_by_its_address(tmp_path: Path) 
     assert len(token.read_text()) == 64
     session = Path(ray._private.worker._global_node.get_session_dir_path())  # type: ignore[union-attr]
     assert token.parent in session.parents or stat.S_IMODE(session.parents[0].stat().st_mode) == 0o700
+    assert (session / owned.NAME).is_file()  # which lets a later process remove it
     assert os.environ["RAY_AUTH_MODE"] == "disabled"  # as tests/conftest.py says: what is set for Ray is set for Ray alone
     assert local_ray.LOOPBACK not in os.environ
     given = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"HOME": str(tmp_path)}

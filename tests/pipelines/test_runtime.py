@@ -115,7 +115,7 @@ def test_a_command_keeps_its_handler_of_sigterm_when_ray_starts(handler: Any, mo
     monkeypatch.setattr(runtime.local_ray, "start", lambda **_: signal.signal(signal.SIGTERM, rays))
     monkeypatch.setattr(runtime, "quiet_data", lambda _: None)
     monkeypatch.setattr(runtime, "check_resources", lambda _: None)
-    for name in runtime.QUIET | runtime.PRIVATE | {"RAY_BACKEND_LOG_LEVEL": ""}:
+    for name in runtime.QUIET | runtime.PRIVATE:
         monkeypatch.setenv(name, os.environ.get(name, ""))
     before = signal.signal(signal.SIGTERM, handler)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -109,6 +110,7 @@ class Server:
     base: str
     ray: str
     seen: Seen
+    process: subprocess.Popen[bytes]
 
     def status(self, path: str, key: str | None = None) -> int:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -133,7 +135,7 @@ def server(home: Path) -> Iterator[Server]:
             while not (found := re.search(r"Ray: (\S+?:\d+)", log.read_text())):
                 assert process.poll() is None and time.monotonic() < end, log.read_text()
                 time.sleep(0.5)
-            yield Server(home, f"http://{HOST}:{port}", found[1], seen)
+            yield Server(home, f"http://{HOST}:{port}", found[1], seen, process)
         finally:
             bury(process)
 
@@ -221,6 +223,25 @@ def test_a_domain_added_and_removed_from_another_shell_leaves_the_keys_alone(ser
     assert server.models() == {"leaml-tiny": "ready"}
     assert server.status("/v1/models") == 401
     assert not (server.home / ".ray").exists()
+
+
+def test_its_http_port_is_not_taken_for_its_ray_by_another_shell(server: Server) -> None:
+    wrong = leaml(server.home, "serve", "--remove", "sports", "--address", server.base.removeprefix("http://"))
+    assert wrong.returncode == 2 and "not its HTTP port" in wrong.stderr
+
+
+def test_the_console_holds_lines_of_ours_alone_and_ends_with_one_that_says_so(server: Server) -> None:
+    """The last test of this server: it is stopped."""
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(120) == 0
+    time.sleep(1)  # what is left of Ray could speak
+    lines = (server.home / "serve.log").read_text().splitlines()
+    assert [line for line in lines if not re.match(r"\d\d:\d\d:\d\d |warning: ", line)] == []
+    assert [re.sub(r"^\S+ ", "", line).partition(":")[0].partition(" ")[0] for line in lines if line[0].isdigit()] == [
+        "serving",
+        "stopping",
+        "stopped",
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -80,3 +80,26 @@ def test_what_is_wanted_is_listed_as_loading_until_it_is_ready_or_failed(monkeyp
         assert sorted(engine.calls) == [("add", "m:x"), ("remove", "m:x")]  # its files were written anew
 
     asyncio.run(work())
+
+
+def test_a_domain_with_an_engine_of_its_own_is_listed_with_the_length_that_it_takes_once_it_is_up() -> None:
+    from serve.replica import ReplicaService
+
+    class Domain:
+        def options(self, method_name: str) -> Any:
+            async def ready() -> int:
+                return 512
+
+            assert method_name == "ready"
+            return SimpleNamespace(remote=ready)
+
+    async def work() -> None:
+        server: Any = SimpleNamespace(model=Model("m", "m"), engine_models=Loader())
+        domain: Any = Domain()
+        service = ReplicaService(server, {"m:x": domain}, [Model("m:x", "x", kind="merged")])
+        assert [model.max_model_len for model in service.models()] == [1024, 0]
+        service.ask_peers()
+        await asyncio.sleep(0.05)
+        assert [model.max_model_len for model in service.models()] == [1024, 512]
+
+    asyncio.run(work())

@@ -13,7 +13,9 @@ import pytest
 from scripted_service import KEY, OTHER_KEY, Client, ScriptedService, chat_body
 
 from leaml.errors import ConfigError
-from serve import auth
+from pipelines import local_ray
+from serve import auth, launch
+from serve.settings import load_settings
 
 PATHS = ["/", "/metrics", "/openapi.json", "/v1/models", "/v1/models/tiny", "/v1/card", "/static/app.js", "/nowhere"]
 
@@ -117,7 +119,16 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
     found = auth.read_keys(str(file), f"{KEY}, third-key-0123456789")
     assert found == sorted(auth.digest(k) for k in (KEY, OTHER_KEY, "third-key-0123456789"))
     assert KEY not in str(found)
-    assert auth.read_keys(None, "") == []
+    assert auth.read_keys(None, None) == []
+
+
+def test_an_empty_variable_is_told_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEAML_API_KEYS", "")
+    assert local_ray.remove_serving_keys() == ""
+    assert local_ray.remove_serving_keys() is None
+    monkeypatch.setenv("LEAML_API_KEYS", "")
+    with pytest.raises(ConfigError, match="is set, but empty"):
+        launch.start(load_settings({"model": "leaml-tiny"}))
 
 
 def test_keys_are_gone_from_the_environment_that_the_kernel_shows() -> None:
@@ -139,10 +150,10 @@ def test_bad_key_files_are_refused_without_showing_them(tmp_path: Path, content:
     file = tmp_path / "keys"
     file.write_text(content)
     with pytest.raises(ConfigError) as raised:
-        auth.read_keys(str(file), "")
+        auth.read_keys(str(file), None)
     assert not content.strip("# \n") or content not in str(raised.value)
     with pytest.raises(ConfigError):
-        auth.read_keys(str(tmp_path / "missing"), "")
+        auth.read_keys(str(tmp_path / "missing"), None)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +177,7 @@ def test_lines_that_would_become_a_key_that_nobody_has_are_refused(tmp_path: Pat
     file = tmp_path / "keys"
     file.write_text(f"# ours\n\n{OTHER_KEY}\n  {line}\n")
     with pytest.raises(ConfigError) as raised:
-        auth.read_keys(str(file), "")
+        auth.read_keys(str(file), None)
     assert f"line 4 of {file} " in str(raised.value)
     assert wrong in str(raised.value)
     assert KEY not in str(raised.value)
@@ -183,6 +194,7 @@ def test_lines_that_would_become_a_key_that_nobody_has_are_refused(tmp_path: Pat
         (",", "names no API key"),
         (" , ,\n", "names no API key"),
         (" ", "names no API key"),
+        ("", "is set, but empty"),
     ],
 )
 def test_a_variable_without_usable_keys_is_refused(tmp_path: Path, given: str, wrong: str) -> None:
@@ -199,7 +211,7 @@ def test_key_files_of_other_editors_are_read(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     for content in (f"\ufeff{KEY}\r\n{OTHER_KEY}\r\n", f"\ufeff# ours\n{KEY}\n{OTHER_KEY}"):
         file.write_bytes(content.encode())
-        assert auth.read_keys(str(file), "") == sorted([auth.digest(KEY), auth.digest(OTHER_KEY)])
+        assert auth.read_keys(str(file), None) == sorted([auth.digest(KEY), auth.digest(OTHER_KEY)])
 
 
 def test_an_open_server_binds_to_loopback_only() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import http.server
 import os
 import re
@@ -13,8 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -136,7 +138,10 @@ def test_one_client_cannot_hold_all_connections(tmp_path: Path, exempt: str, ans
 
 
 class _Replica(http.server.BaseHTTPRequestHandler):
-    """Answers `/replica/STATUS` as Ray does, `/replica/STATUS/own` as the application does, and dies at `/replica/dies`."""
+    """Answers `/replica/STATUS` as Ray does, `/replica/STATUS/own` as the application does, and dies at `/replica/dies`.
+
+    At `/replica/once/own` it dies if `server.gone` is not set, which it then is.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -144,10 +149,11 @@ class _Replica(http.server.BaseHTTPRequestHandler):
         _, _, status, *own = self.path.split("/")
         if own == ["own", "slow"]:
             time.sleep(3.5)
-        if status == "dies":
+        if status == "dies" or (status == "once" and not self.server.gone):  # type: ignore[attr-defined]
+            self.server.gone = True  # type: ignore[attr-defined]
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        self.send_response(int(status))
+        self.send_response(200 if status == "once" else int(status))
         self.send_header("X-Seen", self.headers["X-Request-ID"])
         for name, value in (("Content-Length", "5"), *([("X-Content-Type-Options", "nosniff")] if own else [])):
             self.send_header(name, value)
@@ -161,14 +167,19 @@ class _Replica(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def forwarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def replica() -> Iterator[http.server.ThreadingHTTPServer]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Replica)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    with running_haproxy(tmp_path_factory.mktemp("haproxy"), replica=server.server_port) as port:
-        yield httpx.Client(base_url=f"http://127.0.0.1:{port}")
+    yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="module")
+def forwarded(tmp_path_factory: pytest.TempPathFactory, replica: http.server.ThreadingHTTPServer) -> Iterator[httpx.Client]:
+    with running_haproxy(tmp_path_factory.mktemp("haproxy"), replica=replica.server_port) as port:
+        yield httpx.Client(base_url=f"http://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize(
@@ -177,8 +188,8 @@ def forwarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client
         ("/v1/models", "starting"),  # no application
         ("/health", "starting"),
         ("/gone/x", "starting"),  # no replica that can be reached
-        ("/replica/dies", "engine_dead"),
-        ("/replica/500", "engine_dead"),  # Serve's proxy, of a replica that died
+        ("/replica/dies", "restarting"),  # or was stopped: not to be told from here
+        ("/replica/500", "restarting"),  # Serve's proxy, of a replica that died
         ("/replica/404", "starting"),  # Serve's proxy, before it knows the routes
         ("/replica/408", "starting"),  # no replica came while the request waited
         ("/replica/503", "starting"),
@@ -191,7 +202,7 @@ def test_what_no_application_has_answered_is_a_503_that_says_when_to_try_again(
     assert forwarded.get("/replica/200/own").status_code == 200  # there are connections that could be used again
     reply = forwarded.request(method, path, headers={"X-Request-ID": "mine-1"})
     assert reply.status_code == 503
-    assert reply.headers["retry-after"] == {"starting": "5", "engine_dead": "10"}[code]
+    assert reply.headers["retry-after"] == {"starting": "5", "restarting": "10"}[code]
     assert reply.headers.get_list("x-request-id") == ["mine-1"]
     assert reply.text == "" if method == "HEAD" else reply.json()["error"]["code"] == code
 
@@ -219,6 +230,87 @@ def test_a_refused_request_whose_body_stops_does_not_keep_its_connection(forward
 
 def test_a_client_that_waits_longer_for_its_reply_gets_it(forwarded: httpx.Client) -> None:
     assert forwarded.get("/replica/200/own/slow", timeout=20).text == "reply"
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("POST", 503)])
+def test_what_has_no_body_is_sent_again_where_a_replica_ends_before_it_has_read_it(
+    forwarded: httpx.Client, replica: Any, method: str, status: int
+) -> None:
+    """And a question is not: it may be what the replica died of."""
+    replica.gone = False
+    assert forwarded.request(method, "/replica/once/own").status_code == status
+    assert replica.gone
+
+
+@pytest.mark.parametrize("line", ["CONNECT evil.example:443", "OPTIONS *"])
+def test_a_request_without_a_path_of_this_server_is_refused(forwarded: httpx.Client, line: str) -> None:
+    reply = raw(forwarded, f"{line} HTTP/1.1\r\nHost: evil.example:443\r\n\r\n".encode())
+    assert reply.startswith("HTTP/1.1 400 ") and '"no_path"' in reply
+    assert "x-request-id: " in reply.lower()
+
+
+def raw(forwarded: httpx.Client, request: bytes) -> str:
+    """The reply to bytes that httpx would not send."""
+    with socket.create_connection(("127.0.0.1", forwarded.base_url.port or 0), timeout=10) as stream:
+        stream.sendall(request)
+        return stream.recv(4000).decode()
+
+
+@pytest.mark.parametrize("fields", [200, 2000])
+def test_many_small_headers_reach_the_application_as_few_large_ones_do(
+    forwarded: httpx.Client, fields: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http.client, "_MAXHEADERS", 10_000)  # of the replica here
+    lines = "".join(f"{number:x}: b\r\n" for number in range(fields))
+    reply = raw(forwarded, f"GET /replica/200/own HTTP/1.1\r\nHost: a\r\n{lines}\r\n".encode())
+    assert reply.startswith("HTTP/1.1 200 "), reply
+
+
+def test_once_it_is_told_to_stop_a_server_without_replicas_says_that_it_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray writes the configuration without the application, and starts HAProxy on it anew."""
+    for name, value in haproxy.environment(LimitSettings(), "127.0.0.1").items():
+        monkeypatch.setenv(name, value)
+    haproxy.say_stopping()
+    (port,) = haproxy._free_ports(1)
+    written = tmp_path / "haproxy.cfg"
+    written.write_text(running(port))
+    process = subprocess.Popen([os.environ[haproxy.BINARY], "-db", "-f", str(written)])
+    try:
+        for path in ("v1/models", "gone/x"):
+            reply = eventually(lambda path=path: httpx.get(f"http://127.0.0.1:{port}/{path}"))
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "stopping")
+            assert reply.headers["retry-after"]
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def eventually(ask: Callable[[], httpx.Response]) -> httpx.Response:
+    for _ in range(200):
+        with contextlib.suppress(httpx.ConnectError):
+            return ask()
+        time.sleep(0.05)
+    return ask()
+
+
+def test_the_next_server_removes_the_folder_of_one_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(haproxy, "_short_folder", lambda: Path(tempfile.mkdtemp(prefix=haproxy.PREFIX)))
+    program = (
+        "import os, signal, sys, tempfile; from pathlib import Path; from serve import haproxy; from serve.settings import "
+        "LimitSettings; tempfile.tempdir = sys.argv[1]; "
+        "haproxy._short_folder = lambda: Path(tempfile.mkdtemp(prefix=haproxy.PREFIX)); "
+        "haproxy.environment(LimitSettings(), '127.0.0.1'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False, timeout=60)
+    (left,) = tmp_path.glob("lm-*")
+    (tmp_path / "lm-theirs").mkdir()  # of another program
+    own = Path(haproxy.environment(LimitSettings(), "127.0.0.1")[haproxy.BINARY]).parent
+    haproxy.environment(LimitSettings(), "127.0.0.1")  # which leaves that of a server that runs
+    assert not left.exists()
+    assert own.exists() and (tmp_path / "lm-theirs").exists()
 
 
 def test_headers_over_the_limit_reach_the_application_which_says_so(forwarded: httpx.Client) -> None:

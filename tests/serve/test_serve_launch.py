@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +37,16 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
         with pytest.raises(InputError, match="no `leaml serve` answers"):
             launch.add_domain("x", "leaml-tiny", f"127.0.0.1:{free.getsockname()[1]}")
         assert time.monotonic() - began < 6
+
+
+def test_the_http_port_of_a_server_is_not_taken_for_its_ray() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(InputError, match=r"no `leaml serve` answers at .*; give the Ray address .*, not its HTTP port"):
+            launch.remove_domain("x", f"127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "a/b", "x" * 65])
@@ -187,3 +199,60 @@ def test_a_domain_whose_engine_does_not_start_is_refused_and_the_server_goes_bac
         ["leaml-tiny:d0", "leaml-tiny:sports"],
         ["leaml-tiny:d0"],
     ]
+
+
+def test_the_console_says_when_an_engine_is_replaced_and_when_it_answers_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray import serve
+    from ray.serve.schema import (
+        ApplicationStatus,
+        ApplicationStatusOverview,
+        DeploymentStatus,
+        DeploymentStatusOverview,
+        DeploymentStatusTrigger,
+        ServeStatus,
+    )
+
+    status = ServeStatus()
+    monkeypatch.setattr(serve, "status", lambda: status)
+
+    def states(main: str, domain: str) -> None:
+        found = {
+            name: DeploymentStatusOverview(DeploymentStatus(state), DeploymentStatusTrigger.UNSPECIFIED, {}, "")
+            for name, state in (("VqaServer", main), ("Domain-sports", domain))
+        }
+        status.applications[launch.APPLICATION] = ApplicationStatusOverview(
+            status=ApplicationStatus.RUNNING, message="", last_deployed_time_s=0, deployments=found
+        )
+
+    watch = launch.EngineWatch("tiny")
+    watch.look()  # nothing is deployed yet
+    for main, domain in (
+        ("HEALTHY", "HEALTHY"),
+        ("UPDATING", "UPDATING"),
+        ("UNHEALTHY", "HEALTHY"),
+        ("UNHEALTHY", "UNHEALTHY"),
+        ("HEALTHY", "UPDATING"),
+        ("HEALTHY", "HEALTHY"),
+    ):
+        states(main, domain)
+        watch.look()
+        watch.look()
+    lines = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "the engine of tiny has stopped and is being replaced; meanwhile its clients are told to try again",
+        "the engine of tiny:sports has stopped and is being replaced; meanwhile its clients are told to try again",
+        "tiny answers again",
+        "tiny:sports answers again",
+    ]
+
+
+@pytest.mark.parametrize(("domains", "warned"), [(0, False), (1, False), (2, True)])
+def test_more_engines_than_cores_are_said_to_share_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], domains: int, warned: bool
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    launch.warn_of_few_cores(with_domains(domains))
+    launch.warn_of_few_cores(with_domains(9, domain_min_replicas=0))
+    assert ("warning: 3 engines (engine.cpus=1) share the 2 cores" in capsys.readouterr().out) is warned

@@ -75,7 +75,7 @@ def test_baselines_that_are_left_out_are_neither_trained_nor_asked(tmp_path: Pat
     run, _, _ = rehearse(config(tmp_path, evaluate={"leave_out": ["lora_labels"]}))
     labels = [p.step.label for p in run.planned.values()]
     assert [x for x in labels if x.startswith(("evaluate", "finetune"))] == [
-        *("finetune leaml", "evaluate zero_shot", "finetune finetune_labels", "evaluate finetune_labels", "evaluate leaml")
+        *("finetune leaml", "finetune finetune_labels", "evaluate zero_shot", "evaluate finetune_labels", "evaluate leaml")
     ]
 
 

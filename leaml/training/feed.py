@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
+from multiprocessing.context import BaseContext
 
 import torch
 from PIL import Image
@@ -22,6 +24,13 @@ Made = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 AHEAD = 1
 """Micro-batches that each process has ready; one of 64 photos in tiles is 3 GB."""
+
+
+def _forkserver() -> BaseContext:
+    """How processes are started: from one that has imported what each of them needs, which takes ten seconds of a core."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers.processing_utils", "leaml.training.feed"])
+    return context
 
 
 class _MicroBatches(Dataset[Made | LeamlError]):
@@ -82,7 +91,7 @@ class Feed:
         return self._checked(self.data[drawn])
 
     def _loader(self, parts: Iterator[list[Drawn]]) -> DataLoader[Made | LeamlError]:
-        apart = {"prefetch_factor": AHEAD, "multiprocessing_context": "spawn"} if self.processes else {}
+        apart = {"prefetch_factor": AHEAD, "multiprocessing_context": _forkserver()} if self.processes else {}
         return DataLoader(
             self.data,
             batch_size=None,

@@ -177,7 +177,6 @@ def picture_or_error(name: str) -> Image.Image:
     return get_image(name)
 
 
-@pytest.mark.timeout(120)
 def test_processes_make_the_same_input_in_the_same_order_and_hand_on_what_went_wrong(tiny: VLM) -> None:
     def made(feed: Feed, tasks: list[Task]) -> list[Any]:
         batches = Batches(tasks, 4, 1, lambda e: Size(60, len(e.reply)), budget=130)
@@ -193,7 +192,7 @@ def test_processes_make_the_same_input_in_the_same_order_and_hand_on_what_went_w
     assert there.waited > 0
     torn = [*questions().examples, Example("torn", "a?", "b")]
     with pytest.raises(DataError, match=r"^image torn cannot be read$"):
-        made(there, [Task("labels", torn)])
+        made(Feed(tiny.processor, picture_or_error, processes=1), [Task("labels", torn)])
 
 
 # --- how much fits -----------------------------------------------------------------------------------------------------

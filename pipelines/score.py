@@ -18,8 +18,9 @@ from leaml.training.batches import Example
 from pipelines.context import Context
 from pipelines.models import trained
 from pipelines.run import Step
-from pipelines.train import ProgressMonitor, WorkerConfig, fit, progress_writer, read_examples, share_machine
+from pipelines.train import ProgressMonitor, WorkerConfig, fit, read_examples
 from pipelines.warmup import qa_tasks
+from pipelines.worker import progress_writer, share_machine
 
 Made = TypeVar("Made")
 

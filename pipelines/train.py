@@ -7,15 +7,12 @@ so a killed job resumes at its last checkpoint; a job that finished is not run a
 from __future__ import annotations
 
 import json
-import resource
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypedDict, TypeVar
 
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
 from leaml.data import tables
@@ -24,16 +21,14 @@ from leaml.errors import LeamlError, ModelError, StepError
 from leaml.imports import uncollected
 from leaml.io import files, s3
 from leaml.training.batches import Example, Task
-from leaml.training.checkpoints import TrainingState
 from leaml.training.loop import Outcome, Trainer, Validation, Worker
-from pipelines import _compat
+from pipelines import _compat, worker
 from pipelines.metrics import StepMetrics
 from pipelines.progress import PROGRESS, Bar, TrainingProgress
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
-    from ray.train import Checkpoint as RayCheckpoint
     from ray.train import UserCallback
     from torch import nn
     from transformers import PreTrainedModel
@@ -193,17 +188,6 @@ def _own_error(error: BaseException) -> LeamlError | None:
     return None
 
 
-def share_machine(lanes: int) -> None:
-    """Give this worker its part of its machine's CPUs, where `lanes` trainings run at a time."""
-    import ray.train
-    import torch
-
-    from leaml.machine import usable_cpus
-
-    workers = ray.train.get_context().get_local_world_size()
-    torch.set_num_threads(max(1, int(usable_cpus() / (workers * lanes))))
-
-
 def _train_worker(config: WorkerConfig[TrainJob]) -> None:
     """Body of one Ray Train worker."""
     with uncollected():
@@ -213,21 +197,21 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
         from leaml.vlm import load as vlm_load
 
     job = config["job"]
-    share_machine(config["lanes"])
+    worker.share_machine(config["lanes"])
     torch.manual_seed(job.seed)
     context = ray.train.get_context()
     device = str(ray.train.torch.get_device()) if config["gpus"] else "cpu"
     vlm = vlm_load.load(job.model, runs_on=device, four_bits=_computed_on_four_bits(job.config, device))
     parameters = _trainable(vlm, job)
-    worker = Worker(
+    own = Worker(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=device,
-        restore=_restore,
-        save=_save,
+        restore=worker.restore,
+        save=worker.save,
         sharding=config["sharding"],
         memory_share=min(1.0, config["gpus"]) or 1 / (context.get_local_world_size() * config["lanes"]),
-        progress=progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,
+        progress=worker.progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,
     )
     tasks = [Task(t.name, read_examples(t.file), t.share, t.weight) for t in job.tasks]
     asked = read_examples(job.validation) if job.validation else []
@@ -237,12 +221,10 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
     validation = Validation(asked, every, lambda found: ray.train.report({VALIDATED: found} | placed)) if asked else None
     ids = {e.image_id for examples in (asked, *(t.examples for t in tasks)) for e in examples}
     store = ImageStore(job.images, job.max_pixels, ids=ids)
-    trainer = Trainer(
-        vlm, parameters, tasks, job.config, store.get, job.seed, worker, validation, store.size, config["processes"]
-    )
+    trainer = Trainer(vlm, parameters, tasks, job.config, store.get, job.seed, own, validation, store.size, config["processes"])
     outcome, count = trainer.run(), sum(p.numel() for p in trainer.parameters)
-    result = _gathered(vlm, job, worker.rank) if trainer.sharded or job.config.is_quantized else vlm
-    if worker.rank == 0:
+    result = _gathered(vlm, job, own.rank) if trainer.sharded or job.config.is_quantized else vlm
+    if own.rank == 0:
         _write_result(result, job, outcome, count)
     ray.train.report({"step": job.config.steps})
 
@@ -333,66 +315,9 @@ def _write_result(vlm: VLM, job: TrainJob, outcome: Outcome, trainable: int) -> 
     with tempfile.TemporaryDirectory() as folder:
         vlm_load.save(vlm.model, vlm.processor, Path(folder), getattr(torch, job.model.dtype))
         files.upload_tree(folder, f"{job.folder}/model")
-    facts = {"trainable_parameters": trainable, "method": job.config.method, "peak_memory": peak_memory()}
+    facts = {"trainable_parameters": trainable, "method": job.config.method, "peak_memory": worker.peak_memory()}
     summary = {**asdict(outcome), **facts, **job.facts}
     files.write_bytes(f"{job.folder}/training.json", json.dumps(summary, indent=1).encode())
-
-
-class _Stored:
-    """A checkpoint that Ray Train has stored."""
-
-    def __init__(self, checkpoint: RayCheckpoint) -> None:
-        self._checkpoint = checkpoint
-
-    def read(self, name: str) -> bytes:
-        """A file of it, without the others."""
-        storage: Any = self._checkpoint.filesystem
-        with storage.open_input_stream(f"{self._checkpoint.path}/{name}") as stream:
-            return bytes(stream.read())
-
-    def as_directory(self) -> AbstractContextManager[str]:
-        """All of its files; downloaded once by the workers of a node."""
-        return self._checkpoint.as_directory()
-
-
-def _restore() -> _Stored | None:
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
-    return None if checkpoint is None else _Stored(checkpoint)
-
-
-def _save(folder: Path, state: TrainingState) -> None:
-    """Store this worker's part of a checkpoint, while the next steps are done."""
-    import ray.train
-
-    ray.train.report(
-        {"step": state["step"], "phase": state["phase"]},
-        checkpoint=ray.train.Checkpoint.from_directory(folder),
-        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-    )
-
-
-def progress_writer(folder: str, every: float = 2.0) -> Callable[[Mapping[str, object]], None]:
-    """Writes the latest metrics to progress.json every few seconds, where driver and `leaml status` read them."""
-    last = 0.0
-
-    def write(metrics: Mapping[str, object]) -> None:
-        nonlocal last
-        if time.time() - last >= every:
-            last = time.time()
-            files.write_bytes(f"{folder}/{PROGRESS}", json.dumps({**metrics, "peak_memory": peak_memory()}).encode())
-
-    return write
-
-
-def peak_memory() -> int:
-    """Most bytes this process has used so far: of its GPU where it has used one, else of the machine."""
-    import torch
-
-    if torch.cuda.is_available() and (used := torch.cuda.max_memory_allocated()):
-        return int(used)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class ProgressMonitor:

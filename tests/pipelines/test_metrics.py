@@ -15,7 +15,7 @@ import pytest
 import scripted
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines import metrics, train
+from pipelines import metrics, train, worker
 from pipelines.metrics import StepMetrics
 from pipelines.runtime import quiet_data
 from pipelines.shard import make_shards
@@ -93,7 +93,7 @@ def test_verdicts_of_pairs_are_told_apart(endpoint: str) -> None:
 
 def test_a_trainings_progress_is_told(endpoint: str, tmp_path: Path) -> None:
     folder = str(tmp_path / "mine" / "distill-0123456789ab")
-    write = train.progress_writer(folder, every=0)
+    write = worker.progress_writer(folder, every=0)
     with train.ProgressMonitor("distill", folder, steps=100, phases=2):
         write({"step": 40, "steps": 100, "phase": 1, "loss": 0.25, "steps_per_s": 3.5})
         found = told(endpoint, lambda f: f.get(("ray_leaml_step_done", "distill")) == 140)
@@ -116,8 +116,8 @@ def test_a_step_that_stands_still_is_still_told(endpoint: str, monkeypatch: pyte
 
 
 def test_progress_holds_the_peak_memory(tmp_path: Path) -> None:
-    train.progress_writer(str(tmp_path), every=0)({"step": 1, "steps": 2})
-    assert json.loads((tmp_path / train.PROGRESS).read_text())["peak_memory"] > 50e6
+    worker.progress_writer(str(tmp_path), every=0)({"step": 1, "steps": 2})
+    assert json.loads((tmp_path / worker.PROGRESS).read_text())["peak_memory"] > 50e6
 
 
 def test_without_ray_nothing_is_told_and_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:

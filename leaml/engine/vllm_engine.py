@@ -178,10 +178,10 @@ class _Driver:
 
     def __init__(self, build: Callable[[], LLM]) -> None:
         self._asked: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        built: Future[None] = Future()
+        built: Future[LLM] = Future()
         self._thread = threading.Thread(target=self._work, args=(build, built), daemon=True)
         self._thread.start()
-        built.result()
+        self.llm: LLM | None = built.result()
 
     def run(self, prompts: list[Prompt], sampling: list[SamplingParams]) -> list[Output]:
         """vLLM's outputs for these prompts, in order, or why it does not take one. Raises whatever else vLLM raises."""
@@ -193,14 +193,15 @@ class _Driver:
         """End vLLM and the thread. No call may be under way, and none may follow."""
         self._asked.put(None)
         self._thread.join()
+        self.llm = None
 
-    def _work(self, build: Callable[[], LLM], built: Future[None]) -> None:
+    def _work(self, build: Callable[[], LLM], built: Future[LLM]) -> None:
         try:
             llm = build()
         except BaseException as error:
             built.set_exception(error)
             return
-        built.set_result(None)
+        built.set_result(llm)
         calls: list[_Call] = []
         while True:
             while not calls or not self._asked.empty():

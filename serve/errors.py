@@ -68,15 +68,13 @@ def not_found(model: str) -> ApiError:
 
 
 def stopped() -> ApiError:
-    """The engine is dead, or its replica is; Serve replaces the replica after three health checks."""
+    """The engine is dead, or its replica is; Serve replaces the replica after three health checks.
+
+    HAProxy says so too of a replica that ends without a reply: whether it died or a change took it away is not to be told there.
+    """
     return ApiError(
-        503, "the model's engine has stopped and is being restarted; try again in 10 s", "engine_dead", retry_after=10
+        503, "the model's engine has stopped or is being replaced; try again in 10 s", "engine_dead", retry_after=10
     )
-
-
-def gone() -> ApiError:
-    """The replica ended without a reply, which HAProxy cannot tell the reason of: an update, or a process that died."""
-    return ApiError(503, "the server is restarting, or takes over a change; try again in 10 s", "restarting", retry_after=10)
 
 
 def stopping() -> ApiError:

@@ -22,7 +22,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from pipelines import owned
-from serve.errors import ApiError, gone, no_path, starting, stopping
+from serve.errors import ApiError, no_path, starting, stopped, stopping
 from serve.settings import LimitSettings
 
 SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
@@ -175,7 +175,7 @@ def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) ->
     for name, value in values.items():
         script, rules = script.replace(name, value), rules.replace(name, value)
     (folder / "front.cfg").write_text(rules)
-    replies = {"starting": starting(5), "lost": gone(), "no_path": no_path()}
+    replies = {"starting": starting(5), "lost": stopped(), "no_path": no_path()}
     for name, error in replies.items():
         _write_reply(folder, name, error)
     made = folder / NAME

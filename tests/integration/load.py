@@ -83,7 +83,7 @@ class Load:
 
 def only_told_to_try_again(load: Load) -> None:
     """Every reply is an answer or a 503 that says when to come back; a stream that had begun may break."""
-    replies = {(200, ""), (503, "engine_dead"), (503, "starting"), (503, "restarting")}
+    replies = {(200, ""), (503, "engine_dead"), (503, "starting")}
     begun = {(200, "engine_dead"), (0, INCOMPLETE)}
     assert {(s.status, s.code) for s in load.seen if s.route != "stream"} <= replies, load.count()
     assert {(s.status, s.code) for s in load.seen if s.route == "stream"} <= replies | begun, load.count()

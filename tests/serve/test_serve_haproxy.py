@@ -188,8 +188,8 @@ def forwarded(tmp_path_factory: pytest.TempPathFactory, replica: http.server.Thr
         ("/v1/models", "starting"),  # no application
         ("/health", "starting"),
         ("/gone/x", "starting"),  # no replica that can be reached
-        ("/replica/dies", "restarting"),  # or was stopped: not to be told from here
-        ("/replica/500", "restarting"),  # Serve's proxy, of a replica that died
+        ("/replica/dies", "engine_dead"),  # or was stopped: not to be told from here
+        ("/replica/500", "engine_dead"),  # Serve's proxy, of a replica that died
         ("/replica/404", "starting"),  # Serve's proxy, before it knows the routes
         ("/replica/408", "starting"),  # no replica came while the request waited
         ("/replica/503", "starting"),
@@ -202,7 +202,7 @@ def test_what_no_application_has_answered_is_a_503_that_says_when_to_try_again(
     assert forwarded.get("/replica/200/own").status_code == 200  # there are connections that could be used again
     reply = forwarded.request(method, path, headers={"X-Request-ID": "mine-1"})
     assert reply.status_code == 503
-    assert reply.headers["retry-after"] == {"starting": "5", "restarting": "10"}[code]
+    assert reply.headers["retry-after"] == {"starting": "5", "engine_dead": "10"}[code]
     assert reply.headers.get_list("x-request-id") == ["mine-1"]
     assert reply.text == "" if method == "HEAD" else reply.json()["error"]["code"] == code
 

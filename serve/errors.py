@@ -70,7 +70,7 @@ def not_found(model: str) -> ApiError:
 def stopped() -> ApiError:
     """The engine is dead, or its replica is; Serve replaces the replica after three health checks.
 
-    HAProxy says so too of a replica that ends without a reply: whether it died or a change took it away is not to be told there.
+    HAProxy says so too of a replica that ends without a reply: whether it died or a change took it away it cannot tell.
     """
     return ApiError(
         503, "the model's engine has stopped or is being replaced; try again in 10 s", "engine_dead", retry_after=10

@@ -19,6 +19,7 @@ from leaml.io.writable import refuse_unwritable
 from leaml.rows import TITLES, baselines_of
 from leaml.run.records import LEAML
 from leaml.vlm import architecture, checkpoint, four_bit, load
+from pipelines import training_memory
 from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import Examined, evaluation_rows, predict, read_predictions
@@ -34,7 +35,6 @@ from pipelines.run import PARTIAL, BackgroundTask, Run, Step
 from pipelines.runtime import start_ray
 from pipelines.steps import LAST, STEPS, number_of
 from pipelines.summaries import TrainingSummary
-from pipelines.training_memory import refuse_large
 
 
 def adapt(config: Config, until: str = LAST, verbose: bool = False) -> Metrics | None:
@@ -55,7 +55,7 @@ def adapt(config: Config, until: str = LAST, verbose: bool = False) -> Metrics |
         if makes_pairs:
             refuse_nothing_to_generate(config, sources, labels)
         refuse_long_rows(run, sources, labels)
-        refuse_large(config, largest_size(run, sources.training), until)
+        training_memory.refuse_large(config, largest_size(run, sources.training), until)
         start_ray(config.resources, verbose)
         screened = screen_near_duplicates(run, sources)
         if screened != sources:
@@ -94,7 +94,7 @@ def check(config: Config, until: str = LAST) -> None:
             with named(f"data.{role}"):
                 next(iter(registry.read(source)))
     load.check(config.model, trained=True)
-    if any(training.is_quantized for training in (*trainings_of(config).values(), config.evaluate.baselines.lora_labels)):
+    if any(training.section.is_quantized for training in training_memory.trainings(config, until)):
         four_bit.require()
     if config.caption.file and not config.distill.skip:
         with named("caption.file"):
@@ -135,17 +135,16 @@ def doubts(
 ) -> list[str]:
     """What is to be said of model and data before anything is paid for; of their sizes see `comparisons.of_sizes`."""
     whole, last = until == LAST, number_of(until)
-    trainings: dict[str, TrainConfig] = {}
+    sections: dict[str, TrainConfig] = {}
     if whole:
-        trainings |= {row.title: row.section(config) for row in baselines_of(config) if row.training}
+        sections |= {row.title: row.section(config) for row in baselines_of(config) if row.training}
     else:
         questions = images = None
-    trainings |= {
-        name: one for name, one in trainings_of(config).items() if number_of(name) <= last and STEPS[name].when(config)
-    }
-    rates = {title: learning_rates(section) for title, section in trainings.items()}
-    of_sizes = comparisons.of_sizes(questions, images, labeled if trainings else None, validation, rates)
-    return [*_of_attention(config), *_of_experts(config.model, trainings), *of_sizes]
+    own: dict[str, TrainConfig] = {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
+    sections |= {name: one for name, one in own.items() if number_of(name) <= last and STEPS[name].when(config)}
+    rates = {title: learning_rates(section) for title, section in sections.items()}
+    of_sizes = comparisons.of_sizes(questions, images, labeled if sections else None, validation, rates)
+    return [*_of_attention(config), *_of_experts(config.model, sections), *of_sizes]
 
 
 def _of_attention(config: Config) -> list[str]:
@@ -168,11 +167,6 @@ def _of_experts(model: ModelConfig, trainings: Mapping[str, TrainConfig]) -> lis
         f"{share:.0%} of the weights of {model.name!r} are experts of a mixture, which neurons, scores and LoRA leave as they"
         f" are: {', '.join(partial)} train the other weights alone. method: full trains experts too."
     ]
-
-
-def trainings_of(config: Config) -> dict[str, TrainConfig]:
-    """The sections of the method's trainings, by step."""
-    return {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
 
 
 def learning_rates(section: TrainConfig) -> int:

@@ -19,12 +19,14 @@ import typer.core
 
 from leaml import __version__
 from leaml.errors import ConfigError, InterruptedCommandError, LeamlError
+from pipelines import ray_watch
 from pipelines.steps import COMMANDS, LAST
 
 
 def _terminate(*_: object) -> None:
     """SIGTERM, as batch systems and containers send it: to the code that runs, what Ctrl-C is."""
     Commands.terminated = True
+    ray_watch.told_to_stop(128 + signal.SIGTERM)
     raise KeyboardInterrupt
 
 

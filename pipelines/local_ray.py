@@ -23,7 +23,7 @@ from typing import TypedDict, Unpack
 import psutil
 
 from leaml.errors import ResourceError
-from pipelines import _compat, owned
+from pipelines import _compat, owned, ray_watch
 
 SERVING_KEYS = "LEAML_API_KEYS"
 """API keys of the endpoint; nothing that Ray starts needs them, so nothing that Ray starts may have them."""
@@ -89,6 +89,7 @@ def start(**options: Unpack[RayOptions]) -> str:
         ray.shutdown()
         msg = f"Ray listens at {address}, not on loopback, so it was stopped; use the version that LEAML is locked to"
         raise ResourceError(msg)
+    ray_watch.watch(TOKEN_PATH, str(token))
     _publish(token, address)
     session = folder / ray.get_runtime_context().get_session_name()
     if session.is_dir():

@@ -17,6 +17,7 @@ from leaml.config import ResourcesConfig, resolve_model
 from leaml.errors import InputError, ResourceError, StepError
 from leaml.io import files
 from leaml.vlm import load
+from pipelines import ray_watch
 from pipelines.local_ray import busy, remove_serving_keys, token_of
 from pipelines.progress import say, warn
 from pipelines.runtime import refuse_unschedulable, start_ray
@@ -48,8 +49,13 @@ def serve_until_stopped(settings: ServeSettings, address: str | None = None, ver
     where = ray.get_runtime_context().gcs_address
     say(f"serving {made.main.id} at http://{settings.http.host}:{settings.http.port} (keys: {len(made.digests)}; Ray: {where})")
     stopped = threading.Event()
+
+    def stop(*_: object) -> None:
+        ray_watch.told_to_stop(0)
+        stopped.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, stop)
     watch = EngineWatch(made.main.id)
     while not stopped.wait(_LOOKS_EVERY):
         watch.look()

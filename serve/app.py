@@ -132,10 +132,7 @@ def _add_pages(app: FastAPI, context: AppContext) -> None:
         openapi_extra={"security": []},
     )
     async def health() -> schemas.Health:
-        try:
-            await context.service.health()
-        except Exception:
-            raise stopped() from None
+        await _alive(context)
         return schemas.Health(status="ok")
 
     @app.get(
@@ -148,6 +145,14 @@ def _add_pages(app: FastAPI, context: AppContext) -> None:
         return Response(context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+async def _alive(context: AppContext) -> None:
+    """Raise ApiError if the engine is dead."""
+    try:
+        await context.service.health()
+    except Exception:
+        raise stopped() from None
+
+
 def _entry(model: Model) -> schemas.ModelEntry:
     shown = {name: getattr(model, name) for name in schemas.ModelEntry.model_fields if hasattr(model, name)}
     shown["max_model_len"] = model.max_model_len or None
@@ -155,21 +160,24 @@ def _entry(model: Model) -> schemas.ModelEntry:
 
 
 def _add_models(app: FastAPI, context: AppContext) -> None:
-    @app.get("/v1/models", summary="Served models, the main one first")
+    @app.get("/v1/models", summary="Served models, the main one first", responses=openapi.errors(503))
     async def models() -> schemas.ModelList:
+        await _alive(context)
         limits = schemas.Limits(**context.settings.limits.model_dump(include=set(schemas.Limits.model_fields)))
         entries = [_entry(model) for model in context.service.models()]
         return schemas.ModelList(data=entries, limits=limits)
 
-    @app.get("/v1/models/{model}", summary="One served model", responses=openapi.errors(404, 422))
+    @app.get("/v1/models/{model}", summary="One served model", responses=openapi.errors(404, 422, 503))
     async def one_model(model: str) -> schemas.ModelEntry:
+        await _alive(context)
         for found in context.service.models():
             if found.id == model:
                 return _entry(found)
         raise not_found(model)
 
-    @app.get("/v1/card", summary="The model's card", responses=openapi.errors(404, 422))
+    @app.get("/v1/card", summary="The model's card", responses=openapi.errors(404, 422, 503))
     async def card(model: str | None = None) -> dict[str, object]:
+        await _alive(context)
         return context.service.card(_find(context, model, any_state=True))
 
 

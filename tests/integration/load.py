@@ -50,6 +50,7 @@ class Load:
             "form": lambda c: c.post("/v1/vqa", data={"question": question}, files=file),
             "chat": lambda c: c.post("/v1/chat/completions", json=chat),
             "stream": lambda c: c.post("/v1/chat/completions", json=chat | {"stream": True, "max_tokens": 24}),
+            "models": lambda c: c.get("/v1/models"),
         }
         self._base, self._over, self.seen = endpoint.base, threading.Event(), list[Seen]()
         self._threads = [threading.Thread(target=self._ask, args=(r, n)) for r in self.routes for n in range(each)]

@@ -26,7 +26,7 @@ from leaml.training.feed import Feed, GetImage, Made
 from leaml.training.memory import token_budget
 from leaml.training.objectives import reply_logits
 from leaml.training.parallel import Alone, Replicas, Shards, Strategy, fits, local, shard, whole
-from leaml.training.prepare import checkpoint_activations, float32_masters, one_type
+from leaml.training.prepare import checkpoint_activations, float32_masters, fuse_layers, one_type
 from leaml.vlm import four_bit
 from leaml.vlm.lengths import Lengths
 from leaml.vlm.load import VLM
@@ -159,6 +159,7 @@ class Trainer:
         self.feed = Feed(vlm.processor, get_image, processes, pinned=worker.device.startswith("cuda"))
         refuse_unusable(tasks, config.batch_size, worker.world)
         checkpoint_activations(vlm, config.activation_checkpointing)
+        fuse_layers(vlm.model, worker.device)
         self.sharded = self._place()
 
     def _place(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
+from transformers.utils import is_liger_kernel_available
 
 from leaml.errors import ModelError
 from leaml.vlm.precision import Precision, compute_dtype
@@ -63,4 +64,24 @@ def checkpoint_activations(vlm: VLM, wanted: Literal["auto"] | bool) -> bool:
         msg = f"the model {vlm.name!r} cannot compute activations again; set activation_checkpointing to false"
         raise ModelError(msg)
     vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return True
+
+
+def fuse_layers(model: nn.Module, device: str) -> bool:
+    """Let Liger's kernels compute norms, rotary positions and gated layers, on a GPU where Liger is installed.
+
+    Its losses are left out: here logits are made of reply tokens alone. What the model computes stays the same but for rounding.
+
+    Args:
+        model: Patched in place, with or without an adapter; one whose architecture Liger does not have stays as it is.
+        device: Where it is trained.
+
+    Returns:
+        Whether Liger was asked.
+    """
+    if torch.device(device).type != "cuda" or not is_liger_kernel_available():
+        return False
+    from transformers.integrations.liger import apply_liger_kernel
+
+    apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
     return True

@@ -70,7 +70,7 @@ def checkpoint_activations(vlm: VLM, wanted: Literal["auto"] | bool) -> bool:
 def fuse_layers(model: nn.Module, device: str) -> bool:
     """Let Liger's kernels compute norms, rotary positions and gated layers, on a GPU where Liger is installed.
 
-    Its losses are left out: here logits are made of reply tokens alone. What the model computes stays the same but for rounding.
+    Its losses are left out: here logits are made of reply tokens alone. What the model computes is the same but for rounding.
 
     Args:
         model: Patched in place, with or without an adapter; one whose architecture Liger does not have stays as it is.

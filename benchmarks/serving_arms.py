@@ -30,7 +30,7 @@ from ray import serve
 from ray.serve.llm import LLMConfig, build_openai_app
 from pipelines import local_ray
 model, port, threads, engine = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
-local_ray.start(num_cpus=6, include_dashboard=False)
+local_ray.start(num_cpus=6)
 serve.start(http_options={"host": "127.0.0.1", "port": port})
 config = LLMConfig(
     model_loading_config={"model_id": "model", "model_source": model}, engine_kwargs=engine,

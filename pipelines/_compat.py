@@ -23,6 +23,16 @@ class StoreOptions(TypedDict, total=False):
 
 
 @contextlib.contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextlib.contextmanager
 def ray_on_loopback() -> Iterator[None]:
     """Let a Ray that this process starts meanwhile call its node 127.0.0.1; its servers then bind to loopback alone.
 
@@ -31,12 +41,24 @@ def ray_on_loopback() -> Iterator[None]:
     """
     from ray._private import ray_constants
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
+    with _replaced(ray_constants, "ENABLE_RAY_CLUSTER", False):
         yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def head_without_services(logs: bool) -> Iterator[None]:
+    """Let a Ray that this process starts meanwhile do without processes that only a cluster uses; there is no setting for it.
+
+    They are an autoscaler, the dashboard's server, whose imports `ray.init` waits for even without a dashboard, and, unless
+    `logs` are to be shown, what carries logs to the driver: 10 s of a processor at each start.
+    """
+    from ray._private.node import Node
+
+    dropped = ["start_monitor", "start_api_server", *([] if logs else ["start_log_monitor"])]
+    with contextlib.ExitStack() as stack:
+        for name in dropped:
+            stack.enter_context(_replaced(Node, name, lambda *_, **__: None))
+        yield
 
 
 def reload_authentication() -> None:

@@ -50,13 +50,12 @@ class RayOptions(TypedDict, total=False):
     """Of `ray.init`, those that are used here."""
 
     num_cpus: int
-    include_dashboard: bool
     log_to_driver: bool
     logging_level: int
 
 
 def start(**options: Unpack[RayOptions]) -> str:
-    """Start Ray in this process with `ray.init(**options)`. Returns its address, 127.0.0.1:port.
+    """Start Ray in this process with `ray.init(**options)`, without a dashboard. Returns its address, 127.0.0.1:port.
 
     The token is in a file that only this user can read, from where `join` takes it. Ray's session, whose sockets and logs Ray
     opens to everybody, is in the same folder. Those of processes that have ended are removed there, but the last one, for its
@@ -74,11 +73,12 @@ def start(**options: Unpack[RayOptions]) -> str:
     loopback = interface("127.0.0.1")
     sockets = {LOOPBACK: "0", "VLLM_HOST_IP": "127.0.0.1", GLOO: loopback, "NCCL_SOCKET_IFNAME": loopback}
     authentication = {MODE: "token", TOKEN: None, TOKEN_PATH: str(token)}
-    with _environment(sockets | authentication), _compat.ray_on_loopback():
+    lean = _compat.head_without_services(logs=options.get("log_to_driver", True))
+    with _environment(sockets | authentication), _compat.ray_on_loopback(), lean:
         _compat.reload_authentication()
         try:
             # no address would join a cluster that happens to run here
-            ray.init(address="local", _temp_dir=str(folder), **options)
+            ray.init(address="local", include_dashboard=False, _temp_dir=str(folder), **options)
         except Exception as error:
             if not (isinstance(error, TimeoutError) or _NOT_IN_TIME.search(str(error))):
                 raise

@@ -55,7 +55,7 @@ def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
                 local_ray.join(resources.address, log_to_driver=verbose, logging_level=level)
             else:
                 cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
-                local_ray.start(num_cpus=cpus, include_dashboard=False, log_to_driver=verbose, logging_level=level)
+                local_ray.start(num_cpus=cpus, log_to_driver=verbose, logging_level=level)
     quiet_data(verbose)
     check_resources(resources)
 

@@ -107,7 +107,7 @@ def private_environment() -> Iterator[None]:
 def _start_ray() -> None:
     from pipelines import local_ray
 
-    local_ray.start(num_cpus=4, include_dashboard=False, object_store_memory=500_000_000, logging_level=logging.WARNING)
+    local_ray.start(num_cpus=4, object_store_memory=500_000_000, logging_level=logging.WARNING)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from leaml.errors import ResourceError
@@ -68,6 +69,13 @@ def test_a_ray_is_known_as_one_without_its_token() -> None:
     import ray
 
     assert _compat.is_head(ray.get_runtime_context().gcs_address, 10)  # of this process, which has no token set any more
+
+
+@pytest.mark.usefixtures("ray_own")
+def test_it_has_no_processes_that_only_a_cluster_uses() -> None:
+    started = [Path(part).name for child in psutil.Process().children() for part in child.cmdline() if part.endswith(".py")]
+    assert "log_monitor.py" in started  # logs are shown here
+    assert {"monitor.py", "dashboard.py"}.isdisjoint(started)
 
 
 @pytest.mark.usefixtures("ray_own")

@@ -18,9 +18,9 @@ import ray
 from pipelines import local_ray, ray_watch
 ray_watch._GRACE = 1.0
 
-local_ray.start(num_cpus=1, include_dashboard=False, log_to_driver=False)
+local_ray.start(num_cpus=1, log_to_driver=False)
 ray.shutdown()
-local_ray.start(num_cpus=1, include_dashboard=False, log_to_driver=False)
+local_ray.start(num_cpus=1, log_to_driver=False)
 signal.signal(signal.SIGTERM, lambda *_: ray_watch.told_to_stop(0))  # Ray has put in its own
 
 @ray.remote

@@ -1,5 +1,6 @@
 """Paths of a configuration: whose folder they are relative to, and what is a name and no path."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_paths_of_a_file_are_relative_to_it_and_names_stay(elsewhere: Path) -> N
 )
 def test_paths_on_the_command_line_are_relative_to_the_current_folder(elsewhere: Path, override: str, path: str) -> None:
     found = config.load(elsewhere / "run.yaml", [override])
-    assert found.data.labeled.path == path.format(here=Path.cwd(), home=Path.home())
+    assert found.data.labeled.path == path.format(here=Path.cwd(), home=os.path.normpath(Path.home()))
     assert found.model.name == f"{elsewhere}/models/mine"  # what the file gives is not looked for here
 
 

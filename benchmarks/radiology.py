@@ -5,8 +5,8 @@
 DATA is VQA-RAD: vqa_rad.json and images/. Its published split asks about nearly all test images in training too, so a fifth of
 the images is held out here. MODEL is a name as `model.name` takes it; by default a model with random weights of the shape in
 SHAPE (configuration, processor and tokenizer of SmolVLM-256M), so that no accuracy means anything, but time and memory do.
-Each image's caption is its organ, since there is no teacher. The recipe is `config` below: bfloat16, tiles off, four examples a
-step, few steps.
+Each image's caption is its organ, since there is no teacher. The recipe is `config` below: bfloat16, tiles off, four or five
+examples a step, few steps.
 
 JSON: `peak_gib`, of all processes of the run together, sampled (of memory that processes share, each has its share);
 `peak_processes`, who had it then; `seconds`; `steps`, seconds of each; `accuracy` of each row.
@@ -78,7 +78,7 @@ def config(data: Path, folder: Path, model: str, runs: Path, steps: int) -> dict
         "caption": {"file": str(folder / "captions.jsonl"), "complete": False, "max_images": 60},
         "warmup": training,
         "score": {"samples": 8, "batch_size": 4},
-        "distill": training,
+        "distill": training | {"batch_size": 5},  # a slot for each of its kinds of examples
         "generate": {
             "questions": ["Which organ is shown?", "Is the image normal?"],
             "pairs_per_image": 1,

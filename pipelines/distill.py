@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from leaml.config import DistillConfig
 from leaml.generation import prompts
 from leaml.generation.caption_tasks import clozes, word_checks
 from leaml.training.batches import Example
@@ -33,12 +32,6 @@ CAPTION_QUESTIONS = {"checks": check_examples, "clozes": cloze_examples}
 that are all alike give none, single words no clozes."""
 
 
-def question_shares(config: DistillConfig) -> dict[str, float]:
-    """Examples in a batch, to one caption, of the `CAPTION_QUESTIONS` that are asked."""
-    shares = {"checks": config.check_share, "clozes": config.cloze_share}
-    return {name: share for name, share in shares.items() if share}
-
-
 def distill(context: Context) -> Step:
     """Caption loss + qa_weight x QA loss; captions, questions made of them, pairs and answers share each batch."""
     run, judge = context.run, context.judge
@@ -53,7 +46,7 @@ def distill(context: Context) -> Step:
         texts = read_captions(captions)
         examples = [Example(i, request, c) for i, c in texts.items()]
         tasks = [TaskFile("captions", write_examples(step.path("captions.parquet"), examples))]
-        for name, share in question_shares(config).items():
+        for name, share in config.question_shares().items():
             asked = CAPTION_QUESTIONS[name](texts, run.config.seed)
             file = write_examples(step.path(f"{name}.parquet"), asked)
             if asked:

@@ -37,7 +37,6 @@ from leaml.training.batches import Example, Task
 from leaml.training.loop import Trainer, Validation, Worker
 from leaml.vlm import load
 from pipelines.adapt import adapt
-from pipelines.distill import question_shares
 from pipelines.train import read_examples
 from pipelines.warmup import QA_TASKS
 
@@ -106,7 +105,7 @@ def distil(loaded: Config, folders: Folders, questions: list[Example], arm: Arm)
     chosen = selection.select(found, arm.ratio, arm.scope, loaded.select.normalise)
     vlm.model = get_peft_model(vlm.model, NeuronConfig(rows=chosen))
     parameters = [p for p in vlm.model.parameters() if p.requires_grad]
-    made = {"captions": (1.0, 1.0)} | {name: (share, given.check_weight) for name, share in question_shares(given).items()}
+    made = {"captions": (1.0, 1.0)} | {name: (share, given.check_weight) for name, share in given.question_shares().items()}
     tasks = [
         Task(name, read_examples(files.join(folders.distilled, f"{name}.parquet")), share, weight)
         for name, (share, weight) in made.items()

@@ -135,6 +135,22 @@ class DistillConfig(TrainConfig):
     )
     skip: bool = Field(False, description="Leave distillation out (the no_captions control, as SelTDA).")
 
+    def question_shares(self) -> dict[str, float]:
+        """Questions about a caption that share its batches, by kind, and how many of each to one caption."""
+        shares = {"checks": self.check_share, "clozes": self.cloze_share}
+        return {name: share for name, share in shares.items() if share}
+
+    @model_validator(mode="after")
+    def _a_slot_each(self) -> Self:
+        kinds = ["captions", *self.question_shares(), *(("pairs", "answers") if self.qa_weight else ())]
+        if not self.skip and self.batch_size < len(kinds):  # else it would be found after captions and warm-up
+            msg = (
+                f"batch_size {self.batch_size} has no slot for each of {', '.join(kinds)}; raise it to {len(kinds)}, or set "
+                "check_share, cloze_share or qa_weight to 0"
+            )
+            raise ValueError(msg)
+        return self
+
 
 class FinetuneConfig(TrainConfig):
     """Step 8: the VQA model learns from labeled rows and accepted pseudo pairs."""

@@ -35,6 +35,8 @@ _STRONG = re.compile(
     r")(?P<text>.*)$",
     re.S | re.I,
 )
+_BEHIND = re.compile(r"\w\s*(?:[(\[{]\s*(?P<inside>[a-z])\s*[)\]}]|(?:\s-+|[:=,])\s*(?P<bare>[a-z]))[.\s]*$", re.I)
+"""A letter behind a text: "red (B)", "red - B"."""
 _WEAK = re.compile(r"^\s*(?P<key>[a-z])(?:\s*,\s+|\s+)(?P<text>\S.*)$", re.S | re.I)
 _ANY = re.compile(rf"^\W*(?:{_WORD.format('+')})\W*([a-z])(?![^\W_]|\.\w\.)", re.I)
 _HERE = re.compile(
@@ -178,7 +180,7 @@ def _weak(texts: Sequence[str]) -> list[tuple[str, str]] | None:
 
 
 def unclear_letters(texts: Sequence[str], keyed: bool = False) -> tuple[str, ...]:
-    """Letters that alone name none of the options, because texts begin with letters that are not those of their positions.
+    """Letters that alone name none of the options, as texts begin or end with letters that are not those of their positions.
 
     Args:
         texts: What the options say.
@@ -186,6 +188,9 @@ def unclear_letters(texts: Sequence[str], keyed: bool = False) -> tuple[str, ...
             labels.
     """
     due = tuple(string.ascii_uppercase[: len(texts)])
+    behind = [(found["inside"] or found["bare"]).upper() if (found := _BEHIND.search(_folded(t)[0])) else None for t in texts]
+    if any(key in due and key != due[position] for position, key in enumerate(behind[: len(due)])):
+        return due
     begins = [_ANY.match(_folded(text)[0]) for text in texts]
     marks = [found if found is not None and found.is_letter() else None for found in map(mark, texts)]
     in_front = [found[1].upper() if found else None for found in begins]

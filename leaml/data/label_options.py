@@ -84,18 +84,19 @@ def lost_options(row: Mapping[str, object], names: Sequence[str], misspelt: Sequ
         names: All its columns; of those that `row` lacks nothing is known, so they count as filled.
         misspelt: Those that are like "options".
     """
-    filled = [name for name in names if name != "options" and (name not in row or not is_missing(row[name]))]
+    given = [name for name in names if name != "options"]
+    filled = [name for name in given if name not in row or not is_missing(row[name])]
     for name in filled:
         if _OTHER_NAMES.match(re.sub(r"[\W_]", "", name.lower())):
             return (name,)
     groups: dict[str, dict[str, str]] = {}
-    for name in filled:
+    for name in given:
         match = _LETTER_COLUMN.match(name.strip())
         if match and (match[1].lower() not in ("", "answer") or not match[2].isdigit()):  # answer1 is one of several answers
             groups.setdefault(match[1].lower(), {})[match[2].upper()] = name
     for group in groups.values():
-        if {"A", "B"} <= set(group) or {"1", "2"} <= set(group) or {"0", "1"} <= set(group):
-            return tuple(group.values())
+        if lost := _columns_of_options(group, filled):
+            return lost
     return tuple(name for name in misspelt if name in filled)
 
 
@@ -114,13 +115,17 @@ def unknown_options(row: Mapping[str, object], names: Sequence[str], known: Sequ
         if len(texts) > 1 and answer.casefold() not in (text.strip().casefold() for text in texts):
             return (name,)
     groups: dict[tuple[str, str], dict[str, str]] = {}
-    for name in filled:
+    for name in (name for name in names if name not in known):
         for position, char in enumerate(name.lower()):
             if char.isalnum():
-                groups.setdefault((name.lower()[:position], name.lower()[position + 1 :]), {})[char] = name
-    return next(
-        (tuple(group.values()) for group in groups.values() if any(set(run) <= set(group) for run in ("ab", "12", "01"))), ()
-    )
+                groups.setdefault((name.lower()[:position], name.lower()[position + 1 :]), {})[char.upper()] = name
+    return next((lost for group in groups.values() if (lost := _columns_of_options(group, filled))), ())
+
+
+def _columns_of_options(group: Mapping[str, str], filled: Sequence[str]) -> tuple[str, ...]:
+    """The filled of columns by letter or number, where A and B or 1 and 2 or 0 and 1 are among them; a row may have a gap."""
+    is_run = any(set(run) <= set(group) for run in ("AB", "12", "01"))
+    return tuple(name for name in group.values() if name in filled) if is_run else ()
 
 
 def _texts_in(value: object) -> list[str]:

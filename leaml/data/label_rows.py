@@ -111,7 +111,7 @@ def parse(row: Mapping[str, object], where: str, keys: Iterable[str] | None = No
             raise UnusableError(DOUBLED, f"keys {pair[0]!r} and {pair[1]!r}; remove one")
         if chat := chat_keys(row):
             raise UnusableError(DOUBLED, f"question and answer beside {chat[0]!r}; write an entry for each of them")
-        return _question(row, where, names, near_keys(names))
+        return _question(row, where, tuple(map(str, every)), near_keys(names))
     except UnusableError as error:
         meant = hint(pair for pair in suggested(names) if error.reason == f"no {pair[1]}")
         return RefusedRow(where, error.reason, "; ".join(part for part in (error.detail, meant) if part))
@@ -173,7 +173,8 @@ def _question(row: Mapping[str, object], where: str, names: tuple[str, ...], mis
     kind = row.get("question_type")
     options = parse_options(row.get("options"))
     doubts = tuple(f"{MISSPELT} {name!r} (for {known!r})" for name, known in misspelt)
-    doubts += tuple(f"{MORE_IMAGES}: {name!r}" for name in names if _MORE_IMAGES.fullmatch(name))
+    filled = (name for name in names if name not in row or _is_filled(row[name]))
+    doubts += tuple(f"{MORE_IMAGES}: {name!r}" for name in filled if _MORE_IMAGES.fullmatch(name))
     doubts += (END_TOKEN,) if any(without_ends(text) != text for text in said.values()) else ()
     if options is not None:
         answer = _named(answer, options)
@@ -217,7 +218,7 @@ def _named(answer: str, options: Options) -> str:
         )
         raise UnusableError(AMBIGUOUS, detail)
     if options.unclear and not as_text and not (said and said.isdisjoint(options.unclear)):
-        shown = f"the answer is {shorten(answer)}, and options of {shorten(options.texts)} begin with letters themselves"
+        shown = f"the answer is {shorten(answer)}, and options of {shorten(options.texts)} begin or end with letters themselves"
         raise UnusableError(AMBIGUOUS, f"{shown}: {FIX}, or answer with the text of one")
     numbered = mark(answer) if options.keys and not as_text else None
     if numbered and numbered.key in options.keys:

@@ -30,9 +30,17 @@ _ASKED = re.compile(r"[?？:：]\s*$")
 _INITIAL = re.compile(r"(?:^|[\s(])[^\W\d_]\.\s*$")
 _JOINED = re.compile(r"[\s,;]*(?:\b(?:and|or|und|oder|et|ou))?[\s,;]*$", re.I)
 _INSTRUCTION = re.compile(
-    r"(?<=[.?!;\s])\s*\(?\b(?:please|answer|choose|select|reply|respond|pick|give|provide|return|output|write|state|only|just)\b.*$",
+    r"(?<=[.?!;\s])\s*\(?\b(?:please|your answer|answer|choose|select|reply|respond|pick|give|provide|return|output|write|state|only|just)\b.*$",
     re.I | re.S,
 )
+_REQUEST = re.compile(r"(?<=[\s。？！；，])\s*请.*$", re.S)
+_ANSWER_IS = re.compile(r"\b(?:(?:your|the|correct)\s+)*answer(?:\s+is)?\s*[?？]", re.I)
+"""An instruction, though a question mark stands behind it."""
+_SENTENCE = re.compile(
+    r"(?P<word>\w+)(?P<mark>[.!?。！？;；])\s+(?=[^\W\d_a-zà-ÿ(\[]|[(\[])|(?P<note>\s)(?=[(\[][^)\]]*[)\]][.\s]*$)"
+)
+"""The end of a sentence with another one behind it, or a note in brackets behind everything."""
+_LEADS = re.compile(r"[:：]\s*$")
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,10 @@ def _in_line(question: str) -> ShownOptions | None:
             if len(run) >= _FEWEST or lost:
                 texts, rest = _texts(question, run)
                 if all(any(map(str.isalnum, text)) for text in texts):
-                    return ShownOptions(texts, _is_list(question, first) if lost else _is_instruction(rest), lost)
+                    before = question[: first.start]
+                    asked_behind = "?" not in before and _LEADS.search(before) is not None
+                    is_last = asked_behind or _is_instruction(rest)
+                    return ShownOptions(texts, _is_list(question, first) if lost else is_last, lost)
     return None
 
 
@@ -181,10 +192,22 @@ def _texts(question: str, run: list[Label]) -> tuple[tuple[str, ...], str]:
     *_, last = run
     tail = question[last.end :]
     text, newline, rest = tail.partition("\n")
-    if match := _INSTRUCTION.search(text):
+    if match := _INSTRUCTION.search(text) or _REQUEST.search(text):
         text, rest = text[: match.start()].rstrip(". "), match[0] + newline + rest
     inner = [question[label.end : after.start] for label, after in itertools.pairwise(run)]
+    end = _sentence_end(text)
+    if end and not any(_sentence_end(part) for part in inner):
+        text, rest = text[:end].rstrip(".;。； "), text[end:] + newline * (match is None) + rest
     return tuple(_trimmed(" ".join(part.split())) for part in (*inner, text)), rest
+
+
+def _sentence_end(text: str) -> int:
+    """Where the first sentence of an option ends and something else begins; 0: nowhere. "Dr. Smith" has no such place."""
+    for found in _SENTENCE.finditer(text):
+        word = found["word"] or "note"
+        if found["mark"] != "." or len(word) > 4 or (len(word) > 2 and not word[0].isupper()):
+            return found.end()
+    return 0
 
 
 def _trimmed(text: str) -> str:
@@ -198,4 +221,4 @@ def _is_list(question: str, first: Label) -> bool:
 
 
 def _is_instruction(rest: str) -> bool:
-    return not rest.strip() or not re.search(r"[?？]", rest)
+    return not re.search(r"[?？]", _ANSWER_IS.sub("", rest))

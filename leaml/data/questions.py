@@ -77,7 +77,7 @@ def _parse(row: object, where: str, folder: str) -> Asked:
     if not isinstance(row, Mapping):
         msg = f'{where}: not an object; write {{"image": ..., "question": ...}}'
         raise DataError(msg)
-    names = tuple(map(str, row))
+    names = tuple(str(key) for key, value in row.items() if value is not None)
     if pair := doubled(names, COLUMNS):
         msg = f"{where}: keys {pair[0]!r} and {pair[1]!r}; remove one"
         raise DataError(msg)
@@ -88,7 +88,7 @@ def _parse(row: object, where: str, folder: str) -> Asked:
         raise DataError(msg)
     image, options = _image(row, names, where, folder), _options(row.get("options"), where)
     misspelt = [name for name, known in near_keys(names, ("options",)) if known == "options"]
-    if options is None and (lost := lost_options(row, names, misspelt)):
+    if options is None and (lost := lost_options(row, tuple(map(str, row)), misspelt)):
         msg = f"{where}: no 'options', but {options_elsewhere(lost)}"
         raise DataError(msg)
     try:
@@ -96,7 +96,8 @@ def _parse(row: object, where: str, folder: str) -> Asked:
     except UnaskableError as error:
         msg = f"{where}: {error}"
         raise DataError(msg) from None
-    return Asked(image, question, options, {str(key): row[key] for key in row if key not in (*COLUMNS, *IMAGE_KEYS)})
+    others = {str(key): row[key] for key in row if row[key] is not None and key not in (*COLUMNS, *IMAGE_KEYS)}
+    return Asked(image, question, options, others)
 
 
 class UnaskableError(DataError):
@@ -201,4 +202,4 @@ def options_of(value: object) -> tuple[str, ...] | None:
 
 def _table(uri: str) -> Iterator[tuple[str, dict[str, object]]]:
     for where, row in delimited.rows(uri, "question"):
-        yield where, {key: value for key, value in row.items() if value or key in ("image", "question")}
+        yield where, {key: value if value or key in ("image", "question") else None for key, value in row.items()}

@@ -306,7 +306,8 @@ def _conversion(image: Image.Image, data: bytes) -> Callable[[Image.Image], Imag
     """Function that makes RGB of a strip; None: the image is RGB."""
     if image.mode.startswith(("I", "F")):
         black, white = value_range.of_grey(image, data)
-        return lambda strip: value_range.grey(strip, black, white)
+        unsigned = depth.is_unsigned(image)
+        return lambda strip: value_range.grey(strip, black, white, unsigned)
     if image.has_transparency_data:
         return _on_white
     return None if image.mode == "RGB" else lambda strip: strip.convert("RGB")

@@ -19,6 +19,7 @@ _FULL = 65535
 _MIN, _MAX, _SMIN, _SMAX = 280, 281, 340, 341
 """TIFF's tags for the range of values: MinSampleValue, MaxSampleValue, SMinSampleValue, SMaxSampleValue."""
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_BITS, _FORMAT, _UNSIGNED = 258, 339, 1
 _NO_DATA = 42113
 """TIFF's tag for the value of pixels without data, a text: GDAL_NODATA."""
 _OUTLIERS = 1000
@@ -44,6 +45,12 @@ def stated_range(image: Image.Image, data: bytes) -> tuple[float, float] | None:
         return low, high
     bits = _significant_bits(data) if image.format == "PNG" else 0
     return (0.0, float(2**bits - 1)) if bits else None
+
+
+def is_unsigned(image: Image.Image) -> bool:
+    """Whether the values of an image of 32 bits have no sign, which Pillow reads as if they had one."""
+    tags = getattr(image, "tag_v2", None)
+    return image.mode == "I" and tags is not None and tags.get(_BITS) == (32,) and tags.get(_FORMAT, (1,)) == (_UNSIGNED,)
 
 
 def is_negative(image: Image.Image) -> bool:

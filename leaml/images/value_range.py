@@ -37,7 +37,8 @@ def strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
 def of_grey(image: Image.Image, data: bytes) -> tuple[float, float]:
     """Black and white of a loaded image of one channel of more than 8 bits; `data`: its file."""
     left_out = depth.no_data(image)
-    ((low, high),) = _ranges(lambda: ((np.asarray(strip),) for strip, _ in strips(image)), 1, _step(image), left_out)
+    unsigned = depth.is_unsigned(image)
+    ((low, high),) = _ranges(lambda: ((_values(strip, unsigned),) for strip, _ in strips(image)), 1, _step(image), left_out)
     stated = depth.stated_range(image, data)
     if image.mode.startswith("I;16"):
         low, high = depth.range_of(low, high, stated)
@@ -46,9 +47,21 @@ def of_grey(image: Image.Image, data: bytes) -> tuple[float, float]:
     return (high, low) if depth.is_negative(image) else (low, high)
 
 
-def grey(strip: Image.Image, black: float, white: float) -> Image.Image:
-    """RGB of a strip, from `black` to `white`, which may be the less: convert("RGB") would clip at 255, nearly all to white."""
+def _values(strip: Image.Image, unsigned: bool) -> Array:
     values = np.asarray(strip)
+    return values.view(np.uint32) if unsigned else values
+
+
+def grey(strip: Image.Image, black: float, white: float, unsigned: bool = False) -> Image.Image:
+    """RGB of a strip, from `black` to `white`, which may be the less: convert("RGB") would clip at 255, nearly all to white.
+
+    Args:
+        strip: Of an image of one channel of more than 8 bits.
+        black: The value that is black.
+        white: The one that is white.
+        unsigned: Whether its 32 bits have no sign (`depth.is_unsigned`), which a strip does not tell.
+    """
+    values = _values(strip, unsigned)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # a table is ten times as fast as arithmetic
         return Image.fromarray(_looked_up(values, black, white)).convert("RGB")
     return Image.fromarray(_eight(values.astype(np.float64), black, white)).convert("RGB")

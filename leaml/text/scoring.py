@@ -29,10 +29,12 @@ _NUMBERS = {word: str(value) for value, word in enumerate(_NUMBER_WORDS.split(" 
 _LEAD = re.compile(
     r"^\s*(?:(?:so|therefore|both|only)[\s,]+)?(?:(?:the\s+|my\s+)?(?:final\s+|correct\s+|right\s+)?"
     r"(?:answers?|options?|choices?|letters?)\s*(?:(?:is|are)\b|[:=])?\s*[:=]?\s*(?:both\s+|only\s+)?)*"
-    r"(?:I(?:['’]d|\s+would)?\s+(?:choose|pick|select|say|think|believe)(?:\s+that)?(?:\s+(?:it|the\s+answer)(?:['’]s|\s+is))?\s+)?"
-    r"(?:(?:所以|因此|故|正确|最终|我|应该|的)*(?:答案|选项|選項|选择|回答|选|選|答え)\s*(?:应该|應該)?[是为為选]?\s*[:=]?\s*)*"
+    r"(?:I(?:['’]d|\s+would)?\s+(?:choose|pick|select|say|think|believe)(?:\s+that)?(?:\s+(?:it|the\s+answer)(?:['’]s|\s+is))?"
+    r"(?:\s+(?:option|choice|answer|letter))?\s+)?(?:it(?:['’]s|\s+is)\s+)?"
+    r"(?:(?:所以|因此|故|正确|最终|我|应该|的)*(?:本题|本題)?(?:答案|选项|選項|选择|回答|应选|應選|选|選|答え|答)\s*(?:应该|應該|应|應)?[是为為选]?\s*[:=]?\s*)*"
     r"(?:(?:정답|답)\s*[은는이가]?\s*[:=]?\s*|(?:正解|正答|解答|答え)\s*は\s*[:=]?\s*)?"
-    r"(?:(?:(?:die|la|a|el|il)\s+)?(?:(?:richtige|korrekte|bonne)\s+)?(?:antwort|réponse|respuesta|resposta|risposta|ответ)"
+    r"(?:(?:(?:die|la|a|el|il)\s+)?(?:(?:richtige|korrekte|bonne)\s+)?(?:antwort|réponse|respuesta|resposta|risposta|ответ"
+    r"|antwoord|svar|cevap|odpowiedź|đáp\s+án)"
     r"(?:\s+(?:correcte|correcta|correta|corretta))?\s*(?:[:=]|\b(?:ist|est|es|é|è)\b)\s*[:=]?\s*)?",
     re.I,
 )
@@ -42,6 +44,8 @@ _TAIL = re.compile(
     r"\s*[.!]*\s*$",
     re.I,
 )
+_MARKDOWN = re.compile(r"^\s*#+\s+|[*_]{2}")
+_ALONE = re.compile(r"[(\[]?[A-Za-z][)\].:]*")
 _AROUND = " \t\n.,;:!?()[]{}'\"*_`~$\\【】「」『』《》〈〉〔〕"
 """What may stand around a letter; not "#", "-" and "+", which belong to C#, A- and A+."""
 _LETTER_WITH_TEXT = re.compile(r"^[(\[*]*([A-Za-z])(?:\**[)\].:][*)\].:]*|\s+-(?=\s))(?:\s+|(?=[^\x00-\x7f]))(\S.*)$", re.S)
@@ -138,7 +142,11 @@ def chosen_letters(text: str, options: Sequence[str]) -> frozenset[str] | None:
     plain = final_answer(text).strip()
     reply = unicodedata.normalize("NFKC", plain).translate(_PLAIN)
     bare = _TAIL.sub("", _LEAD.sub("", reply))
-    for candidate in dict.fromkeys((plain, reply, _LEAD.sub("", reply), bare)):
+    unmarked = _LEAD.sub("", _MARKDOWN.sub("", reply))
+    first, *more = unmarked.strip().split("\n", 1)
+    why = len(more[0].split()) > 2 if more else False
+    alone = (first,) if why and _ALONE.fullmatch(first.strip()) else ()
+    for candidate in dict.fromkeys((plain, reply, _LEAD.sub("", reply), bare, unmarked, *alone)):
         found = _read_letters(candidate, options)
         if found:
             return found

@@ -24,7 +24,7 @@ from leaml.neurons import selection
 from leaml.text import scoring
 from leaml.text.scoring import ask
 from leaml.training.batches import Example, Task
-from pipelines.distill import CAPTION_QUESTIONS, question_shares
+from pipelines.distill import CAPTION_QUESTIONS
 from pipelines.rows import asked_of_labels
 from pipelines.warmup import answer_examples, pair_examples
 from research.ensemble import model, training
@@ -135,7 +135,7 @@ class Lab:
             what = (name, config.caption.model_dump(), config.seed)
             return self._made(what, lambda: CAPTION_QUESTIONS[name](self.captions(config), config.seed))
 
-        shares = question_shares(config.distill)
+        shares = config.distill.question_shares()
         found = [Task(name, made(name), share, config.distill.check_weight) for name, share in shares.items()]
         return [task for task in found if task.examples]
 

@@ -50,3 +50,14 @@ def test_what_changes_memory_alone_is_no_part_of_a_trainings_identity() -> None:
         {"precision": "float32"},
     ):
         assert config.TrainConfig(**other).identity() != plain.identity()
+
+
+def test_a_distillation_has_a_slot_for_each_kind_of_its_examples() -> None:
+    """Else it would be refused after the captions and the warm-up."""
+    five = "no slot for each of captions, checks, clozes, pairs, answers; raise it to 5"
+    with pytest.raises(ValueError, match=five):
+        config.DistillConfig(batch_size=4)
+    assert config.DistillConfig(batch_size=5).batch_size == 5
+    assert config.DistillConfig(batch_size=4, check_share=0).question_shares() == {"clozes": 0.5}
+    assert config.DistillConfig(batch_size=1, check_share=0, cloze_share=0, qa_weight=0).batch_size == 1
+    assert config.DistillConfig(batch_size=1, skip=True).skip

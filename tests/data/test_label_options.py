@@ -324,3 +324,36 @@ def test_a_refused_answer_is_told_how_to_write_it(options: Any, answer: str) -> 
     found = made(options=options, answer=answer)
     assert isinstance(found, RefusedRow)
     assert " of an option, or its text" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"A": "red", "B": "", "C": "green", "answer": "C"}, "'A', 'C'"),
+        ({"A": None, "B": "blue", "C": "green", "answer": "B"}, "'B', 'C'"),
+        ({"opt1": "red", "opt2": None, "opt3": "green", "answer": "3"}, "'opt1', 'opt3'"),
+        ({"choice1": "red", "choice2": NAN, "choice3": "green", "answer": 3}, "'choice1', 'choice3'"),
+    ],
+)
+def test_5_columns_of_options_with_a_gap_are_refused_as_those_without_one(row: dict[str, Any], columns: str) -> None:
+    found = made(**row)
+    assert isinstance(found, RefusedRow) and found.detail.startswith(f"no 'options', but {columns};")
+
+
+def test_columns_of_options_that_are_all_empty_are_none() -> None:
+    assert isinstance(made(A="", B=None, answer="red"), Question)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["red (B)", "blue (A)"], ["red [B]", "blue [A]"], ["red - B", "blue - A"], ["red: B", "blue: A"], ["red=B", "x"]],
+)
+def test_5_6_a_letter_is_ambiguous_where_other_ones_stand_behind_the_options(options: list[str]) -> None:
+    refused = made(options=options, answer="B")
+    assert isinstance(refused, RefusedRow) and refused.reason == label_rows.AMBIGUOUS
+    assert words(options=options, answer=options[1]) == options[1]
+
+
+@pytest.mark.parametrize("options", [["red (A)", "blue (B)"], ["vitamin B", "vitamin A"], ["hepatitis B", "flu"]])
+def test_letters_behind_options_that_are_theirs_or_no_labels_stay(options: list[str]) -> None:
+    assert words(options=options, answer="A") == options[0]

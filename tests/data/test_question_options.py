@@ -176,3 +176,28 @@ def test_real_questions_show_no_options() -> None:
     asked |= {str(each["question"]) for each in json.loads((SHARED / "data" / "vqa_rad" / "vqa_rad.json").read_text())}
     assert len(asked) > 1000
     assert [question for question in asked if options_in(question)] == []
+
+
+@pytest.mark.parametrize(
+    ("question", "texts"),
+    [
+        ("Options: A) red B) blue C) green. Which one is it?", ("red", "blue", "green")),
+        ("What? A. red B. blue C. green. The image was taken in 2020.", ("red", "blue", "green")),
+        ("What? A. red B. blue C. green [difficulty: easy]", ("red", "blue", "green")),
+        ("What? A) red; B) blue; (assume daylight)", ("red", "blue")),
+        ("What? A. red B. blue C. green Your answer is?", ("red", "blue", "green")),
+        # what belongs to the options stays
+        ("Who? A. Dr. Jones B. Dr. Lee C. Dr. Smith", ("Dr. Jones", "Dr. Lee", "Dr. Smith")),
+        ("Who? A. Jones B. Lee C. St. Louis", ("Jones", "Lee", "St. Louis")),
+        ("What? A. It is red. It moves. B. It is blue. It stands.", ("It is red. It moves.", "It is blue. It stands.")),
+        ("Which? A) dog (small) B) cat (large)", ("dog (small)", "cat (large)")),
+    ],
+)
+def test_5_6_what_stands_behind_the_last_option_is_no_part_of_it(question: str, texts: tuple[str, ...]) -> None:
+    shown = options_in(question)
+    assert shown is not None and (shown.texts, shown.last) == (texts, True)
+
+
+def test_a_question_behind_lettered_names_leaves_it_open_whether_they_are_options() -> None:
+    shown = options_in("A. red B. blue. What colour is the ball?")
+    assert shown is not None and (shown.texts, shown.last) == (("red", "blue"), False)

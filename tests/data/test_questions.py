@@ -188,3 +188,10 @@ def test_files_that_are_missing_or_not_text(tmp_path: Path) -> None:
         (tmp_path / f"bytes-{name}").write_bytes(b'{"question": "\xff"}')
         with pytest.raises(DataError, match="not UTF-8"):
             read(str(tmp_path / f"bytes-{name}"))
+
+
+def test_5_columns_of_options_with_a_gap_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "asked.csv"
+    file.write_text("image,question,A,B,C\na.png,which?,red,,green\n")
+    with pytest.raises(DataError, match=r"asked.csv:2: no 'options', but 'A', 'C'"):
+        read(str(file))

@@ -183,6 +183,19 @@ def test_12_a_broken_pixel_of_other_depths_turns_no_image_black(kind: type) -> N
         assert np.abs(np.delete(found - np.asarray(clean), 10, 0)).max() <= 1
 
 
+@pytest.mark.parametrize("greatest", [2**31 - 1, 2**31 + 100_000, 2**32 - 1])
+@pytest.mark.parametrize("tagged", [True, False])
+def test_12_thirty_two_bits_without_a_sign_do_not_turn_over(greatest: int, tagged: bool) -> None:
+    """By the TIFF specification values without a SampleFormat have no sign either; Pillow reads all as if they had one."""
+    values = np.repeat(np.linspace(0, greatest, 64).astype("<u4")[:, None], 64, axis=1)
+    data = values.tobytes()
+    sizes = [(256, 64), (257, 64), (258, 32), (259, 1), (262, 1), (273, 8), (277, 1), (278, 64), (279, len(data))]
+    tags = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in [*sizes, *([(339, 1)] if tagged else [])]]
+    folder = struct.pack("<H", len(tags)) + b"".join(tags) + struct.pack("<I", 0)
+    found = np.asarray(decode(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + folder))[:, 0, 0].astype(int)
+    assert np.abs(found - np.linspace(0, 255, 64)).max() <= 1
+
+
 def tiff(values: np.ndarray, tags: dict[int, str] | None = None) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "TIFF", tiffinfo=tags or {})

@@ -343,3 +343,20 @@ def test_a_letter_with_the_text_of_another_option_names_none(order: list[int], b
     letter, text = order[0], order[1]
     assert chosen_letters("ABCD"[letter] + between + ANIMALS[text], ANIMALS) is None
     assert chosen_letters("ABCD"[letter] + between + ANIMALS[letter], ANIMALS) == {"ABCD"[letter]}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "**Answer: B**",
+        "**Answer:** B. dog",
+        "#### B",
+        "B\n\nExplanation: it barks",
+        "It's B",
+        "I choose option B",
+        "Svar: B",
+        "答：B",
+    ],
+)
+def test_11_a_letter_is_read_through_markdown_and_with_a_reason_behind_it(reply: str) -> None:
+    assert chosen_letters(reply, ["cat", "dog", "bird", "fish"]) == {"B"}

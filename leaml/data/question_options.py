@@ -30,7 +30,8 @@ _ASKED = re.compile(r"[?？:：]\s*$")
 _INITIAL = re.compile(r"(?:^|[\s(])[^\W\d_]\.\s*$")
 _JOINED = re.compile(r"[\s,;]*(?:\b(?:and|or|und|oder|et|ou))?[\s,;]*$", re.I)
 _INSTRUCTION = re.compile(
-    r"(?<=[.?!;\s])\s*\(?\b(?:please|your answer|answer|choose|select|reply|respond|pick|give|provide|return|output|write|state|only|just)\b.*$",
+    r"(?<=[.?!;\s])\s*\(?\b(?:please|your answer|"
+    r"answer|choose|select|reply|respond|pick|give|provide|return|output|write|state|only|just)\b.*$",
     re.I | re.S,
 )
 _REQUEST = re.compile(r"(?<=[\s。？！；，])\s*请.*$", re.S)

@@ -76,7 +76,8 @@ def config(data: Path, folder: Path, model: str, runs: Path, steps: int) -> dict
             "evaluation_questions": 80,
         },
         "caption": {"file": str(folder / "captions.jsonl"), "complete": False, "max_images": 60},
-        "warmup": training,
+        # of random weights: until a reply ends, or filter accepts no pair
+        "warmup": training | {"steps": 10 * steps, "lr": 1e-3},
         "score": {"samples": 8, "batch_size": 4},
         "distill": training | {"batch_size": 5},  # a slot for each of its kinds of examples
         "generate": {

@@ -16,6 +16,8 @@ from pipelines.run import Run, Step
 
 SIZE = (1000, 1000)
 """Width and height that are assumed where no image is ingested."""
+_MOST_SIZES = 1000
+"""Different sizes of images whose tokens are counted."""
 _LOOKED_AT = 8
 """Files of images whose sizes are looked at, of each source."""
 
@@ -78,8 +80,26 @@ def _sizes(run: Run, steps: Sequence[Step]) -> list[tuple[int, int]]:
 
 
 def largest_size(run: Run, steps: Sequence[Step]) -> tuple[int, int] | None:
-    """Width and height of the largest of the first images of ingested sources; None before ingest."""
-    return max(_sizes(run, steps), key=lambda size: size[0] * size[1], default=None)
+    """Width and height of the first images of ingested sources that take most in the run's model; None before ingest.
+
+    It is the image of most tokens, since a model that cuts images into tiles makes more of a small square than of a large
+    banner, and of these the one of most pixels.
+    """
+    sizes = sorted(set(_sizes(run, steps)), key=_area, reverse=True)
+    local = at_hand(run.config.model)
+    if local is None or len(sizes) < 2:
+        return sizes[0] if sizes else None
+    from leaml.vlm import lengths
+
+    try:
+        tokens = lengths.Lengths.of_model(local).image
+        return max(sizes[:_MOST_SIZES], key=lambda size: (tokens(size), _area(size)))
+    except LeamlError:  # `load.check` says what is wrong with a model
+        return sizes[0]
+
+
+def _area(size: tuple[int, int]) -> int:
+    return size[0] * size[1]
 
 
 def at_hand(model: ModelConfig) -> ModelConfig | None:

@@ -27,6 +27,8 @@ LIBRARIES = 600 * 2**20
 """Of a training worker's process: torch, transformers and what they load."""
 REPLIES = {"warmup": Tokens().pair, "distill": Tokens().caption, "finetune": Tokens().pair}
 """Tokens of the replies that a step learns."""
+PLANNED_GPU = 80 * 2**30
+"""Bytes of a GPU that is planned for and not seen here: an A100 or H100."""
 FEWEST_PIXELS = 50_000
 """Of an image, below which none is proposed."""
 
@@ -92,17 +94,19 @@ def of_training(
     if isinstance(budget, int):
         examples = max(1, min(examples, budget // one.tokens))
     device = "cuda" if resources.train_gpus else "cpu"
-    found = footprint(made, one.times(examples), section, model.dtype, training.ratio, device)
-    return Need(_of_one_worker(found, resources), one, examples)
+    micro_batch, dtype, ratio = one.times(examples), model.dtype, training.ratio
+    found = footprint(made, micro_batch, section, dtype, ratio, device)
+    if _are_sharded(found, resources):
+        found = footprint(made, micro_batch, section, dtype, ratio, device, workers)
+    return Need(found, one, examples)
 
 
-def _of_one_worker(found: Footprint, resources: ResourcesConfig) -> Footprint:
-    """A part of weights, gradients and moments, where the workers share them."""
-    sharding, workers, memory = resources.train_sharding, resources.train_workers, room(resources)
-    if workers == 1 or not (sharding is True or (sharding == "auto" and memory and found.fixed > SHARDED_ABOVE * memory)):
-        return found
-    names = ("weights", "gradients", "moments", "update")
-    return replace(found, **{name: getattr(found, name) // workers for name in names})
+def _are_sharded(whole: Footprint, resources: ResourcesConfig) -> bool:
+    """Whether the workers share weights, gradients and moments, which take so much as a whole."""
+    sharding, memory = resources.train_sharding, room(resources) or (PLANNED_GPU if resources.train_gpus else None)
+    if resources.train_workers == 1 or sharding is False:
+        return False
+    return sharding is True or (memory is not None and whole.fixed > SHARDED_ABOVE * memory)
 
 
 @lru_cache(maxsize=16)
@@ -179,35 +183,38 @@ def _refusal(training: Training, config: Config, size: tuple[int, int] | None, n
         f"{_gib(memory)}"
     )
     changes: list[str] = []
-    for change, changed, model in _smaller(training, config.model, size, need):
+    model, smallest = config.model, need.peak
+    for change, of_section, of_model in _smaller(training, model, size, need, bool(config.resources.train_gpus)):
+        changed, smaller = training.changed(**of_section), model.model_copy(update=of_model)
+        then = of_training(changed, smaller, size, config.resources)
+        if then is None or then.peak >= smallest:  # this model or this training has nothing of it
+            continue
         changes.append(change)
-        then = of_training(changed, model, size, config.resources)
-        if then is not None and then.peak <= memory:
+        if then.peak <= memory:
             return f"{found}; set {_listed(changes)}, with which it takes {_gib(then.peak)} GiB"
-    return f"{found}; {_listed(changes)} would not be enough: take a smaller model, more train_workers, or more memory"
+        training, model, smallest = changed, smaller, then.peak
+    tried = f"{_listed(changes)} would not be enough: " if changes else ""
+    return f"{found}; {tried}take a smaller model, more train_workers, or more memory"
 
 
 def _smaller(
-    training: Training, model: ModelConfig, size: tuple[int, int] | None, need: Need
-) -> Iterator[tuple[str, Training, ModelConfig]]:
-    """Settings that take less, each with all before it: what costs least comes first."""
-    key = training.key
+    training: Training, model: ModelConfig, size: tuple[int, int] | None, need: Need, gpu: bool
+) -> Iterator[tuple[str, dict[str, object], dict[str, object]]]:
+    """Settings that may take less, what costs least first: in words, of the training's section, and of the model's."""
+    key, section = training.key, training.section
     if need.examples > 1:
-        training = training.changed(micro_batch_tokens=need.one.tokens)
-        yield f"{key}.micro_batch_tokens={need.one.tokens}", training, model
-    if training.section.activation_checkpointing is not True:
-        training = training.changed(activation_checkpointing=True)
-        yield f"{key}.activation_checkpointing=true", training, model
+        yield f"{key}.micro_batch_tokens={need.one.tokens}", {"micro_batch_tokens": need.one.tokens}, {}
+    yield f"{key}.activation_checkpointing=true", {"activation_checkpointing": True}, {}
+    yield "model.image_tiles=false", {}, {"image_tiles": False}
     width, height = size or image_tokens.SIZE
-    pixels = model.max_image_pixels or width * height
-    if model.image_tiles:
-        model = model.model_copy(update={"image_tiles": False})
-        yield "model.image_tiles=false", training, model
-    elif pixels // 4 >= FEWEST_PIXELS:
-        model = model.model_copy(update={"max_image_pixels": pixels // 4})
-        yield f"model.max_image_pixels={pixels // 4}", training, model
-    if training.section.method == "full":
-        yield f"{key}.method=lora", training.changed(method="lora"), model
+    pixels = (model.max_image_pixels or width * height) // 4
+    if pixels >= FEWEST_PIXELS:
+        yield f"model.max_image_pixels={pixels}", {}, {"max_image_pixels": pixels}
+    if section.method == "full":
+        yield f"{key}.method=lora", {"method": "lora"}, {}
+    if gpu and section.method != "neurons":
+        lora = section.lora.model_copy(update={"quantization": "nf4"})
+        yield f"{key}.lora.quantization=nf4", {"method": "lora", "lora": lora}, {}
 
 
 def parts_text(need: Need) -> str:

@@ -98,8 +98,9 @@ class Checkpoints:
 
     def __init__(self, worker: Worker, model: nn.Module) -> None:
         self.worker, self.model = worker, model
-        # its own group, since it exchanges plans beside the training's sums, and on the CPU
-        self._group = distributed.new_group(backend="gloo") if worker.world > 1 else None
+        # its own group, since it exchanges plans beside the training's sums, and on the CPU; a worker on a GPU has NCCL alone,
+        # with which torch saves nothing beside the next steps
+        self._group = distributed.new_group(backend="gloo") if distributed.is_initialized() else None
         self._earlier = worker.restore()
         self._writing: _Writing | None = None
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _MASTER = 4
 """Bytes of a weight that is trained, of its gradient, and of each of AdamW's two moments: all in float32."""
+_NF4 = 4.127 / 8
+"""Of a weight in 4 bits with its constants, which are quantised too (arXiv 2305.14314, section 3)."""
 PATCH = 14
 """Pixels on a side of a patch where a configuration does not say."""
 
@@ -272,6 +274,7 @@ def footprint(
     dtype: str = "float32",
     ratio: float = 0.0,
     device: str = "cpu",
+    shards: int = 1,
 ) -> Footprint:
     """What a training takes.
 
@@ -282,6 +285,7 @@ def footprint(
         dtype: Of the weights that are not trained.
         ratio: Share of the rows that are trained, with method neurons.
         device: "cpu" or "cuda".
+        shards: Workers that have a part of every weight each, and gather a layer's when they compute it (FSDP2).
     """
     compute = compute_dtype(train.precision, device)
     trained = made.trained(train, ratio)
@@ -289,14 +293,32 @@ def footprint(
     frozen = made.parameters - trained if train.method == "full" else made.parameters
     kept = _activations(made, one, train, compute.itemsize, made.eager and device == "cpu")
     update = 2 * _MASTER * (made.largest if train.method == "full" else 0)
+    copies = _copies(made, train, compute.itemsize, stored) if shards == 1 else _gathered(made, train, compute.itemsize)
     return Footprint(
-        stored * frozen + _MASTER * trained,
-        _MASTER * trained,
-        2 * _MASTER * trained,
-        kept + _copies(made, train, compute.itemsize, stored),
+        (_frozen(made, train, frozen, stored) + _MASTER * trained) // shards,
+        _MASTER * trained // shards,
+        2 * _MASTER * trained // shards,
+        kept + copies,
         _logits(made, one, train, compute.itemsize),
-        update,
+        update // shards,
     )
+
+
+def _frozen(made: Anatomy, train: TrainConfig, count: int, stored: int) -> int:
+    """Weights that are not trained; with nf4 those of the language model's Linears have 4 bits."""
+    if train.method != "lora" or train.lora.quantization is None:
+        return stored * count
+    quantised = sum(out * width for out, width in made.linears.get("language", ()))
+    return stored * (count - quantised) + int(_NF4 * quantised)
+
+
+def _gathered(made: Anatomy, train: TrainConfig, compute: int) -> int:
+    """Of weights that are in shards what a worker holds whole: embeddings and head, a layer, and the one that comes next."""
+    layer = max(
+        sum(out * width for out, width in made.linears[part]) // len(layers) for part, layers in made.layers.items() if layers
+    )
+    outside = min(2 * made.largest, made.parameters)
+    return compute * (outside + 2 * layer) + (_MASTER * max(outside, layer) if train.method == "full" else 0)
 
 
 def _logits(made: Anatomy, one: Extent, train: TrainConfig, compute: int) -> int:

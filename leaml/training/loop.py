@@ -278,13 +278,14 @@ class Trainer:
         return found if earlier is None or found is None else min(earlier, found)
 
     def _measured_budget(self) -> int | None:
-        """What is measured on the longest examples of the first batch; the smallest that any of the workers finds.
+        """What is measured on examples of the first batch; the smallest that any of the workers finds.
 
-        The one with the longest reply is measured too: a reply token has logits, and costs more than others.
+        They are the longest, the one with the longest reply, as a reply token has logits and costs more than others, and the
+        shortest, as most of the price of a pass of many short ones is that of their images.
         """
         drawn = draw(self.tasks, self.config.batch_size, self.seed, 0)
         sizes = [self._size(example) for _, example in drawn]
-        weights, trained = [t.weight for t in self.tasks], sum(p.numel() for p in self.parameters)
+        weights, trained = [t.weight for t in self.tasks], sum(local(p).numel() for p in self.parameters)
         device = torch.device(self.worker.device)
 
         def of(example: int) -> int | None:
@@ -298,8 +299,9 @@ class Trainer:
 
         self.vlm.model.train()
         every = range(len(drawn))
-        longest = {max(every, key=lambda i: sizes[i].tokens), max(every, key=lambda i: sizes[i].reply)}
-        each = [of(example) for example in sorted(longest)]
+        by_length, by_reply = (lambda i: sizes[i].tokens), (lambda i: sizes[i].reply)
+        measured = {max(every, key=by_length), max(every, key=by_reply), min(every, key=by_length)}
+        each = [of(example) for example in sorted(measured)]
         found = min((n for n in each if n is not None), default=None)
         self.vlm.model.zero_grad(set_to_none=True)
         if self.worker.world == 1:
@@ -353,7 +355,8 @@ class Trainer:
     def _report(self, state: TrainingState, optimizer: torch.optim.Optimizer, loss: float, rate: float) -> None:
         step, steps = state["step"], self.config.steps
         self.worker.progress({"step": step, "steps": steps, "phase": state["phase"], "loss": loss, "steps_per_s": rate})
-        if step % self.config.save_every == 0 and step < steps:
+        # the last step too: what follows, a validation or the writing of the model, may fail
+        if step % self.config.save_every == 0 or step == steps:
             self.checkpoints.begin(optimizer, {**state, "budget": self.budget, "seconds": time.time() - self._began})
         self.checkpoints.step(step)
 

@@ -35,7 +35,11 @@ def token_budget(
     """
     free = _free(device) * share
     once(1)  # what is allocated once and kept
-    one, two = (_peak_of(partial(once, copies), device) for copies in (1, 2))
+    one = _peak_of(partial(once, 1), device)
+    try:
+        two = _peak_of(partial(once, 2), device)
+    except torch.OutOfMemoryError:
+        return tokens  # one example fits, and no more
     if one is None or two is None:
         return None
     each = max(1.0, (two - one) / tokens)

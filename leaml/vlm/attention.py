@@ -23,20 +23,20 @@ UNEVEN = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_
 """Types of models whose vision tower takes the patches of all images in one row."""
 
 
-def kernels(device: str | torch.device, config: PreTrainedConfig) -> list[Kernel]:
+def kernels(device: str | torch.device, config: PreTrainedConfig, dtype: str = "bfloat16") -> list[Kernel]:
     """Those for a model, the best one first.
 
     "sdpa" keeps no weights of pairs of patches for the backward pass. On a CPU that takes 5.2 instead of 8.8 GiB for four
     photos in a model of SmolVLM-256M's shape. A tower of few patches saves nothing by it, and "eager" is 1.6 times as fast
     there in bfloat16. Towers whose images have no common size attend within each image or window, which sdpa does one after
-    the other, and flash-attn, where it is installed, at once.
+    the other, and flash-attn, where it is installed and weights have a type that it takes, at once.
     """
     vision = getattr(config, "vision_config", None)
     size, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
     few = isinstance(size, int) and isinstance(patch, int) and (size // patch) ** 2 <= FEW_PATCHES
     if torch.device(device).type == "cpu":
         return ["eager"] if few else ["sdpa", "eager"]
-    uneven = config.model_type in UNEVEN and find_spec("flash_attn") is not None
+    uneven = config.model_type in UNEVEN and dtype in ("bfloat16", "float16") and find_spec("flash_attn") is not None
     flash: list[Kernel] = [{"": "sdpa", "text_config": "sdpa", "vision_config": "flash_attention_2"}]
     return [*(flash if uneven else []), "sdpa", "eager"]
 

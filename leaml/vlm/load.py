@@ -32,7 +32,7 @@ CONNECTOR = {"connector", "multi_modal_projector", "merger", "deepstack_merger_l
 LANGUAGE = {"text_model", "language_model"}
 """Module names (one segment of the dotted name) of the three parts in the models of transformers 5."""
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|h|block)\.(\d+)(?:\.|$)")
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.(\d+)(?:\.|$)")
 
 
 @dataclass
@@ -79,7 +79,7 @@ def load(
             sized = image_size.limit(processor, config, config.name)
             described = AutoConfig.from_pretrained(folder, **options)
             kernels: list[attention.Kernel] = (
-                [attn_implementation] if attn_implementation else attention.kernels(runs_on or device, described)
+                [attn_implementation] if attn_implementation else attention.kernels(runs_on or device, described, config.dtype)
             )
             if four_bits:
                 weights |= _in_four_bits(described, four_bits)

@@ -15,9 +15,10 @@ def fast_bfloat16(device_type: str) -> bool:
     """Whether the hardware multiplies bfloat16 matrices: GPUs from Ampere on, CPUs with AVX-512 or Arm's bf16.
 
     Elsewhere torch computes them value by value: on a CPU with AVX2 alone a training step takes some 30 times as long.
+    A GPU that is planned for, and not seen by this process, counts as one of those.
     """
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
     if device_type == "cpu":
         return _compat.cpu_multiplies_bfloat16()
     return False

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from leaml.config import Config, parse
-from pipelines import plan
+from pipelines import image_tokens, plan
 from pipelines.estimates import signature
 from pipelines.ingest import ingest
 from pipelines.run import Run
@@ -79,3 +80,15 @@ def test_a_rate_is_of_images_of_one_size(tmp_path: Path) -> None:
         assert signature(name, "leaml", plain) == signature(name, "leaml", same) != signature(name, "leaml", fewer)
     earlier = {**plain, "model": {"name": "a/b"}}  # of a run before these keys
     assert signature("warmup", "", earlier) == signature("warmup", "", plain)
+
+
+def test_the_image_that_takes_most_is_that_of_most_tokens(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where images are cut into tiles a small square takes more than a large banner."""
+    sizes = [(4000, 250), (600, 600), (64, 64)]
+    monkeypatch.setattr(image_tokens, "_sizes", lambda run, steps: sizes)
+    run: Any = SimpleNamespace(config=config(Path(), model={"name": str(shared_folder / "zoo" / "smolvlm1")}))
+    assert image_tokens.largest_size(run, []) == (600, 600)
+    run.config = config(Path(), model={"name": "somebody/model-that-is-not-here"})
+    assert image_tokens.largest_size(run, []) == (4000, 250)
+    sizes.clear()
+    assert image_tokens.largest_size(run, []) is None

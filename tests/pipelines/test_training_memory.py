@@ -106,3 +106,27 @@ def test_anatomy_of_a_model_needs_no_weights() -> None:
     assert made.parameters == pytest.approx(1.5e6, rel=0.6)
     assert len(made.layers["language"]) == 6 and len(made.layers["vision"]) == 4
     assert made.eager  # 64 patches
+
+
+def test_only_settings_that_help_are_named(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen cuts no image into tiles, and has a size for them, which is small in a small checkpoint."""
+    monkeypatch.setattr(training_memory, "FEWEST_PIXELS", 1000)
+    model = {"name": str(shared_folder / "zoo" / "qwen2_5_vl"), "max_image_pixels": 40_000}
+    of = config(model=model, finetune={"precision": "float32", "activation_checkpointing": True})
+    whole, small = (
+        of_training(finetune(of), of.model.model_copy(update={"max_image_pixels": pixels}), (4000, 3000), of.resources)
+        for pixels in (40_000, 10_000)
+    )
+    assert whole is not None and small is not None and small.peak < whole.peak
+    said = training_memory._refusal(finetune(of), of, (4000, 3000), whole, small.peak)
+    assert "; set model.max_image_pixels=10000, with which it takes" in said
+
+
+def test_workers_of_a_gpu_that_is_not_here_share_what_does_not_fit_one(shared_folder: Path) -> None:
+    of = config(resources={"train_workers": 8, "train_gpus": 1})
+    whole = of_training(finetune(of), of.model, SIZE, of.resources)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_memory, "PLANNED_GPU", 1_000_000)
+        part = of_training(finetune(of), of.model, SIZE, of.resources)
+    assert whole is not None and part is not None
+    assert part.footprint.fixed == pytest.approx(whole.footprint.fixed / 8, rel=1e-6)

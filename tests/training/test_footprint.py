@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,3 +142,33 @@ def test_logits_are_of_reply_tokens_alone() -> None:
     train = TrainConfig(method="lora", precision="float32")
     assert footprint.footprint(anatomy, one, train).logits == 12 * 20 * 49_280
     assert footprint.footprint(anatomy, one.times(3), train).logits == 12 * 60 * 49_280
+
+
+def test_weights_in_four_bits_take_an_eighth_of_those_in_float32(made: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    model, batch = made
+    anatomy = footprint.of_model(model)
+    one = footprint.extent(anatomy, batch)
+    lora = TrainConfig(method="lora", precision="bfloat16")
+    nf4 = lora.model_copy(update={"lora": lora.lora.model_copy(update={"quantization": "nf4"})})
+    quantised = sum(out * width for out, width in anatomy.linears["language"])
+    plain, small = (footprint.footprint(anatomy, one, train, "bfloat16").weights for train in (lora, nf4))
+    assert plain - small == pytest.approx(quantised * (2 - 4.127 / 8), rel=1e-3)
+
+
+def test_workers_with_a_part_each_gather_a_layer_and_what_is_outside(made: tuple[Any, dict[str, torch.Tensor]]) -> None:
+    model, batch = made
+    anatomy = footprint.of_model(model)
+    one = footprint.extent(anatomy, batch)
+    train = TrainConfig(method="full", precision="bfloat16")
+    whole, part = (footprint.footprint(anatomy, one, train, shards=shards) for shards in (1, 8))
+    assert part.fixed == pytest.approx(whole.fixed / 8, rel=1e-6)
+    assert (
+        part.activations > footprint.footprint(anatomy, one, train.model_copy(update={"precision": "float32"})).activations / 2
+    )
+
+
+@pytest.mark.parametrize("name", ["smolvlm2", "qwen2_5_vl", "qwen3_vl", "internvl", "gemma3", "llava15", "glm4v", "pixtral"])
+def test_layers_of_both_towers_are_found(shared_folder: Path, name: str) -> None:
+    """What is not found is neither sharded by layers nor counted."""
+    layers = footprint.anatomy(ModelConfig(name=str(shared_folder / "zoo" / name))).layers
+    assert layers["vision"] and layers["language"]

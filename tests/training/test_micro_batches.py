@@ -245,3 +245,11 @@ def test_a_frozen_part_of_a_half_precision_model_is_no_hindrance(tiny: VLM) -> N
     config = CONFIG.model_copy(update={"steps": 2, "precision": "bfloat16", "lr": [1e-3, 1e-4]})
     outcome = Trainer(half, parameters, [questions(10, held_out=5)], config, get_image, 1, Worker()).run()
     assert len(outcome.sweep) == 2  # validated, too
+
+
+def test_a_budget_is_one_example_where_two_do_not_fit() -> None:
+    def once(copies: int) -> None:
+        if copies > 1:
+            raise torch.OutOfMemoryError
+
+    assert memory.token_budget(once, 123, 10, torch.device("cpu")) == 123

@@ -16,7 +16,7 @@ from torch import distributed
 from training_runs import CONFIG, Disk, adapted, copy_of, get_image, mixture, questions
 
 from leaml.config import ModelConfig
-from leaml.training import parallel
+from leaml.training import loop, parallel
 from leaml.training.loop import Outcome, Trainer, Worker
 from leaml.vlm import load
 from leaml.vlm.load import VLM
@@ -167,3 +167,43 @@ def test_real_architectures_train_in_shards_as_whole(shared_folder: Path) -> Non
     for name in ARCHITECTURES:
         alone = [loss for _, loss in short(zoo / name, Worker())]
         assert [loss for _, loss in found[name]] == pytest.approx(alone, rel=1e-6), name
+
+
+def alone_beside_nccl(rank: int, start: VLM, folder: Path) -> list[str]:
+    """One worker whose default group has no backend for the CPU, as Ray makes it for one GPU."""
+    distributed.destroy_process_group()
+    distributed.init_process_group("cuda:gloo", init_method=f"file://{folder}/alone", rank=0, world_size=1)
+    disk = Disk(folder)
+    trainer = Trainer(
+        start,
+        adapted(start, "full"),
+        [questions(10)],
+        CONFIG.model_copy(update={**CHANGES, "steps": 3}),
+        get_image,
+        1,
+        disk.worker(writes_beside=True),
+    )
+    trainer.run()
+    return sorted(saved.name for saved in folder.glob("checkpoint-*"))
+
+
+def test_one_worker_with_a_group_for_gpus_alone_writes_beside_its_steps(tiny: VLM, tmp_path: Path) -> None:
+    """After the last step too, from where a failed writing of the model goes on."""
+    (saved,) = worker_group.run(1, alone_beside_nccl, copy_of(tiny), tmp_path)
+    assert saved == ["checkpoint-00-0002", "checkpoint-00-0003"]
+
+
+def trained_by_one(rank: int, start: VLM, folder: Path) -> list[int]:
+    """How many weights the budget of a micro-batch takes for trained, and how many the model has."""
+    counts: list[int] = []
+    loop.token_budget = lambda once, tokens, trained, *rest: counts.append(trained)  # type: ignore[assignment]
+    every = sum(p.numel() for p in start.model.parameters())
+    given = Given("full", folder, sharding=True, changes={"micro_batch_tokens": "auto", "steps": 1})
+    train(start, given, Disk(folder).worker(rank=rank, world=2, sharding=True))
+    return [*counts, every]
+
+
+def test_the_budget_of_a_worker_counts_its_own_part_of_what_is_trained(tiny: VLM, tmp_path: Path) -> None:
+    for counts in worker_group.run(2, trained_by_one, copy_of(tiny), tmp_path):
+        *trained, every = counts
+        assert trained and all(0.4 * every < one < 0.6 * every for one in trained)

@@ -125,7 +125,7 @@ def test_sweep_trains_without_the_held_out_rows_and_the_end_with_them_from_the_s
 
 @pytest.mark.parametrize(
     ("killed", "resumes_at"),
-    [((0, 8), (0, 7)), ((1, 2), (0, 10)), ((1, 5), (1, 4)), ((2, 7), (2, 7))],
+    [((0, 8), (0, 7)), ((1, 2), (1, 1)), ((1, 5), (1, 4)), ((2, 7), (2, 7))],
 )
 def test_run_killed_in_the_sweep_resumes_in_its_phase(
     tiny: VLM, whole_sweep: tuple[Outcome, list[torch.Tensor]], killed: tuple[int, int], resumes_at: tuple[int, int]

@@ -47,3 +47,10 @@ def test_a_kernel_that_does_not_load_is_followed_by_the_next(shared_folder: Path
     monkeypatch.setattr(attention, "find_spec", lambda name: True)
     found = load.load(ModelConfig(name=str(shared_folder / "zoo" / "qwen2_5_vl")), runs_on="cuda")
     assert found.model.config.vision_config._attn_implementation == "sdpa"
+
+
+def test_weights_of_a_type_that_flash_attn_does_not_take_are_not_given_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "find_spec", lambda name: name == "flash_attn")
+    config: Any = SimpleNamespace(model_type="qwen2_5_vl")
+    assert attention.kernels("cuda", config, "float32") == ["sdpa", "eager"]
+    assert attention.kernels("cuda", config, "bfloat16")[0] == FLASH

@@ -48,6 +48,8 @@ _OPTIONAL = {
     "seed": r"seed",
 }
 """What some servers refuse, and how they write it; left out, or given its other name, when they say so."""
+_LIMITED = re.compile(rf"(?<![a-z]){_OPTIONAL['max_tokens']}\W*(?:\d+\W*)?(?:is\s+)?(?:exceed|too large|too high)", re.I)
+"""A server's own limit for replies, which the request is over: then it is left to the server."""
 _NO_PARAMETER = {401, 402, 407, 408, 409, 413, 420, 425, 429}
 """Statuses of refusals that are never about a parameter."""
 _BUSY = {408, 409, 420, 425, 429, 502, 503, 504, 529}
@@ -310,7 +312,9 @@ def _without(body: dict[str, object], refused: frozenset[str]) -> dict[str, obje
 def _refused_parameter(error: openai.APIStatusError, body: Mapping[str, object]) -> str | None:
     """The optional parameter that a refusal is about; None when it is about something else."""
     text = error.response.text
-    if re.search(r"context length|too (?:large|long|many tokens)|maximum (?:context|length)|exceed", text, re.I):
+    if re.search(r"context length|maximum (?:context|length)", text, re.I) or (
+        re.search(r"too (?:large|long|many tokens)|exceed", text, re.I) and not _LIMITED.search(text)
+    ):
         return None  # of this image and prompt, though it may name max_tokens
     for said in (str(error.param or ""), text):
         for name, written in _OPTIONAL.items():

@@ -349,6 +349,8 @@ def test_logprobs_that_are_no_numbers_are_unknown() -> None:
         ("logprobs", "unknown field: logProbs"),
         ("max_tokens", "max tokens is not supported"),
         ("max_tokens", "Unknown name maxTokens"),
+        ("max_tokens", "max_tokens exceeds the limit of 32"),
+        ("max_tokens", "'max_tokens' (48) is too large, at most 32"),
         ("temperature", "Temperature is fixed for this model"),
     ],
 )

@@ -50,7 +50,7 @@ def head_without_services(logs: bool) -> Iterator[None]:
     """Let a Ray that this process starts meanwhile do without processes that only a cluster uses; there is no setting for it.
 
     They are an autoscaler, the dashboard's server, whose imports `ray.init` waits for even without a dashboard, and, unless
-    `logs` are to be shown, what carries logs to the driver: 10 s of a processor at each start.
+    `logs` are to be shown, what carries logs to the driver: on two cores 6 of 13 s at each start, and more while they run.
     """
     from ray._private.node import Node
 

@@ -42,6 +42,7 @@ _SENTENCE = re.compile(
 )
 """The end of a sentence with another one behind it, or a note in brackets behind everything."""
 _LEADS = re.compile(r"[:：]\s*$")
+"""What announces a list: the question may then stand behind it."""
 
 
 @dataclass(frozen=True)

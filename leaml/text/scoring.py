@@ -46,6 +46,7 @@ _TAIL = re.compile(
 )
 _MARKDOWN = re.compile(r"^\s*#+\s+|[*_]{2}")
 _ALONE = re.compile(r"[(\[]?[A-Za-z][)\].:]*")
+"""A letter on a line of its own, with the reason for it on the next ones."""
 _AROUND = " \t\n.,;:!?()[]{}'\"*_`~$\\【】「」『』《》〈〉〔〕"
 """What may stand around a letter; not "#", "-" and "+", which belong to C#, A- and A+."""
 _LETTER_WITH_TEXT = re.compile(r"^[(\[*]*([A-Za-z])(?:\**[)\].:][*)\].:]*|\s+-(?=\s))(?:\s+|(?=[^\x00-\x7f]))(\S.*)$", re.S)

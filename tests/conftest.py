@@ -44,7 +44,6 @@ SLOWEST_FIRST = (
     "pipelines/test_nodes.py",
     "pipelines/test_submit.py",
     "integration/test_s3_faults.py",
-    "benchmarks/test_neuron_training.py",
     "cluster/test_slurm.py",
 )
 """Files whose tests run first, so that no process of tests is left with a long one at the end."""

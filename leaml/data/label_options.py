@@ -85,7 +85,7 @@ def lost_options(row: Mapping[str, object], names: Sequence[str], misspelt: Sequ
         misspelt: Those that are like "options".
     """
     given = [name for name in names if name != "options"]
-    filled = [name for name in given if name not in row or not is_missing(row[name])]
+    filled = _filled(row, given)
     for name in filled:
         if _OTHER_NAMES.match(re.sub(r"[\W_]", "", name.lower())):
             return (name,)
@@ -109,17 +109,22 @@ def unknown_options(row: Mapping[str, object], names: Sequence[str], known: Sequ
         known: Columns that hold something else.
         answer: The letter. A list that holds it as a text has no options for it: several people's answers, say.
     """
-    filled = [name for name in names if name not in known and (name not in row or not is_missing(row[name]))]
+    given = [name for name in names if name not in known]
+    filled = _filled(row, given)
     for name in filled:
         texts = _texts_in(row.get(name))
         if len(texts) > 1 and answer.casefold() not in (text.strip().casefold() for text in texts):
             return (name,)
     groups: dict[tuple[str, str], dict[str, str]] = {}
-    for name in (name for name in names if name not in known):
+    for name in given:
         for position, char in enumerate(name.lower()):
             if char.isalnum():
                 groups.setdefault((name.lower()[:position], name.lower()[position + 1 :]), {})[char.upper()] = name
     return next((lost for group in groups.values() if (lost := _columns_of_options(group, filled))), ())
+
+
+def _filled(row: Mapping[str, object], names: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in row or not is_missing(row[name])]
 
 
 def _columns_of_options(group: Mapping[str, str], filled: Sequence[str]) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def parse(row: Mapping[str, object], where: str, keys: Iterable[str] | None = No
         where: File and line of the row.
         keys: All keys of the row, where `row` lacks those of bytes.
     """
-    every = row if keys is None else keys
+    every = tuple(row if keys is None else keys)
     names = tuple(str(name) for name in every if name not in row or _is_filled(row[name]))
     if is_missing(row.get("question")) and is_missing(row.get("answer")):
         if elsewhere := labels_elsewhere(names):
@@ -111,7 +111,7 @@ def parse(row: Mapping[str, object], where: str, keys: Iterable[str] | None = No
             raise UnusableError(DOUBLED, f"keys {pair[0]!r} and {pair[1]!r}; remove one")
         if chat := chat_keys(row):
             raise UnusableError(DOUBLED, f"question and answer beside {chat[0]!r}; write an entry for each of them")
-        return _question(row, where, tuple(map(str, every)), near_keys(names))
+        return _question(row, where, names, tuple(map(str, every)))
     except UnusableError as error:
         meant = hint(pair for pair in suggested(names) if error.reason == f"no {pair[1]}")
         return RefusedRow(where, error.reason, "; ".join(part for part in (error.detail, meant) if part))
@@ -162,7 +162,9 @@ def checked(record: Record) -> Record:
     return replace(record, questions=questions, refused=record.refused + refused)
 
 
-def _question(row: Mapping[str, object], where: str, names: tuple[str, ...], misspelt: tuple[tuple[str, str], ...]) -> Question:
+def _question(row: Mapping[str, object], where: str, names: tuple[str, ...], every: tuple[str, ...]) -> Question:
+    """`names`: of the keys that hold something; `every`: of all keys."""
+    misspelt = near_keys(names)
     said = {key: text_of(row.get(key), f"the {key}") for key in ("question", "answer")}
     question = text_of(without_image(without_ends(said["question"])), "the question")
     if is_missing(without_ends(said["answer"])):
@@ -173,15 +175,14 @@ def _question(row: Mapping[str, object], where: str, names: tuple[str, ...], mis
     kind = row.get("question_type")
     options = parse_options(row.get("options"))
     doubts = tuple(f"{MISSPELT} {name!r} (for {known!r})" for name, known in misspelt)
-    filled = (name for name in names if name not in row or _is_filled(row[name]))
-    doubts += tuple(f"{MORE_IMAGES}: {name!r}" for name in filled if _MORE_IMAGES.fullmatch(name))
+    doubts += tuple(f"{MORE_IMAGES}: {name!r}" for name in names if _MORE_IMAGES.fullmatch(name))
     doubts += (END_TOKEN,) if any(without_ends(text) != text for text in said.values()) else ()
     if options is not None:
         answer = _named(answer, options)
-    elif lost := lost_options(row, names, misspelt=[name for name, known in misspelt if known == "options"]):
+    elif lost := lost_options(row, every, misspelt=[name for name, known in misspelt if known == "options"]):
         raise UnusableError(LOST, f"no 'options', but {options_elsewhere(lost)}")
     elif _is_letter(answer.upper()) and not _shows_letter(question, answer):
-        if lost := unknown_options(row, names, (*_NO_LABEL, *CHAT_KEYS), answer.strip("().: ")):
+        if lost := unknown_options(row, every, (*_NO_LABEL, *CHAT_KEYS), answer.strip("().: ")):
             raise UnusableError(
                 LETTER_ALONE, f"the answer is {answer!r} and there are no 'options', but {options_elsewhere(lost)}"
             )

@@ -160,10 +160,8 @@ def _in_line(question: str) -> ShownOptions | None:
             if len(run) >= _FEWEST or lost:
                 texts, rest = _texts(question, run)
                 if all(any(map(str.isalnum, text)) for text in texts):
-                    before = question[: first.start]
-                    asked_behind = "?" not in before and _LEADS.search(before) is not None
-                    is_last = asked_behind or _is_instruction(rest)
-                    return ShownOptions(texts, _is_list(question, first) if lost else is_last, lost)
+                    last = _is_list(question, first) if lost else _ends(question[: first.start], rest)
+                    return ShownOptions(texts, last, lost)
     return None
 
 
@@ -194,12 +192,13 @@ def _texts(question: str, run: list[Label]) -> tuple[tuple[str, ...], str]:
     *_, last = run
     tail = question[last.end :]
     text, newline, rest = tail.partition("\n")
+    rest = newline + rest
     if match := _INSTRUCTION.search(text) or _REQUEST.search(text):
-        text, rest = text[: match.start()].rstrip(". "), match[0] + newline + rest
+        text, rest = text[: match.start()].rstrip(". "), match[0] + rest
     inner = [question[label.end : after.start] for label, after in itertools.pairwise(run)]
     end = _sentence_end(text)
     if end and not any(_sentence_end(part) for part in inner):
-        text, rest = text[:end].rstrip(".;。； "), text[end:] + newline * (match is None) + rest
+        text, rest = text[:end].rstrip(".;。； "), text[end:] + rest
     return tuple(_trimmed(" ".join(part.split())) for part in (*inner, text)), rest
 
 
@@ -220,6 +219,11 @@ def _trimmed(text: str) -> str:
 def _is_list(question: str, first: Label) -> bool:
     """Whether what is lettered stands behind the question, and not within it as the parts of a figure do."""
     return _ASKED.search(question[: first.start]) is not None and _is_instruction(question[first.start :])
+
+
+def _ends(before: str, rest: str) -> bool:
+    """Whether options end a question, given what is before and behind them; they may be announced, and the question behind."""
+    return ("?" not in before and _LEADS.search(before) is not None) or _is_instruction(rest)
 
 
 def _is_instruction(rest: str) -> bool:

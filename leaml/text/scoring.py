@@ -142,12 +142,11 @@ def chosen_letters(text: str, options: Sequence[str]) -> frozenset[str] | None:
     """
     plain = final_answer(text).strip()
     reply = unicodedata.normalize("NFKC", plain).translate(_PLAIN)
-    bare = _TAIL.sub("", _LEAD.sub("", reply))
+    said = _LEAD.sub("", reply)
     unmarked = _LEAD.sub("", _MARKDOWN.sub("", reply))
-    first, *more = unmarked.strip().split("\n", 1)
-    why = len(more[0].split()) > 2 if more else False
-    alone = (first,) if why and _ALONE.fullmatch(first.strip()) else ()
-    for candidate in dict.fromkeys((plain, reply, _LEAD.sub("", reply), bare, unmarked, *alone)):
+    first, _, why = unmarked.strip().partition("\n")
+    alone = (first,) if len(why.split()) > 2 and _ALONE.fullmatch(first.strip()) else ()
+    for candidate in dict.fromkeys((plain, reply, said, _TAIL.sub("", said), unmarked, *alone)):
         found = _read_letters(candidate, options)
         if found:
             return found

@@ -186,6 +186,7 @@ def test_real_questions_show_no_options() -> None:
         ("What? A. red B. blue C. green [difficulty: easy]", ("red", "blue", "green")),
         ("What? A) red; B) blue; (assume daylight)", ("red", "blue")),
         ("What? A. red B. blue C. green Your answer is?", ("red", "blue", "green")),
+        ("颜色？ A. 红 B. 蓝 C. 绿 请选择", ("红", "蓝", "绿")),
         # what belongs to the options stays
         ("Who? A. Dr. Jones B. Dr. Lee C. Dr. Smith", ("Dr. Jones", "Dr. Lee", "Dr. Smith")),
         ("Who? A. Jones B. Lee C. St. Louis", ("Jones", "Lee", "St. Louis")),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from leaml.data.label_rows import TEXT_ONLY
-from leaml.data.records import NO_QUESTION, NOT_READ, Question, RefusedRow
+from leaml.data.records import HIDDEN, NO_QUESTION, NOT_READ, Question, RefusedRow
 from leaml.errors import DataError
 from leaml.text.values import shorten
 
@@ -18,7 +18,7 @@ EXAMPLES = 5
 
 DUPLICATE, CONFLICT = "equal rows, kept once", "questions of one image with different answers"
 NO_IMAGE = "its image cannot be used"
-_NO_FAULT = {NO_IMAGE, TEXT_ONLY, NO_QUESTION, NOT_READ}
+_NO_FAULT = {NO_IMAGE, TEXT_ONLY, NO_QUESTION, NOT_READ, HIDDEN}
 """Reasons that do not count against the labels: images have a limit of their own, and some rows are no labels."""
 
 

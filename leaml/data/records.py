@@ -19,7 +19,7 @@ MAX_IMAGE_BYTES = 256 << 20
 
 SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
 """Files that tell a folder of `datasets.save_to_disk` from others; here, because `datasets` is slow to import."""
-NO_QUESTION, NOT_READ = "no question in it", "member of a kind that is not read"
+NO_QUESTION, NOT_READ, HIDDEN = "no question in it", "member of a kind that is not read", "hidden member"
 """Reasons of what lies beside images and is no label row: it is counted, and no fault."""
 
 _READ_AHEAD = 8  # files in flight: hides the latency of object stores at a bounded cost in memory

@@ -13,6 +13,7 @@ from typing import TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from leaml.data.column_types import as_written
 from leaml.errors import DataError
 from leaml.io import files
 
@@ -254,7 +255,7 @@ def check(found: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
             columns.append(pa.nulls(found.num_rows, field.type))
             continue
         try:
-            columns.append(found[field.name].cast(field.type))
+            columns.append(_cast(found[field.name], field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             msg = f"{origin}: column {field.name!r} is {found[field.name].type}, expected {field.type}: {error}"
             raise DataError(msg) from None
@@ -262,6 +263,12 @@ def check(found: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
             msg = f"{origin}: column {field.name!r} has {columns[-1].null_count} empty values"
             raise DataError(msg)
     return pa.table(columns, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_float16(column.type) and pa.types.is_string(kind):  # Arrow would write 0.1 as 0.0999755859375
+        column = pa.chunked_array([[as_written(value, column.type) for value in column.to_pylist()]], pa.float64())
+    return column.cast(kind)
 
 
 def write(uri: str, rows: pa.Table) -> None:
@@ -283,19 +290,3 @@ def read(uri: str, schema: pa.Schema | None = None, columns: list[str] | None = 
             msg = f"{uri} could not be read to its end: {error}; check the file and the way to its storage"
             raise DataError(msg) from None
     return found if schema is None else check(found, schema, uri)
-
-
-def without_bytes(schema: pa.Schema) -> list[str]:
-    """The columns that hold no bytes: images, sound and their like are left out, whether alone, in lists or in objects."""
-    return [column.name for column in schema if not _holds_bytes(column.type)]
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.BaseExtensionType):
-        return _holds_bytes(kind.storage_type)
-    if pa.types.is_dictionary(kind):
-        return _holds_bytes(kind.value_type)
-    bytes_types = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
-    return any(is_one(kind) for is_one in bytes_types) or any(
-        _holds_bytes(kind.field(index).type) for index in range(kind.num_fields)
-    )

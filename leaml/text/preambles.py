@@ -6,7 +6,10 @@ import re
 
 from leaml.text.closing_offers import without_offer
 
-_YES = r"(?:sure(?: thing)?|of course|certainly|absolutely|definitely|okay|ok|alright|all right|no problem)"
+_YES = (
+    r"(?:sure(?: thing)?|of course|certainly|absolutely|definitely|okay|ok|alright|all right|no problem|got it|understood|noted"
+    r"|as (?:requested|you (?:asked|requested|wished))|per your request)"
+)
 _GREETING = rf"(?:{_YES}|great|gladly|hello|hi(?: there)?|hey|yes|thanks|thank you)"
 _PAUSE = r"\s*(?:[,.!…—–]+|-+(?=\s))[\s*_]*"
 _HERE = r"(?:here(?:['’]s| is| are)|below (?:is|are)|(?:the )?following (?:is|are)|(?:this|what follows) is)\b"

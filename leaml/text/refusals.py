@@ -1,12 +1,14 @@
 """How models say that they cannot or will not answer, and how servers say that something failed.
 
-The sentences are those of the models and servers themselves, in the languages in which they write most. Everything here looks
-for how one speaks about oneself ("I cannot see", "no image was provided"), not for words of the domain.
+The sentences are those of the models and servers themselves, those in other languages than English in `refusals_by_language`.
+Everything here looks for how one speaks about oneself ("I cannot see", "no image was provided"), not for words of the domain.
 """
 
 from __future__ import annotations
 
 import re
+
+from leaml.text.refusals_by_language import NOT_AVAILABLE, OTHER_LANGUAGES
 
 _MODEL = r"an? (?:\w+[- ]){0,5}?(?:ai|a\.i\.|language model|llm|assistant|chatbot|bot)\b"
 _NOT = r"(?:cannot|can ?not|can't|could ?not|couldn't|won't|will not|would not|wouldn't)"
@@ -20,6 +22,13 @@ _IMAGE = r"(?:images?|pictures?|photos?|photographs?|attachments?|files?|input|u
 _GIVEN = (
     r"(?:provided|attached|available|found|given|uploaded|received|supplied|included|shared|sent|loaded|detected|present"
     r"|accessible|displayed|processed|retrieved|opened|accessed|decoded|downloaded|fetched)"
+)
+_MESSAGE = r"(?:messages?|requests?|prompts?|quer(?:y|ies)|questions?|inputs?|conversations?|chats?|posts?|submissions?)"
+_HELLO = r"(?:hello|hi|hey|greetings)(?: there)?"
+_MODELS = (
+    r"(?:(?:chat)?gpt\b[\w.-]*|claude|gemini|gemma|llama|qwen|mistral|pixtral|copilot|bard|deepseek|grok|kimi|intern\w*"
+    r"|llava|chatglm"
+    r"|glm|ernie|doubao|minicpm|smolvlm|molmo|tongyi|hunyuan|bing|alexa|siri|aya)[\w.-]*"
 )
 _ENGLISH = (
     rf"\bas {_MODEL}",
@@ -91,59 +100,24 @@ _ENGLISH = (
     r"|descriptions?|captions?|previews?|answers?|text|videos?|files?|items?) (?:(?:is|was|are) )?(?:currently |temporarily "
     r"|yet )*(?:unavailable|not (?:currently |yet )?available|no longer available)\b",
     r"\b(?:violat\w+|against) (?:\w+ ){0,3}(?:polic(?:y|ies)|guidelines|terms)\b",
+    # there is no image in what was sent
+    rf"\b(?:your|the|this) (?:\w+ )?{_MESSAGE} (?:(?:does|did)(?: not|n't)(?: (?:seem|appear) to| actually)? (?:contain"
+    r"|include|have"
+    rf"|come with|carry)(?: an?| any| the)?|(?:contain|include)[sd]? no|ha[sd] no) (?:\w+ )?{_IMAGE}\b",
+    rf"\bthere (?:(?:is|was|are|were)(?: not|n't)(?: an?| any)?|(?:is|was|are|were) no) (?:\w+ )?{_IMAGE} (?:in|with"
+    r"|attached to) "
+    rf"(?:your|the|this) {_MESSAGE}\b",
+    rf"^[^\w\n]*no (?:\w+ )?{_IMAGE} (?:in|with|attached to) (?:your|the|this) {_MESSAGE}\b",
+    r"\bi (?:can |could )?only (?:see|have|find|got|received?) (?:the |your |some |a )?(?:text|words|question|prompt)\b",
+    rf"\b{_IMAGE} (?:(?:that )?you(?:'ve| have)? \w+ )?{_NOT} be (?:shown|viewed|seen|opened|loaded|rendered|displayed)\b",
+    # who it is that speaks
+    rf"(?:^[^\w\n]*|[.!?] )(?:{_HELLO}\W+)?(?:i(?:'m| am)|my name is|this is|you(?:'re| are) (?:talking|speaking"
+    r"|chatting) (?:to"
+    r"|with)) "
+    rf"{_MODELS}\b(?=[^\w\n]*$|[.,;:!?]| (?:and|an?|the|by|from|created|made|developed|trained|built|your|here)\b)",
+    r"\bi (?:was|am|have been) (?:created|made|developed|trained|built|designed|programmed) (?:by|to|on)\b",
 )
-_OTHER_LANGUAGES = (
-    # Chinese, Japanese, Korean
-    r"对不起|對不起|抱歉|很遗憾|很遺憾|(?:作为|作為|身為)(?:一个|一個|一名|一款)?(?:AI|人工智[能慧]|语言模型|大语言模型|大模型)",
-    r"(?:^[^\w\n]*(?:我们?|目前|暂时)?|我)[无無]法(?:直接)?(?:查看|看到|看见|回答|识别|識別|判断|判斷|确定|確定|提供|描述|访问|显示|处理|打开|加载|分析|辨认|得知|给出|生成)",
-    r"(?:不能|没办法|沒辦法)(?:直接)?(?:查看|看到|回答|提供|描述|访问|处理|分析|判断|确定|帮助|协助)",
-    r"(?:没有|未|沒有)(?:能)?(?:提供|收到|上传|上傳|附上)(?:任何)?(?:图像|图片|照片|圖片|圖像)|我不(?:知道|清楚|确定|確定)|请(?:提供|上传|重新)",
-    r"申し訳|すみません|ごめんなさい|(?:画像|写真)[^。]{0,12}(?:でき|見え)ません|^[^\w\n]*(?:回答|お答え|説明)[^。]{0,6}(?:でき|出来)ません|画像が(?:提供|添付|表示)|AI(?:言語モデル)?として",
-    r"죄송|미안(?:하|합)|(?:할|볼|알|답변할|확인할|제공할|판단할|도와드릴) 수 (?:가 )?없|AI(?:로서| 언어 모델)",
-    # Germanic and Romance languages
-    r"\btut mir (?:sehr )?leid\b|\bleider (?:kann|ist|bin|habe|konnte|wurde)\b|\bich (?:kann|konnte"
-    r"|bin) (?:\w+ ){0,4}(?:nicht|kein)",
-    r"\bals (?:ki|sprachmodell|künstliche intelligenz)\b|\bkein bild (?:vorhanden|gefunden|verfügbar|angehängt|übermittelt)",
-    r"\bhet spijt me\b|\bik kan (?:\w+ ){0,4}(?:niet|geen)\b|\bals (?:een )?(?:ai|taalmodel)\b|\bhelaas kan\b",
-    r"\b(?:jag|jeg) (?:kan|er) (?:inte|ikke)\b|\bt(?:yvärr|yvarr) kan\b|\bdesværre\b|\bbeklager\b",
-    r"\bd[ée]sol[ée]e?\b|\bje (?:ne (?:peux|suis|sais|vois|dispose)|n'ai|regrette)\b|\ben tant qu['’ ] ?(?:ia"
-    r"|intelligence|mod[èe]le)",
-    r"\baucune image (?:n'|fournie|jointe)|\bimpossible de (?:d[ée]terminer|r[ée]pondre|voir|d[ée]crire)",
-    r"\blo siento\b|\blamento\b|\bno (?:puedo|tengo|soy capaz|me es posible)\b|\bcomo (?:una |un )?(?:ia|modelo de lenguaje)\b",
-    r"\bno se (?:ha |puede |pudo )?(?:proporcion|adjunt|determin)|\blamentablemente,? no\b",
-    r"\bdesculpe\b|\bsinto muito\b|\b(?:eu )?n[ãa]o (?:posso|consigo|tenho|sou capaz)\b|\bcomo (?:um |uma )?(?:ia"
-    r"|modelo de linguagem)\b",
-    r"\bmi (?:di)?spiace\b|\bspiacente\b|\bnon (?:posso|sono in grado|riesco)\b|\bcome (?:ia|modello linguistico)\b",
-    # Slavic languages and others
-    r"\b(?:извините|простите|к сожалению|не могу|не вижу|не знаю|как (?:ии|языковая модель)|вибачте|на жаль)\b",
-    r"\b(?:przepraszam|przykro mi|niestety|nie (?:mogę|jestem w stanie|wiem)|omlouvám se|bohužel|nemohu)\b",
-    r"\b(?:üzgünüm|özür dilerim|maalesef|xin lỗi|tôi không (?:thể|biết)|rất tiếc|maaf|saya tidak (?:bisa|dapat))\b",
-    r"آسف|أعتذر|عذر[اًا]|لا أستطيع|لا يمكنني|لا أعرف|متأسف|نمی‌?توانم|क्षमा करें|मुझे खेद|नहीं (?:कर|बता|देख) सकत|ขออภัย"
-    r"|ไม่สามารถ|ขอโทษ",
-)
-_THING = (
-    r"(?:bild(?:er)?|foto|beschreibung|image|photo|imagen|imagem|immagine|afbeelding|obraz|zdjęcie|obrázek|изображение|фото"
-    r"|картинка|описание|description|descripción|descrição|descrizione|beschrijving|bilden|bildet|billedet?|kuva|resim|görsel"
-    r"|gambar|hình ảnh)"
-)
-_THERE = (
-    r"(?:verfügbar|vorhanden|gefunden|disponible|disponibile|disponível|beschikbaar|tillgänglig\w*|tilgængelig\w*"
-    r"|tilgjengelig\w*|dostępn[eya]|znaleziono|dostupn[ýáé]|nalezen\w*|encontrad[ao]|trovat[ao]|trouvée?|gevonden|tersedia)"
-)
-_NOT_AVAILABLE = (
-    rf"^[^\w\n]*(?:(?:das|die|diese[rs]?|le|la|l'|cette|el|esta|este|o|a|il|het|de|dit|deze) ?)?{_THING}"
-    r"(?: (?:ist|est|está|é|è|is|är|er|n'est|jest))? (?:derzeit |leider |momentan |actuellement |attualmente )?"
-    rf"(?:(?:nicht|non|pas|no|não|niet|inte|ikke|nie|není|tidak|không) {_THERE}|in(?:disponible|disponibile|disponível)"
-    r"|недоступн[оаы]|не найден[оаы]?|отсутству[ею]т|mevcut değil|bulunamadı)\b",
-    rf"^[^\w\n]*(?:keine?|aucune?|sin|sem|geen|brak|ingen|nessun[ao']|žádný|без|нет) ?{_THING}(?:u|a|i)?(?: {_THERE})?\W*$",
-    r"^\W*(?:brak|нет) (?:zdjęcia|obrazu|opisu|изображения|описания|фото)\W*$",
-    r"^\W*(?:该|此|这张|這張|当前)?(?:图片|图像|照片|圖片|圖像|图|内容|描述)(?:暂时|暂|目前|已)*"
-    r"(?:不可用|不存在|无法[^。]{0,8}|無法[^。]{0,8}|加载失败|載入失敗|缺失|未找到|失效|为空)\W*$",
-    r"^\W*(?:无|暂无|没有|沒有|無|不可用的)(?:可用的)?(?:图片|图像|描述|照片|内容|圖片|圖像|图)\W*$",
-    r"^\W*(?:画像|写真|説明|図)(?:は|が)?(?:ありません|見つかりません|利用できません|なし|無し|ない)\W*$",
-    r"^\W*(?:이미지|사진|설명|그림)(?:가|이|를|을|은|는)? ?(?:없습니다|없음|없어요|사용할 수 없|찾을 수 없|불러올 수 없)",
-)
-REFUSAL = re.compile("|".join((*_ENGLISH, *_OTHER_LANGUAGES, *_NOT_AVAILABLE)), re.I | re.M)
+REFUSAL = re.compile("|".join((*_ENGLISH, *OTHER_LANGUAGES, *NOT_AVAILABLE)), re.I | re.M)
 """A model that refuses, cannot see, or talks about itself; apostrophes are straight ones."""
 
 TO_THE_ASKER = re.compile(

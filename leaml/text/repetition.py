@@ -11,12 +11,14 @@ _ITEM = re.compile(r"^[\s>#*-]*\d+[.):]\s*", re.M)
 _PERIODS = 60
 """Words of the longest phrase that is looked for; longer ones are sentences."""
 _COPIES = 3
+_ONE_WORD = 8
+"""Times that one word may not be all of a text."""
 _REPEATED_WORDS = 12
 """Words that must repeat what stands before them: short phrases have to come more often ("red, red, red" is a row of balls)."""
 
 
 def is_repetitive(text: str, sentences: Sequence[str]) -> bool:
-    """Whether a phrase or a sentence comes three times in a row, or under half of four or more sentences differ.
+    """Whether a phrase or a sentence comes three times in a row, under half of four or more sentences differ, or all is a word.
 
     Args:
         text: The text.
@@ -28,6 +30,8 @@ def is_repetitive(text: str, sentences: Sequence[str]) -> bool:
     if any(len(set(plain[start : start + _COPIES])) == 1 for start in range(len(plain) - _COPIES + 1)):
         return True
     words = _WORD.findall(_ITEM.sub("", text).lower())
+    if len(words) >= _ONE_WORD and len(set(words)) == 1:
+        return True
     return any(_repeats(words, period) for period in range(1, min(_PERIODS, len(words) // _COPIES) + 1))
 
 

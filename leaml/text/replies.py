@@ -10,7 +10,9 @@ import re
 
 from leaml.text.broken_text import is_broken
 from leaml.text.closing_offers import is_offer, without_offer
+from leaml.text.musings import is_musing
 from leaml.text.preambles import ANNOUNCEMENT, without_assent
+from leaml.text.program_text import is_program_text
 from leaml.text.refusals import FAILURE, REFUSAL, STATUS, TO_THE_ASKER
 from leaml.text.repetition import is_repetitive
 from leaml.text.special_tokens import DELIMITED, IN_BRACKETS
@@ -39,9 +41,22 @@ _WRAPPED = re.compile(
     r"|<\|START_RESPONSE\|>(?P<d>.*)<\|END_RESPONSE\|>|\$*\\boxed\{(?:\\text\{(?P<e>[^{}]*)\}|(?P<f>[^{}]*))\}\$*)$",
     re.I | re.S,
 )
+_TAG = (
+    # no markup of texts: H<sub>2</sub>O; and no word that a sign may show, as <exit>, if nothing closes it
+    r"(?!</?su[bp]>)(?:</[a-z][\w:.-]* ?>|<[a-z][\w:.-]*(?:(?: \d+| [^<>=]*=[^<>]*) ?/?| ?/)>|<[a-z]*[\d_:.-][\w:.-]*>"
+    r"|<(?P<name>[a-z]+)>(?=.*</(?P=name)>)"
+    r"|<(?:s|bos|eos|pad|unk|sep|cls|mask|image|img|video|audio|box|ref|quad|point|slice|patch|think|thought|thinking"
+    r"|reason|reasoning"
+    r"|answer|output|response|caption|description|final|tool|result|html|head|body|div|span|br|hr|p|b|i|u|em|strong|ul|ol"
+    r"|li|table|tr"
+    r"|td|th|h\d|pre|code|a|font|center|svg|script|style|user|assistant|system|human|instruction|prompt|question|context"
+    r"|input)>)"
+)
+"""A tag of markup, or of a model's vocabulary."""
 MARKER = re.compile(
-    rf"{DELIMITED}|<[a-z_]+\|>|</?[a-z][\w:.-]*(?: \d+| [^<>=]*=[^<>]*)? ?/?>|<!--|<<SYS>>|{IN_BRACKETS}|\[/?(?:STOP|END)\]\s*$"
-    r"|\b(?-i:ASSISTANT|USER|SYSTEM|HUMAN):|^#+ *(?:response|instruction|human|assistant|input|output)\b",
+    rf"{DELIMITED}|<[a-z_]+\|>|{_TAG}|<!--|<<SYS>>|{IN_BRACKETS}|\[/?(?:STOP|END)\]\s*$"
+    r"|(?:^[^\w\n\"“'‘]*|(?<=[.!?…])\s*)(?-i:ASSISTANT|USER|SYSTEM|HUMAN):|^#+ *(?:response|instruction|human|assistant"
+    r"|input|output)\b",
     re.I | re.M,
 )
 """What stands around messages and replies in a model's text, and in no description."""
@@ -54,28 +69,12 @@ _NO_WORD = (
     r"|lorem ipsum.*)"
 )
 _NOTHING = re.compile(rf"{_NO_WORD}(?:[^\w]+{_NO_WORD})*", re.I | re.S)
-_DATA = re.compile(r"^\s*(?:```|[\[{]\s*(?:[\"'\[{\]}]|\w+\s*:))|```")
-"""JSON, code or markup instead of a text."""
-_MUSING = re.compile(
-    r"\bthe user(?:'s)? (?:\w+ )?(?:want|ask|request|need|provide|upload|uploaded|sent|would like|prompt|query"
-    r"|is (?:asking|requesting|looking for|seeking)"
-    r"|has (?:asked|provided|given|uploaded|shared|sent|requested))",
-    re.I,
-)
-"""A thought without marks: about the one who asks."""
-_PLAN = re.compile(
-    r"^\W*(?:(?:okay|ok|alright|all right|right|well|so|now|hmm+|uh|um|wait|first|first off)\b[\s,.!…]*)*"
-    r"(?:hmm+\b|wait,|let me (?:think|see|look|analy|examine|start|describe|try|break)"
-    r"|let's (?:think|see|look|analy|start|break|describe)"
-    r"|(?:i|we) (?:need|have|should|must|want|will|am going|'ll|are going|can start|'m going)\b(?: to)?|i'll |i'm going to "
-    r"|the (?:task|question|prompt|instruction) (?:is|asks|wants|says)\b)",
-    re.I,
-)
-"""A thought without marks: a plan."""
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」|(?<!\w)['‘].+?['’](?!\w)")
 """What a sign or a screen in the image says, which is nothing that the model says."""
 _GREETING = re.compile(
-    r"\W*(?:sure(?: thing)?|of course|certainly|absolutely|hello|hi|hey|great|okay|ok|thank you|thanks)\W*", re.I
+    r"\W*(?:sure(?: thing)?|of course|certainly|absolutely|hello|hi|hey|great|okay|ok|thank you|thanks|got it|understood"
+    r"|noted)\W*",
+    re.I,
 )
 _FRAGMENT = re.compile(
     r"\W*(?:(?:the|this|an?) )?(?:image|picture|photo|photograph|frame|scene)?\s*"
@@ -85,12 +84,8 @@ _FRAGMENT = re.compile(
 )
 """The beginning of a description and nothing else."""
 _FILL_IN = re.compile(r"\[(?:insert|your|add|describe|description|caption|image|placeholder)\b[^\]\n]*\]", re.I)
-_ENCODED = re.compile(
-    r"\S*(?:[A-Za-z0-9+/_-]{60,}|[0-9a-f]{32,})\S*|(?:https?://|data:|www\.)\S+|\W*(?:image|text|video|audio|application)/[\w.+-]+(?:;base64,\S*)?\W*"
-    r"|\S+\.(?:png|jpe?g|gif|webp|tiff?|bmp|svg|heic|pdf|mp4)\W*|\W*(?-i:[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\W*",
-    re.I,
-)
-"""Base64, a hash, an address, a media type, a file's name or a constant's, which a text may hold but not be."""
+_ECHOED = 3
+"""Words of a prompt from which on a reply that begins with it is an echo; "Polyp" may begin a caption."""
 _FUSED_ROLE = re.compile(r"^\W*assistant(?:final|analysis|commentary|[A-Z])|^(?:analysis|commentary|final)(?=[A-Z])")
 
 _ENDS = re.compile(r"(?<![.!?。！？।؟…])[.!?。！？।؟…]+[\"'”’»)\]]*(?=\s|$)|[。！？][”’」』）]*")
@@ -99,7 +94,8 @@ _DIGIT_AT_END = re.compile(r"\d\.[\"'”’»)\]]*$")
 _NEXT = re.compile(r"[^\S\n]*(\S)")
 _LONGEST_ABBREVIATION = 10
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:[^\W\d_]|e\.g|i\.e|cf|vs|approx|ca|etc|fig|figs|no|nos|dr|mr|mrs|ms|prof|st|jr|sr|max|min|vol|p|pp|al|resp)$",
+    r"(?:^|[\s(])(?:[^\W\d_]|e\.g|i\.e|cf|vs|approx|ca|etc|fig|figs|no|nos|dr|mr|mrs|ms|prof|st|jr|sr|max|min|vol|p|pp|al"
+    r"|resp)$",
     re.I,
 )
 
@@ -233,7 +229,6 @@ def _no_caption(text: str, prompt: str) -> str:
         not letters
         or (len(letters) == 1 and letters[0].isascii())
         or _FRAGMENT.fullmatch(" ".join(text.split()))
-        or _ENCODED.fullmatch(text)
         or marks_missing(text)
     ):
         return f"no description: {text[:100]!r}"
@@ -241,9 +236,10 @@ def _no_caption(text: str, prompt: str) -> str:
         return f"no description: {text[:100]!r}"
     if STATUS.fullmatch(text):
         return f"a status instead of a reply: {text[:100]!r}"
-    if _NOTHING.fullmatch(text.strip("<>[](){}*_#.,:;!\"'`- \n")) or _DATA.search(text):
+    if _NOTHING.fullmatch(text.strip("<>[](){}*_#.,:;!\"'`- \n")) or is_program_text(text):
         return f"no description: {text[:100]!r}"
-    if _plain(prompt) and (_plain(text) == _plain(prompt) or _plain(text).startswith(_plain(prompt) + " ")):
+    said, asked = _words(text), _words(prompt)
+    if asked and said[: len(asked)] == asked and (len(asked) >= _ECHOED or len(said) == len(asked)):
         return "prompt echo"
     if marker := MARKER.search(text) or _ROLE.search(text) or _FUSED_ROLE.search(text):
         return f"chat marker: {marker.group().strip()!r}"
@@ -265,8 +261,8 @@ def _no_caption(text: str, prompt: str) -> str:
         return f"refusal: {first[:200]}"
     if FAILURE.search(first):
         return f"an error instead of a reply: {first[:200]}"
-    return "a thought without an answer" if _MUSING.search(first) or _PLAN.search(first.replace("’", "'")) else ""
+    return "a thought without an answer" if is_musing(plain) else ""
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())

@@ -102,6 +102,4 @@ def _number(value: int | float | Decimal | np.number, what: str) -> str:
         return str(int(value))
     if isinstance(value, Decimal):
         return format(value.normalize(), "f")
-    with np.errstate(over="ignore"):
-        single = np.float32(value)  # a float32 column: 0.1 comes out as 0.10000000149011612
-    return np.format_float_positional(single if float(single) == float(value) else np.float64(value), trim="-")
+    return np.format_float_positional(value if isinstance(value, np.floating) else np.float64(value), trim="-")

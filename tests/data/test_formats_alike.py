@@ -134,6 +134,56 @@ def test_columns_of_bytes_are_not_read_and_may_be_the_options(tmp_path: Path, fo
     assert [row.reason for row in record.refused] == [LOST]
 
 
+HALF, SINGLE = pa.float16(), pa.float32()
+TYPED = {
+    "float16": (pa.array([0.1], HALF), None, "0.1"),
+    "float16 of whole numbers": (pa.array([3.0], HALF), None, "3"),
+    "float32": (pa.array([1.1], SINGLE), None, "1.1"),
+    "float64 that is a float32 as well": (pa.array([2.0**-15]), None, "0.000030517578125"),
+    "dictionary": (pa.array([0.1], SINGLE).dictionary_encode(), None, "0.1"),
+    "list": (pa.array(["A"]), pa.array([[0.1, 0.2]], pa.list_(HALF)), "A"),
+    "object": (pa.array(["A"]), pa.array([{"A": 0.1, "B": 0.2}], pa.struct([("A", HALF), ("B", SINGLE)])), "A"),
+    "map": (pa.array(["A"]), pa.array([[("A", 0.1), ("B", 0.2)]], pa.map_(pa.string(), SINGLE)), "A"),
+    "bytes": (pa.array(["blå".encode()], pa.large_binary()), None, "blå"),
+    "bytes in a list": (pa.array([b"A"]), pa.array([[b"0.1", b"0.2"]]), "A"),
+}
+
+
+HELD = [(kind, form) for kind in TYPED for form in ("parquet", "data set", "contract")]
+HELD = [(kind, form) for kind, form in HELD if form != "data set" or kind != "map"]  # datasets has no maps
+HELD = [(kind, form) for kind, form in HELD if form != "contract" or TYPED[kind][1] is None]  # its options are texts
+
+
+@pytest.mark.parametrize(("kind", "form"), HELD)
+def test_8_values_of_typed_columns_are_what_was_written(tmp_path: Path, kind: str, form: str) -> None:
+    answer, options, text = TYPED[kind]
+    columns = {"image_id": pa.array(["1"]), "question": pa.array([b"which?"]), "answer": answer}
+    columns |= {} if options is None else {"options": options}
+    if form == "contract":
+        pq.write_table(pa.table({"image_id": ["1"], "bytes": [png()]}), tmp_path / "images.parquet")
+        pq.write_table(pa.table(columns), tmp_path / "labeled.parquet")
+        source = SourceConfig(format="parquet", path=str(tmp_path))
+    elif form == "parquet":
+        pq.write_table(pa.table(columns | {"bytes": pa.array([png()])}), tmp_path / "rows.parquet")
+        source = SourceConfig(format="parquet", path=f"{tmp_path}/rows.parquet")
+    else:
+        image = pa.array([{"bytes": png(), "path": None}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+        made = datasets.Dataset(pa.table(columns | {"image": image})).cast_column("image", datasets.Image())
+        made.save_to_disk(f"{tmp_path}/set")
+        source = SourceConfig(format="huggingface", path=f"{tmp_path}/set")
+    (record,) = read(source)
+    assert [(q.question, q.answer, q.options) for q in record.questions] == [
+        ("which?", text, None if options is None else ("0.1", "0.2"))
+    ], record.refused
+
+
+@pytest.mark.parametrize("form", ["parquet", "data set"])
+def test_8_an_answer_of_bytes_that_are_no_text_is_refused_as_such(tmp_path: Path, form: str) -> None:
+    (record,) = read(FORMATS[form](tmp_path, {"question": "which?", "answer": b"\xff\xd8"}))
+    found = [(row.reason, row.detail) for row in record.refused]
+    assert found == [("answer is no text", r"the answer is b'\xff\xd8', not text")]
+
+
 CLASSES = datasets.ClassLabel(names=["red", "blue"])
 NUMBERS = datasets.Value("int64")
 FEATURES = {

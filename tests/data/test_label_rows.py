@@ -107,8 +107,8 @@ def test_6_sportu_takes_lists_and_small_letters(tmp_path: Path) -> None:
             (["x", "y"], None),
             (b"x", None),
         ),
-        *((2.0, "2"), (3, "3"), (2.5, "2.5"), (float(pa.scalar(0.1, pa.float32()).as_py()), "0.1"), (0.1, "0.1")),
-        *((0.00001, "0.00001"), (-1.5e-7, "-0.00000015"), (float(np.float32(1e-5)), "0.00001")),
+        *((2.0, "2"), (3, "3"), (2.5, "2.5"), (np.float32(0.1), "0.1"), (np.float16(0.1), "0.1"), (0.1, "0.1")),
+        *((0.00001, "0.00001"), (-1.5e-7, "-0.00000015"), (np.float32(1e-5), "0.00001"), (2.0**-15, "0.000030517578125")),
         *(("['red']", "red"), ('["red"]', "red"), ("['red', 'blue']", None), ("[1, 2]", "[1, 2]"), ("[red]", "[red]")),
         *(("None", "None"), ("NA", "NA"), ("null", "null"), (" red ", "red")),
     ],
@@ -230,7 +230,7 @@ def test_every_text_is_taken_as_it_is_seen_or_refused(text: str) -> None:
 def test_8_a_number_is_written_without_change_of_value(value: float) -> None:
     text = words(answer=value)
     assert text is not None
-    assert float(text) == value or float(np.float32(text)) == value  # of a column of float32 the short form
+    assert float(text) == value
     assert text == str(int(value)) if value == int(value) else not text.endswith(".0")
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from leaml.config import SourceConfig
 from leaml.data.label_counts import LabelCounts
 from leaml.data.readers.webdataset import captions
-from leaml.data.records import NO_QUESTION, NOT_READ, Question, Record, RefusedRow
+from leaml.data.records import HIDDEN, NO_QUESTION, NOT_READ, Question, Record, RefusedRow
 from leaml.data.registry import read
 from leaml.errors import DataError
 
@@ -106,7 +106,7 @@ def test_7_conversations_are_read_and_files_of_macos_are_not(tmp_path: Path) -> 
         ("._1.json", b"junk"),
         ("1.json", json.dumps({"conversations": chat}).encode()),
     ]
-    shard(tmp_path / "0.tar", [*members, ("__MACOSX/2.png", b"junk"), (".hidden/3.png", b"junk")])
+    shard(tmp_path / "0.tar", [*members, ("__MACOSX/2.png", b"junk"), ("a/.DS_Store", b"junk")])
     (found,) = records(format="webdataset", path=str(tmp_path))
     assert (found.data, found.questions, found.refused) == (png(1), (Question("colour?", "red"),), ())
 
@@ -199,6 +199,22 @@ def test_7_members_without_a_label_are_counted_and_no_fault(tmp_path: Path, memb
     counts = LabelCounts()
     counts.refuse(RefusedRow(member[0], reason))
     assert (counts.rows, dict(counts.refused), counts.too_many(0.0)) == (1, {reason: 1}, False)
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_7_hidden_members_are_counted_and_not_read(tmp_path: Path, at: int) -> None:
+    members = [("1.png", png(1)), ("1.json", answered("red")), ("2.png", png(2))]
+    hidden = [(".1.json", answered("blue")), (".1.png", png(3)), ("old/.kept/1.png", png(4)), ("._1.png", b"junk")]
+    found, rows = web(tmp_path, *members[:at], *hidden, *members[at:])
+    assert found == ["1.png: red", "2.png:"]
+    assert sorted(rows) == sorted((name, HIDDEN) for name, _ in hidden[:3])
+    images, rows = web(tmp_path, *members[:at], *hidden, *members[at:], limit=1)
+    assert (images, len(rows)) == (["1.png: red"], 3 if at < 2 else 0)
+
+
+def test_7_a_shard_of_hidden_members_alone_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no image, but 2 label rows or other members; the first is .*hidden member"):
+        web(tmp_path, (".1.png", png(1)), (".1.json", answered("red")))
 
 
 def test_7_each_entry_of_a_member_is_counted(tmp_path: Path) -> None:

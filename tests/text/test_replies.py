@@ -114,6 +114,7 @@ def test_captions(reply: str, finished: str, caption: str | None) -> None:
         "The polyp is red, the polyp is red, the polyp is red, the polyp is red, and",
         "a red ball and a blue ball and " * 20,
         "red " * 200,
+        "red, " * 8,
         "The image shows " + "a polyp with a smooth surface near the fold, " * 3,
         "".join(f"{number}. The polyp is red.\n" for number in range(1, 9)),
         "".join(f"{number}. a small polyp\n" for number in range(1, 9)),
@@ -136,7 +137,7 @@ def test_a_reply_that_goes_round_in_circles_is_no_caption(reply: str, finished: 
         "Player 1 wears red. Player 2 wears red. Player 3 wears red.",
         "A sign says no, no, no.",
         "A red ball. A blue ball. A red ball.",
-        "red red red red red red red red red",
+        "red red red red red red red",
         "哈哈哈，图中有一个红球。",
     ],
 )

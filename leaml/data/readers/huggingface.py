@@ -19,13 +19,14 @@ import pyarrow as pa
 from leaml.config import SourceConfig
 from leaml.data import kvasir
 from leaml.data.class_names import has_classes, named
+from leaml.data.column_types import as_written, label_columns
 from leaml.data.embedded import decode
 from leaml.data.image_groups import ImageGroups, ImageRows, content_of, single_image
 from leaml.data.label_keys import IMAGE_KEYS
 from leaml.data.metadata_files import MetadataRows
 from leaml.data.readers.conversations import labels_of
 from leaml.data.records import MAX_IMAGE_BYTES, SAVED, Keep, Record, hash_split, need_path
-from leaml.data.tables import image_id, without_bytes
+from leaml.data.tables import image_id
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.text.values import UnusableError, is_missing
@@ -162,11 +163,12 @@ def _grouped(path: str, where: str, data: datasets.Dataset, is_kvasir: bool) -> 
     """The rows by image; those of a folder of images as its metadata files have them."""
     written = MetadataRows(where) if data.info.builder_name == _FOLDER and files.exists(where) else None
     identity = _identity(data)
-    column, said = _image_column(data), without_bytes(data.features.arrow_schema)
+    column, said = _image_column(data), label_columns(data.features.arrow_schema)
     classes = {name: feature for name, feature in data.features.to_dict().items() if name in said and has_classes(feature)}
     groups = ImageGroups()
     for number, row in _rows(data, [column, *said]):
         origin, keys = f"{path}, row {number}", data.column_names
+        row |= {name: as_written(row[name], kind) for name, kind in said.items()}
         row |= {name: named(row[name], feature) for name, feature in classes.items()}
         image, content, error = None, None, ""
         try:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from leaml.config import SourceConfig
 from leaml.data import json_text
 from leaml.data.class_names import has_classes, named
+from leaml.data.column_types import as_written, label_columns
 from leaml.data.embedded import decode, holds_image
 from leaml.data.image_groups import ImageGroups, content_of, single_image
 from leaml.data.label_keys import COLUMNS, IMAGE_KEYS, doubled
@@ -27,7 +28,7 @@ from leaml.data.label_rows import parse
 from leaml.data.readers.conversations import labels_of
 from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_path
 from leaml.data.row_files import SEVERAL
-from leaml.data.tables import IMAGES, LABELED, ImageRow, LabeledRow, check, without_bytes
+from leaml.data.tables import IMAGES, LABELED, ImageRow, LabeledRow, check
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.text.values import UnusableError, is_missing, shorten
@@ -176,8 +177,8 @@ def _grouped(path: str, split: str | None, schema: pa.Schema, classes: dict[str,
     """The rows of the wanted split by image. Raises DataError if there is none."""
     groups = ImageGroups()
     splits: set[str] = set()
-    names = schema.names
-    for number, row in _rows(path, [*_IMAGE, *without_bytes(schema)], names, classes):
+    names, columns = schema.names, label_columns(schema)
+    for number, row in _rows(path, [*_IMAGE, *columns], names, classes):
         splits.add(str(_split(row)))
         if split is None or _split(row) == split:
             where = f"{path}, row {number}"
@@ -185,7 +186,8 @@ def _grouped(path: str, split: str | None, schema: pa.Schema, classes: dict[str,
                 rows = groups.of(number, where, *_identity(row), _content(row))
             except UnusableError as error:
                 rows = groups.unusable(number, where, f"{error.reason}: {error.detail}")
-            said = {name: value for name, value in row.items() if name not in ("bytes", *IMAGE_KEYS)}
+            held = {name: value for name, value in row.items() if name not in ("bytes", *IMAGE_KEYS)}
+            said = {name: as_written(value, columns[name]) if name in columns else value for name, value in held.items()}
             for made in labels_of(said, where, names):
                 rows.add(made)
     _check_split(path, split, splits)

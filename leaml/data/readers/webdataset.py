@@ -4,7 +4,7 @@
 object with such a list in `qa`, or with the `conversations` of LLaVA. Labels are those of the one image of their sample, which
 must have their name but for the ending; others are refused, and so are those that name another image of the shard. `0001.txt`
 is a caption, see `leaml.data.captions`. Members of other kinds are counted and not read.
-Shards are streamed, not unpacked. What macOS adds (`._0001.jpg`) and other hidden files are left out.
+Shards are streamed, not unpacked. Hidden members (`.0001.jpg`) are counted and not read, what macOS adds is left out.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from leaml.data.label_keys import CHAT_KEYS, COLUMNS, IMAGE_KEYS, near_keys, sug
 from leaml.data.label_rows import DOUBLED
 from leaml.data.readers.conversations import labels_of, named_image
 from leaml.data.records import (
+    HIDDEN,
     MAX_IMAGE_BYTES,
     NO_QUESTION,
     NOT_READ,
@@ -41,7 +42,8 @@ from leaml.io import files
 from leaml.text.values import is_missing, shorten
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
-_JUNK = "__MACOSX"
+_JUNK, _JUNK_START = {"__MACOSX", ".DS_Store"}, "._"
+"""What macOS adds to archives."""
 _LABEL, _CAPTION = ".json", ".txt"
 _SHOWN = 4
 """Members named in a message."""
@@ -64,6 +66,14 @@ class _Member:
         return f"{self.shard}#{self.name}"
 
     @property
+    def is_image(self) -> bool:
+        return not self.is_hidden and self.ending in images.SUFFIXES
+
+    @property
+    def is_hidden(self) -> bool:
+        return any(part.startswith(".") and part != ".." for part in self.name.split("/"))
+
+    @property
     def stem(self) -> str:
         return posixpath.splitext(self.name)[0]
 
@@ -74,11 +84,12 @@ class _Member:
 
 @dataclass
 class _Sample:
-    """Members of one name, in their order."""
+    """Members of one name, in their order, and the hidden ones before and between them."""
 
     name: str
     members: list[_Member] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
+    hidden: list[_Member] = field(default_factory=list)
 
     def add(self, member: _Member) -> None:
         """Add a member. Raises DataError if it is there."""
@@ -90,7 +101,7 @@ class _Sample:
 
     @property
     def images(self) -> list[_Member]:
-        return [member for member in self.members if member.ending in images.SUFFIXES]
+        return [member for member in self.members if member.is_image]
 
     def ending_in(self, ending: str) -> list[_Member]:
         """The members with this ending."""
@@ -178,7 +189,7 @@ def _shards(path: str) -> list[str]:
 
 
 def _stems(shard: str) -> frozenset[str]:
-    stems = {member.stem for member in _members(shard, None, set()) if member.ending in images.SUFFIXES}
+    stems = {member.stem for member in _members(shard, None, set()) if member.is_image}
     return frozenset(stems | {posixpath.basename(stem) for stem in stems})
 
 
@@ -186,7 +197,11 @@ def _samples(shard: str, keep: Keep | None, wanted: set[str]) -> Iterator[_Sampl
     """The samples of a shard. Raises DataError where one goes on behind another one, or has a member twice."""
     sample: _Sample | None = None
     ended: set[bytes] = set()
+    hidden: list[_Member] = []
     for member in _members(shard, keep, wanted):
+        if member.is_hidden:
+            hidden.append(member)
+            continue
         folder, base = posixpath.split(member.name)
         found = posixpath.join(folder, base.partition(".")[0])
         if sample is None or found != sample.name:
@@ -201,7 +216,11 @@ def _samples(shard: str, keep: Keep | None, wanted: set[str]) -> Iterator[_Sampl
                 raise DataError(msg)
             sample = _Sample(found)
         sample.add(member)
-    if sample is not None:
+        sample.hidden += hidden
+        hidden = []
+    if sample is not None or hidden:
+        sample = sample or _Sample("")
+        sample.hidden += hidden
         yield sample
 
 
@@ -210,18 +229,17 @@ def _digest(name: str) -> bytes:
 
 
 def _members(shard: str, keep: Keep | None, wanted: set[str]) -> Iterator[_Member]:
-    """All members but folders and hidden ones, with the content of `wanted` endings and of images to keep (None: of none)."""
+    """All members but folders and junk, with the content of `wanted` endings and of images to keep (None: of none)."""
     mode: Literal["r:*", "r|*"] = "r|*" if keep else "r:*"  # with the images unread, most of a shard can be passed over
     with files.open_read(shard) as stream:
         try:
             with tarfile.open(fileobj=stream, mode=mode, tarinfo=_Header) as archive:
                 for info in archive:
                     member = _Member(shard, posixpath.normpath(info.name))
-                    parts = member.name.split("/")
-                    if info.isdir() or _JUNK in parts or any(part.startswith(".") and part != ".." for part in parts):
+                    if info.isdir() or any(part in _JUNK or part.startswith(_JUNK_START) for part in member.name.split("/")):
                         continue
-                    is_image = member.ending in images.SUFFIXES
-                    if not (member.ending in wanted or (is_image and keep is not None and keep(member.where))):
+                    is_wanted = member.ending in wanted and not member.is_hidden
+                    if not (is_wanted or (member.is_image and keep is not None and keep(member.where))):
                         yield member
                     elif error := _unreadable(info):
                         yield replace(member, error=error)
@@ -246,7 +264,8 @@ def _unreadable(info: tarfile.TarInfo) -> str | None:
 
 def _label_rows(sample: _Sample, stems: Stems) -> LabelRows:
     """The label rows of the sample's image, all of them refused where nobody can tell whose they are, and what is not read."""
-    others = [RefusedRow(m.where, *_not_read(m)) for m in sample.members if m not in sample.images and m.ending != _LABEL]
+    others = [RefusedRow(m.where, *_not_read(m)) for m in sample.members if not m.is_image and m.ending != _LABEL]
+    others += [RefusedRow(member.where, HIDDEN, "take the dot from the beginning of its name") for member in sample.hidden]
     rows = {member: _rows(member, stems) for member in sample.ending_in(_LABEL)}
     others += [row for found in rows.values() for row in found.refused if row.reason == NO_QUESTION]
     labels = {

@@ -59,7 +59,7 @@ TEXT_ONLY = "text only"
 _NO_LABEL = {*IMAGE_KEYS, *COLUMNS, "split", "source", "caption", "image_id", "img_id", "uri", "bytes", "file_name"}
 """Keys of a row that is an image without a label."""
 _PLACEHOLDER = re.compile(
-    r"<[|/]{0,2}(?:[\w.-]{0,24}[-_.])?(?:image|img|video|audio|vision)(?:[-_. \d][ \w.-]{0,24}|here|s)?\|?>"
+    r"<[|/]{0,2}(?:[\w.-]{0,24}[-_.])?(?:image|img|video|audio|vision)(?:[-_. \d][ \w.-]{0,24}|here|s)?(?: ?/|\|)?>"
     r"|<(?:im_(?:start|end|patch)|\|im_patch\||row_\d+_col_\d+)>"
     r"|\[/?(?:image|img|video|audio)(?:[_ ]?(?:break|end|start|pad|\d+))?\]|\ufffc",
     re.I,

@@ -20,13 +20,16 @@ _CODE = re.compile(
     r"|^[ \t]*(?:(?:async |static |public |private |export )*(?:def|function|fn|func|void|int) \w+\s*\(|class \w+\s*[({:]"
     r"|#include\b|<\?|#!/)"
     r"|^[ \t]*(?:public|private|export|static) (?:static|class|default|const|function)\b"
-    r"|^[ \t]*(?:const|let|var) \w+ = |^\s*[a-z_]\w* = (?:[\w.]+\(.*\)|[\[{\"'].*[\]}\"']);?[ \t]*$"
+    r"|^[ \t]*(?:const|let|var) \w+ = |^[ \t]*[a-z_]\w* = (?:[\w.]+\(.*\)|[\[{\"'].*[\]}\"']);?[ \t]*$"
     r"|^[ \t]*(?:import (?:\w+ as \w+|\w+(?:\.\w+)+|\w+;|\{|numpy|torch|os|sys|json|re|cv2|pandas|requests|base64|openai)"
     r"|from [\w.]+ import )"
     r"|^[ \t]*(?:if|for|while|switch) ?\(.*\)\s*\{|\{[ \t]*$"
+    r"|^[ \t]*return (?:[\"'\[{(]|\w+\()"
     # commands
-    r"|^[ \t]*[$>%] (?:\./)?[a-z][\w.-]* |^\s*(?:pip3?|npm|apt(?:-get)?|conda|docker|brew|git) (?:install|run|pull|clone"
-    r"|add)\b|^[ \t]*curl -",
+    r"|^[ \t]*[$>] (?:\./)?[a-z][\w.-]* |^[ \t]*(?:pip3?|npm|apt(?:-get)?|conda|docker|brew|git) (?:install|run|pull|clone"
+    r"|add)\b|^[ \t]*curl -"
+    # markup
+    r"|^[ \t]*\\(?:begin|documentclass|usepackage|section)\{|^[ \t]*\|.*\|[ \t]*\n[ \t]*\|[-:| \t]+\|",
     re.M,
 )
 _CALL = re.compile(r"\W*(?:[A-Za-z]\w*(?:[_.]\w+)+\(.*\)|[A-Za-z]\w*\((?:|.*(?:[\"'].*[\"']|\w=).*)\))\W*", re.S)

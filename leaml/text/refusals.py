@@ -16,7 +16,7 @@ _DO = (
     r"(?:\w+ly |even |really )?(?:see|view|look|read|open|load|access|process|analy[sz]e|interpret|inspect|examine|display|find"
     r"|detect|identify|recogni[sz]e|determine|discern|tell|say|answer|respond|reply|describe|caption|help|assist|provide|give"
     r"|offer|generate|create|fulfil|comply|comment|continue|do (?:that|this|so)|discuss|engage|confirm|verify|complete"
-    r"|retrieve)"
+    r"|retrieve|fetch|download|decode|parse|obtain|upload|render)"
 )
 _IMAGE = r"(?:images?|pictures?|photos?|photographs?|attachments?|files?|input|url)"
 _GIVEN = (
@@ -72,7 +72,7 @@ _ENGLISH = (
     rf"\b{_IMAGE} (?:(?:was|is|were|are|has|have|did|does|could|can) ?(?:not|n't)|wasn't|isn't|couldn't|didn't|cannot"
     rf"|can't|failed to)"
     rf" (?:been |be |properly |correctly |successfully )*(?:{_GIVEN}|load|open|come through|upload|attach)\b",
-    r"^[^\w\n]*(?:the |your |this )?(?:image|picture|photo) (?:(?:is |was )?"
+    r"^[^\w\n]*(?:the |your |this )?(?:image|picture|photo|attachment) (?:(?:is |was )?"
     r"(?:missing(?! (?:an?|its|the|one|some|part|\w+ing)\b)"
     rf"|unavailable|inaccessible|corrupt(?:ed)?)|not {_GIVEN})\b",
     r"^[^\w\n]*(?:please|kindly|could you|can you|would you)\b[^.?!]{0,30}\b(?:upload|attach|send|resend|supply"
@@ -110,11 +110,17 @@ _ENGLISH = (
     rf"^[^\w\n]*no (?:\w+ )?{_IMAGE} (?:in|with|attached to) (?:your|the|this) {_MESSAGE}\b",
     r"\bi (?:can |could )?only (?:see|have|find|got|received?) (?:the |your |some |a )?(?:text|words|question|prompt)\b",
     rf"\b{_IMAGE} (?:(?:that )?you(?:'ve| have)? \w+ )?{_NOT} be (?:shown|viewed|seen|opened|loaded|rendered|displayed)\b",
+    r"^[^\w\n]*(?:the |your )?(?:image|picture|photo|file"
+    r"|attachment) (?:upload(?:ing)?|download(?:ing)?|load(?:ing)?|process(?:ing)?"
+    r"|fetch(?:ing)?|retrieval|decod(?:e|ing)) (?:has |was |is )?(?:failed|error|failure|timed out|not |un)",
+    rf"^[^\w\n]*without (?:(?:seeing|having|access to|viewing|being able to see) )?(?:the|an|any|your) (?:actual )?{_IMAGE},? "
+    r"(?:i|we|it|there|no|one)\b",
     # who it is that speaks
-    rf"(?:^[^\w\n]*|[.!?] )(?:{_HELLO}\W+)?(?:i(?:'m| am)|my name is|this is|you(?:'re| are) (?:talking|speaking"
+    rf"(?:^[^\w\n]*|[.!?] )(?:{_HELLO}\W+)?(?:i(?:'m| am)|my name is|you(?:'re| are) (?:talking|speaking"
     r"|chatting) (?:to"
     r"|with)) "
-    rf"{_MODELS}\b(?=[^\w\n]*$|[.,;:!?]| (?:and|an?|the|by|from|created|made|developed|trained|built|your|here)\b)",
+    rf"{_MODELS}(?: (?:\d\S*|large|small|medium|mini|pro|flash|ultra|chat|instruct|opus|sonnet|haiku|vl))*(?=[^\w\n]*$"
+    r"|[.,;:!?]| (?:and|an?|the|by|from|created|made|developed|trained|built|your|here)\b)",
     r"\bi (?:was|am|have been) (?:created|made|developed|trained|built|designed|programmed) (?:by|to|on)\b",
 )
 REFUSAL = re.compile("|".join((*_ENGLISH, *OTHER_LANGUAGES, *NOT_AVAILABLE)), re.I | re.M)

@@ -33,7 +33,7 @@ OTHER_LANGUAGES = (
     r"|modelo de linguagem)\b",
     r"\bmi (?:di)?spiace\b|\bspiacente\b|\bnon (?:posso|vedo|so|ho accesso|dispongo|sono in grado|riesco)\b|\bcome (?:ia"
     r"|modello linguistico)\b",
-    r"\bho sento\b|\b(?:no|non) (?:puc|podo)\b|\bno (?:veig|tinc accés)\b|\bmalauradament\b|\bsíntoo\b|\bcom a (?:model|ia"
+    r"\bho sento\b|\b(?:no|non) (?:puc|podo)\b|\bno (?:veig|tinc)\b|\bmalauradament\b|\bsíntoo\b|\bcom a (?:model|ia"
     r"|assistent)\b",
     r"\b(?:îmi pare rău|din păcate|nu (?:pot|văd|știu|am acces))\b",
     # Slavic, Baltic and Finno-Ugric languages
@@ -61,6 +61,29 @@ OTHER_LANGUAGES = (
     r"آسف|أعتذر|عذر[اًا]|لا أستطيع|لا يمكنني|لا أعرف|متأسف|نمی‌?توانم|क्षमा करें|मुझे खेद|नहीं (?:कर|बता|देख) सकत|ขออภัย"
     r"|ไม่สามารถ|ขอโทษ",
 )
+_NOT_LOADED = (
+    r"(?:bild|foto|datei)\w* (?:konnte|kann) (?:leider )?nicht\b|(?:afbeelding|foto) (?:kon|kan) niet\b"
+    r"|(?:bild|foto)\w* (?:kunde inte|kunne ikke|kan inte|kan ikke)\b|(?:image|photo)\w* n'a(?: pas)? pu\b"
+    r"|impossible (?:de|d') ?(?:charger|afficher|traiter|lire|ouvrir|acc[ée]der)|impossibile (?:caricare|vedere"
+    r"|visualizzare|aprire)"
+    r"|no se (?:pudo|puede|ha podido) (?:cargar|mostrar|procesar|ver|abrir|acceder)|no (?:es|ha sido|fue) posible (?:ver"
+    r"|cargar|mostrar)"
+    r"|n[ãa]o (?:foi|é) poss[íi]vel (?:carregar|ver|abrir|exibir|visualizar)|non è (?:stato )?possibile (?:caricare|vedere"
+    r"|visualizzare)"
+    r"|(?:не удалось|невозможно) (?:загрузить|открыть|определить|описать|увидеть|обработать)|(?:изображение"
+    r"|фото) не (?:загружено|загрузилось)"
+    r"|nie (?:udało się|można) (?:wczytać|załadować|wyświetlić|zobaczyć)|nepodařilo se|nelze (?:načíst|zobrazit)"
+    r"|(?:görüntü|resim|görsel|fotoğraf)\w* (?:yükle|aç|bul|gör)\w*m[ae]|không thể (?:tải|xem|mở|hiển thị|xử lý)"
+    r"|tidak (?:dapat|bisa) (?:memuat|melihat|membuka)|לא (?:ניתן|סופק|צורפ|התקבל|נטענ|הועל)|불러오지 못"
+    r"|(?:열|표시할|처리할) 수 없"
+    r"|(?:読み込|表示|取得|処理|認識)[^。]{0,6}(?:ませんでした|できません)|(?:图片|图像|照片|圖片)[^。]{0,4}(?:加载|上传|读取|打开|載入|上傳)失[败敗]"
+)
+_LANGUAGE_MODEL = (
+    r"\b(?:språkmodell?|sprogmodel|sprachmodell|taalmodel|kielimalli|nyelvi modell|jazykov(?:ý|ým) model|model(?:em)? językow"
+    r"|model lingvistic|model de llenguatge|modelo de (?:lenguaje|linguagem)|modèle de langage|modello linguistico"
+    r"|языков\w+ модел"
+    r"|dil modeli|mô hình ngôn ngữ|model bahasa)|언어 모델|言語モデル|语言模型|語言模型|מודל שפה|نموذج لغ"
+)
 _THING = (
     r"(?:bild(?:er)?|foto|beschreibung|image|photo|imagen|imagem|immagine|afbeelding|obraz|zdjęcie|obrázek|изображение|фото"
     r"|картинка|описание|description|descripción|descrição|descrizione|beschrijving|bilden|bildet|billedet?|kuva|resim|görsel"
@@ -71,6 +94,8 @@ _THERE = (
     r"|tilgjengelig\w*|dostępn[eya]|znaleziono|dostupn[ýáé]|nalezen\w*|encontrad[ao]|trovat[ao]|trouvée?|gevonden|tersedia)"
 )
 NOT_AVAILABLE = (
+    _NOT_LOADED,
+    _LANGUAGE_MODEL,
     rf"^[^\w\n]*(?:(?:das|die|diese[rs]?|le|la|l'|cette|el|esta|este|o|a|il|het|de|dit|deze) ?)?{_THING}"
     r"(?: (?:ist|est|está|é|è|is|är|er|n'est|jest))? (?:derzeit |leider |momentan |actuellement |attualmente )?"
     rf"(?:(?:nicht|non|pas|no|não|niet|inte|ikke|nie|není|tidak|không) {_THERE}|in(?:disponible|disponibile|disponível)"

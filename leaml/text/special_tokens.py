@@ -17,8 +17,11 @@ _END = (
 )
 _BEGIN = r"<(?:s|bos|startoftext)>|\[(?:BOS|CLS)\]|<\|(?:begin_of_text|startoftext|bos)\|>|<｜begin▁of▁sentence｜>"
 _AT_ENDS = re.compile(rf"^(?:\s*(?:{_BEGIN}))+\s*|\s*(?:(?:{_END})\s*)+$", re.I)
+_NUMBERED = r"<(?:loc\d{4}|seg\d{3}|unused\d+|extra_id_\d+|reserved_\d+)>"
+"""Of PaliGemma, Gemma, T5 and others."""
 _ANYWHERE = re.compile(
-    rf"{DELIMITED}|{_BEGIN}|{_END}|<(?:start_of_turn|mask|sep|cls)>|<<SYS>>|\[/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|UNK|gMASK)\]",
+    rf"{DELIMITED}|{_BEGIN}|{_END}|<(?:start_of_turn|mask|sep|cls)>|</?slice>|{_NUMBERED}|<<SYS>>|\[/?(?:INST|SYSTEM_PROMPT"
+    r"|TOOL_CALLS|UNK|gMASK)\]",
     re.I,
 )
 

@@ -85,7 +85,7 @@ def test_what_a_model_reads_at_the_beginning_is_no_part_of_a_text(begin: str) ->
         "red</s>blue", "red<|im_end|>\n<|im_start|>user\nand?", "<|im_start|>assistant\nred", "<think>a dog</think>red",
         "<think>", "red</think>", "◁think▷so◁/think▷red", "[INST] which? [/INST]", "<start_of_turn>model\nred",
         "<|assistant|>red", "<｜User｜>which?", "<<SYS>> you", "<reasoning>it is</reasoning> red", "red <unk> blue",
-        "[UNK] red",
+        "[UNK] red", "<loc0001><loc0512> dog", "<unused5>red", "<slice>red</slice>", "<extra_id_0>",
     ],
 )  # fmt: skip
 def test_special_tokens_and_thoughts_inside_of_a_text_are_refused(text: str) -> None:
@@ -97,7 +97,17 @@ def test_special_tokens_and_thoughts_inside_of_a_text_are_refused(text: str) -> 
 
 @pytest.mark.parametrize(
     "text",
-    ["<b>red</b>", "a < b and c > d", "is |x| < |y|?", "I think it is red", "[1] red", "the <s-curve> sign", "s>", "a|b"],
+    [
+        "<b>red</b>",
+        "a < b and c > d",
+        "is |x| < |y|?",
+        "I think it is red",
+        "[1] red",
+        "the <s-curve> sign",
+        "s>",
+        "a|b",
+        "<loc>",
+    ],
 )
 def test_marks_of_other_kinds_are_text(text: str) -> None:
     found = made(question=text, answer=text)

@@ -212,7 +212,7 @@ def test_an_image_outside_of_the_folder_is_named_with_its_line(tmp_path: Path) -
         *("<image>", "<|image_pad|>", "<|vision_start|>", "<|image|>", "<|image_1|>", "<image 1>", "<image_1>", "<image1>"),
         *("[IMG_BREAK]", "[image]", "<image_soft_token>", "<start_of_image>", "<IMG_CONTEXT>", "<img>", "</img>"),
         *("<fake_token_around_image>", "<row_1_col_2>", "<global-img>", "<|video_pad|>", "<im_start>", "<im_patch>", "\ufffc"),
-        *("<|begin_of_image|>", "<images>", "<|image_start|>", "[IMG]", "<ImageHere>"),
+        *("<|begin_of_image|>", "<images>", "<|image_start|>", "[IMG]", "<ImageHere>", "<image/>", "<img />"),
     ],
 )  # fmt: skip
 def test_10_placeholders_of_every_family_are_refused(mark: str) -> None:

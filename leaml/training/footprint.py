@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from leaml.config import ModelConfig, TrainConfig
-from leaml.training.prepare import SMALL
+from leaml.training.prepare import SMALL, mixes_types
 from leaml.vlm import attention, load
 from leaml.vlm.precision import compute_dtype
 
@@ -91,6 +91,7 @@ class Anatomy:
         patch: Pixels on a side of a patch of the vision tower.
         able: Whether its layers can compute activations again.
         eager: Whether attention keeps its probabilities on a CPU; see `attention.kernels`.
+        mixes: Whether frozen weights keep their type beside trained ones; see `prepare.mixes_types`.
     """
 
     counts: Mapping[str | None, int]
@@ -101,6 +102,7 @@ class Anatomy:
     patch: int
     able: bool
     eager: bool
+    mixes: bool
 
     @property
     def parameters(self) -> int:
@@ -221,6 +223,7 @@ def of_model(model: Any) -> Anatomy:
         _first(vision, "patch_size") or PATCH,
         bool(model.supports_gradient_checkpointing),
         config._attn_implementation == "eager",
+        mixes_types(config),
     )
 
 
@@ -289,7 +292,8 @@ def footprint(
     """
     compute = compute_dtype(train.precision, device)
     trained = made.trained(train, ratio)
-    stored = 4 if compute == torch.float32 or train.method == "full" else getattr(torch, dtype).itemsize
+    kept_apart = shards > 1 or train.method != "full" or made.mixes
+    stored = getattr(torch, dtype).itemsize if compute != torch.float32 and kept_apart else 4
     frozen = made.parameters - trained if train.method == "full" else made.parameters
     kept = _activations(made, one, train, compute.itemsize, made.eager and device == "cpu")
     update = 2 * _MASTER * (made.largest if train.method == "full" else 0)
@@ -356,6 +360,9 @@ def _activations(made: Anatomy, one: Extent, train: TrainConfig, compute: int, e
 
 def _copies(made: Anatomy, train: TrainConfig, compute: int, stored: int) -> int:
     """Weights in the type of products, which autocast makes of those in another; neuron adapters keep none."""
-    if compute == stored or train.method == "neurons" or (train.method == "lora" and again(made, train)):
+    if train.method == "neurons" or compute == _MASTER:
         return 0
-    return compute * sum(out * width for sizes in made.linears.values() for out, width in sizes)
+    if train.method == "lora" and (compute == stored or again(made, train)):
+        return 0
+    parts = made.adapted(train) if compute == stored else made.linears.keys()
+    return compute * sum(out * width for part in parts for out, width in made.linears.get(part, ()))

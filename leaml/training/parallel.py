@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from leaml.errors import ModelError
 from leaml.machine import SHARDED_ABOVE, free_memory
-from leaml.training.prepare import float32_masters, one_type
+from leaml.training.prepare import float32_masters
 from leaml.vlm.load import transformer_layers
 from leaml.vlm.precision import Precision, compute_dtype
 
@@ -140,7 +140,7 @@ def shard(model: nn.Module, precision: Precision, device: str) -> None:
 
     Args:
         model: On the CPU; adapters are in it already.
-        precision: Of the forward pass. In bfloat16 weights are gathered as such.
+        precision: Of the forward pass. In bfloat16 weights are gathered as such, so that frozen ones keep their type.
         device: Of this worker.
 
     Raises:
@@ -157,11 +157,10 @@ def shard(model: nn.Module, precision: Precision, device: str) -> None:
     mesh = init_device_mesh(kind, (distributed.get_world_size(),))
     half = compute_dtype(precision, kind) == torch.bfloat16
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if half else MixedPrecisionPolicy()
-    everything = not half and one_type(model, precision, device)  # in bfloat16 all are gathered as such
     for scalar in scalars.values():
         scalar.data = scalar.data.to(device)
     for module in (*transformer_layers(model), model):
-        float32_masters([p for p in module.parameters() if not isinstance(p, DTensor)], everything)
+        float32_masters([p for p in module.parameters() if not isinstance(p, DTensor)], not half)
         sharded: Any = fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=set(scalars.values()))
         sharded.set_force_sum_reduction_for_comms(True)
         sharded.set_gradient_divide_factor(1.0)

@@ -35,11 +35,20 @@ def float32_masters(parameters: Iterable[nn.Parameter], everything: bool) -> Non
 
 
 def one_type(model: nn.Module, precision: Precision, device: str) -> bool:
-    """Whether frozen weights must have the type of the trained ones: products want two factors of one type.
+    """Whether frozen weights must have the type of the trained ones.
 
-    Under an adapter, which brings its own product, they need not unless the forward pass computes in float32.
+    In float32 they must, as products want two factors of one type; autocast brings those together, and so do adapters.
     """
-    return not hasattr(model, "peft_config") or compute_dtype(precision, torch.device(device).type) == torch.float32
+    half = compute_dtype(precision, torch.device(device).type) != torch.float32
+    return not half or not (hasattr(model, "peft_config") or mixes_types(model.config))
+
+
+def mixes_types(config: object) -> bool:
+    """Whether a model of transformers, by its configuration, takes weights of two types under autocast.
+
+    SmolVLM gives what its image features are the type of its first weight, and puts them among embeddings of another one.
+    """
+    return getattr(config, "model_type", None) != "smolvlm"
 
 
 def checkpoint_activations(vlm: VLM, wanted: Literal["auto"] | bool) -> bool:

@@ -91,7 +91,7 @@ def shape(**changes: Any) -> tuple[Anatomy, Extent]:
     layers = {"vision": [vision] * 12, "language": [text] * 30}
     counts = {"vision": 86_000_000, "connector": 7_000_000, "language": 135_000_000, None: 28_000_000}
     linears: dict[str | None, list[tuple[int, int]]] = {"vision": [(768, 768)] * 12, "language": [(576, 576)] * 30}
-    anatomy = Anatomy(counts, linears, layers, 49_280, 28_385_280, 16, True, False)
+    anatomy = Anatomy(counts, linears, layers, 49_280, 28_385_280, 16, True, False, True)
     return replace(anatomy, **changes), Extent(1143, 20, 17 * 1024, 17 * 3 * 512 * 512 * 4, 1, 1024)
 
 
@@ -101,6 +101,9 @@ def test_weights_gradients_and_moments_by_hand() -> None:
     assert (full.weights, full.gradients, full.moments) == (4 * 256e6, 4 * 256e6, 8 * 256e6)
     frozen = footprint.footprint(anatomy, one, TrainConfig(method="full", precision="float32", freeze=["vision"]))
     assert (frozen.weights, frozen.gradients) == (4 * 256e6, 4 * 170e6)
+    half = TrainConfig(method="full", precision="bfloat16", freeze=["vision"])
+    assert footprint.footprint(anatomy, one, half, "bfloat16").weights == 2 * 86e6 + 4 * 170e6
+    assert footprint.footprint(replace(anatomy, mixes=False), one, half, "bfloat16").weights == 4 * 256e6
     rows = sum(round(0.3 * out) * width for each in anatomy.linears.values() for out, width in each)
     train = TrainConfig(method="neurons", precision="bfloat16")
     neurons = footprint.footprint(anatomy, one, train, "bfloat16", ratio=0.3)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+import training_runs
 import transformers.integrations.liger as integration
 from peft import get_peft_model
 
 from leaml.config import ModelConfig
 from leaml.neurons.peft import NeuronConfig
 from leaml.training import prepare
+from leaml.training.loop import Trainer, Worker
 from leaml.vlm import load
+from leaml.vlm.load import VLM
 
 
 @pytest.mark.parametrize(("device", "installed", "asked"), [("cuda:0", True, 1), ("cpu", True, 0), ("cuda", False, 0)])
@@ -36,3 +42,25 @@ def test_liger_computes_layers_but_not_losses_on_a_gpu_where_it_is_installed(
     for given in calls:
         assert given.pop("model") is plain
         assert given == {"cross_entropy": False, "fused_linear_cross_entropy": False}
+
+
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="the processors of these models need torchvision")
+@pytest.mark.parametrize(
+    ("name", "kept"), [("qwen2_5_vl", torch.bfloat16), ("internvl", torch.bfloat16), ("smolvlm2", torch.float32)]
+)
+def test_frozen_parts_keep_their_type_beside_float32_masters(shared_folder: Path, name: str, kept: torch.dtype) -> None:
+    vlm = load.load(ModelConfig(name=str(shared_folder / "zoo" / name), dtype="bfloat16"))
+    half, single = (training_runs.copy_of(vlm, dtype) for dtype in (torch.bfloat16, torch.float32))
+    losses = [_with_frozen_vision(one) for one in (half, single)]
+    types = {(p.requires_grad, p.dtype) for p in half.model.parameters()}
+    assert types == {(True, torch.float32), (False, kept)}
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def _with_frozen_vision(vlm: VLM) -> list[float]:
+    for path, parameter in vlm.model.named_parameters():
+        parameter.requires_grad_(load.part_of(path) != "vision")
+    trained = [p for p in vlm.model.parameters() if p.requires_grad]
+    config = training_runs.CONFIG.model_copy(update={"steps": 2, "lr": 1e-4, "precision": "bfloat16"})
+    given = ([training_runs.questions(5)], config, training_runs.get_image, 1, Worker())
+    return [loss for _, loss in Trainer(vlm, trained, *given).run().losses]

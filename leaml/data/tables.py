@@ -13,7 +13,6 @@ from typing import TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from leaml.data.column_types import as_written
 from leaml.errors import DataError
 from leaml.io import files
 
@@ -255,7 +254,7 @@ def check(found: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
             columns.append(pa.nulls(found.num_rows, field.type))
             continue
         try:
-            columns.append(_cast(found[field.name], field.type))
+            columns.append(found[field.name].cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             msg = f"{origin}: column {field.name!r} is {found[field.name].type}, expected {field.type}: {error}"
             raise DataError(msg) from None
@@ -263,12 +262,6 @@ def check(found: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
             msg = f"{origin}: column {field.name!r} has {columns[-1].null_count} empty values"
             raise DataError(msg)
     return pa.table(columns, schema=schema)
-
-
-def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    if pa.types.is_float16(column.type) and pa.types.is_string(kind):  # Arrow would write 0.1 as 0.0999755859375
-        column = pa.chunked_array([[as_written(value, column.type) for value in column.to_pylist()]], pa.float64())
-    return column.cast(kind)
 
 
 def write(uri: str, rows: pa.Table) -> None:

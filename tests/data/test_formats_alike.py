@@ -7,10 +7,12 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -138,6 +140,12 @@ HALF, SINGLE = pa.float16(), pa.float32()
 TYPED = {
     "float16": (pa.array([0.1], HALF), None, "0.1"),
     "float16 of whole numbers": (pa.array([3.0], HALF), None, "3"),
+    "float16 of great whole numbers": (pa.array([4112.0], HALF), None, "4112"),
+    "float32 of great whole numbers": (pa.array([100000008.0], SINGLE), None, "100000008"),
+    "float64 of great whole numbers": (pa.array([1e16]), None, "10000000000000000"),
+    "small float64": (pa.array([1e-10]), None, "0.0000000001"),
+    "decimal": (pa.array([Decimal("3.0")]), None, "3"),
+    "json": (pa.ExtensionArray.from_storage(pa.json_(), pa.array(['"red"'])), None, "red"),
     "float32": (pa.array([1.1], SINGLE), None, "1.1"),
     "float64 that is a float32 as well": (pa.array([2.0**-15]), None, "0.000030517578125"),
     "dictionary": (pa.array([0.1], SINGLE).dictionary_encode(), None, "0.1"),
@@ -149,32 +157,75 @@ TYPED = {
 }
 
 
+def put(folder: Path, answer: pa.Array, form: str, **others: pa.Array) -> SourceConfig:
+    columns = {"image_id": pa.array(["1"]), "question": pa.array(["which?"]), "answer": answer} | others
+    if form == "contract":
+        pq.write_table(pa.table({"image_id": ["1"], "bytes": [png()]}), folder / "images.parquet")
+        pq.write_table(pa.table(columns), folder / "labeled.parquet")
+        return SourceConfig(format="parquet", path=str(folder))
+    if form == "parquet":
+        pq.write_table(pa.table(columns | {"bytes": pa.array([png()])}), folder / "rows.parquet")
+        return SourceConfig(format="parquet", path=f"{folder}/rows.parquet")
+    image = pa.array([{"bytes": png(), "path": None}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    made = datasets.Dataset(pa.table(columns | {"image": image})).cast_column("image", datasets.Image())
+    made.save_to_disk(f"{folder}/set")
+    return SourceConfig(format="huggingface", path=f"{folder}/set")
+
+
 HELD = [(kind, form) for kind in TYPED for form in ("parquet", "data set", "contract")]
 HELD = [(kind, form) for kind, form in HELD if form != "data set" or kind != "map"]  # datasets has no maps
-HELD = [(kind, form) for kind, form in HELD if form != "contract" or TYPED[kind][1] is None]  # its options are texts
 
 
 @pytest.mark.parametrize(("kind", "form"), HELD)
 def test_8_values_of_typed_columns_are_what_was_written(tmp_path: Path, kind: str, form: str) -> None:
     answer, options, text = TYPED[kind]
-    columns = {"image_id": pa.array(["1"]), "question": pa.array([b"which?"]), "answer": answer}
-    columns |= {} if options is None else {"options": options}
-    if form == "contract":
-        pq.write_table(pa.table({"image_id": ["1"], "bytes": [png()]}), tmp_path / "images.parquet")
-        pq.write_table(pa.table(columns), tmp_path / "labeled.parquet")
-        source = SourceConfig(format="parquet", path=str(tmp_path))
-    elif form == "parquet":
-        pq.write_table(pa.table(columns | {"bytes": pa.array([png()])}), tmp_path / "rows.parquet")
-        source = SourceConfig(format="parquet", path=f"{tmp_path}/rows.parquet")
-    else:
-        image = pa.array([{"bytes": png(), "path": None}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-        made = datasets.Dataset(pa.table(columns | {"image": image})).cast_column("image", datasets.Image())
-        made.save_to_disk(f"{tmp_path}/set")
-        source = SourceConfig(format="huggingface", path=f"{tmp_path}/set")
+    others = {} if options is None else {"options": options}
+    source = put(tmp_path, answer, form, question=pa.array([b"which?"]), **others)
     (record,) = read(source)
     assert [(q.question, q.answer, q.options) for q in record.questions] == [
         ("which?", text, None if options is None else ("0.1", "0.2"))
     ], record.refused
+
+
+TIMES = {
+    "an unknown zone": pa.array([0], pa.timestamp("us", "Asia/Beijing")),
+    "after the year 9999": pa.array([2**62], pa.timestamp("us")),
+    "a long duration": pa.array([2**62], pa.duration("s")),
+    "a late date": pa.array([2**30], pa.date32()),
+}
+NO_TEXTS = TIMES | {
+    "infinite": pa.array([float("inf")]),
+    "a duration": pa.array([5123456], pa.duration("us")),
+    "a date": pa.array([1], pa.date32()),
+    "true or false": pa.array([True]),
+}
+
+
+@pytest.mark.parametrize("form", ["parquet", "data set", "contract"])
+@pytest.mark.parametrize("kind", NO_TEXTS)
+def test_8_values_that_are_no_texts_are_refused_alike(tmp_path: Path, kind: str, form: str) -> None:
+    (record,) = read(put(tmp_path, NO_TEXTS[kind], form))
+    assert [(row.reason, row.where.rpartition(", ")[2]) for row in record.refused] == [("answer is no text", "row 0")]
+
+
+@pytest.mark.parametrize("form", ["parquet", "data set", "contract"])
+@pytest.mark.parametrize("kind", TIMES)
+def test_8_a_time_that_python_cannot_hold_in_another_column_ends_nothing(tmp_path: Path, kind: str, form: str) -> None:
+    (record,) = read(put(tmp_path, pa.array(["red"]), form, created=TIMES[kind]))
+    assert [question.answer for question in record.questions] == ["red"], record.refused
+
+
+@pytest.mark.parametrize("form", ["parquet", "contract"])  # datasets does not know the type
+def test_8_months_of_pandas_are_no_numbers(tmp_path: Path, form: str) -> None:
+    months = pa.array(pd.Series(pd.period_range("2020", periods=1, freq="M")))
+    (record,) = read(put(tmp_path, months, form))
+    assert [(row.reason, "period" in row.detail) for row in record.refused] == [("answer is no text", True)]
+
+
+@pytest.mark.parametrize("form", ["parquet", "data set"])
+def test_8_ids_may_be_bytes(tmp_path: Path, form: str) -> None:
+    (record,) = read(put(tmp_path, pa.array(["red"]), form, image_id=pa.array([b"scan 7"])))
+    assert (record.uri.rpartition("#")[2], [question.answer for question in record.questions]) == ("scan 7", ["red"])
 
 
 @pytest.mark.parametrize("form", ["parquet", "data set"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -13,6 +14,7 @@ from PIL import Image
 
 from leaml.config import SourceConfig
 from leaml.data.label_counts import LabelCounts
+from leaml.data.readers import webdataset
 from leaml.data.readers.webdataset import captions
 from leaml.data.records import HIDDEN, NO_QUESTION, NOT_READ, Question, Record, RefusedRow
 from leaml.data.registry import read
@@ -199,6 +201,37 @@ def test_7_members_without_a_label_are_counted_and_no_fault(tmp_path: Path, memb
     counts = LabelCounts()
     counts.refuse(RefusedRow(member[0], reason))
     assert (counts.rows, dict(counts.refused), counts.too_many(0.0)) == (1, {reason: 1}, False)
+
+
+def test_7_what_stands_behind_the_end_of_an_archive_is_not_lost_in_silence(tmp_path: Path) -> None:
+    for name in "ab":
+        shard(tmp_path / f"{name}.tar", [(f"{name}.png", png(1)), (f"{name}.json", answered("red"))])
+    first, second = ((tmp_path / f"{name}.tar").read_bytes() for name in "ab")
+    header = second[: second.index(b"a.json") if b"a.json" in second else second.index(b"b.json")]
+    (tmp_path / "two").mkdir()
+    for content in (
+        first + second,
+        gzip.compress(first + second),
+        gzip.compress(first) + gzip.compress(second),
+        bytes(512) + first,
+        header + bytes(512) + second[len(header) + 512 :],  # a header that was overwritten
+        first + b"more",
+    ):
+        (tmp_path / "two" / "0.tar").write_bytes(content)
+        for limit in (None, lambda uri: True):
+            with pytest.raises(DataError, match="there is more behind its end"):
+                list(webdataset.read(SourceConfig(format="webdataset", path=f"{tmp_path}/two"), limit or (lambda uri: False)))
+
+
+def test_7_a_gzip_whose_sum_is_another_one_is_an_error(tmp_path: Path) -> None:
+    shard(tmp_path / "0.tar", [("1.png", png(1)), ("1.json", answered("red"))])
+    packed = gzip.compress((tmp_path / "0.tar").read_bytes(), 0)
+    (tmp_path / "0.tar").write_bytes(packed)
+    assert [q.answer for r in records(format="webdataset", path=str(tmp_path)) for q in r.questions] == ["red"]
+    for damaged in (packed.replace(b'"red"', b'"rot"'), packed[:-8] + bytes(8), packed[:-4]):
+        (tmp_path / "0.tar").write_bytes(damaged)
+        with pytest.raises(DataError, match="not a whole tar archive"):
+            records(format="webdataset", path=str(tmp_path))
 
 
 @pytest.mark.parametrize("at", range(4))

@@ -19,7 +19,8 @@ import pyarrow as pa
 from leaml.config import SourceConfig
 from leaml.data import kvasir
 from leaml.data.class_names import has_classes, named
-from leaml.data.column_types import as_written, label_columns
+from leaml.data.column_types import as_text, label_columns
+from leaml.data.column_types import rows as rows_of
 from leaml.data.embedded import decode
 from leaml.data.image_groups import ImageGroups, ImageRows, content_of, single_image
 from leaml.data.label_keys import IMAGE_KEYS
@@ -52,6 +53,8 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
         data, split = _open(path, where, source.split)
         data = _encoded_images(path, data)
         is_kvasir = _is_kvasir(data)
+        shown = data.select_columns([name for name in (_image_column(data), "source") if name in data.column_names])
+        shown = shown.with_format("arrow")
         for group in _grouped(path, where, data, is_kvasir):
             key = f"row-{group.number}" if group.key is None else group.key
             made = hash_split(key) if is_kvasir else split
@@ -59,7 +62,7 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
                 continue
             uri = f"{path}#{key}"
             if keep(uri):
-                yield _record(data[group.number], uri, made, group)
+                yield _record(rows_of(shown[group.number])[0], uri, made, group)
 
 
 def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, object]]]:
@@ -166,9 +169,10 @@ def _grouped(path: str, where: str, data: datasets.Dataset, is_kvasir: bool) -> 
     column, said = _image_column(data), label_columns(data.features.arrow_schema)
     classes = {name: feature for name, feature in data.features.to_dict().items() if name in said and has_classes(feature)}
     groups = ImageGroups()
+    said += [name for name in [identity] if name and name not in said]
     for number, row in _rows(data, [column, *said]):
         origin, keys = f"{path}, row {number}", data.column_names
-        row |= {name: as_written(row[name], kind) for name, kind in said.items()}
+        row |= {name: as_text(row[name]) for name in said}
         row |= {name: named(row[name], feature) for name, feature in classes.items()}
         image, content, error = None, None, ""
         try:
@@ -196,9 +200,8 @@ def _identity(data: datasets.Dataset) -> str | None:
 
 
 def _rows(data: datasets.Dataset, columns: list[str]) -> Iterator[tuple[int, dict[str, object]]]:
-    batches = data.select_columns(columns).iter(_BATCH)
-    rows = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
-    return enumerate(rows)
+    batches = data.select_columns(columns).with_format("arrow").iter(_BATCH)
+    return enumerate(row for batch in batches for row in rows_of(batch))
 
 
 def _image(row: dict[str, object]) -> EncodedImage | None:

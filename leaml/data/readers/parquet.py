@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from leaml.config import SourceConfig
 from leaml.data import json_text
 from leaml.data.class_names import has_classes, named
-from leaml.data.column_types import as_written, label_columns
+from leaml.data.column_types import as_text, label_columns
+from leaml.data.column_types import rows as rows_of
 from leaml.data.embedded import decode, holds_image
 from leaml.data.image_groups import ImageGroups, content_of, single_image
 from leaml.data.label_keys import COLUMNS, IMAGE_KEYS, doubled
@@ -28,11 +29,13 @@ from leaml.data.label_rows import parse
 from leaml.data.readers.conversations import labels_of
 from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_path
 from leaml.data.row_files import SEVERAL
-from leaml.data.tables import IMAGES, LABELED, ImageRow, LabeledRow, check
+from leaml.data.tables import IMAGES, LABELED, ImageRow, check
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.text.values import UnusableError, is_missing, shorten
 
+_REQUIRED = ("image_id", "question", "answer")
+"""Columns of `labeled*.parquet`."""
 _BATCH = 32  # rows decoded at a time: encoded images of a few MB each
 _SUFFIX = ".parquet"
 _SHOWN = 200
@@ -83,12 +86,19 @@ def _check_split(path: str, split: str | None, found: set[str]) -> None:
 
 
 def _labels(uris: Iterable[str]) -> dict[str, LabelRows]:
-    """Image id to its label rows."""
+    """Image id to its label rows, of which the values are those of their columns' types, as in a single file."""
     labels: dict[str, LabelRows] = {}
-    rows: Iterator[tuple[str, LabeledRow]] = _table_rows(uris, LABELED, None, 4096)
-    for origin, row in rows:
-        known = {name: value for name, value in row.items() if value is not None and name != "where"}
-        labels.setdefault(row["image_id"], LabelRows()).add(parse(known, row["where"] or origin))
+    ids = pa.schema([LABELED.field("image_id")])
+    for uri in uris:
+        schema, number = _schema(uri), 0
+        check(schema.empty_table(), pa.schema([LABELED.field(name) for name in _REQUIRED]), uri)
+        for batch in _batches(uri, label_columns(schema), 4096):
+            found = check(pa.Table.from_batches([batch.select(["image_id"])]), ids, uri)["image_id"].to_pylist()
+            for image_id, row in zip(found, rows_of(batch), strict=True):
+                known = {name: as_text(value) for name, value in row.items() if name != "where"}
+                where = row.get("where")
+                labels.setdefault(image_id, LabelRows()).add(parse(known, str(where) if where else f"{uri}, row {number}"))
+                number += 1
     return labels
 
 
@@ -177,8 +187,8 @@ def _grouped(path: str, split: str | None, schema: pa.Schema, classes: dict[str,
     """The rows of the wanted split by image. Raises DataError if there is none."""
     groups = ImageGroups()
     splits: set[str] = set()
-    names, columns = schema.names, label_columns(schema)
-    for number, row in _rows(path, [*_IMAGE, *columns], names, classes):
+    names = schema.names
+    for number, row in _rows(path, [*_IMAGE, *label_columns(schema)], names, classes):
         splits.add(str(_split(row)))
         if split is None or _split(row) == split:
             where = f"{path}, row {number}"
@@ -186,8 +196,7 @@ def _grouped(path: str, split: str | None, schema: pa.Schema, classes: dict[str,
                 rows = groups.of(number, where, *_identity(row), _content(row))
             except UnusableError as error:
                 rows = groups.unusable(number, where, f"{error.reason}: {error.detail}")
-            held = {name: value for name, value in row.items() if name not in ("bytes", *IMAGE_KEYS)}
-            said = {name: as_written(value, columns[name]) if name in columns else value for name, value in held.items()}
+            said = {name: value for name, value in row.items() if name not in ("bytes", *IMAGE_KEYS)}
             for made in labels_of(said, where, names):
                 rows.add(made)
     _check_split(path, split, splits)
@@ -272,7 +281,9 @@ def _rows(
     """The rows with their numbers, classes by name."""
     wanted = [name for name in dict.fromkeys(columns) if name in names]
     known = {name: classes[name] for name in wanted if name in classes}
-    rows = (row for batch in _batches(path, wanted, _BATCH) for row in batch.to_pylist())
+    rows = (row for batch in _batches(path, wanted, _BATCH) for row in rows_of(batch))
+    texts = [name for name in wanted if name not in ("bytes", *IMAGE_KEYS)]
+    rows = (row | {name: as_text(row[name]) for name in texts} for row in rows)
     return enumerate(row | {name: named(row[name], feature) for name, feature in known.items()} for row in rows)
 
 

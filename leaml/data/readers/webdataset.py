@@ -12,10 +12,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import posixpath
-import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
 
 from leaml import images
 from leaml.config import SourceConfig
@@ -26,7 +24,6 @@ from leaml.data.label_rows import DOUBLED
 from leaml.data.readers.conversations import labels_of, named_image
 from leaml.data.records import (
     HIDDEN,
-    MAX_IMAGE_BYTES,
     NO_QUESTION,
     NOT_READ,
     Keep,
@@ -37,13 +34,12 @@ from leaml.data.records import (
     refuse_split,
 )
 from leaml.data.row_files import SEVERAL
+from leaml.data.tar_members import Member, members
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.text.values import is_missing, shorten
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
-_JUNK, _JUNK_START = {"__MACOSX", ".DS_Store"}, "._"
-"""What macOS adds to archives."""
 _LABEL, _CAPTION = ".json", ".txt"
 _SHOWN = 4
 """Members named in a message."""
@@ -52,46 +48,16 @@ Stems = Callable[[], frozenset[str]]
 """The names of a shard's images without their endings, with and without their folders; read when it is called first."""
 
 
-@dataclass(frozen=True)
-class _Member:
-    """A member of a shard; no content: not wanted, or why it cannot be had is in `error`."""
-
-    shard: str
-    name: str
-    content: bytes | None = None
-    error: str | None = None
-
-    @property
-    def where(self) -> str:
-        return f"{self.shard}#{self.name}"
-
-    @property
-    def is_image(self) -> bool:
-        return not self.is_hidden and self.ending in images.SUFFIXES
-
-    @property
-    def is_hidden(self) -> bool:
-        return any(part.startswith(".") and part != ".." for part in self.name.split("/"))
-
-    @property
-    def stem(self) -> str:
-        return posixpath.splitext(self.name)[0]
-
-    @property
-    def ending(self) -> str:
-        return posixpath.splitext(self.name)[1].lower()
-
-
 @dataclass
 class _Sample:
     """Members of one name, in their order, and the hidden ones before and between them."""
 
     name: str
-    members: list[_Member] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
-    hidden: list[_Member] = field(default_factory=list)
+    hidden: list[Member] = field(default_factory=list)
 
-    def add(self, member: _Member) -> None:
+    def add(self, member: Member) -> None:
         """Add a member. Raises DataError if it is there."""
         if member.name in self.names:
             msg = f"{member.where} occurs twice in the shard, and nobody can tell which one counts; write the shard again"
@@ -100,26 +66,12 @@ class _Sample:
         self.members.append(member)
 
     @property
-    def images(self) -> list[_Member]:
+    def images(self) -> list[Member]:
         return [member for member in self.members if member.is_image]
 
-    def ending_in(self, ending: str) -> list[_Member]:
+    def ending_in(self, ending: str) -> list[Member]:
         """The members with this ending."""
         return [member for member in self.members if member.ending == ending]
-
-
-class _Header(tarfile.TarInfo):
-    """A member's header that is whole: tarfile takes a torn one, and the want of one, for the end of the archive."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            msg = "it has no end" if str(error) == "empty header" else str(error)
-            raise tarfile.ReadError(msg) from None
 
 
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
@@ -189,7 +141,7 @@ def _shards(path: str) -> list[str]:
 
 
 def _stems(shard: str) -> frozenset[str]:
-    stems = {member.stem for member in _members(shard, None, set()) if member.is_image}
+    stems = {member.stem for member in members(shard, None, set()) if member.is_image}
     return frozenset(stems | {posixpath.basename(stem) for stem in stems})
 
 
@@ -197,8 +149,8 @@ def _samples(shard: str, keep: Keep | None, wanted: set[str]) -> Iterator[_Sampl
     """The samples of a shard. Raises DataError where one goes on behind another one, or has a member twice."""
     sample: _Sample | None = None
     ended: set[bytes] = set()
-    hidden: list[_Member] = []
-    for member in _members(shard, keep, wanted):
+    hidden: list[Member] = []
+    for member in members(shard, keep, wanted):
         if member.is_hidden:
             hidden.append(member)
             continue
@@ -228,40 +180,6 @@ def _digest(name: str) -> bytes:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:16]
 
 
-def _members(shard: str, keep: Keep | None, wanted: set[str]) -> Iterator[_Member]:
-    """All members but folders and junk, with the content of `wanted` endings and of images to keep (None: of none)."""
-    mode: Literal["r:*", "r|*"] = "r|*" if keep else "r:*"  # with the images unread, most of a shard can be passed over
-    with files.open_read(shard) as stream:
-        try:
-            with tarfile.open(fileobj=stream, mode=mode, tarinfo=_Header) as archive:
-                for info in archive:
-                    member = _Member(shard, posixpath.normpath(info.name))
-                    if info.isdir() or any(part in _JUNK or part.startswith(_JUNK_START) for part in member.name.split("/")):
-                        continue
-                    is_wanted = member.ending in wanted and not member.is_hidden
-                    if not (is_wanted or (member.is_image and keep is not None and keep(member.where))):
-                        yield member
-                    elif error := _unreadable(info):
-                        yield replace(member, error=error)
-                    else:
-                        file = archive.extractfile(info)
-                        yield replace(member, content=file.read() if file is not None else b"")
-        except (tarfile.TarError, EOFError, OSError) as error:
-            msg = f"{shard} is not a whole tar archive: {error}; copy this shard again or remove it"
-            raise DataError(msg) from None
-
-
-def _unreadable(info: tarfile.TarInfo) -> str | None:
-    """Why the content of a member cannot be had."""
-    if info.issym() or info.islnk():
-        return f"a link to {info.linkname!r}; write the shard again with what it names (tar --dereference --hard-dereference)"
-    if not info.isfile():
-        return "neither a file nor a folder"
-    if info.size > MAX_IMAGE_BYTES:
-        return f"member of {info.size} bytes is over the limit of {MAX_IMAGE_BYTES}"
-    return None
-
-
 def _label_rows(sample: _Sample, stems: Stems) -> LabelRows:
     """The label rows of the sample's image, all of them refused where nobody can tell whose they are, and what is not read."""
     others = [RefusedRow(m.where, *_not_read(m)) for m in sample.members if not m.is_image and m.ending != _LABEL]
@@ -285,13 +203,13 @@ def _label_rows(sample: _Sample, stems: Stems) -> LabelRows:
     return made
 
 
-def _not_read(member: _Member) -> tuple[str, str]:
+def _not_read(member: Member) -> tuple[str, str]:
     if member.ending == _CAPTION:
         return NOT_READ, "a caption, which is used if caption.file names the shards"
     return NOT_READ, f"images end in .jpg, .png, ..., labels in {_LABEL}, captions in {_CAPTION}"
 
 
-def _fault(sample: _Sample, labels: list[_Member]) -> tuple[str, str] | None:
+def _fault(sample: _Sample, labels: list[Member]) -> tuple[str, str] | None:
     """Reason and detail where nobody can tell which image the label rows of a sample belong to."""
     shown = sample.images
     if not shown:
@@ -306,12 +224,12 @@ def _fault(sample: _Sample, labels: list[_Member]) -> tuple[str, str] | None:
     return None
 
 
-def _names(members: list[_Member]) -> str:
+def _names(members: list[Member]) -> str:
     more = f" and {len(members) - _SHOWN} more" if len(members) > _SHOWN else ""
     return ", ".join(posixpath.basename(member.name) for member in members[:_SHOWN]) + more
 
 
-def _rows(member: _Member, stems: Stems) -> LabelRows:
+def _rows(member: Member, stems: Stems) -> LabelRows:
     """The label rows of a JSON member; what holds no question is refused as NO_QUESTION."""
     where, rows = member.where, LabelRows()
     if member.error is not None:
@@ -358,7 +276,7 @@ def _beside_qa(entry: Mapping[str, object], where: str) -> RefusedRow | None:
     )
 
 
-def _other_image(entry: Mapping[str, object], member: _Member, where: str, stems: Stems) -> RefusedRow | None:
+def _other_image(entry: Mapping[str, object], member: Member, where: str, stems: Stems) -> RefusedRow | None:
     """The refusal of an entry that names several images, or another one of the shard than that of its member's name.
 
     Other names stay: people number images anew when they write shards.
@@ -382,7 +300,7 @@ def _other_image(entry: Mapping[str, object], member: _Member, where: str, stems
     return RefusedRow(where, "label of another image", detail)
 
 
-def _json(member: _Member) -> object:
+def _json(member: Member) -> object:
     try:
         return json_text.loads(member.content or b"")
     except (ValueError, RecursionError) as error:
@@ -390,7 +308,7 @@ def _json(member: _Member) -> object:
         raise DataError(msg) from None
 
 
-def _text(member: _Member) -> str:
+def _text(member: Member) -> str:
     if member.error is not None:
         msg = f"{member.where}: {member.error}"
         raise DataError(msg)

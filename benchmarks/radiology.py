@@ -77,7 +77,7 @@ def config(data: Path, folder: Path, model: str, runs: Path, steps: int) -> dict
         },
         "caption": {"file": str(folder / "captions.jsonl"), "complete": False, "max_images": 60},
         # of random weights: until a reply ends, or filter accepts no pair
-        "warmup": training | {"steps": 10 * steps, "lr": 1e-3},
+        "warmup": training | {"steps": 10 * steps, "lr": 3e-4},
         "score": {"samples": 8, "batch_size": 4},
         "distill": training | {"batch_size": 5},  # a slot for each of its kinds of examples
         "generate": {

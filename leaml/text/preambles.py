@@ -14,7 +14,8 @@ _GREETING = rf"(?:{_YES}|great|gladly|hello|hi(?: there)?|hey|yes|thanks|thank y
 _PAUSE = r"\s*(?:[,.!…—–]+|-+(?=\s))[\s*_]*"
 _HERE = r"(?:here(?:['’]s| is| are)|below (?:is|are)|(?:the )?following (?:is|are)|(?:this|what follows) is)\b"
 _REPLY = (
-    r"(?:descriptions?|captions?|summary|overview|analysis|breakdown|interpretation|explanation|responses?|reply|answers?|report"
+    r"(?:descriptions?|captions?|summary|overview|analysis|breakdown|interpretation|explanation|responses?|reply"
+    r"|answers?|report"
     r"|questions?|pairs?|how i(?:['’]d| would) describe|what (?:i|we) (?:can )?(?:see|observe)"
     r"|what (?:the|this|your) (?:image|picture|photo|frame) (?:shows|depicts|contains))"
 )
@@ -25,7 +26,7 @@ _COLON = r"[*_]*[:：](?!\d)[*_]*"
 _PREAMBLE = re.compile(
     rf"^[^\w\n]*(?:"
     rf"(?:{_GREETING}{_PAUSE})+{_HERE}{_TEXT}{{0,120}}{_COLON}"
-    rf"|(?:{_GREETING}{_PAUSE})*{_HERE}{_TEXT}{{0,60}}?\b{_REPLY}\b{_TEXT}{{0,80}}{_COLON}"
+    rf"|(?:{_GREETING}{_PAUSE})*{_HERE}(?<!this is){_TEXT}{{0,60}}?\b{_REPLY}\b{_TEXT}{{0,80}}{_COLON}"
     rf"|(?:{_GREETING}{_PAUSE})*{_HERE} (?:an?|the|my|your) (?:[\w-]+ ){{0,3}}?{_REPLY}"
     rf"(?: (?:of|for|about) (?:the|this|your|that|an?) (?:[\w-]+ ){{0,3}}?{_IMAGE}s?)?(?: you (?:asked for|requested))?[.!]+"
     rf")\s*(?=[^\W_]|[\"“«'‘*(\[#-])",
@@ -47,7 +48,8 @@ _WHAT = (
     r"|(?:图片|图像)?(?:描述|说明|标题)|説明|キャプション|설명|캡션"
 )
 _LABEL = re.compile(
-    rf"^[^\w\n]*(?:(?:the|this|final|short|brief|detailed|one-sentence) )*(?:{_IMAGE} )?(?:{_WHAT})"
+    r"^[^\w\n]*(?:(?:the|this|one|final|short|brief|detailed|one-sentence|suggested|revised|possible|proposed|improved"
+    rf"|corrected|alternative|generated|best) )*(?:{_IMAGE} )?(?:{_WHAT})"
     rf"(?: of (?:the|this) {_IMAGE})?[*_]*(?: ?[:：][*_]*\s*|[*_#]*\s*\n\s*)(?=\S)",
     re.I,
 )

@@ -15,22 +15,21 @@ _ENCODED = re.compile(
 _CODE = re.compile(
     # SQL, whose words are those of sentences in small letters
     r"^[^\w\n]*(?:SELECT\b.+\bFROM|INSERT INTO|UPDATE\b.+\bSET|DELETE FROM|(?:CREATE|DROP|ALTER) TABLE)\b"
-    r"|^[ \t]*select [\w*., ]+ from \w+(?: (?:where|limit|order by|group by) .*)?;[ \t]*$"
+    r"|^[ \t]*select [\w*., ]+ from \w+(?: (?:where|limit|order by|group by) .*)?;[ \t]*(?:\n|$)"
     # definitions, assignments and imports
     r"|^[ \t]*(?:(?:async |static |public |private |export )*(?:def|function|fn|func|void|int) \w+\s*\(|class \w+\s*[({:]"
     r"|#include\b|<\?|#!/)"
     r"|^[ \t]*(?:public|private|export|static) (?:static|class|default|const|function)\b"
-    r"|^[ \t]*(?:const|let|var) \w+ = |^[ \t]*[a-z_]\w* = (?:[\w.]+\(.*\)|[\[{\"'].*[\]}\"']);?[ \t]*$"
+    r"|^[ \t]*(?:const|let|var) \w+ = |^[ \t]*[a-z_]\w* = (?:[\w.]+\(.*\)|[\[{\"'].*[\]}\"']);?[ \t]*(?:\n|$)"
     r"|^[ \t]*(?:import (?:\w+ as \w+|\w+(?:\.\w+)+|\w+;|\{|numpy|torch|os|sys|json|re|cv2|pandas|requests|base64|openai)"
     r"|from [\w.]+ import )"
-    r"|^[ \t]*(?:if|for|while|switch) ?\(.*\)\s*\{|\{[ \t]*$"
+    r"|^[ \t]*(?:if|for|while|switch) ?\(.*\)\s*\{|^[^\n]*\{[ \t]*(?:\n|$)"
     r"|^[ \t]*return (?:[\"'\[{(]|\w+\()"
     # commands
     r"|^[ \t]*[$>] (?:\./)?[a-z][\w.-]* |^[ \t]*(?:pip3?|npm|apt(?:-get)?|conda|docker|brew|git) (?:install|run|pull|clone"
-    r"|add)\b|^[ \t]*curl -"
+    r"|add)\b|^[ \t]*curl -|^to=\w+ "
     # markup
     r"|^[ \t]*\\(?:begin|documentclass|usepackage|section)\{|^[ \t]*\|.*\|[ \t]*\n[ \t]*\|[-:| \t]+\|",
-    re.M,
 )
 _CALL = re.compile(r"\W*(?:[A-Za-z]\w*(?:[_.]\w+)+\(.*\)|[A-Za-z]\w*\((?:|.*(?:[\"'].*[\"']|\w=).*)\))\W*", re.S)
 """A call, all of a reply: `describe_image(url="x")`."""

@@ -1,6 +1,6 @@
-"""How models say that they cannot or will not answer, and how servers say that something failed.
+"""How models say that they cannot or will not answer.
 
-The sentences are those of the models and servers themselves, those in other languages than English in `refusals_by_language`.
+The sentences are those of the models themselves, those in other languages than English in `refusals_by_language`.
 Everything here looks for how one speaks about oneself ("I cannot see", "no image was provided"), not for words of the domain.
 """
 
@@ -32,9 +32,10 @@ _MODELS = (
 )
 _ENGLISH = (
     rf"\bas {_MODEL}",
-    rf"\bi(?:'m| am) (?:just |only )?(?:{_MODEL}|an? (?:[\w-]+ )?model\b)",
+    rf"\bi(?:'m| am) (?:just |only )?(?:programmed to|designed to|trained to|{_MODEL}|an? (?:[\w-]+ )?model\b)",
     r"\bi(?:'m| am) (?:really |so |very |truly )?(?:sorry|afraid)\b",
-    r"\bi(?:'m| am) (?:\w+ )?(?:unable|incapable|not (?:able|capable|allowed|permitted|equipped|comfortable|sure|certain"
+    r"\bi(?:'m| am) (?:\w+ )?(?:unable(?! to (?:exclude|rule out|distinguish|differentiate))|incapable|not (?:able|capable"
+    r"|allowed|permitted|equipped|comfortable|sure|certain"
     r"|designed"
     r"|programmed|authori[sz]ed))\b",
     rf"\bi {_NOT} {_DO}\b",
@@ -52,19 +53,24 @@ _ENGLISH = (
     r"\bi (?:lack|have no) (?:the |any )?(?:\w+ )?(?:ability|access|way|means|information|capabilit|idea|images?|knowledge)",
     r"\bi (?:must |have to |need to )?(?:respectfully )?(?:decline|refuse|apologi[sz]e)\b",
     r"\bi(?:'ll| will|'d| would)? ?need (?:to see |you to |access |more |the |an? |your )",
-    r"^[^\w\n]*(?:my |our |sincere )*apolog(?:y|ies)\b",
+    r"^[^\w\n]*(?:(?:my |our |sincere )+apolog(?:y|ies)\b|apologies\b|apology\W*$)",
     r"^[^\w\n]*(?:so |very )?sorry\b[\s,.!:;-]*(?:$|but\b|i\b|no\b|not\b|this\b|that\b|there\b|it\b|unable|cannot|can't"
     r"|for (?:the|any)"
     r"|as an?\b|about (?:that|this)|something|we (?:can|could|are un)|the (?:image|picture|photo|requested))",
-    r"^[^\w\n]*(?:unfortunately|regrettably),? (?:i|we|there|no|the (?:image|picture|photo)|this (?:image|picture))\b",
-    rf"^[^\w\n]*(?:(?:unable|not able|failed) to|{_NOT}) {_DO}\b",
+    r"^[^\w\n]*(?:unfortunately|regrettably),? (?:i|we|there|no|(?:the|this|your) (?:image|picture|photo)(?: you \w+)? "
+    r"(?:(?:is|was|has|could|can|did|does|failed)\b.{0,12}?(?:not|n't|un\w+|missing|blank|empty|failed|corrupt|to load)|n't"
+    r"|can't|cannot))\b",
+    rf"^[^\w\n]*(?:(?:unable|not able|failed) to|{_NOT}) {_DO}\b(?=\W*$|[^.!?]*\b(?:{_IMAGE}|requests?|questions?|this|that"
+    r"|it|you|your"
+    r"|anything|contents?|prompts?|details?|descriptions?|captions?|model)\b)",
     r"^[^\w\n]*(?:the |your |this )?(?:content|request|prompt|response|message|image)(?: was| is| has been| were)? (?:\w+ )?"
     r"(?:blocked|flagged|filtered|rejected|moderated)\b",
     r"^[^\w\n]*(?:it is |it's )?(?:not possible|impossible) to (?:determine|answer|tell|say|know|describe)\b",
     rf"\b(?:i|we) {_NOT} be able to\b|\b(?:you|to have) (?:forgot(?:ten)?|did not|didn't) (?:to )?(?:attach|upload"
     rf"|include|provide)\b",
     r"^[^\w\n]*(?:not enough|insufficient) (?:information|context|data|details)\b",
-    rf"\bno (?:\w+ )?{_IMAGE} (?:(?:was|is|were|are|has been|have been|could be|can be|appears? to be|seems? to be) (?:\w+ )?)?"
+    rf"\bno (?!prior|previous|earlier|comparison)(?:\w+ )?{_IMAGE} (?:(?:was|is|were|are|has been|have been|could be|can be"
+    r"|appears? to be|seems? to be) (?:\w+ )?)?"
     rf"{_GIVEN}\b",
     rf"\b(?:is|was|are|'s) no {_IMAGE}(?: (?:\w+ )?(?:{_GIVEN}|here|to (?:describe|see|view|analy[sz]e|caption))|\W*$)",
     r"\bno (?:caption|description|answer|response|reply|content|result|text)s? (?:(?:was|is|were|are|could be|can be) )?"
@@ -115,6 +121,23 @@ _ENGLISH = (
     r"|fetch(?:ing)?|retrieval|decod(?:e|ing)) (?:has |was |is )?(?:failed|error|failure|timed out|not |un)",
     rf"^[^\w\n]*without (?:(?:seeing|having|access to|viewing|being able to see) )?(?:the|an|any|your) (?:actual )?{_IMAGE},? "
     r"(?:i|we|it|there|no|one)\b",
+    # what it will not or should not do, without "I cannot"
+    r"\b(?:that|this|it)?(?:'s| is|isn't| is not| are not| aren't)(?: not)? (?:something|things?) (?:that )?i(?:'m| am| can"
+    r"| could|'d)\b",
+    r"^[^\w\n]*(?:my|our) (?:\w+ )?(?:capabilities|abilities|training|knowledge|instructions|guidelines|policy|purpose)\b",
+    r"^[^\w\n]*(?:for|due to|because of) (?:\w+ )?(?:privacy|safety|security|legal|ethical|policy)\b",
+    r"^[^\w\n]*(?:please|it(?:'s| is) best to|you should|kindly) (?:\w+ )?(?:consult|see|contact|ask|clarify|rephrase"
+    r"|specify|check|try)\b",
+    r"^[^\w\n]*i(?:'d| would| do not| don't)? (?:strive|prefer|rather not|aim|made a mistake|guess|think so"
+    r"|feel comfortable|want to)\b"
+    r"|^[^\w\n]*i see\W*$|\bit (?:would|might) be inappropriate\b",
+    r"\bit (?:wouldn't|would not|isn't|is not) (?:be )?(?:appropriate|possible|right|ethical) to (?:describe|identify"
+    r"|comment|answer|say)\b",
+    r"\b(?:additional|more|further) (?:\w+ )?(?:information|context|details?) (?:is|are|would be) (?:needed|required"
+    r"|necessary)\b",
+    r"^[^\w\n]*there (?:is|'s|isn't|is not) (?:not )?(?:enough|insufficient|sufficient) (?:context|information|detail)\b",
+    r"^[^\w\n]*(?:vision|image (?:input|understanding|analysis)|multimodal (?:input|support)) (?:is|are) (?:not |un|dis)\w+",
+    r"^[^\w\n]*(?:disclaimer|note): (?:i|this (?:is not|description|caption|was))\b",
     # who it is that speaks
     rf"(?:^[^\w\n]*|[.!?] )(?:{_HELLO}\W+)?(?:i(?:'m| am)|my name is|you(?:'re| are) (?:talking|speaking"
     r"|chatting) (?:to"
@@ -140,50 +163,3 @@ TO_THE_ASKER = re.compile(
     re.I | re.M,
 )
 """A reply to the one who asks instead of a description; a question of a pair may well begin so."""
-
-STATUS = re.compile(
-    r"\W*(?:(?:now |still |currently )?(?:(?:re|up|down|pre)?loading|(?:pre)?processing|thinking|reasoning|generating"
-    r"|analy[sz]ing|rendering|fetching|initiali[sz]ing|connecting|buffering|queued|pending|retrying|started|finished"
-    r"|completed|success(?:ful)?|failed|captioning|describing)(?: (?:the|your|an?|this))?"
-    r"(?: (?:image|picture|photo|caption|description|reply|response|answer|request|data|content|model|result|file)s?)?"
-    r"(?:\W+please wait)?|please (?:wait|stand by|hold)(?: \w+){0,4}"
-    r"|(?:one|just an?|a|give me an?) (?:moment|second|minute)(?:,? please)?|in progress|in (?:the |a )?queue|coming soon"
-    r"|under construction|to be (?:determined|added|announced|done|filled|described)"
-    r"|not (?:applicable|available|provided|specified|set|found|given|supported)|unavailable"
-    r"|bitte warten|wird (?:geladen|verarbeitet)|lädt|chargement(?: en cours)?|veuillez patienter|en cours|cargando|procesando"
-    r"|espere(?: por favor)?|por favor,? espere|carregando|processando|aguarde|caricamento(?: in corso)?|attendere(?: prego)?"
-    r"|laden|even geduld|загрузка|обработка|(?:пожалуйста,? )?подождите|ładowanie|proszę czekać|yükleniyor"
-    r"|(?:正在)?(?:加载|处理|生成|思考|分析|載入|處理)中|正在(?:加载|处理|生成|思考|分析)(?:图片|图像|描述)?|请稍[候等]"
-    r"|読み込み中|処理中|生成中|お待ちください|(?:로딩|처리|생성|불러오는) ?중(?:입니다)?|잠시만 기다려 ?주세요)[\W\d]*",
-    re.I,
-)
-"""What a program shows while or instead of working, as all of a reply."""
-
-FAILURE = re.compile(
-    r"^\W*(?:http \d{3}|(?:internal |unknown |http |api |fatal )?(?:server |system |runtime )?error(?:\W*$|:| \d"
-    r"| (?:occurred|processing|while"
-    r"|in |code|loading|generating|reading|decoding))|an? (?:\w+ )*?(?:error|exception) (?:has )?occurred|internal server error"
-    r"|something went wrong|traceback\b|oops(?!\s+\w)|request (?:failed|timed out|timeout|rejected|entity)|timed out\b"
-    r"|rate limit(?:ed)?\b"
-    r"|too many requests|quota exceeded|bad gateway|gateway time-?out|bad request\W*$|(?:access|permission) denied\W*$"
-    r"|(?:forbidden|unauthori[sz]ed|not found|not implemented|time-?out|payload too large|overloaded)\W*$"
-    r"|\d{3}\W+(?:error|internal"
-    r"|bad|service|not found|forbidden|unauthori|too many|gateway)|(?:the )?(?:service|server"
-    r"|model) (?:is )?(?:temporarily |currently )?"
-    r"(?:unavailable|overloaded|(?:busy|down)(?=\W*$|[.,;!]? (?:please|try|right now|due)))"
-    r"|temporarily unavailable|connection (?:refused|reset|error|closed|timed)"
-    r"|cuda (?:error|out)"
-    r"|out of memory"
-    r"|you(?:'ve| have)? (?:exceeded|reached|hit|run out)|(?:incorrect|invalid|missing|expired|unsupported|unknown|malformed)"
-    r" (?:\w+ )?(?:api|key|token|credentials|authentication|request|url|parameter|argument|image (?:format|type|url|data|size)"
-    r"|media|mime|content.type|file (?:format|type))|(?:the )?(?:model|endpoint|deployment|resource|file|url)(?: '?\S+'?)?"
-    r" (?:was |is |does )?not (?:found|exist|available|supported|loaded)|upstream (?:connect|request|server|timed)"
-    r"|insufficient (?:quota|credits|balance|funds)|billing\b|service unavailable|no healthy upstream"
-    r"|(?:the )?model (?:is )?(?:still |currently )?loading(?=\W*$|[.,;:!])"
-    r"|(?:your )?(?:queue position|position in (?:the )?queue)\b"
-    r"|(?:the |this )?(?:image )?(?:description|caption|content) (?:is |was )?(?:unavailable|not available)\b"
-    r"|please (?:sign|log) ?in\b|your (?:free )?(?:trial|plan|subscription|account|credits?|quota) (?:has|have|is|are|was)\b"
-    r"|context.length exceeded)|^\W*(?:\w+\.)*\w*(?:Error|Exception): ",
-    re.I,
-)
-"""A server's error that came as a reply."""

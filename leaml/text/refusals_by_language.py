@@ -21,7 +21,8 @@ OTHER_LANGUAGES = (
     r"|\bdesværre\b",
     r"\bdessverre\b|\b(?:jag |jeg )?beklagar?(?:er)?\b|^[^\w\n]*(?:förlåt|ursäkta|undskyld|unnskyld)\b|\b(?:því miður"
     r"|ég get ekki|fyrirgefðu)\b",
-    r"\bd[ée]sol[ée]e?\b|\bje (?:ne (?:peux|suis|sais|vois|dispose|parviens|trouve|reçois)|n'(?:ai|arrive)|regrette)\b"
+    r"(?:^[^\w\n]*|\bje suis )(?:(?:vraiment|sincèrement|vivement) )?d[ée]sol[ée]e?\b|\bje (?:ne (?:peux|suis|sais|vois"
+    r"|dispose|parviens|trouve|reçois)|n'(?:ai|arrive)|regrette)\b"
     r"|\ben tant qu['’ ] ?(?:ia"
     r"|intelligence|mod[èe]le)",
     r"\baucune image (?:n'|fournie|jointe)|\bimpossible de (?:d[ée]terminer|r[ée]pondre|voir|d[ée]crire)",
@@ -78,6 +79,22 @@ _NOT_LOADED = (
     r"|(?:열|표시할|처리할) 수 없"
     r"|(?:読み込|表示|取得|処理|認識)[^。]{0,6}(?:ませんでした|できません)|(?:图片|图像|照片|圖片)[^。]{0,4}(?:加载|上传|读取|打开|載入|上傳)失[败敗]"
 )
+_FAILED = (
+    r"系统繁忙|稍后(?:再试|重试)|(?:服务器|网络|系统)(?:错误|异常|繁忙)|请求超时|发生(?:了)?错误|出错了"
+    r"|违反了?[^。]{0,8}(?:政策|规定)|内容不合规|相关法律法规|我看不"
+    r"|エラーが発生|(?:アップロード|添付|提供)して(?:ください|下さい)|오류가 발생|업로드해|다시 시도"
+    r"|\bein fehler ist aufgetreten\b"
+    r"|^\W*(?:server|interner )\w*fehler"
+    r"|zeitüberschreitung|\bbitte (?:laden|geben|senden|fügen|stellen|teilen|versuchen) sie\b|\bune erreur (?:est survenue"
+    r"|s'est produite)\b"
+    r"|^\W*(?:erreur|error) (?:interne|interno|interna)\b|\bveuillez (?:t[ée]l[ée]charger|fournir|r[ée]essayer|joindre)\b"
+    r"|\bha ocurrido un error\b"
+    r"|\bse produjo un error\b|\bpor favor,? (?:sub[ae]|adjunt|proporcion|env|carg|carregue|forneça|intent|tente)"
+    r"|\bocorreu um erro\b"
+    r"|\bsi è verificato un errore\b|\bsi prega di\b|произошла ошибка|^\W*ошибка\b|пожалуйста,? (?:загрузите|пришлите"
+    r"|предоставьте|попробуйте)"
+    r"|\bwystąpił błąd\b|\ber is een fout opgetreden\b|حدث خطأ|কিছু ভুল|\b\w*yamam\b|\b\w*(?:açıklaya|göre)m[ei]yorum\b"
+)
 _LANGUAGE_MODEL = (
     r"\b(?:språkmodell?|sprogmodel|sprachmodell|taalmodel|kielimalli|nyelvi modell|jazykov(?:ý|ým) model|model(?:em)? językow"
     r"|model lingvistic|model de llenguatge|modelo de (?:lenguaje|linguagem)|modèle de langage|modello linguistico"
@@ -95,6 +112,7 @@ _THERE = (
 )
 NOT_AVAILABLE = (
     _NOT_LOADED,
+    _FAILED,
     _LANGUAGE_MODEL,
     rf"^[^\w\n]*(?:(?:das|die|diese[rs]?|le|la|l'|cette|el|esta|este|o|a|il|het|de|dit|deze) ?)?{_THING}"
     r"(?: (?:ist|est|está|é|è|is|är|er|n'est|jest))? (?:derzeit |leider |momentan |actuellement |attualmente )?"

@@ -10,10 +10,11 @@ import re
 
 from leaml.text.broken_text import is_broken
 from leaml.text.closing_offers import is_offer, without_offer
-from leaml.text.musings import is_musing
+from leaml.text.failures import FAILURE, STATUS
+from leaml.text.musings import is_about_itself, is_musing, shows_words
 from leaml.text.preambles import ANNOUNCEMENT, without_assent
 from leaml.text.program_text import is_program_text
-from leaml.text.refusals import FAILURE, REFUSAL, STATUS, TO_THE_ASKER
+from leaml.text.refusals import REFUSAL, TO_THE_ASKER
 from leaml.text.repetition import is_repetitive
 from leaml.text.special_tokens import DELIMITED, IN_BRACKETS
 from leaml.text.thoughts import without_thoughts
@@ -50,7 +51,7 @@ _TAG = (
     r"|answer|output|response|caption|description|final|tool|result|html|head|body|div|span|br|hr|p|b|i|u|em|strong|ul|ol"
     r"|li|table|tr"
     r"|td|th|h\d|pre|code|a|font|center|svg|script|style|user|assistant|system|human|instruction|prompt|question|context"
-    r"|input)>)"
+    r"|input|end|stop|start)>)"
 )
 """A tag of markup, or of a model's vocabulary."""
 MARKER = re.compile(
@@ -60,7 +61,11 @@ MARKER = re.compile(
     re.I | re.M,
 )
 """What stands around messages and replies in a model's text, and in no description."""
-_ROLE = re.compile(r"^[^\w\n]*(?:assistant|user|system|human)\W*(?::|$)|^[^\w\n]*(?:question|answer):", re.I | re.M)
+_ROLE = re.compile(
+    r"^[^\w\n]*(?:assistant|user|system|human)\W*(?::|$)|^(?:ai|bot|(?:chat)?gpt|model|llava|qwen): |^model\W*$|^q: .*\ba: "
+    r"|^input: .*\boutput: |^[^\w\n]*(?:question|answer):",
+    re.I | re.M,
+)
 _NO_WORD = (
     r"(?:none|null|nil|nan|n[/.]?a|undefined|true|false|yes|no|ok|okay|done|empty|blank|unknown|error|todo|tb[acd]|string|text"
     r"|object object|untitled|placeholder|test|sample"
@@ -73,7 +78,11 @@ _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」|(?<!\w)
 """What a sign or a screen in the image says, which is nothing that the model says."""
 _GREETING = re.compile(
     r"\W*(?:sure(?: thing)?|of course|certainly|absolutely|hello|hi|hey|great|okay|ok|thank you|thanks|got it|understood"
-    r"|noted)\W*",
+    r"|noted|interesting|(?:nice|great|beautiful) (?:picture|image|photo)|oops|ping|bien sûr|bien entendu"
+    r"|claro(?: que sí)?|por supuesto"
+    r"|конечно|gerne|natürlich|selbstverständlich|certo|certamente|com certeza"
+    r"|当然(?:可以)?|好的|没问题|もちろん(?:です)?|承知しました|はい"
+    r"|물론(?:이죠|입니다)?|네)\W*",
     re.I,
 )
 _FRAGMENT = re.compile(
@@ -83,7 +92,17 @@ _FRAGMENT = re.compile(
     re.I,
 )
 """The beginning of a description and nothing else."""
-_FILL_IN = re.compile(r"\[(?:insert|your|add|describe|description|caption|image|placeholder)\b[^\]\n]*\]", re.I)
+_FILL_IN = re.compile(
+    r"\[(?:insert|your|add|describe|an? description|description|caption|image|placeholder|provide|enter|start of"
+    r"|end of)\b[^\]\n]*\]"
+    r"|^\W*\[[A-Z_ ]+\]\W*$|^\W*\$\{.*\}\W*$|^\W*<[a-z]+(?: [a-z]+)+>\W*$|^\W*\((?:image|description|caption)\b[^)]*\)\W*$"
+    r"|^\*(?:looks|sighs?|thinks|examines|describes|clears)\b[^*]*\*$|^\W*(?:insert|write|enter|type) (?:your )?(?:caption"
+    r"|description|text) here\W*$"
+    r"|addCriterion"
+    r"|^\W*-+ ?(?:begin|end|start)\b.*-+$|^\W*(?:caption|image|img|photo|option|picture)[_ ]?(?:\d+|[A-Z])\W*$"
+    r"|^\W*an? (?:\w+ )?(?:caption|description)(?: of the (?:image|picture|photo))?\W*$",
+    re.I,
+)
 _ECHOED = 3
 """Words of a prompt from which on a reply that begins with it is an echo; "Polyp" may begin a caption."""
 _FUSED_ROLE = re.compile(r"^\W*assistant(?:final|analysis|commentary|[A-Z])|^(?:analysis|commentary|final)(?=[A-Z])")
@@ -257,11 +276,22 @@ def _no_caption(text: str, prompt: str) -> str:
     if re.search(r"[^\W\d_]", unquoted):
         first = unquoted
     plain = first.replace("’", "'")
+    if any(map(is_about_itself, _behind_the_first(text))):
+        return f"a thought without an answer: {text[:100]!r}"
+    if shows_words(plain):
+        return ""
     if REFUSAL.search(plain) or TO_THE_ASKER.search(plain) or is_offer(text) or _GREETING.fullmatch(text):
         return f"refusal: {first[:200]}"
     if FAILURE.search(first):
         return f"an error instead of a reply: {first[:200]}"
     return "a thought without an answer" if is_musing(plain) else ""
+
+
+def _behind_the_first(text: str) -> list[str]:
+    """The sentences behind the first one, and what stands behind the last, without quotes; with straight apostrophes."""
+    plain = _QUOTED.sub("'_'", text).replace("’", "'")
+    found = sentences(plain)
+    return [*found[1:], plain[plain.rindex(found[-1]) + len(found[-1]) :]] if found else []
 
 
 def _words(text: str) -> list[str]:

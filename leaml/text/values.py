@@ -13,7 +13,8 @@ from leaml.text.broken_text import is_blank, stripped
 
 _SHOWN = 80
 _MISSING = re.compile(
-    r"[+-]?nan(?:\((?:ind|[qs]nan)\))?|-?1\.#(?:ind|inf|[qs]nan)\d*|(?:pd\.)?<na>|(?:np|numpy)\.nan|(?:pd|pandas)\.(?:na|nat)|(?-i:NaT)"
+    r"[+-]?nan(?:\((?:ind|[qs]nan)\))?|-?1\.#(?:ind|inf|[qs]nan)\d*|(?:pd\.)?<na>|(?:np|numpy)\.nan|(?:pd|pandas)\.(?:na"
+    r"|nat)|(?-i:NaT)"
     r"|#n/?a(?: n/?a)?!?|#(?:ref|value|div/0|num|null|spill|calc|field|blocked|connect|busy|unknown|error)[!?]"
     r"|#(?:name|field)\?|#getting_data|#{3,}|\\N|[(<\[]null[)>\]]"
     # in other languages: #WERT!, #¡VALOR!, #NOM?, #ДЕЛ/0!; their "not available" has no mark behind it

@@ -1,5 +1,7 @@
 """Refusals, errors, statuses, data and marks that a server may send for a caption, and captions that only resemble them."""
 
+from pathlib import Path
+
 import pytest
 
 from leaml.text import replies
@@ -302,3 +304,16 @@ def test_3_statuses_and_words_about_a_missing_image_are_no_captions(reply: str) 
 )
 def test_3_sound_captions_with_words_of_statuses_are_kept(reply: str) -> None:
     assert replies.caption(reply, "stop", PROMPT) == (reply, "")
+
+
+def lines(name: str) -> list[str]:
+    r"""Replies of a file, one a line, in which "\n" stands for a line break."""
+    return [line.replace("\\n", "\n") for line in (Path(__file__).parent / "replies" / name).read_text().splitlines()]
+
+
+def test_3_what_models_and_servers_were_thought_to_send_is_no_caption() -> None:
+    assert [reply for reply in lines("no_captions.txt") if replies.caption(reply, "stop", PROMPT)[0]] == []
+
+
+def test_3_captions_of_many_domains_are_kept() -> None:
+    assert [reply for reply in lines("captions.txt") if replies.caption(reply, "stop", PROMPT) != (reply, "")] == []

@@ -24,7 +24,7 @@ PROMPT = "Describe the image."
         ("<|channel|>analysis<|message|>hm<|end|><|channel|>final<|message|>A red ball.", "stop", "A red ball."),
         ("图中有一个红球。", "stop", "图中有一个红球。"),
         ("There is none.", "stop", "There is none."),
-        ("A sign says: I'm sorry. Cars wait.", "stop", None),  # a refusal in its first sentence, better lost than learned
+        ("A sign says: I'm sorry. Cars wait.", "stop", "A sign says: I'm sorry. Cars wait."),  # words on a sign
         ("A wall. A sign on it says I'm sorry.", "stop", "A wall. A sign on it says I'm sorry."),
         # cut at the limit
         ("A red ball. It lies on the", "length", "A red ball."),

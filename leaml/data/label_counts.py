@@ -103,7 +103,11 @@ class LabelCounts:
         if not self.rows:
             return []
         lost = sum(self.refused.values())
-        found = [f"{self.rows:,} label rows, {self.used:,} used, {lost:,} refused"]
+        equal = self.rows - self.used - lost
+        found = [
+            f"{self.rows:,} label rows, {self.used:,} used, {lost:,} refused"
+            + (f", {equal:,} equal to others" if equal else "")
+        ]
         for kind, counts in (("refused", self.refused), ("warning", self.warnings)):
             found += [f"{kind}: {n:,} {reason}: {self._shown(reason)}" for reason, n in counts.most_common()]
         return found

@@ -78,8 +78,10 @@ _ESCAPED = re.compile(
 )
 """Characters written as entities of HTML, in addresses or in code."""
 _ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+|\b[A-Za-z]:\\\S*")
-_UNSPEAKABLE = re.compile(r"(?<![^\W_])(?!https)[b-df-hjkmnp-qstvxz]{5,}(?![^\W_])")
-"""Five small letters and more, none of them a vowel or what some languages have in place of one (l, r, w, y)."""
+_UNSPEAKABLE = re.compile(r"(?<![^\W_])(?!https)[B-DF-HJKMNP-QSTVXZb-df-hjkmnp-qstvxz][b-df-hjkmnp-qstvxz]{4,}(?![^\W_])")
+"""Five letters and more, small but for the first, and none a vowel or what languages have in place of one (l, r, w, y)."""
+_MUTE = re.compile(r"(?<![^\W_])[b-df-hj-np-tv-xz]{4,}(?![^\W_])(?: [b-df-hj-np-tv-xz]{4,}(?![^\W_])){2,}")
+"""Three words in a row without a vowel."""
 _CYRILLIC = re.compile("(?:[РС][\u0402-\u040f\u0452-\u045f\u0490\u0491ёЁ‚„…†‡€‰‹‘’“”•–—™›\xa0¤¦§©«¬\xad®°±µ¶·№»]){2}")
 _OTHER_SYSTEMS = re.compile("√[©®°¢£§•¶ß™´¨≠±¶∏]|‚Ä[ôúùìîòö¶¢]|Γ[Çé][^\\W\\d_]|├[^\\w\\s]")
 """UTF-8 that was read as Windows-1251, and as the encodings of the Macintosh and of DOS."""
@@ -153,7 +155,8 @@ def is_broken(text: str) -> bool:
 
 def is_unspeakable(text: str) -> bool:
     """Whether a text has a word that no language has: "is the xqzvbn red"; not "hmmmm", nor what is written in capitals."""
-    return any(len(set(word)) > 3 for word in _UNSPEAKABLE.findall(_ADDRESS.sub(" ", text)))
+    plain = _ADDRESS.sub(" ", text)
+    return any(len(set(word.lower())) > 3 for word in _UNSPEAKABLE.findall(plain)) or _MUTE.search(plain) is not None
 
 
 def _has_escapes(text: str) -> bool:

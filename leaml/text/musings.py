@@ -27,14 +27,21 @@ _ABOUT_THE_TASK = re.compile(
     r"|as you can see in the image above|same (?:as|image)\b|ditto\W*$|idem\W*$|here you go\b|have a (?:great|nice"
     r"|good) (?:day|one)\b"
     r"|(?:hello world|hi there|good (?:morning|evening|afternoon))\W*(?:how's it going\W*)?$|i(?:'m| am) looking at (?:the"
-    r"|this) image\b"
+    r"|this)\b"
     r"|(?:it )?(?:cannot|can't|could not) be (?:determined|seen|described|identified|answered)\W*$|undetermined\W*$|(?:not "
     r"|un)sure\W*$"
     r"|(?:it(?:'s| is) )?(?:hard|difficult|impossible) to (?:tell|say)\W*$|no (?:idea|clue|comment)\b|idk\W*$"
     r"|it depends\W*$|correct\W*$"
     r"|(?:yes|no|maybe|perhaps)\b,? (?:there|it|they|he|she|i|we) (?:is|are|does|do|has|was)(?:n't| not)?\W*$|i(?:'ve"
     r"| have)? (?:already )?(?:described|answered|captioned)\b)"
-    r"|\b(?:i|we) (?:need|have|should|must|ought) (?:to )?(?:describe|caption)\b",
+    r"|\b(?:i|we) (?:need|have|should|must|ought) (?:to )?(?:describe|caption)\b|^\W*they (?:want|ask|asked|need|request)\w*\b"
+    r"|^\W*(?:so )?(?:my|the|our) (?:final )?(?:captions?|descriptions?) (?:would|will|could|is going to) be\b|^\W*my caption\b"
+    r"|^\W*double-?checking\b|^\W*(?:based on|according to|per) (?:the|your|this) (?:prompt|request|question"
+    r"|instructions?|message)\b"
+    r"|^\W*(?:assuming|if|suppose) (?:the|this|it|that)\b[^.]*\b(?:would|may|might|could)\b|^\W*i see (?:that )?you(?:'ve"
+    r"| have)?\b"
+    r"|^\W*once upon a time\b|^\W*imagine (?:an?|the|that)\b|^\W*as (?:requested|asked|instructed)\W*$|^\W*ready\W*$"
+    r"|^\W*(?:ok(?:ay)?\W+)?go ahead\W*$",
     re.I,
 )
 """What the caption is to be, what was asked, or an answer to a question, instead of a description."""
@@ -74,7 +81,10 @@ _LATER = re.compile(
     r"|description) (?:is|follows|was"
     r"|adheres|captures|meets|should)|i (?:chose|wrote|have|hope|tried|described|kept|avoided|used|should|need)\b"
     r"|(?:actually|hmm),"
-    r"|please (?:consult|note)|(?:q|question): )|\b(?:as an ai|i(?:'m| am) an ai)\b"
+    r"|please (?:consult|note)|(?:q|question): |(?:confidence|tokens used|disclaimer)\b[^.]*:|note: this|#+ ?(?:instruction"
+    r"|explanation|response)"
+    r"|(?:long|short|alternative|second) (?:caption|description)\b|follow me\b|would you like me\b)|\b(?:as an ai|i(?:'m"
+    r"| am) an ai)\b"
     r"|^\W*(?:however|note|but|please note|that said)\b.{0,20}\bi (?:cannot|can't|am (?:unable|not able|an)|'m (?:unable"
     r"|not able|an))\b",
     re.I,
@@ -96,6 +106,13 @@ _SHOWS_WORDS = re.compile(
     r"|\bis (?:written|printed|painted) (?:on|in|at|below|above)\b",
     re.I,
 )
+_TITLE_FIRST = re.compile(
+    r"^(?![^.!?]*\b(?:can't|cannot|unable|not able|describe|caption)\b)[^.!?]{1,60}?\b(?:is (?:written|printed"
+    r"|painted) (?:on|in|at|below|above)"
+    r"|(?:logo|flag|poster|tattoo|mural|t-?shirt|album cover|book cover|musical) (?:on|of|in|from|with)\b)",
+    re.I,
+)
+"""Words that are not in quotes, and where they stand: "Let's Dance is written on a sign"."""
 _SPEAKS_FIRST = re.compile(
     r"^\W*(?:okay|ok|alright|right|well|so|now|hmm+|wait|first|sorry|i|i'[a-z]+|we|we'[a-z]+|my|our|you|your|let|let's"
     r"|as an?|please|kindly"
@@ -151,4 +168,5 @@ def is_about_itself(sentence: str) -> bool:
 
 def shows_words(sentence: str) -> bool:
     """Whether a sentence describes something with words on it: they are the image's, whatever they say."""
-    return _SHOWS_WORDS.search(sentence) is not None and _SPEAKS_FIRST.search(sentence) is None
+    shown = _SHOWS_WORDS.search(sentence) is not None and _SPEAKS_FIRST.search(sentence) is None
+    return shown or _TITLE_FIRST.search(sentence) is not None

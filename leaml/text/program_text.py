@@ -27,7 +27,7 @@ _CODE = re.compile(
     r"|^[ \t]*return (?:[\"'\[{(]|\w+\()"
     # commands
     r"|^[ \t]*[$>] (?:\./)?[a-z][\w.-]* |^[ \t]*(?:pip3?|npm|apt(?:-get)?|conda|docker|brew|git) (?:install|run|pull|clone"
-    r"|add)\b|^[ \t]*curl -|^to=\w+ "
+    r"|add)\b|^[ \t]*curl -|^to=\w+ |^\s*(?:[Bb]box|[Ll]abel|[Cc]lass|[Ss]core|[Cc]onfidence)\w*: ?[\[\w][^;]*(?:\]|; ?\w+:)"
     # markup
     r"|^[ \t]*\\(?:begin|documentclass|usepackage|section)\{|^[ \t]*\|.*\|[ \t]*\n[ \t]*\|[-:| \t]+\|",
 )

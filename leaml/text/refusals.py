@@ -65,7 +65,8 @@ _ENGLISH = (
     r"|anything|contents?|prompts?|details?|descriptions?|captions?|model)\b)",
     r"^[^\w\n]*(?:the |your |this )?(?:content|request|prompt|response|message|image)(?: was| is| has been| were)? (?:\w+ )?"
     r"(?:blocked|flagged|filtered|rejected|moderated)\b",
-    r"^[^\w\n]*(?:it is |it's )?(?:not possible|impossible) to (?:determine|answer|tell|say|know|describe)\b",
+    r"^[^\w\n]*(?:it is |it's )?(?:not possible|impossible) to (?:determine|answer|say|know|describe"
+    r"|tell\W*$|tell (?:from|what|if|whether|without))\b",
     rf"\b(?:i|we) {_NOT} be able to\b|\b(?:you|to have) (?:forgot(?:ten)?|did not|didn't) (?:to )?(?:attach|upload"
     rf"|include|provide)\b",
     r"^[^\w\n]*(?:not enough|insufficient) (?:information|context|data|details)\b",
@@ -138,6 +139,15 @@ _ENGLISH = (
     r"^[^\w\n]*there (?:is|'s|isn't|is not) (?:not )?(?:enough|insufficient|sufficient) (?:context|information|detail)\b",
     r"^[^\w\n]*(?:vision|image (?:input|understanding|analysis)|multimodal (?:input|support)) (?:is|are) (?:not |un|dis)\w+",
     r"^[^\w\n]*(?:disclaimer|note): (?:i|this (?:is not|description|caption|was))\b",
+    r"^[^\w\n]*(?:waiting for|awaiting) (?:the|your|an?)? ?(?:\w+ )?(?:images?|pictures?|photos?|files?|upload|attachment)\b"
+    r"|\b(?:seems|looks like|appears) (?:that )?you(?:'ve| have)? (?:forgot|forgotten|missed)\b",
+    rf"\b{_IMAGE} (?:that )?you(?:'ve| have)? \w+ (?:doesn't|does not|didn't|did not|isn't|is not)\b|\bmessage (?:got"
+    r"|was) cut off\b",
+    rf"^[^\w\n]*you(?:'ll| will) (?:have|need) to (?:\w+ )*?(?:the |an? |your )?{_IMAGE}\b|^[^\w\n]*(?:only"
+    r"|nothing but) (?:the |your )?(?:text|words)\b",
+    r"^[^\w\n]*nothing (?:came|comes|got) through\b|\b(?:isn't|is not) one (?:that )?i can\b|\bi don't (?:do|support|handle"
+    r"|process) (?:images|pictures|photos)\b",
+    r"^[^\w\n]*(?:no can do|pass)\W*$|^[^\w\n]*i can(?:'t|not) (?:share|show|name|reveal)\b",
     # who it is that speaks
     rf"(?:^[^\w\n]*|[.!?] )(?:{_HELLO}\W+)?(?:i(?:'m| am)|my name is|you(?:'re| are) (?:talking|speaking"
     r"|chatting) (?:to"

@@ -13,6 +13,7 @@ _PERIODS = 60
 _COPIES = 3
 _ONE_WORD = 8
 """Times that one word may not be all of a text."""
+_ONE_CHARACTER = re.compile(r"([^\W\d_])\1{11}")
 _REPEATED_WORDS = 12
 """Words that must repeat what stands before them: short phrases have to come more often ("red, red, red" is a row of balls)."""
 
@@ -30,7 +31,7 @@ def is_repetitive(text: str, sentences: Sequence[str]) -> bool:
     if any(len(set(plain[start : start + _COPIES])) == 1 for start in range(len(plain) - _COPIES + 1)):
         return True
     words = _WORD.findall(_ITEM.sub("", text).lower())
-    if len(words) >= _ONE_WORD and len(set(words)) == 1:
+    if (len(words) >= _ONE_WORD and len(set(words)) == 1) or _ONE_CHARACTER.search(text):
         return True
     return any(_repeats(words, period) for period in range(1, min(_PERIODS, len(words) // _COPIES) + 1))
 

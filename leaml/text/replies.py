@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from leaml.text.broken_text import is_broken
+from leaml.text.broken_text import is_broken, is_unspeakable
 from leaml.text.closing_offers import is_offer, without_offer
 from leaml.text.failures import FAILURE, STATUS
 from leaml.text.musings import is_about_itself, is_musing, shows_words
@@ -262,7 +262,7 @@ def _no_caption(text: str, prompt: str) -> str:
         return "prompt echo"
     if marker := MARKER.search(text) or _ROLE.search(text) or _FUSED_ROLE.search(text):
         return f"chat marker: {marker.group().strip()!r}"
-    if is_broken(text):
+    if is_broken(text) or is_unspeakable(text):
         return f"broken text: {text[:100]!r}"
     found = sentences(text)
     if found and all(sentence.endswith(("?", "？")) for sentence in found) and text.endswith(found[-1]):

@@ -432,7 +432,7 @@ def test_every_row_is_counted_and_odd_ones_are_warned_of(folder: Path) -> None:
     assert found.examples["no answer"] == [
         f"{folder}/labels.jsonl:8: the answer is missing; key 'anwser': did you mean 'answer'?"
     ]
-    assert found.lines()[0] == "10 label rows, 7 used, 2 refused"
+    assert found.lines()[0] == "10 label rows, 7 used, 2 refused, 1 equal to others"
     assert json.loads(json.dumps(found.summary()))["refused"] == found.refused
     where = pq.read_table(folder / "out" / "labeled.parquet", schema=tables.LABELED)["where"].to_pylist()
     assert where[0] == f"{folder}/labels.jsonl:1"

@@ -270,7 +270,17 @@ def test_text_read_in_another_encoding_is_damaged(text: str, encoding: str) -> N
     assert is_broken(text.encode().decode(encoding, "replace"))
 
 
-@pytest.mark.parametrize("text", ["is the xqzvbn red", "what is the bdfgk?", "Zqvxkt? no: is there a kqxzt here", "(xqzvb)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "is the xqzvbn red",
+        "what is the bdfgk?",
+        "Zqvxkt? no: is there a kqxzt here",
+        "(xqzvb)",
+        "Xqzvbn is red?",
+        "qpwz lmnb vcxr tyui?",
+    ],
+)
 def test_words_that_nobody_can_say(text: str) -> None:
     assert is_unspeakable(text)
 

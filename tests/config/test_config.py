@@ -347,6 +347,13 @@ def test_a_section_that_is_given_in_part_keeps_its_other_defaults(file: Path) ->
     assert found.caption.teacher.name == "leaml-tiny-teacher"
 
 
+def test_the_address_of_a_teacher_and_its_key_are_named_where_people_look() -> None:
+    explained = {key: text for key, _, text in config.explain()}
+    assert "OPENAI_API_KEY" in explained["caption.url"]
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert "`caption.url`" in readme and "`OPENAI_API_KEY`" in readme
+
+
 def test_every_value_of_a_choice_is_explained() -> None:
     explained = {key: text for key, _, text in config.explain()}
     assert explained["evaluate.controls"].endswith("captions_mixed, self_training, full_labels.")

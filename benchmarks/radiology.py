@@ -76,18 +76,25 @@ def config(data: Path, folder: Path, model: str, runs: Path, steps: int) -> dict
             "evaluation_questions": 80,
         },
         "caption": {"file": str(folder / "captions.jsonl"), "complete": False, "max_images": 60},
-        # of random weights: until a reply ends, or filter accepts no pair
-        "warmup": training | {"steps": 10 * steps, "lr": 3e-4},
+        "warmup": training,
         "score": {"samples": 8, "batch_size": 4},
         "distill": training | {"batch_size": 5},  # a slot for each of its kinds of examples
+        # what random weights write holds a pair if nothing else may be written, and is an answer if it is drawn
         "generate": {
             "questions": ["Which organ is shown?", "Is the image normal?"],
             "pairs_per_image": 1,
-            "votes": 0,
-            "max_tokens": 16,
+            "structured": True,
+            "votes": 2,
+            "max_tokens": 64,
             "max_images": 32,
         },
-        "filter": {"round_trip": False, "broken_text": False, "min_votes": None},
+        "filter": {
+            "round_trip": False,
+            "broken_text": False,
+            "min_votes": None,
+            "max_question_chars": 40,
+            "max_answer_chars": 40,
+        },
         "finetune": training,
         "evaluate": {"leave_out": ["finetune_labels", "lora_labels"], "bootstrap": 200, "max_tokens": 8},
     }

@@ -107,7 +107,8 @@ _SHOWS_WORDS = re.compile(
     re.I,
 )
 _TITLE_FIRST = re.compile(
-    r"^(?![^.!?]*\b(?:can't|cannot|unable|not able|describe|caption)\b)[^.!?]{1,60}?\b(?:is (?:written|printed"
+    r"^(?![^.!?]*\b(?:can't|cannot|unable|not able|sorry|don't|do not|won't|unfortunately|describe|identify"
+    r"|caption)\b)[^.!?]{1,60}?\b(?:is (?:written|printed"
     r"|painted) (?:on|in|at|below|above)"
     r"|(?:logo|flag|poster|tattoo|mural|t-?shirt|album cover|book cover|musical) (?:on|of|in|from|with)\b)",
     re.I,

@@ -18,6 +18,7 @@ from leaml.errors import DataError, StepError
 from leaml.generation import prompts
 from leaml.io import files
 from leaml.text import replies
+from leaml.text.values import shorten
 from pipelines.context import Context
 from pipelines.ingest import Labels, Sources, sample_refs, training_images
 from pipelines.models import engine_spec, model_key
@@ -30,6 +31,10 @@ from pipelines.steps import STEPS
 from pipelines.table_rows import OutputRow
 
 CUT_BACK = "captions cut back to whole sentences"
+SAME = "images of a shard with the one caption"
+"""What most refusals and failures have in common, whatever their words: they are the same for every image."""
+_SAME_AT_LEAST, _SAME_SHARE = 8, 0.2
+"""Images of a shard, in number and as a share of it, from which on one caption is too much alike."""
 GIVEN = "captions given"
 LEFT_OUT = "images left out without a caption"
 _PART = 20_000
@@ -69,6 +74,10 @@ class CaptionWork:
                     "finish_reason": completion.finish_reason,
                 }
             )
+        written = Counter(str(row["caption"]) for row in rows if row.get("caption"))
+        for text, images in written.items():
+            if images >= max(_SAME_AT_LEAST, _SAME_SHARE * len(items)):
+                counts[f"{SAME} {shorten(text)}"] = images
         return rows, +counts
 
 

@@ -74,6 +74,17 @@ def test_only_captions_become_rows_and_the_others_say_why() -> None:
     assert "3 replies cut at the token limit" in describe(dict(counts))
 
 
+@pytest.mark.parametrize(("same", "others", "counted"), [(8, 24, True), (7, 3, False), (8, 40, False), (40, 0, True)])
+def test_3_a_caption_that_many_images_of_a_shard_have_is_counted(same: int, others: int, counted: bool) -> None:
+    """It may be a refusal in words that nobody has thought of."""
+    texts = ["Nope, not today, friend."] * same + [f"A ball with the number {n}." for n in range(others)]
+    items = [Item(f"i{n}", PICTURE, None) for n in range(len(texts))]
+    rows, counts = CaptionWork(CaptionConfig())(Says(*(Completion(text, -0.1, "stop", 4) for text in texts)), items)
+    assert len(rows) == len(texts)
+    key = "images of a shard with the one caption 'Nope, not today, friend.'"
+    assert {name: n for name, n in counts.items() if "one caption" in name} == ({key: same} if counted else {})
+
+
 def actor(url: str, output: Path, known: Any = None, **client: Any) -> EngineActor:
     spec = EngineSpec("teacher", url=url, client=ClientConfig(**{"retries": 0, "concurrency": 4} | client))
     return EngineActor(spec, CaptionWork(CaptionConfig()), str(output), MAX_PIXELS, known)

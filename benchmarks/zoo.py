@@ -13,7 +13,7 @@ FOLDER holds small checkpoints, one a folder; by default `shared/zoo` beside the
 | adapter | one step of an adapter on a tenth of the neurons changes the loss |
 | merge | the merged model has the names and shapes of the checkpoint on disk, and the same loss when it is loaded again |
 | vllm | our engine writes the tokens that transformers writes with the merged model, with the same log-probabilities |
-| adapt | `leaml adapt` goes to its end, thirty steps of warm-up and two of others, on 12 labeled images, captions given |
+| adapt | `leaml adapt` goes to its end, two steps a training, on 12 labeled images, captions given |
 | serve | the adapted model answers through /v1/vqa |
 
 A cell is "ok", "refused: MESSAGE" (an error that LEAML raises on purpose), "failed: ERROR", "not tried" (a cell needs the ones
@@ -229,11 +229,18 @@ def adapt_config(model: str, folder: Path) -> Path:
             "budget": {"count": 12},
         },
         "caption": {"file": str(folder / "captions.jsonl"), "complete": False},
-        "warmup": training | {"steps": 30},  # of random weights: until a reply ends, or filter accepts no pair
+        "warmup": training,
         "score": {"samples": 4, "batch_size": 2},
         "distill": training | {"batch_size": 5},  # a slot for each kind of its examples
-        "generate": {"questions": [QUESTION], "pairs_per_image": 1, "votes": 0, "max_tokens": 16},
-        "filter": {"round_trip": False, "broken_text": False, "min_votes": None},
+        # what random weights write holds a pair if nothing else may be written, and is an answer if it is drawn
+        "generate": {"questions": [QUESTION], "pairs_per_image": 1, "structured": True, "votes": 2, "max_tokens": 64},
+        "filter": {
+            "round_trip": False,
+            "broken_text": False,
+            "min_votes": None,
+            "max_question_chars": 40,
+            "max_answer_chars": 40,
+        },
         "finetune": training,
         "evaluate": {"leave_out": ["finetune_labels", "lora_labels"], "bootstrap": 50, "max_tokens": 4},
     }

@@ -146,8 +146,9 @@ async def served(run: str) -> list[dict[str, Any]]:
     processor = AutoProcessor.from_pretrained(made.base.name)
     client = AsyncLLM.from_engine_args(AsyncEngineArgs(made.base.name, **engine_arguments(made.settings, made.base, True)))
     engine = SimpleNamespace(_engine_client=client, _oai_models=SimpleNamespace(lora_requests={}))
-    models: Any = EngineModels(SimpleNamespace(engine=engine), processor, shrink_of(processor))  # type: ignore[arg-type]
-    models.models, models.card = lambda: [made.main], lambda model: made.cards[model.id]
+    shrink = shrink_of(processor)
+    models: Any = EngineModels(SimpleNamespace(engine=engine), processor, shrink)  # type: ignore[arg-type]
+    models.models, models.card, models.shrink = lambda: [made.main], lambda model: made.cards[model.id], lambda _: shrink
     app = create_app(models, made.settings)
     picture = BytesIO()
     images()["red"].save(picture, "PNG")

@@ -28,6 +28,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from benchmarks import random_models
+
 SHARED = Path(__file__).parents[2] / "shared"
 ORGANS = {"HEAD": "the head", "CHEST": "the chest", "ABD": "the abdomen"}
 EVERY = 0.5
@@ -79,22 +81,8 @@ def config(data: Path, folder: Path, model: str, runs: Path, steps: int) -> dict
         "warmup": training,
         "score": {"samples": 8, "batch_size": 4},
         "distill": training | {"batch_size": 5},  # a slot for each of its kinds of examples
-        # what random weights write holds a pair if nothing else may be written, and is an answer if it is drawn
-        "generate": {
-            "questions": ["Which organ is shown?", "Is the image normal?"],
-            "pairs_per_image": 1,
-            "structured": True,
-            "votes": 2,
-            "max_tokens": 64,
-            "max_images": 32,
-        },
-        "filter": {
-            "round_trip": False,
-            "broken_text": False,
-            "min_votes": None,
-            "max_question_chars": 40,
-            "max_answer_chars": 40,
-        },
+        "generate": random_models.GENERATE | {"questions": ["Which organ is shown?", "Is the image normal?"], "max_images": 32},
+        "filter": random_models.FILTER,
         "finetune": training,
         "evaluate": {"leave_out": ["finetune_labels", "lora_labels"], "bootstrap": 200, "max_tokens": 8},
     }

@@ -5,6 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+GENERATE: dict[str, Any] = {"pairs_per_image": 1, "structured": True, "votes": 2, "max_tokens": 64}
+"""What random weights write holds a pair if nothing else may be written, and is an answer if it is drawn."""
+FILTER: dict[str, Any] = {
+    "round_trip": False,
+    "broken_text": False,
+    "min_votes": None,
+    "max_question_chars": 40,
+    "max_answer_chars": 40,
+}
+"""Accepts such pairs."""
+
 
 @dataclass(frozen=True)
 class Shape:

@@ -38,6 +38,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from benchmarks import random_models
 from benchmarks.zoo_engines import ANSWERS, QUESTION, Said, computed, images
 from leaml.config import ModelConfig
 from leaml.errors import LeamlError, ModelError
@@ -232,15 +233,8 @@ def adapt_config(model: str, folder: Path) -> Path:
         "warmup": training,
         "score": {"samples": 4, "batch_size": 2},
         "distill": training | {"batch_size": 5},  # a slot for each kind of its examples
-        # what random weights write holds a pair if nothing else may be written, and is an answer if it is drawn
-        "generate": {"questions": [QUESTION], "pairs_per_image": 1, "structured": True, "votes": 2, "max_tokens": 64},
-        "filter": {
-            "round_trip": False,
-            "broken_text": False,
-            "min_votes": None,
-            "max_question_chars": 40,
-            "max_answer_chars": 40,
-        },
+        "generate": random_models.GENERATE | {"questions": [QUESTION]},
+        "filter": random_models.FILTER,
         "finetune": training,
         "evaluate": {"leave_out": ["finetune_labels", "lora_labels"], "bootstrap": 50, "max_tokens": 4},
     }

@@ -6,12 +6,12 @@ tables of programs that write no logical types, and a month of pandas' is a numb
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 
+from leaml.data import json_text
 from leaml.data.label_keys import COLUMNS
 
 
@@ -96,10 +96,9 @@ def _as_written(value: object, kind: pa.DataType) -> object:
 
 def _of_json(text: str) -> object:
     try:
-        found: object = json.loads(text)
+        return json_text.loads(text)
     except ValueError:
         return text
-    return found
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -34,6 +34,10 @@ PREFIX, NAME = "lm-", "haproxy"
 
 AFTER_BODY = 5
 """Seconds, above `limits.body_seconds`, after which a client that sends or takes nothing more loses its connection."""
+
+_WHOLE = 30
+"""Most seconds from a reply's headers to its body, or to as much of it as fits; the two are written together."""
+
 _MOST_FIELDS = 32767
 """Headers of a request that HAProxy can be told to take."""
 BEHIND = "127.0.0.1"
@@ -101,6 +105,12 @@ acl answered res.hdr(x-content-type-options) -m found
 http-response return status 503 content-type application/json hdr Retry-After 10 file LOST.json if { status 500 502 } !answered
 http-response return status 503 content-type application/json hdr Retry-After 5 file STARTING.json \
 if { status 404 408 503 504 } !answered
+# a replica may die between the headers of a reply and its body, so what has a length waits until it is whole or the buffer full
+http-response wait-for-body time WHOLEs if { res.hdr(content-length) -m found }
+http-response set-var(txn.length) res.body_size
+http-response set-var(txn.missing) res.body_len,neg,add(txn.length)
+http-response return status 503 content-type application/json hdr Retry-After 10 file LOST.json \
+if { res.hdr(content-length) -m found } { var(txn.length) -m int lt FITTING } { var(txn.missing) -m int gt 0 } !{ method HEAD }
 """
 """Of HAProxy's frontend for clients."""
 
@@ -157,16 +167,19 @@ def _is_ours(binary: Path) -> bool:
 
 def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) -> Path:
     """Write what stands in for the program `binary`, and the files that it needs, into `folder`; returns its path."""
+    buffer = 2 * limits.header_bytes + 8192
     values = {
         "HOST": host,
         "HEADERS": str(max(1, int(limits.body_seconds))),
         "SILENT": str(max(1, int(limits.body_seconds)) + AFTER_BODY),  # so that the application's own reply comes first
+        "WHOLE": str(_WHOLE),
+        "FITTING": str(buffer // 2),  # the headers are in it too
         "CLIENT": str(limits.client_connections),
         "FRONT": str(folder / "front.cfg"),
         "STARTING": str(folder / "starting"),
         "LOST": str(folder / "lost"),
         "NOPATH": str(folder / "no_path"),
-        "BUFFER": str(2 * limits.header_bytes + 8192),
+        "BUFFER": str(buffer),
         "FIELDS": str(min(_MOST_FIELDS, max(101, limits.header_bytes // 2))),  # of two bytes each, for one of name and value
         "PYTHON": shlex.quote(sys.executable),
         "BINARY": f"'{binary}'",

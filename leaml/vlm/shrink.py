@@ -2,7 +2,8 @@
 
 An engine that is given an image of 16 megapixels copies, converts and resizes all of it for a model that looks at 64 x 64.
 Made here by the processor's own rule and filter, the first resize leaves the processor nothing to shrink, so the model sees the
-same pixels (with a processor on torchvision, whose filters round differently, pixels within 2 of 255).
+same pixels (with a processor on torchvision, whose filters round differently, pixels within 2 of 255). A model that sees tiles
+and the whole image sees the same tiles; the whole is made from what they are cut from, and differs by 0.4 of 255 in the mean.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from leaml._compat import image_tokens
+
 Shrink = Callable[[Image.Image], Image.Image]
 """Makes an image as small as the model's processor would; what it would not shrink comes back as it is."""
 
@@ -21,6 +24,8 @@ _Size = tuple[int, int]
 """Width and height, in pixels."""
 _Rule = Callable[[_Size], _Size]
 """From the size of an image to the size that the processor resizes it to first."""
+_Fit = Callable[[_Size, int], tuple[_Size, _Size]]
+"""From the size of an image to that of the canvas its tiles are cut from, and to its size on one so many times as large."""
 _PIL = "Pil"
 """End of the class names of processors without torchvision."""
 
@@ -35,10 +40,10 @@ def shrink_of(processor: object, overrides: object = None) -> Shrink:
     images: Any = getattr(processor, "image_processor", None)
     # a class of the model's own code may resize in any way, whatever it inherits from
     known = type(images).__module__.startswith("transformers.models.")
-    rule = _RULES.get(type(images).__name__.removesuffix(_PIL).removesuffix("Fast")) if known else None
-    if rule is None or overrides or not getattr(images, "do_resize", False):
+    name = type(images).__name__.removesuffix(_PIL).removesuffix("Fast")
+    if not known or overrides or not getattr(images, "do_resize", False):
         return _unchanged
-    found = rule(images)
+    found = _tiled(_CANVASES[name], images, processor) if name in _CANVASES else _RULES.get(name, lambda _: None)(images)
     if found is None:
         return _unchanged
     resample = _filter(images)
@@ -164,6 +169,66 @@ def _patches(images: _PixtralImages) -> _Rule | None:
     return (lambda size: _turned(output(_blank(size), **keywords))) if edge else None
 
 
+_LARGEST_CANVAS = 4
+"""Times the canvas of the processor that an image is shrunk to at most."""
+
+
+def _tiled(canvas_of: Callable[[Any, _Size], _Fit], images: _Images, processor: object) -> _Rule:
+    """The smallest size from which the processor makes the same tiles of as many tokens, and the whole image without loss.
+
+    Tokens follow the sides' ratio, which whole pixels change a little: where they would be others, a larger canvas is tried.
+    """
+    edge = images.size.get("shortest_edge", 0)
+    whole = images.size.get("width") or edge, images.size.get("height") or edge
+    fit = canvas_of(images, whole)
+
+    def output(size: _Size) -> _Size:
+        canvas, placed = fit(size, 1)
+        tokens = image_tokens(processor, size)
+        for times in range(1, _LARGEST_CANVAS + 1):
+            target = fit(size, times)[1]
+            if min(target[0] / whole[0], target[1] / whole[1]) < min(1, size[0] / whole[0], size[1] / whole[1]):
+                continue
+            if fit(target, 1) == (canvas, placed) and image_tokens(processor, target) == tokens:
+                return target
+        return size
+
+    return output
+
+
+class _CroppedImages(_Images, Protocol):
+    min_patches: int
+    max_patches: int
+
+
+class _PinpointImages(_Images, Protocol):
+    image_grid_pinpoints: list[list[int]]
+
+
+def _cropped(images: _CroppedImages, tile: _Size) -> _Fit:
+    """InternVL: the image fills the canvas, whatever its sides; where no tiles are asked for, less than the canvas is seen."""
+    grid = _function(images, "get_optimal_tiled_canvas")
+
+    def fit(size: _Size, times: int) -> tuple[_Size, _Size]:
+        columns, rows = grid((size[1], size[0]), (tile[1], tile[0]), images.min_patches, images.max_patches)
+        canvas = tile[0] * columns, tile[1] * rows
+        return canvas, (canvas[0] * times, canvas[1] * times)
+
+    return fit
+
+
+def _padded(images: _PinpointImages, _: _Size) -> _Fit:
+    """LLaVA-NeXT and LLaVA-OneVision: the image keeps its sides' ratio, and the rest of the canvas is black."""
+    from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
+
+    def fit(size: _Size, times: int) -> tuple[_Size, _Size]:
+        height, width = select_best_resolution((size[1], size[0]), images.image_grid_pinpoints)
+        placed = get_patch_output_size(_blank(size), (height * times, width * times), input_data_format="channels_first")
+        return (width, height), _turned(placed)
+
+    return fit
+
+
 _RULES: dict[str, Callable[[Any], _Rule | None]] = {
     "Idefics3ImageProcessor": _longest_edge,
     "SmolVLMImageProcessor": _longest_edge,
@@ -174,4 +239,11 @@ _RULES: dict[str, Callable[[Any], _Rule | None]] = {
     "CLIPImageProcessor": _shortest_edge,
     "PixtralImageProcessor": _patches,
 }
-"""By class name. InternVL, LLaVA-NeXT and LLaVA-OneVision are missing: they make several images, each from the original."""
+"""By class name."""
+
+_CANVASES: dict[str, Callable[[Any, _Size], _Fit]] = {
+    "GotOcr2ImageProcessor": _cropped,
+    "LlavaNextImageProcessor": _padded,
+    "LlavaOnevisionImageProcessor": _padded,
+}
+"""By class name, of processors that make several images, each from the one that they are given."""

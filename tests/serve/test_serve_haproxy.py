@@ -137,10 +137,15 @@ def test_one_client_cannot_hold_all_connections(tmp_path: Path, exempt: str, ans
     assert found == answered
 
 
+_LARGE = bytes(range(250)) * 1200
+
+
 class _Replica(http.server.BaseHTTPRequestHandler):
     """Answers `/replica/STATUS` as Ray does, `/replica/STATUS/own` as the application does, and dies at `/replica/dies`.
 
-    At `/replica/once/own` it dies if `server.gone` is not set, which it then is.
+    At `/replica/STATUS/own/BYTES` it dies after the headers and so many bytes of the body, which has five; at
+    `/replica/STATUS/own/large` the body has 300,000 and comes in parts; at `/replica/once/own` it dies if `server.gone` is not
+    set, which it then is.
     """
 
     protocol_version = "HTTP/1.1"
@@ -149,16 +154,25 @@ class _Replica(http.server.BaseHTTPRequestHandler):
         _, _, status, *own = self.path.split("/")
         if own == ["own", "slow"]:
             time.sleep(3.5)
+        most = int(own[1]) if len(own) == 2 and own[1].isdigit() else None
         if status == "dies" or (status == "once" and not self.server.gone):  # type: ignore[attr-defined]
             self.server.gone = True  # type: ignore[attr-defined]
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         self.send_response(200 if status == "once" else int(status))
         self.send_header("X-Seen", self.headers["X-Request-ID"])
-        for name, value in (("Content-Length", "5"), *([("X-Content-Type-Options", "nosniff")] if own else [])):
+        body = _LARGE if own == ["own", "large"] else b"reply"
+        for name, value in (("Content-Length", str(len(body))), *([("X-Content-Type-Options", "nosniff")] if own else [])):
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(b"" if self.command == "HEAD" else b"reply")
+        self.wfile.write(b"" if self.command == "HEAD" else body[:most][:100_000])
+        if body is _LARGE:
+            time.sleep(0.3)
+            self.wfile.write(body[100_000:])
+        if most is not None:
+            self.wfile.flush()
+            time.sleep(0.3)  # so that it has gone on before the end is seen
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     do_HEAD = do_POST = do_GET
 
@@ -205,6 +219,20 @@ def test_what_no_application_has_answered_is_a_503_that_says_when_to_try_again(
     assert reply.headers["retry-after"] == {"starting": "5", "engine_dead": "10"}[code]
     assert reply.headers.get_list("x-request-id") == ["mine-1"]
     assert reply.text == "" if method == "HEAD" else reply.json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize("sent", [0, 3])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_answer_whose_replica_dies_before_its_body_is_whole_is_a_503_too(
+    forwarded: httpx.Client, method: str, sent: int
+) -> None:
+    reply = forwarded.request(method, f"/replica/200/own/{sent}")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "engine_dead")
+    assert reply.headers["retry-after"] == "10"
+
+
+def test_an_answer_larger_than_the_buffer_is_passed_on_whole(forwarded: httpx.Client) -> None:
+    assert forwarded.get("/replica/200/own/large").content == _LARGE
 
 
 @pytest.mark.parametrize("status", [200, 401, 404, 408, 422, 429, 500, 503, 504])

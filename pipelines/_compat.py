@@ -119,16 +119,20 @@ def torch_store_on_its_address() -> None:
     rendezvous.TCPStore = AddressStore  # type: ignore[attr-defined]
 
 
-def plain(trainer: T) -> T:
-    """A Ray Train trainer without two parts that every one has; returns `trainer`.
+def plain(trainer: T, private: bool) -> T:
+    """A Ray Train trainer without parts that every one has; returns `trainer`.
 
-    A handler of Ctrl-C, which stays afterwards, swallows the first two and ends with exit code 0 or 1. And an actor that hands
-    out Ray datasets, of which there are none here: 3 s of processor time at each start of the workers.
+    A handler of Ctrl-C, which stays afterwards, swallows the first two and ends with exit code 0 or 1. An actor that hands out
+    Ray datasets, of which there are none here: 3 s of processor time at each start of the workers. And where Ray is `private`
+    the actor, as dear, that gives placement groups back when a controller dies: it asks a dashboard, which there is none of,
+    and all of such a Ray ends with the driver.
     """
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
-    private: Any = trainer
-    default = private._create_default_callbacks
-    private._register_sigint_handler = lambda _controller: None
-    private._create_default_callbacks = lambda: [each for each in default() if not isinstance(each, DatasetsCallback)]
+    dropped = (DatasetsCallback, PlacementGroupCleanerCallback) if private else (DatasetsCallback,)
+    inner: Any = trainer
+    default = inner._create_default_callbacks
+    inner._register_sigint_handler = lambda _controller: None
+    inner._create_default_callbacks = lambda: [each for each in default() if not isinstance(each, dropped)]
     return trainer

@@ -168,7 +168,7 @@ def fit(
         ),
     )
     try:
-        _compat.plain(trainer).fit()
+        _compat.plain(trainer, private=resources.address is None).fit()
     except Exception as error:
         own = _own_error(error)
         if own is not None:

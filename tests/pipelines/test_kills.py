@@ -37,7 +37,7 @@ def moments(draw: random.Random) -> list[tuple[str, int, float]]:
 
     They lie before it joined Ray, before its engine started, between two commits, and after the last one.
     """
-    started = [("driver", 0, draw.uniform(0, 1.5)), ("driver", 1, draw.uniform(0, 1)), ("engine", 1, draw.uniform(0, 0.2))]
+    started = [("driver", 0, draw.uniform(0, 0.5)), ("driver", 1, draw.uniform(0, 1)), ("engine", 1, draw.uniform(0, 0.2))]
     working = [(draw.choice(("asked", "committed")), draw.randint(1, 5), draw.uniform(0, 0.1)) for _ in range(3)]
     mixed = draw.sample(started + working, 5)
     return [*mixed, ("last commit", 0, draw.uniform(0, 0.3))]
@@ -77,7 +77,8 @@ def test_killed_at_each_commit_boundary_one_resume_after_the_other(tmp_path: Pat
     done = 0
     for (where, moment), left in BOUNDARIES.items():
         with step.exactly_once(), step.driver(where, moment) as process:
-            assert process.wait(faults.PATIENCE) == -signal.SIGKILL, step.said()
+            process.join(faults.PATIENCE)
+            assert process.exitcode == -signal.SIGKILL, step.said()
         done += 3 if (where, moment) == ("rows", "published") else 2
         assert step.seen("committed") == done
         assert (step.undone("quarantine"), step.undone("counts")) == left

@@ -262,7 +262,7 @@ def test_an_address_without_a_cluster_is_named() -> None:
     with pytest.raises(submit.InputError, match="give the address of Ray's dashboard"):
         submit.Cluster("ray://127.0.0.1:10001")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
+        threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
         with pytest.raises(submit.ResourceError, match=r"is not Ray's dashboard \(it answers 404\)"):
             submit.Cluster(f"http://127.0.0.1:{other.server_port}")
         other.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 
 MARK = "LEAML_TEST_MARK"
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass
@@ -48,6 +50,18 @@ class Seen:
         for found in psutil.net_connections("inet"):
             if found.status == psutil.CONN_LISTEN and found.pid in marked:
                 self.sockets.add((marked[found.pid], found.laddr.ip, found.laddr.port))
+
+
+def own_shell(home: Path, **more: str) -> dict[str, str]:
+    """Environment of a shell: nothing of these tests' Ray, a home in which nothing is to appear, temporary files in `home/t`.
+
+    Caches are this user's: what vLLM and matplotlib write there at their first start takes seconds, and is no door.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LEAML_"))}
+    caches = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    (home / "t").mkdir(exist_ok=True)
+    own = {"HOME": str(home), "PYTHONPATH": str(ROOT), "TMPDIR": str(home / "t"), "XDG_CACHE_HOME": caches}
+    return kept | own | {"HF_HUB_OFFLINE": "1"} | more
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from open_sockets import watched
+from command_line import leaml as leaml_here
+from open_sockets import Seen, own_shell, watched
 from safetensors.torch import load_file
 
 from leaml.config import Config, parse
@@ -35,6 +38,7 @@ pytestmark = pytest.mark.timeout(1500)
 
 
 NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
+KEY = "sk-open-doors-0123456789"
 
 
 def settings(storage: Path) -> dict[str, Any]:
@@ -67,11 +71,28 @@ def write_config(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config, str]:
+def home() -> Iterator[Path]:
+    """A user's home, with a short name: the paths of Ray's sockets have a limit."""
+    with tempfile.TemporaryDirectory(prefix="la-", dir="/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def watched_run(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Seen]:
+    """The folder in which `leaml adapt` has run, what it printed, and what it showed to others on the way."""
     folder = tmp_path_factory.mktemp("adapt")
-    done = leaml("adapt", str(write_config(folder)))
+    command = [sys.executable, "-m", "pipelines.cli", "adapt", str(write_config(folder))]
+    environment = own_shell(home, LEAML_API_KEYS=KEY)
+    with watched(environment) as seen:
+        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=1300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "runs" / "small", parse(settings(folder / "runs")), done.stdout
+    return folder, done.stdout, seen
+
+
+@pytest.fixture(scope="module")
+def run(watched_run: tuple[Path, str, Seen]) -> tuple[Path, Config, str]:
+    folder, output, _ = watched_run
+    return folder / "runs" / "small", parse(settings(folder / "runs")), output
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +112,23 @@ def step(run_folder: Path, label: str) -> Path:
     return run_folder / next(s["folder"] for s in steps if s["label"] == label)
 
 
+def test_nothing_of_a_running_adapt_listens_beyond_this_machine(watched_run: tuple[Path, str, Seen], home: Path) -> None:
+    _, _, seen = watched_run
+    names = {name for name, _, _ in seen.sockets}
+    assert {"raylet", "gcs_server"} <= names
+    assert any("EngineActor" in name or "EngineCore" in name for name in names)
+    assert any("RayTrainWorker" in name for name in names)  # its process group and torch's store
+    assert seen.beyond_loopback() == set()
+    assert seen.with_secret(KEY) == []
+    assert not (home / ".ray").exists()
+
+
 def test_metrics_and_report(run: tuple[Path, Config, str]) -> None:
     folder, _, output = run
     metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
     assert set(metrics["rows"]) == {"blind_prior", "zero_shot", "finetune_labels", "lora_labels", "leaml"}
     for row in metrics["rows"].values():
-        assert 150 <= row["n"] <= 200
+        assert 100 <= row["n"] <= 150
         assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1]
     assert metrics["labels"] == 30
     calibration = json.loads((folder / "evaluation" / "calibration.json").read_text())
@@ -144,7 +176,7 @@ def test_only_accepted_pairs_are_trained_on(run: tuple[Path, Config, str]) -> No
     folder, _, _ = run
     made = [tables.read(str(f)).to_pylist() for f in sorted((step(folder, "filter leaml") / "rows").iterdir())]
     pairs = [(r["image_id"], p) for part in made for r in part for p in r["pairs"]]
-    assert len({i for i, _ in pairs}) == 128
+    assert len({i for i, _ in pairs}) == 72
     accepted = {(i, p["question"], p["answer"]) for i, p in pairs if p["accepted"]}
     rejected = [p for _, p in pairs if not p["accepted"]]
     assert rejected
@@ -156,25 +188,25 @@ def test_only_accepted_pairs_are_trained_on(run: tuple[Path, Config, str]) -> No
 def test_inspect_tells_the_story_of_one_image(run: tuple[Path, Config, str]) -> None:
     folder, _, _ = run
     made = tables.read(str(sorted((step(folder, "filter leaml") / "rows").iterdir())[0])).to_pylist()[0]
-    found = leaml("inspect", str(folder), "--image", made["image_id"][:12], timeout=120)
-    assert found.returncode == 0, found.stderr
+    found = leaml_here("inspect", folder, "--image", made["image_id"][:12])
+    assert found.code == 0, found.err
     caption = next(
         row["caption"]
         for file in (step(folder, "caption") / "rows").iterdir()
         for row in tables.read(str(file)).to_pylist()
         if row["image_id"] == made["image_id"]
     )
-    story = " ".join(found.stdout.split())
+    story = " ".join(found.out.split())
     for part in (f"image {made['image_id']}", caption, f"made by {step(folder, 'distill leaml').name} of leaml-tiny"):
         assert part in story
     assert story.count("accepted") == sum(p["accepted"] for p in made["pairs"])
     tested = tables.read(str(step(folder, "ingest evaluation") / "labeled.parquet"))["image_id"][0].as_py()
-    answers = leaml("inspect", str(folder), "--image", tested, timeout=120).stdout
+    answers = leaml_here("inspect", folder, "--image", tested).out
     for row in ("zero_shot", "finetune_labels", "lora_labels", "leaml"):
         assert f"  {row}: " in answers
-    missing = leaml("inspect", str(folder), "--image", "zzz", timeout=120)
-    assert missing.returncode == 2
-    assert "no image 'zzz' in this run" in missing.stderr
+    missing = leaml_here("inspect", folder, "--image", "zzz")
+    assert missing.code == 2
+    assert "no image 'zzz' in this run" in missing.err
 
 
 def test_the_notebook_shows_what_the_run_made(notebook: tuple[Path, dict[str, str]]) -> None:
@@ -206,7 +238,7 @@ def test_offline_batches_answer_as_the_evaluation_did(notebook: tuple[Path, dict
     answered = pq.read_table(folder / "asked" / "answers.parquet").to_pylist()
     assert [(r["file"], r["question"], r["answer"]) for r in answered] == [tuple(row.values()) for row in asked]
     pairs = [(row, known[row["image_id"], row["question"]]) for row in answered if (row["image_id"], row["question"]) in known]
-    assert len(pairs) >= len(known) >= 150
+    assert len(pairs) >= len(known) >= 100
     same = [(made, row) for made, row in pairs if made["prediction"] == row["prediction"]]
     assert len(same) >= 0.97 * len(pairs)  # sums of floats depend on the batch, so near ties may turn
     temperature = json.loads((folder / "evaluation" / "calibration.json").read_text())["temperature"]

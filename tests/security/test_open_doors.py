@@ -1,9 +1,10 @@
-"""Doors of a running adapt and serve, tried from outside: sockets, the token of Ray, API keys, `--add` from elsewhere."""
+"""Doors of a running `leaml serve`, tried from outside: sockets, the token of Ray, API keys, `--add` from elsewhere.
+
+Those of an adapt are looked at in tests/integration/test_adapt.py.
+"""
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import signal
 import subprocess
@@ -19,8 +20,9 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from command_line import leaml as leaml_here
 from local_cluster import bury, free_port
-from open_sockets import Seen, watched
+from open_sockets import Seen, own_shell, watched
 from peft import LoraConfig, get_peft_model
 from scripted_service import ScriptedService, data_url
 
@@ -55,51 +57,17 @@ time.sleep(3)  # for a look or two
 """
 
 
-def environment(home: Path, **more: str) -> dict[str, str]:
-    """A shell of its own: nothing of these tests' Ray, and a home in which nothing is to appear."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LEAML_"))}
-    return kept | {"HOME": str(home), "PYTHONPATH": str(ROOT), "TMPDIR": str(home / "t"), "HF_HUB_OFFLINE": "1"} | more
-
-
 def leaml(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines.cli", *arguments]
     return subprocess.run(
-        command, cwd=home, env=environment(home, **more), capture_output=True, text=True, timeout=400, check=False
+        command, cwd=home, env=own_shell(home, **more), capture_output=True, text=True, timeout=400, check=False
     )
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lo-", dir="/tmp") as name:  # short: the paths of Ray's sockets have a limit
-        (Path(name) / "t").mkdir()
         yield Path(name)
-
-
-def test_nothing_of_a_running_adapt_listens_beyond_this_machine(home: Path) -> None:
-    tree = {
-        "name": "doors",
-        "storage": str(home / "runs"),
-        "data": {
-            "labeled": {"format": "easy_vqa", "split": "train", "limit": 24},
-            "evaluation": {"format": "easy_vqa", "split": "test", "limit": 4},
-            "budget": {"count": 8},
-        },
-        "warmup": {"steps": 4, "batch_size": 4},
-    }
-    config = home / "doors.yaml"
-    config.write_text(json.dumps(tree))
-    given = environment(home, LEAML_API_KEYS=KEY)
-    command = [sys.executable, "-m", "pipelines.cli", "warmup", str(config)]
-    with watched(given) as seen:
-        done = subprocess.run(command, cwd=home, env=given, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    names = {name for name, _, _ in seen.sockets}
-    assert {"raylet", "gcs_server"} <= names
-    assert any("EngineActor" in name or "EngineCore" in name for name in names)
-    assert any("RayTrainWorker" in name for name in names)  # its process group and torch's store
-    assert seen.beyond_loopback() == set()
-    assert seen.with_secret(KEY) == []
-    assert not (home / ".ray").exists()
 
 
 @dataclass
@@ -124,7 +92,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[Server]:
     port = free_port()
-    given = environment(home, LEAML_API_KEYS=KEY)
+    given = own_shell(home, LEAML_API_KEYS=KEY)
     arguments = ["leaml-tiny", "--host", HOST, "--port", str(port), "engine.max_adapters=2"]
     log = home / "serve.log"
     with watched(given) as seen, log.open("w") as stream:
@@ -159,7 +127,7 @@ def test_only_the_address_asked_for_listens_beside_loopback(server: Server) -> N
 
 
 def test_without_haproxy_the_same_address_alone_is_open(home: Path) -> None:
-    given, port = environment(home, LEAML_API_KEYS=KEY), free_port()
+    given, port = own_shell(home, LEAML_API_KEYS=KEY), free_port()
     with watched(given) as seen:
         command = [sys.executable, "-c", WITHOUT_HAPROXY, HOST, str(port)]
         done = subprocess.run(command, cwd=home, env=given, capture_output=True, text=True, timeout=300, check=False)
@@ -181,7 +149,7 @@ def test_no_process_has_the_raw_keys(server: Server) -> None:
 
 def intruder(address: str, home: Path, token: str | None) -> subprocess.CompletedProcess[str]:
     """A stranger's program that knows the address, and perhaps a token."""
-    given = environment(home, TMPDIR=tempfile.gettempdir(), RAY_AUTH_MODE="token" if token else "disabled")
+    given = own_shell(home, TMPDIR=tempfile.gettempdir(), RAY_AUTH_MODE="token" if token else "disabled")
     given[local_ray.LOOPBACK] = "0"  # or Ray would look for it at this machine's other address, where nothing is
     if token:
         given["RAY_AUTH_TOKEN"] = token
@@ -203,16 +171,16 @@ def test_a_domain_added_and_removed_from_another_shell_leaves_the_keys_alone(ser
     assert server.status("/v1/models") == 401
     source = lora(server.home / "adapter")
     commands = [
-        ("--add", f"sports={source}"),
         ("--add", f"sports={source}", "--address", server.ray),
         ("--remove", "sprots", "--address", server.ray),
-        ("leaml-tiny", "--address", server.ray, "--port", server.base.rpartition(":")[2]),
     ]
-    with ThreadPoolExecutor(4) as pool:
-        unnamed, added, unknown, again = pool.map(lambda given: leaml(server.home, "serve", *given), commands)
-    assert unnamed.returncode == 2 and "--address" in unnamed.stderr
+    with ThreadPoolExecutor(2) as pool:
+        added, unknown = pool.map(lambda given: leaml(server.home, "serve", *given), commands)
     assert unknown.returncode == 2 and "sprots" in unknown.stderr
-    assert again.returncode == 2 and "API keys" in again.stderr  # a server that would take its place
+    unnamed = leaml_here("serve", "--add", f"sports={source}")
+    assert unnamed.code == 2 and "--address" in unnamed.err
+    again = leaml_here("serve", "leaml-tiny", "--address", server.ray, "--port", server.base.rpartition(":")[2])
+    assert again.code == 2 and "API keys" in again.err  # a server that would take its place
     assert added.returncode == 0, added.stdout + added.stderr
     for path in ("/v1/models", "/v1/card", "/metrics", "/"):
         assert server.status(path) == 401, path

@@ -73,10 +73,6 @@ class Layer:
         pairs = self.heads * row * (4 if compute == 4 else 4 + compute) if eager else 0
         return tokens * (4 * stream * self.hidden + inputs + compute * products + pairs)
 
-    def kept_again(self, tokens: int, compute: int, eager: bool) -> int:
-        """Bytes that stay where the rest is computed again: its input, and what attention gives with a sum for each head."""
-        return tokens * (4 * self.hidden + (0 if eager else compute * self.attention + 4 * self.heads))
-
     def working(self, tokens: int, compute: int) -> int:
         """Bytes of what its backward pass computes and frees again."""
         return tokens * compute * 2 * (self.inner + self.hidden)
@@ -354,7 +350,7 @@ def _activations(made: Anatomy, one: Extent, train: TrainConfig, compute: int, e
         layers = made.layers[part]
         full = [layer.kept(tokens, row, compute, train.method, rank, eager) for layer in layers]
         working = max(layer.working(tokens, compute) for layer in layers)
-        kept += sum(layer.kept_again(tokens, compute, eager) for layer in layers) if replayed else sum(full)
+        kept += sum(4 * tokens * layer.hidden for layer in layers) if replayed else sum(full)
         height = max(height, kept + working + (max(full) if replayed else 0))
     if "vision" not in reached and made.layers["vision"]:
         widest = max(made.layers["vision"], key=lambda layer: layer.inner)

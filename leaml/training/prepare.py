@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers.utils import is_liger_kernel_available
 
 from leaml.errors import ModelError
@@ -56,9 +54,6 @@ def mixes_types(config: object) -> bool:
 def checkpoint_activations(vlm: VLM, wanted: Literal["auto"] | bool) -> bool:
     """Let the layers of the language model and the vision tower compute their activations again in the backward pass.
 
-    What attention gives is kept: it takes as much as a layer's input, and is all of a layer that grows with the square of
-    the tokens.
-
     Args:
         vlm: The model, in which adapters may be.
         wanted: "auto": for models of more than `SMALL` parameters that can.
@@ -77,19 +72,8 @@ def checkpoint_activations(vlm: VLM, wanted: Literal["auto"] | bool) -> bool:
     if not able:
         msg = f"the model {vlm.name!r} cannot compute activations again; set activation_checkpointing to false"
         raise ModelError(msg)
-    contexts = partial(create_selective_checkpoint_contexts, _kept)
-    vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": contexts})
+    vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return True
-
-
-_ATTENTION = ("aten::_scaled_dot_product_", "aten::_flash_attention_forward", "flash_attn::_flash_attn_")
-"""How the operators begin that compute attention without its probabilities: sdpa's, and flash-attn's."""
-
-
-def _kept(_: object, operator: Any, *__: object, **___: object) -> CheckpointPolicy:
-    name = operator.name()
-    attention = name.startswith(_ATTENTION) and "_math" not in name
-    return CheckpointPolicy.MUST_SAVE if attention else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def fuse_layers(model: nn.Module, device: str) -> bool:

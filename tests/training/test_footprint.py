@@ -122,7 +122,7 @@ def test_a_photo_in_tiles_takes_what_was_measured_of_it() -> None:
     assert eager.activations / 2**30 == pytest.approx(22, rel=0.15)
 
 
-def test_layers_that_compute_again_keep_their_input_and_what_attention_gives() -> None:
+def test_layers_that_compute_again_keep_their_input_alone() -> None:
     anatomy, one = shape()
     train = TrainConfig(method="lora", precision="float32", activation_checkpointing=True)
     again = footprint.footprint(anatomy, one, train).activations

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
 from training_runs import CONFIG, Disk, KilledError, adapted, copy_of, get_image, mixture, questions
 
 from leaml.config import TrainConfig
@@ -104,31 +103,6 @@ def test_activations_computed_again_change_nothing(tiny: VLM, method: str) -> No
     assert len(passes) == 6  # three steps, each forward and once more in backward
     assert found_losses == pytest.approx(losses, rel=1e-8)
     assert (found - moved).norm() < 1e-6 * moved.norm()
-
-
-class Counted(TorchDispatchMode):
-    """Counts operators by the beginning of their names."""
-
-    def __init__(self, beginning: str) -> None:
-        super().__init__()
-        self.beginning, self.forward, self.backward = beginning, 0, 0
-
-    def __torch_dispatch__(self, operator: Any, _: object, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if operator.name().startswith(self.beginning):
-            self.backward += "backward" in operator.name()
-            self.forward += "backward" not in operator.name()
-        return operator(*args, **(kwargs or {}))
-
-
-def test_attention_is_computed_once_where_activations_are_computed_again(tiny: VLM) -> None:
-    """So each of its forward passes has a backward pass."""
-    again = copy_of(tiny, torch.float32)
-    again.model.set_attn_implementation("sdpa")
-    with Counted("aten::_scaled_dot_product_") as attention:
-        trained(again, activation_checkpointing=True)
-    config = again.model.config
-    layers = config.text_config.num_hidden_layers + config.vision_config.num_hidden_layers
-    assert attention.forward == attention.backward == 3 * layers
 
 
 def test_a_model_that_cannot_compute_again_is_refused_when_asked_to() -> None:

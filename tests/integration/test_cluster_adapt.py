@@ -29,7 +29,7 @@ from leaml.data import tables
 from leaml.io import files
 
 ROOT = Path(__file__).parents[2]
-IMAGES, SHARD, CPUS, PATIENCE = 200, 4, 2, 500.0
+IMAGES, SHARD, NODES, CPUS, PATIENCE = 200, 4, 2, 2, 500.0
 TRAIN = {"steps": 20, "lr": 1e-3, "save_every": 10, "batch_size": 8}
 KILLED = TRAIN | {"steps": 60, "save_every": 15}
 KILLS = ("caption", "score leaml", "distill leaml")
@@ -129,11 +129,11 @@ def storage(network: Bridge, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 class Job:
-    """`leaml adapt` on the head of new machines, with so many nodes."""
+    """`leaml adapt` on the head of new machines."""
 
-    def __init__(self, network: Bridge, folder: Path, nodes: int) -> None:
-        self.machines, self.nodes = Machines(network, os.environ, CPUS), nodes
-        for _ in range(nodes):
+    def __init__(self, network: Bridge, folder: Path) -> None:
+        self.machines = Machines(network, os.environ, CPUS)
+        for _ in range(NODES):
             self.machines.add()
         config, self.log = folder / "config.yaml", folder / "log"
         config.write_text(json.dumps(settings(self.machines.address)))
@@ -151,7 +151,7 @@ class Job:
         while True:
             try:
                 alive = [n for n in GcsClient(address=self.machines.address).get_all_node_info().values() if n.state == 0]
-                if len(alive) == 1 + self.nodes:
+                if len(alive) == 1 + NODES:
                     return
             except Exception as error:
                 assert time.monotonic() < end, error
@@ -215,7 +215,7 @@ class Killer(threading.Thread):
 def test_steps_survive_the_death_of_a_node_and_the_run_that_of_its_head(
     network: Bridge, storage: Storage, tmp_path: Path
 ) -> None:
-    job = Job(network, tmp_path, 1)
+    job = Job(network, tmp_path)
     try:
         job.until(lambda: storage.step("caption")["state"] == "running", "captions")
         folder = storage.step("caption")["folder"]
@@ -225,7 +225,7 @@ def test_steps_survive_the_death_of_a_node_and_the_run_that_of_its_head(
     committed = {k: t for k, t in storage.keys("caption").items() if "/rows/" in k}
     assert 2 <= len(committed) < IMAGES // SHARD
 
-    job = Job(network, tmp_path, 2)
+    job = Job(network, tmp_path)
     killer = Killer(job, storage)
     killer.start()
     try:

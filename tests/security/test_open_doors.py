@@ -1,10 +1,11 @@
-"""Doors of a running `leaml serve`, tried from outside: sockets, the token of Ray, API keys, `--add` from elsewhere.
+"""Doors of a running adapt and serve, tried from outside: sockets, the token of Ray, API keys, `--add` from elsewhere.
 
-Those of an adapt are looked at in tests/integration/test_adapt.py.
+Those of a whole adapt, to its report, are looked at in tests/integration/test_adapt.py too.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -68,6 +69,33 @@ def leaml(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProce
 def home() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="lo-", dir="/tmp") as name:  # short: the paths of Ray's sockets have a limit
         yield Path(name)
+
+
+def test_nothing_of_a_running_adapt_listens_beyond_this_machine(home: Path) -> None:
+    tree = {
+        "name": "doors",
+        "storage": str(home / "runs"),
+        "data": {
+            "labeled": {"format": "easy_vqa", "split": "train", "limit": 24},
+            "evaluation": {"format": "easy_vqa", "split": "test", "limit": 4},
+            "budget": {"count": 8},
+        },
+        "warmup": {"steps": 4, "batch_size": 4},
+    }
+    config = home / "doors.yaml"
+    config.write_text(json.dumps(tree))
+    given = own_shell(home, LEAML_API_KEYS=KEY)
+    command = [sys.executable, "-m", "pipelines.cli", "adapt", str(config), "--until", "warmup"]
+    with watched(given) as seen:
+        done = subprocess.run(command, cwd=home, env=given, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = {name for name, _, _ in seen.sockets}
+    assert {"raylet", "gcs_server"} <= names
+    assert any("EngineActor" in name or "EngineCore" in name for name in names)
+    assert any("RayTrainWorker" in name for name in names)  # its process group and torch's store
+    assert seen.beyond_loopback() == set()
+    assert seen.with_secret(KEY) == []
+    assert not (home / ".ray").exists()
 
 
 @dataclass

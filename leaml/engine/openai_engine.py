@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 import os
 import re
@@ -17,15 +16,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from email.utils import mktime_tz, parsedate_tz
-from typing import Protocol, TypedDict
+from typing import Protocol
 from urllib.parse import urljoin
 
 import openai
 from PIL import Image
 
+from leaml.engine.chat_completion import ChatCompletion, RequestError, completions, parsed
 from leaml.engine.interface import FAILED, Completion, EngineParameters, Request
 from leaml.errors import StepError
-from leaml.text import replies
 from leaml.text.values import shorten
 
 MOST_IN_A_ROW = 32
@@ -103,13 +102,6 @@ class _RawReply(Protocol):
     def http_response(self) -> _HttpResponse: ...
 
 
-class _ChatCompletion(TypedDict):
-    """The parts of a chat completion that are read; of each choice only `message` is sure to be there."""
-
-    choices: list[dict[str, object]]
-    usage: object
-
-
 class OpenAIEngine:
     """An OpenAI-compatible chat server; images travel as data URLs. The key is read from OPENAI_API_KEY.
 
@@ -161,8 +153,8 @@ class OpenAIEngine:
             if self._given_up is not None:
                 raise self._given_up
             reply = self._post(self._body(request))
-            found = _completions(reply, request)
-        except _RequestError as error:
+            found = completions(reply, request)
+        except RequestError as error:
             self._note(str(error))
             return [Completion("", math.nan, FAILED, 0, f"server: {error}")] * request.n
         except StepError as error:
@@ -209,7 +201,7 @@ class OpenAIEngine:
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
         return body | ({"extra_body": extra} if extra else {})
 
-    def _post(self, body: dict[str, object]) -> _ChatCompletion:
+    def _post(self, body: dict[str, object]) -> ChatCompletion:
         """A chat completion. Parameters that the server refuses are changed, for good once that has helped."""
         refused = self._refused
         while True:
@@ -225,13 +217,13 @@ class OpenAIEngine:
                     self._refused |= refused
             return reply
 
-    def _send(self, body: dict[str, object]) -> _ChatCompletion:
+    def _send(self, body: dict[str, object]) -> ChatCompletion:
         """One chat completion, asked for again where the client does not do that by itself.
 
         Raises:
             StepError: Every request would fail like this.
             _RefusedParameterError: The server refuses a parameter.
-            _RequestError: This request failed for good.
+            RequestError: This request failed for good.
         """
         retries = self.spec.client.retries
         bodies, rounds = min(_BODY_TRIES, retries + 1), _BUSY_ROUNDS if retries else 1
@@ -239,8 +231,8 @@ class OpenAIEngine:
             try:
                 reply = self._create(**body)
                 self._slots.note(busy=reply.retries_taken > 0)
-                return _parsed(reply.http_response.content.decode("utf-8-sig", "replace"))
-            except _RequestError:
+                return parsed(reply.http_response.content.decode("utf-8-sig", "replace"))
+            except RequestError:
                 bodies -= 1
                 if not bodies or self._stopped.wait(_PAUSE):
                     raise
@@ -257,7 +249,7 @@ class OpenAIEngine:
         if to := redirect_of(error):
             base = shorten(to.removesuffix("/chat/completions"), 200)
             return StepError(f"{self.url} redirects to {base}, where no image is sent; {REDIRECT_ADVICE}")
-        found: Exception = _RequestError(f"{code}: {text}")
+        found: Exception = RequestError(f"{code}: {text}")
         if code in _FOR_ALL or _NO_QUOTA.search(text):
             found = StepError(f"{self.url} answered {code}: {text!r}; {_ADVICE}")
         if (code < 500 or code == 501) and code not in _NO_PARAMETER and (name := _refused_parameter(error, body)):
@@ -268,7 +260,7 @@ class OpenAIEngine:
         unreachable, why = unanswered(error)
         if unreachable:
             return StepError(f"{self.url} cannot be reached ({why}); {_ADVICE}")
-        return _RequestError(why)
+        return RequestError(why)
 
 
 _ADVICE = (
@@ -291,11 +283,7 @@ def redirect_of(error: openai.APIStatusError) -> str:
     return urljoin(str(error.request.url), to) if to else ""
 
 
-class _RequestError(Exception):
-    """A request failed for good."""
-
-
-class _RefusedParameterError(_RequestError):
+class _RefusedParameterError(RequestError):
     """The server refuses the parameter `name`; `otherwise` is what its refusal means if that does not help."""
 
     def __init__(self, name: str, otherwise: Exception) -> None:
@@ -346,53 +334,6 @@ def _pause(error: openai.APIStatusError) -> float:
             return 8.0
         seconds = mktime_tz(when) - time.time()
     return min(max(0.0, seconds), LONGEST_WAIT)
-
-
-def _parsed(text: str) -> _ChatCompletion:
-    """The chat completion in a reply of status 200. Raises _RequestError when it is none."""
-    try:
-        reply = json.loads(text)
-    except (ValueError, RecursionError):
-        msg = f"no JSON: {' '.join(text.split())[:200]!r}"
-        raise _RequestError(msg) from None
-    choices = reply.get("choices") if isinstance(reply, dict) else None
-    if (
-        not isinstance(choices, list)
-        or not choices
-        or not all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices)
-    ):
-        msg = f"no chat completion: {text[:200]!r}"
-        raise _RequestError(msg)
-    return {"choices": choices, "usage": reply.get("usage")}
-
-
-def _completions(reply: _ChatCompletion, request: Request) -> list[Completion]:
-    """The `request.n` completions of a reply. Raises _RequestError when it has another number of them.
-
-    Fields beside the text may be missing or odd in any way: what they would tell is then not known.
-    """
-    choices = reply["choices"]
-    if len(choices) != request.n:
-        msg = f"{len(choices)} choices where {request.n} were asked for"
-        raise _RequestError(msg)
-    usage = reply.get("usage")
-    used = usage.get("completion_tokens") if isinstance(usage, dict) and len(choices) == 1 else None
-    used = used if isinstance(used, int) and not isinstance(used, bool) and used > 0 else None
-    return [_completion(choice, used, request) for choice in choices]
-
-
-def _completion(choice: Mapping[str, object], used: int | None, request: Request) -> Completion:
-    told = choice.get("logprobs")
-    content = told.get("content") if isinstance(told, dict) else None
-    tokens = content if isinstance(content, list) else []
-    logprobs = [token.get("logprob") if isinstance(token, dict) else None for token in tokens]
-    known = [p for p in logprobs if isinstance(p, int | float) and not isinstance(p, bool) and math.isfinite(p)]
-    mean = sum(known) / len(known) if known and len(known) == len(logprobs) else math.nan
-    count = used or len(logprobs) or None
-    finished = replies.finish_reason(choice.get("finish_reason"), count, request.max_tokens)
-    message = choice["message"]
-    text, error = replies.message_text(message if isinstance(message, dict) else {})
-    return Completion(text, mean, finished, count or 0, error)
 
 
 def data_url(image: Image.Image, spec: EngineParameters) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from teacher_server import HANG_UP, Teacher, as_json, completion, refusal, serving
 
 from leaml.config import ClientConfig
-from leaml.engine import openai_check, openai_engine
+from leaml.engine import chat_completion, openai_check, openai_engine
 from leaml.engine.interface import Request
 from leaml.engine.openai_engine import MOST_IN_A_ROW, OpenAIEngine
 from leaml.engine.spec import EngineSpec
@@ -303,7 +303,7 @@ def test_odd_fields_of_a_reply_are_one_completion_or_one_failed_request(
     usage: Any, logprobs: Any, finished: Any, content: Any
 ) -> None:
     choice = {"message": {"role": "assistant", "content": content}, "logprobs": logprobs, "finish_reason": finished}
-    (found,) = openai_engine._completions({"choices": [choice], "usage": usage}, Request(Image.new("RGB", (8, 8)), "a", "?"))
+    (found,) = chat_completion.completions({"choices": [choice], "usage": usage}, Request(Image.new("RGB", (8, 8)), "a", "?"))
     assert bool(found.text) != bool(found.error)
     assert (found.text + found.error).encode()  # can be stored
     assert found.tokens >= 0 and not math.isinf(found.mean_logprob)

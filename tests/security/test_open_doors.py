@@ -85,7 +85,7 @@ def test_nothing_of_a_running_adapt_listens_beyond_this_machine(home: Path) -> N
     config = home / "doors.yaml"
     config.write_text(json.dumps(tree))
     given = own_shell(home, LEAML_API_KEYS=KEY)
-    command = [sys.executable, "-m", "pipelines.cli", "adapt", str(config), "--until", "warmup"]
+    command = [sys.executable, "-m", "pipelines.cli", "warmup", str(config)]
     with watched(given) as seen:
         done = subprocess.run(command, cwd=home, env=given, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import shutil
@@ -9,11 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image, ImageDraw
 from scripted_service import ScriptedService
 
 from serve.app import create_app
@@ -21,6 +23,9 @@ from serve.errors import ApiError
 from serve.media import Picture
 from serve.service import Answer, ImageQuestion, Model, Reply
 from serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 KEY = "correct-horse-battery-staple"
 SERVED = (
@@ -133,3 +138,29 @@ def chromium(*options: str) -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=found, args=quiet, chromium_sandbox=os.geteuid() != 0)
         yield browser
         browser.close()
+
+
+def picture() -> bytes:
+    image = Image.new("RGB", (64, 64), (20, 30, 120))
+    ImageDraw.Draw(image).ellipse((12, 16, 40, 44), (220, 40, 40))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PICTURE = picture()
+
+
+def choose(page: Page, data: bytes = PICTURE, kind: str = "PNG") -> None:
+    name, mime = f"shape.{kind.lower()}", f"image/{kind.lower()}"
+    page.locator("#file").set_input_files({"name": name, "mimeType": mime, "buffer": data})
+
+
+def ask(page: Page, question: str) -> None:
+    page.get_by_label("Question", exact=True).fill(question)
+    page.keyboard.press("Enter")
+
+
+def said(page: Page) -> str:
+    page.wait_for_selector(".answer")
+    return " ".join(page.locator("#result").inner_text().replace("\u00a0", " ").split())

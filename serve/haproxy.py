@@ -110,7 +110,9 @@ http-response wait-for-body time WHOLEs if { res.hdr(content-length) -m found }
 http-response set-var(txn.length) res.body_size
 http-response set-var(txn.missing) res.body_len,neg,add(txn.length)
 http-response return status 503 content-type application/json hdr Retry-After 10 file LOST.json \
-if { res.hdr(content-length) -m found } { var(txn.length) -m int lt FITTING } { var(txn.missing) -m int gt 0 } !{ method HEAD }
+if { res.hdr(content-length) -m found } { var(txn.missing) -m int gt 0 } { var(txn.length) -m int lt FITTING } !{ method HEAD }
+http-response return status 503 content-type application/json hdr Retry-After 10 file LOST.json \
+if { res.hdr(content-length) -m found } { var(txn.missing) -m int gt 0 } { res.body_len lt BEGUN } !{ method HEAD }
 """
 """Of HAProxy's frontend for clients."""
 
@@ -174,6 +176,7 @@ def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) ->
         "SILENT": str(max(1, int(limits.body_seconds)) + AFTER_BODY),  # so that the application's own reply comes first
         "WHOLE": str(_WHOLE),
         "FITTING": str(buffer // 2),  # the headers are in it too
+        "BEGUN": str(buffer // 4),  # of a longer one there is more, once the buffer is full
         "CLIENT": str(limits.client_connections),
         "FRONT": str(folder / "front.cfg"),
         "STARTING": str(folder / "starting"),

@@ -169,28 +169,28 @@ def _patches(images: _PixtralImages) -> _Rule | None:
     return (lambda size: _turned(output(_blank(size), **keywords))) if edge else None
 
 
-_LARGEST_CANVAS = 4
-"""Times the canvas of the processor that an image is shrunk to at most."""
-
-
-def _tiled(canvas_of: Callable[[Any, _Size], _Fit], images: _Images, processor: object) -> _Rule:
+def _tiled(canvas_of: Callable[[Any, _Size], _Fit], images: _Images, processor: object) -> _Rule | None:
     """The smallest size from which the processor makes the same tiles of as many tokens, and the whole image without loss.
 
     Tokens follow the sides' ratio, which whole pixels change a little: where they would be others, a larger canvas is tried.
     """
     edge = images.size.get("shortest_edge", 0)
     whole = images.size.get("width") or edge, images.size.get("height") or edge
+    if not all(whole):
+        return None
     fit = canvas_of(images, whole)
 
     def output(size: _Size) -> _Size:
         canvas, placed = fit(size, 1)
         tokens = image_tokens(processor, size)
-        for times in range(1, _LARGEST_CANVAS + 1):
-            target = fit(size, times)[1]
-            if min(target[0] / whole[0], target[1] / whole[1]) < min(1, size[0] / whole[0], size[1] / whole[1]):
-                continue
-            if fit(target, 1) == (canvas, placed) and image_tokens(processor, target) == tokens:
+        least = min(1, size[0] / whole[0], size[1] / whole[1])
+        target, times = placed, 1
+        while target != size and target[0] <= size[0] and target[1] <= size[1]:
+            complete = min(target[0] / whole[0], target[1] / whole[1]) >= least
+            if complete and fit(target, 1) == (canvas, placed) and image_tokens(processor, target) == tokens:
                 return target
+            times += 1
+            target = fit(size, times)[1]
         return size
 
     return output
@@ -206,13 +206,13 @@ class _PinpointImages(_Images, Protocol):
 
 
 def _cropped(images: _CroppedImages, tile: _Size) -> _Fit:
-    """InternVL: the image fills the canvas, whatever its sides; where no tiles are asked for, less than the canvas is seen."""
+    """InternVL: the image fills the canvas, each side by itself; where no tiles are asked for, less than the canvas is seen."""
     grid = _function(images, "get_optimal_tiled_canvas")
 
     def fit(size: _Size, times: int) -> tuple[_Size, _Size]:
         columns, rows = grid((size[1], size[0]), (tile[1], tile[0]), images.min_patches, images.max_patches)
         canvas = tile[0] * columns, tile[1] * rows
-        return canvas, (canvas[0] * times, canvas[1] * times)
+        return canvas, (min(size[0], canvas[0] * times), min(size[1], canvas[1] * times))
 
     return fit
 

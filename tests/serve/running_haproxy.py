@@ -75,9 +75,9 @@ LARGE = bytes(range(250)) * 1200
 class Replica(http.server.BaseHTTPRequestHandler):
     """Answers `/replica/STATUS` as Ray does, `/replica/STATUS/own` as the application does, and dies at `/replica/dies`.
 
-    At `/replica/STATUS/own/BYTES` it dies after the headers and so many bytes of the body, which has five; at
-    `/replica/STATUS/own/large` the body has 300,000 and comes in parts; at `/replica/once/own` it dies if `server.gone` is not
-    set, which it then is.
+    At `/replica/STATUS/own/BYTES` it dies after the headers and so many bytes of the body, which has five, and 300,000 with
+    `/large` behind it; at `/replica/STATUS/own/large` that body comes whole, in parts; at `/replica/once/own` it dies if
+    `server.gone` is not set, which it then is.
     """
 
     protocol_version = "HTTP/1.1"
@@ -86,19 +86,19 @@ class Replica(http.server.BaseHTTPRequestHandler):
         _, _, status, *own = self.path.split("/")
         if own == ["own", "slow"]:
             time.sleep(3.5)
-        most = int(own[1]) if len(own) == 2 and own[1].isdigit() else None
+        most = int(own[1]) if len(own) >= 2 and own[1].isdigit() else None
         if status == "dies" or (status == "once" and not self.server.gone):  # type: ignore[attr-defined]
             self.server.gone = True  # type: ignore[attr-defined]
             self.connection.shutdown(socket.SHUT_RDWR)
             return
         self.send_response(200 if status == "once" else int(status))
         self.send_header("X-Seen", self.headers["X-Request-ID"])
-        body = LARGE if own == ["own", "large"] else b"reply"
+        body = LARGE if own[-1:] == ["large"] else b"reply"
         for name, value in (("Content-Length", str(len(body))), *([("X-Content-Type-Options", "nosniff")] if own else [])):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(b"" if self.command == "HEAD" else body[:most][:100_000])
-        if body is LARGE:
+        if body is LARGE and most is None:
             time.sleep(0.3)
             self.wfile.write(body[100_000:])
         if most is not None:

@@ -135,6 +135,12 @@ def test_an_answer_whose_replica_dies_before_its_body_is_whole_is_a_503_too(
     assert reply.headers["retry-after"] == "10"
 
 
+@pytest.mark.parametrize("sent", [0, 3000])
+def test_a_large_answer_of_which_little_has_come_is_a_503_too(forwarded: httpx.Client, sent: int) -> None:
+    reply = forwarded.get(f"/replica/200/own/{sent}/large")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "engine_dead")
+
+
 def test_an_answer_larger_than_the_buffer_is_passed_on_whole(forwarded: httpx.Client) -> None:
     assert forwarded.get("/replica/200/own/large").content == LARGE
 

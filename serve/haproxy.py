@@ -106,13 +106,15 @@ http-response return status 503 content-type application/json hdr Retry-After 10
 http-response return status 503 content-type application/json hdr Retry-After 5 file STARTING.json \
 if { status 404 408 503 504 } !answered
 # a replica may die between the headers of a reply and its body, so what has a length waits until it is whole or the buffer full
-http-response wait-for-body time WHOLEs if { res.hdr(content-length) -m found }
+acl sized res.hdr(content-length) -m found
+http-response wait-for-body time WHOLEs if sized
 http-response set-var(txn.length) res.body_size
 http-response set-var(txn.missing) res.body_len,neg,add(txn.length)
+acl partial var(txn.missing) -m int gt 0
+acl little res.body_size lt FITTING
+acl little res.body_len lt BEGUN
 http-response return status 503 content-type application/json hdr Retry-After 10 file LOST.json \
-if { res.hdr(content-length) -m found } { var(txn.missing) -m int gt 0 } { var(txn.length) -m int lt FITTING } !{ method HEAD }
-http-response return status 503 content-type application/json hdr Retry-After 10 file LOST.json \
-if { res.hdr(content-length) -m found } { var(txn.missing) -m int gt 0 } { res.body_len lt BEGUN } !{ method HEAD }
+if sized partial little !{ method HEAD }
 """
 """Of HAProxy's frontend for clients."""
 

@@ -34,6 +34,16 @@ class Seen:
         """Sockets that another machine could reach."""
         return {entry for entry in self.sockets if not _is_loopback(entry[1])}
 
+    def is_an_adapt_on_loopback(self, secret: str, home: Path) -> None:
+        """Assert that Ray, an engine and a training were seen, none open or with the secret, and nothing in the home."""
+        names = {name for name, _, _ in self.sockets}
+        assert {"raylet", "gcs_server"} <= names
+        assert any("EngineActor" in name or "EngineCore" in name for name in names)
+        assert any("RayTrainWorker" in name for name in names)  # its process group and torch's store
+        assert self.beyond_loopback() == set()
+        assert self.with_secret(secret) == []
+        assert not (home / ".ray").exists()
+
     def with_secret(self, secret: str) -> list[tuple[int, str]]:
         """Processes whose environment holds a text."""
         return [who for who, text in self.environments.items() if secret.encode() in text]

@@ -4,6 +4,7 @@ An engine that is given an image of 16 megapixels copies, converts and resizes a
 Made here by the processor's own rule and filter, the first resize leaves the processor nothing to shrink, so the model sees the
 same pixels (with a processor on torchvision, whose filters round differently, pixels within 2 of 255). A model that sees tiles
 and the whole image sees the same tiles; the whole is made from what they are cut from, and differs by 0.4 of 255 in the mean.
+Of long and narrow images more is kept for the sake of the whole, and the tiles differ too, by less than 1 in the mean.
 """
 
 from __future__ import annotations

@@ -13,13 +13,12 @@ from leaml.data import tables
 from leaml.errors import LeamlError
 from leaml.io import files
 from pipelines.run import Run, Step
+from pipelines.summaries import IngestSummary
 
 SIZE = (1000, 1000)
 """Width and height that are assumed where no image is ingested."""
-_MOST_SIZES = 1000
-"""Different sizes of images whose tokens are counted."""
 _LOOKED_AT = 8
-"""Files of images whose sizes are looked at, of each source."""
+"""Files of images, of each source, whose sizes the median is of."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,13 @@ def _sizes(run: Run, steps: Sequence[Step]) -> list[tuple[int, int]]:
 
 
 def largest_size(run: Run, steps: Sequence[Step]) -> tuple[int, int] | None:
-    """Width and height of the first images of ingested sources that take most in the run's model; None before ingest.
+    """Width and height of the image of ingested sources that takes most in the run's model; None before ingest.
 
     It is the image of most tokens, since a model that cuts images into tiles makes more of a small square than of a large
     banner, and of these the one of most pixels.
     """
-    sizes = sorted(set(_sizes(run, steps)), key=_area, reverse=True)
+    found = {size for step in steps if run.done(step) for size in IngestSummary.of(run.summary(step)).largest}
+    sizes = sorted(found, key=_area, reverse=True)
     local = at_hand(run.config.model)
     if local is None or len(sizes) < 2:
         return sizes[0] if sizes else None
@@ -93,7 +93,7 @@ def largest_size(run: Run, steps: Sequence[Step]) -> tuple[int, int] | None:
 
     try:
         tokens = lengths.Lengths.of_model(local).image
-        return max(sizes[:_MOST_SIZES], key=lambda size: (tokens(size), _area(size)))
+        return max(sizes, key=lambda size: (tokens(size), _area(size)))
     except LeamlError:  # `load.check` says what is wrong with a model
         return sizes[0]
 

@@ -296,6 +296,7 @@ def _summary(result: IngestResult) -> dict[str, object]:
         "rows": result.rows,
         "seen": result.seen,
         "quarantined": len(result.quarantined),
+        "largest": [list(size) for size in result.largest],
     }
     counts |= {f"{QUARANTINED}{reason}": count for reason, count in reasons(result.quarantined).items()}
     return counts | ({COPIES: result.copies} if result.copies else {}) | {"labels": result.labels.summary()}

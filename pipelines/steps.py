@@ -255,7 +255,7 @@ METHOD = (
     ),
 )
 """The steps of the method, in order."""
-INGEST = StepSpec("ingest", "read the sources into tables", "data", "data", version=4, makes="images")
+INGEST = StepSpec("ingest", "read the sources into tables", "data", "data", version=5, makes="images")
 EVALUATE = StepSpec(
     "evaluate",
     "evaluate beside the baselines (the same as adapt)",

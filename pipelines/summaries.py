@@ -19,6 +19,7 @@ class IngestSummary:
         seen: Images that the source has.
         quarantined: Images that cannot be used.
         labels: What became of the label rows.
+        largest: Width and height of the largest images, one of each shape.
         first: Images that were looked at, where those were not all.
     """
 
@@ -27,6 +28,7 @@ class IngestSummary:
     seen: int
     quarantined: int
     labels: LabelCounts
+    largest: list[tuple[int, int]]
     first: int | None
 
     @classmethod
@@ -38,6 +40,7 @@ class IngestSummary:
             summary["seen"],
             summary["quarantined"],
             LabelCounts.of(summary["labels"]),
+            [(width, height) for width, height in summary["largest"]],
             summary.get("first"),
         )
 

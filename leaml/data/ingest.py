@@ -23,6 +23,7 @@ from leaml.data import registry, store, tables
 from leaml.data.label_counts import NO_IMAGE, LabelCounts, RefusedFile
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.errors import DataError
+from leaml.images.sizes import LargestSizes
 from leaml.io import files
 from leaml.text.scoring import answer_key, normalise
 
@@ -49,6 +50,8 @@ class IngestResult:
     """False where only the beginning of the source was read."""
     copies: int = 0
     """Images that have the bytes of another one and another name; see `store.copies_file`."""
+    largest: tuple[tuple[int, int], ...] = ()
+    """Width and height of the largest images, one of each shape; see `LargestSizes`."""
 
 
 class QuarantineError(DataError):
@@ -117,7 +120,8 @@ def ingest(
             files.publish_file(out.refused.path, refused_rows_file(images_out, labeled_out))
         if out.copies:
             files.publish_file(out.named, store.copies_file(images_out))
-        result = IngestResult(out.images, out.rows, quarantined, out.counts, number, number != first, out.copies)
+        counts = (out.images, out.rows, quarantined, out.counts, number)
+        result = IngestResult(*counts, number != first, out.copies, tuple(out.largest.sizes()))
         if labeled_out is not None and keep_refused:
             files.publish_file(out.labeled, labeled_out)
         if result.complete:  # of a part of the images nobody knows the share
@@ -206,6 +210,7 @@ class _Tables:
         self._names = pq.ParquetWriter(self.named, tables.COPIES)
         self._further: list[dict[str, object]] = []
         self.counts, self.refused = LabelCounts(), RefusedFile(Path(folder) / "refused.csv")
+        self.largest = LargestSizes()
 
     def refuse(self, record: Record) -> None:
         """Count the label rows of an image that cannot be used."""
@@ -224,6 +229,7 @@ class _Tables:
             row = _image_row(identity, record, info, self._split)
             self._parts.add(row if self._keep_bytes else {**row, "bytes": None})
             self.images += 1
+            self.largest.add(info.width, info.height)
             self._seen.add(_name_key(identity, record))
         elif record.uri and self._seen.add(_name_key(identity, record)):
             self._further.append({"image_id": identity, "uri": _text(record.uri)})

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from leaml.config import Config, parse
+from leaml.data.label_counts import LabelCounts
 from pipelines import image_tokens, plan
 from pipelines.estimates import signature
 from pipelines.ingest import ingest
@@ -82,13 +83,18 @@ def test_a_rate_is_of_images_of_one_size(tmp_path: Path) -> None:
     assert signature("warmup", "", earlier) == signature("warmup", "", plain)
 
 
-def test_the_image_that_takes_most_is_that_of_most_tokens(shared_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_image_that_takes_most_is_that_of_most_tokens(shared_folder: Path) -> None:
     """Where images are cut into tiles a small square takes more than a large banner."""
-    sizes = [(4000, 250), (600, 600), (64, 64)]
-    monkeypatch.setattr(image_tokens, "_sizes", lambda run, steps: sizes)
-    run: Any = SimpleNamespace(config=config(Path(), model={"name": str(shared_folder / "zoo" / "smolvlm1")}))
-    assert image_tokens.largest_size(run, []) == (600, 600)
+    counts = {"images": 3, "rows": 0, "seen": 3, "quarantined": 0, "labels": LabelCounts().summary()}
+    summaries = {"labeled": counts | {"largest": [[600, 600]]}, "unlabeled": counts | {"largest": [[4000, 250], [64, 64]]}}
+    run: Any = SimpleNamespace(
+        config=config(Path(), model={"name": str(shared_folder / "zoo" / "smolvlm1")}),
+        done=lambda step: step in summaries,
+        summary=summaries.__getitem__,
+    )
+    steps: Any = ["labeled", "unlabeled"]
+    assert image_tokens.largest_size(run, steps) == (600, 600)
     run.config = config(Path(), model={"name": "somebody/model-that-is-not-here"})
-    assert image_tokens.largest_size(run, []) == (4000, 250)
-    sizes.clear()
-    assert image_tokens.largest_size(run, []) is None
+    assert image_tokens.largest_size(run, steps) == (4000, 250)
+    summaries.clear()
+    assert image_tokens.largest_size(run, steps) is None

@@ -1,23 +1,27 @@
 """Every row of the table of results, declared once; configuration, training, statistics, report and model card iterate over it.
 
 Another control that is the method with other settings is one `Row` with a `change`. Packages of others add rows by the entry
-point group `leaml.rows`.
+point group `leaml.rows`. Their modules are imported when a row is first asked for, and not before the configuration has been
+defined, which they may import.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from leaml.errors import InputError
+from leaml.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from leaml.config import Config
 
 GROUP = "leaml.rows"
-"""Entry points of rows in other packages: name and `Row`."""
+"""Entry points of rows in other packages: the row's name, and where its `Row` is."""
 Role = Literal["ours", "baseline", "control", "reference"]
 """baseline: what the method is measured against. control: the method with one part replaced, or fed something else. reference:
 told more than the method is, so shown and no rival."""
@@ -91,34 +95,75 @@ BUILTIN = (
     Row("self_training", "Self-training", "control", True, make="pipelines.rows:self_training"),
     Row("full_labels", "All labels (ceiling)", "reference", True, make="pipelines.rows:full_labels", training="finetune"),
 )
-ROWS: dict[str, Row] = {row.name: row for row in BUILTIN}
-"""By name, in the order in which reports show them."""
-for _entry in entry_points(group=GROUP):
-    _row = _entry.load()
-    ROWS[_row.name] = _row
-OPTIONAL = tuple(row.name for row in ROWS.values() if row.optional)
+OPTIONAL = (*(row.name for row in BUILTIN if row.optional), *(entry.name for entry in entry_points(group=GROUP)))
 """What `evaluate.controls` may hold."""
-TRAINED_BASELINES = tuple(row.name for row in ROWS.values() if row.role == "baseline" and row.training)
+TRAINED_BASELINES = tuple(row.name for row in BUILTIN if row.role == "baseline" and row.training)
 """What `evaluate.leave_out` may hold."""
-TITLES = {row.name: row.title for row in ROWS.values()}
-"""What rows are called in reports; others follow under their own name."""
+
+
+@cache
+def rows() -> dict[str, Row]:
+    """All rows by name, in the order in which reports show them.
+
+    Raises:
+        ConfigError: An installed package has a row that cannot be used.
+    """
+    found = {row.name: row for row in BUILTIN}
+    for entry in entry_points(group=GROUP):
+        try:
+            row = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise _unusable(entry, f"cannot be imported: {error}") from error
+        if why := _fault(row, entry.name, found):
+            raise _unusable(entry, why)
+        found[entry.name] = row
+    return found
+
+
+def _fault(row: object, name: str, taken: dict[str, Row]) -> str:
+    """Why a row of another package cannot be used; "" if it can."""
+    if not isinstance(row, Row):
+        return f"is no leaml.rows.Row, but {row!r}"
+    if row.name != name:
+        return f"calls itself {row.name!r}; give the entry point the name of the row"
+    if name in taken:
+        return "has the name of another row; choose another one"
+    if row.role not in get_args(Role) or row.role == "ours":
+        return f"has the role {row.role!r}; it may be baseline, control or reference"
+    if not row.optional:
+        return "would never be made; set optional=True, so that evaluate.controls switches it on"
+    if (row.change is None) is not bool(row.make):
+        return "must have either a change of the configuration or a function that makes it"
+    return ""
+
+
+def _unusable(entry: EntryPoint, why: str) -> ConfigError:
+    package = f" of {entry.dist.name}" if entry.dist is not None else ""
+    return ConfigError(f"the row {entry.name!r}{package} ({entry.value}) {why}")
+
+
+@cache
+def titles() -> dict[str, str]:
+    """What rows are called in reports, by name; rows that are not here go under their own name."""
+    return {row.name: row.title for row in rows().values()}
 
 
 def names_of(role: Role) -> tuple[str, ...]:
     """Names of the rows of a role."""
-    return tuple(row.name for row in ROWS.values() if row.role == role)
+    return tuple(row.name for row in rows().values() if row.role == role)
 
 
 def baselines_of(config: Config) -> list[Row]:
-    """The baselines that a run compares with, in order."""
-    return [row for row in ROWS.values() if row.role == "baseline" and row.name not in config.evaluate.leave_out]
+    """The baselines that a run always compares with, in order; others are among `evaluate.controls`."""
+    always = [row for row in rows().values() if row.role == "baseline" and not row.optional]
+    return [row for row in always if row.name not in config.evaluate.leave_out]
 
 
 def changed(config: Config, name: str) -> Config:
     """The configuration of a row that is the method with other settings. Raises InputError for other rows."""
-    row = ROWS.get(name)
+    row = rows().get(name)
     if row is None or row.change is None:
-        known = ", ".join(each.name for each in ROWS.values() if each.change)
+        known = ", ".join(each.name for each in rows().values() if each.change)
         msg = f"{name!r} is no row that is the method with other settings; those are {known}"
         raise InputError(msg)
     return row.change(config)

@@ -16,7 +16,7 @@ from leaml.evaluation import calibration, comparisons, results
 from leaml.evaluation.metrics import Metrics
 from leaml.io import files
 from leaml.io.writable import refuse_unwritable
-from leaml.rows import TITLES, baselines_of
+from leaml.rows import baselines_of, titles
 from leaml.run.records import LEAML
 from leaml.vlm import architecture, checkpoint, four_bit, load
 from pipelines import training_memory
@@ -204,7 +204,8 @@ def evaluate(run: Run, sources: Sources, labels: Labels, adapted: Step, baseline
     text = {name: textmetrics.text_metrics(*_texts(table)) for name, table in predictions.items()}
     ours, *others = trainings(run, adapted)
     compared: Metrics = {"rows": rows, "comparison": comparison}
-    warnings = comparisons.of_evaluation(compared, TITLES, ours, others, labels.validation.num_rows, config.evaluate.leave_out)
+    given = (labels.validation.num_rows, config.evaluate.leave_out)
+    warnings = comparisons.of_evaluation(compared, titles(), ours, others, *given)
     dataset = config.data.evaluation.path or config.data.evaluation.format
     metrics = results.metrics_json(dataset, labels.images, rows, comparison, text if any(text.values()) else None, warnings)
     metrics |= {"label_rows": len(labels.rows()), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
@@ -219,7 +220,7 @@ def evaluate(run: Run, sources: Sources, labels: Labels, adapted: Step, baseline
 def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
     """The last training of the adapted model, then those of the baselines."""
     folders = {record.variant: record.folder for record in run.steps() if record.name == "finetune" and not record.round}
-    made: list[tuple[str, TrainConfig, str]] = [(TITLES[LEAML], run.config.finetune, adapted.folder)]
+    made: list[tuple[str, TrainConfig, str]] = [(titles()[LEAML], run.config.finetune, adapted.folder)]
     made += [
         (row.title, row.section(run.config), files.join(run.folder, folders[row.name]))
         for row in baselines_of(run.config)

@@ -24,7 +24,7 @@ from leaml import images
 from leaml.config import resolve_model
 from leaml.errors import LeamlError
 from leaml.io import files
-from leaml.rows import ROWS
+from leaml.rows import rows
 from leaml.run.records import DoneRecord, read_done
 from pipelines.amounts import Tokens, Workload
 from pipelines.steps import STEPS, Tree, of_kind
@@ -203,7 +203,7 @@ def workers(name: str, tree: Tree) -> tuple[int, float]:
 
 def train_section(name: str, variant: str, tree: Tree) -> Tree:
     """The training section of a step."""
-    row = ROWS.get(variant)
+    row = rows().get(variant)
     return dict(row.section(tree) if name == "finetune" and row and row.training else tree[name])
 
 

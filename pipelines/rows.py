@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from leaml.config import Config
-from leaml.rows import ROWS, Row
+from leaml.rows import Row, rows
 from pipelines.caption import caption
 from pipelines.context import Context
 from pipelines.filter import filter_pairs
@@ -18,7 +18,7 @@ from pipelines.run import Run, Step
 
 def row_step(run: Run, sources: Sources, labels: Labels, name: str) -> Step | None:
     """Train the model of a row; returns the step that holds it, None where the row is the base as it is."""
-    row = ROWS[name]
+    row = rows()[name]
     if row.change is not None:
         return method(run.variant(row.change(run.config)), sources, labels, name)
     if not row.make:
@@ -45,7 +45,7 @@ def captions_mixed(run: Run, sources: Sources, labels: Labels, row: Row) -> Step
 
 def self_training(run: Run, sources: Sources, labels: Labels, row: Row) -> Step:
     """The model fine-tuned on the labels answers the labeled questions about every image, and its answers are learned."""
-    teacher = on_labels(run, sources, labels, ROWS["finetune_labels"])
+    teacher = on_labels(run, sources, labels, rows()["finetune_labels"])
     asking = Context(run.variant(asked_of_labels(run.config, labels)), sources, labels, row.name, made={"warmup": teacher})
     asking = asking.with_made(generate=generate(asking))
     return finetune(asking.with_made(filter=filter_pairs(asking)))

@@ -110,7 +110,7 @@ def compare(
     metrics_rows: Mapping[str, RowMetrics],
     predictions_by_row: Mapping[str, pa.Table],
     ours: str = "leaml",
-    baselines: Sequence[str] = names_of("baseline"),
+    baselines: Sequence[str] | None = None,
     resamples: int = 2000,
     seed: int = 0,
     permutations: int = 10_000,
@@ -121,7 +121,7 @@ def compare(
         metrics_rows: `summarise` of each row; the best baseline is the one with the highest accuracy here.
         predictions_by_row: Predictions of each row, in any order.
         ours: The row that claims to be better.
-        baselines: Rows it must beat; those that were not run are left out.
+        baselines: Rows it must beat, None for all of this role; those that were not run are left out.
         resamples: Bootstrap draws behind the intervals.
         seed: Seed of draws and permutations.
         permutations: Sign flips behind the p-values.
@@ -134,7 +134,8 @@ def compare(
     Raises:
         DataError: A row is missing, no baseline was run, or two rows answer different questions.
     """
-    run = [name for name in baselines if name in metrics_rows and name != ours]
+    rivals = names_of("baseline") if baselines is None else baselines
+    run = [name for name in rivals if name in metrics_rows and name != ours]
     missing = [name for name in (ours, *run) if name not in predictions_by_row]
     if not run or missing:
         msg = f"cannot compare {ours!r}: baselines run: {run or 'none'}; rows without predictions: {missing or 'none'}"

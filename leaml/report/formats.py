@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leaml.rows import TITLES
+from leaml.rows import titles
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -39,7 +39,7 @@ def count(number: int) -> str:
 
 def row_title(name: str) -> str:
     """What a row of the results is called; a row that is declared nowhere keeps its name."""
-    return TITLES.get(name, name)
+    return titles().get(name, name)
 
 
 def made_for(variant: str, round_number: int = 0) -> str:

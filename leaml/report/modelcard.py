@@ -12,7 +12,7 @@ from leaml.errors import DataError
 from leaml.evaluation.metrics import Comparison, Metrics
 from leaml.io import files
 from leaml.report.formats import row_title
-from leaml.rows import TITLES
+from leaml.rows import titles
 from leaml.run.model_source import ModelSource, find
 
 _LICENCE = re.compile(r"^licen[cs]e:\s*[\"']?([^\s\"'#][^\"'#\n]*)", re.M | re.I)
@@ -98,7 +98,7 @@ def _evaluation(metrics: Metrics) -> dict[str, object]:
     rows = metrics["rows"]
     comparison: Comparison = metrics.get("comparison") or {}
     ours = comparison.get("ours", "leaml")
-    names = [*(name for name in TITLES if name in rows), *(name for name in rows if name not in TITLES)]
+    names = [*(name for name in titles() if name in rows), *(name for name in rows if name not in titles())]
     shown = ("best_baseline", "difference", "ci95", "p_value")
     found = dict(comparison)
     headline = {key: found[key] for key in shown if key in found}

@@ -15,7 +15,7 @@ from leaml.evaluation.metrics import Comparison, RowMetrics
 from leaml.report import plots
 from leaml.report.content import ReportData, Sample
 from leaml.report.verdict import prior_notes
-from leaml.rows import TITLES, names_of
+from leaml.rows import names_of, titles
 
 _SHOWN = 512  # longest side of a sample image on the page, in pixels
 _SMALL = 128  # below this, pixels are shown as squares
@@ -27,7 +27,7 @@ def accuracy(data: ReportData) -> dict[str, object]:
     metrics = data.metrics
     found: dict[str, RowMetrics] = metrics.get("rows") or {}
     comparison: Comparison = metrics.get("comparison") or {}
-    rows = {name: found[name] for name in (*TITLES, *found) if name in found}
+    rows = {name: found[name] for name in (*titles(), *found) if name in found}
     ours = comparison.get("ours", "leaml")
     text_metrics = metrics.get("text_metrics") or {}
     return {

@@ -10,7 +10,7 @@ import pytest
 from leaml.evaluation import comparisons
 from leaml.evaluation.comparisons import Training
 from leaml.evaluation.resampling import paired_permutation_test
-from leaml.rows import TITLES
+from leaml.rows import titles
 
 LEVEL = [(step, 3 * math.exp(-step / 20) + 0.01 * (-1) ** (step // 10)) for step in range(0, 300, 10)]
 FALLING = [(step, 3 - step / 150 + 0.01 * (-1) ** (step // 10)) for step in range(0, 300, 10)]
@@ -120,7 +120,7 @@ def metrics(n: int, images: int, difference: float, half: float, p: float) -> di
 
 
 def of_evaluation(found: dict[str, Any]) -> list[str]:
-    return comparisons.of_evaluation(found, TITLES, training(title="LEAML"), [training()], 100)
+    return comparisons.of_evaluation(found, titles(), training(title="LEAML"), [training()], 100)
 
 
 def test_an_evaluation_says_what_its_questions_can_show() -> None:
@@ -145,7 +145,7 @@ def test_an_evaluation_says_what_its_questions_can_show() -> None:
     ],
 )
 def test_baselines_that_were_left_out_are_told(left_out: list[str], others: list[comparisons.Training], end: str) -> None:
-    (found,) = comparisons.of_evaluation({"rows": {}}, TITLES, training(title="LEAML"), others, 100, left_out)
+    (found,) = comparisons.of_evaluation({"rows": {}}, titles(), training(title="LEAML"), others, 100, left_out)
     assert found.startswith("Left out (evaluate.leave_out): ")
     assert found.endswith(end)
 

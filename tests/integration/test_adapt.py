@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from leaml.config import Config, parse
 from leaml.data import tables
 from leaml.evaluation.calibration import confidence
-from leaml.rows import TITLES
+from leaml.rows import titles
 from leaml.text.scoring import is_correct
 from pipelines.rehearsal import rehearse
 from pipelines.train import read_examples
@@ -135,7 +135,7 @@ def test_metrics_and_report(run: tuple[Path, Config, str]) -> None:
     assert len(set(answered["logprob"].to_pylist())) > 50
     assert metrics["rows"]["finetune_labels"]["accuracy"] > metrics["rows"]["zero_shot"]["accuracy"]
     page = (folder / "report" / "index.html").read_text()
-    assert TITLES["finetune_labels"] in page
+    assert titles()["finetune_labels"] in page
     assert "data:image/png;base64," in page
     assert "Expected calibration error" in page
     assert "lora_labels" in output

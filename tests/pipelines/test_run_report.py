@@ -14,7 +14,7 @@ from leaml.config import Config, parse
 from leaml.data import tables
 from leaml.evaluation import comparisons, results
 from leaml.io import files
-from leaml.rows import TITLES
+from leaml.rows import titles
 from pipelines import report
 from pipelines.adapt import trainings
 from pipelines.ingest import draw_labels, ingest
@@ -108,7 +108,7 @@ def test_a_finished_run_tells_what_was_counted_what_was_wrong_and_what_limits_it
         found = {name: results.summarise(table, 50) for name, table in predictions.items()}
         comparison = results.compare(found, predictions, resamples=50, permutations=200)
         held = labels.validation.num_rows
-        warnings = comparisons.of_evaluation({"rows": found, "comparison": comparison}, TITLES, ours, others, held)
+        warnings = comparisons.of_evaluation({"rows": found, "comparison": comparison}, titles(), ours, others, held)
         metrics = results.metrics_json("testing", labels.images, found, comparison, None, warnings)
         uri = report.write(run, sources, labels, adapted, metrics)
         kept = report._wrong_answers(run, sources, metrics)

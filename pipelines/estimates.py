@@ -171,11 +171,12 @@ def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
     return Memory(None if size is None else size * stored, decoded, found.peak if found else None)
 
 
-def requests(name: str, tree: Tree, work: Workload) -> tuple[int, int]:
+def requests(name: str, variant: str, tree: Tree, work: Workload) -> tuple[int, int]:
     """PUT requests and GET or HEAD requests of a step where the storage is S3."""
     if name in TRAININGS:
-        section = tree[name]
-        return 0, EXAMPLE_GETS * int(section["steps"]) * int(section["batch_size"])
+        section = train_section(name, variant, tree)
+        steps = _phases(section, work.held_out) * int(section["steps"])
+        return 0, EXAMPLE_GETS * steps * int(section["batch_size"])
     if name not in ENGINES | {"filter", "ingest"} or work.images is None:
         return 0, 0
     files_of_images = math.ceil(work.images / PART_IMAGES)

@@ -144,7 +144,7 @@ def _step(run: Rehearsal, planned: Planned, amounts: Amounts, known: estimates.K
         estimates.memory(name, variant, tree, known),
         _need(name, variant, tree, amounts),
         estimates.estimate(name, variant, tree, work, known, assumed),
-        *estimates.requests(name, tree, work),
+        *estimates.requests(name, variant, tree, work),
     )
 
 

@@ -21,12 +21,13 @@ LINE_EVERY = 15.0
 
 
 class TrainingProgress(TypedDict):
-    """Content of `progress.json`: `step` of the `steps` of a `phase`, and bytes of memory."""
+    """Content of `progress.json`: `step` of the `steps` of a `phase` of `phases`, and bytes of memory."""
 
     step: int
     steps: int
     steps_per_s: float
     phase: NotRequired[int]
+    phases: NotRequired[int]
     loss: NotRequired[float]
     peak_memory: NotRequired[int]
 
@@ -85,9 +86,13 @@ class Bar:
             self.task = self.live.add_task(self.label, total=self.total or None, completed=self.done, rate="")
         return self
 
-    def begin(self, done: int) -> None:
-        """Measure the rate from here on: earlier work was another run's, or start-up."""
+    def begin(self, done: int, total: int | None = None) -> None:
+        """Measure the rate from here on: earlier work was another run's, or start-up. A `total` takes the place of the first."""
         self.first, self.started = done, time.time()
+        if total is not None:
+            self.total = total
+            if self.live is not None:
+                self.live.update(self.task, total=total or None)
 
     def update(self, done: int, note: str = "") -> None:
         """Set the number done so far; `note` is shown beside the rate."""

@@ -116,8 +116,7 @@ def run_training(
 ) -> dict[str, object]:
     """Train on `resources.train_workers` workers with progress; returns the summary that training.json holds."""
     job = replace(job, model=job.model.model_copy(update={"name": resolve_model(job.model.name)}))
-    phases = len(job.config.lr) + 1 if isinstance(job.config.lr, list) and len(job.config.lr) > 1 else 1
-    with ProgressMonitor(label, job.folder, job.config.steps, phases):
+    with ProgressMonitor(label, job.folder, job.config.steps):
         fit(_train_worker, job, resources, f"{job.folder}/checkpoints", label, callbacks)
     return dict(json.loads(files.read_bytes(f"{job.folder}/training.json")))
 
@@ -323,12 +322,12 @@ def _write_result(vlm: VLM, job: TrainJob, outcome: Outcome, trainable: int) -> 
 class ProgressMonitor:
     """Shows the progress of Ray Train workers while `fit` blocks the driver, by reading progress.json in the step's folder.
 
-    Its `step` of `steps` is one phase's; `phases` follow each other. `loss` is shown where there is one.
+    Its `step` of `steps` is one phase's; `phases` follow each other, as the workers say. `loss` is shown where there is one.
     """
 
-    def __init__(self, label: str, folder: str, steps: int, phases: int = 1, unit: str = "steps") -> None:
+    def __init__(self, label: str, folder: str, steps: int, unit: str = "steps") -> None:
         self.file, self.stop = f"{folder}/{PROGRESS}", threading.Event()
-        self.bar, self.exported = Bar(label, phases * steps, unit), StepMetrics(folder, label)
+        self.bar, self.exported = Bar(label, steps, unit), StepMetrics(folder, label)
 
     def __enter__(self) -> None:
         files.delete_tree(self.file)
@@ -346,7 +345,7 @@ class ProgressMonitor:
                 continue  # not started yet
             done = now.get("phase", 0) * now["steps"] + now["step"]
             if not begun:
-                self.bar.begin(done)
+                self.bar.begin(done, now.get("phases", 1) * now["steps"])
                 begun = True
             self.bar.update(done, f"loss {now['loss']:.3f}" if "loss" in now else "")
             self.exported.progress(done, self.bar.total)

@@ -194,6 +194,7 @@ class Trainer:
         visible = [t.without_held_out() for t in self.tasks]
         comparable = bool(held_out) and all(t.examples for t in visible if t.share > 0)
         phases = list(rates) if len(rates) > 1 and comparable else []
+        self._phases = len(phases) + 1
         if not self.parameters:  # a selection ratio of 0: nothing may move
             return Outcome(rates[0])
         # each rate begins where the model was; without a sweep it is there already
@@ -354,7 +355,8 @@ class Trainer:
 
     def _report(self, state: TrainingState, optimizer: torch.optim.Optimizer, loss: float, rate: float) -> None:
         step, steps = state["step"], self.config.steps
-        self.worker.progress({"step": step, "steps": steps, "phase": state["phase"], "loss": loss, "steps_per_s": rate})
+        of_sweep = {"phase": state["phase"], "phases": self._phases}
+        self.worker.progress({"step": step, "steps": steps, **of_sweep, "loss": loss, "steps_per_s": rate})
         # the last step too: what follows, a validation or the writing of the model, may fail
         if step % self.config.save_every == 0 or step == steps:
             self.checkpoints.begin(optimizer, {**state, "budget": self.budget, "seconds": time.time() - self._began})

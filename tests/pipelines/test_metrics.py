@@ -94,8 +94,8 @@ def test_verdicts_of_pairs_are_told_apart(endpoint: str) -> None:
 def test_a_trainings_progress_is_told(endpoint: str, tmp_path: Path) -> None:
     folder = str(tmp_path / "mine" / "distill-0123456789ab")
     write = worker.progress_writer(folder, every=0)
-    with train.ProgressMonitor("distill", folder, steps=100, phases=2):
-        write({"step": 40, "steps": 100, "phase": 1, "loss": 0.25, "steps_per_s": 3.5})
+    with train.ProgressMonitor("distill", folder, steps=100):
+        write({"step": 40, "steps": 100, "phase": 1, "phases": 2, "loss": 0.25, "steps_per_s": 3.5})
         found = told(endpoint, lambda f: f.get(("ray_leaml_step_done", "distill")) == 140)
     assert found["ray_leaml_step_total", "distill"] == 200
     assert found["ray_leaml_step_loss", "distill"] == 0.25

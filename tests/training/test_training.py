@@ -108,8 +108,10 @@ def test_sweep_trains_without_the_held_out_rows_and_the_end_with_them_from_the_s
     only_held_out = [Example("yellow", e.request, "yellow", held_out=True) if e.held_out else e for e in rows.examples]
     vlm.model.requires_grad_(True)
     asked_in_phase: dict[int, set[str]] = {}
+    phases = set()
 
     def note(metrics: dict[str, Any]) -> None:
+        phases.add(metrics["phases"])
         if metrics["step"] == metrics["steps"]:  # before validation looks at the held-out rows
             asked_in_phase[metrics["phase"]] = set(seen)
             seen.clear()
@@ -118,6 +120,7 @@ def test_sweep_trains_without_the_held_out_rows_and_the_end_with_them_from_the_s
     Trainer(vlm, list(vlm.model.parameters()), [Task("labels", only_held_out)], SWEEP, spy, 1, worker).run()
     assert "yellow" not in asked_in_phase[0]
     assert "yellow" in asked_in_phase[2]
+    assert phases == {3}
     fresh = VLM(copy.deepcopy(tiny.model), tiny.processor, "")
     train(fresh, [Task("labels", only_held_out)], SWEEP.model_copy(update={"lr": 2e-3}))
     assert identical(weights(vlm), weights(fresh))
@@ -152,8 +155,12 @@ def whole_sweep(tiny: VLM) -> tuple[Outcome, list[torch.Tensor]]:
 
 @pytest.mark.parametrize("held_out", [0, 10])
 def test_without_rows_on_both_sides_the_first_rate_is_used(vlm: VLM, held_out: int) -> None:
-    outcome = train(vlm, [questions(10, held_out=held_out)], SWEEP.model_copy(update={"steps": 1}))
+    told: list[dict[str, float]] = []
+    outcome = train(
+        vlm, [questions(10, held_out=held_out)], SWEEP.model_copy(update={"steps": 1}), Worker(progress=told.append)
+    )
     assert (outcome.lr, outcome.sweep) == (1e-7, [])
+    assert [each["phases"] for each in told] == [1]  # so a bar ends at its end
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------------

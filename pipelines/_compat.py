@@ -72,7 +72,7 @@ def reload_authentication() -> None:
 def is_head(address: str, seconds: float) -> bool:
     """Whether a Ray's head (its GCS) answers at host:port within some seconds, be it that the token is not its own.
 
-    `ray.init` tries for ever where another program listens, in C++, where no signal ends it; this is what Ray's own
+    `ray.init` never stops trying where another program listens, in C++, where no signal ends it; this is what Ray's own
     `ray health-check` asks.
     """
     import grpc

@@ -228,7 +228,7 @@ def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
     ]
     found = []
     for title, config, folder in made:
-        summary = TrainingSummary.of(json.loads(files.read_bytes(files.join(folder, "training.json"))))
+        summary = TrainingSummary.read(folder)
         rates = learning_rates(config)
         sizes = (title, config.steps, config.batch_size)
         found.append(comparisons.Training(*sizes, summary.losses, summary.lr, summary.sweep, rates))

@@ -84,7 +84,7 @@ class CaptionWork:
 def caption(context: Context) -> Step:
     """Caption every training image (or `caption.max_images` of them, and always the labeled ones).
 
-    The step depends on these images and on nothing of their labels, so that a mended answer pays for no caption again.
+    The step depends on these images and on nothing of their labels, so that a corrected answer pays for no caption again.
     """
     run, sources, labels = context.run, context.sources, context.labels
     config, step = run.config.caption, caption_step(run, sources, labels)

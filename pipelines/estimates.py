@@ -25,7 +25,7 @@ from leaml.config import resolve_model
 from leaml.errors import LeamlError
 from leaml.io import files
 from leaml.rows import rows
-from leaml.run.records import DoneRecord, read_done
+from leaml.run.records import CONFIG, DoneRecord, read_done
 from pipelines.amounts import Tokens, Workload
 from pipelines.steps import STEPS, Tree, of_kind
 
@@ -62,7 +62,7 @@ FILTER_PUTS, FILTER_GETS = 2, 6
 passes where filters look at all pairs together, one of the counts."""
 INDEX_GETS = 5
 """Of a file of images, when a step looks where images are: a listing, a HEAD, three GETs."""
-PART_IMAGES = 512
+FILE_IMAGES = 512
 """Images in such a file: 64 MiB of images of 128 KiB (leaml/data/ingest.py)."""
 EXAMPLE_GETS = 2
 """At most, of an example of training: its image lies in a row group that is not at hand."""
@@ -179,7 +179,7 @@ def requests(name: str, variant: str, tree: Tree, work: Workload) -> tuple[int, 
         return 0, EXAMPLE_GETS * steps * int(section["batch_size"])
     if name not in ENGINES | {"filter", "ingest"} or work.images is None:
         return 0, 0
-    files_of_images = math.ceil(work.images / PART_IMAGES)
+    files_of_images = math.ceil(work.images / FILE_IMAGES)
     if name == "ingest":
         return files_of_images, work.images
     shards = math.ceil(work.images / int(tree["resources"]["images_per_shard"]))
@@ -248,7 +248,7 @@ def _median(found: list[Measured]) -> Measured:
 
 def _config(folder: str) -> Tree:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return dict(yaml.load(files.read_bytes(files.join(folder, "config.yaml")), loader))
+    return dict(yaml.load(files.read_bytes(files.join(folder, CONFIG)), loader))
 
 
 def _speed(record: DoneRecord, tree: Tree) -> tuple[float, float] | None:

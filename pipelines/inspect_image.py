@@ -14,7 +14,7 @@ from leaml.data.tables import QuarantineRow
 from leaml.errors import InputError
 from leaml.generation import prompts
 from leaml.io import files
-from leaml.run.records import StepRecord, read_done, read_run
+from leaml.run.records import CONFIG, StepRecord, read_done, read_run
 from leaml.text import replies
 from pipelines.generate import sampling_seed
 from pipelines.ingest import EXCLUDED
@@ -125,7 +125,7 @@ def _caption(step: InspectedStep, image_id: str) -> None:
 
 
 def _pairs(step: InspectedStep, image_id: str) -> None:
-    config = yaml.safe_load(files.read_bytes(files.join(step.path, "config.yaml")))
+    config = yaml.safe_load(files.read_bytes(files.join(step.path, CONFIG)))
     generator, base = _generator(step.path), config["model"]
     for row in _of_image(_published(step), tables.PSEUDO_QA, image_id).to_pylist():
         table = Table(title=f"{step.label} ({step.folder})", title_justify="left")

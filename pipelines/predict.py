@@ -203,7 +203,7 @@ def predict(
 
 def _refuse_output(output: str) -> None:
     if files.exists(output):
-        msg = f"{output} is there already; remove it or give another --output"
+        msg = f"{output} already exists; remove it or give another --output"
         raise InputError(msg)
     if output.lower().endswith(_OTHER_TABLES):
         msg = f"--output {output}: the table is written as Parquet or CSV; let the name end in .parquet or .csv"

@@ -87,7 +87,7 @@ class Bar:
         return self
 
     def begin(self, done: int, total: int | None = None) -> None:
-        """Measure the rate from here on: earlier work was another run's, or start-up. A `total` takes the place of the first."""
+        """Measure the rate from here on: earlier work was another run's, or start-up. `total` replaces the first one."""
         self.first, self.started = done, time.time()
         if total is not None:
             self.total = total

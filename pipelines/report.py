@@ -30,7 +30,7 @@ from pipelines.progress import console, say, warn
 from pipelines.run import Run, Step
 from pipelines.shards import read_output
 from pipelines.steps import of_kind
-from pipelines.summaries import IngestSummary, TrainingSummary
+from pipelines.summaries import TRAINING, IngestSummary, TrainingSummary
 from pipelines.table_rows import PredictionRow
 
 SAMPLES = 12
@@ -192,11 +192,10 @@ def _selection(scored: Step) -> list[dict[str, str | int]]:
 def _losses(run: Run) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for record in run.steps():
-        file = files.join(run.folder, record.folder, "training.json")
-        if record.name in of_kind("train") and files.exists(file):
+        folder = files.join(run.folder, record.folder)
+        if record.name in of_kind("train") and files.exists(files.join(folder, TRAINING)):
             row = made_for(record.variant, record.round)
-            summary = TrainingSummary.of(json.loads(files.read_bytes(file)))
-            curves[f"{record.name}: {row}" if row else record.name] = summary.losses
+            curves[f"{record.name}: {row}" if row else record.name] = TrainingSummary.read(folder).losses
     return curves
 
 

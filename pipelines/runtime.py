@@ -1,4 +1,4 @@
-"""Starts or joins Ray, and refuses plans that the cluster cannot schedule (Ray alone would wait for ever)."""
+"""Starts or joins Ray, and refuses plans that the cluster cannot schedule (Ray alone would never stop waiting)."""
 
 from __future__ import annotations
 

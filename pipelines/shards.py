@@ -44,7 +44,7 @@ ATTEMPTS = "attempts"
 CUT = "replies cut at the token limit"
 """Name of the count of replies that ended there instead of by themselves."""
 MAX_ATTEMPTS = 3
-"""Times a shard is begun in one run of the step. Ray itself starts engines again and tries shards again for ever, also an image
+"""Times a shard is begun in one run of the step. Ray itself starts engines again and tries shards again without end, also an image
 that kills every engine; but it cannot tell such an image from a node that is lost."""
 
 
@@ -309,7 +309,7 @@ class _Begun(Generic[Extra]):
 
     def _follow(self, rows: Iterator[ShardResult], done: int, spent: Spent) -> None:
         label, output = self.step.label, self.step.output
-        counts, began = Counter[str](), time.time()
+        counts = Counter[str]()
         sizes = {u["shard"]: u["count"] for u in self.todo}
         with Bar(label, self.total, "images", done) as bar, StepMetrics(output, label) as exported:
             exported.progress(done, self.total)
@@ -318,7 +318,7 @@ class _Begun(Generic[Extra]):
                 counts.update(made)
                 spent.add(made["images"], row["seconds"])
                 done += sizes[row["shard"]]
-                bar.update(done, _note(counts, time.time() - began))
+                bar.update(done)
                 quarantine.check(label, counts + self.earlier, done, self.total, self.most, output)
                 exported.shard(made, row["seconds"])
                 exported.progress(done, self.total)
@@ -336,13 +336,6 @@ def run_step(
     config = run.config
     limits = (config.data.max_pixels, config.data.max_quarantined)
     return run_shards(step.label, shards, spec, work, step.folder, resources or config.resources, *limits)
-
-
-def _note(counts: Counter[str], seconds: float) -> str:
-    if counts["pairs"]:
-        rate, share = counts["pairs"] / max(seconds, 1e-3), 100 * counts["accepted"] / counts["pairs"]
-        return f"{rate:.1f} pairs/s, {share:.0f} % accepted"
-    return ""
 
 
 def describe(summary: Mapping[str, float]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from leaml.data.label_counts import LabelCounts
+from leaml.io import files
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class IngestSummary:
         return few and (role == "unlabeled" or not self.labels.too_many(limit))
 
 
+TRAINING = "training.json"
+"""In the folder of a training step: its summary as plain data."""
+
+
 @dataclass(frozen=True)
 class TrainingSummary:
     """Of a training.
@@ -75,6 +81,11 @@ class TrainingSummary:
             tuple((tried["lr"], tried["accuracy"]) for tried in summary["sweep"]),
             summary.get("pseudo_pairs"),
         )
+
+    @classmethod
+    def read(cls, folder: str) -> TrainingSummary:
+        """Of the training in a step's folder. Raises DataError where there is none."""
+        return cls.of(json.loads(files.read_bytes(files.join(folder, TRAINING))))
 
 
 class ValidationRecord(TypedDict):

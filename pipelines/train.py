@@ -18,6 +18,7 @@ from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_mode
 from leaml.data import tables
 from leaml.data.store import ImageStore
 from leaml.errors import LeamlError, ModelError, StepError
+from leaml.images import MAX_PIXELS
 from leaml.imports import uncollected
 from leaml.io import files, s3
 from leaml.training.batches import Example, Task
@@ -25,6 +26,7 @@ from leaml.training.loop import Outcome, Trainer, Validation, Worker
 from pipelines import _compat, worker
 from pipelines.metrics import StepMetrics
 from pipelines.progress import PROGRESS, Bar, TrainingProgress
+from pipelines.summaries import TRAINING
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +75,7 @@ class TrainJob:
     selection: str | None = None
     scored_here: bool = True
     seed: int = 0
-    max_pixels: int = 25_000_000
+    max_pixels: int = MAX_PIXELS
     validation: str | None = None
     validations: int = 1
     facts: Mapping[str, object] = field(default_factory=dict)
@@ -118,7 +120,7 @@ def run_training(
     job = replace(job, model=job.model.model_copy(update={"name": resolve_model(job.model.name)}))
     with ProgressMonitor(label, job.folder, job.config.steps):
         fit(_train_worker, job, resources, f"{job.folder}/checkpoints", label, callbacks)
-    return dict(json.loads(files.read_bytes(f"{job.folder}/training.json")))
+    return dict(json.loads(files.read_bytes(f"{job.folder}/{TRAINING}")))
 
 
 def fit(
@@ -316,7 +318,7 @@ def _write_result(vlm: VLM, job: TrainJob, outcome: Outcome, trainable: int) -> 
         files.upload_tree(folder, f"{job.folder}/model")
     facts = {"trainable_parameters": trainable, "method": job.config.method, "peak_memory": worker.peak_memory()}
     summary = {**asdict(outcome), **facts, **job.facts}
-    files.write_bytes(f"{job.folder}/training.json", json.dumps(summary, indent=1).encode())
+    files.write_bytes(f"{job.folder}/{TRAINING}", json.dumps(summary, indent=1).encode())
 
 
 class ProgressMonitor:

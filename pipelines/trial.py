@@ -125,7 +125,7 @@ def _of_a_part(trial: TrialRun, sources: Sources, role: str) -> list[str]:
         total = names(source) if what == "images" else None
         if bad > limit * (total or math.inf if limit else 0):
             of_all = f", over the limit of {limit:.0%} of all {total:,}" if limit and total else ", and the limit is 0 %"
-            msg = f"data.{role}: {msg}{of_all} (data.max_quarantined): {why}; mend the data or raise the limit"
+            msg = f"data.{role}: {msg}{of_all} (data.max_quarantined): {why}; fix the data or raise the limit"
             raise DataError(msg)
         notes.append(
             f"warning: {msg}, {bad / seen:.0%} where data.max_quarantined is {limit:.0%}: {why}; adapt refuses the source "

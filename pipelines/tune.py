@@ -1,7 +1,7 @@
 """`leaml tune`: Ray Tune searches over configuration keys, judged by accuracy on the labels held out for validation.
 
-A trial is the method (steps 2 to 6) on the training part of the labels, in the run folder of the search, so trials share every
-step whose settings are the same: captions, warm-up, and the scores, of which any ratio takes its neurons. The generator is
+A trial is the method (warm-up to finetune) on the training part of the labels, in the run folder of the search, so trials share
+every step whose settings are the same: captions, warm-up, and scores, of which any ratio takes its neurons. The generator is
 judged on its way through distillation, where ASHA stops trials that are behind, and the adapted model at the end.
 """
 

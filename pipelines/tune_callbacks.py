@@ -101,7 +101,7 @@ def clean_up() -> Callback:
     """A Ray Tune callback that removes the placement group of a training whose trial was stopped.
 
     Ray Train leaves that to a cleaner that asks the dashboard, which a local Ray does not have; later trials would wait for the
-    CPUs for ever. One that is removed already stays so.
+    CPUs until the end. One that is removed already stays so.
     """
     from ray import PlacementGroupID
     from ray.tune import Callback

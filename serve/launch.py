@@ -317,7 +317,7 @@ def _current() -> ServerState:
 
 
 def refuse_unschedulable_engines(made: DeploymentPlan, grows: bool) -> None:
-    """Raise ResourceError if the engines that are to run all the time have no room; Serve would wait for it for ever.
+    """Raise ResourceError if the engines that are to run all the time have no room; Serve would wait for it without end.
 
     Args:
         made: What is to be deployed.

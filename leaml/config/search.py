@@ -47,7 +47,7 @@ class TuneConfig(Section):
     judge: Literal["adapted", "generator"] = Field(
         "adapted",
         description="Whose answers a trial is judged by: the adapted model's, or the generator's after distillation, with only "
-        "finalists adapted; for keys of warmup, score and distill.",
+        "finalists adapted; for keys of caption, warmup, score, select and distill.",
     )
     stop_early: bool = Field(True, description="Stop trials that are behind others at a validation (ASHA).")
     grace: int = Field(

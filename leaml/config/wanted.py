@@ -1,4 +1,4 @@
-"""What a key may be, in plain words, from the type of its field; and how a value that it may not be is mended."""
+"""What a key may be, in plain words, from the type of its field; and how a value that it may not be is fixed."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from leaml.io import files, s3
 
 
 def state(uris: Iterable[str], folder: str | None = None, without: str | None = None) -> str:
-    """Hash of the names, sizes and times of change (in S3 ETags) of files: another one when any is mended, gone or new.
+    """Hash of the names, sizes and times of change (in S3 ETags) of files: another one when any is changed, gone or new.
 
     Args:
         uris: Files, also images in them (`shard.tar#name`). What is no file, such as a row of a hub's data set, never changes.

@@ -363,7 +363,7 @@ def _check_images(result: IngestResult, max_quarantined: float, source: SourceCo
     msg = (
         f"{bad} of {total} images of {source.path or source.format} cannot be used, over the limit of "
         f"{max_quarantined:.0%} (data.max_quarantined): {summary}; the first is {first['uri']}: "
-        f"{first['reason']}; mend the data or raise the limit"
+        f"{first['reason']}; fix the data or raise the limit"
     )
     raise QuarantineError(msg, result)
 

@@ -63,7 +63,7 @@ def _no_json(uri: str, where: str, line: bytes, text: str, error: ValueError) ->
             return f"{uri}: {_over_lines(text, stream.read().decode('utf-8-sig'))}"
     kind = file_kinds.of_text(text) if where.endswith(":1") and start[:1] not in ("[", "{") else ""
     torn = "" if line.endswith(b"\n") or kind or explained else "the last line, perhaps torn when the file was written: "
-    return f"{where}: {torn}not valid JSON ({reason}){kind or '; mend or remove this line'}"
+    return f"{where}: {torn}not valid JSON ({reason}){kind or '; fix or remove this line'}"
 
 
 def _over_lines(line: str, whole: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from leaml.data import tables
 from leaml.errors import DataError
-from leaml.images import decode
+from leaml.images import MAX_PIXELS, decode
 from leaml.io import files
 
 
@@ -173,7 +173,7 @@ class ImageStore:
     def __init__(
         self,
         folders: list[str],
-        max_pixels: int = 25_000_000,
+        max_pixels: int = MAX_PIXELS,
         cache_pixels: int = 100_000_000,
         ids: Iterable[str] | None = None,
     ) -> None:

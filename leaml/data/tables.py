@@ -280,6 +280,6 @@ def read(uri: str, schema: pa.Schema | None = None, columns: list[str] | None = 
             msg = f"{uri} is not a readable Parquet file: {error}"
             raise DataError(msg) from None
         except OSError as error:
-            msg = f"{uri} could not be read to its end: {error}; check the file and the way to its storage"
+            msg = f"{uri} could not be read to its end: {error}; check the file and the connection to its storage"
             raise DataError(msg) from None
     return found if schema is None else check(found, schema, uri)

@@ -1,6 +1,6 @@
 """The one place for file access: local paths and s3://bucket/key behave alike.
 
-Every error that a user can mend (missing, forbidden, unreachable) is a DataError with the path and the fix.
+Every error that a user can fix (missing, forbidden, unreachable) is a DataError with the path and the fix.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def fingerprint(uri: str, edited: bool = False) -> str:
 
     Args:
         uri: A file or a folder.
-        edited: The file is one that people mend in place, maybe between the parts: of a large one the time of its last change
+        edited: The file is one that people edit in place, maybe between the parts: of a large one the time of its last change
             counts too (in S3 its ETag), so that a copy of it may have another fingerprint.
     """
     if not is_file(uri):

@@ -60,8 +60,8 @@ class Feed:
     Args:
         processor: Of the model.
         get_image: The image with an id; with processes it is pickled.
-        processes: That decode and run the processor while the model trains; 0: it is done between the steps. On a CPU they
-            would take cores from the products, which costs more than it saves.
+        processes: That decode and run the processor while the model trains; 0: it is done between the steps, as on a CPU,
+            whose cores the products need.
         pinned: In page-locked memory, from which a GPU copies while it computes.
     """
 

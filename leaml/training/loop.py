@@ -197,7 +197,7 @@ class Trainer:
         self._phases = len(phases) + 1
         if not self.parameters:  # a selection ratio of 0: nothing may move
             return Outcome(rates[0])
-        # each rate begins where the model was; without a sweep it is there already
+        # each rate begins where the model was; without a sweep it still is there
         start = [local(p.detach()).to("cpu", copy=True) for p in self.parameters] if phases else None
         self.checkpoints = Checkpoints(self.worker, self.vlm.model)
         state = self.checkpoints.state() or {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}

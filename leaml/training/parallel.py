@@ -103,11 +103,6 @@ def _sum(bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
     return work.get_future().then(lambda done: done.value()[0])
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Whether `shard` has been called on the model."""
-    return next(_sharded_modules(model), None) is not None
-
-
 def _sharded_modules(model: nn.Module) -> Iterator[Any]:
     from torch.distributed.fsdp import FSDPModule
 

@@ -163,7 +163,7 @@ def test_jsonl_images_may_lie_elsewhere_and_lines_may_name_splits(folder: Path, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'{"image": "a.png"}\n{"image": "b.p', r"qa\.jsonl:2: the last line, perhaps torn .*mend or remove this line"),
+        (b'{"image": "a.png"}\n{"image": "b.p', r"qa\.jsonl:2: the last line, perhaps torn .*fix or remove this line"),
         (b'{"image": "a.png"}\n\n{oops}\n', r"qa\.jsonl:3: not valid JSON"),
         (b'{"picture": "a.png"}\n', r"qa\.jsonl:1: no image"),
         (b"\xff\xfe\n", r"qa\.jsonl:1: not UTF-8"),

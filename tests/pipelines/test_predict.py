@@ -172,7 +172,7 @@ def test_an_output_that_is_there_and_a_job_that_runs_are_left_alone(job: Job) ->
     with Lock(f"{job.output}.work/lock.json"), pytest.raises(InputError, match="another process"):
         job.run(questions)
     job.output.write_text("mine")
-    with pytest.raises(InputError, match=r"answers\.parquet is there already; remove it or give another --output"):
+    with pytest.raises(InputError, match=r"answers\.parquet already exists; remove it or give another --output"):
         job.run(questions)
     assert job.output.read_text() == "mine"
     assert not list(job.log.iterdir())
@@ -218,7 +218,7 @@ def test_a_folder_without_images_an_unfinished_run_and_a_wrong_override(
 @pytest.mark.parametrize(
     ("output", "overrides", "message"),
     [
-        ("images/0.png", [], r"0\.png is there already; remove it or give another --output"),
+        ("images/0.png", [], r"0\.png already exists; remove it or give another --output"),
         ("answers.jsonl", [], r"--output .*answers\.jsonl: the table is written as Parquet or CSV"),
         ("q.csv/answers.csv", [], r"--output: .*q\.csv is a file, so the table cannot be kept in .*--output FOLDER"),
         ("/proc/answers/a.csv", [], r"--output: nothing can be written to /proc: .*--output FOLDER/NAME\.parquet"),

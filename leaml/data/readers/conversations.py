@@ -87,7 +87,7 @@ def _entries(path: str) -> Iterator[tuple[str, object]]:
         raise DataError(msg) from None
     except ValueError as error:
         line = getattr(error, "lineno", None)
-        msg = f"{path}{f':{line}' if line else ''}: not valid JSON ({error}); mend the file"
+        msg = f"{path}{f':{line}' if line else ''}: not valid JSON ({error}); fix the file"
         raise DataError(msg) from None
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         yield f"{path}, entry {number}", entry

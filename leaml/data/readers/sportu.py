@@ -79,7 +79,7 @@ def _clips(annotations: list[str]) -> dict[str, _Clip]:
         try:
             entries = json_text.loads(files.read_bytes(path))
         except ValueError as error:
-            msg = f"{path} is not valid JSON: {error}; mend or download it again"
+            msg = f"{path} is not valid JSON: {error}; fix or download it again"
             raise DataError(msg) from None
         for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
             where = f"{path}, entry {number}"

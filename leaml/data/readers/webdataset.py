@@ -304,7 +304,7 @@ def _json(member: Member) -> object:
     try:
         return json_text.loads(member.content or b"")
     except (ValueError, RecursionError) as error:
-        msg = f"{member.where} is not valid JSON: {error}; mend this member of the shard"
+        msg = f"{member.where} is not valid JSON: {error}; fix this member of the shard"
         raise DataError(msg) from None
 
 

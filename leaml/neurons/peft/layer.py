@@ -11,7 +11,7 @@ An entry in a trained row and in a trained column is trained once, as the row's:
 and stays 0. Otherwise it would take two steps of the optimizer at once, and not be what dense training of these entries gives.
 
 The price: the base weight must be writable memory that no other thread uses at the same time, and for a few tokens at a time,
-as in generation, the copying costs more than it saves: merge first.
+as in generation, the copying takes longer than the product: merge first.
 """
 
 from __future__ import annotations

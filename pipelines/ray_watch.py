@@ -1,4 +1,4 @@
-"""Ends a command whose own Ray has ended. By itself it would wait: without end where the raylet was killed, and for a minute where
+"""Ends a command whose own Ray has ended. By itself it would wait: without end for a raylet that was killed, for a minute where
 the head was, after which Ray ends the process without a word. Processes of both kinds would stay, with ports and memory."""
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ ATTEMPTS = "attempts"
 CUT = "replies cut at the token limit"
 """Name of the count of replies that ended there instead of by themselves."""
 MAX_ATTEMPTS = 3
-"""Times a shard is begun in one run of the step. Ray itself starts engines again and tries shards again without end, also an image
+"""Times a shard is begun in one run of the step. Ray itself starts engines again and never stops trying shards, also an image
 that kills every engine; but it cannot tell such an image from a node that is lost."""
 
 

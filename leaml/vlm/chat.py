@@ -103,7 +103,7 @@ def processor_text(processor: Processor, text: str) -> str:
 
 
 def undated(template: str | dict[str, str] | None) -> str | dict[str, str] | None:
-    """A chat template that always writes the same date, as Mistral 3's writes the day's: what is trained today is asked tomorrow.
+    """A chat template that always writes the same date, where Mistral 3's writes the day's: trained today, asked tomorrow.
 
     `chat_of` and `served_template` read any processor's template so, and `load` gives it to the processor, so that it is saved
     with what was trained.

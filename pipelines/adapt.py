@@ -33,7 +33,7 @@ from pipelines.progress import say, warn
 from pipelines.rows import row_step
 from pipelines.run import PARTIAL, BackgroundTask, Run, Step
 from pipelines.runtime import start_ray
-from pipelines.steps import LAST, STEPS, number_of
+from pipelines.steps import LAST, STEPS, number_of, trained_by
 from pipelines.summaries import TrainingSummary
 
 
@@ -134,14 +134,12 @@ def doubts(
     until: str = LAST,
 ) -> list[str]:
     """What is to be said of model and data before anything is paid for; of their sizes see `comparisons.of_sizes`."""
-    whole, last = until == LAST, number_of(until)
     sections: dict[str, TrainConfig] = {}
-    if whole:
+    if until == LAST:
         sections |= {row.title: row.section(config) for row in baselines_of(config) if row.training}
     else:
         questions = images = None
-    own: dict[str, TrainConfig] = {"warmup": config.warmup, "distill": config.distill, "finetune": config.finetune}
-    sections |= {name: one for name, one in own.items() if number_of(name) <= last and STEPS[name].when(config)}
+    sections |= {spec.name: getattr(config, spec.section) for spec in trained_by(config, until)}
     rates = {title: learning_rates(section) for title, section in sections.items()}
     of_sizes = comparisons.of_sizes(questions, images, labeled if sections else None, validation, rates)
     return [*_of_attention(config), *_of_experts(config.model, sections), *of_sizes]

@@ -47,6 +47,7 @@ class StepSpec:
         each: How many of them an image makes, for steps that make them of images.
         per_image: How often an engine reads an image, and tokens that it writes about it.
         alike: What two steps have in common when one's rate tells the other's, beside model and resources.
+        reply: Tokens of a reply that a training learns.
     """
 
     name: str
@@ -67,6 +68,7 @@ class StepSpec:
     each: Callable[[Tree], int] = lambda tree: 1
     per_image: Callable[[Tree, Workload, Tokens], tuple[float, float]] = lambda tree, work, tokens: (1.0, 0.0)
     alike: Callable[[Tree], tuple[object, ...]] = lambda tree: ()
+    reply: Callable[[Tokens], int] = lambda tokens: tokens.pair
 
     def make(self, context: Context) -> Step:
         """Make the step, or find it finished."""
@@ -197,6 +199,7 @@ METHOD = (
         version=2,
         when=_distills,
         tuned=True,
+        reply=lambda tokens: tokens.caption,
         makes="model",
     ),
     StepSpec(
@@ -284,6 +287,15 @@ def number_of(name: str) -> int:
 def had_by(config: Config) -> dict[str, bool]:
     """The method's commands in order, and whether a run with this configuration has them."""
     return {spec.name: spec.when(config) for spec in METHOD if spec.command}
+
+
+def trained_by(config: Config, until: str = LAST) -> list[StepSpec]:
+    """The method's trainings up to the step `until` that a run with this configuration has."""
+    from leaml.config import TrainConfig
+
+    names = [*STEPS][: [*STEPS].index(until) + 1]
+    had = [spec for spec in METHOD if spec.name in names and spec.when(config)]
+    return [spec for spec in had if isinstance(getattr(config, spec.section), TrainConfig)]
 
 
 def of_kind(*kinds: Kind) -> frozenset[str]:

@@ -18,15 +18,13 @@ from leaml.machine import SHARDED_ABOVE, total_memory
 from leaml.rows import baselines_of
 from pipelines import image_tokens
 from pipelines.amounts import Tokens
-from pipelines.steps import LAST, STEPS, Tree, number_of
+from pipelines.steps import LAST, STEPS, Tree, trained_by
 
 if TYPE_CHECKING:
     from leaml.training.footprint import Extent, Footprint
 
 LIBRARIES = 600 * 2**20
 """Of a training worker's process: torch, transformers and what they load."""
-REPLIES = {"warmup": Tokens().pair, "distill": Tokens().caption, "finetune": Tokens().pair}
-"""Tokens of the replies that a step learns."""
 PLANNED_GPU = 80 * 2**30
 """Bytes of a GPU that is planned for and not seen here: an A100 or H100."""
 FEWEST_PIXELS = 50_000
@@ -127,18 +125,19 @@ def _extent(model: ModelConfig, size: tuple[int, int], reply: int) -> Extent:
 def trainings(config: Config, until: str = LAST) -> Iterator[Training]:
     """Those of a run up to the step `until`: the method's, and the baselines' where all of it is done."""
     ratio = config.select.ratio
-    for name, length in REPLIES.items():
-        if STEPS[name].when(config) and number_of(name) <= number_of(until):
-            yield Training(name, getattr(config, name), length, ratio)
+    for spec in trained_by(config, until):
+        yield Training(spec.name, getattr(config, spec.section), spec.reply(Tokens()), ratio)
     for row in baselines_of(config):
         if row.training and until == LAST:
-            yield Training(row.training, row.section(config), REPLIES["finetune"], ratio)
+            yield Training(row.training, row.section(config), Tokens().pair, ratio)
 
 
 def of_step(name: str, section: Tree, tree: Tree, size: tuple[int, int] | None) -> Need | None:
-    """What a step takes, by its configuration as plain data; see `of_training`."""
+    """What a step takes, by its configuration as plain data; see `of_training`. None for one that is trained in another way."""
+    if not section.keys() >= TrainConfig.model_fields.keys():
+        return None
     train = TrainConfig(**{key: section[key] for key in TrainConfig.model_fields})
-    training = Training(name, train, REPLIES[name], tree["select"]["ratio"])
+    training = Training(name, train, STEPS[name].reply(Tokens()), tree["select"]["ratio"])
     return of_training(training, ModelConfig(**tree["model"]), size, ResourcesConfig(**tree["resources"]))
 
 

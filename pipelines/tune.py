@@ -199,8 +199,8 @@ def _validations_of_reused(run: Run, name: str) -> list[ValidationRecord]:
 def _hours(run: Run) -> float:
     """Hours of engines and training workers in the steps that depend on the point, reused ones included."""
     resources = run.config.resources
-    workers = {"engine": resources.engines, "train": resources.train_workers}
-    paid = {spec.name: workers[spec.kind] for spec in METHOD if spec.tuned}
+    workers = {"engine": resources.engines, "train": resources.train_workers, "gradients": resources.train_workers}
+    paid = {spec.name: workers[spec.kind] for spec in METHOD if spec.tuned and spec.kind in workers}
     return sum(step.seconds * paid[step.name] for step in run.steps() if step.name in paid and step.seconds) / 3600
 
 

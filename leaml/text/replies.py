@@ -12,6 +12,7 @@ from leaml.text.broken_text import is_broken, is_unspeakable
 from leaml.text.closing_offers import is_offer, without_offer
 from leaml.text.failures import FAILURE, STATUS
 from leaml.text.musings import is_about_itself, is_musing, shows_words
+from leaml.text.patterns import either
 from leaml.text.preambles import ANNOUNCEMENT, without_assent
 from leaml.text.program_text import is_program_text
 from leaml.text.refusals import REFUSAL, TO_THE_ASKER
@@ -37,70 +38,102 @@ _FILTERED = {
 _TEXT_PARTS = {"text", "output_text"}
 _THOUGHT_PARTS = {"thinking", "reasoning", "redacted_thinking", "thought"}
 _WRAPPED = re.compile(
-    r"^(?:<(?P<tag>answer|response|output|final|final_answer|caption|description)>(?P<a>.*)</(?P=tag)>"
-    r"|<\|begin_of_box\|>(?P<b>.*)<\|end_of_box\|>|<\|begin_of_solution\|>(?P<c>.*)<\|end_of_solution\|>"
-    r"|<\|START_RESPONSE\|>(?P<d>.*)<\|END_RESPONSE\|>|\$*\\boxed\{(?:\\text\{(?P<e>[^{}]*)\}|(?P<f>[^{}]*))\}\$*)$",
+    r"^"
+    + either(
+        r"<(?P<tag>answer|response|output|final|final_answer|caption|description)>(?P<a>.*)</(?P=tag)>",
+        r"<\|begin_of_box\|>(?P<b>.*)<\|end_of_box\|>",
+        r"<\|begin_of_solution\|>(?P<c>.*)<\|end_of_solution\|>",
+        r"<\|START_RESPONSE\|>(?P<d>.*)<\|END_RESPONSE\|>",
+        r"\$*\\boxed\{(?:\\text\{(?P<e>[^{}]*)\}|(?P<f>[^{}]*))\}\$*",
+    )
+    + r"$",
     re.I | re.S,
 )
 _TAG = (
     # no markup of texts: H<sub>2</sub>O; and no word that a sign may show, as <exit>, if nothing closes it
-    r"(?!</?su[bp]>)(?:</[a-z][\w:.-]* ?>|<[a-z][\w:.-]*(?:(?: \d+| [^<>=]*=[^<>]*) ?/?| ?/)>|<[a-z]*[\d_:.-][\w:.-]*>"
-    r"|<(?P<name>[a-z]+)>(?=.*</(?P=name)>)"
-    r"|<(?:s|bos|eos|pad|unk|sep|cls|mask|image|img|video|audio|box|ref|quad|point|slice|patch|think|thought|thinking"
-    r"|reason|reasoning"
-    r"|answer|output|response|caption|description|final|tool|result|html|head|body|div|span|br|hr|p|b|i|u|em|strong|ul|ol"
-    r"|li|table|tr"
-    r"|td|th|h\d|pre|code|a|font|center|svg|script|style|user|assistant|system|human|instruction|prompt|question|context"
-    r"|input|end|stop|start)>)"
+    r"(?!</?su[bp]>)"
+    + either(
+        r"</[a-z][\w:.-]* ?>",
+        r"<[a-z][\w:.-]*(?:(?: \d+| [^<>=]*=[^<>]*) ?/?| ?/)>|<[a-z]*[\d_:.-][\w:.-]*>",
+        r"<(?P<name>[a-z]+)>(?=.*</(?P=name)>)",
+        r"<"
+        + either(
+            r"s|bos|eos|pad|unk|sep|cls|mask|image|img|video|audio|box|ref|quad|point|slice|patch|think",
+            r"thought|thinking|reason|reasoning|answer|output|response|caption|description|final|tool|result",
+            r"html|head|body|div|span|br|hr|p|b|i|u|em|strong|ul|ol|li|table|tr|td|th|h\d|pre|code|a|font",
+            r"center|svg|script|style|user|assistant|system|human|instruction|prompt|question|context|input",
+            r"end|stop|start",
+        )
+        + r">",
+    )
 )
 """A tag of markup, or of a model's vocabulary."""
 MARKER = re.compile(
-    rf"{DELIMITED}|<[a-z_]+\|>|{_TAG}|<!--|<<SYS>>|{IN_BRACKETS}|\[/?(?:STOP|END)\]\s*$"
-    r"|(?:^[^\w\n\"“'‘]*|(?<=[.!?…])\s*)(?-i:ASSISTANT|USER|SYSTEM|HUMAN):|^#+ *(?:response|instruction|human|assistant"
-    r"|input|output)\b",
+    either(
+        rf"{DELIMITED}|<[a-z_]+\|>|{_TAG}|<!--|<<SYS>>|{IN_BRACKETS}|\[/?(?:STOP|END)\]\s*$",
+        r"""(?:^[^\w\n\"“'‘]*|(?<=[.!?…])\s*)(?-i:ASSISTANT|USER|SYSTEM|HUMAN):""",
+        r"^#+ *(?:response|instruction|human|assistant|input|output)\b",
+    ),
     re.I | re.M,
 )
 """What stands around messages and replies in a model's text, and in no description."""
 _ROLE = re.compile(
-    r"^[^\w\n]*(?:assistant|user|system|human)\W*(?::|$)|^(?:ai|bot|(?:chat)?gpt|model|llava|qwen): |^model\W*$|^q: .*\ba: "
-    r"|^input: .*\boutput: |^[^\w\n]*(?:question|answer):",
+    either(
+        r"^[^\w\n]*(?:assistant|user|system|human)\W*(?::|$)|^(?:ai|bot|(?:chat)?gpt|model|llava|qwen): ",
+        r"^model\W*$|^q: .*\ba: |^input: .*\boutput: |^[^\w\n]*(?:question|answer):",
+    ),
     re.I | re.M,
 )
-_NO_WORD = (
-    r"(?:none|null|nil|nan|n[/.]?a|undefined|true|false|yes|no|ok|okay|done|empty|blank|unknown|error|todo|tb[acd]|string|text"
-    r"|object object|untitled|placeholder|test|sample"
-    r"|(?:an? |the |your )?(?:image|picture|photo|caption|description|reply|response|answer|output)(?: here| goes here)?"
-    r"|no (?:image|picture|photo|caption|description|text|content|data|results?|reply|response|answer|output)(?: \w+)?"
-    r"|lorem ipsum.*)"
+_NO_WORD = either(
+    r"none|null|nil|nan|n[/.]?a|undefined|true|false|yes|no|ok|okay|done|empty|blank|unknown|error|todo",
+    r"tb[acd]|string|text|object object|untitled|placeholder|test|sample",
+    r"(?:an? |the |your )?(?:image|picture|photo|caption|description|reply|response|answer|output)" + r"(?: here| goes here)?",
+    r"no "
+    + r"(?:image|picture|photo|caption|description|text|content|data|results?|reply|response|answer|output)"
+    + r"(?: \w+)?",
+    r"lorem ipsum.*",
 )
 _NOTHING = re.compile(rf"{_NO_WORD}(?:[^\w]+{_NO_WORD})*", re.I | re.S)
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”|«[^»]*»|「[^」]*」|(?<!\w)['‘].+?['’](?!\w)")
 """What a sign or a screen in the image says, which is nothing that the model says."""
 _GREETING = re.compile(
-    r"\W*(?:sure(?: thing)?|of course|certainly|absolutely|hello|hi|hey|great|okay|ok|thank you|thanks|got it|understood"
-    r"|noted|interesting|(?:nice|great|beautiful) (?:picture|image|photo)|oops|ping|bien sûr|bien entendu"
-    r"|claro(?: que sí)?|por supuesto"
-    r"|конечно|gerne|natürlich|selbstverständlich|certo|certamente|com certeza"
-    r"|当然(?:可以)?|好的|没问题|もちろん(?:です)?|承知しました|はい"
-    r"|물론(?:이죠|입니다)?|네)\W*",
+    r"\W*"
+    + either(
+        r"sure(?: thing)?|of course|certainly|absolutely|hello|hi|hey|great|okay|ok|thank you|thanks|got it",
+        r"understood|noted|interesting",
+        r"(?:nice|great|beautiful) (?:picture|image|photo)|oops|ping|bien sûr|bien entendu|claro(?: que sí)?",
+        r"por supuesto|конечно|gerne|natürlich|selbstverständlich|certo|certamente|com certeza|当然(?:可以)?",
+        r"好的|没问题|もちろん(?:です)?|承知しました|はい|물론(?:이죠|입니다)?|네",
+    )
+    + r"\W*",
     re.I,
 )
 _FRAGMENT = re.compile(
     r"\W*(?:(?:the|this|an?) )?(?:image|picture|photo|photograph|frame|scene)?\s*"
-    r"(?:shows|depicts|features|contains|displays|is|of|appears|presents|captures|there is|it is|it shows|here is)?"
-    r"(?: an?| the)?\W*",
+    + either(
+        r"shows|depicts|features|contains|displays|is|of|appears|presents|captures|there is|it is|it shows",
+        r"here is",
+    )
+    + r"?(?: an?| the)?\W*",
     re.I,
 )
 """The beginning of a description and nothing else."""
 _FILL_IN = re.compile(
-    r"\[(?:insert|your|add|describe|an? description|description|caption|image|placeholder|provide|enter|start of"
-    r"|end of)\b[^\]\n]*\]"
-    r"|^\W*\[[A-Z_ ]+\]\W*$|^\W*\$\{.*\}\W*$|^\W*<[a-z]+(?: [a-z]+)+>\W*$|^\W*\((?:image|description|caption)\b[^)]*\)\W*$"
-    r"|^\*(?:looks|sighs?|thinks|examines|describes|clears)\b[^*]*\*$|^\W*(?:insert|write|enter|type) (?:your )?(?:caption"
-    r"|description|text) here\W*$"
-    r"|addCriterion"
-    r"|^\W*-+ ?(?:begin|end|start)\b.*-+$|^\W*(?:caption|image|img|photo|option|picture)[_ ]?(?:\d+|[A-Z])\W*$"
-    r"|^\W*an? (?:\w+ )?(?:caption|description)(?: of the (?:image|picture|photo))?\W*$",
+    either(
+        r"\["
+        + either(
+            r"insert|your|add|describe|an? description|description|caption|image|placeholder|provide|enter",
+            r"start of|end of",
+        )
+        + r"\b[^\]\n]*\]",
+        r"^\W*\[[A-Z_ ]+\]\W*$|^\W*\$\{.*\}\W*$|^\W*<[a-z]+(?: [a-z]+)+>\W*$",
+        r"^\W*\((?:image|description|caption)\b[^)]*\)\W*$",
+        r"^\*(?:looks|sighs?|thinks|examines|describes|clears)\b[^*]*\*$",
+        r"^\W*(?:insert|write|enter|type) (?:your )?(?:caption|description|text) here\W*$|addCriterion",
+        r"^\W*-+ ?(?:begin|end|start)\b.*-+$",
+        r"^\W*(?:caption|image|img|photo|option|picture)[_ ]?(?:\d+|[A-Z])\W*$",
+        r"^\W*an? (?:\w+ )?(?:caption|description)(?: of the (?:image|picture|photo))?\W*$",
+    ),
     re.I,
 )
 _ECHOED = 3
@@ -113,8 +146,12 @@ _DIGIT_AT_END = re.compile(r"\d\.[\"'”’»)\]]*$")
 _NEXT = re.compile(r"[^\S\n]*(\S)")
 _LONGEST_ABBREVIATION = 10
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:[^\W\d_]|e\.g|i\.e|cf|vs|approx|ca|etc|fig|figs|no|nos|dr|mr|mrs|ms|prof|st|jr|sr|max|min|vol|p|pp|al"
-    r"|resp)$",
+    r"(?:^|[\s(])"
+    + either(
+        r"[^\W\d_]|e\.g|i\.e|cf|vs|approx|ca|etc|fig|figs|no|nos|dr|mr|mrs|ms|prof|st|jr|sr|max|min|vol|p|pp|al",
+        r"resp",
+    )
+    + r"$",
     re.I,
 )
 

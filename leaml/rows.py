@@ -39,6 +39,9 @@ class Row:
         change: Of a configuration, for a row that is the method with other settings.
         make: `module:function` that trains its model, given run, sources, labels and the row; "" for a row of no training.
         training: Key of the configuration's section that it is trained by, where that is not the method's.
+        neurons: Which neurons its trainings may move: those of the method, others, or none since it selects none.
+        captions: Whether it learns from captions, also where the method has none.
+        all_labels: Whether it learns from every label, beyond the budget.
     """
 
     name: str
@@ -48,6 +51,9 @@ class Row:
     change: Callable[[Config], Config] | None = None
     make: str = ""
     training: str = ""
+    neurons: Literal["method", "others", "none"] = "method"
+    captions: bool = False
+    all_labels: bool = False
 
     def section(self, tree: Any) -> Any:
         """The section that it is trained by, of a configuration or of one as plain data."""
@@ -63,6 +69,10 @@ def _with(config: Config, **sections: dict[str, object]) -> Config:
 
 def _scored_by(method: str) -> Callable[[Config], Config]:
     return lambda config: _with(config, score={"method": method})
+
+
+def _all_neurons(config: Config) -> Config:
+    return _with(config, select={"ratio": 1.0})
 
 
 def _no_captions(config: Config) -> Config:
@@ -86,14 +96,31 @@ BUILTIN = (
     ),
     Row("lora_labels", "LoRA on labels", "baseline", make=_ON_LABELS, training="evaluate.baselines.lora_labels"),
     Row("leaml", "LEAML", "ours"),
-    Row("random_neurons", "LEAML, random neurons", "control", True, _scored_by("random")),
-    Row("magnitude_neurons", "LEAML, largest neurons", "control", True, _scored_by("magnitude")),
-    Row("lowest_neurons", "LEAML, lowest scores", "control", True, _scored_by("lowest")),
-    Row("all_neurons", "LEAML, all neurons", "control", True, lambda config: _with(config, select={"ratio": 1.0})),
-    Row("no_captions", "LEAML, no captions", "control", True, _no_captions),
-    Row("captions_mixed", "Labels and captions", "control", True, make="pipelines.rows:captions_mixed"),
-    Row("self_training", "Self-training", "control", True, make="pipelines.rows:self_training"),
-    Row("full_labels", "All labels (ceiling)", "reference", True, make="pipelines.rows:full_labels", training="finetune"),
+    Row("random_neurons", "LEAML, random neurons", "control", True, _scored_by("random"), neurons="others"),
+    Row("magnitude_neurons", "LEAML, largest neurons", "control", True, _scored_by("magnitude"), neurons="others"),
+    Row("lowest_neurons", "LEAML, lowest scores", "control", True, _scored_by("lowest"), neurons="others"),
+    Row("all_neurons", "LEAML, all neurons", "control", True, _all_neurons, neurons="others"),
+    Row("no_captions", "LEAML, no captions", "control", True, _no_captions, neurons="none"),
+    Row(
+        "captions_mixed",
+        "Labels and captions",
+        "control",
+        True,
+        make="pipelines.rows:captions_mixed",
+        neurons="none",
+        captions=True,
+    ),
+    Row("self_training", "Self-training", "control", True, make="pipelines.rows:self_training", neurons="none"),
+    Row(
+        "full_labels",
+        "All labels (ceiling)",
+        "reference",
+        True,
+        make="pipelines.rows:full_labels",
+        training="finetune",
+        neurons="none",
+        all_labels=True,
+    ),
 )
 OPTIONAL = (*(row.name for row in BUILTIN if row.optional), *(entry.name for entry in entry_points(group=GROUP)))
 """What `evaluate.controls` may hold."""
@@ -157,6 +184,16 @@ def baselines_of(config: Config) -> list[Row]:
     """The baselines that a run always compares with, in order; others are among `evaluate.controls`."""
     always = [row for row in rows().values() if row.role == "baseline" and not row.optional]
     return [row for row in always if row.name not in config.evaluate.leave_out]
+
+
+def controls_of(config: Config) -> list[Row]:
+    """The rows that `evaluate.controls` switches on."""
+    return [rows()[name] for name in config.evaluate.controls]
+
+
+def learns_captions(config: Config) -> bool:
+    """Whether the method, or a row beside it, learns from captions."""
+    return not config.distill.skip or any(row.captions for row in controls_of(config))
 
 
 def changed(config: Config, name: str) -> Config:

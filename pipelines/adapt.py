@@ -16,7 +16,7 @@ from leaml.evaluation import calibration, comparisons, results
 from leaml.evaluation.metrics import Metrics
 from leaml.io import files
 from leaml.io.writable import refuse_unwritable
-from leaml.rows import baselines_of, titles
+from leaml.rows import baselines_of, learns_captions, titles
 from leaml.run.records import LEAML
 from leaml.vlm import architecture, checkpoint, four_bit, load
 from pipelines import training_memory
@@ -96,10 +96,10 @@ def check(config: Config, until: str = LAST) -> None:
     load.check(config.model, trained=True)
     if any(training.section.is_quantized for training in training_memory.trainings(config, until)):
         four_bit.require()
-    if config.caption.file and not config.distill.skip:
+    if config.caption.file and learns_captions(config):
         with named("caption.file"):
             captions.read(config.caption.file, config.caption.column)
-    if config.caption.url is None and config.caption.complete and not config.distill.skip:
+    if config.caption.url is None and config.caption.complete and learns_captions(config):
         load.check(config.caption.teacher)
 
 
@@ -198,7 +198,7 @@ def evaluate(run: Run, sources: Sources, labels: Labels, adapted: Step, baseline
     steps = method_steps(run, sources, labels, adapted, config.resources.parallel_baselines)
     predictions = baseline_predictions | {name: read_predictions(step) for name, step in steps.items()}
     rows = {n: results.summarise(p, config.evaluate.bootstrap, config.seed) for n, p in predictions.items()}
-    comparison = results.compare(rows, predictions, "leaml")
+    comparison = results.compare(rows, predictions, LEAML)
     text = {name: textmetrics.text_metrics(*_texts(table)) for name, table in predictions.items()}
     ours, *others = trainings(run, adapted)
     compared: Metrics = {"rows": rows, "comparison": comparison}
@@ -207,7 +207,7 @@ def evaluate(run: Run, sources: Sources, labels: Labels, adapted: Step, baseline
     dataset = config.data.evaluation.path or config.data.evaluation.format
     metrics = results.metrics_json(dataset, labels.images, rows, comparison, text if any(text.values()) else None, warnings)
     metrics |= {"label_rows": len(labels.rows()), "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    table = predictions["leaml"]
+    table = predictions[LEAML]
     columns = [table[name].to_pylist() for name in ("image_id", "logprob", "correct")]
     made_by = {"model": adapted.name_of_folder}  # so that nobody takes them for those of a later model
     for name, content in (("calibration", calibration.calibrate(*columns) | made_by), ("metrics", metrics | made_by)):

@@ -17,6 +17,7 @@ from leaml.engine.interface import Engine, Request
 from leaml.errors import DataError, StepError
 from leaml.generation import prompts
 from leaml.io import files
+from leaml.rows import learns_captions
 from leaml.text import replies
 from leaml.text.values import shorten
 from pipelines.context import Context
@@ -125,8 +126,8 @@ def refuse_unusable_url(run: Run, sources: Sources, labels: Labels) -> str | Non
     Raises:
         ModelError: Nobody listens there, or the key is refused.
     """
-    config, wanted = run.config.caption, not run.config.distill.skip or "captions_mixed" in run.config.evaluate.controls
-    if not config.url or not config.complete or not wanted:
+    config = run.config.caption
+    if not config.url or not config.complete or not learns_captions(run.config):
         return None
     if run.done(caption_step(run, sources, labels)) or (config.file and _all_given(run.config, sources, labels)):
         return None

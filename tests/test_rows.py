@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from leaml import rows
+from leaml.config import parse
 from leaml.errors import ConfigError
 
 MODULE = """
@@ -76,3 +77,25 @@ def test_a_row_that_cannot_be_used_is_refused(name: str, why: str, monkeypatch: 
     install(monkeypatch, "good", name)
     with pytest.raises(ConfigError, match=rf"the row '{name}' \(their_rows:{name}\) {why}"):
         rows.rows()
+
+
+SOURCE = {"format": "easy_vqa", "split": "train"}
+
+
+@pytest.mark.parametrize(("controls", "learned"), [([], False), (["self_training"], False), (["captions_mixed"], True)])
+def test_a_row_may_learn_from_captions_where_the_method_does_not(controls: list[str], learned: bool) -> None:
+    found = parse(
+        {
+            "data": {"labeled": SOURCE, "evaluation": SOURCE},
+            "distill": {"skip": True},
+            "evaluate": {"controls": controls},
+            "finetune": {"method": "full"},
+        }
+    )
+    assert rows.learns_captions(found) is learned
+
+
+def test_a_row_of_other_neurons_is_refused_where_none_are_trained() -> None:
+    changes = {"distill": {"method": "full"}, "finetune": {"method": "full"}, "evaluate": {"controls": ["all_neurons"]}}
+    with pytest.raises(ConfigError, match=r"\['all_neurons'\] select other neurons, but no training moves selected ones"):
+        parse({"data": {"labeled": SOURCE, "evaluation": SOURCE}, **changes})

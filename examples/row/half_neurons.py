@@ -14,4 +14,5 @@ half = Row(
     "control",
     optional=True,  # trained where evaluate.controls names it
     change=with_half,
+    neurons="others",  # so it is refused where no training moves selected ones
 )

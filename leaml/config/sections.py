@@ -22,7 +22,7 @@ from leaml.config.training import (
     WarmupConfig,
 )
 from leaml.config.wanted import Spelled
-from leaml.rows import OPTIONAL, TRAINED_BASELINES
+from leaml.rows import OPTIONAL, TRAINED_BASELINES, controls_of
 
 
 class SourceConfig(Section):
@@ -300,11 +300,11 @@ class Config(Section):
         if self.distill.skip and self.finetune.method == "neurons":
             msg = "finetune.method neurons needs the rows that select chooses, which distill.skip leaves out; use full or lora"
             raise ValueError(msg)
-        without = {"no_captions", "self_training", "captions_mixed", "full_labels"} & set(self.evaluate.controls)
+        without = {row.name for row in controls_of(self) if row.neurons == "none"}
         if self.finetune.method == "neurons" and without:
             msg = f"the controls {sorted(without)} select no neurons, which finetune.method neurons needs; use full or lora"
             raise ValueError(msg)
-        others = {"random_neurons", "magnitude_neurons", "lowest_neurons", "all_neurons"} & set(self.evaluate.controls)
+        others = {row.name for row in controls_of(self) if row.neurons == "others"}
         if others and "neurons" not in (self.distill.method, self.finetune.method):
             msg = f"the controls {sorted(others)} select other neurons, but no training moves selected ones; leave them out"
             raise ValueError(msg)

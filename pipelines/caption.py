@@ -1,4 +1,4 @@
-"""Step 1, caption: the teacher describes the images of the domain, but for those that come with a caption."""
+"""Caption: the teacher describes the images of the domain, but for those that come with a caption."""
 
 from __future__ import annotations
 

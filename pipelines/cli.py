@@ -126,11 +126,10 @@ def adapt(
     refuse_machine(found)
 
 
-def _step_command(name: str, what: str) -> Callable[..., None]:
+def _step_command(name: str) -> Callable[..., None]:
     def command(config: ConfigFile, overrides: Overrides = None, verbose: Verbose = False) -> None:
         _run(config, overrides, name, verbose)
 
-    command.__doc__ = f"{what} Earlier steps are run first unless finished."
     return command
 
 
@@ -140,7 +139,7 @@ def _select(
     plot: Annotated[str | None, typer.Option(help="Draw the selection by layer and module to this .svg or .png file.")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Step 4: select neurons by their scores. Earlier steps are run first unless finished."""
+    """The command of the step, which can draw what was selected."""
     if plot is None:
         _run(config, overrides, "select", verbose)
         return
@@ -156,7 +155,9 @@ def _select(
 
 
 for _number, _spec in enumerate(COMMANDS):
-    app.command(_spec.name)(_select if _spec.name == "select" else _step_command(_spec.name, f"Step {_number}: {_spec.what}."))
+    app.command(_spec.name, help=f"Step {_number}: {_spec.what}. Earlier steps are run first unless finished.")(
+        _select if _spec.name == "select" else _step_command(_spec.name)
+    )
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Step 5, distill: the teacher's captions move only the selected neurons of the generator, held in place by the QA loss."""
+"""Distill: the teacher's captions move only the selected neurons of the generator, held in place by the QA loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 9, evaluate: every model answers the evaluation questions; accuracy by type beside honest baselines."""
+"""Evaluate: every model answers the evaluation questions; accuracy by type beside honest baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 7, filter: candidates become accepted or rejected pairs, each with its reason. CPUs do it, and no model is asked.
+"""Filter: candidates become accepted or rejected pairs, each with its reason. CPUs do it, and no model is asked.
 
 Ray Data streams the files of candidates, and each becomes one file of pairs. Filters that need the pairs of all images take a
 pass before that, which counts them. A file of pairs that exists is not made again.

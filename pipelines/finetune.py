@@ -1,4 +1,4 @@
-"""Step 8, finetune: the VQA model learns from labeled rows and accepted pseudo pairs; also the baselines on labels alone."""
+"""Finetune: the VQA model learns from labeled rows and accepted pseudo pairs; also the baselines on labels alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 6, generate: the distilled generator writes candidates of question-answer pairs; nothing is accepted or rejected here.
+"""Generate: the distilled generator writes candidates of question-answer pairs; nothing is accepted or rejected here.
 
 Per image: its caption (the generator's own, greedy; or the teacher's; or none), `pairs_per_image` sampled pairs after it, then
 every distinct question, and every given one, is put to the same model, after the caption if there is one, else as a user would

@@ -1,4 +1,4 @@
-"""Beside step 6, when `filter.hardness` is on: the base answers the questions of all candidates.
+"""Beside generate, when `filter.hardness` is on: the base answers the questions of all candidates.
 
 Pairs that the base answers right teach nothing, as in MPA (arXiv 2509.16633), where the small model's own answer decides. Here
 it is asked once and its answers are kept beside the candidates; whether a pair goes for it is the step filter's decision.

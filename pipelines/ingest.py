@@ -1,4 +1,4 @@
-"""Step 0, ingest: sources become contract tables (images with encoded bytes, labeled rows), checked image by image."""
+"""Ingest: sources become contract tables (images with encoded bytes, labeled rows), checked image by image."""
 
 from __future__ import annotations
 

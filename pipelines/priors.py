@@ -1,4 +1,4 @@
-"""Rows of step 9 that look at no image: what the labels alone say about the questions, the image's source and the options.
+"""Rows of the table that look at no image: what the labels alone say about the questions, the image's source and the options.
 
 They show what a score on the data is worth. `blind_prior` and `letter_prior` know what every baseline knows, the labels and the
 question, so they are baselines. `source_prior` is told the source of each image, which no model is told: it is a reference.

@@ -1,4 +1,4 @@
-"""Step 3, score: which neurons matter for question answering, from gradients of the QA loss on the labeled rows."""
+"""Score: which neurons matter for question answering, from gradients of the QA loss on the labeled rows."""
 
 from __future__ import annotations
 

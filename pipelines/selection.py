@@ -1,4 +1,4 @@
-"""Step 4, select: the share of the warmed-up generator's neurons that distillation may move, by their scores."""
+"""Select: the share of the warmed-up generator's neurons that distillation may move, by their scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 2, warm-up: the QA generator learns from the labeled rows, to write pairs and to answer."""
+"""Warm-up: the QA generator learns from the labeled rows, to write pairs and to answer."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class ClientConfig(Section):
 
 
 class CaptionConfig(Section):
-    """Step 1: the teacher describes the unlabeled and labeled images."""
+    """The teacher describes the unlabeled and labeled images."""
 
     teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="Teacher MLLM served by vLLM.")
     url: Annotated[str | None, Spelled("an address that begins with http:// or https://, or null")] = Field(

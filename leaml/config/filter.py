@@ -13,7 +13,7 @@ GROUP = "leaml.filters"
 
 
 class FilterConfig(Section):
-    """Step 7: candidates become accepted or rejected pairs, each with its reason. None or false switches a filter off."""
+    """Candidates become accepted or rejected pairs, each with its reason. None or false switches a filter off."""
 
     max_question_chars: int | None = Field(200, gt=0, description="Reject longer questions, in characters.")
     max_answer_chars: int | None = Field(100, gt=0, description="Reject longer answers, in characters.")

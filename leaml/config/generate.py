@@ -10,7 +10,7 @@ from leaml.config.base import Section
 
 
 class GenerateConfig(Section):
-    """Step 6: the generator writes candidates of question-answer pairs for the unlabeled images."""
+    """The generator writes candidates of question-answer pairs for the unlabeled images."""
 
     pairs_per_image: int = Field(8, ge=0, description="Sampled pairs per image, before filters; 0: given questions only.")
     questions: list[str] = Field(

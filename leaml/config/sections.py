@@ -107,7 +107,7 @@ NAME_WORDS = Spelled("a name of letters, digits, '.', '_' and '-' (at most 64, n
 
 
 class ScoreConfig(Section):
-    """Step 3: a score for every neuron (row of a Linear, or hidden neuron of a feed-forward block) for question answering."""
+    """A score for every neuron (row of a Linear, or hidden neuron of a feed-forward block) for question answering."""
 
     method: Literal["squared", "absolute", "gradient_weight", "random", "magnitude", "lowest"] = Field(
         "squared",
@@ -146,7 +146,7 @@ class ScoreConfig(Section):
 
 
 class SelectConfig(Section):
-    """Step 4: the share of the neurons that distillation may move, those of the highest scores."""
+    """The share of the neurons that distillation may move, those of the highest scores."""
 
     ratio: float = Field(0.3, ge=0, le=1, description="Share of neurons that distillation may move.")
     scope: Literal["module", "layer", "global"] = Field(
@@ -174,7 +174,7 @@ Trained = Literal[*TRAINED_BASELINES]  # type: ignore[valid-type]
 
 
 class EvaluateConfig(Section):
-    """Step 9: accuracy by question type beside the baselines."""
+    """Accuracy by question type beside the baselines."""
 
     baselines: BaselineConfig = Field(default_factory=lambda: BaselineConfig(), description="Baseline training.")
     controls: list[Control] = Field(
@@ -280,18 +280,21 @@ class Config(Section):
         examples=["{labeled: {format: jsonl, path: data/train.jsonl}, evaluation: {format: jsonl, path: data/test.jsonl}}"],
         description="Data sources.",
     )
-    caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Step 1.")
-    warmup: WarmupConfig = Field(default_factory=WarmupConfig, description="Step 2.")
-    score: ScoreConfig = Field(default_factory=ScoreConfig, description="Step 3.")
-    select: SelectConfig = Field(default_factory=SelectConfig, description="Step 4.")
-    distill: DistillConfig = Field(default_factory=DistillConfig, description="Step 5.")
-    generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Step 6.")
-    filter: FilterConfig = Field(default_factory=FilterConfig, description="Step 7.")
-    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Step 8.")
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Step 9.")
+    caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Captions by the teacher.")
+    warmup: WarmupConfig = Field(default_factory=WarmupConfig, description="Training of the QA generator on the labels.")
+    score: ScoreConfig = Field(default_factory=ScoreConfig, description="Scores of neurons.")
+    select: SelectConfig = Field(default_factory=SelectConfig, description="Which neurons distillation may move.")
+    distill: DistillConfig = Field(default_factory=DistillConfig, description="Distillation of captions.")
+    generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Candidates of pairs.")
+    filter: FilterConfig = Field(default_factory=FilterConfig, description="Which candidates become pairs.")
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="Training of the VQA model.")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="The table of results.")
     resources: ResourcesConfig = Field(default_factory=ResourcesConfig, description="Resources.")
     rounds: int = Field(
-        1, gt=0, description="Times steps 2 to 8 are done; from the second on the generator starts as the model adapted before."
+        1,
+        gt=0,
+        description="Times that the method is done, warm-up to finetune; from the second on the generator starts as the model "
+        "adapted before.",
     )
     tune: TuneConfig = Field(default_factory=lambda: TuneConfig(), description="Search (leaml tune).")
 

@@ -105,7 +105,7 @@ def _only(*methods: Method) -> Any:
 
 
 class WarmupConfig(TrainConfig):
-    """Step 2: the QA generator learns from the labeled rows."""
+    """The QA generator learns from the labeled rows."""
 
     describe_first: bool = Field(False, description="The generator writes a caption before the pair; false: the pair alone.")
 
@@ -113,7 +113,7 @@ class WarmupConfig(TrainConfig):
 
 
 class DistillConfig(TrainConfig):
-    """Step 5: caption distillation into the selected neurons: caption loss + qa_weight x QA loss."""
+    """Caption distillation into the selected neurons: caption loss + qa_weight x QA loss."""
 
     method: Method = Field("neurons", description="What captions move; neurons: the rows that select chose.")
     qa_weight: float = Field(1.0, ge=0, description="Lambda: weight of the QA loss beside the caption loss.")
@@ -153,7 +153,7 @@ class DistillConfig(TrainConfig):
 
 
 class FinetuneConfig(TrainConfig):
-    """Step 8: the VQA model learns from labeled rows and accepted pseudo pairs."""
+    """The VQA model learns from labeled rows and accepted pseudo pairs."""
 
     label_share: float = Field(0.2, ge=0, le=1, description="Share of each batch drawn from the labeled rows.")
     start: Literal["base", "generator"] = Field(

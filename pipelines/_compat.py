@@ -7,7 +7,10 @@ import importlib
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+
+if TYPE_CHECKING:
+    from ray.train.v2._internal.execution.context import TrainRunContext as TrainRunContext  # of callbacks of Ray Train
 
 T = TypeVar("T")
 
@@ -136,3 +139,14 @@ def plain(trainer: T, private: bool) -> T:
     inner._register_sigint_handler = lambda _controller: None
     inner._create_default_callbacks = lambda: [each for each in default() if not isinstance(each, dropped)]
     return trainer
+
+
+def cluster_status() -> Any:
+    """What the autoscaler has told the cluster that this process is in, as Ray's message `GetClusterStatusReply`."""
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
+
+    reply = GetClusterStatusReply()
+    reply.ParseFromString(GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status())
+    return reply

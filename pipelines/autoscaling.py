@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
+from pipelines import _compat
+
 PATIENCE = 25.0
 """Seconds for its answer; it looks at requests every 5."""
 
@@ -52,12 +54,7 @@ def _request(bundles: list[dict[str, float]]) -> None:
 
 def _seen() -> State | None:
     """What the autoscaler says of the cluster; None without an autoscaler."""
-    import ray
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
-
-    reply = GetClusterStatusReply()
-    reply.ParseFromString(GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status())
+    reply = _compat.cluster_status()
     told = reply.autoscaling_state
     if not told.last_seen_cluster_resource_state_version:
         return None

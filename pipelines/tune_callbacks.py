@@ -12,9 +12,10 @@ from pipelines.train import PLACED, VALIDATED
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint, UserCallback
-    from ray.train.v2._internal.execution.context import TrainRunContext
     from ray.tune import Callback
     from ray.tune.experiment import Trial
+
+    from pipelines._compat import TrainRunContext
 
 SEED, LISTED = "trial_seed", "listed"
 """In a trial's Ray Tune configuration: the seed beside the point's keys, and all of these where the trials are a list."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from leaml.config import Config, ModelConfig, TrainConfig
+from leaml.config import Config, LoraSettings, ModelConfig, TrainConfig
 from leaml.data import captions, registry
 from leaml.errors import InputError
 from leaml.evaluation import calibration, comparisons, results
@@ -142,7 +142,7 @@ def doubts(
     sections |= {spec.name: getattr(config, spec.section) for spec in trained_by(config, until)}
     rates = {title: learning_rates(section) for title, section in sections.items()}
     of_sizes = comparisons.of_sizes(questions, images, labeled if sections else None, validation, rates)
-    return [*_of_attention(config), *_of_experts(config.model, sections), *of_sizes]
+    return [*_of_attention(config), *_of_experts(config.model, sections), *_idle(config, sections), *of_sizes]
 
 
 def _of_attention(config: Config) -> list[str]:
@@ -153,6 +153,15 @@ def _of_attention(config: Config) -> list[str]:
         f"The model {config.model.name!r} attends both ways over its prompt where it is trained, and vLLM on a CPU attends"
         " causally: what is generated and evaluated there is not what the model would say on a GPU (docs/benchmarks.md)."
     ]
+
+
+def _idle(config: Config, trainings: Mapping[str, TrainConfig]) -> list[str]:
+    """Settings that change nothing with the others."""
+    unused = [title for title, section in trainings.items() if section.method != "lora" and section.lora != LoraSettings()]
+    found = [f"{', '.join(unused)}: lora has settings, and method is not lora, so nothing follows from them."] if unused else []
+    if config.resources.train_sharding is True and config.resources.train_workers == 1:
+        found.append("resources.train_sharding is true with one training worker, which has all of the weights anyway.")
+    return found
 
 
 def _of_experts(model: ModelConfig, trainings: Mapping[str, TrainConfig]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from leaml.config import Config, ModelConfig, ResourcesConfig, TrainConfig
 from leaml.errors import LeamlError, ResourceError
 from leaml.machine import SHARDED_ABOVE, total_memory
-from leaml.rows import baselines_of
+from leaml.rows import TRAINED_BASELINES, baselines_of
 from pipelines import image_tokens
 from pipelines.amounts import Tokens
 from pipelines.steps import LAST, STEPS, Tree, trained_by
@@ -193,7 +193,14 @@ def _refusal(training: Training, config: Config, size: tuple[int, int] | None, n
             return f"{found}; set {_listed(changes)}, with which it takes {_gib(then.peak)} GiB"
         training, model, smallest = changed, smaller, then.peak
     tried = f"{_listed(changes)} would not be enough: " if changes else ""
-    return f"{found}; {tried}take a smaller model, more train_workers, or more memory"
+    leave = f"leave the row out (evaluate.leave_out=[{_row_of(training)}]), or " if _row_of(training) else ""
+    return f"{found}; {tried}{leave}take a smaller model, more train_workers, or more memory"
+
+
+def _row_of(training: Training) -> str:
+    """The row of the table that a training alone is for; "" for one of the method."""
+    section, _, name = training.key.rpartition(".")
+    return name if section and name in TRAINED_BASELINES else ""
 
 
 def _smaller(
@@ -209,9 +216,10 @@ def _smaller(
     pixels = (model.max_image_pixels or width * height) // 4
     if pixels >= FEWEST_PIXELS:
         yield f"model.max_image_pixels={pixels}", {}, {"max_image_pixels": pixels}
-    if section.method == "full":
+    fixed = bool(_row_of(training))  # such a row is called after its method
+    if section.method == "full" and not fixed:
         yield f"{key}.method=lora", {"method": "lora"}, {}
-    if gpu and section.method != "neurons":
+    if gpu and section.method != "neurons" and not (fixed and section.method == "full"):
         lora = section.lora.model_copy(update={"quantization": "nf4"})
         yield f"{key}.lora.quantization=nf4", {"method": "lora", "lora": lora}, {}
 

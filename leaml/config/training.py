@@ -88,7 +88,8 @@ class TrainConfig(Section):
 
     def identity(self) -> dict[str, object]:
         """The keys that decide what comes out of the training; the others change its memory and its time."""
-        return self.model_dump(exclude={"micro_batch_tokens", "activation_checkpointing", "save_every"})
+        other = {"micro_batch_tokens", "activation_checkpointing", "save_every"}
+        return self.model_dump(exclude=other if self.method == "lora" else other | {"lora"})
 
 
 def _only(*methods: Method) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-_SHAPES_AN_OCTAVE = 8
-"""Ratios of the sides that are told apart between a square and one twice as wide as high."""
+_SHAPES_AN_OCTAVE = 64
+"""Ratios of the sides that are told apart between a square and one twice as wide as high: 1.1 % apart, since 4000 x 3000 makes
+fewer tiles in SmolVLM than 1280 x 1024."""
 
 
 class LargestSizes:
-    """For each ratio of the sides the size of most pixels, which of this ratio takes most tokens in any model.
+    """For each ratio of the sides, nearly, the size of most pixels, which of one ratio takes most tokens in any model.
 
     One size in all would not do: a model that cuts images into tiles makes more of a small square than of a large banner.
     """

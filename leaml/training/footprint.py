@@ -292,7 +292,7 @@ def footprint(
     """
     compute = compute_dtype(train.precision, device)
     trained = made.trained(train, ratio)
-    kept_apart = shards > 1 or train.method != "full" or made.mixes
+    kept_apart = (shards > 1 or train.method != "full" or made.mixes) and (dtype, device) != ("float16", "cpu")
     stored = getattr(torch, dtype).itemsize if compute != torch.float32 and kept_apart else 4
     frozen = made.parameters - trained if train.method == "full" else made.parameters
     kept = _activations(made, one, train, compute.itemsize, made.eager and device == "cpu")

@@ -244,8 +244,7 @@ class Trainer:
         validation: Validation | None = None,
     ) -> None:
         """One training from `start` (or from the restored `state`) to the last step; appends to the lists in `state`."""
-        fused = self.worker.device.startswith("cuda") or None  # None: as torch thinks best
-        optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=self.config.weight_decay, fused=fused)
+        optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=self.config.weight_decay, fused=True)
         if not self.checkpoints.load(optimizer):
             with torch.no_grad():
                 for parameter, value in zip(self.parameters, start or (), strict=bool(start)):

@@ -37,9 +37,13 @@ def float32_masters(parameters: Iterable[nn.Parameter], everything: bool) -> Non
 def one_type(model: nn.Module, precision: Precision, device: str) -> bool:
     """Whether frozen weights must have the type of the trained ones.
 
-    In float32 they must, as products want two factors of one type; autocast brings those together, and so do adapters.
+    In float32 they must, as products want two factors of one type; autocast brings those together, and so do adapters. On a
+    CPU norms take no float16 beside bfloat16.
     """
-    half = compute_dtype(precision, torch.device(device).type) != torch.float32
+    kind = torch.device(device).type
+    half = compute_dtype(precision, kind) != torch.float32
+    if kind == "cpu" and any(p.dtype == torch.float16 for p in model.parameters()):
+        return True
     return not half or not (hasattr(model, "peft_config") or mixes_types(model.config))
 
 

@@ -19,10 +19,16 @@ from leaml.vlm import hub
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 """Name of a tensor in a checkpoint -> its shape."""
 
+Tensor: TypeAlias = tuple[str, tuple[int, ...]]
+"""Of a header: the type as safetensors names it, and the shape."""
+
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 """Of files that hold weights."""
+_PLAIN = {"F64", "F32", "F16", "BF16"}
+"""Types of weights that are numbers by themselves."""
+_MODELOPT = "hf_quant_config.json"
 _HEADER_LIMIT = 100_000_000
 """Bytes that safetensors itself allows a header."""
 _AGAIN = "copy the checkpoint again, or download it again"
@@ -48,15 +54,18 @@ def quantised_by(raw: Mapping[str, object]) -> str | None:
 def refuse_quantised(config: ModelConfig, raw: Mapping[str, object]) -> None:
     """Raise ModelError for weights that are quantised: they get no gradient, and nothing is merged into them."""
     method = quantised_by(raw)
-    if method is None:
-        return
+    if method is not None:
+        raise _quantised(config, method)
+
+
+def _quantised(config: ModelConfig, method: str) -> ModelError:
     plain = _QUANTISED.sub("", config.name)
     named = f", perhaps {plain!r}" if plain != config.name else ""
     msg = (
         f"the weights of the model {config.name!r} are quantised ({method}), and such weights are not trained; give the"
         f" checkpoint that it was made from{named}. A quantised model can be a teacher (caption.teacher), and be served"
     )
-    raise ModelError(msg)
+    return ModelError(msg)
 
 
 def check(config: ModelConfig, where: str, trained: bool) -> None:
@@ -81,7 +90,9 @@ def check(config: ModelConfig, where: str, trained: bool) -> None:
         raise _no_weights(config, [] if folder is None else _names(folder), trained, unasked=not _is_folder(where))
     names = _names(folder)
     if INDEX in names or WHOLE in names:
-        shapes(config, folder)
+        found = _tensors(config, folder)
+        if trained:
+            _refuse_packed(config, names, found)
     elif trained:
         raise _no_weights(config, names, trained)
 
@@ -108,12 +119,29 @@ def _is_complete(config: ModelConfig, folder: str, trained: bool) -> bool:
     return True
 
 
+def _refuse_packed(config: ModelConfig, names: Iterable[str], found: Mapping[str, Tensor]) -> None:
+    """Raise ModelError for weights that are quantised though config.json says nothing of it, as ModelOpt's are.
+
+    They would be loaded as numbers without their scales.
+    """
+    if _MODELOPT in names:
+        raise _quantised(config, f"it has a {_MODELOPT}")
+    for name, (kind, shape) in found.items():
+        if name.endswith("weight") and len(shape) > 1 and kind not in _PLAIN:
+            raise _quantised(config, f"{name} is stored as {kind}")
+
+
 def shapes(config: ModelConfig, folder: str) -> Shapes:
     """The tensors of a local or s3:// folder, from the headers of its safetensors files.
 
     Raises:
         ModelError: A file is missing, cut off or no safetensors, or lacks a tensor that the index says it has.
     """
+    return {name: shape for name, (_, shape) in _tensors(config, folder).items()}
+
+
+def _tensors(config: ModelConfig, folder: str) -> dict[str, Tensor]:
+    """As `shapes`, with the types."""
     names = _names(folder)
     wanted = _shards(config, names, lambda: files.read_bytes(files.join(folder, INDEX))) if INDEX in names else {WHOLE: set()}
     with ThreadPoolExecutor(s3.PARALLEL) as pool:
@@ -122,7 +150,7 @@ def shapes(config: ModelConfig, folder: str) -> Shapes:
         if missing := sorted(tensors - headers[shard].keys()):
             msg = f"{shard} of the model {config.name!r} lacks {missing[0]!r}, which {INDEX} says it has; {_AGAIN}"
             raise ModelError(msg)
-    return {name: shape for header in headers.values() for name, shape in header.items()}
+    return {name: tensor for header in headers.values() for name, tensor in header.items()}
 
 
 def stored(config: ModelConfig) -> str | None:
@@ -168,8 +196,8 @@ def _shards(config: ModelConfig, names: Iterable[str], read: Callable[[], bytes]
     return wanted
 
 
-def _header(config: ModelConfig, uri: str) -> Shapes:
-    """Shapes of one safetensors file, whose length must be what its header says."""
+def _header(config: ModelConfig, uri: str) -> dict[str, Tensor]:
+    """Types and shapes in one safetensors file, whose length must be what its header says."""
     try:
         with files.open_native(uri) as stream:
             size, length = stream.size(), int.from_bytes(stream.read(8), "little")
@@ -182,7 +210,7 @@ def _header(config: ModelConfig, uri: str) -> Shapes:
         if size != end:
             msg = f"it has {size} bytes where its header says {end}"
             raise ValueError(msg)
-        return {name: tuple(tensor["shape"]) for name, tensor in found.items()}
+        return {name: (str(tensor["dtype"]), tuple(tensor["shape"])) for name, tensor in found.items()}
     except (DataError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         msg = f"{posixpath.basename(uri)} of the model {config.name!r} is no whole safetensors file: {error}; {_AGAIN}"
         raise ModelError(msg) from error

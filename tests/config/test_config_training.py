@@ -44,12 +44,14 @@ def test_what_changes_memory_alone_is_no_part_of_a_trainings_identity() -> None:
     assert config.TrainConfig(**memory).identity() == plain.identity()
     for other in (
         {"method": "lora"},
-        {"lora": {"rank": 3}},
         {"freeze": ["vision"]},
         {"batch_size": 3},
         {"precision": "float32"},
     ):
         assert config.TrainConfig(**other).identity() != plain.identity()
+    lora = config.TrainConfig(method="lora").identity()
+    assert config.TrainConfig(method="lora", lora={"rank": 3}).identity() != lora
+    assert config.TrainConfig(lora={"rank": 3}).identity() == plain.identity()  # nothing follows from it
 
 
 def test_a_distillation_has_a_slot_for_each_kind_of_its_examples() -> None:

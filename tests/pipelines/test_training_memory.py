@@ -76,6 +76,22 @@ def test_where_no_setting_helps_that_is_said(monkeypatch: pytest.MonkeyPatch) ->
         refuse_large(config(warmup={"method": "full"}), SIZE)
 
 
+def test_a_row_that_is_called_after_its_method_can_only_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is proposed is what a configuration takes."""
+    own = {"method": "lora", "precision": "float32"}
+    of = config(warmup=own, distill=own, finetune=own)
+    needs = {one.key: of_training(one, of.model, SIZE, of.resources) for one in trainings(of)}
+    full = needs.pop("evaluate.baselines.finetune_labels")
+    assert full is not None
+    others = max(one.peak for one in needs.values() if one is not None)
+    assert others < full.peak
+    monkeypatch.setattr(training_memory, "total_memory", lambda: LIBRARIES + others)
+    with pytest.raises(ResourceError, match=r"finetune_labels takes about .*; (set|.*leave the row out)") as refused:
+        refuse_large(of, SIZE)
+    assert "method=lora" not in str(refused.value)
+    refuse_large(config(warmup=own, distill=own, finetune=own, evaluate={"leave_out": ["finetune_labels"]}), SIZE)
+
+
 def test_another_machine_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_memory, "total_memory", lambda: 10 * LIBRARIES)
     of = config(resources={"train_workers": 2, "parallel_baselines": True})

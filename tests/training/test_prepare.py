@@ -64,3 +64,14 @@ def _with_frozen_vision(vlm: VLM) -> list[float]:
     config = training_runs.CONFIG.model_copy(update={"steps": 2, "lr": 1e-4, "precision": "bfloat16"})
     given = ([training_runs.questions(5)], config, training_runs.get_image, 1, Worker())
     return [loss for _, loss in Trainer(vlm, trained, *given).run().losses]
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "neurons"])
+def test_float16_weights_are_trained_on_a_cpu(shared_folder: Path, method: str) -> None:
+    """Where autocast computes in bfloat16, beside which norms take no float16."""
+    made = load.load(ModelConfig(name=str(shared_folder / "zoo" / "smolvlm2")))
+    vlm = training_runs.copy_of(made, torch.float16)
+    trained = training_runs.adapted(vlm, method)
+    config = training_runs.CONFIG.model_copy(update={"steps": 2, "lr": 1e-4, "precision": "bfloat16"})
+    outcome = Trainer(vlm, trained, [training_runs.questions(5)], config, training_runs.get_image, 1, Worker()).run()
+    assert all(loss > 0 for _, loss in outcome.losses)

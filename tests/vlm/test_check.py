@@ -228,3 +228,23 @@ def test_of_a_hub_s_model_small_files_are_fetched_and_then_nothing(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = refusal("owner/name")
     assert "there are no weights of the model 'owner/name'; the hub is not asked because HF_HUB_OFFLINE is set" in message
+
+
+@pytest.mark.parametrize("how", ["float8", "int8", "modelopt"])
+def test_weights_that_are_quantised_without_a_word_in_the_configuration_are_found(model: Path, how: str) -> None:
+    """They would be loaded without their scales."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    if how == "modelopt":
+        (model / "hf_quant_config.json").write_text("{}")
+        said = "it has a hf_quant_config.json"
+    else:
+        weights = load_file(model / "model.safetensors")
+        name = next(name for name in sorted(weights) if name.endswith("up_proj.weight"))
+        kind = {"float8": torch.float8_e4m3fn, "int8": torch.int8}[how]
+        weights |= {name: weights[name].clamp(-1, 1).to(kind), f"{name}_scale": torch.ones(1)}
+        save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+        said = f"{name} is stored as {'F8_E4M3' if how == 'float8' else 'I8'}"
+    assert f"are quantised ({said}), and such weights are not trained" in refusal(model)
+    load.check(ModelConfig(name=str(model)))  # to be served, or to teach

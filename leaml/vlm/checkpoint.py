@@ -107,6 +107,12 @@ def _check_on_hub(config: ModelConfig, trained: bool) -> None:
         _shards(config, names, lambda: hub.read_small(config, INDEX))
 
 
+def whole_in_cache(config: ModelConfig) -> str | None:
+    """The folder of the cache that has all weights of a hub's model; None without it."""
+    folder = hub.cached_folder(config)
+    return folder if folder is not None and _is_complete(config, folder, trained=True) else None
+
+
 def _is_complete(config: ModelConfig, folder: str, trained: bool) -> bool:
     """Whether a folder of the cache has all files of weights, and not the first ones of a download that was interrupted."""
     names = _names(folder)

@@ -67,29 +67,17 @@ def load(
         ModelError: what cannot be loaded, and why.
     """
     _check_configuration(config, trained=True)
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-
+    kernel, runs_on = attn_implementation, runs_on or device
     with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-model-") as scratch:
         folder = _local(config.name, scratch)
-        options = _options(config)
-        model: Any
-        weights: dict[str, Any] = {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
+        cached = None if Path(folder).is_dir() else checkpoint.whole_in_cache(config)
         try:
-            processor = AutoProcessor.from_pretrained(folder, **options)
-            sized = image_size.limit(processor, config, config.name)
-            described = AutoConfig.from_pretrained(folder, **options)
-            kernels: list[attention.Kernel] = (
-                [attn_implementation] if attn_implementation else attention.kernels(runs_on or device, described, config.dtype)
-            )
-            if four_bits:
-                weights |= _in_four_bits(described, four_bits)
-            model = attention.first(
-                lambda kernel: AutoModelForImageTextToText.from_pretrained(
-                    folder, attn_implementation=kernel, **weights, **options
-                ),
-                kernels,
-                config.name,
-            )
+            try:  # a hub that is out of reach would be waited for at every file that a model does not have
+                processor, model, sized = _built(config, cached or folder, kernel, runs_on, four_bits)
+            except OSError:
+                if cached is None:
+                    raise
+                processor, model, sized = _built(config, folder, kernel, runs_on, four_bits)
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             msg = f"cannot load the model {config.name!r}: {error}{_hint(error)}"
             raise ModelError(msg) from error
@@ -99,6 +87,31 @@ def load(
         if stored and not four_bits:
             saving.remember(model, config.name, checkpoint.shapes(config, stored))
         return VLM(model.to(device).eval(), processor, config.name)
+
+
+def _built(
+    config: ModelConfig,
+    source: str,
+    kernel: attention.Kernel | None,
+    runs_on: str | torch.device,
+    four_bits: torch.dtype | None,
+) -> tuple[Processor, Any, Any]:
+    """Processor, model and limit of its images, from a folder or a hub; see `load`."""
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    options, weights = _options(config), {"dtype": getattr(torch, config.dtype), "use_safetensors": True}
+    processor = AutoProcessor.from_pretrained(source, **options)
+    sized = image_size.limit(processor, config, config.name)
+    described = AutoConfig.from_pretrained(source, **options)
+    kernels: list[attention.Kernel] = [kernel] if kernel else attention.kernels(runs_on, described, config.dtype)
+    if four_bits:
+        weights |= _in_four_bits(described, four_bits)
+    model = attention.first(
+        lambda kernel: AutoModelForImageTextToText.from_pretrained(source, attn_implementation=kernel, **weights, **options),
+        kernels,
+        config.name,
+    )
+    return processor, model, sized
 
 
 def _in_four_bits(described: PreTrainedConfig, computed_in: torch.dtype) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,25 @@ def test_of_a_hub_s_model_small_files_are_fetched_and_then_nothing(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = refusal("owner/name")
     assert "there are no weights of the model 'owner/name'; the hub is not asked because HF_HUB_OFFLINE is set" in message
+
+
+def test_what_the_cache_has_is_loaded_without_asking_the_hub(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers asks for files that a model does not have, again and again where the hub is out of reach."""
+    from huggingface_hub import constants
+
+    config, asked = ModelConfig(name="owner/name"), list[str]()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with hub_of(model, asked) as address:
+        endpoint(monkeypatch, address)
+        load.load(config)
+        assert "model.safetensors" in asked
+    endpoint(monkeypatch, "http://127.0.0.1:9")
+    began = time.monotonic()
+    assert load.load(config).name == "owner/name"
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("how", ["float8", "int8", "modelopt"])

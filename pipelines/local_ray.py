@@ -23,7 +23,8 @@ from typing import TypedDict, Unpack
 import psutil
 
 from leaml.errors import ResourceError
-from pipelines import _compat, owned, ray_watch
+from leaml.io import owned
+from pipelines import _compat, ray_watch
 
 SERVING_KEYS = "LEAML_API_KEYS"
 """API keys of the endpoint; nothing that Ray starts needs them, so nothing that Ray starts may have them."""

@@ -21,7 +21,7 @@ import tempfile
 from http import HTTPStatus
 from pathlib import Path
 
-from pipelines import owned
+from leaml.io import owned
 from serve.errors import ApiError, no_path, starting, stopped, stopping
 from serve.settings import LimitSettings
 

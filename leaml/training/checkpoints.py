@@ -6,18 +6,23 @@ They are written by torch.distributed.checkpoint, whose files any number of work
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 import torch
 from torch import distributed, nn
+
+from leaml.io import owned
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -88,6 +93,19 @@ class _Writing:
     due: int
 
 
+_SCRATCH = "leaml-training-"
+
+
+@cache
+def _scratch() -> Path:
+    """A folder of this process for checkpoints until they are handed on; those of processes that were killed are removed."""
+    owned.sweep(Path(tempfile.gettempdir()), f"{_SCRATCH}*")
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+    owned.own(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 class Checkpoints:
     """Saves a training and restores it.
 
@@ -137,7 +155,7 @@ class Checkpoints:
         from torch.distributed import checkpoint
 
         self.finish()
-        folder = Path(tempfile.mkdtemp(prefix="leaml-checkpoint-"))
+        folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=_scratch()))
         if self.worker.rank == 0:
             (folder / STATE).write_text(json.dumps(state))
         tensors = self._tensors(optimizer)

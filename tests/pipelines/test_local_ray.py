@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from leaml.errors import ResourceError
-from pipelines import _compat, local_ray, owned
+from leaml.io import owned
+from pipelines import _compat, local_ray
 
 JOIN = """
 import sys, os, ray

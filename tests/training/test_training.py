@@ -2,6 +2,10 @@
 
 import copy
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,3 +229,21 @@ def test_validation_on_the_way_is_reported_and_changes_nothing(tiny: VLM) -> Non
     assert outcome.validations == seen
     assert outcome.losses == expected.losses
     assert identical(weights(plain), weights(watched))
+
+
+def test_checkpoints_of_a_process_that_was_killed_are_removed_by_the_next(tmp_path: Path) -> None:
+    program = (
+        "import os, signal; from leaml.training import checkpoints; folder = checkpoints._scratch(); "
+        "(folder / 'checkpoint-x').mkdir(); print(folder, flush=True); {end}"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    ends = ("os.kill(os.getpid(), signal.SIGKILL)", "print(sorted(os.listdir(folder.parent)))")
+    commands = ([sys.executable, "-c", program.format(end=end)] for end in ends)
+    killed, ended = (
+        subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        for command in commands
+    )
+    assert killed.returncode == -9
+    folder, seen = ended.stdout.splitlines()
+    assert seen == str([Path(folder).name])
+    assert list(tmp_path.iterdir()) == []

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import owned
+from leaml.io import owned
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipelines import owned
+from leaml.io import owned
 for folder in sys.argv[1:]:
     owned.own(Path(folder))
 os.kill(os.getpid(), signal.SIGKILL)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 LIBRARIES = 600 * 2**20
 """Of a training worker's process: torch, transformers and what they load."""
+BESIDE = 2 * 2**30
+"""Of the driver and Ray's own processes, as measured beside a training of SmolVLM-256M (docs/benchmarks.md)."""
+RAY_SHARE = 0.95
+"""Of a machine's memory, above which Ray ends workers."""
 PLANNED_GPU = 80 * 2**30
 """Bytes of a GPU that is planned for and not seen here: an A100 or H100."""
 FEWEST_PIXELS = 50_000
@@ -141,13 +145,18 @@ def of_step(name: str, section: Tree, tree: Tree, size: tuple[int, int] | None) 
     return of_training(training, ModelConfig(**tree["model"]), size, ResourcesConfig(**tree["resources"]))
 
 
+def usable_memory() -> int:
+    """Bytes of this machine that its trainings may take together."""
+    return int(RAY_SHARE * total_memory()) - BESIDE
+
+
 def room(resources: ResourcesConfig) -> int | None:
     """Bytes that a training worker may take; None where that is another machine's, or no GPU is seen here."""
     if resources.address is not None:
         return None
     beside = resources.train_workers * resources.lanes
     if not resources.train_gpus:
-        return total_memory() // beside - LIBRARIES
+        return usable_memory() // beside - LIBRARIES
     import torch
 
     if not torch.cuda.is_available():

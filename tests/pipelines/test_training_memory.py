@@ -14,7 +14,7 @@ from rich.console import Console
 from leaml.config import Config, parse
 from leaml.errors import ResourceError
 from leaml.training import footprint
-from pipelines import plan, training_memory
+from pipelines import plan, recipes, training_memory
 from pipelines.training_memory import LIBRARIES, Training, of_training, refuse_large, room, trainings
 
 SIZE = (640, 480)
@@ -60,7 +60,7 @@ def test_what_is_refused_fits_with_the_settings_that_are_named(monkeypatch: pyte
     alone = of_training(finetune(config()), of.model, SIZE, of.resources)
     assert alone is not None
     memory = LIBRARIES + alone.peak + 20_000_000
-    monkeypatch.setattr(training_memory, "total_memory", lambda: memory)
+    monkeypatch.setattr(training_memory, "usable_memory", lambda: memory)
     refuse_large(config(), SIZE)
     with pytest.raises(ResourceError, match=r"the training finetune takes about .* logits .* 4096 x .*; set ") as refused:
         refuse_large(of, SIZE)
@@ -71,7 +71,7 @@ def test_what_is_refused_fits_with_the_settings_that_are_named(monkeypatch: pyte
 
 
 def test_where_no_setting_helps_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_memory, "total_memory", lambda: LIBRARIES + 1_000_000)
+    monkeypatch.setattr(training_memory, "usable_memory", lambda: LIBRARIES + 1_000_000)
     with pytest.raises(ResourceError, match=r"activation_checkpointing=true.*method=lora would not be enough: take a smaller"):
         refuse_large(config(warmup={"method": "full"}), SIZE)
 
@@ -85,15 +85,20 @@ def test_a_row_that_is_called_after_its_method_can_only_be_left_out(monkeypatch:
     assert full is not None
     others = max(one.peak for one in needs.values() if one is not None)
     assert others < full.peak
-    monkeypatch.setattr(training_memory, "total_memory", lambda: LIBRARIES + others)
+    monkeypatch.setattr(training_memory, "usable_memory", lambda: LIBRARIES + others)
     with pytest.raises(ResourceError, match=r"finetune_labels takes about .*; (set|.*leave the row out)") as refused:
         refuse_large(of, SIZE)
     assert "method=lora" not in str(refused.value)
     refuse_large(config(warmup=own, distill=own, finetune=own, evaluate={"leave_out": ["finetune_labels"]}), SIZE)
 
 
+def test_ray_and_the_driver_have_their_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_memory, "total_memory", lambda: 100 * 2**30)
+    assert room(config().resources) == 95 * 2**30 - training_memory.BESIDE - LIBRARIES
+
+
 def test_another_machine_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_memory, "total_memory", lambda: 10 * LIBRARIES)
+    monkeypatch.setattr(training_memory, "usable_memory", lambda: 10 * LIBRARIES)
     of = config(resources={"train_workers": 2, "parallel_baselines": True})
     assert room(of.resources) == 10 * LIBRARIES // 4 - LIBRARIES
     assert room(config(resources={"address": "ray://somewhere:10001"}).resources) is None
@@ -112,7 +117,7 @@ def test_the_plan_prints_it_and_says_what_would_be_refused(tmp_path: Path, monke
     parts = r"weights \S+, gradients \S+, moments \S+, activations \S+, logits \S+; 1 x \d+ tokens a micro-batch"
     assert re.search(rf"GiB of warmup.*: {parts}", shown())
     assert "warning: the training" not in shown()
-    monkeypatch.setattr(training_memory, "total_memory", lambda: LIBRARIES + 1_000_000)
+    monkeypatch.setattr(training_memory, "usable_memory", lambda: LIBRARIES + 1_000_000)
     assert "warning: the training warmup takes about" in shown()
 
 
@@ -146,3 +151,18 @@ def test_workers_of_a_gpu_that_is_not_here_share_what_does_not_fit_one(shared_fo
         part = of_training(finetune(of), of.model, SIZE, of.resources)
     assert whole is not None and part is not None
     assert part.footprint.fixed == pytest.approx(whole.footprint.fixed / 8, rel=1e-6)
+
+
+def test_the_recipe_for_a_laptop_takes_what_it_says(shared_folder: Path) -> None:
+    """In its first lines: with activations kept, and without."""
+    of = recipes.load("laptop")
+    model = of.model.model_copy(update={"name": str(shared_folder / "zoo" / "smolvlm256m_shape")})
+    kept, again = (
+        [of_training(one.changed(**changes), model, (1280, 1024), of.resources) for one in trainings(of)]
+        for changes in ({}, {"activation_checkpointing": True})
+    )
+    said = [int(n) for n in re.findall(r"up to (\d) GiB", Path(recipes.shipped()["laptop"]).read_text())]
+    for needs, most in zip((kept, again), said, strict=True):
+        peaks = [one.peak for one in needs if one is not None]
+        assert len(peaks) == 5
+        assert most - 2 < max(peaks) / 2**30 < most

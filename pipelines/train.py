@@ -209,7 +209,7 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
         world=context.get_world_size(),
         device=device,
         restore=worker.restore,
-        save=worker.save,
+        save=lambda folder, state: worker.save(folder, state, last=state["step"] == job.config.steps),
         sharding=config["sharding"],
         memory_share=min(1.0, config["gpus"]) or 1 / (context.get_local_world_size() * config["lanes"]),
         progress=worker.progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,

@@ -54,14 +54,19 @@ def restore() -> StoredCheckpoint | None:
     return None if checkpoint is None else StoredCheckpoint(checkpoint)
 
 
-def save(folder: Path, state: TrainingState) -> None:
-    """Store this worker's part of a checkpoint, while the next steps are done."""
+def save(folder: Path, state: TrainingState, last: bool) -> None:
+    """Store this worker's part of a checkpoint, while the next steps are done; the `last` one before anything else happens.
+
+    Ray would give up what is still on its way when the writing of the model fails.
+    """
     import ray.train
 
+    modes = ray.train.CheckpointUploadMode
     ray.train.report(
         {"step": state["step"], "phase": state["phase"]},
         checkpoint=ray.train.Checkpoint.from_directory(folder),
-        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        checkpoint_upload_mode=modes.SYNC if last else modes.ASYNC,
+        delete_local_checkpoint_after_upload=True,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from leaml.run.records import LEAML
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run, Step
-from pipelines.steps import STEPS
+from pipelines.steps import LABELS, STEPS
 from pipelines.train import TrialValidation
 
 
@@ -37,8 +37,16 @@ class Context:
     made: dict[str, Step] = field(default_factory=dict)
 
     def step(self, name: str, settings: Mapping[str, object], inputs: list[Step], version: int | None = None) -> Step:
-        """The step of this pass with these settings and inputs; `version` where it is not the one declared."""
+        """The step of this pass with these settings and inputs; `version` where it is not the one declared.
+
+        Raises:
+            ValueError: It reads a step that its declaration does not name.
+        """
         spec = STEPS[name]
+        stand_ins = [self.made[each] for each in spec.inputs if each in self.made]  # of some rows
+        if unnamed := {step.name for step in inputs if step not in stand_ins} - {*spec.inputs, LABELS}:
+            msg = f"the step {name} reads {', '.join(sorted(unnamed))}; name it among the inputs of its StepSpec"
+            raise ValueError(msg)
         variant, number = ("" if spec.shared else self.variant), (0 if spec.once else self.round)
         return self.run.step(name, settings, inputs, version or spec.version, variant, number)
 

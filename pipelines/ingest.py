@@ -27,7 +27,7 @@ from leaml.run.records import COPIES, QUARANTINED, copies_text, quarantine_text
 from leaml.vlm import load
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
-from pipelines.steps import INGEST
+from pipelines.steps import INGEST, LABELS
 from pipelines.summaries import IngestSummary, excluded_counts
 
 EXCLUDED = "excluded.parquet"
@@ -372,7 +372,7 @@ def refuse_nothing_to_generate(config: Config, sources: Sources, labels: Labels)
 
 def labels_key(labels: Labels) -> Step:
     """The drawn labels as an input of steps: only the hash matters."""
-    return Step("labels", "", labels.key, "")
+    return Step(LABELS, "", labels.key, "")
 
 
 def training_images(sources: Sources) -> ImageIndex:

@@ -33,7 +33,7 @@ class StepSpec:
         what: What it does, in a sentence, for people.
         kind: What it runs on.
         section: Of the configuration.
-        inputs: Names of the steps that it reads.
+        inputs: Names of the steps that it may read, beside the labels.
         run: `module:function` that makes it, given a `Context`; "" for those that others make.
         version: Raised when its code changes its results.
         when: Whether a configuration has it.
@@ -161,7 +161,7 @@ METHOD = (
         "the QA generator learns from the labels",
         "train",
         "warmup",
-        ("ingest", "caption"),
+        ("ingest", "caption", "finetune"),  # of the round before
         "pipelines.warmup:warmup",
         shared=True,
         makes="model",
@@ -207,7 +207,7 @@ METHOD = (
         "write candidates of pairs",
         "engine",
         "generate",
-        ("warmup", "distill", "caption"),
+        ("ingest", "caption", "warmup", "distill"),
         "pipelines.generate:generate",
         version=10,
         tuned=True,
@@ -223,7 +223,7 @@ METHOD = (
         "the base answers the questions of candidates",
         "engine",
         "filter",
-        ("generate",),
+        ("ingest", "generate"),
         "pipelines.hardness:hardness",
         version=2,
         when=lambda config: config.filter.hardness,
@@ -251,13 +251,15 @@ METHOD = (
         "fine-tune the VQA model",
         "train",
         "finetune",
-        ("filter",),
+        ("select", "filter"),
         "pipelines.finetune:finetune",
         tuned=True,
         makes="model",
     ),
 )
 """The steps of the method, in order."""
+LABELS = "labels"
+"""Name of the drawn labels among the inputs of a step."""
 INGEST = StepSpec("ingest", "read the sources into tables", "data", "data", version=5, makes="images")
 EVALUATE = StepSpec(
     "evaluate",

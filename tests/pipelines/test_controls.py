@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -300,3 +301,15 @@ def test_control_that_fails_beside_another_fails_the_run(tmp_path: Path, monkeyp
     config = parse(CONFIG | {"storage": str(tmp_path), "evaluate": {"controls": ["all_neurons"]}})
     with pytest.raises(InputError, match="all_neurons cannot be trained"):
         adapt.method_steps(Run(config), None, None, Step("finetune", "f", "d" * 12, str(tmp_path)), True)  # type: ignore[arg-type]
+
+
+def test_a_step_reads_what_its_declaration_names() -> None:
+    run: Any = SimpleNamespace(step=lambda name, *_: name)
+    nothing: Any = None
+    context = Context(run, nothing, nothing)
+    warmed, scored = (Step(name, "", "0", f"runs/{name}") for name in ("warmup", "score"))
+    assert context.step("score", {}, [warmed]) == "score"
+    with pytest.raises(ValueError, match="the step score reads score; name it among the inputs of its StepSpec"):
+        context.step("score", {}, [warmed, scored])
+    other = Step("finetune", "", "0", "runs/finetune")  # as the generator of self_training
+    assert context.with_made(warmup=other).step("score", {}, [other]) == "score"

@@ -26,11 +26,14 @@ from leaml.training.feed import Feed, GetImage, Made
 from leaml.training.memory import token_budget
 from leaml.training.objectives import reply_logits
 from leaml.training.parallel import Alone, Replicas, Shards, Strategy, fits, local, shard, whole
-from leaml.training.prepare import checkpoint_activations, float32_masters, fuse_layers, one_type
+from leaml.training.prepare import SMALL, checkpoint_activations, float32_masters, fuse_layers, one_type
 from leaml.vlm import four_bit
 from leaml.vlm.lengths import Lengths
 from leaml.vlm.load import VLM
 from leaml.vlm.precision import Precision, computing_in
+
+_NO_LIMIT = 2**62
+"""Tokens of a pass that may have any."""
 
 
 @dataclass
@@ -302,13 +305,15 @@ class Trainer:
         by_length, by_reply = (lambda i: sizes[i].tokens), (lambda i: sizes[i].reply)
         measured = {max(every, key=by_length), max(every, key=by_reply), min(every, key=by_length)}
         each = [of(example) for example in sorted(measured)]
-        found = min((n for n in each if n is not None), default=None)
+        # where nothing tells what a pass takes, examples of a large model are taken one by one
+        unknown = 1 if sum(p.numel() for p in self.vlm.model.parameters()) > SMALL else _NO_LIMIT
+        found = min((n for n in each if n is not None), default=unknown)
         self.vlm.model.zero_grad(set_to_none=True)
-        if self.worker.world == 1:
-            return found
-        smallest = torch.tensor(found or 0, device=device)
-        torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
-        return int(smallest) or None
+        if self.worker.world > 1:
+            smallest = torch.tensor(found, device=device)
+            torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
+            found = int(smallest)
+        return None if found == _NO_LIMIT else found
 
     def _size(self, example: Example) -> Size:
         """Tokens of an example; without a limit of a micro-batch nobody asks how many its image has."""

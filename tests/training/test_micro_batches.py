@@ -13,7 +13,7 @@ from training_runs import CONFIG, Disk, KilledError, adapted, copy_of, get_image
 
 from leaml.config import TrainConfig
 from leaml.errors import DataError, ModelError
-from leaml.training import memory
+from leaml.training import loop, memory
 from leaml.training.batches import Batches, Example, Size, Task, draw, split
 from leaml.training.feed import Feed
 from leaml.training.loop import Trainer, Worker
@@ -212,6 +212,17 @@ def test_a_pass_gets_what_is_measured_to_fit(monkeypatch: pytest.MonkeyPatch) ->
     half = memory.token_budget(once, 100, 10_000_000, device, share=0.5) or 0
     assert half == pytest.approx(0.7 * 0.92e9 / 2.6e6, rel=0.1)
     assert memory.token_budget(once, 900, 10_000_000, device, share=0.01) == 900  # an example is never cut
+
+
+@pytest.mark.parametrize(("small", "budget"), [(10**8, None), (0, 1)])
+def test_where_nothing_tells_what_a_pass_takes_examples_of_a_large_model_come_one_by_one(
+    tiny: VLM, monkeypatch: pytest.MonkeyPatch, small: int, budget: int | None
+) -> None:
+    """As without /proc/self/clear_refs: the whole batch in one pass would be the end of it."""
+    monkeypatch.setattr(memory, "_peak_of", lambda once, device: None)
+    monkeypatch.setattr(loop, "SMALL", small)
+    trainer = Trainer(copy_of(tiny), [], mixture(), CONFIG, get_image, 1, Worker())
+    assert trainer._measured_budget() == budget
 
 
 def test_the_budget_is_measured_before_the_first_step_and_leaves_nothing(tiny: VLM) -> None:

@@ -114,10 +114,13 @@ def measure(plan: Plan) -> Measured:
 def environment(plan: Plan) -> dict[str, str]:
     """Of an arm's process: no network, so many threads, and an allocator that gives back what is freed.
 
-    Else a peak is that of the holes in glibc's heap too: 2.7 GiB with LoRA where 1.7 are in use, TRL's and ours alike.
+    Else a peak is that of the holes in glibc's heap too: 2.7 GiB with LoRA where 1.7 are in use, TRL's and ours alike. A worker
+    of the pipeline has it with a model of this size.
     """
-    own = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {**os.environ, **own, "OMP_NUM_THREADS": str(plan.threads), "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    from leaml.training.memory import allocator
+
+    own = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(plan.threads)}
+    return {**os.environ, **own, **allocator(None)}
 
 
 def ours(plan: Plan, method: str) -> Measured:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypedDict, TypeVar
 
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
 from leaml.data import tables
@@ -23,6 +23,8 @@ from leaml.imports import uncollected
 from leaml.io import files, s3
 from leaml.training.batches import Example, Task
 from leaml.training.loop import Outcome, Trainer, Validation, Worker
+from leaml.training.memory import allocator
+from leaml.vlm import checkpoint
 from pipelines import _compat, worker
 from pipelines.metrics import StepMetrics
 from pipelines.progress import PROGRESS, Bar, TrainingProgress
@@ -37,15 +39,20 @@ if TYPE_CHECKING:
 
     from leaml.vlm.load import VLM
 
-Job = TypeVar("Job")
+
+class ModelJob(Protocol):
+    """A job about a model."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+
+
+Job = TypeVar("Job", bound=ModelJob)
 
 VALIDATED = "validated"
 """Key under which Ray Train workers report what a validation on the way found."""
 PLACED = "placement_group"
 """Key beside it: the placement group of the workers, in hex."""
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-"""glibc's allocator keeps what a step frees for the next one instead of giving it back to the system: 3.8 instead of 3.5
-steps/s for the shipped model on 2 cores (medians of three runs each, 3.7 to 4.4 and 3.2 to 3.5)."""
 
 
 @dataclass
@@ -164,7 +171,7 @@ def fit(
             storage_filesystem=s3.filesystem() if files.is_remote(folder) else None,
             failure_config=ray.train.FailureConfig(max_failures=2),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            worker_runtime_env=None if gpus else {"env_vars": KEEP_MEMORY},
+            worker_runtime_env=None if gpus else {"env_vars": allocator(checkpoint.parameters(job.model))},
             callbacks=list(callbacks),  # type: ignore[arg-type]  # the same
         ),
     )

@@ -12,10 +12,26 @@ from pathlib import Path
 import torch
 
 from leaml.machine import free_memory
+from leaml.training.prepare import SMALL
 
 SHARE = 0.7
 """Of the free memory that activations may take; the rest is for what else a step allocates."""
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def allocator(parameters: int | None) -> dict[str, str]:
+    """Environment of a process that trains on a CPU, for glibc's allocator; read when the process starts.
+
+    A small model's steps are short: what they free is kept for the next one (3.8 instead of 3.5 steps/s for the shipped model
+    on 2 cores). A large one's buffers go back to the system, or the heap has holes: a step of two examples of SmolVLM-256M with
+    LoRA then peaks at 2.55 GiB and not at 1.68.
+
+    Args:
+        parameters: Of the model; None: unknown, so as for a large one.
+    """
+    if parameters is not None and parameters <= SMALL:
+        return {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+    return {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 
 def token_budget(

@@ -165,12 +165,22 @@ def stored(config: ModelConfig) -> str | None:
     return where if Path(where).is_dir() else None if where.startswith("s3://") else hub.cached_folder(config)
 
 
-def experts_share(config: ModelConfig) -> float:
-    """Share of a model's weights that are experts of a mixture, from the headers of files on this machine; 0 without these."""
+def _sizes(config: ModelConfig) -> dict[str, int]:
+    """Values of each tensor of a model, from the headers of files on this machine; none without these."""
     folder = stored(config)
     if folder is None or not {INDEX, WHOLE} & set(_names(folder)):
-        return 0.0
-    sizes = {name: math.prod(shape) for name, shape in shapes(config, folder).items()}
+        return {}
+    return {name: math.prod(shape) for name, shape in shapes(config, folder).items()}
+
+
+def parameters(config: ModelConfig) -> int | None:
+    """Number of a model's weights, from the headers of files on this machine; None without these."""
+    return sum(_sizes(config).values()) or None
+
+
+def experts_share(config: ModelConfig) -> float:
+    """Share of a model's weights that are experts of a mixture, from the headers of files on this machine; 0 without these."""
+    sizes = _sizes(config)
     return sum(size for name, size in sizes.items() if ".experts." in name) / max(1, sum(sizes.values()))
 
 

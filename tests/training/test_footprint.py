@@ -15,10 +15,10 @@ from benchmarks.gpu import part
 from leaml.config import ModelConfig, TrainConfig
 from leaml.neurons import scores
 from leaml.neurons.peft import NeuronConfig
-from leaml.training import footprint
+from leaml.training import footprint, memory
 from leaml.training.footprint import Anatomy, Extent
 from leaml.training.objectives import reply_logits
-from leaml.vlm import load
+from leaml.vlm import checkpoint, load
 from leaml.vlm.collate import Collator, Turn
 from leaml.vlm.precision import computing_in
 
@@ -175,3 +175,10 @@ def test_layers_of_both_towers_are_found(shared_folder: Path, name: str) -> None
     """What is not found is neither sharded by layers nor counted."""
     layers = footprint.anatomy(ModelConfig(name=str(shared_folder / "zoo" / name))).layers
     assert layers["vision"] and layers["language"]
+
+
+@pytest.mark.parametrize(("name", "threshold"), [("leaml-tiny", 2**30), ("somebody/model-that-is-not-here", 2**20)])
+def test_buffers_of_a_large_model_go_back_to_the_system(name: str, threshold: int) -> None:
+    """And of one whose size nobody knows; those of a small one are kept for the next step."""
+    parameters = checkpoint.parameters(ModelConfig(name=name))
+    assert memory.allocator(parameters)["MALLOC_MMAP_THRESHOLD_"] == str(threshold)

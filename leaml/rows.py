@@ -7,24 +7,23 @@ defined, which they may import.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel
 
 from leaml.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
-    from leaml.config import Config
 
 GROUP = "leaml.rows"
 """Entry points of rows in other packages: the row's name, and where its `Row` is."""
 Role = Literal["ours", "baseline", "control", "reference"]
 """baseline: what the method is measured against. control: the method with one part replaced, or fed something else. reference:
 told more than the method is, so shown and no rival."""
+Settings = TypeVar("Settings", bound=BaseModel)
+"""`leaml.config.Config`, which imports the names of rows and so is not known here."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Row:
         title: In reports.
         role: What it is compared for.
         optional: Whether `evaluate.controls` switches it on.
-        change: Of a configuration, for a row that is the method with other settings.
+        change: Of a `leaml.config.Config`, for a row that is the method with other settings.
         make: `module:function` that trains its model, given run, sources, labels and the row; "" for a row of no training.
         training: Key of the configuration's section that it is trained by, where that is not the method's.
         neurons: Which neurons its trainings may move: those of the method, others, or none since it selects none.
@@ -48,7 +47,7 @@ class Row:
     title: str
     role: Role
     optional: bool = False
-    change: Callable[[Config], Config] | None = None
+    change: Callable[[Any], Any] | None = None
     make: str = ""
     training: str = ""
     neurons: Literal["method", "others", "none"] = "method"
@@ -62,20 +61,20 @@ class Row:
         return tree
 
 
-def _with(config: Config, **sections: dict[str, object]) -> Config:
+def _with(config: Settings, **sections: dict[str, object]) -> Settings:
     changed = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
     return config.model_copy(update=changed)
 
 
-def _scored_by(method: str) -> Callable[[Config], Config]:
+def _scored_by(method: str) -> Callable[[Settings], Settings]:
     return lambda config: _with(config, score={"method": method})
 
 
-def _all_neurons(config: Config) -> Config:
+def _all_neurons(config: Settings) -> Settings:
     return _with(config, select={"ratio": 1.0})
 
 
-def _no_captions(config: Config) -> Config:
+def _no_captions(config: Any) -> Any:
     """SelTDA, arXiv 2306.03932: no captions, no mask."""
     steps = config.evaluate.baselines.no_captions_warmup or config.warmup.steps
     return _with(config, warmup={"describe_first": False, "steps": steps}, distill={"skip": True}, generate={"caption": "none"})
@@ -180,27 +179,17 @@ def names_of(role: Role) -> tuple[str, ...]:
     return tuple(row.name for row in rows().values() if row.role == role)
 
 
-def baselines_of(config: Config) -> list[Row]:
-    """The baselines that a run always compares with, in order; others are among `evaluate.controls`."""
-    always = [row for row in rows().values() if row.role == "baseline" and not row.optional]
-    return [row for row in always if row.name not in config.evaluate.leave_out]
+def baselines_without(left_out: Collection[str]) -> list[Row]:
+    """The baselines that every run compares with but for those `left_out`, in order; others are among the controls."""
+    return [row for row in rows().values() if row.role == "baseline" and not row.optional and row.name not in left_out]
 
 
-def controls_of(config: Config) -> list[Row]:
-    """The rows that `evaluate.controls` switches on."""
-    return [rows()[name] for name in config.evaluate.controls]
-
-
-def learns_captions(config: Config) -> bool:
-    """Whether the method, or a row beside it, learns from captions."""
-    return not config.distill.skip or any(row.captions for row in controls_of(config))
-
-
-def changed(config: Config, name: str) -> Config:
+def changed(config: Settings, name: str) -> Settings:
     """The configuration of a row that is the method with other settings. Raises InputError for other rows."""
     row = rows().get(name)
     if row is None or row.change is None:
         known = ", ".join(each.name for each in rows().values() if each.change)
         msg = f"{name!r} is no row that is the method with other settings; those are {known}"
         raise InputError(msg)
-    return row.change(config)
+    made: Settings = row.change(config)
+    return made

@@ -16,7 +16,7 @@ from leaml.evaluation import calibration, comparisons, results
 from leaml.evaluation.metrics import Metrics
 from leaml.io import files
 from leaml.io.writable import refuse_unwritable
-from leaml.rows import baselines_of, learns_captions, titles
+from leaml.rows import titles
 from leaml.run.records import LEAML
 from leaml.vlm import architecture, checkpoint, four_bit, load
 from pipelines import training_memory
@@ -96,10 +96,10 @@ def check(config: Config, until: str = LAST) -> None:
     load.check(config.model, trained=True)
     if any(training.section.is_quantized for training in training_memory.trainings(config, until)):
         four_bit.require()
-    if config.caption.file and learns_captions(config):
+    if config.caption.file and config.learns_captions:
         with named("caption.file"):
             captions.read(config.caption.file, config.caption.column)
-    if config.caption.url is None and config.caption.complete and learns_captions(config):
+    if config.caption.url is None and config.caption.complete and config.learns_captions:
         load.check(config.caption.teacher)
 
 
@@ -136,7 +136,7 @@ def doubts(
     """What is to be said of model and data before anything is paid for; of their sizes see `comparisons.of_sizes`."""
     sections: dict[str, TrainConfig] = {}
     if until == LAST:
-        sections |= {row.title: row.section(config) for row in baselines_of(config) if row.training}
+        sections |= {row.title: row.section(config) for row in config.baselines if row.training}
     else:
         questions = images = None
     sections |= {spec.name: getattr(config, spec.section) for spec in trained_by(config, until)}
@@ -189,7 +189,7 @@ def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]
 
 def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step]:
     """The evaluate steps of the baselines that are models, by row; all are trained before the first answers."""
-    rows = [row.name for row in baselines_of(run.config) if row.name not in PRIORS]
+    rows = [row.name for row in run.config.baselines if row.name not in PRIORS]
     return predict(run, sources, {name: row_model(run, sources, labels, name) for name in rows})
 
 
@@ -230,7 +230,7 @@ def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
     made: list[tuple[str, TrainConfig, str]] = [(titles()[LEAML], run.config.finetune, adapted.folder)]
     made += [
         (row.title, row.section(run.config), files.join(run.folder, folders[row.name]))
-        for row in baselines_of(run.config)
+        for row in run.config.baselines
         if row.training
     ]
     found = []

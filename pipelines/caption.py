@@ -17,7 +17,6 @@ from leaml.engine.interface import Engine, Request
 from leaml.errors import DataError, StepError
 from leaml.generation import prompts
 from leaml.io import files
-from leaml.rows import learns_captions
 from leaml.text import replies
 from leaml.text.values import shorten
 from pipelines.context import Context
@@ -127,7 +126,7 @@ def refuse_unusable_url(run: Run, sources: Sources, labels: Labels) -> str | Non
         ModelError: Nobody listens there, or the key is refused.
     """
     config = run.config.caption
-    if not config.url or not config.complete or not learns_captions(run.config):
+    if not config.url or not config.complete or not run.config.learns_captions:
         return None
     if run.done(caption_step(run, sources, labels)) or (config.file and _all_given(run.config, sources, labels)):
         return None

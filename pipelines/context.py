@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from leaml.run.records import LEAML
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run, Step
-from pipelines.steps import LABELS, STEPS
+from pipelines.steps import LABELS, STEPS, StepSpec
 from pipelines.train import TrialValidation
 
 
@@ -35,6 +36,12 @@ class Context:
     start: Step | None = None
     judge: TrialValidation | None = None
     made: dict[str, Step] = field(default_factory=dict)
+
+    def make(self, spec: StepSpec) -> Step:
+        """Make a step of the method, or find it finished."""
+        module, _, function = spec.run.partition(":")
+        made: Step = getattr(importlib.import_module(module), function)(self)
+        return made
 
     def step(self, name: str, settings: Mapping[str, object], inputs: list[Step], version: int | None = None) -> Step:
         """The step of this pass with these settings and inputs; `version` where it is not the one declared.

@@ -14,7 +14,6 @@ from leaml.data.tables import LabeledRow
 from leaml.errors import DataError
 from leaml.generation import prompts
 from leaml.io import files
-from leaml.rows import controls_of
 from leaml.text.scoring import answer_text, ask
 from leaml.vlm.lengths import Length, Lengths, context
 from pipelines.evaluate import evaluation_rows
@@ -45,7 +44,7 @@ def refuse_long_rows(run: Run, sources: Sources, labels: Labels, asked: bool = T
     if limit is None:
         return
     learned = [row for row, _ in labels.rows()]
-    if learned and any(row.all_labels for row in controls_of(config)):
+    if learned and any(row.all_labels for row in config.controls):
         learned = [row for row, _ in draw_labels(run, sources, everything=True).rows()]
     parts = [(sources.labeled, learned, True), (sources.evaluation, evaluation_rows(run, sources) if asked else [], False)]
     lengths: Lengths | None = None

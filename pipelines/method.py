@@ -45,7 +45,7 @@ def _round(context: Context, until: str = LAST) -> dict[str, Step]:
     """The steps that the configuration has, in order."""
     for spec in METHOD:
         if spec.when(context.run.config) and spec.name not in context.made:
-            context = context.with_made(**{spec.name: spec.make(context)})
+            context = context.with_made(**{spec.name: context.make(spec)})
         if spec.name == until:
             raise StopHereError
     return context.made

@@ -19,9 +19,9 @@ from leaml.run.records import DONE
 from pipelines import estimates, image_tokens, training_memory
 from pipelines.adapt import doubts
 from pipelines.amounts import Amounts, Workload
-from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, Estimate, Memory
+from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS
 from pipelines.image_tokens import ImageTokens
-from pipelines.plan_totals import FINISHED, GROWING, Prices, Sum, Total
+from pipelines.plan_totals import FINISHED, GROWING, Prices, StepPlan, Sum, Total
 from pipelines.progress import console
 from pipelines.rehearsal import Planned, Rehearsal, measure, rehearse, with_frames
 from pipelines.run import UNKNOWN, Step
@@ -31,38 +31,6 @@ from pipelines.training_memory import Need
 UNTIL_INGEST = "unknown until ingest"
 RECENT = 300
 """Finished steps of the storage that are looked at for measured rates, the latest."""
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """A step of a plan.
-
-    Attributes:
-        state: `finished` ones are reused, `begun` ones go on from what they have published, others are `to run`.
-        folder: Its name in the run; it ends with ? where it depends on images that only ingest can tell.
-        takes: What it has before it, in words; `work` in numbers.
-        made: How many it makes of what `makes` says; None: only ingest can tell.
-        workers: Engines or training workers, each with `gpus` and `memory`; 0 for steps of the driver.
-        training: What a training takes with activations and logits; None: no training, or its model is not at hand.
-        cost: Hours and GPU-hours, of a finished step those of making it anew.
-        puts: PUT requests where the storage is S3, and `gets` GET and HEAD requests.
-    """
-
-    name: str
-    label: str
-    state: str
-    folder: str
-    takes: str
-    work: Workload
-    makes: str
-    made: int | None
-    workers: int
-    gpus: float
-    memory: Memory | None
-    training: Need | None
-    cost: Estimate
-    puts: int
-    gets: int
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,51 @@
-"""What the steps of a plan take together, and what prices make of it."""
+"""A step of a plan, what all of them take together, and what prices make of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from pipelines.amounts import Workload
+from pipelines.estimates import Estimate, Memory
 from pipelines.steps import LAST, of_kind
-
-if TYPE_CHECKING:
-    from pipelines.plan import StepPlan
+from pipelines.training_memory import Need
 
 FINISHED = "finished"
 GROWING = of_kind("data", "engine") - {LAST}
 """Steps that have more to do the more images there are."""
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """A step of a plan.
+
+    Attributes:
+        state: `finished` ones are reused, `begun` ones go on from what they have published, others are `to run`.
+        folder: Its name in the run; it ends with ? where it depends on images that only ingest can tell.
+        takes: What it has before it, in words; `work` in numbers.
+        made: How many it makes of what `makes` says; None: only ingest can tell.
+        workers: Engines or training workers, each with `gpus` and `memory`; 0 for steps of the driver.
+        training: What a training takes with activations and logits; None: no training, or its model is not at hand.
+        cost: Hours and GPU-hours, of a finished step those of making it anew.
+        puts: PUT requests where the storage is S3, and `gets` GET and HEAD requests.
+    """
+
+    name: str
+    label: str
+    state: str
+    folder: str
+    takes: str
+    work: Workload
+    makes: str
+    made: int | None
+    workers: int
+    gpus: float
+    memory: Memory | None
+    training: Need | None
+    cost: Estimate
+    puts: int
+    gets: int
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ declaration here (docs/how-to/step.md).
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,8 +14,6 @@ from pipelines.amounts import Amounts, Tokens, Workload
 
 if TYPE_CHECKING:
     from leaml.config import Config
-    from pipelines.context import Context
-    from pipelines.run import Step
 
 Tree = dict[str, Any]
 """The configuration as plain data."""
@@ -34,7 +31,7 @@ class StepSpec:
         kind: What it runs on.
         section: Of the configuration.
         inputs: Names of the steps that it may read, beside the labels.
-        run: `module:function` that makes it, given a `Context`; "" for those that others make.
+        run: `module:function` that makes it, given a `pipelines.context.Context`; "" for those that others make.
         version: Raised when its code changes its results.
         when: Whether a configuration has it.
         command: Whether it is a command of its own.
@@ -69,12 +66,6 @@ class StepSpec:
     per_image: Callable[[Tree, Workload, Tokens], tuple[float, float]] = lambda tree, work, tokens: (1.0, 0.0)
     alike: Callable[[Tree], tuple[object, ...]] = lambda tree: ()
     reply: Callable[[Tokens], int] = lambda tokens: tokens.pair
-
-    def make(self, context: Context) -> Step:
-        """Make the step, or find it finished."""
-        module, _, function = self.run.partition(":")
-        made: Step = getattr(importlib.import_module(module), function)(context)
-        return made
 
 
 def _distills(config: Config) -> bool:

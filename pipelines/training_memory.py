@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from leaml.config import Config, ModelConfig, ResourcesConfig, TrainConfig
 from leaml.errors import LeamlError, ResourceError
 from leaml.machine import SHARDED_ABOVE, total_memory
-from leaml.rows import TRAINED_BASELINES, baselines_of
+from leaml.rows import TRAINED_BASELINES
 from pipelines import image_tokens
 from pipelines.amounts import Tokens
 from pipelines.steps import LAST, STEPS, Tree, trained_by
@@ -131,7 +131,7 @@ def trainings(config: Config, until: str = LAST) -> Iterator[Training]:
     ratio = config.select.ratio
     for spec in trained_by(config, until):
         yield Training(spec.name, getattr(config, spec.section), spec.reply(Tokens()), ratio)
-    for row in baselines_of(config):
+    for row in config.baselines:
         if row.training and until == LAST:
             yield Training(row.training, row.section(config), Tokens().pair, ratio)
 

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from leaml.config import ModelConfig
 from leaml.engine.vllm_engine import ON_CPU
@@ -19,6 +19,7 @@ from pipelines.local_ray import SERVING_KEYS
 from serve import adapters, auth
 from serve.service import Model
 from serve.settings import Domain, ServeSettings, load_settings
+from serve.state import UserConfig
 
 if TYPE_CHECKING:
     from ray.serve import Application, Deployment
@@ -30,27 +31,6 @@ INGRESS = "VqaServer"
 
 DOMAIN = "Domain-"
 """In front of the name of a domain, in that of the deployment with its engine."""
-
-
-class UserConfig(TypedDict):
-    """What a running replica takes over without a restart, see `DeploymentPlan`; `settings` are plain data."""
-
-    settings: dict[str, object]
-    digests: list[str]
-    environment: dict[str, str]
-    cards: dict[str, dict[str, object]]
-    adapters: list[dict[str, str]]
-
-
-class ServerState(UserConfig):
-    """What a replica was deployed with, what it serves, and by which process."""
-
-    found: ModelSource
-    main: Model
-    merged: list[tuple[Model, ModelConfig, str]]
-    models: list[Model]
-    pid: int
-    unfinished: int
 
 
 class EngineDeployment(NamedTuple):

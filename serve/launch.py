@@ -23,9 +23,10 @@ from pipelines.progress import say, warn
 from pipelines.runtime import refuse_unschedulable, start_ray
 from serve import auth, haproxy
 from serve.changes import alone
-from serve.deploy import DOMAIN, INGRESS, DeploymentPlan, ServerState, application, plan
+from serve.deploy import DOMAIN, INGRESS, DeploymentPlan, application, plan
 from serve.service import Model
 from serve.settings import MARGIN, Domain, ServeSettings, load_domain, load_settings
+from serve.state import ServerState
 
 APPLICATION = "leaml"
 

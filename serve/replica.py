@@ -31,12 +31,12 @@ from serve.peers import Peer
 from serve.rayexport import RayExporter
 from serve.service import Answer, ChatBody, ChatReply, ImageQuestion, Model
 from serve.settings import LimitSettings, ServeSettings
+from serve.state import ServerState, UserConfig
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from ray.serve.llm import LLMConfig
 
-    from serve.deploy import ServerState, UserConfig
 
 _LOADING = 120.0
 """Seconds for one adapter to load and answer once."""

@@ -92,7 +92,7 @@ def test_a_row_may_learn_from_captions_where_the_method_does_not(controls: list[
             "finetune": {"method": "full"},
         }
     )
-    assert rows.learns_captions(found) is learned
+    assert found.learns_captions is learned
 
 
 def test_a_row_of_other_neurons_is_refused_where_none_are_trained() -> None:

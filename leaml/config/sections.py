@@ -22,7 +22,7 @@ from leaml.config.training import (
     WarmupConfig,
 )
 from leaml.config.wanted import Spelled
-from leaml.rows import OPTIONAL, TRAINED_BASELINES, controls_of
+from leaml.rows import OPTIONAL, TRAINED_BASELINES, Row, baselines_without, rows
 
 
 class SourceConfig(Section):
@@ -303,11 +303,11 @@ class Config(Section):
         if self.distill.skip and self.finetune.method == "neurons":
             msg = "finetune.method neurons needs the rows that select chooses, which distill.skip leaves out; use full or lora"
             raise ValueError(msg)
-        without = {row.name for row in controls_of(self) if row.neurons == "none"}
+        without = {row.name for row in self.controls if row.neurons == "none"}
         if self.finetune.method == "neurons" and without:
             msg = f"the controls {sorted(without)} select no neurons, which finetune.method neurons needs; use full or lora"
             raise ValueError(msg)
-        others = {row.name for row in controls_of(self) if row.neurons == "others"}
+        others = {row.name for row in self.controls if row.neurons == "others"}
         if others and "neurons" not in (self.distill.method, self.finetune.method):
             msg = f"the controls {sorted(others)} select other neurons, but no training moves selected ones; leave them out"
             raise ValueError(msg)
@@ -317,6 +317,21 @@ class Config(Section):
                 msg = f"{name}.freeze says nothing where neurons are trained; score.modules says in which parts they may be"
                 raise ValueError(msg)
         return self
+
+    @property
+    def baselines(self) -> list[Row]:
+        """The baselines of its table, in order."""
+        return baselines_without(self.evaluate.leave_out)
+
+    @property
+    def controls(self) -> list[Row]:
+        """The rows that `evaluate.controls` switches on."""
+        return [rows()[name] for name in self.evaluate.controls]
+
+    @property
+    def learns_captions(self) -> bool:
+        """Whether the method, or a row beside it, learns from captions."""
+        return not self.distill.skip or any(row.captions for row in self.controls)
 
     @property
     def run_folder(self) -> str:

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel
 
-from leaml.errors import ConfigError, InputError
+from leaml.errors import InputError
+from leaml.plugins import Plugins
 
-GROUP = "leaml.rows"
-"""Entry points of rows in other packages: the row's name, and where its `Row` is."""
+PLUGINS = Plugins("leaml.rows", "row")
 Role = Literal["ours", "baseline", "control", "reference"]
 """baseline: what the method is measured against. control: the method with one part replaced, or fed something else. reference:
 told more than the method is, so shown and no rival."""
@@ -121,7 +120,7 @@ BUILTIN = (
         all_labels=True,
     ),
 )
-OPTIONAL = (*(row.name for row in BUILTIN if row.optional), *(entry.name for entry in entry_points(group=GROUP)))
+OPTIONAL = (*(row.name for row in BUILTIN if row.optional), *PLUGINS.names)
 """What `evaluate.controls` may hold."""
 TRAINED_BASELINES = tuple(row.name for row in BUILTIN if row.role == "baseline" and row.training)
 """What `evaluate.leave_out` may hold."""
@@ -135,21 +134,18 @@ def rows() -> dict[str, Row]:
         ConfigError: An installed package has a row that cannot be used.
     """
     found = {row.name: row for row in BUILTIN}
-    for entry in entry_points(group=GROUP):
-        try:
-            row = entry.load()
-        except (ImportError, AttributeError) as error:
-            raise _unusable(entry, f"cannot be imported: {error}") from error
-        if why := _fault(row, entry.name, found):
-            raise _unusable(entry, why)
-        found[entry.name] = row
+    for name in PLUGINS.names:
+        row = PLUGINS.load(name)
+        if not isinstance(row, Row):
+            raise PLUGINS.unusable(name, f"is no leaml.rows.Row, but {row!r}")
+        if why := _fault(row, name, found):
+            raise PLUGINS.unusable(name, why)
+        found[name] = row
     return found
 
 
-def _fault(row: object, name: str, taken: dict[str, Row]) -> str:
+def _fault(row: Row, name: str, taken: dict[str, Row]) -> str:
     """Why a row of another package cannot be used; "" if it can."""
-    if not isinstance(row, Row):
-        return f"is no leaml.rows.Row, but {row!r}"
     if row.name != name:
         return f"calls itself {row.name!r}; give the entry point the name of the row"
     if name in taken:
@@ -161,11 +157,6 @@ def _fault(row: object, name: str, taken: dict[str, Row]) -> str:
     if (row.change is None) is not bool(row.make):
         return "must have either a change of the configuration or a function that makes it"
     return ""
-
-
-def _unusable(entry: EntryPoint, why: str) -> ConfigError:
-    package = f" of {entry.dist.name}" if entry.dist is not None else ""
-    return ConfigError(f"the row {entry.name!r}{package} ({entry.value}) {why}")
 
 
 @cache

@@ -43,7 +43,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster import manifests
 from leaml import config as tree
-from leaml import rows
+from leaml import rows, score_methods
 from leaml.config import SourceConfig
 from leaml.data import captions, questions, registry
 from leaml.errors import ConfigError
@@ -364,7 +364,7 @@ def test_the_demos_output_is_what_the_command_prints(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("block", [b for b in all_blocks() if kind_of(b) == "project"], ids=str)
 def test_entry_points_are_of_groups_that_are_looked_at(block: Found) -> None:
     groups = tomllib.loads(block.text)["project"]["entry-points"]
-    assert groups.keys() <= {registry.GROUP, filters.GROUP, rows.GROUP}
+    assert groups.keys() <= {each.PLUGINS.group for each in (registry, filters, rows, score_methods)}
     assert all(re.fullmatch(r"[\w.]+:\w+", target) for group in groups.values() for target in group.values())
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 
-from leaml import rows
+from leaml import plugins, rows
 from leaml.config import parse
 from leaml.errors import ConfigError
 
@@ -49,8 +49,9 @@ def forget() -> None:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    found = [EntryPoint(name, f"their_rows:{name}", rows.GROUP) for name in names]
-    monkeypatch.setattr(rows, "entry_points", lambda group: found if group == rows.GROUP else [])
+    group = rows.PLUGINS.group
+    found = EntryPoints(EntryPoint(name, f"their_rows:{name}", group) for name in names)
+    monkeypatch.setattr(plugins, "entry_points", found.select)
 
 
 def test_rows_of_a_package_come_last_and_are_made_where_controls_name_them(monkeypatch: pytest.MonkeyPatch) -> None:

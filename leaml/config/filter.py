@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
 from pydantic import Field, field_validator
 
 from leaml.config.base import Section
+from leaml.plugins import Plugins
 
-GROUP = "leaml.filters"
-"""Entry points of filters in other packages: name and function."""
+PLUGINS = Plugins("leaml.filters", "filter")
 
 
 class FilterConfig(Section):
@@ -65,7 +63,7 @@ class FilterConfig(Section):
     @field_validator("plugins")
     @classmethod
     def _are_installed(cls, names: list[str]) -> list[str]:
-        known = {entry.name for entry in entry_points(group=GROUP)} if names else set()
+        known = PLUGINS.names if names else []
         for name in names:
             if name not in known:
                 there = f"installed are {', '.join(sorted(known))}" if known else "none is installed"

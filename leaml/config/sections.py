@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from leaml import score_methods
 from leaml.config.base import PATH, Section
 from leaml.config.caption import CaptionConfig
 from leaml.config.filter import FilterConfig
@@ -106,13 +107,16 @@ class DataConfig(Section):
 NAME_WORDS = Spelled("a name of letters, digits, '.', '_' and '-' (at most 64, no '.' first; the folder under storage)")
 
 
+ScoreMethod = Literal[*score_methods.NAMES]  # type: ignore[valid-type]  # names that are known when it is imported
+
+
 class ScoreConfig(Section):
     """A score for every neuron (row of a Linear, or hidden neuron of a feed-forward block) for question answering."""
 
-    method: Literal["squared", "absolute", "gradient_weight", "random", "magnitude", "lowest"] = Field(
+    method: ScoreMethod = Field(
         "squared",
-        description="Mean over labeled rows, g the gradient of one of them: squared: sum g^2; absolute: sum |g|; "
-        "gradient_weight: sum |g w|. Controls: random, magnitude (sum |w|), lowest (least squared).",
+        description=f"Mean over labeled rows, g the gradient of one of them, w the weights. {score_methods.MEANINGS}. The last "
+        "three are controls.",
     )
     unit: Literal["row", "ffn"] = Field(
         "row",

@@ -18,7 +18,7 @@ import importlib
 import itertools
 import pkgutil
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
+from typing import Any
 
 from leaml.config import SourceConfig
 from leaml.data import readers
@@ -26,10 +26,10 @@ from leaml.data.label_rows import checked
 from leaml.data.records import Keep, Record
 from leaml.errors import ConfigError, DataError
 from leaml.images import SUFFIX_RULE
+from leaml.plugins import Plugins
 
 Reader = Callable[[SourceConfig, Keep], Iterator[Record]]
-GROUP = "leaml.readers"
-"""Entry points of readers in other packages: format and function."""
+PLUGINS = Plugins("leaml.readers", "reader")
 
 
 def read(source: SourceConfig) -> Iterator[Record]:
@@ -71,8 +71,7 @@ def count(source: SourceConfig) -> int:
 
 def formats() -> list[str]:
     """Names of all formats that can be read."""
-    others = (entry.name for entry in entry_points(group=GROUP))
-    return sorted({module.name for module in pkgutil.iter_modules(readers.__path__)} | set(others))
+    return sorted({module.name for module in pkgutil.iter_modules(readers.__path__)} | set(PLUGINS.names))
 
 
 def _find(name: str) -> Reader:
@@ -82,9 +81,12 @@ def _find(name: str) -> Reader:
         hint = f"did you mean {near[0]!r}? " if near else ""
         msg = f"unknown format {name!r}: {hint}known formats: {', '.join(known)}"
         raise ConfigError(msg)
-    for entry in entry_points(group=GROUP, name=name):
-        found: Reader = entry.load()
-        return found
+    found: Any = PLUGINS.load(name)
+    if callable(found):
+        theirs: Reader = found
+        return theirs
+    if found is not None:
+        raise PLUGINS.unusable(name, f"is no function, but {found!r}")
     # imported at first use: PyAV and datasets are slow to import
     shipped: Reader = importlib.import_module(f"{readers.__name__}.{name}").read
     return shipped

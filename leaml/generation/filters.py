@@ -11,10 +11,10 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
+from typing import Any
 
 from leaml.config import FilterConfig
-from leaml.config.filter import GROUP
+from leaml.config.filter import PLUGINS
 from leaml.errors import ConfigError
 from leaml.generation import prompts
 from leaml.generation.candidates import Candidate, winning_reanswer
@@ -166,9 +166,12 @@ def vote_share(candidate: Candidate) -> float | None:
 @functools.cache
 def _plugin(name: str) -> Filter:
     """A filter of another package. Raises ConfigError where that is not installed, as it may be on another node."""
-    for entry in entry_points(group=GROUP, name=name):
-        found: Filter = entry.load()
-        return found
+    found: Any = PLUGINS.load(name)
+    if callable(found):
+        one: Filter = found
+        return one
+    if found is not None:
+        raise PLUGINS.unusable(name, f"is no function, but {found!r}")
     msg = f"the filter {name!r} of filter.plugins is not installed on this node; pip install its package on every node"
     raise ConfigError(msg)
 

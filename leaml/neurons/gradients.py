@@ -31,7 +31,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from leaml import score_methods
 from leaml.errors import StepError
+from leaml.score_methods import ScoreMethod
 
 CHUNK = 2**24
 """Most numbers of an intermediate result (64 MiB in float32)."""
@@ -65,7 +67,7 @@ def gradient_sums(
     Args:
         linears: Modules to score, by name. Their `.grad` and `requires_grad` stay as they are.
         batch: The examples.
-        method: "squared" (sum D^2), "absolute" (sum |D|) or "gradient_weight" (sum |D W|).
+        method: Name of a score of gradients (leaml.score_methods): "squared" (sum D^2), "absolute" (sum |D|) ...
         columns: Names of modules of which columns are scored instead of rows.
 
     Returns:
@@ -75,7 +77,7 @@ def gradient_sums(
         MixedExamplesError: the examples of this batch cannot be told apart; try them one at a time.
         StepError: a loss is not finite.
     """
-    taps = _Taps(linears, batch, method, columns)
+    taps = _Taps(linears, batch, score_methods.method(method), columns)
     hooks = [m.register_forward_hook(partial(taps.forward, name), with_kwargs=True) for name, m in linears.items()]
     try:
         losses = batch.losses()
@@ -117,7 +119,9 @@ class _Tap(torch.autograd.Function):
 class _Taps:
     """Collects input and output gradient of every call of the modules and turns them into norms as soon as all are there."""
 
-    def __init__(self, linears: dict[str, nn.Linear], batch: ExampleBatch, method: str, columns: Collection[str]) -> None:
+    def __init__(
+        self, linears: dict[str, nn.Linear], batch: ExampleBatch, method: ScoreMethod, columns: Collection[str]
+    ) -> None:
         self.linears, self.batch, self.method, self.columns = linears, batch, method, columns
         self.anchor = torch.zeros((), requires_grad=True)
         first: dict[int, str] = {}
@@ -171,11 +175,11 @@ class _Taps:
         self.sums[name] = _norms(self.method, kept, contracted, weight).double().sum(0)
 
 
-def _norms(method: str, a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def _norms(method: ScoreMethod, a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(B, m) norms of the rows of D_b = sum_t a_bt b_bt^T for a (B, T, m), b (B, T, n) and weight (m, n)."""
     size, tokens, m = a.shape
     n = b.shape[-1]
-    gram = method == "squared" and tokens * (m + n) < m * n
+    gram = method.squares and tokens * (m + n) < m * n
     at_once = max(1, CHUNK // (tokens * (tokens + m) if gram and tokens else m * n))
     exact = torch.promote_types(a.dtype, torch.float32)
     norms = []
@@ -186,10 +190,7 @@ def _norms(method: str, a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) 
             norms.append(weighed.mul_(some_a).sum(1).clamp_min_(0))
             continue
         gradient = some_a.mT @ some_b
-        if method == "gradient_weight":
-            gradient.mul_(weight.to(exact))
-        norm = torch.linalg.vector_norm(gradient, 2 if method == "squared" else 1, dim=-1)
-        norms.append(norm.square() if method == "squared" else norm)
+        norms.append(method.rows(gradient, weight.to(exact)))
     return torch.cat(norms)
 
 

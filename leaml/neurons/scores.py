@@ -1,18 +1,8 @@
 """Importance of every neuron for question answering.
 
 A neuron is an output row of an `nn.Linear`, or with unit "ffn" a hidden neuron of a feed-forward block (leaml.neurons.units).
-With D the gradient of one example's QA loss with respect to a weight matrix W, and the sum over a row's inputs (a column's
-outputs), averaged over examples:
-
-    squared          sum D^2          empirical Fisher per row (as FISH, NeurIPS 2021, and GRFT, arXiv 2507.00016)
-    absolute         sum |D|          sensitivity (as GPS, CVPR 2024, but per example)
-    gradient_weight  sum |D W|        first-order Taylor pruning score
-    magnitude        sum |W|          control, needs no data
-    random           uniform          control
-    lowest           -squared         control: the least important neurons
-
-The gradient is taken per example before the square or absolute value, so that examples cannot cancel each other; how that is
-done for a whole batch at once is in leaml.neurons.gradients.
+What scores there are, leaml.score_methods says; how the gradients of a whole batch's examples are taken at once, is in
+leaml.neurons.gradients.
 """
 
 from __future__ import annotations
@@ -27,6 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from leaml import score_methods
 from leaml.errors import ConfigError, StepError
 from leaml.neurons.gradients import ExampleBatch, MixedExamplesError, gradient_sums
 from leaml.neurons.units import FeedForward, combine
@@ -39,9 +30,6 @@ log = logging.getLogger(__name__)
 
 Scores = dict[str, torch.Tensor]
 """Module name -> float32 (out_features,) score of each row; with unit "ffn", block name -> (hidden neurons,)."""
-
-GRADIENT_METHODS = ("squared", "absolute", "gradient_weight", "lowest")
-
 
 T = TypeVar("T")
 
@@ -82,7 +70,7 @@ def score(
 
     Args:
         linears: Modules to score, by name.
-        method: One of the methods in the module docstring.
+        method: Name of a score (leaml.score_methods).
         data: Examples, unused by controls; with several workers, this worker's part of them, which may be empty.
         blocks: Feed-forward blocks whose neurons are scored as one (units.feed_forwards); none: rows only.
         seed: Seed of the random control.
@@ -97,19 +85,16 @@ def score(
     """
     blocks = blocks or {}
     columns = {block.columns for block in blocks.values()}
-    if method == "random":  # drawn per neuron: a sum of three draws would rank blocks before rows
+    found = score_methods.method(method)
+    if found.of == "chance":  # drawn per neuron: a sum of three draws would rank blocks before rows
         sizes = {name: torch.zeros(m.in_features if name in columns else m.out_features) for name, m in linears.items()}
         generator = torch.Generator().manual_seed(seed)
-        return {name: torch.rand(len(v), generator=generator) for name, v in combine(sizes, blocks).items()}
-    if method == "magnitude":
-        axes = {name: 0 if name in columns else 1 for name in linears}
-        return combine({n: m.weight.detach().float().abs().sum(axes[n]).cpu() for n, m in linears.items()}, blocks)
-    if method not in GRADIENT_METHODS:
-        msg = f"score.method: unknown method {method!r}; use one of {(*GRADIENT_METHODS, 'magnitude', 'random')}"
-        raise ConfigError(msg)
-    means = _gradient_means(linears, "squared" if method == "lowest" else method, data, columns, add_up)
-    sign = -1.0 if method == "lowest" else 1.0
-    return {name: (sign * value).float() for name, value in combine(means, blocks).items()}
+        return {name: found.rows(len(v), generator) for name, v in combine(sizes, blocks).items()}
+    if found.of == "weights":
+        weights = {name: m.weight.detach().float() for name, m in linears.items()}
+        return combine({n: found.rows(w.T if n in columns else w).cpu() for n, w in weights.items()}, blocks)
+    means = _gradient_means(linears, method, data, columns, add_up)
+    return {name: (found.sign * value).float() for name, value in combine(means, blocks).items()}
 
 
 def vlm_batches(

@@ -29,7 +29,7 @@ from pipelines import cli
 from pipelines.filter import decided
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = [ROOT / "examples" / name for name in ("reader", "filter", "row")]
+PACKAGES = [ROOT / "examples" / name for name in ("reader", "filter", "row", "score_method")]
 
 
 INSTALL = """
@@ -117,6 +117,39 @@ def test_an_installed_row_shares_with_the_method_what_it_does_not_change(mine: P
     own = {label.removesuffix(" half_neurons") for label in labels if label.endswith(" half_neurons")}
     assert own == {"select", "distill", "generate", "filter", "finetune", "evaluate"}
     assert {"caption", "warmup", "score leaml", "select leaml"} <= set(labels)
+
+
+SCORED = """
+import sys
+
+import torch
+from torch import nn
+
+import leaml
+from leaml.config import load
+from leaml.neurons import scores
+from leaml.neurons.gradients import ExampleBatch
+
+assert load(sys.argv[1], ["score.method=largest_gradient"]).score.method == "largest_gradient"
+assert leaml.NeuronConfig(selection="largest_gradient", ratio=0.5).score_method == "largest_gradient"
+
+layer, x = nn.Linear(3, 2, bias=False), torch.randn(4, 5, 3)
+collate = lambda part: ExampleBatch(len(part), lambda: layer(x[part]).square().sum((1, 2)))
+found = scores.score({"layer": layer}, "largest_gradient", scores.Data([0, 1, 2, 3], collate, 2))["layer"]
+alone = [torch.autograd.grad(layer(each).square().sum(), layer.weight)[0].abs().amax(-1) for each in x]
+torch.testing.assert_close(found, torch.stack(alone).mean(0))
+print("scored")
+"""
+
+
+def test_an_installed_score_is_a_method_like_others(mine: Path, installed: Path) -> None:
+    """In a process of its own: scores are known when `leaml` starts."""
+    with pytest.raises(ConfigError, match=r"score.method: .*'largest_gradient'"):
+        load(mine, ["score.method=largest_gradient"])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(installed), str(ROOT)])}
+    command = [sys.executable, "-c", SCORED, str(mine)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout == "scored\n", done.stderr
 
 
 def test_no_example_is_part_of_the_package() -> None:

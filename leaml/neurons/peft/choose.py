@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
 from torch import nn
 
+from leaml import score_methods
 from leaml.errors import ConfigError, ModelError
 from leaml.neurons import scores, selection
 from leaml.neurons.gradients import ExampleBatch
-from leaml.neurons.peft.config import NeuronConfig, Targets, as_texts
+from leaml.neurons.peft.config import GRADIENT, NeuronConfig, Targets, as_texts
 from leaml.training.objectives import reply_logits
 
 
@@ -43,8 +45,12 @@ def targets(model: nn.Module, wanted: Targets) -> dict[str, nn.Linear]:
 
 
 def _chosen_without_data(config: NeuronConfig, model: nn.Module) -> selection.Selection:
+    if score_methods.method(config.score_method).of == "gradients":
+        ways = "config = leaml.score_neurons(model, batches, config) before get_peft_model"
+        msg = f"selection {config.selection!r} needs data: {ways}"
+        raise ConfigError(msg)
     linears = targets(model, config.target_modules)
-    found = scores.score(linears, str(config.selection), seed=config.seed)
+    found = scores.score(linears, config.score_method, seed=config.seed)
     return selection.select(found, float(config.ratio or 0.0), "module", False)
 
 
@@ -72,9 +78,11 @@ def resolve(config: NeuronConfig, model: nn.Module) -> None:
 def score_neurons(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
+    config: NeuronConfig | None = None,
+    *,
     ratio: float = 0.3,
     target_modules: Targets = None,
-    method: str = "squared",
+    method: str = GRADIENT,
     scope: str = "module",
     **options: Any,
 ) -> NeuronConfig:
@@ -83,21 +91,32 @@ def score_neurons(
         config = leaml.score_neurons(model, loader, ratio=0.1)
         model = peft.get_peft_model(model, config)
 
+    Or, with a configuration that says how many of what, as PEFT's data-driven methods have it:
+
+        config = leaml.score_neurons(model, loader, leaml.NeuronConfig(selection="gradient", ratio=0.1))
+
     Args:
         model: Before `get_peft_model`; its gradients are left as they are.
         batches: What the model is called with, `labels` among it: (examples, tokens) int64, -100 where no loss is wanted. A
             model that mixes the images of a batch needs batches of one example.
-        ratio: Share of the neurons to train.
+        config: With a `selection`; it is not changed, and what it says is not given again.
+        ratio: Without a configuration, the share of the neurons to train.
         target_modules: Of which modules.
-        method: squared, absolute, gradient_weight or lowest; leaml.neurons.scores says what each is.
+        method: gradient (squared), absolute, gradient_weight or lowest; leaml.score_methods says what each is.
         scope: Where the share is taken: module, layer or global.
         options: Of `NeuronConfig`.
 
     Raises:
-        ConfigError: No batch, no Linear is meant, or an unknown method.
+        ConfigError: No batch, no Linear is meant, an unknown method, or a configuration that has its rows already or no
+            selection.
         StepError: A loss or a gradient is not finite.
     """
-    linears = targets(model, target_modules)
+    if config is None:
+        config = NeuronConfig(selection=method, ratio=ratio, target_modules=target_modules, **options)
+    elif config.rows is not None or config.selection is None:
+        msg = 'the configuration has its rows already, or no selection; give NeuronConfig(selection="gradient", ratio=...)'
+        raise ConfigError(msg)
+    linears = targets(model, config.target_modules)
     device = next(iter(linears.values())).weight.device
 
     def collate(part: Sequence[Mapping[str, Any]]) -> ExampleBatch:
@@ -114,9 +133,12 @@ def score_neurons(
     training, wanted = model.training, {n: p.requires_grad for n, p in model.named_parameters()}
     model.requires_grad_(False).eval()
     try:
-        found = scores.score(linears, method, scores.Data(list(batches), collate, 1))
+        found = scores.score(linears, config.score_method, scores.Data(list(batches), collate, 1), seed=config.seed)
     finally:
         model.train(training)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(wanted[name])
-    return NeuronConfig(rows=selection.select(found, ratio, scope, scope == "global"), **options)
+    chosen = copy(config)
+    rows = selection.select(found, float(config.ratio or 0.0), scope, scope == "global")
+    chosen.rows, chosen.columns = as_texts(rows, "rows"), {}
+    return chosen

@@ -11,10 +11,12 @@ import torch
 from peft.config import PeftConfig
 from peft.utils import PeftType
 
+from leaml import score_methods
 from leaml.errors import ConfigError
 
 PEFT_TYPE = "NEURON"
-_SELECTIONS = ("random", "magnitude")
+GRADIENT = "gradient"
+"""As a selection: the default score of gradients."""
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -37,8 +39,9 @@ class NeuronConfig(PeftConfig):
         target_modules: Without rows, the modules of which `selection` takes a share, as PEFT means it: a regular expression,
             ends of names, or "all-linear"; None: all that LEAML scores.
         ratio: Share of the rows of each of these modules, from 0 to 1.
-        selection: Without rows, how they are chosen: "random", or "magnitude" (the largest sum of |w|). By gradients:
-            `leaml.score_neurons`, which needs data.
+        selection: Without rows, how they are chosen: "random", "magnitude" (the largest sum of |w|), "gradient" (the largest
+            sum of squared gradients) or any other `leaml.score_methods`. By gradients they are chosen on data, before
+            `get_peft_model`: `config = leaml.score_neurons(model, batches, config)`.
         seed: Of the random choice.
         columns: Module name -> indices of its trained columns (the weights of one input), given as the rows are. A module may
             have both; an entry in a trained row and a trained column is trained as the row's.
@@ -58,7 +61,7 @@ class NeuronConfig(PeftConfig):
     columns: Mapping[str, Indices] | None = field(default=None, metadata={"help": "Module name -> trained columns."})
     target_modules: Targets = field(default=None, metadata={"help": "Modules of which `selection` takes a share."})
     ratio: float | None = field(default=None, metadata={"help": "Share of the rows of each of these modules."})
-    selection: str | None = field(default=None, metadata={"help": "How they are chosen: random or magnitude."})
+    selection: str | None = field(default=None, metadata={"help": "How they are chosen: random, magnitude, gradient ..."})
     seed: int = field(default=0, metadata={"help": "Of the random choice."})
     train_bias: bool = field(default=True, metadata={"help": "Train the bias entries of the rows too."})
     delta_dtype: str | None = field(default=None, metadata={"help": "Type of the trained parameters; None: automatic."})
@@ -83,15 +86,17 @@ class NeuronConfig(PeftConfig):
             self.rows, self.columns = texts
 
     def _check_selection(self) -> None:
-        if self.selection == "gradient":
-            msg = "selection 'gradient' needs data: leaml.score_neurons(model, batches, ratio=...) gives the configuration"
-            raise ConfigError(msg)
-        if self.selection not in _SELECTIONS:
-            msg = f"selection {self.selection!r} is not one of {_SELECTIONS}; with data use leaml.score_neurons"
+        if self.selection not in (GRADIENT, *score_methods.NAMES):
+            msg = f"selection {self.selection!r} is not one of {', '.join((GRADIENT, *score_methods.NAMES))}"
             raise ConfigError(msg)
         if self.ratio is None or not 0 <= self.ratio <= 1:
             msg = f"ratio is {self.ratio!r}; selection {self.selection!r} needs a share of the rows, from 0 to 1"
             raise ConfigError(msg)
+
+    @property
+    def score_method(self) -> str:
+        """Name of the score that `selection` chooses by."""
+        return "squared" if self.selection == GRADIENT else str(self.selection)
 
     @property
     def modules(self) -> list[str]:

@@ -105,7 +105,7 @@ def test_neurons_scored_on_batches_are_those_of_the_examples_one_by_one(model: L
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"selection": "gradient", "ratio": 0.1}, r"leaml.score_neurons\(model, batches, ratio=...\)"),
+        ({"selection": "gradient"}, "ratio is None"),
         ({"selection": "best", "ratio": 0.1}, "'best' is not one of"),
         ({"selection": "random"}, "ratio is None"),
         ({"selection": "random", "ratio": 1.5}, "ratio is 1.5"),
@@ -114,6 +114,18 @@ def test_neurons_scored_on_batches_are_those_of_the_examples_one_by_one(model: L
 def test_selections_that_cannot_be_made_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         NeuronConfig(**settings)
+
+
+def test_a_configuration_that_selects_by_gradients_is_given_its_rows_by_data(model: LlamaForCausalLM) -> None:
+    config = NeuronConfig(selection="gradient", ratio=0.2, target_modules=["up_proj"], train_bias=False)
+    with pytest.raises(ConfigError, match=r"leaml.score_neurons\(model, batches, config\) before get_peft_model"):
+        get_peft_model(model, config)
+    found = leaml.score_neurons(model, [batch(1)], config)
+    by_name = leaml.score_neurons(model, [batch(1)], ratio=0.2, target_modules=["up_proj"])
+    assert found.rows == by_name.rows and found.train_bias is False and config.rows is None
+    assert rows_of(get_peft_model(model, found)).keys() == {n for n, _ in model.named_modules() if n.endswith("up_proj")}
+    with pytest.raises(ConfigError, match="has its rows already"):
+        leaml.score_neurons(model, [batch(1)], found)
 
 
 def test_modules_that_the_model_does_not_have_are_refused(model: LlamaForCausalLM) -> None:

@@ -1,0 +1,42 @@
+"""What other packages add to LEAML by Python entry points, one group for each kind of thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from leaml.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """The entry points of a group.
+
+    Attributes:
+        group: Its name in `pyproject.toml`.
+        what: What each of them is, in a word.
+    """
+
+    group: str
+    what: str
+
+    @property
+    def names(self) -> list[str]:
+        """Those of all installed packages; nothing is imported."""
+        return [entry.name for entry in entry_points(group=self.group)]
+
+    def load(self, name: str) -> object | None:
+        """What an entry point names, imported; None: no installed package has it. Raises ConfigError where it is not there."""
+        for entry in entry_points(group=self.group, name=name):
+            try:
+                found: object = entry.load()
+            except (ImportError, AttributeError) as error:
+                raise self.unusable(name, f"cannot be imported: {error}") from error
+            return found
+        return None
+
+    def unusable(self, name: str, why: str) -> ConfigError:
+        """The error for one that cannot be used, with its package."""
+        (entry,) = [*entry_points(group=self.group, name=name)][:1]
+        package = f" of {entry.dist.name}" if entry.dist is not None else ""
+        return ConfigError(f"the {self.what} {name!r}{package} ({entry.value}) {why}")

@@ -38,7 +38,16 @@ from pipelines.summaries import TrainingSummary
 
 
 def adapt(config: Config, until: str = LAST, verbose: bool = False) -> Metrics | None:
-    """Run the method up to and including the step `until`; returns the metrics when that is "evaluate"."""
+    """Run the method up to and including a step.
+
+    Args:
+        config: The run.
+        until: Name of the last step; "evaluate" includes baselines, controls and the report.
+        verbose: Show the logs of Ray and vLLM.
+
+    Returns:
+        The metrics when `until` is "evaluate", else None.
+    """
     check(config, until)
     from pipelines.report import write  # imported after the check: matplotlib takes a second
 
@@ -133,7 +142,18 @@ def doubts(
     validation: int | None,
     until: str = LAST,
 ) -> list[str]:
-    """What is to be said of model and data before anything is paid for; of their sizes see `comparisons.of_sizes`."""
+    """What is to be said of model and data before anything is paid for.
+
+    Of the numbers None is one that is not known yet; what they show is in `comparisons.of_sizes`.
+
+    Args:
+        config: The run.
+        questions: That the evaluation asks.
+        images: That these are about.
+        labeled: Labeled images that may be used.
+        validation: Questions held out to choose learning rates by.
+        until: The last step that is done; without the evaluation nothing is said of it.
+    """
     sections: dict[str, TrainConfig] = {}
     if until == LAST:
         sections |= {row.title: row.section(config) for row in config.baselines if row.training}
@@ -182,25 +202,62 @@ def learning_rates(section: TrainConfig) -> int:
 
 
 def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
-    """Predictions of everything that needs labels at most: the priors, zero-shot, fine-tuning and LoRA on the labels."""
+    """Predictions of everything that needs labels at most, by row of the table.
+
+    These are the priors, zero-shot, and fine-tuning and LoRA on the labels.
+
+    Args:
+        run: Makes the steps; its configuration may leave rows out.
+        sources: Ingested.
+        labels: What is learned; also what the priors count.
+    """
     priors = predict_priors(run, sources, labels)
     return priors | {name: read_predictions(step) for name, step in baseline_steps(run, sources, labels).items()}
 
 
 def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step]:
-    """The evaluate steps of the baselines that are models, by row; all are trained before the first answers."""
+    """The evaluate steps of the baselines that are models, by row.
+
+    All of them are trained before the first answers.
+
+    Args:
+        run: Makes the steps, or notes them (`rehearsal.Rehearsal`).
+        sources: Its data.
+        labels: What they are trained on.
+    """
     rows = [row.name for row in run.config.baselines if row.name not in PRIORS]
     return predict(run, sources, {name: row_model(run, sources, labels, name) for name in rows})
 
 
 def row_model(run: Run, sources: Sources, labels: Labels, name: str) -> Examined:
-    """The model of a row, which is trained first."""
+    """The model of a row, which is trained first.
+
+    Args:
+        run: Its configuration is changed where the row is the method with other settings.
+        sources: Its data.
+        labels: The labels that may be used.
+        name: Of the row.
+
+    Returns:
+        The model, and the step that made it; None where it is the base.
+    """
     made = row_step(run, sources, labels, name)
     return (run.config.model if made is None else trained(made, run.config.model)), made
 
 
 def evaluate(run: Run, sources: Sources, labels: Labels, adapted: Step, baseline_predictions: dict[str, pa.Table]) -> Metrics:
-    """Train the controls, let them and the adapted model answer, write metrics.json and calibration.json."""
+    """Train the controls, let them and the adapted model answer, write metrics and calibration.
+
+    Args:
+        run: metrics.json and calibration.json go to `evaluation` in its folder.
+        sources: Its data; the evaluation's questions are asked.
+        labels: What the controls are trained on.
+        adapted: The step that holds the adapted model.
+        baseline_predictions: PREDICTIONS tables of what it is compared with, by row of the table.
+
+    Returns:
+        The content of metrics.json.
+    """
     from leaml.evaluation import textmetrics  # nltk brings scipy, seconds that a refused configuration should not wait for
 
     config = run.config
@@ -245,7 +302,13 @@ def trainings(run: Run, adapted: Step) -> list[comparisons.Training]:
 def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step, beside: bool = False) -> dict[str, Step]:
     """The evaluate steps of the adapted model and of the controls, which are trained first, by row.
 
-    With `beside` two are made at a time; what controls share with each other the method or the baselines have made before.
+    Args:
+        run: Its configuration names the controls.
+        sources: Its data.
+        labels: What the controls are trained on.
+        adapted: The step that holds the adapted model.
+        beside: Make two at a time, one of them in a thread. What controls share with each other the
+            method or the baselines have made before.
     """
     names = [LEAML, *run.config.evaluate.controls]
     waiting = deque([*run.config.evaluate.controls, LEAML])  # there is nothing to train for the last one

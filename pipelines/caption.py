@@ -112,7 +112,13 @@ def caption(context: Context) -> Step:
 
 
 def caption_step(run: Run, sources: Sources, labels: Labels) -> Step:
-    """The step, whether it is finished or not."""
+    """The step, whether it is finished or not.
+
+    Args:
+        run: Its `captioned` stands for the images where the sources are planned only.
+        sources: Whose images are captioned.
+        labels: Their images are captioned in any case.
+    """
     images_key = (captioned_key(run.config, sources, labels) if sources.known else run.captioned) or UNKNOWN
     made_from = tuple(folder for source in sources.training for folder in (source.name_of_folder, *source.also))
     images = Step("images", "", images_key, "", also=made_from)
@@ -120,7 +126,15 @@ def caption_step(run: Run, sources: Sources, labels: Labels) -> Step:
 
 
 def refuse_unusable_url(run: Run, sources: Sources, labels: Labels) -> str | None:
-    """Try `caption.url` with one request where captions are still to be asked for; returns what is doubtful about it.
+    """Try `caption.url` with one request where captions are still to be asked for.
+
+    Args:
+        run: Whose teacher it is.
+        sources: Tell, with `labels`, whether the step is finished.
+        labels: Their images are captioned in any case.
+
+    Returns:
+        What is doubtful about the server; None: nothing, or it is not asked.
 
     Raises:
         ModelError: Nobody listens there, or the key is refused.
@@ -146,12 +160,26 @@ def _all_given(config: Config, sources: Sources, labels: Labels) -> bool:
 
 
 def captioned(config: Config, sources: Sources, labels: Labels) -> ImageIndex:
-    """The images that are to have a caption."""
+    """The images that are to have a caption, in table order.
+
+    Args:
+        config: `caption.max_images` limits them, and the seed chooses.
+        sources: The labeled and the unlabeled one; what they exclude is left out.
+        labels: Their images are always among them, also beyond the limit.
+    """
     return sample_refs(training_images(sources), config.caption.max_images, config.seed, always=labels.image_ids)
 
 
 def captioned_key(config: Config, sources: Sources, labels: Labels) -> str:
-    """Hash of the images that are to have a caption, in order; of their names too where captions are given by name."""
+    """Hash of the images that are to have a caption, in order.
+
+    Where captions are given by name (`caption.file`), names of images and of copies count too.
+
+    Args:
+        config: As of `captioned`.
+        sources: Ingested, since their images are read.
+        labels: As of `captioned`.
+    """
     ids = captioned(config, sources, labels).ids
     named = [store.names(folder, ids.to_pylist()) for folder in sources.image_folders] if config.caption.file else []
     digest = hashlib.sha256()
@@ -174,9 +202,18 @@ def _settings(config: CaptionConfig) -> dict[str, object]:
 
 
 def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> tuple[list[dict[str, object]], list[str]]:
-    """Rows of the captions table for those of the images that have a caption in a file, and which of its texts are no captions.
+    """Rows of the captions table for the images that have a caption in a file, and unusable texts.
 
-    What a teacher's reply must not be, a given text must not be either: an image of such a text counts as one without.
+    What a teacher's reply must not be, a given text must not be either: an image of such a text
+    counts as one without.
+
+    Args:
+        given: The file; it notes which of its names are used.
+        folders: Of the images tables, whose names are looked up.
+        refs: The images that are to have a caption; others get no row.
+
+    Returns:
+        The rows, and for each text that is no caption the image's name and the reason.
 
     Raises:
         DataError: No image has one, or a name in the file is that of several images.
@@ -220,7 +257,14 @@ def _names(folder: str) -> Iterator[NamedImage]:
 
 
 def given_text(given: ready.Captions, found: int, unusable: list[str], images: int) -> str:
-    """How many images have a caption in the file, and what of it is of no use."""
+    """How many images have a caption in the file, and what of it is of no use.
+
+    Args:
+        given: The file, after `given_rows` has looked up the images.
+        found: Images that have a caption.
+        unusable: Texts that are no captions, each with its reason.
+        images: All that are to have one.
+    """
     unused, twice = len(given.unused), given.twice
     notes = [f"{unused} of its names are no image of this run"] if unused else []
     if unusable:
@@ -230,7 +274,16 @@ def given_text(given: ready.Captions, found: int, unusable: list[str], images: i
 
 
 def publish_given(given: ready.Captions, folders: list[str], refs: ImageIndex, output: str) -> list[str]:
-    """Write the captions that some of the images come with as finished shards of the step; returns the images' ids.
+    """Write the captions that some of the images come with as finished shards of the step.
+
+    Args:
+        given: The file of captions.
+        folders: Of the images tables, whose names are looked up.
+        refs: The images that are to have a caption.
+        output: Folder of the step.
+
+    Returns:
+        Ids of the images that have one now.
 
     Raises:
         DataError: As `given_rows`.

@@ -44,7 +44,13 @@ class Context:
         return made
 
     def step(self, name: str, settings: Mapping[str, object], inputs: list[Step], version: int | None = None) -> Step:
-        """The step of this pass with these settings and inputs; `version` where it is not the one declared.
+        """The step of this pass with these settings and inputs.
+
+        Args:
+            name: Of a declared step.
+            settings: What its result depends on beside the inputs, as plain data.
+            inputs: The steps it reads, all of them named in its declaration.
+            version: Of its code; None: the one declared.
 
         Raises:
             ValueError: It reads a step that its declaration does not name.

@@ -51,9 +51,15 @@ def read(run: str) -> tuple[list[StepRecord], str]:
 def split(
     earlier: list[StepRecord], now: list[StepRecord], tree: Mapping[str, object]
 ) -> tuple[list[StepRecord], list[StepRecord]]:
-    """Of earlier steps those that belong to the run of the configuration `tree` beside the steps `now`, and the others.
+    """Of earlier steps those that still belong to the run, and the others.
 
-    A step does not belong to it any more when its label stands for another folder now, nor does what was made from such a step.
+    A step does not belong to it any more when its label stands for another folder now, nor does
+    what was made from such a step.
+
+    Args:
+        earlier: Finished steps of earlier commands, the latest first.
+        now: Steps that this command has touched; they are in neither result.
+        tree: The configuration of now, as plain data.
     """
     touched = {step.folder for step in now}
     folder_of = {step.label: step.folder for step in now}

@@ -151,7 +151,17 @@ def estimate(name: str, variant: str, tree: Tree, work: Workload, known: Known, 
 
 
 def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
-    """What one engine or training worker of a step needs; None for steps of the driver and a teacher that is asked by URL."""
+    """What one engine or training worker of a step needs.
+
+    Args:
+        name: Name of the step.
+        variant: The row that it is for.
+        tree: The configuration it runs with, as plain data.
+        known: Measured rates, whose peak of memory is taken, see `earlier`.
+
+    Returns:
+        None for steps of the driver and for a teacher that is asked by URL.
+    """
     count, _ = workers(name, tree)
     if not count or (name == "caption" and tree["caption"]["url"]):
         return None
@@ -172,7 +182,14 @@ def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
 
 
 def requests(name: str, variant: str, tree: Tree, work: Workload) -> tuple[int, int]:
-    """PUT requests and GET or HEAD requests of a step where the storage is S3."""
+    """PUT requests and GET or HEAD requests of a step where the storage is S3.
+
+    Args:
+        name: Name of the step.
+        variant: The row that it is for, which tells its training section.
+        tree: The configuration it runs with, as plain data.
+        work: How much it has to do; of an unknown number of images no requests are counted.
+    """
     if name in TRAININGS:
         section = train_section(name, variant, tree)
         steps = _phases(section, work.held_out) * int(section["steps"])
@@ -203,7 +220,13 @@ def workers(name: str, tree: Tree) -> tuple[int, float]:
 
 
 def train_section(name: str, variant: str, tree: Tree) -> Tree:
-    """The training section of a step."""
+    """The training section of a step, as plain data.
+
+    Args:
+        name: Name of a training step.
+        variant: The row that it is for; rows may train with a section of their own.
+        tree: The configuration, as plain data.
+    """
     row = rows().get(variant)
     return dict(row.section(tree) if name == "finetune" and row and row.training else tree[name])
 
@@ -214,7 +237,13 @@ def _model(name: str, tree: Tree) -> Tree:
 
 
 def signature(name: str, variant: str, tree: Tree) -> tuple[object, ...]:
-    """What two steps have in common when one's rate tells the other's."""
+    """What two steps have in common when one's rate tells the other's.
+
+    Args:
+        name: Name of a step with engines, a training or gradients.
+        variant: The row that it is for, which tells its training section.
+        tree: The configuration it runs with, as plain data.
+    """
     settings, (count, gpus) = _model(name, tree), workers(name, tree)
     model = (settings["name"], settings.get("max_image_pixels"), settings.get("image_tiles", True))
     if name in ENGINES:

@@ -36,7 +36,16 @@ Examined = tuple[ModelConfig, Step | None]
 def ask_all(
     engine: Engine, items: list[Questioned[QuestionRow]], max_tokens: int
 ) -> list[tuple[Questioned[QuestionRow], QuestionRow, Completion]]:
-    """The greedy reply to each question of each image, in order."""
+    """The greedy reply to each question of each image, in order.
+
+    Args:
+        engine: Is given all questions in one call.
+        items: Images with their questions.
+        max_tokens: Longest reply.
+
+    Returns:
+        The image, the question's row and the reply, for each question.
+    """
     asked = [(item, row) for item in items for row in item.extra or []]
     requests = [Request(i.image, i.image_id, scoring.ask(row), max_tokens=max_tokens) for i, row in asked]
     return [(*each, completion) for each, (completion,) in zip(asked, engine.generate(requests), strict=True)]

@@ -38,9 +38,19 @@ def filter_pairs(context: Context) -> Step:
 
 
 def filter_files(label: str, source: str, output: str, config: FilterConfig) -> dict[str, int]:
-    """Make files of pairs in `output`/rows out of those of candidates in `source`/rows; returns the totals.
+    """Make a file of pairs out of each file of candidates, unless it is there.
 
-    Filters of the whole set decide by a hash of the pair, so a run that is killed here and started again comes to the same.
+    Filters of the whole set decide by a hash of the pair, so a run that is killed here and started
+    again comes to the same.
+
+    Args:
+        label: Of the step, for progress.
+        source: Folder of the step with the candidates, which are in its `rows`.
+        output: Folder of this step; the pairs go to its `rows`.
+        config: Which filters are on.
+
+    Returns:
+        Totals over all files, as `counts_of`.
     """
     parts = files.listing(f"{source}/rows")
     whole = PairSet(config)

@@ -44,7 +44,15 @@ def finetune(context: Context) -> Step:
 
 
 def finetune_captions(run: Run, sources: Sources, labels: Labels, captions: Step, variant: str) -> Step:
-    """A control: the base trained on labels and captions in place of pairs, as `finetune` otherwise."""
+    """A control: the base trained on labels and captions in place of pairs, else as `finetune`.
+
+    Args:
+        run: Its `finetune` section is the training's.
+        sources: Whose images are read.
+        labels: `label_share` of every batch.
+        captions: The step that holds the teacher's captions.
+        variant: Name of the control's row.
+    """
     config, request = run.config.finetune, run.config.caption.prompt or prompts.CAPTION
     settings = {"mixed": config.identity() | {"start": "base"}, "model": model_key(run.config.model), "seed": run.config.seed}
     step = run.step("finetune", settings, [captions, labels_key(labels)], variant=variant)
@@ -61,7 +69,15 @@ def finetune_captions(run: Run, sources: Sources, labels: Labels, captions: Step
 
 
 def finetune_labels(run: Run, sources: Sources, labels: Labels, config: TrainConfig, variant: str) -> Step:
-    """The base trained on labeled rows alone."""
+    """The base trained on labeled rows alone.
+
+    Args:
+        run: Whose base it is.
+        sources: Whose images are read.
+        labels: All that is learned; the part held out is for the choice of learning rates.
+        config: The training, a baseline's own section for one.
+        variant: Name of the row.
+    """
     training = {key: value for key, value in config.identity().items() if key in TrainConfig.model_fields}
     settings = {"train": training, "model": model_key(run.config.model), "seed": run.config.seed}
     step = run.step("finetune", settings, [*sources.training, labels_key(labels)], variant=variant)

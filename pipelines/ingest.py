@@ -388,7 +388,10 @@ def training_images(sources: Sources) -> ImageIndex:
 
 
 def sample_refs(refs: ImageIndex, count: int | None, seed: int, always: frozenset[str] = frozenset()) -> ImageIndex:
-    """At most `count` images, chosen by hash of seed and id, and those in `always`; in table order."""
+    """At most `count` images and those in `always`, in table order; `count` None: all images.
+
+    They are chosen by a hash of seed and id, so the same ones whatever the order of the table.
+    """
     if count is None or len(refs) <= count:
         return refs
     hashed = ((hashlib.sha256(f"{seed}:{r.image_id}".encode()).digest(), index) for index, r in enumerate(refs))

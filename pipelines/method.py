@@ -27,12 +27,25 @@ def method(
     until: str = LAST,
     judge: TrialValidation | None = None,
 ) -> Step:
-    """All steps of the method, those after the captions `rounds` times; returns the step that holds the adapted model.
+    """All steps of the method, those after the captions `rounds` times.
 
-    From the second round on the generator starts as the model that the round before adapted, and its neurons are scored anew.
-    With `finetune.start: base` fine-tuning starts at the base every time, so that errors of one round's pairs stay there.
+    From the second round on the generator starts as the model that the round before adapted, and
+    its neurons are scored anew. With `finetune.start: base` fine-tuning starts at the base every
+    time, so that errors of one round's pairs stay there.
 
-    Raises StopHereError after the step `until`, in the last round that has it.
+    Args:
+        run: With the configuration of the row.
+        sources: Its data.
+        labels: The labels that may be used.
+        variant: Row of the table that the steps are for.
+        until: The last step that is made.
+        judge: What a search judges models of the last round by; None: nobody does.
+
+    Returns:
+        The step that holds the adapted model.
+
+    Raises:
+        StopHereError: After the step `until`, in the last round that has it; not after "evaluate".
     """
     context = Context(run, sources, labels, variant)
     for number in range(1, run.config.rounds):

@@ -35,7 +35,14 @@ _MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")
 def engine_spec(
     model: ModelConfig, resources: ResourcesConfig, url: str | None = None, client: ClientConfig | None = None
 ) -> EngineSpec:
-    """How to serve a model in this plan, or with `url` to ask the server that does."""
+    """How to serve a model, or to ask the server that does.
+
+    Args:
+        model: A folder or hub id, or the name that the server at `url` has for it.
+        resources: What an engine takes.
+        url: OpenAI-compatible server; None: vLLM serves the model.
+        client: How such a server is asked; None: the defaults.
+    """
     return EngineSpec(
         model=model.name if url else resolve_model(model.name),
         dtype=model.dtype,

@@ -171,7 +171,18 @@ def show(
     prices: Prices | None = None,
     as_json: bool = False,
 ) -> None:
-    """Print the plan, see `make`: data, resources, steps, the arithmetic, the total, and what is doubtful; or all as JSON."""
+    """Print the plan: data, resources, steps, the arithmetic, the total, and what is doubtful.
+
+    Args:
+        config: The run.
+        amounts: As of `make`.
+        frames: As of `make`; the totals are printed for each.
+        prices: Of GPU-hours and requests, and the deadline; None: the defaults of `Prices`.
+        as_json: Print all of it as one JSON object.
+
+    Raises:
+        InputError: As `make`.
+    """
     plan, prices = make(config, amounts, frames), prices or Prices()
     if as_json:
         print(json.dumps(plan.tree(prices), indent=1))

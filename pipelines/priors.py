@@ -27,9 +27,18 @@ PRIORS = ("blind_prior", "source_prior", "letter_prior")
 def predict_priors(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
     """Predictions of each prior that the data has, by row name.
 
-    `blind_prior`: the most common training answer to the question; of options, the most common right text among those offered.
-    `source_prior`: the same per question and source of the image, where the labeled images are of several sources.
-    `letter_prior`: the most common right letter of the question's options, where there are options.
+    `blind_prior`: the most common training answer to the question; of options, the most common
+    right text among those offered. `source_prior`: the same per question and source of the image,
+    where the labeled images are of several sources. `letter_prior`: the most common right letter of
+    the question's options, where there are options.
+
+    Args:
+        run: Whose evaluation questions are answered.
+        sources: They tell the source of each image.
+        labels: What is counted, with the part held out for validation.
+
+    Returns:
+        A PREDICTIONS table for each.
     """
     known = [row for row, _ in labels.rows()]
     asked = evaluation_rows(run, sources)

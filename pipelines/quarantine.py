@@ -38,7 +38,20 @@ def counts_of(rows: Sequence[OutputRow]) -> Counter[str]:
 
 
 def check(label: str, counts: Mapping[str, float], seen: int, total: int, most: float, output: str) -> None:
-    """Raise StepError when more than the share `most` of `total` images is quarantined, or most of the `seen` ones are."""
+    """End a step of whose images too many have no result.
+
+    Args:
+        label: Of the step, for the message.
+        counts: `quarantined`, and how many for each reason.
+        seen: Images that are done or quarantined so far.
+        total: Images of the step.
+        most: Share of `total`, from 0 to 1, that may be quarantined.
+        output: Folder of the step, for the message.
+
+    Raises:
+        StepError: More than that share is quarantined; or of those seen more than half, `EARLY` or
+            more of them, where `most` is less than half.
+    """
     bad = counts.get("quarantined", 0)
     hopeless = bad >= EARLY and 2 * bad > seen and 2 * most < 1
     if bad <= most * total and not hopeless:

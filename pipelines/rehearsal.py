@@ -82,7 +82,13 @@ def rehearse(config: Config, captioned: str | None = None) -> tuple[Rehearsal, S
 
 
 def measure(run: Run, sources: Sources, labels: Labels) -> Amounts:
-    """Count everything: exactly what is ingested, cheaply what lies on this machine."""
+    """Count everything: exactly what is ingested, cheaply what lies on this machine.
+
+    Args:
+        run: The run, or one that only plans; its configuration has the label budget and limits.
+        sources: Its steps, finished or not.
+        labels: As drawn; without any rows they are estimated from the budget.
+    """
     data = run.config.data
     labeled = _count(run, sources.labeled, data.labeled)
     unlabeled = None if sources.unlabeled is None or data.unlabeled is None else _count(run, sources.unlabeled, data.unlabeled)

@@ -40,7 +40,18 @@ WRONG = 12
 
 
 def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: Metrics) -> str:
-    """Write report/index.html of a finished run, print the accuracy table, return the page's path."""
+    """Write report/index.html of a finished run and print the accuracy table.
+
+    Args:
+        run: Whose steps are shown.
+        sources: Their images are shown beside pairs and wrong answers.
+        labels: Their images and rows are counted on the page.
+        adapted: The step that holds the adapted model.
+        metrics: Content of metrics.json.
+
+    Returns:
+        Path of the page.
+    """
     selected, captions = _latest(run, "select"), _latest(run, "caption")
     filtered = _latest(run, "filter")
     html = write_report(

@@ -17,7 +17,17 @@ from pipelines.run import Run, Step
 
 
 def row_step(run: Run, sources: Sources, labels: Labels, name: str) -> Step | None:
-    """Train the model of a row; returns the step that holds it, None where the row is the base as it is."""
+    """Train the model of a row.
+
+    Args:
+        run: Its configuration is changed as the row says.
+        sources: Its data.
+        labels: The labels that may be used.
+        name: Of the row.
+
+    Returns:
+        The step that holds the model; None where the row is the base as it is.
+    """
     row = rows()[name]
     if row.change is not None:
         return method(run.variant(row.change(run.config)), sources, labels, name)

@@ -122,7 +122,8 @@ class Run:
         variant: str = "",
         round_number: int = 0,
     ) -> Step:
-        """The step with these settings and inputs; `version` is raised when the step's code changes its results."""
+        """The step with these settings and inputs; `version` is raised when its code changes its
+        results. These three are hashed with the name; `variant` and `round_number` label it."""
         key = {"step": name, "code": f"{__version__}/{version}", "settings": settings, "inputs": [i.hash for i in inputs]}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
         made_from = tuple(i.name_of_folder for i in inputs if i.folder)

@@ -134,9 +134,19 @@ def refuse_unschedulable(
 
 
 def missing(what: str, count: int, each: dict[str, float], nodes: list[dict[str, float]]) -> str | None:
-    """What `nodes` lack for `count` processes with the resources `each` and one more CPU for Ray's own tasks; None: nothing.
+    """What nodes lack for some processes, and one more CPU for Ray's own tasks.
 
-    A process lies on one node as a whole, so totals are not enough: two nodes of 4 CPUs hold no process of 6.
+    A process lies on one node as a whole, so totals are not enough: two nodes of 4 CPUs hold no
+    process of 6.
+
+    Args:
+        what: The setting that asks for the processes, for the text.
+        count: How many.
+        each: Resources of one, by Ray's names: "CPU", "GPU".
+        nodes: What each node has.
+
+    Returns:
+        A text that says so; None: nothing is lacking.
     """
     for kind, amount in each.items():
         extra, total = (1 if kind == "CPU" else 0), sum(node.get(kind, 0) for node in nodes)

@@ -91,10 +91,15 @@ class Shard:
 def make_shards(
     step: str, refs: ImageIndex, extras: Mapping[str, object], size: int, rows: ImageIndex | None = None
 ) -> list[PackedShard]:
-    """Cut the images into packed shards of `size`, in table order.
+    """Cut the images into packed shards, in table order.
 
-    The step's own data of an image is in `extras`, or with `rows` the row of another step's table at the image's index in
-    `rows`, which the worker reads.
+    Args:
+        step: Name of the step, for its quarantine.
+        refs: The images, and where their bytes are.
+        extras: The step's own data by image id, JSON-safe; None for an image that is not in it.
+        size: Images of a shard; the last one may have fewer.
+        rows: In place of `extras`: where the rows of another step's table are, in the order of
+            `refs`; the worker reads them.
     """
     shards = []
     for number, start in enumerate(range(0, len(refs), size)):

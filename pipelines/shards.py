@@ -236,7 +236,18 @@ def run_shards(
     max_pixels: int,
     max_quarantined: float = 1.0,
 ) -> dict[str, float]:
-    """`run_in_turn` of one step; returns its totals."""
+    """`run_in_turn` of one step; returns its totals over all shards.
+
+    Args:
+        label: Of the step, for progress and messages.
+        shards: All of its shards, published or not.
+        spec: The engine that it asks.
+        work: What it does with a shard's images.
+        output: Its folder.
+        resources: Engines, and what each takes.
+        max_pixels: Images with more are quarantined.
+        max_quarantined: Share of the images, from 0 to 1, that may have no result.
+    """
     (summary,) = run_in_turn([ShardStep(label, shards, spec, work, output)], resources, max_pixels, max_quarantined)
     return summary
 
@@ -244,14 +255,19 @@ def run_shards(
 def run_in_turn(
     steps: Sequence[ShardStep[Extra]], resources: ResourcesConfig, max_pixels: int, max_quarantined: float = 1.0
 ) -> Iterator[dict[str, float]]:
-    """Do every shard that is not published yet, step after step; yields the totals over all shards of each when it is done.
+    """Do every shard that is not published yet; yields the totals of each step when it is done.
 
-    One pool of engines does them all, and is given back with the last step. Seconds and rates are of all attempts:
-    `images_per_engine_s` while an engine works, without its start.
+    One pool of engines does them all, and is given back with the last step. Seconds and rates are
+    of all attempts: `images_per_engine_s` while an engine works, without its start.
+
+    Args:
+        steps: In this order.
+        resources: Of the pool.
+        max_pixels: As of `run_shards`.
+        max_quarantined: As of `run_shards`, for each step.
 
     Raises:
-        StepError: A worker failed, or more than the share `max_quarantined` of a step's images has no result; what is
-            published stays.
+        StepError: A worker failed, or too many images have no result; what is published stays.
     """
     begun = [_Begun(step, max_quarantined) for step in steps]
     waiting = [each for each in begun if each.todo]
@@ -332,7 +348,16 @@ def run_step(
     work: ShardWork[Extra],
     resources: ResourcesConfig | None = None,
 ) -> dict[str, float]:
-    """`run_shards` with the step's label and folder, and the run's limits and (by default) resources."""
+    """`run_shards` with the step's label and folder, and the run's limits.
+
+    Args:
+        run: Its configuration has the limits.
+        step: Whose folder the shards are published in.
+        shards: All of them.
+        spec: The engine.
+        work: What is done with a shard's images.
+        resources: Of the engines; None: the run's.
+    """
     config = run.config
     limits = (config.data.max_pixels, config.data.max_quarantined)
     return run_shards(step.label, shards, spec, work, step.folder, resources or config.resources, *limits)

@@ -88,9 +88,12 @@ def runs_in(folder: str) -> list[str]:
 
 
 def show(run: str, as_json: bool = False, watch: bool = False) -> None:
-    """Print the state, as a table or as JSON; with `watch` again and again until the run does not run any more.
+    """Print the state of a run, or of every run in a folder.
 
-    Of a folder of runs every run is a line of the table, or an entry of the list `runs` in JSON.
+    Args:
+        run: Folder of a run, or a local folder of runs.
+        as_json: JSON in place of a table; of several runs a list under `runs`.
+        watch: Print again and again until no run is running any more.
     """
     while True:
         runs = runs_in(run)

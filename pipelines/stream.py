@@ -26,7 +26,14 @@ Result = TypeVar("Result", bound=WorkerRow)
 
 
 def stream(todo: list[PackedShard], actor: type, arguments: tuple[object, ...], resources: ResourcesConfig) -> Dataset:
-    """The Ray Data plan: read the shards' bytes in tasks, do them in a pool of `actor`."""
+    """The Ray Data plan: read the shards' bytes in tasks, do them in a pool of actors.
+
+    Args:
+        todo: Shards to do, at least one.
+        actor: Class that is called with each `LoadedShard`.
+        arguments: Of its constructor.
+        resources: Size of the pool, and what each actor takes.
+    """
     import ray
 
     read = cast(Callable[[dict[str, object]], dict[str, object]], load)  # Ray's types know no TypedDict
@@ -75,7 +82,17 @@ def saturation(resources: ResourcesConfig) -> str:
 
 
 def rows_of(streamed: Dataset, row_type: type[Result], label: str) -> Iterator[Result]:
-    """Rows of a Ray Data stream, which are of `row_type`. Raises our own errors as they are, others as StepError."""
+    """Rows of a Ray Data stream.
+
+    Args:
+        streamed: It runs while its rows are taken.
+        row_type: What the rows are.
+        label: Of the step, for the message of a failure.
+
+    Raises:
+        LeamlError: Our own errors, as a worker has put them into a row.
+        StepError: A worker failed in another way.
+    """
     import ray
 
     try:

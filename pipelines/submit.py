@@ -165,7 +165,19 @@ class Cluster:
         return None
 
     def start(self, config: Config, from_image: bool, verbose: bool) -> str:
-        """Submit the job; returns its id."""
+        """Submit the job of a run.
+
+        Args:
+            config: The run, with the storage as the job sees it.
+            from_image: Run the image's LEAML instead of what lies in the current folder.
+            verbose: Show the logs of Ray and vLLM in the job's log.
+
+        Returns:
+            The job's id, which ends in a number that no job of the run has had.
+
+        Raises:
+            InputError: The cluster did not take the job, or the folder is too large for it.
+        """
         numbers = [int(str(job.submission_id).rpartition("-")[2]) for job in self._jobs(config)]
         environment: dict[str, object] = {"env_vars": {CONFIG: _yaml(config), "PYTHONUNBUFFERED": "1"}}
         program = "leaml"

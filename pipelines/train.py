@@ -123,7 +123,20 @@ def write_examples(uri: str, examples: list[Example]) -> str:
 def run_training(
     label: str, job: TrainJob, resources: ResourcesConfig, callbacks: Sequence[UserCallback] = ()
 ) -> dict[str, object]:
-    """Train on `resources.train_workers` workers with progress; returns the summary that training.json holds."""
+    """Train on `resources.train_workers` workers with progress.
+
+    Args:
+        label: Of the step, for progress and messages.
+        job: What is trained; its folder gets checkpoints, the model and training.json.
+        resources: The workers.
+        callbacks: Of Ray Train.
+
+    Returns:
+        The content of training.json.
+
+    Raises:
+        LeamlError: As `fit`.
+    """
     job = replace(job, model=job.model.model_copy(update={"name": resolve_model(job.model.name)}))
     with ProgressMonitor(label, job.folder, job.config.steps):
         fit(_train_worker, job, resources, f"{job.folder}/checkpoints", label, callbacks)
@@ -138,9 +151,19 @@ def fit(
     label: str,
     callbacks: Sequence[UserCallback] = (),
 ) -> None:
-    """Run `body` on the Ray Train workers of the plan; Ray's checkpoints go to `folder` until it ends well.
+    """Run a function on the Ray Train workers of the plan, anew after a failure, twice at most.
 
-    Raises our own errors as they are, others as StepError.
+    Args:
+        body: Runs on each worker.
+        job: What it is given, under the key `job`.
+        resources: The workers.
+        folder: Ray's checkpoints go there; it is deleted when the training ends well.
+        label: Of the step, for the message of a failure.
+        callbacks: Of Ray Train.
+
+    Raises:
+        LeamlError: Our own errors, as they are.
+        StepError: Others.
     """
     import ray.train
     from ray.train.torch import TorchTrainer

@@ -137,7 +137,17 @@ def trainings(config: Config, until: str = LAST) -> Iterator[Training]:
 
 
 def of_step(name: str, section: Tree, tree: Tree, size: tuple[int, int] | None) -> Need | None:
-    """What a step takes, by its configuration as plain data; see `of_training`. None for one that is trained in another way."""
+    """What a step takes, see `of_training`.
+
+    Args:
+        name: Name of the step, which tells the length of a reply.
+        section: Its training section, as plain data.
+        tree: The whole configuration, as plain data.
+        size: Width and height of the largest image; None: `image_tokens.SIZE`.
+
+    Returns:
+        None for one that is trained in another way, or where `of_training` cannot tell.
+    """
     if not section.keys() >= TrainConfig.model_fields.keys():
         return None
     train = TrainConfig(**{key: section[key] for key in TrainConfig.model_fields})

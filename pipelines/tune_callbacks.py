@@ -42,7 +42,13 @@ class TrialReport(TypedDict):
 
 
 def report_of(validation: ValidationRecord, every: int, group: str = "") -> TrialReport:
-    """The report of one validation during distillation, which come every so many steps."""
+    """The report of one validation during distillation.
+
+    Args:
+        validation: What was found, and at which step.
+        every: Steps between two validations.
+        group: Placement group of the training, in hex; "" where none runs.
+    """
     return {
         "accuracy": validation["accuracy"],
         "objective": validation["accuracy"],

@@ -36,7 +36,13 @@ def answer_examples(labels: Labels) -> list[Example]:
 
 
 def qa_tasks(warmed: Step, weight: float = 1.0, share: float = 1.0) -> list[TaskFile]:
-    """The QA loss of a warm-up step, for the steps that use it again."""
+    """The QA loss of a warm-up step, for the steps that use it again.
+
+    Args:
+        warmed: The warm-up, which has written the examples.
+        weight: Of each of the two tasks in the loss.
+        share: Of each of them in a batch, relative to the shares of other tasks.
+    """
     return [TaskFile(name, warmed.path(f"{name}.parquet"), share=share, weight=weight) for name in QA_TASKS]
 
 

@@ -55,9 +55,13 @@ def restore() -> StoredCheckpoint | None:
 
 
 def save(folder: Path, state: TrainingState, last: bool) -> None:
-    """Store this worker's part of a checkpoint, while the next steps are done; the `last` one before anything else happens.
+    """Store this worker's part of a checkpoint, while the next steps are done.
 
-    Ray would give up what is still on its way when the writing of the model fails.
+    Args:
+        folder: The part; Ray deletes it once it is stored.
+        state: Its step and phase are reported with it.
+        last: Wait until it is stored. Ray would give up what is still on its way when the writing
+            of the model fails.
     """
     import ray.train
 

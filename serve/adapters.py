@@ -26,13 +26,19 @@ Way = Literal["lora", "merge", "model"]
 
 
 def way_of(source: str, max_rank: int, multi_lora: bool) -> Way:
-    """How a domain is served: "lora" in the main model's engine, "merge" into a model of its own, or it is a "model" already.
+    """How a domain is served.
 
-    An adapter is a LoRA exactly if no module has more than `max_rank` (rows and columns, for neurons) and it has no biases and
-    no whole modules. Only its configuration is read.
+    "lora": in the main model's engine. "merge": merged into a model of its own. "model": it is a
+    model already. An adapter is a LoRA exactly if no module has more than `max_rank` (rows and
+    columns, for neurons) and it has no biases and no whole modules. Only its configuration is read.
+
+    Args:
+        source: Folder (local or s3://) of an adapter or a model, or a hub id.
+        max_rank: That the engine takes.
+        multi_lora: Whether the engine takes adapters at all; without it they are merged.
 
     Raises:
-        DataError: not readable, of another PEFT method, or its weights are not in a safetensors file.
+        DataError: not readable, of another PEFT method, or without weights in safetensors.
     """
     if not _there(source, CONFIG):
         return "model"

@@ -137,7 +137,13 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 async def read_form(schema: type[BaseModel], headers: Headers, body: bytes, limits: LimitSettings) -> FormData:
-    """The fields of a multipart form that are not empty, for `schema` to be made of; one of them is the file `file`.
+    """The fields of a multipart form that are not empty; one of them is the file `file`.
+
+    Args:
+        schema: What is made of them; its fields are those that a form may have.
+        headers: Of the request; the content type has the form's boundary.
+        body: All of it.
+        limits: The longest prompt, which bounds the length of a field.
 
     Raises:
         ApiError: not a form (400), or not with each field once, as UTF-8 (422).

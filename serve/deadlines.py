@@ -25,7 +25,17 @@ class ClientGoneError(Exception):
 
 
 async def guarded(work: Awaitable[T], request: Request, limits: LimitSettings) -> T:
-    """Result of `work`, which is cancelled when the deadline has passed (ApiError 504) or the client is gone."""
+    """Result of some work, which is cancelled at the deadline and when the client goes away.
+
+    Args:
+        work: Awaited here; what it raises is raised.
+        request: Whose it is, with its body received: what comes after tells that the client goes.
+        limits: The deadline, counted from the request's headers on.
+
+    Raises:
+        ApiError: The deadline has passed (504).
+        ClientGoneError: Nobody waits for the reply any more.
+    """
     record: AccessRecord = request.scope["state"]["record"]
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnected(request.receive))
     both: set[asyncio.Future[T] | asyncio.Future[None]] = {task, gone}

@@ -250,7 +250,13 @@ def _engine(
 
 
 def engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too: bool) -> dict[str, object]:
-    """vLLM's arguments, as leaml.engine.vllm_engine has them, so that answers are the same."""
+    """vLLM's arguments, as leaml.engine.vllm_engine has them, so that answers are the same.
+
+    Args:
+        settings: Of the server; `engine.options` comes last and overrides all others.
+        config: The model that is loaded.
+        adapters_too: Whether it is the main model's engine, which has the adapters.
+    """
     engine = settings.engine
     found: dict[str, object] = {
         "dtype": config.dtype,

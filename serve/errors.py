@@ -52,12 +52,27 @@ class ApiError(Exception):
 
 
 def unprocessable(message: str, code: str, param: str | None = None) -> ApiError:
-    """422: understood, but not acceptable."""
+    """422: understood, but not acceptable.
+
+    Args:
+        message: As of `ApiError`.
+        code: Short name of the reason.
+        param: The field at fault; None: no single one.
+    """
     return ApiError(422, message, code, param)
 
 
 def refuse(message: str, code: str, param: str | None = None) -> NoReturn:
-    """Raise `unprocessable`."""
+    """Raise `unprocessable`.
+
+    Args:
+        message: As of `ApiError`.
+        code: Short name of the reason.
+        param: The field at fault; None: no single one.
+
+    Raises:
+        ApiError: Always.
+    """
     raise unprocessable(message, code, param) from None
 
 
@@ -110,7 +125,13 @@ def about_questions() -> Iterator[None]:
 
 
 def explained(status: int, message: str, max_model_len: int) -> ApiError:
-    """vLLM's refusal in our words: its own name internals and repeat the request."""
+    """vLLM's refusal in our words: its own name internals and repeat the request.
+
+    Args:
+        status: HTTP status that vLLM would answer with.
+        message: What it says; only looked at, never passed on.
+        max_model_len: Tokens of the model's context, for the message.
+    """
     lower = message.lower()
     if re.search(r"engine ?(dead|core)", lower):
         return stopped()

@@ -170,7 +170,17 @@ def _is_ours(binary: Path) -> bool:
 
 
 def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) -> Path:
-    """Write what stands in for the program `binary`, and the files that it needs, into `folder`; returns its path."""
+    """Write what stands in for the program HAProxy, and the files that it needs.
+
+    Args:
+        folder: Of this server alone; it has to stay while the server runs.
+        limits: Of connections, headers and seconds; they become rules.
+        host: Address that HAProxy listens on.
+        binary: Path of the program itself.
+
+    Returns:
+        Path of the script, in `folder`.
+    """
     buffer = 2 * limits.header_bytes + 8192
     values = {
         "HOST": host,

@@ -38,7 +38,12 @@ PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30", "RAY_SERVE_PROXY_HEAL
 
 
 def serve_until_stopped(settings: ServeSettings, address: str | None = None, verbose: bool = False) -> None:
-    """Serve until SIGINT or SIGTERM; then no new requests are taken and those under way are answered.
+    """Serve until SIGINT or SIGTERM, then answer the requests under way and take no new ones.
+
+    Args:
+        settings: Of the server.
+        address: Of a Ray cluster to serve on; None: on a Ray of its own.
+        verbose: Show the logs of Ray and vLLM.
 
     Raises:
         As `start`.
@@ -98,10 +103,21 @@ class EngineWatch:
 
 
 def start(settings: ServeSettings, address: str | None = None, verbose: bool = False) -> DeploymentPlan:
-    """Deploy and return when it answers. The raw keys are read, hashed and dropped before anything else starts.
+    """Deploy and return when it answers.
+
+    The raw keys are read, hashed and dropped before anything else starts.
+
+    Args:
+        settings: Of the server; local folders in them are made absolute.
+        address: Of a Ray cluster to deploy on; None: a Ray of its own is started in this process.
+        verbose: Show the logs of Ray and vLLM.
+
+    Returns:
+        What was deployed.
 
     Raises:
-        InputError: no keys for a cluster or an address that others reach, a model that cannot be used, or a server is there.
+        InputError: no keys for a cluster or an address that others reach, a model that cannot be
+            used, no room for the engines, or a server is there.
         StepError: the engine does not start.
     """
     digests = auth.read_keys(settings.auth.keys_file, remove_serving_keys())

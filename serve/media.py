@@ -114,7 +114,16 @@ class Decoder:
 
 
 async def from_reference(reference: str, media: MediaSettings, limits: LimitSettings) -> Encoded:
-    """The image behind a data URL, an s3:// id or an http(s) URL. Raises ApiError."""
+    """The image behind a data URL, an s3:// id or an http(s) URL.
+
+    Args:
+        reference: From a request, so not to be trusted.
+        media: Where images may be fetched from; http(s) needs hosts in it.
+        limits: Of an image.
+
+    Raises:
+        ApiError: Nothing may be fetched there, or it cannot be; or as `from_bytes`.
+    """
     scheme = reference[:8].partition(":")[0].lower()
     if scheme == "data":
         return await from_bytes(_data(reference, limits), media, limits)
@@ -127,7 +136,16 @@ async def from_reference(reference: str, media: MediaSettings, limits: LimitSett
 
 
 async def from_bytes(data: bytes, media: MediaSettings, limits: LimitSettings) -> Encoded:
-    """The image that `data` encodes. Raises ApiError: too many bytes or a size over a limit (413), not an image (422)."""
+    """The image that some bytes encode; its size is read from its header, nothing is decoded.
+
+    Args:
+        data: A whole file.
+        media: Whether JPEG 2000 is read.
+        limits: Of an image.
+
+    Raises:
+        ApiError: Too many bytes or a size over a limit (413), not an image (422).
+    """
     if images.is_jpeg2000(data) and not media.jpeg2000:
         msg = "JPEG 2000 is not read here; convert the image to PNG or JPEG, or have the server set media.jpeg2000"
         refuse(msg, "image_unreadable", "image")

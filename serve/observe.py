@@ -54,7 +54,13 @@ class EndpointMetrics:
         }
 
     def add(self, name: str, value: float = 1.0, **labels: str) -> None:
-        """Count, or put a time into a histogram."""
+        """Count, or put a time into a histogram.
+
+        Args:
+            name: Key of `COUNTERS` or `HISTOGRAMS`.
+            value: Added to the count; of a histogram the seconds.
+            labels: All that the metric has, in the order of its declaration.
+        """
         values = (self._replica, *labels.values())
         if name in HISTOGRAMS:
             self._histograms[name].labels(*values).observe(value)

@@ -25,6 +25,13 @@ class RayExporter:
         self._gauges = Gauges(lambda name, value: told[name].set(value))
 
     def add(self, name: str, value: float, labels: dict[str, str]) -> None:
+        """Count, or put a time into a histogram; as `EndpointMetrics.add`.
+
+        Args:
+            name: Key of `COUNTERS` or `HISTOGRAMS`.
+            value: Added to the count, 0 left out; of a histogram the seconds.
+            labels: Values by name.
+        """
         if name in HISTOGRAMS:
             self._histograms[name].observe(value, tags=labels)
         elif value > 0:

@@ -88,7 +88,15 @@ class ModelServer(LLMServer):
     async def answer_for(
         self, model: Model, encoded: Encoded, questions: list[ImageQuestion], alternatives: int, request_id: str
     ) -> list[Answer] | ApiError:
-        """As Service.answer, for another replica; an error is returned, since Ray would wrap it."""
+        """As Service.answer, for another replica; an error is returned, since Ray would wrap it.
+
+        Args:
+            model: The one that this replica serves.
+            encoded: The image, decoded here.
+            questions: About the image.
+            alternatives: As of Service.answer.
+            request_id: As of Service.answer.
+        """
         try:
             async with self.decoder.opened([encoded], self.engine_models.shrink) as (picture,):
                 return await self.engine_models.answer(model, picture, questions, alternatives, request_id)
@@ -98,7 +106,17 @@ class ModelServer(LLMServer):
     async def chat_for(
         self, model: Model, body: ChatBody, encoded: list[Encoded], request_id: str
     ) -> AsyncIterator[ChatReply | str | ApiError]:
-        """As Service.chat, for another replica: the reply alone, or the events."""
+        """As Service.chat, for another replica; an error is yielded, since Ray would wrap it.
+
+        Args:
+            model: The one that this replica serves.
+            body: The checked request.
+            encoded: Its images, decoded here, by index.
+            request_id: Unique.
+
+        Yields:
+            The reply alone, or the events.
+        """
         try:
             async with self.decoder.opened(encoded, self.engine_models.shrink) as pictures:
                 result = await self.engine_models.chat(model, body, pictures, request_id)
@@ -120,7 +138,6 @@ class VqaServer(ModelServer):
         settings: Everything.
         model: The main model.
         base: The model to load.
-        cards: The card of each model, by its id.
         peers: Handles of the domains with engines of their own, by the ids of their models.
         merged: Those models, what each loads and the adapter that is merged into it.
         found: Where the main model was found.

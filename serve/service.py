@@ -139,7 +139,18 @@ class Service(Protocol):
     ) -> list[Answer]:
         """Answers to questions about one image, each with its alternatives.
 
-        Without options they are the greedy replies that `leaml evaluate` scores; with options one of these (leaml.text.choice).
+        Without options they are the greedy replies that `leaml evaluate` scores; with options one
+        of these (leaml.text.choice).
+
+        Args:
+            model: One of `models()`.
+            picture: The image.
+            questions: Checked; answered all at once.
+            alternatives: Most further answers to each question; 0: none are looked for.
+            request_id: Unique.
+
+        Returns:
+            An answer for each question, in order.
         """
         ...
 

@@ -324,9 +324,16 @@ def read_settings(path: str | Path) -> dict[str, object]:
 
 
 def merged(path: str | Path | None, given: Mapping[str, object], overrides: list[str]) -> dict[str, object]:
-    """A file's tree with `given` (dotted keys, None: not given) and `a.b=value` overrides put over it.
+    """A file's tree with further settings put over it.
 
-    Relative paths of the file are those of its folder.
+    Args:
+        path: YAML file, see `read_settings`; its relative paths are those of its folder. None: no
+            file.
+        given: Values by dotted key; None: not given.
+        overrides: `a.b=value` texts, which come last.
+
+    Raises:
+        ConfigError: The file cannot be read, or an override is not of that form.
     """
     tree = with_paths(read_settings(path), absolute_from(Path(path).parent.absolute()), ServeSettings) if path else {}
     for key, value in given.items():

@@ -92,7 +92,15 @@ class _Common(TypedDict):
 def reply_of(
     request: VqaQuestions, answers: list[Answer], model: Model, request_id: str, began: float
 ) -> VqaReply | VqaBatchReply:
-    """The reply to one question or to many."""
+    """The reply to one question or to many.
+
+    Args:
+        request: What was sent; its questions are repeated in a reply to many.
+        answers: One for each question, in order.
+        model: That gave them; its calibration makes their confidences.
+        request_id: Becomes the reply's id.
+        began: `time.perf_counter()` at the request's headers, for the latency.
+    """
     common: _Common = {
         "id": request_id,
         "model": model.id,

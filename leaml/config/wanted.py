@@ -29,7 +29,16 @@ def wanted(field: FieldInfo) -> str:
 
 
 def fix(field: FieldInfo, key: str, value: object) -> str:
-    """How to write what was probably meant, where that is plain: "; 30 % is 0.3". Empty elsewhere."""
+    """How to write what was probably meant, where that is plain: "; 30 % is 0.3".
+
+    Args:
+        field: The field that refused the value.
+        key: Its dotted key, for a fix that repeats it.
+        value: What was given.
+
+    Returns:
+        Text that ends the message; empty where no fix is plain.
+    """
     kinds = _kinds(field.annotation)
     if isinstance(value, str) and "," in value and {list, tuple} & kinds:
         return f"; write {key}=[{value}]"

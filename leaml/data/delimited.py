@@ -76,7 +76,16 @@ def check_names(where: str, names: Sequence[str]) -> None:
 
 
 def check_cells(where: str, names: Sequence[str], cells: Sequence[str]) -> None:
-    """Raise DataError if a row holds more than its columns name: part of a text with a separator in it, for one."""
+    """Refuse a row of more cells than columns: part of a text with a separator in it, for one.
+
+    Args:
+        where: File and line of the row, for the message.
+        names: Names of the columns. One without a name may hold nothing, but for the first.
+        cells: The row.
+
+    Raises:
+        DataError: A cell stands beyond the columns, or in one without a name.
+    """
     for column, cell in enumerate(cells):
         # A first column without a name is the index that pandas writes
         if column >= len(names) or (column and cell.strip() and not names[column].strip()):

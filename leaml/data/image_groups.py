@@ -66,7 +66,13 @@ class ImageGroups:
         return self._groups.setdefault((name, identity, content), other).rows
 
     def unusable(self, number: int, where: str, error: str) -> LabelRows:
-        """Where the labels of a row belong whose image cannot be told."""
+        """Where the labels of a row belong whose image cannot be told.
+
+        Args:
+            number: Number of the row, different for each.
+            where: File and row.
+            error: Why it cannot be told; becomes `ImageRows.error`.
+        """
         return self._groups.setdefault(("row", number), ImageRows(number, where, None, None, error=error)).rows
 
 

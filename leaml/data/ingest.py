@@ -345,7 +345,17 @@ def _text(path: str) -> str:
 
 
 def check_limits(result: IngestResult, max_quarantined: float, source: SourceConfig, labels_matter: bool) -> None:
-    """Raise QuarantineError if more than that share of the images, or of label rows that matter, is unusable, or all are."""
+    """Refuse a source of which too much cannot be used.
+
+    Args:
+        result: What the ingest has found.
+        max_quarantined: Share, from 0 to 1, of images and of label rows that may be unusable.
+        source: Named in the message.
+        labels_matter: Whether label rows are looked at too.
+
+    Raises:
+        QuarantineError: More than that share is unusable, or all of them are.
+    """
     _check_images(result, max_quarantined, source)
     if labels_matter:
         try:

@@ -57,7 +57,14 @@ class LabelCounts:
         self._note(row.reason, f"{row.where}: {row.detail}" if row.detail else row.where)
 
     def use(self, question: Question, where: str, new: bool, conflicting: bool) -> None:
-        """Count a row that can be used; `new` unless it is equal to one before, `conflicting` if only its answer is not."""
+        """Count a row that can be used.
+
+        Args:
+            question: What the row says.
+            where: File and line of the row.
+            new: Whether no row before it was equal.
+            conflicting: Whether its question had another answer before; counts for a new row.
+        """
         self.rows += 1
         if not new:
             self._warn(DUPLICATE, where)

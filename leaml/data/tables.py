@@ -239,7 +239,17 @@ def table(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.Table:
 
 
 def check(found: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
-    """Cast a table read from `origin` to its contract; absent nullable columns become null. Raises DataError."""
+    """Cast a table to its contract; absent nullable columns become null, further ones are dropped.
+
+    Args:
+        found: The table as it was read.
+        schema: One of this module.
+        origin: Where it was read, for messages.
+
+    Raises:
+        DataError: A column occurs twice or has another type, or image_id, question or answer, where
+            the schema has them, are absent or have nulls. A quarantine needs none of them.
+    """
     # an image that could not be read has no id, and stands in the quarantine with its name alone
     required = set() if schema is QUARANTINE else {"image_id", "question", "answer"} & set(schema.names)
     columns = []
@@ -272,7 +282,16 @@ def write(uri: str, rows: pa.Table) -> None:
 
 
 def read(uri: str, schema: pa.Schema | None = None, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file; with a schema the result is checked against it. Raises DataError naming the file."""
+    """Read one Parquet file.
+
+    Args:
+        uri: Local path or s3://bucket/key.
+        schema: Contract that the result is checked against, see `check`; None: it is not checked.
+        columns: Names of those to read; None: all.
+
+    Raises:
+        DataError: The file cannot be read or breaks the contract; the message names it.
+    """
     with files.open_native(uri) as source:
         try:
             found = pq.read_table(source, columns=columns)

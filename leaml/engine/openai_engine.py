@@ -271,7 +271,15 @@ REDIRECT_ADVICE = "if the teacher is there, set caption.url to that address"
 
 
 def client_of(url: str, timeout: float, retries: int) -> openai.OpenAI:
-    """A client of the server at `url`, with the key in OPENAI_API_KEY; it follows no redirect, so images go nowhere else."""
+    """A client of an OpenAI-compatible server, with the key in OPENAI_API_KEY.
+
+    It follows no redirect, so images go nowhere else.
+
+    Args:
+        url: Base of the API, to which the client adds `/chat/completions`.
+        timeout: Seconds to connect, and as many for each wait for data.
+        retries: Times that the client sends a failed request again.
+    """
     key = os.environ.get("OPENAI_API_KEY") or "none"
     plain = openai.DefaultHttpxClient(follow_redirects=False, timeout=timeout)
     return openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=retries, http_client=plain)

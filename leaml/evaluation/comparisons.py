@@ -142,7 +142,16 @@ def of_points(accuracies: Sequence[float], questions: int, tried: int) -> list[s
 
 
 def of_edge(key: str, value: float, tried: Sequence[float]) -> list[str]:
-    """What is to be said of the best value of a key that has none beside it on one side among those tried."""
+    """What is to be said of the best value of a key if none was tried on one side of it.
+
+    Args:
+        key: Its name in the sentence.
+        value: The best one.
+        tried: All that were tried, this one included, in any order.
+
+    Returns:
+        One sentence, or none; of fewer than two different values nothing is said.
+    """
     if len(set(tried)) < 2 or min(tried) < value < max(tried):
         return []
     end, way = ("lowest", "lower") if value == min(tried) else ("highest", "higher")

@@ -80,9 +80,20 @@ class BlindPrior:
     ) -> str:
         """The most common training answer, normalised; ties go to the lexicographically smallest.
 
-        Backs off from question and context to the question, then the question type (with context first), then all rows.
-        With `options`, the most common letter (or letters) that this question offers; with `by` "text" the letter (or letters)
-        of the most common right text among those offered, if there is one. A when no training row had options.
+        Backs off from question and context to the question, then the question type (with context
+        first), then all rows.
+
+        Args:
+            question: Compared after `scoring.normalise`.
+            question_type: Backed off to when the question was never seen; None: to all rows.
+            context: As in `fit`; None: nothing is known of the image.
+            options: The texts to choose from; None: any answer may be given.
+            by: With options: "letter" for the most common letters that this question offers, "text"
+                for those of the most common right text among the ones offered, else as "letter".
+
+        Returns:
+            With options a letter, or several joined by "; "; A where no training answer fits this
+            question. Without options "" where every training row had some.
         """
         keys = list(_keys(question, question_type, context))
         if not options:

@@ -23,9 +23,15 @@ _DIGITS = 6
 
 
 def judged(row: Mapping[str, Any], prediction: str, logprob: float | None = None) -> tables.Prediction:
-    """A prediction row (without image id) with its verdict, which is None where `row` has no answer.
+    """A prediction row (without image id) with its verdict.
 
-    `logprob` is the sum over the tokens of a model's prediction.
+    Args:
+        row: Its `question`, and where it has them `answer`, `question_type` and `options`.
+        prediction: The reply to judge.
+        logprob: Sum of natural log-probabilities over the reply's tokens; None: not a model's.
+
+    Returns:
+        `correct` is None where `row` has no answer.
     """
     answer, kind = row.get("answer"), row.get("question_type")
     return {

@@ -36,7 +36,14 @@ class Candidate:
 
     @classmethod
     def from_reply(cls, text: str, mean_logprob: float, reanswers: Sequence[str] = (), cut: bool = False) -> Candidate:
-        """Parse a generator's reply; one that holds no pair becomes a candidate that `unparsable` rejects."""
+        """Parse a generator's reply; one without a pair is a candidate that `unparsable` rejects.
+
+        Args:
+            text: The raw reply.
+            mean_logprob: Mean log-probability of its tokens, in nats.
+            reanswers: Answers of further readings of the image to the question.
+            cut: Whether the reply ended at the token limit.
+        """
         question, answer = prompts.parse_qa(text) or ("", "")
         return cls(question, answer, mean_logprob, list(reanswers), text, cut)
 

@@ -88,11 +88,23 @@ class PairSet:
         return self.config.max_per_question is not None or self.config.max_answer_share is not None
 
     def count(self, question: str, answer: str, times: int = 1) -> None:
-        """Count a pair that the filters of its image accept, so many times."""
+        """Count a pair that the filters of its image accept.
+
+        Args:
+            question: Joins its group of similar questions, or founds one.
+            answer: Compared as `scoring.canonical`.
+            times: How often the pair occurs.
+        """
         self.counts[self.groups[question]][scoring.canonical(answer)] += times
 
     def reason(self, image_id: str, question: str, answer: str) -> str:
-        """Why this pair is left out; empty when it stays. It must have been counted before."""
+        """Why this pair is left out; empty when it stays. It must have been counted before.
+
+        Args:
+            image_id: With the seed, the question and the answer it decides what is drawn.
+            question: As it was counted.
+            answer: As it was counted.
+        """
         group = self.groups[question]
         if group not in self._shares:
             self._shares[group] = self._settle(self.counts[group])

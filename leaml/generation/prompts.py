@@ -62,7 +62,13 @@ def caption_prefix(caption: str) -> str:
 
 
 def qa_reply(question: str, answer: str, caption: str | None = None) -> str:
-    """The generator's reply for one pair; `parse_qa` is its inverse."""
+    """The generator's reply for one pair; `parse_qa` is its inverse.
+
+    Args:
+        question: Without the words "Question:" and "Answer:", which `parse_qa` splits at.
+        answer: The same holds for it.
+        caption: Stands before the pair; None or empty: the pair stands alone.
+    """
     pair = f"Question: {question} Answer: {answer}"
     return f"{caption_prefix(caption)} {pair}" if caption else pair
 

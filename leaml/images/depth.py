@@ -60,7 +60,13 @@ def is_negative(image: Image.Image) -> bool:
 
 
 def without_outliers(low: float, high: float, values: np.ndarray) -> tuple[float, float]:
-    """Least and greatest value, given those of all and a part of the values that stands for all; outliers do not count."""
+    """Least and greatest value, outliers left out.
+
+    Args:
+        low: Least of all values.
+        high: Greatest of all values.
+        values: (n,) part of the values that stands for all; fewer than 3 have no outliers.
+    """
     if len(values) < 3:
         return low, high
     most = max(1, len(values) // _OUTLIERS)
@@ -91,9 +97,15 @@ def fills(values: np.ndarray) -> list[float]:
 
 
 def range_of(low: float, high: float, stated: tuple[float, float] | None) -> tuple[float, float]:
-    """Black and white of unsigned 16-bit values from `low` to `high`.
+    """Black and white of unsigned 16-bit values.
 
-    What the file states holds if the values lie inside: PNG's sBIT may also mean 12 bits that were spread over 16.
+    What the file states holds if the values lie inside: PNG's sBIT may also mean 12 bits that were
+    spread over 16.
+
+    Args:
+        low: Least value.
+        high: Greatest value.
+        stated: Black and white as of `stated_range`; None: the file says nothing.
     """
     if stated is not None and stated[0] <= low and high <= stated[1]:
         return stated

@@ -109,7 +109,14 @@ def of_colours(high: Image.Image, low: Image.Image, data: bytes) -> tuple[tuple[
 
 
 def coloured(high: Image.Image, low: Image.Image, blacks: Sequence[float], whites: Sequence[float]) -> Image.Image:
-    """8 bits of the high and low bytes of a strip, each channel from its black to its white."""
+    """8 bits of the high and low bytes of a strip, each channel from its black to its white.
+
+    Args:
+        high: The strip as Pillow reads it, with the high bytes of its values.
+        low: The same strip with the low bytes.
+        blacks: 16-bit value that becomes 0, for each channel.
+        whites: 16-bit value that becomes 255, for each channel.
+    """
     ranges = list(zip(blacks, whites, strict=True))
     if set(ranges) == {(0.0, 65535.0)}:
         return Image.frombytes(high.mode, high.size, _of_all_bits(_bands(high), _bands(low)).tobytes())

@@ -156,7 +156,16 @@ def filesystem() -> fs.S3FileSystem:
 
 
 def put(uri: str, data: bytes, if_absent: bool) -> bool:
-    """Write an object in a single PUT; with `if_absent` only if none is there. Returns whether it was written."""
+    """Write an object in a single PUT.
+
+    Args:
+        uri: s3://bucket/key.
+        data: The whole content.
+        if_absent: Write only if no object is there; of several writers exactly one wins.
+
+    Returns:
+        Whether it was written (always, without `if_absent`).
+    """
     bucket, key = _bucket_key(uri)
     client = _current_client()
     if if_absent:

@@ -100,11 +100,18 @@ def score(
 def vlm_batches(
     vlm: load.VLM, get_image: Callable[[str], Image.Image], device: str
 ) -> Callable[[Sequence[Example]], ExampleBatch]:
-    """`collate` of `Data` for a vision-language model: the loss is the mean token cross-entropy of the reply, in float32.
+    """`collate` of `Data` for a vision-language model.
 
-    Examples are told apart in the language model where a module sees (examples, tokens, in), elsewhere where every example has
-    exactly one image that the vision tower sees in a row of its own. Models that cut images into tiles or flatten patches of
-    all images into one dimension do neither, if modules of their vision tower are to be scored.
+    The loss is the mean token cross-entropy of the reply, in float32. Examples are told apart in
+    the language model where a module sees (examples, tokens, in), elsewhere where every example has
+    exactly one image that the vision tower sees in a row of its own. Models that cut images into
+    tiles or flatten patches of all images into one dimension do neither, if modules of their vision
+    tower are to be scored.
+
+    Args:
+        vlm: The model, which lies on `device`, and its processor.
+        get_image: Gives the image with an id.
+        device: Where the tensors of a batch go.
     """
     collator = Collator(vlm.processor)
     language = load.language_linears(vlm.model).keys()

@@ -146,7 +146,15 @@ def _save_scores(scores: Scores, folder: Path) -> None:
 def save_scores(
     scores: Scores, folder: Path, owner: str, facts: dict[str, object], blocks: dict[str, FeedForward] | None = None
 ) -> None:
-    """Write scores of which any share may be selected later; arguments as of `save`."""
+    """Write scores of which any share may be selected later.
+
+    Args:
+        scores: Scores of all neurons; `read_scores` keeps their order.
+        folder: Local folder, made if missing.
+        owner: `model_hash` of all the model's Linears.
+        facts: Entries for the JSON file of a later selection.
+        blocks: Feed-forward blocks among the names (unit "ffn").
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _save_scores(scores, folder)
     record = {

@@ -172,7 +172,13 @@ def read_done(folder: str) -> DoneRecord:
 
 
 def label_of(name: str, variant: str, round_number: int = 0) -> str:
-    """A step for people: its name, its variant and, where a run has several, its round."""
+    """A step for people: its name, its variant and, where a run has several, its round.
+
+    Args:
+        name: caption, finetune, ...
+        variant: A row of the table or the role of a source; "" where the step has none.
+        round_number: From 1; 0 stands for the last, or only, round and is not shown.
+    """
     return " ".join(part for part in (name, variant, f"round {round_number}" if round_number else "") if part)
 
 

@@ -118,7 +118,16 @@ def key_of(point: Point) -> str:
 
 
 def at(config: Config, point: Point, seed: int = 0) -> Config:
-    """The configuration at a point. Raises ConfigError naming the key when a value does not fit."""
+    """The configuration at a point, without its search.
+
+    Args:
+        config: What is searched.
+        point: Values by dotted key.
+        seed: Added to the configuration's own.
+
+    Raises:
+        ConfigError: A value does not fit; the message names the key.
+    """
     tree = config.model_dump(mode="json", exclude={"tune"})
     for key, value in point.items():
         node, (*parents, leaf) = tree, key.split(".")
@@ -199,7 +208,13 @@ def wilson(accuracy: float, count: int) -> tuple[float, float]:
 
 
 def best_yaml(config: Config, point: Point, warnings: Sequence[str] = ()) -> str:
-    """The configuration at the best point, as `leaml adapt` takes it, with what limits the comparison as comments."""
+    """The configuration at the best point, as `leaml adapt` takes it.
+
+    Args:
+        config: What was searched; its section `tune` is left out.
+        point: The best one.
+        warnings: What limits the comparison, a line each; written above as comments.
+    """
     tree = at(config, point).model_dump(mode="json", exclude={"tune"})
     head = "".join(f"# {line}\n" for line in (f"the best point of a search: {key_of(point)}", *warnings))
     return head + yaml.safe_dump(tree, sort_keys=False)

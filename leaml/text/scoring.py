@@ -166,9 +166,14 @@ def answer_text(row: Mapping[str, Any]) -> str:
 
 
 def answer_key(answer: str, question_type: str | None = None, options: Sequence[str] | None = None) -> frozenset[str]:
-    """What an answer means: the options it names, in words, else its items; equal for answers that say the same.
+    """What an answer means: the options it names, in words, else its items.
 
-    The order of the options is nothing that an answer says.
+    Equal for answers that say the same. The order of the options is nothing that an answer says.
+
+    Args:
+        answer: A text, or with options also a letter or several.
+        question_type: One of `SET_TYPES` makes "," a separator of items beside ";".
+        options: The texts behind the letters A, B, ...; None: the question has none.
     """
     letters = chosen_letters(answer, options) if options else None
     return frozenset(map(normalise, texts_of(letters, options or ()))) if letters else canonical(answer, question_type)

@@ -81,7 +81,17 @@ def batch_counts(tasks: list[Task], batch_size: int) -> list[int]:
 
 
 def draw(tasks: list[Task], batch_size: int, seed: int, step: int) -> list[Drawn]:
-    """The global batch of `step`: each task walks its own shuffled epochs without gaps."""
+    """The global batch of a step: each task walks its own shuffled epochs without gaps.
+
+    Args:
+        tasks: Those with a share have examples, see `refuse_unusable`.
+        batch_size: Examples of all workers together.
+        seed: Of the order.
+        step: Counted from 0.
+
+    Raises:
+        ConfigError: More tasks have a share than a batch has examples.
+    """
     batch = []
     for number, (task, count) in enumerate(zip(tasks, batch_counts(tasks, batch_size), strict=True)):
         size = len(task.examples)
@@ -176,6 +186,11 @@ class Batches:
 
 def refuse_unusable(tasks: list[Task], batch_size: int, world: int) -> None:
     """Refuse a batch that cannot be made.
+
+    Args:
+        tasks: What is to be trained on.
+        batch_size: Examples of a global batch.
+        world: Number of workers.
 
     Raises:
         ConfigError: The workers or the tasks cannot share it.

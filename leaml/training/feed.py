@@ -72,7 +72,16 @@ class Feed:
         """Seconds that the training has waited for micro-batches."""
 
     def steps(self, batches: Batches, first: int, steps: int) -> Iterator[tuple[StepBatch, Iterator[Made]]]:
-        """What each step from `first` to `steps` - 1 trains on; its micro-batches are to be taken before the next step."""
+        """What each step trains on, and its micro-batches, to be taken before the next step.
+
+        Args:
+            batches: Of this worker.
+            first: The first step; above 0 where a training is resumed.
+            steps: Steps of the training; the last one is `steps` - 1.
+
+        Raises:
+            LeamlError: An image or a text of a micro-batch cannot be used.
+        """
         planned: deque[StepBatch] = deque()
 
         def parts() -> Iterator[list[Drawn]]:

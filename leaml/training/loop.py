@@ -89,7 +89,13 @@ GetSize = Callable[[str], tuple[int, int]]
 
 
 def learning_rate(step: int, config: TrainConfig, peak: float) -> float:
-    """Linear warm-up over `warmup_ratio` of the steps, then cosine decay to a tenth of the peak."""
+    """Linear warm-up over `warmup_ratio` of the steps, then cosine decay to a tenth of the peak.
+
+    Args:
+        step: Counted from 0.
+        config: Only `steps` and `warmup_ratio` of it are read.
+        peak: The rate when the warm-up ends.
+    """
     warm = max(1, round(config.warmup_ratio * config.steps))
     if step < warm:
         return peak * (step + 1) / warm
@@ -106,11 +112,16 @@ def task_loss(
     tokens: Sequence[int],
     call: Any = None,
 ) -> torch.Tensor:
-    """Sum over tasks of weight x mean token cross-entropy of that task's reply tokens (token mean, not example mean).
+    """Sum over tasks of weight x mean cross-entropy over the task's reply tokens, not its examples.
 
-    The mean is over `tokens` (tasks,), the counts of the *global* batch: each micro-batch of each worker returns its part, and
-    the parts add up to the loss of the whole batch, however unequally tasks and long replies are spread. `numbers` (batch,)
-    says which task a row belongs to. `call` is called instead of the model: DDP's wrapper around it.
+    Args:
+        vlm: The model, on the device of the batch.
+        batch: Tensors of a micro-batch, with `labels`.
+        numbers: (batch,) int64: which task a row belongs to.
+        weights: Of the tasks.
+        precision: That the forward pass computes in.
+        tokens: (tasks,) reply tokens in the *global* batch, so that the parts add up to its loss.
+        call: Called instead of the model: DDP's wrapper around it.
     """
     labels = batch["labels"]
     with computing_in(precision, labels.device.type):

@@ -37,8 +37,13 @@ def float32_masters(parameters: Iterable[nn.Parameter], everything: bool) -> Non
 def one_type(model: nn.Module, precision: Precision, device: str) -> bool:
     """Whether frozen weights must have the type of the trained ones.
 
-    In float32 they must, as products want two factors of one type; autocast brings those together, and so do adapters. On a
-    CPU norms take no float16 beside bfloat16.
+    In float32 they must, as products want two factors of one type; autocast brings those together,
+    and so do adapters. On a CPU norms take no float16 beside bfloat16.
+
+    Args:
+        model: With its adapter, where it has one.
+        precision: That it is trained in.
+        device: Where it is trained.
     """
     kind = torch.device(device).type
     half = compute_dtype(precision, kind) != torch.float32

@@ -36,10 +36,19 @@ def refuse_text_model(config: ModelConfig, raw: Mapping[str, object]) -> None:
 
 
 def refuse_own_code(config: ModelConfig, raw: Mapping[str, object], trained: bool) -> None:
-    """Raise ModelError for a model with code of its own that `load` could not use.
+    """Refuse a model with code of its own that `load` could not use.
 
-    `load` uses code that is trusted and registered as `AUTO_CLASS`. Any other code is refused, whether it is trusted or not,
-    for a model that is trained; vLLM has implementations of its own of some such models, which may be served.
+    `load` uses code that is trusted and registered as `AUTO_CLASS`. A model of any other code, that
+    transformers does not have itself, is not trained; vLLM has implementations of its own of some
+    such models, which may be served.
+
+    Args:
+        config: The model, and whether its code is trusted.
+        raw: Content of its config.json.
+        trained: Whether it is to be trained.
+
+    Raises:
+        ModelError: With the setting, or the kind of model, that would do.
     """
     own = raw.get("auto_map")
     if not isinstance(own, dict) or not own:

@@ -26,10 +26,16 @@ UNEVEN = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_
 def kernels(device: str | torch.device, config: PreTrainedConfig, dtype: str = "bfloat16") -> list[Kernel]:
     """Those for a model, the best one first.
 
-    "sdpa" keeps no weights of pairs of patches for the backward pass. On a CPU that takes 5.2 instead of 8.8 GiB for four
-    photos in a model of SmolVLM-256M's shape. A tower of few patches saves nothing by it, and "eager" is 1.6 times as fast
-    there in bfloat16. Towers whose images have no common size attend within each image or window, which sdpa does one after
-    the other, and flash-attn, where it is installed and weights have a type that it takes, at once.
+    "sdpa" keeps no weights of pairs of patches for the backward pass. On a CPU that takes 5.2
+    instead of 8.8 GiB for four photos in a model of SmolVLM-256M's shape. A tower of few patches
+    saves nothing by it, and "eager" is 1.6 times as fast there in bfloat16. Towers whose images
+    have no common size attend within each image or window, which sdpa does one after the other, and
+    flash-attn, where it is installed and weights have a type that it takes, at once.
+
+    Args:
+        device: Where the model runs.
+        config: Its configuration, as transformers reads it.
+        dtype: Type of its weights.
     """
     vision = getattr(config, "vision_config", None)
     size, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)

@@ -64,7 +64,16 @@ class Chat:
     closing: str = ""
 
     def prompt(self, request: str, prefix: str = "", image: bool = True) -> str:
-        """Text that is handed to the processor or to vLLM. Raises DataError for a request that holds the placeholder."""
+        """Text that is handed to the processor or to vLLM.
+
+        Args:
+            request: The question or instruction.
+            prefix: Forced beginning of the reply; "" for none.
+            image: Whether an image stands in front of the request.
+
+        Raises:
+            DataError: A text holds the image placeholder, or the model cannot do without an image.
+        """
         if self.placeholder in request or self.placeholder in prefix:
             text = (request + prefix)[:80]
             msg = f"the text {text!r} holds the image placeholder {self.placeholder!r}; remove it from the text"

@@ -80,7 +80,16 @@ class Lengths:
         return cls(load.processor(config))
 
     def texts(self, request: str, reply: str, prefix: str = "") -> tuple[int, int]:
-        """Tokens of a prompt without its image, and of the reply with its end token. Raises DataError as the collator does."""
+        """Tokens of a prompt, whose image counts as its placeholder alone, and of the reply.
+
+        Args:
+            request: The question or instruction.
+            reply: As it is trained; its end token is counted.
+            prefix: Forced beginning of the reply, counted with the prompt.
+
+        Raises:
+            DataError: As the collator's.
+        """
         key = (request, reply, prefix)
         if key not in self._texts:
             if len(self._texts) >= CACHE:
@@ -90,7 +99,16 @@ class Lengths:
         return self._texts[key]
 
     def of(self, request: str, reply: str, size: tuple[int, int]) -> Length:
-        """Tokens of a request about an image of `size` (width, height) and its reply."""
+        """Tokens of a request about an image and its reply.
+
+        Args:
+            request: The question or instruction.
+            reply: As it is trained; its end token is counted.
+            size: Width and height of the image.
+
+        Raises:
+            DataError: As `texts`.
+        """
         text, answer = self.texts(request, reply)
         return Length(self.image(size), text, answer)
 

@@ -94,7 +94,16 @@ def _entries(path: str) -> Iterator[tuple[str, object]]:
 
 
 def labels_of(row: Mapping[str, object], where: str, keys: Iterable[str] | None = None) -> list[Question | RefusedRow]:
-    """The labels of a row, which is a question and its answer or a chat; the arguments are those of `label_rows.parse`."""
+    """The labels of a row, which is a question and its answer or a chat.
+
+    Args:
+        row: An object or a table row, with question and answer, or with a list of turns.
+        where: File and line of the row.
+        keys: All keys of the row, where `row` lacks those of bytes; not looked at for a chat.
+
+    Returns:
+        A label or a refusal for each question; empty where the row has none.
+    """
     is_chat = chat_keys(row) and is_missing(row.get("question")) and is_missing(row.get("answer"))
     made = turns(row, where) if is_chat else [parse(row, where, keys)]
     return [each for each in made if each is not None]

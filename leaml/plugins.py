@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Any
 
 from leaml.errors import ConfigError
 
@@ -40,3 +42,9 @@ class Plugins:
         (entry,) = [*entry_points(group=self.group, name=name)][:1]
         package = f" of {entry.dist.name}" if entry.dist is not None else ""
         return ConfigError(f"the {self.what} {name!r}{package} ({entry.value}) {why}")
+
+
+def function_of(where: str) -> Any:
+    """The function that `module:function` names, imported."""
+    module, _, function = where.partition(":")
+    return getattr(importlib.import_module(module), function)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from leaml.plugins import function_of
 from leaml.run.records import LEAML
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run, Step
@@ -39,8 +39,7 @@ class Context:
 
     def make(self, spec: StepSpec) -> Step:
         """Make a step of the method, or find it finished."""
-        module, _, function = spec.run.partition(":")
-        made: Step = getattr(importlib.import_module(module), function)(self)
+        made: Step = function_of(spec.run)(self)
         return made
 
     def step(self, name: str, settings: Mapping[str, object], inputs: list[Step], version: int | None = None) -> Step:

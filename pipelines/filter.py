@@ -19,6 +19,7 @@ from leaml.errors import LeamlError
 from leaml.generation import candidates, filters
 from leaml.generation.dataset_filters import PairSet
 from leaml.io import files
+from leaml.run.records import REJECTED
 from pipelines.context import Context
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
@@ -88,7 +89,7 @@ def thin(whole: PairSet, rows: Sequence[PseudoQaRow]) -> None:
 def counts_of(rows: Sequence[PseudoQaRow]) -> Counter[str]:
     """How many images and pairs there are, how many are accepted, and how many are rejected for each reason."""
     pairs = [pair for row in rows for pair in row["pairs"]]
-    counts = Counter(f"rejected: {pair['reason']}" for pair in pairs if not pair["accepted"])
+    counts = Counter(f"{REJECTED}{pair['reason']}" for pair in pairs if not pair["accepted"])
     return counts + Counter(images=len(rows), pairs=len(pairs), accepted=sum(bool(pair["accepted"]) for pair in pairs))
 
 

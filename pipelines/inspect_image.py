@@ -10,15 +10,18 @@ import yaml
 from rich.table import Table
 
 from leaml.data import store, tables
+from leaml.data.ingest import quarantine_file
 from leaml.data.tables import QuarantineRow
 from leaml.errors import InputError
 from leaml.generation import prompts
 from leaml.io import files
+from leaml.plugins import function_of
 from leaml.run.records import CONFIG, StepRecord, read_done, read_run
 from leaml.text import replies
 from pipelines.generate import sampling_seed
 from pipelines.ingest import EXCLUDED
 from pipelines.progress import console
+from pipelines.steps import STEPS
 
 
 def show(run: str, image: str) -> None:
@@ -33,8 +36,8 @@ def show(run: str, image: str) -> None:
         for row in _unused(step):
             if row["image_id"] == image_id or (row["image_id"] is None and row["uri"] == origin.get("uri")):
                 console.print(f"  {step.label}: not used, {row['reason']}", markup=False)
-        if step.name in SHOW:
-            SHOW[step.name](step, image_id)
+        if step.name in STEPS and (shows := STEPS[step.name].inspect):  # exclude and contamination are parts of ingest
+            function_of(shows)(step, image_id)
         for row in _of_image(_published(step, "quarantine"), tables.QUARANTINE, image_id).to_pylist():
             console.print(f"  {step.label}: quarantined, {row['reason']}")
 
@@ -88,11 +91,9 @@ def _hit(table: pa.Table, image: str) -> pa.Array:
 
 def _unused(step: InspectedStep) -> list[QuarantineRow]:
     """What a step has found in the sources and not taken: unreadable images, and those that are in the evaluation too."""
-    tables_of = {"ingest": "quarantine-labeled.parquet", "exclude": EXCLUDED, "contamination": EXCLUDED}
-    file = f"{step.path}/{tables_of.get(step.name, '')}"
-    if step.name not in tables_of or not files.exists(file):
-        return []
-    return list(tables.read(file, tables.QUARANTINE).to_pylist())
+    refused = quarantine_file(f"{step.path}/images", f"{step.path}/labeled.parquet")
+    found = [file for file in (refused, f"{step.path}/{EXCLUDED}") if files.exists(file)]
+    return [row for file in found for row in tables.read(file, tables.QUARANTINE).to_pylist()]
 
 
 def _fits(row: QuarantineRow, image: str) -> bool:
@@ -111,20 +112,20 @@ def _published(step: InspectedStep, folder: str = "rows") -> list[str]:
     return files.listing(path, suffixes=(".parquet",)) if files.exists(path) else []
 
 
-def _labels(step: InspectedStep, image_id: str) -> None:
+def labels(step: InspectedStep, image_id: str) -> None:
     file = files.join(step.path, "labeled.parquet")
     for row in _of_image([file] if files.exists(file) else [], tables.LABELED, image_id).to_pylist():
         console.print(f"  {step.variant}: {row['question']} -> {row['answer']}")
 
 
-def _caption(step: InspectedStep, image_id: str) -> None:
+def caption(step: InspectedStep, image_id: str) -> None:
     for row in _of_image(_published(step), tables.CAPTIONS, image_id).to_pylist():
         sure = "" if row["mean_logprob"] is None else f" (log-probability {row['mean_logprob']:.2f})"
         cut = ", cut back to whole sentences" if row["finish_reason"] == replies.LENGTH else ""
         console.print(f"  caption by {row['model']}{sure}{cut}: {row['caption']}")
 
 
-def _pairs(step: InspectedStep, image_id: str) -> None:
+def pairs(step: InspectedStep, image_id: str) -> None:
     config = yaml.safe_load(files.read_bytes(files.join(step.path, CONFIG)))
     generator, base = _generator(step.path), config["model"]
     for row in _of_image(_published(step), tables.PSEUDO_QA, image_id).to_pylist():
@@ -153,10 +154,7 @@ def _generator(filtered: str) -> str:
     return folder.rsplit("/", 1)[-1]
 
 
-def _answers(step: InspectedStep, image_id: str) -> None:
+def answers(step: InspectedStep, image_id: str) -> None:
     for row in _of_image([files.join(step.path, "predictions.parquet")], tables.PREDICTIONS, image_id).to_pylist():
         verdict = "right" if row["correct"] else f"wrong, {row['answer']}"
         console.print(f"  {step.variant}: {row['question']} -> {row['prediction']} ({verdict})")
-
-
-SHOW = {"ingest": _labels, "caption": _caption, "filter": _pairs, "evaluate": _answers}

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from leaml.run.records import REJECTED, by_reason
 from pipelines.progress import TrainingProgress
 
 if TYPE_CHECKING:
@@ -91,9 +92,8 @@ class StepMetrics:
         for name in ("images", "quarantined", "tokens"):
             self._add(f"leaml_step_{name}", counts.get(name, 0))
         self._add("leaml_step_engine_seconds", seconds)
-        verdicts = {key.removeprefix("rejected: "): n for key, n in counts.items() if key.startswith("rejected: ")}
         if counts.get("pairs"):
-            for verdict, number in (verdicts | {"accepted": counts.get("accepted", 0)}).items():
+            for verdict, number in (by_reason(counts, REJECTED) | {"accepted": counts.get("accepted", 0)}).items():
                 self._add("leaml_step_pairs", number, verdict=verdict)
 
     def training(self, now: TrainingProgress) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from leaml.data import tables
 from leaml.errors import StepError
 from leaml.io import files
-from leaml.run.records import QUARANTINED
+from leaml.run.records import QUARANTINED, by_reason
 from pipelines.shard import shard_name
 from pipelines.table_rows import OutputRow
 
@@ -56,7 +56,7 @@ def check(label: str, counts: Mapping[str, float], seen: int, total: int, most: 
     hopeless = bad >= EARLY and 2 * bad > seen and 2 * most < 1
     if bad <= most * total and not hopeless:
         return
-    reasons = ", ".join(f"{n} {k.removeprefix(QUARANTINED)}" for k, n in counts.items() if k.startswith(QUARANTINED))
+    reasons = ", ".join(f"{n} {reason}" for reason, n in by_reason(counts, QUARANTINED).items())
     of, share = (total, f"{most:.0%}") if bad > most * total else (seen, "half of those so far")
     msg = (
         f"{label}: {bad} of {of} images got no result, more than {share} (data.max_quarantined): {reasons}; see "

@@ -21,7 +21,7 @@ from leaml.report.content import ReportData, Sample, WrongAnswer
 from leaml.report.formats import made_for
 from leaml.report.page import write_report
 from leaml.report.verdict import prior_notes
-from leaml.run.records import LEAML, StepRecord
+from leaml.run.records import LEAML, REJECTED, StepRecord, by_reason
 from leaml.text import scoring
 from leaml.vlm import architecture, checkpoint
 from pipelines.evaluate import evaluation_rows, read_predictions
@@ -195,7 +195,7 @@ def _selection(scored: Step) -> list[dict[str, str | int]]:
     rows = []
     for name, count in modules.items():
         linear = place_of(name)
-        if "rows" in count:  # columns are chosen with them, but not trained
+        if "rows" in count:  # those with columns are chosen with their block's rows
             rows.append({"module": f"{linear.part} {linear.kind}", "layer": max(0, linear.layer), "name": name, **count})
     return rows
 
@@ -212,8 +212,7 @@ def _losses(run: Run) -> dict[str, list[tuple[int, float]]]:
 
 def _filter_counts(run: Run, filtered: Step) -> dict[str, int]:
     summary = run.summary(filtered)
-    counts = {k.removeprefix("rejected: "): v for k, v in summary.items() if k.startswith("rejected: ")}
-    found = {"accepted": summary.get("accepted", 0), **counts}
+    found = {"accepted": summary.get("accepted", 0), **by_reason(summary, REJECTED)}
     return {reason: count for reason, count in found.items() if isinstance(count, int)}
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-
 from leaml.config import Config
+from leaml.plugins import function_of
 from leaml.rows import Row, rows
 from pipelines.caption import caption
 from pipelines.context import Context
@@ -33,8 +32,7 @@ def row_step(run: Run, sources: Sources, labels: Labels, name: str) -> Step | No
         return method(run.variant(row.change(run.config)), sources, labels, name)
     if not row.make:
         return None
-    module, _, function = row.make.partition(":")
-    made: Step = getattr(importlib.import_module(module), function)(run, sources, labels, row)
+    made: Step = function_of(row.make)(run, sources, labels, row)
     return made
 
 

@@ -26,7 +26,7 @@ from leaml.engine.interface import Closable, Completion, Engine
 from leaml.engine.spec import EngineSpec
 from leaml.errors import LeamlError, StepError
 from leaml.io import files
-from leaml.run.records import QUARANTINED
+from leaml.run.records import QUARANTINED, REJECTED
 from pipelines import kept, quarantine
 from pipelines.clock import Spent
 from pipelines.metrics import StepMetrics
@@ -369,7 +369,7 @@ def describe(summary: Mapping[str, float]) -> str:
     if summary.get("pairs"):
         parts.append(f"{100 * summary.get('accepted', 0) / summary['pairs']:.0f} % accepted")
     parts += [f"{n} {k}" for k, n in summary.items() if k.startswith(("captions ", "replies "))]
-    for kind in ("rejected: ", QUARANTINED):
+    for kind in (REJECTED, QUARANTINED):
         parts += [f"{n} {k}" for n, k in sorted(((n, k) for k, n in summary.items() if k.startswith(kind)), reverse=True)]
     if "images_per_engine_s" in summary:
         rate, hours = summary["images_per_engine_s"], summary["engine_hours_per_million_images"]

@@ -45,6 +45,8 @@ class StepSpec:
         per_image: How often an engine reads an image, and tokens that it writes about it.
         alike: What two steps have in common when one's rate tells the other's, beside model and resources.
         reply: Tokens of a reply that a training learns.
+        inspect: `module:function` that prints what its tables say of an image, given a finished step
+            (`pipelines.inspect_image.InspectedStep`) and the image's id; "" for those that have nothing to say.
     """
 
     name: str
@@ -66,6 +68,7 @@ class StepSpec:
     per_image: Callable[[Tree, Workload, Tokens], tuple[float, float]] = lambda tree, work, tokens: (1.0, 0.0)
     alike: Callable[[Tree], tuple[object, ...]] = lambda tree: ()
     reply: Callable[[Tokens], int] = lambda tokens: tokens.pair
+    inspect: str = ""
 
 
 def _distills(config: Config) -> bool:
@@ -144,6 +147,7 @@ METHOD = (
         once=True,
         work=_caption_work,
         makes="captions",
+        inspect="pipelines.inspect_image:caption",
         per_image=lambda tree, work, tokens: (1, min(tokens.caption, tree["caption"]["max_tokens"])),
         alike=lambda tree: (tree["caption"]["url"], tree["caption"]["max_tokens"]),
     ),
@@ -236,6 +240,7 @@ METHOD = (
         work=_pair_work,
         makes="pairs at most",
         each=_questions,
+        inspect="pipelines.inspect_image:pairs",
     ),
     StepSpec(
         "finetune",
@@ -251,7 +256,15 @@ METHOD = (
 """The steps of the method, in order."""
 LABELS = "labels"
 """Name of the drawn labels among the inputs of a step."""
-INGEST = StepSpec("ingest", "read the sources into tables", "data", "data", version=5, makes="images")
+INGEST = StepSpec(
+    "ingest",
+    "read the sources into tables",
+    "data",
+    "data",
+    version=5,
+    makes="images",
+    inspect="pipelines.inspect_image:labels",
+)
 EVALUATE = StepSpec(
     "evaluate",
     "evaluate beside the baselines (the same as adapt)",
@@ -263,6 +276,7 @@ EVALUATE = StepSpec(
     makes="answers",
     per_image=_evaluate_tokens,
     alike=_evaluation,
+    inspect="pipelines.inspect_image:answers",
 )
 STEPS = {spec.name: spec for spec in (INGEST, *METHOD, EVALUATE)}
 """By name, in order. Those that only some data need (exclude, contamination) are parts of ingest."""

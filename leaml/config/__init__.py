@@ -9,7 +9,7 @@ from leaml.config.filter import FilterConfig
 from leaml.config.generate import GenerateConfig
 from leaml.config.keys import explain, refusal
 from leaml.config.models import BUILTIN, ModelConfig, resolve_model
-from leaml.config.paths import absolute_from, relative_to, with_paths
+from leaml.config.paths import HUB, absolute_from, relative_to, with_paths
 from leaml.config.reading import load, parse, resources_with
 from leaml.config.search import RangeConfig, TuneConfig
 from leaml.config.sections import (
@@ -27,6 +27,7 @@ from leaml.config.training import DistillConfig, FinetuneConfig, LoraSettings, T
 
 __all__ = [
     "BUILTIN",
+    "HUB",
     "BaselineConfig",
     "CaptionConfig",
     "ClientConfig",

@@ -7,16 +7,11 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaml.config import SourceConfig
+from leaml.config import HUB, SourceConfig
 from leaml.data import registry
 from leaml.data.tables import image_id
 from leaml.errors import LeamlError
 from leaml.io import files
-
-READ = 5_000
-"""Records that are read to count questions; of larger sources these are taken for all."""
-_READ_OF = {"huggingface": 500, "sportu": 20}  # their images are large, or frames that have to be decoded
-_WHOLE = {"video", "webdataset"}  # counting them means reading all of their bytes
 
 
 @dataclass(frozen=True)
@@ -34,21 +29,22 @@ def count(source: SourceConfig) -> Count:
     if source.path is not None and files.is_remote(source.path):
         return Count(why="on S3")
     if source.path is not None and not Path(source.path).exists():
-        return Count(why="not on this machine; a hub id?" if source.format == "huggingface" else f"no {source.path} yet")
-    if source.format in _WHOLE:
-        return Count(why=f"counting {source.format} would read all of it")
+        return Count(why="not on this machine; a hub id?" if source.format == HUB else f"no {source.path} yet")
     try:
-        return _counted(source, _READ_OF.get(source.format, READ))
+        cost = registry.counting(source.format)
+        if cost.whole:
+            return Count(why=f"counting {source.format} would read all of it")
+        return _counted(source, cost.sample)
     except LeamlError as error:
         return Count(why=str(error))
 
 
 def names(source: SourceConfig) -> int | None:
     """Images of a local source, equal ones counted separately, where no image has to be read to tell; else None."""
-    if source.path is None or files.is_remote(source.path) or not Path(source.path).exists() or source.format in _WHOLE:
+    if source.path is None or files.is_remote(source.path) or not Path(source.path).exists():
         return None
     with contextlib.suppress(LeamlError):
-        return registry.count(source)
+        return None if registry.counting(source.format).whole else registry.count(source)
     return None
 
 

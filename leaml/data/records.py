@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
+from leaml.config import SourceConfig
 from leaml.data.embedded import Embedded
 from leaml.data.lost_images import Lost
 from leaml.errors import ConfigError, DataError
@@ -101,8 +102,33 @@ class Record:
     refused: tuple[RefusedRow, ...] = ()
 
 
+@dataclass(frozen=True)
+class CountingCost:
+    """What it costs to count a source's images and questions before a run.
+
+    Attributes:
+        sample: Records that are read to count questions; of larger sources these are taken for all.
+        whole: Counting images means reading all of their bytes, so that it is not done.
+    """
+
+    sample: int = 5_000
+    whole: bool = False
+
+
 Keep = Callable[[str], bool]
 """Asked by a reader before it loads the image with this URI: is it wanted?"""
+Reader = Callable[[SourceConfig, Keep], Iterator[Record]]
+"""A format's function: the records of a source, one an image."""
+
+
+def counting_costs(sample: int = CountingCost.sample, whole: bool = False) -> Callable[[Reader], Reader]:
+    """Decorator of a reader: what it says of itself, see `CountingCost`."""
+
+    def mark(read: Reader) -> Reader:
+        vars(read)["counting"] = CountingCost(sample, whole)
+        return read
+
+    return mark
 
 
 def fetch(

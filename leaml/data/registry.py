@@ -17,18 +17,17 @@ import heapq
 import importlib
 import itertools
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from leaml.config import SourceConfig
 from leaml.data import readers
 from leaml.data.label_rows import checked
-from leaml.data.records import Keep, Record
+from leaml.data.records import CountingCost, Keep, Reader, Record
 from leaml.errors import ConfigError, DataError
 from leaml.images import SUFFIX_RULE
 from leaml.plugins import Plugins
 
-Reader = Callable[[SourceConfig, Keep], Iterator[Record]]
 PLUGINS = Plugins("leaml.readers", "reader")
 
 
@@ -72,6 +71,12 @@ def count(source: SourceConfig) -> int:
 def formats() -> list[str]:
     """Names of all formats that can be read."""
     return sorted({module.name for module in pkgutil.iter_modules(readers.__path__)} | set(PLUGINS.names))
+
+
+def counting(name: str) -> CountingCost:
+    """What it costs to count a source of this format. Raises ConfigError for an unknown one."""
+    found: CountingCost = getattr(_find(name), "counting", CountingCost())
+    return found
 
 
 def _find(name: str) -> Reader:

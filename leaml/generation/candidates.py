@@ -35,17 +35,16 @@ class Candidate:
     base: str | None = None
 
     @classmethod
-    def from_reply(cls, text: str, mean_logprob: float, reanswers: Sequence[str] = (), cut: bool = False) -> Candidate:
+    def from_reply(cls, text: str, mean_logprob: float, cut: bool = False) -> Candidate:
         """Parse a generator's reply; one without a pair is a candidate that `unparsable` rejects.
 
         Args:
             text: The raw reply.
             mean_logprob: Mean log-probability of its tokens, in nats.
-            reanswers: Answers of further readings of the image to the question.
             cut: Whether the reply ended at the token limit.
         """
         question, answer = prompts.parse_qa(text) or ("", "")
-        return cls(question, answer, mean_logprob, list(reanswers), text, cut)
+        return cls(question, answer, mean_logprob, [], text, cut)
 
 
 def questions(row: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from leaml import __version__
-from leaml.config import BUILTIN, ModelConfig, resolve_model
+from leaml.config import BUILTIN, HUB, ModelConfig, resolve_model
 from leaml.errors import DataError
 from leaml.evaluation.metrics import Comparison, Metrics
 from leaml.io import files
@@ -88,7 +88,7 @@ def _public(name: str) -> str:
 def _source(source: Mapping[str, object]) -> str:
     parts = [str(source.get("format"))]
     if path := source.get("path"):
-        parts.append(str(path) if source.get("format") == "huggingface" else _public(str(path)))
+        parts.append(str(path) if source.get("format") == HUB else _public(str(path)))
     if split := source.get("split"):
         parts.append(f"split {split}")
     return ", ".join(parts)

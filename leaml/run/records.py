@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from leaml.errors import DataError
 from leaml.io import files
@@ -21,10 +21,12 @@ LEAML = "leaml"
 """Variant of the steps that only the method itself has."""
 FINISHED = ("done", "reused")
 """States of steps whose results can be used."""
-QUARANTINED = "quarantined: "
-"""Beginning of the names of counts by reason in a step's summary, beside `quarantined`."""
+QUARANTINED, REJECTED = "quarantined: ", "rejected: "
+"""Beginnings of the names of counts by reason in a step's summary: of images, beside `quarantined`, and of pairs."""
 COPIES = "copies"
 """Images of a source that are copies of others, in an ingest's summary."""
+
+Count = TypeVar("Count")
 
 
 @dataclass(frozen=True)
@@ -182,9 +184,14 @@ def label_of(name: str, variant: str, round_number: int = 0) -> str:
     return " ".join(part for part in (name, variant, f"round {round_number}" if round_number else "") if part)
 
 
+def by_reason(summary: Mapping[str, Count], kind: str) -> dict[str, Count]:
+    """Counts of a step's summary by reason, of the kind QUARANTINED or REJECTED."""
+    return {key.removeprefix(kind): count for key, count in summary.items() if key.startswith(kind)}
+
+
 def quarantine_text(summary: Mapping[str, object]) -> str:
     """How many images a step has quarantined and why, from its summary."""
-    why = ", ".join(f"{n} {key.removeprefix(QUARANTINED)}" for key, n in summary.items() if key.startswith(QUARANTINED))
+    why = ", ".join(f"{n} {reason}" for reason, n in by_reason(summary, QUARANTINED).items())
     return f"{summary['quarantined']} images quarantined" + (f" ({why})" if why else "")
 
 

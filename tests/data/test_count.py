@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from leaml.config import SourceConfig
-from leaml.data import count as module
 from leaml.data import registry
 from leaml.data.count import Count, count
 from leaml.data.ingest import ingest
+from leaml.data.records import CountingCost
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_small_local_sources_are_counted_as_ingest_will(labels: Path, tmp_path_f
 
 
 def test_of_large_sources_the_beginning_stands_for_all(labels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "READ", 2)
+    monkeypatch.setattr(registry, "counting", lambda name: CountingCost(sample=2))
     assert count(SourceConfig(format="jsonl", path=str(labels))) == Count(6, 12, about=True)
 
 

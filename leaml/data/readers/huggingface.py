@@ -26,7 +26,7 @@ from leaml.data.image_groups import ImageGroups, ImageRows, content_of, single_i
 from leaml.data.label_keys import IMAGE_KEYS
 from leaml.data.metadata_files import MetadataRows
 from leaml.data.readers.conversations import labels_of
-from leaml.data.records import MAX_IMAGE_BYTES, SAVED, Keep, Record, hash_split, need_path
+from leaml.data.records import MAX_IMAGE_BYTES, SAVED, Keep, Record, counting_costs, hash_split, need_path
 from leaml.data.tables import image_id
 from leaml.errors import DataError
 from leaml.io import files
@@ -46,6 +46,7 @@ class EncodedImage(TypedDict, total=False):
     path: str | None
 
 
+@counting_costs(sample=500)  # images are in the rows
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of the rows. Raises DataError naming the data set and what it lacks."""
     path = need_path("huggingface", source.path)

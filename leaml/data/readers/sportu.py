@@ -18,7 +18,7 @@ from leaml.config import SourceConfig
 from leaml.data import json_text
 from leaml.data.label_rows import OUTSIDE, check, parse
 from leaml.data.readers import video
-from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, hash_split, need_path
+from leaml.data.records import Keep, LabelRows, Question, Record, RefusedRow, counting_costs, hash_split, need_path
 from leaml.errors import DataError
 from leaml.io import files
 from leaml.text.scoring import chosen_letters, option_letters
@@ -33,6 +33,7 @@ class _Clip:
     rows: LabelRows = field(default_factory=LabelRows)
 
 
+@counting_costs(sample=20)  # frames have to be decoded
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per clip; videos are found by name anywhere below `images` (default: the file's folder).
 

@@ -11,7 +11,7 @@ import av
 import av.error
 
 from leaml.config import SourceConfig
-from leaml.data.records import Keep, Record, need_path, refuse_split
+from leaml.data.records import Keep, Record, counting_costs, need_path, refuse_split
 from leaml.errors import DataError
 from leaml.io import files
 
@@ -25,6 +25,7 @@ _OPTIONS = {
 _ROUNDING = 1e-6  # seconds; time stamps are fractions such as 1/12800
 
 
+@counting_costs(whole=True)
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """Frames of one file or of all video files in a folder; a file that cannot be decoded (further) is an error record."""
     refuse_split("video", source.split)

@@ -30,6 +30,7 @@ from leaml.data.records import (
     LabelRows,
     Record,
     RefusedRow,
+    counting_costs,
     need_path,
     refuse_split,
 )
@@ -74,6 +75,7 @@ class _Sample:
         return [member for member in self.members if member.ending == ending]
 
 
+@counting_costs(whole=True)
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of shards and members; rows of no image come with the record behind or before them.
 

@@ -33,16 +33,22 @@ def bootstrap_interval(
     Raises:
         DataError: The arrays are empty or of different length.
     """
+    from scipy.stats import bootstrap  # half a second to import
+
     sums, counts = _per_group(correct, groups)
-    rng = np.random.default_rng(seed)
-    images = len(sums)
-    means = []
-    for size in _chunks(resamples, images):
-        weights = rng.multinomial(images, np.full(images, 1 / images), size=size).astype(np.float64)
-        means.append((weights @ sums) / (weights @ counts))
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
+    if len(sums) == 1:
+        return float(sums[0] / counts[0]), float(sums[0] / counts[0])
+    found = bootstrap(
+        (sums, counts),
+        lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
+        paired=True,
+        n_resamples=resamples,
+        batch=_at_once(len(sums)),
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def paired_permutation_test(
@@ -52,6 +58,7 @@ def paired_permutation_test(
 
     The statistic is the absolute difference of the sums; each permutation flips the sign of a random set of images. The
     observed arrangement counts as one of them: p = (hits + 1) / (permutations + 1), never zero (Phipson and Smyth, 2010).
+    Where fewer than `permutations` arrangements exist, all of them are taken and p is exact.
 
     Args:
         a: (n,) 0/1 or any number per question, of one model.
@@ -66,15 +73,22 @@ def paired_permutation_test(
     if np.shape(a) != np.shape(b):
         msg = f"a paired test needs the same questions on both sides, got {np.shape(a)} and {np.shape(b)}"
         raise DataError(msg)
+    from scipy.stats import permutation_test
+
     differences, _ = _per_group(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64), groups)
     differences = differences[differences != 0]  # flipping a zero changes nothing
-    observed = abs(differences.sum())
-    rng = np.random.default_rng(seed)
-    hits = 0
-    for size in _chunks(permutations, len(differences)):
-        signs = rng.integers(0, 2, size=(size, len(differences)), dtype=np.int8) * 2.0 - 1.0
-        hits += int(np.sum(np.abs(signs @ differences) >= observed - 1e-9))
-    return (hits + 1) / (permutations + 1)
+    if len(differences) < 2:  # with one image nothing can be said
+        return 1.0
+    found = permutation_test(
+        (differences,),
+        lambda differences, axis: np.abs(differences.sum(axis)),
+        permutation_type="samples",  # of one sample: signs are flipped
+        n_resamples=permutations,
+        batch=_at_once(len(differences)),
+        alternative="greater",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
 
 
 def holm(pvalues: dict[str, float]) -> dict[str, float]:
@@ -96,6 +110,6 @@ def _per_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.n
     return np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
 
 
-def _chunks(total: int, width: int) -> list[int]:
-    size = max(1, _CHUNK // max(1, width))
-    return [min(size, total - start) for start in range(0, total, size)]
+def _at_once(groups: int) -> int:
+    """How many draws of so many images are held at once."""
+    return max(1, _CHUNK // max(1, groups))

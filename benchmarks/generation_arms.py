@@ -9,7 +9,7 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from pipelines.models import engine_spec
 from pipelines.runtime import start_ray
 from pipelines.shard import make_shards
 from pipelines.shards import Item, ShardWork, run_shards
+from pipelines.table_rows import OutputRow
 from research.tiny import world
 
 THREADS = 1
@@ -103,12 +104,10 @@ class VariedWork:
     def __init__(self, task: Task) -> None:
         self.task = task
 
-    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[OutputRow], Counter[str]]:
         requests = [Request(i.image, i.image_id, prompts.CAPTION, max_tokens=max_tokens(self.task, i.image_id)) for i in items]
         replies = engine.generate(requests)
-        rows: list[dict[str, Any]] = [
-            {"image_id": i.image_id, "caption": c.text} for i, (c,) in zip(items, replies, strict=True)
-        ]
+        rows: list[OutputRow] = [{"image_id": i.image_id, "caption": c.text} for i, (c,) in zip(items, replies, strict=True)]
         return rows, Counter(tokens=sum(c.tokens for (c,) in replies))
 
 
@@ -118,7 +117,7 @@ class Clocked:
     def __init__(self, work: ShardWork, mark: str) -> None:
         self.work, self.mark, self.schema = work, mark, work.schema
 
-    def __call__(self, engine: Engine, items: list[Item]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    def __call__(self, engine: Engine, items: list[Item]) -> tuple[Sequence[OutputRow], Counter[str]]:
         with contextlib.suppress(FileExistsError):
             Path(self.mark).touch(exist_ok=False)
         return self.work(engine, items)
@@ -272,11 +271,13 @@ def hf(task: Task) -> Turn:
     def answer(part: list[tuple[str, Any]]) -> None:
         for start in range(0, len(part), 64):
             batch = part[start : start + 64]
-            inputs = vlm.processor(text=[text] * len(batch), images=[[i] for _, i in batch], return_tensors="pt")
+            pictures = [[image] for _, image in batch]
+            inputs = vlm.processor(text=[text] * len(batch), images=pictures, padding=False, return_tensors="pt")
             longest = max(max_tokens(task, name) for name, _ in batch)
             with torch.no_grad():
                 replies = vlm.model.generate(**inputs, max_new_tokens=longest, do_sample=False)
-            vlm.processor.batch_decode(replies[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            for ids in replies[:, inputs["input_ids"].shape[1] :].tolist():
+                vlm.processor.tokenizer.decode(ids, skip_special_tokens=True)
 
     started = time.time()
     answer(decoded)

@@ -30,6 +30,7 @@ from leaml.data import registry, tables
 from leaml.generation import prompts
 from leaml.images import decode
 from leaml.neurons import scores
+from leaml.neurons.gradients import ExampleBatch
 from leaml.neurons.units import feed_forwards
 from leaml.training.batches import Example
 from leaml.training.objectives import reply_logits
@@ -44,8 +45,8 @@ class Setting:
     model: nn.Module
     linears: dict[str, nn.Linear]
     rows: int
-    batches: list[scores.Batch]
-    singles: list[scores.Batch]
+    batches: list[ExampleBatch]
+    singles: list[ExampleBatch]
 
 
 def tiny(rows: int = 64, batch_size: int = 16) -> Setting:
@@ -71,7 +72,7 @@ def llama(rows: int = 16, batch_size: int = 8) -> Setting:
     model = LlamaForCausalLM(config).eval()
     lengths = torch.randint(32, 97, (rows,)).tolist()
 
-    def collate(part: Any) -> scores.Batch:
+    def collate(part: Any) -> ExampleBatch:
         ids = torch.zeros(len(part), max(part), dtype=torch.int64)
         labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
         for row, length in enumerate(part):
@@ -79,7 +80,7 @@ def llama(rows: int = 16, batch_size: int = 8) -> Setting:
             labels[row, 3 * length // 4 : length] = ids[row, 3 * length // 4 : length]
             mask[row, :length] = 1
         inputs = {"input_ids": ids, "attention_mask": mask}
-        return scores.Batch(len(part), lambda: reply_logits(model, inputs, labels).mean_by_row(len(part)))
+        return ExampleBatch(len(part), lambda: reply_logits(model, inputs, labels).mean_by_row(len(part)))
 
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"}
     return _setting(model, linears, lengths, collate, batch_size)

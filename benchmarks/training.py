@@ -32,7 +32,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from benchmarks import training_equalities, training_input, training_model
 from benchmarks.hardware import hardware
@@ -55,6 +55,20 @@ RATIOS = {
 }
 GIB = 2**30
 Turns = dict[str, list[Measured]]
+
+
+class ArmReport(TypedDict):
+    """What the turns of a training took; the estimate is None where there is none."""
+
+    s_per_example: float
+    s_per_example_range: list[float]
+    peak_gib: float
+    training_gib: float
+    libraries_gib: float
+    tokens_per_s: float
+    trained_parameters: int
+    estimate_gib: float | None
+    estimate_error: float | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,7 @@ def of_arms(settings: Settings) -> dict[str, Any]:
     turns = take_turns(settings)
     examples = {name: 1 if name.endswith("_tiles") else settings.plan.batch for name in turns}
     seconds = {name: [statistics.median(t.seconds) / examples[name] for t in each] for name, each in turns.items()}
-    arms = {}
+    arms: dict[str, ArmReport] = {}
     for name, each in turns.items():
         middle, first = statistics.median(seconds[name]), each[0]
         arms[name] = {
@@ -120,7 +134,7 @@ def of_arms(settings: Settings) -> dict[str, Any]:
     return {"arms": arms, **worst, "estimate_error": max(errors, default=None), "ratios": by_size}
 
 
-def _ratios(seconds: dict[str, list[float]], arms: dict[str, Any], suffix: str) -> dict[str, float | None]:
+def _ratios(seconds: dict[str, list[float]], arms: dict[str, ArmReport], suffix: str) -> dict[str, float | None]:
     """By name; None where one of the two was left out."""
     found: dict[str, float | None] = {}
     for name, (ours, theirs) in RATIOS.items():

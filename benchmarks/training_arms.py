@@ -16,7 +16,10 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 ARMS = ("trl_lora", "lora", "neurons10", "neurons30", "full")
 RANK = 16
@@ -223,7 +226,14 @@ def trl(plan: Plan, method: str) -> Measured:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             times.append(time.perf_counter())
 
-        def on_log(self, _: Any, __: Any, ___: Any, logs: dict[str, float] | None = None, **____: Any) -> None:
+        def on_log(
+            self,
+            args: TrainingArguments,
+            state: TrainerState,
+            control: TrainerControl,
+            logs: dict[str, float] | None = None,
+            **_: Any,
+        ) -> None:
             losses.extend([float(logs["loss"])] if logs and "loss" in logs else [])
 
     with tempfile.TemporaryDirectory() as folder:

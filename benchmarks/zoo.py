@@ -121,7 +121,7 @@ class Tried:
         with torch.no_grad():
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
-                    parameter -= 0.1 * parameter.grad
+                    parameter.sub_(0.1 * parameter.grad)
         after = self._losses(self.turns, self.model).mean()
         assert bool(after.isfinite()), f"the loss is {after.item()} after a step"
         assert after.item() != before.item(), "a step changes nothing"

@@ -80,7 +80,7 @@ def written(model: str) -> list[Said]:
     found = []
     for name, greedy, scored in zip(shown, outputs, outputs[len(shown) :], strict=False):
         reply = greedy.outputs[0]
-        each = [float(at[token].logprob) for token, at in zip(reply.token_ids, reply.logprobs or (), strict=True)]
+        each = [float((at or {})[token].logprob) for token, at in zip(reply.token_ids, reply.logprobs or (), strict=True)]
         ids = collator.reply_ids(ANSWERS[name])
         found.append(Said(list(reply.token_ids), each, reply_logprob(scored, ids) / len(ids)))
     return found
@@ -144,7 +144,8 @@ async def served(run: str) -> list[dict[str, Any]]:
     from leaml.vlm.shrink import shrink_of
 
     processor = AutoProcessor.from_pretrained(made.base.name)
-    client = AsyncLLM.from_engine_args(AsyncEngineArgs(made.base.name, **engine_arguments(made.settings, made.base, True)))
+    arguments: dict[str, Any] = engine_arguments(made.settings, made.base, True)  # those of AsyncEngineArgs, by name
+    client = AsyncLLM.from_engine_args(AsyncEngineArgs(made.base.name, **arguments))
     engine = SimpleNamespace(_engine_client=client, _oai_models=SimpleNamespace(lora_requests={}))
     shrink = shrink_of(processor)
     models: Any = EngineModels(SimpleNamespace(engine=engine), processor, shrink)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from leaml.rows import TITLES
+from leaml.rows import titles
 
 Report = dict[str, Any]
 """One budget: `domain`, `labels` (images), `methods`: name -> `accuracy`, `draws`."""
@@ -59,14 +59,14 @@ def _panel(axes: Axes, by_labels: dict[int, Report]) -> None:
         if name == "full_labels" or len(known) < (1 if name in SHOWN else 2):
             continue
         points = [(r["labels"], r["methods"][name]["accuracy"]) for r in known]
-        style = {"color": SHOWN.get(name), "linewidth": 2.5 if name == "leaml" else 1.2, "label": TITLES.get(name, name)}
+        style = {"color": SHOWN.get(name), "linewidth": 2.5 if name == "leaml" else 1.2, "label": titles().get(name, name)}
         (line,) = axes.plot(*zip(*points, strict=True), marker="o", markersize=3, **style)
         for r in known:
             draws = r["methods"][name]["draws"]
             axes.plot([r["labels"]] * len(draws), draws, "o", color=line.get_color(), markersize=2.5, alpha=0.5, linewidth=0)
     full = [r["methods"]["full_labels"]["accuracy"] for r in reports if "full_labels" in r["methods"]]
     if full:
-        axes.axhline(sum(full) / len(full), color="#1a202c", linestyle="--", linewidth=1, label=TITLES["full_labels"])
+        axes.axhline(sum(full) / len(full), color="#1a202c", linestyle="--", linewidth=1, label=titles()["full_labels"])
     axes.set_xscale("log")
     axes.set_xticks([r["labels"] for r in reports], [str(r["labels"]) for r in reports], minor=False)
     axes.minorticks_off()

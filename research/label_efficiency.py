@@ -41,6 +41,7 @@ from leaml.rows import names_of
 from leaml.run.records import read_run
 from pipelines.adapt import adapt
 from research import curves, pair_precision
+from research.pair_precision import Worth
 
 CONTROLS = ["no_captions", "random_neurons", "all_neurons", "full_labels"]
 FULL_CONTROLS = [
@@ -158,19 +159,24 @@ def summarise(draws: list[dict[str, Any]]) -> dict[str, Any]:
     return dict(sorted(rows.items(), key=lambda item: item[1]["mean"]))
 
 
-def mean_pairs(draws: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def mean_pairs(draws: list[dict[str, Any]]) -> dict[str, Worth]:
     """What each row's pseudo pairs are worth, the mean over the draws where there is something to judge."""
 
     def mean(values: list[float | None]) -> float | None:
         known = [v for v in values if v is not None]
         return statistics.mean(known) if known else None
 
-    found: dict[str, dict[str, Any]] = {}
-    for name, first in draws[0]["pairs"].items():
-        each = [d["pairs"][name] for d in draws]
-        found[name] = {key: mean([row[key] for row in each]) for key in first if key != "by_type"}
+    found: dict[str, Worth] = {}
+    for name in draws[0]["pairs"]:
+        each: list[Worth] = [d["pairs"][name] for d in draws]
         kinds = sorted({kind for row in each for kind in row["by_type"]})
-        found[name]["by_type"] = {kind: mean([row["by_type"].get(kind) for row in each]) for kind in kinds}
+        found[name] = {
+            "accepted": statistics.mean(row["accepted"] for row in each),
+            "known": statistics.mean(row["known"] for row in each),
+            "right": mean([row["right"] for row in each]),
+            "rejected_right": mean([row["rejected_right"] for row in each]),
+            "by_type": {k: statistics.mean(row["by_type"][k] for row in each if k in row["by_type"]) for k in kinds},
+        }
     return found
 
 
@@ -242,7 +248,7 @@ def report(draws: list[dict[str, Any]]) -> dict[str, Any]:
     }
     for name, pairs in mean_pairs(draws).items():
         methods[name]["pairs"] = pairs
-    closed = [found for d in draws if (found := gap_closed(d)) is not None]
+    closed = [share for d in draws if (share := gap_closed(d)) is not None]
     found = {"domain": draws[0]["dataset"], "labels": draws[0]["labels"], "methods": methods}
     return found | {"gap_closed": statistics.mean(closed) if closed else None, "gap_closed_draws": closed}
 

@@ -50,7 +50,7 @@ class Arm:
     scope: str
     seed: int
     steps: int
-    lr: float
+    lr: float | list[float]
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def table(found: list[dict[str, Any]]) -> str:
         cells[row["method"], row["scope"]][row["ratio"]].append(row["accuracy"])
     ratios = sorted({row["ratio"] for row in found})
     lines = [f"| neurons | {' | '.join(f'{r:.0%}' for r in ratios)} |", "|---" * (len(ratios) + 1) + "|"]
-    for (method, scope), row in sorted(cells.items()):
-        shown = (f"{statistics.mean(row[r]):.3f} ({' '.join(f'{a:.3f}' for a in row[r])})" if r in row else "" for r in ratios)
+    for (method, scope), by in sorted(cells.items()):
+        shown = (f"{statistics.mean(by[r]):.3f} ({' '.join(f'{a:.3f}' for a in by[r])})" if r in by else "" for r in ratios)
         lines.append(f"| {method}, {scope} | {' | '.join(shown)} |")
     return "\n".join(lines)
 

@@ -14,16 +14,36 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from leaml.data import tables
+from leaml.data.tables import LabeledRow
 from leaml.io import files
 from leaml.run.records import read_run
 from leaml.text.scoring import is_correct, normalise
 from pipelines.shards import read_files
+from pipelines.table_rows import PseudoQaRow
 
-Truth = dict[tuple[str, str], dict[str, Any]]
+Truth = dict[tuple[str, str], LabeledRow]
 """Image and normalised question -> row of the LABELED table."""
+
+
+class Worth(TypedDict):
+    """What pairs are worth.
+
+    Attributes:
+        accepted: Number of accepted pairs; of several draws the mean.
+        known: Share of them whose question the truth answers.
+        right: Share of the known ones with the true answer; None without one.
+        rejected_right: The same of the rejected pairs.
+        by_type: The same of the accepted pairs, for each type of question.
+    """
+
+    accepted: float
+    known: float
+    right: float | None
+    rejected_right: float | None
+    by_type: dict[str, float]
 
 
 def read_truth(labeled: str) -> Truth:
@@ -31,22 +51,18 @@ def read_truth(labeled: str) -> Truth:
     return truth_of(tables.read(files.join(labeled, "labeled.parquet"), tables.LABELED).to_pylist())
 
 
-def truth_of(rows: Iterable[dict[str, Any]]) -> Truth:
+def truth_of(rows: Iterable[LabeledRow]) -> Truth:
     """Rows of the LABELED table, to be looked up."""
     return {(row["image_id"], normalise(row["question"])): row for row in rows}
 
 
-def precision(filtered: str, truth: Truth) -> dict[str, Any]:
+def precision(filtered: str, truth: Truth) -> Worth:
     """`judge` of the rows of a filter step."""
     return judge((row for rows in read_files(filtered, tables.PSEUDO_QA) for row in rows.to_pylist()), truth)
 
 
-def judge(rows: Iterable[dict[str, Any]], truth: Truth) -> dict[str, Any]:
-    """Accepted pairs (rows of the PSEUDO_QA table) against the truth.
-
-    Returns `accepted` (pairs), `known` (share of them whose question the truth answers), `right` (share of the known ones with
-    the true answer; None without one), the same for `rejected` pairs as `rejected_right`, and `by_type` of the questions.
-    """
+def judge(rows: Iterable[PseudoQaRow], truth: Truth) -> Worth:
+    """Accepted pairs (rows of the PSEUDO_QA table) against the truth."""
     verdicts: dict[str, list[bool]] = defaultdict(list)
     accepted = 0
     for row in rows:
@@ -59,12 +75,16 @@ def judge(rows: Iterable[dict[str, Any]], truth: Truth) -> dict[str, Any]:
             for key in ("accepted", known["question_type"] or "other") if pair["accepted"] else ("rejected",):
                 verdicts[key].append(hit)
     shares = {key: sum(hits) / len(hits) for key, hits in sorted(verdicts.items())}
-    found = {"accepted": accepted, "known": len(verdicts["accepted"]) / max(1, accepted)}
-    found |= {"right": shares.pop("accepted", None), "rejected_right": shares.pop("rejected", None)}
-    return found | {"by_type": shares}
+    return {
+        "accepted": accepted,
+        "known": len(verdicts["accepted"]) / max(1, accepted),
+        "right": shares.pop("accepted", None),
+        "rejected_right": shares.pop("rejected", None),
+        "by_type": shares,  # what is left
+    }
 
 
-def of_run(run_folder: str) -> dict[str, dict[str, Any]]:
+def of_run(run_folder: str) -> dict[str, Worth]:
     """`precision` of what the last command's fine-tunings read, by row: a filter step.
     Raises DataError where the folder holds no run."""
     steps = read_run(run_folder).steps
@@ -74,7 +94,7 @@ def of_run(run_folder: str) -> dict[str, dict[str, Any]]:
     return {row: precision(folder, truth) for row, folder in made.items()}
 
 
-def markdown(found: dict[str, dict[str, Any]]) -> str:
+def markdown(found: dict[str, Worth]) -> str:
     """A line for each row; shares are blank where nothing was judged."""
     kinds = sorted({kind for row in found.values() for kind in row["by_type"]})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -31,7 +32,7 @@ def main() -> None:
     part = Part.from_arguments(__doc__ or "")
     kernels = ["sdpa", "eager", *(["flash_attention_2"] if find_spec("flash_attn") else [])]
     for kernel in kernels:
-        part.attempt(kernel, lambda k=kernel: measure(part, k))
+        part.attempt(kernel, partial(measure, part, kernel))
 
 
 if __name__ == "__main__":

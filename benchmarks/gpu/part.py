@@ -117,8 +117,9 @@ def model(shape: str, part: Part, attention: str = "sdpa", dtype: torch.dtype = 
     tower: dict[str, Any] = {"depth": vision, "out_hidden_size": hidden, "fullatt_block_indexes": [7, 15, 23, 31]}
     if narrow:
         tower |= {"hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "fullatt_block_indexes": [1]}
-    ids = {"image_token_id": 990, "video_token_id": 991, "vision_start_token_id": 992} if narrow else {}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=tied, **ids)
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=tied)
+    if narrow:
+        config.image_token_id, config.video_token_id, config.vision_start_token_id = 990, 991, 992
     config._attn_implementation = attention
     torch.manual_seed(0)
     with torch.device(part.device):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.gpu.part import PHOTO, Part
+
+if TYPE_CHECKING:
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 
 class Photos(Dataset[int]):
@@ -21,20 +24,20 @@ class Photos(Dataset[int]):
         noise = np.random.default_rng(0).integers(0, 255, (pixels[0] // 8, pixels[1] // 8, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(noise).resize((pixels[1], pixels[0])).save(buffer, "JPEG")
-        self.count, self.data, self.processor = count, buffer.getvalue(), None
+        self.count, self.data = count, buffer.getvalue()
+        self.processor: Idefics3ImageProcessorPil | None = None  # made in the process that uses it
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, number: int) -> int:
-        processor: Any = self.processor
-        if processor is None:
+        if self.processor is None:
             from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
             sizes = {"size": {"longest_edge": 2048}, "max_image_size": {"longest_edge": 512}}
-            self.processor = processor = Idefics3ImageProcessorPil(**sizes)
+            self.processor = Idefics3ImageProcessorPil(**sizes)
         image = Image.open(io.BytesIO(self.data)).convert("RGB")
-        return int(processor([image], return_tensors="pt")["pixel_values"].numel())
+        return int(self.processor([image], return_tensors="pt")["pixel_values"].numel())
 
 
 def main() -> None:

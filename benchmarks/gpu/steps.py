@@ -7,6 +7,7 @@ what is computed again is not counted.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ def main() -> None:
         for shape in shapes:
             for method in METHODS:
                 name = f"{shape} {method} {'again' if again else 'kept'}"
-                part.attempt(name, lambda s=shape, m=method, a=again: measure(part, s, m, a, 2 if part.tiny else 8))
+                part.attempt(name, partial(measure, part, shape, method, again, 2 if part.tiny else 8))
 
 
 if __name__ == "__main__":

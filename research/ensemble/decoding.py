@@ -51,8 +51,8 @@ class StackedEngine:
                     msg = "ensembles write no reply behind a prefix"
                     raise ValueError(msg)
                 settings = Settings(r.temperature, r.top_p, r.max_tokens)
-                rows = groups.setdefault(settings, [[] for _ in asked])[number]
-                rows += [place] * r.n
+                own = groups.setdefault(settings, [[] for _ in asked])[number]
+                own += [place] * r.n
         for settings, rows in groups.items():
             size = max(1, ROWS // self.models)
             for begin in range(0, max(map(len, rows)), size):
@@ -110,10 +110,8 @@ class StackedEngine:
         width = x.shape[3] // shape.heads
         columns = length + settings.max_tokens
         layers = model.text_layers(weights, shape)
-        cache = [
-            tuple(torch.zeros(models * rows, shape.heads, columns, width, device=device) for _ in "kv")
-            for _ in range(shape.text_layers)
-        ]
+        held = (models * rows, shape.heads, columns, width)
+        cache = [(torch.zeros(held, device=device), torch.zeros(held, device=device)) for _ in range(shape.text_layers)]
         alive = torch.arange(rows, device=device).expand(models, rows)  # rows that are still written
         found = torch.full((models, rows, settings.max_tokens), self.texts.pad, device=device)
         sums = torch.zeros(models, rows, device=device)
@@ -138,7 +136,7 @@ class StackedEngine:
                 keep = done.int().argsort(dim=1, stable=True)[:, : int((~done).sum(1).max())]
                 if keep.shape[1] < 0.8 * done.shape[1]:
                     flat = (keep + done.shape[1] * torch.arange(models, device=device)[:, None]).flatten()
-                    cache = [tuple(part[flat] for part in layer) for layer in cache]
+                    cache = [(keys[flat], values[flat]) for keys, values in cache]
                     alive, done, ends, chosen = (t.gather(1, keep) for t in (alive, done, ends, chosen))
             x = model.embed(weights, chosen[..., None], images[:, :1, :0].expand(-1, chosen.shape[1], -1, -1), 0)
         return found.cpu(), sums.cpu()

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from leaml import config
 from leaml.config import Config
 from leaml.data import tables
+from leaml.data.tables import LabeledRow
 from leaml.errors import InputError
 from pipelines.ingest import Labels
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,15 @@ class Domain:
     config: Config
     names: list[str]
     pixels: np.ndarray
-    labeled: list[Row]
-    asked: list[Row]
+    labeled: list[LabeledRow]
+    asked: list[LabeledRow]
     training: list[str]
     cases: dict[str, Case]
 
     def labels(self, case: Case) -> Labels:
         """The labels of a case, as a run draws them."""
-        parts = (tables.table([self.labeled[p] for p in places], tables.LABELED) for places in (case.train, case.validation))
-        return Labels(*parts, key=case.name)
+        train, validation = ([self.labeled[p] for p in places] for places in (case.train, case.validation))
+        return Labels(tables.table(train, tables.LABELED), tables.table(validation, tables.LABELED), case.name)
 
     def save(self, file: Path) -> None:
         facts = {
@@ -104,17 +103,19 @@ def make(file: Path, overrides: list[str], budgets: dict[float, int], size: int 
     place = {image: str(n) for n, image in enumerate(ids)}
     known = {json.dumps(row, sort_keys=True): n for n, (row, _) in enumerate(labeled.rows())}
 
-    def case(name: str, budget: float, draw: int, changes: dict[str, Any]) -> Case:
-        update = {"count": None, "fraction": None, "seed": draw} | changes
+    def places(rows: pa.Table) -> list[int]:
+        return [known[json.dumps(row, sort_keys=True)] for row in rows.to_pylist()]
+
+    def case(name: str, budget: float, draw: int, fraction: float | None = None) -> Case:
+        update = {"count": None, "fraction": fraction, "seed": draw}
         data = loaded.data.model_copy(update={"budget": loaded.data.budget.model_copy(update=update)})
         drawn = run.variant(loaded.model_copy(update={"data": data}))
         labels = draw_labels(drawn, sources)
         priors = {n: t["correct"].to_pylist() for n, t in predict_priors(drawn, sources, labels).items()}
-        parts = [[known[json.dumps(r, sort_keys=True)] for r in t.to_pylist()] for t in (labels.train, labels.validation)]
-        return Case(name, budget, draw, *parts, priors)
+        return Case(name, budget, draw, places(labels.train), places(labels.validation), priors)
 
-    cases = [case("full", 1.0, 0, {})]
-    cases += [case(f"{100 * b:g} % {d}", b, d, {"fraction": b}) for b, count in budgets.items() for d in range(count)]
+    cases = [case("full", 1.0, 0)]
+    cases += [case(f"{100 * b:g} % {d}", b, d, b) for b, count in budgets.items() for d in range(count)]
     named = [row | {"image_id": place[row["image_id"]]} for row, _ in labeled.rows()]
     questions = [row | {"image_id": place[row["image_id"]]} for row in asked]
     pixels = np.stack(pictures).transpose(0, 3, 1, 2)

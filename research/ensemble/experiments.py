@@ -51,8 +51,8 @@ def run(given: Domain, plan: str, teacher: str, bench: dict[str, Any], workers: 
     with Workers(workers, truth_of(given.labeled)) as forked:
         pixels = torch.tensor(given.pixels, device=device)
         made = Bench(model.Shape.of(folder), Texts(folder), pixels, progress=say, **bench)
-        models = (model.load(resolve_model(name), device) for name in (folder, teacher))
-        lab = Lab(given, made, *models, forked, None if seconds is None else began + seconds)
+        base, captioner = model.load(folder, device), model.load(resolve_model(teacher), device)
+        lab = Lab(given, made, base, captioner, forked, None if seconds is None else began + seconds)
         results: list[Result] = []
         for group in PLANS[plan](given, results):
             if lab.late():

@@ -11,8 +11,9 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -165,8 +166,8 @@ class Lab:
 
     # steps
 
-    def train(self, wanted: dict[str, Callable[[], Arm]]) -> None:
-        """Train what is not there yet."""
+    def train(self, wanted: Mapping[str, Callable[[], Arm]]) -> None:
+        """Train what is not there yet; an arm is made only then."""
         missing = {key: arm() for key, arm in wanted.items() if key not in self.models}
         found = training.run(self.bench, list(missing.values())) if missing else []
         self.models.update(zip(missing, found, strict=True))
@@ -188,7 +189,7 @@ class Lab:
         self.say(f"{len(experiments)} experiments; trainings on labels and captions alone")
         late = [e for e in others if e.kind in ("full_labels", "captions_mixed")]  # trained beside the adapted models
         early = [e for e in others if e not in late]
-        self.train({self._plain_key(e): lambda e=e: self._plain(e) for e in early})  # type: ignore[misc]
+        self.train({self._plain_key(e): partial(self._plain, e) for e in early})
         final.update(self._usable({id(e): self._plain_key(e) for e in early if e.kind != "self_training"}))
         generators, starts = {}, {id(e): "base" for e in methods}
         for number in range(max((e.config.rounds for e in methods), default=1)):
@@ -219,12 +220,8 @@ class Lab:
 
     def _plain_key(self, e: Experiment) -> str:
         given = e.config.evaluate.baselines
-        settings = {
-            "finetune_labels": given.finetune_labels,
-            "self_training": given.finetune_labels,
-            "lora_labels": given.lora_labels,
-        }.get(e.kind, e.config.finetune)
         kind = "finetune_labels" if e.kind == "self_training" else e.kind
+        settings = {"finetune_labels": given.finetune_labels, "lora_labels": given.lora_labels}.get(kind, e.config.finetune)
         case = "full" if kind == "full_labels" else e.case.name
         return key_of(kind, case, settings.model_dump(), e.config.caption.model_dump() if kind == "captions_mixed" else "")
 
@@ -235,13 +232,11 @@ class Lab:
         if e.kind == "finetune_labels":
             return Arm(self.base, [Task("labels", labels)], given.finetune_labels, seed, name=e.name)
         if e.kind == "lora_labels":
-            return Arm(
-                self.base, [Task("labels", labels)], given.lora_labels, seed, lora=given.lora_labels.lora.rank, name=e.name
-            )
+            rank = given.lora_labels.lora.rank
+            return Arm(self.base, [Task("labels", labels)], given.lora_labels, seed, lora=rank, name=e.name)
         if e.kind == "full_labels":
-            return Arm(
-                self.base, [Task("labels", self.answers(self.domain.cases["full"]))], e.config.finetune, seed, name=e.name
-            )
+            everything = self.answers(self.domain.cases["full"])
+            return Arm(self.base, [Task("labels", everything)], e.config.finetune, seed, name=e.name)
         share = e.config.finetune.label_share
         tasks = [Task("labels", labels, share=share), Task("captions", self.described(e.config), share=1 - share)]
         return Arm(self.base, tasks, e.config.finetune, seed, name=e.name)
@@ -249,14 +244,7 @@ class Lab:
     def _generators(self, experiments: Sequence[Experiment], starts: dict[int, str]) -> dict[int, str]:
         """Warm-up, score and distill; the key of the generator of each experiment whose trainings did not fail."""
         warmed = {id(e): key_of("warmup", e.case.name, e.config.warmup.model_dump(), starts[id(e)]) for e in experiments}
-        self.train(
-            {
-                warmed[id(e)]: lambda e=e: Arm(  # type: ignore[misc]
-                    self.models[starts[id(e)]].weights, self.qa_tasks(e.case), e.config.warmup, e.config.seed, name=e.name
-                )
-                for e in experiments
-            }
-        )
+        self.train({warmed[id(e)]: partial(self._warmup, e, starts[id(e)]) for e in experiments})
         warmed = self._usable(warmed)
         distilled = [e for e in experiments if id(e) in warmed and not e.config.distill.skip]
         keys = {
@@ -266,8 +254,11 @@ class Lab:
             )
             for e in distilled
         }
-        self.train({keys[id(e)]: lambda e=e: self._distillation(e, warmed[id(e)]) for e in distilled})  # type: ignore[misc]
+        self.train({keys[id(e)]: partial(self._distillation, e, warmed[id(e)]) for e in distilled})
         return self._usable(warmed | keys)
+
+    def _warmup(self, e: Experiment, start: str) -> Arm:
+        return Arm(self.models[start].weights, self.qa_tasks(e.case), e.config.warmup, e.config.seed, name=e.name)
 
     def _distillation(self, e: Experiment, warmed: str) -> Arm:
         given = e.config.distill
@@ -318,8 +309,8 @@ class Lab:
         experiments = [e for e in experiments if self.pairs[asking[id(e)]].accepted]  # the pipeline's step fails without any
         tuned = {id(e): key_of(asking[id(e)], e.config.finetune.model_dump()) for e in experiments}
         self.train(
-            {tuned[id(e)]: lambda e=e: self._finetuning(e, generators[id(e)], self.pairs[asking[id(e)]]) for e in experiments}
-            | {self._plain_key(e): lambda e=e: self._plain(e) for e in beside}  # type: ignore[misc]
+            {tuned[id(e)]: partial(self._finetuning, e, generators[id(e)], self.pairs[asking[id(e)]]) for e in experiments}
+            | {self._plain_key(e): partial(self._plain, e) for e in beside}
         )
         for e in experiments:
             self.pairs[tuned[id(e)]] = self.pairs[asking[id(e)]]
@@ -383,7 +374,7 @@ class Lab:
             result.trained = {"lr": trained.lr, "loss": trained.loss, "sweep": trained.sweep}
             if final[id(e)] in self.pairs:
                 pairs = self.pairs[final[id(e)]]
-                result.pairs = pairs.worth | {"counts": pairs.counts}
+                result.pairs = {**pairs.worth, "counts": pairs.counts}
 
     def _ask(self, experiments: Sequence[Experiment], results: Sequence[Result], final: dict[int, str]) -> None:
         """Greedy answers to the evaluation questions."""

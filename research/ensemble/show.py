@@ -13,14 +13,34 @@ import json
 import statistics
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from leaml.data import tables
 from leaml.evaluation.results import summarise
+from pipelines.table_rows import PredictionRow
 from research import curves, label_efficiency, pair_precision
 from research.ensemble.domain import Case, Domain
 
-Found = dict[str, dict[str, dict[str, Any]]]
+
+class Outcome(TypedDict):
+    """A result as `research.ensemble.experiments` writes it.
+
+    Attributes:
+        correct: A 1 or a 0 for each evaluation question.
+        development: Share of questions about unlabeled images that the final model answers right.
+        generator: The same of the generator.
+        pairs: Of `pair_precision.Worth`, and `counts`; empty where no pairs were made.
+    """
+
+    name: str
+    case: str
+    correct: str
+    development: float | None
+    generator: float | None
+    pairs: dict[str, Any]
+
+
+Found = dict[str, dict[str, Outcome]]
 """Case -> name of the experiment -> its result."""
 
 
@@ -33,17 +53,24 @@ def read(file: Path) -> Found:
     return by_case
 
 
-def draw(given: Domain, case: Case, results: dict[str, dict[str, Any]], names: list[str]) -> dict[str, Any]:
+def draw(given: Domain, case: Case, results: dict[str, Outcome], names: list[str]) -> dict[str, Any]:
     """What `label_efficiency` keeps of one draw: metrics, predictions and pairs of the rows `names`, and the priors."""
     correct = {name: [bit == "1" for bit in results[name]["correct"]] for name in names}
     predictions = {}
     for name, verdicts in (case.priors | correct).items():
-        rows = [
-            {key: row[key] for key in ("image_id", "question", "answer", "question_type")}
-            | {"prediction": "", "correct": hit, "logprob": None}
+        answered: list[PredictionRow] = [
+            {
+                "image_id": row["image_id"],
+                "question": row["question"],
+                "answer": row["answer"],
+                "question_type": row["question_type"],
+                "prediction": "",
+                "correct": hit,
+                "logprob": None,
+            }
             for row, hit in zip(given.asked, verdicts, strict=True)
         ]
-        predictions[name] = tables.table(rows, tables.PREDICTIONS)
+        predictions[name] = tables.table(answered, tables.PREDICTIONS)
     pairs = {
         name: {k: v for k, v in results[name]["pairs"].items() if k != "counts"} for name in names if results[name]["pairs"]
     }
@@ -69,20 +96,21 @@ def budgets(given: Domain, found: Found) -> list[list[dict[str, Any]]]:
 
 def choices(found: Found) -> str:
     """A line for each experiment: what its generator and its adapted model know of unlabeled images, and its pairs."""
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    rows: dict[str, list[Outcome]] = defaultdict(list)
     for results in found.values():
         for name, result in results.items():
             rows[name].append(result)
     lines = ["| choice | generator | adapted | pairs right | accepted | test |", "|---|---|---|---|---|---|"]
-    for name, results in rows.items():
+    for name, each in rows.items():
+        columns: list[list[float | None]] = [
+            [r["generator"] for r in each],
+            [r["development"] for r in each],
+            [r["pairs"].get("right") for r in each],
+            [r["pairs"].get("accepted") for r in each],
+            [r["correct"].count("1") / len(r["correct"]) for r in each],
+        ]
         cells = []
-        for values in (
-            [r["generator"] for r in results],
-            [r["development"] for r in results],
-            [r["pairs"].get("right") for r in results],
-            [r["pairs"].get("accepted") for r in results],
-            [r["correct"].count("1") / len(r["correct"]) for r in results],
-        ):
+        for values in columns:
             known = [v for v in values if v is not None]
             cells.append(
                 "" if not known else f"{statistics.mean(known):.0f}" if known[0] > 1 else f"{statistics.mean(known):.3f}"

@@ -16,8 +16,8 @@ class Texts:
     def __init__(self, folder: str | Path) -> None:
         self.tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         self.tokenizer.no_padding()
-        ids = {name: self.tokenizer.token_to_id(name) for name in (PAD, END, IMAGE)}
-        self.pad, self.end, self.image = ids[PAD], ids[END], ids[IMAGE]
+        known = self.tokenizer.get_vocab()
+        self.pad, self.end, self.image = known[PAD], known[END], known[IMAGE]
         self.before = f"{USER}{FAKE}{GLOBAL}{IMAGE * IMAGE_TOKENS}{FAKE}"
         self.known: dict[str, list[int]] = {}
         self.at = self.ids(self.before).index(self.image)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
 
 from leaml.config import FilterConfig, GenerateConfig
-from leaml.engine.interface import Completion, Request
-from research.pair_precision import Truth, judge
+from leaml.engine.interface import Completion, Engine, Request
+from pipelines.table_rows import CandidateRow
+from research.pair_precision import Truth, Worth, judge
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Pairs:
 
     accepted: list[tuple[str, str, str]]
     counts: dict[str, int]
-    worth: dict[str, Any] = field(default_factory=dict)
+    worth: Worth
 
 
 Answer = Callable[[list[int], list[list[Request]], bool], list[list[list[Completion]]]]
@@ -123,13 +123,14 @@ def _serve(pipe: Connection, truth: Truth, inherited: Sequence[Connection]) -> N
             pipe.send(("failed", error))
 
 
-def pairs_of(asking: Asking, model: Any, base: Any, truth: Truth) -> list[Pairs]:
+def pairs_of(asking: Asking, model: Engine, base: Engine, truth: Truth) -> list[Pairs]:
     """What the steps generate, hardness and filter of a run make of these images, with each of the filters."""
-    from pipelines.generate import GenerateWork
+    from pipelines.generate import Captioned, GenerateWork
     from pipelines.hardness import HardnessWork
     from pipelines.shards import Item
 
-    items = [Item(image, None, None) for image in asking.images]  # type: ignore[arg-type]  # the engine knows the pixels
+    # the engine knows the pixels
+    items: list[Captioned] = [Item(image, None, None) for image in asking.images]  # type: ignore[arg-type]
     rows, _ = GenerateWork(asking.config, asking.caption_prompt)(model, items)
     if any(config.hardness for config in asking.filters):
         with_rows = [Item(item.image_id, item.image, row) for item, row in zip(items, rows, strict=True)]
@@ -137,7 +138,7 @@ def pairs_of(asking: Asking, model: Any, base: Any, truth: Truth) -> list[Pairs]
     return [_filtered(rows, config, truth) for config in asking.filters]
 
 
-def _filtered(candidates: list[dict[str, Any]], config: FilterConfig, truth: Truth) -> Pairs:
+def _filtered(candidates: list[CandidateRow], config: FilterConfig, truth: Truth) -> Pairs:
     from leaml.generation.dataset_filters import PairSet
     from pipelines.filter import counts_of, decided, thin
 

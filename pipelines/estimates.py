@@ -194,6 +194,8 @@ def requests(name: str, variant: str, tree: Tree, work: Workload) -> tuple[int, 
         section = train_section(name, variant, tree)
         steps = _phases(section, work.held_out) * int(section["steps"])
         return 0, EXAMPLE_GETS * steps * int(section["batch_size"])
+    if name in GRADIENTS:
+        return 0, EXAMPLE_GETS * (work.images or 0)
     if name not in ENGINES | {"filter", "ingest"} or work.images is None:
         return 0, 0
     files_of_images = math.ceil(work.images / FILE_IMAGES)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypedDict, TypeVar
 
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
+from leaml.config.limits import MAX_PIXELS
 from leaml.data import tables
 from leaml.data.store import ImageStore
 from leaml.errors import LeamlError, ModelError, StepError
-from leaml.images import MAX_PIXELS
 from leaml.imports import uncollected
 from leaml.io import files, s3
 from leaml.training.batches import Example, Task

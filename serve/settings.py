@@ -12,10 +12,11 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from leaml.config import base, refusal, yaml_text
+from leaml.config.limits import MAX_ASPECT, MAX_SIDE
 from leaml.config.paths import absolute_from, with_paths
 from leaml.config.reading import override
 from leaml.errors import ConfigError
-from leaml.images import MAX_ASPECT, MAX_SIDE, ImageLimits
+from leaml.images import ImageLimits
 from serve.origin import join_authority, normal_origin, split_authority
 from serve.pixels import PixelBudget
 

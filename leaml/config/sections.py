@@ -12,6 +12,7 @@ from leaml.config.base import PATH, Section
 from leaml.config.caption import CaptionConfig
 from leaml.config.filter import FilterConfig
 from leaml.config.generate import GenerateConfig
+from leaml.config.limits import MAX_ASPECT, MAX_PIXELS, MAX_SIDE
 from leaml.config.models import ModelConfig
 from leaml.config.search import TuneConfig
 from leaml.config.training import (
@@ -79,9 +80,10 @@ class DataConfig(Section):
         None, gt=0, description="Evaluate on at most this many questions (whole images, by seed); none: all."
     )
     max_pixels: int = Field(
-        25_000_000,
+        MAX_PIXELS,
         gt=0,
-        description="Pixels; larger images are quarantined before they are decoded, as are sides over 32,768 or beyond 100:1.",
+        description="Pixels; larger images are quarantined before they are decoded, as are sides over "
+        f"{MAX_SIDE:,} or beyond {MAX_ASPECT:g}:1.",
     )
     max_quarantined: float = Field(
         0.05,

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from leaml import images
 from leaml.config import SourceConfig
+from leaml.config.limits import MAX_PIXELS
 from leaml.data import registry, store, tables
 from leaml.data.label_counts import NO_IMAGE, LabelCounts, RefusedFile
 from leaml.data.records import Question, Record, RefusedRow
@@ -66,7 +67,7 @@ def ingest(
     source: SourceConfig,
     images_out: str,
     labeled_out: str | None,
-    max_pixels: int = images.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     max_quarantined: float = 0.05,
     split: str | None = None,
     progress: Callable[[int], None] | None = None,

@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from leaml.config.limits import MAX_PIXELS
 from leaml.data import tables
 from leaml.errors import DataError
-from leaml.images import MAX_PIXELS, decode
+from leaml.images import decode
 from leaml.io import files
 
 

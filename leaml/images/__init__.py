@@ -12,16 +12,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from leaml.config.limits import MAX_ASPECT, MAX_PIXELS, MAX_SIDE
 from leaml.errors import LeamlError
 from leaml.images import depth, jpeg, tiff, value_range
-
-MAX_PIXELS = 25_000_000
-"""Default limit, in pixels; Pillow itself only warns at 89 million."""
-MAX_SIDE = 32_768
-"""Default limit of width and height, in pixels."""
-MAX_ASPECT = 100.0
-"""Default limit of the longer side over the shorter one. Panoramas reach 10, crops of text lines 60. Far above, processors that
-scale the shorter side up make gigabytes of an image of a few pixels, and Qwen's refuses at 200."""
 
 BYTES_PER_PIXEL = 32
 """Most memory that `decode` takes at a time, in bytes per pixel. JPEG 2000 takes 25, TIFF in tiles 21, WebP 17,

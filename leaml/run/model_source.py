@@ -11,9 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from leaml.config import EvaluateConfig, ModelConfig, resolve_model
+from leaml.config.limits import MAX_PIXELS
 from leaml.errors import DataError, InputError
 from leaml.evaluation.metrics import Calibration, Metrics
-from leaml.images import MAX_PIXELS
 from leaml.io import files
 from leaml.run.records import CONFIG, STATUS, read_run
 

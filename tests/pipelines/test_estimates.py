@@ -129,7 +129,7 @@ def test_requests_of_steps() -> None:
     assert requests("filter", "", config, Workload(1000)) == (20, 60)
     assert requests("ingest", "", config, Workload(1000)) == (2, 1000)
     assert requests("distill", "", config, Workload()) == (0, 2 * config["distill"]["steps"] * config["distill"]["batch_size"])
-    assert requests("score", "", config, Workload()) == (0, 0)
+    assert requests("score", "", config, Workload(256)) == (0, 2 * 256)  # an image for each labeled row
     own = config["evaluate"]["baselines"]["lora_labels"] | {"steps": 30, "batch_size": 8, "lr": [1e-3, 1e-4]}
     config["evaluate"]["baselines"]["lora_labels"] = own
     assert requests("finetune", "lora_labels", config, Workload()) == (0, 2 * 3 * 30 * 8)  # two rates, then the best

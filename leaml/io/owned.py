@@ -30,18 +30,18 @@ def sweep(parent: Path, pattern: str, keep: int = 0) -> None:
         pattern: Of their names.
         keep: How many of the latest to leave, for their logs.
     """
-    dead = [folder for folder in parent.glob(pattern) if _is_dead(folder)]
-    for folder in sorted(dead, key=lambda each: (each / NAME).stat().st_mtime, reverse=True)[keep:]:
-        shutil.rmtree(folder, ignore_errors=True)
+    dead = [(died, folder) for folder in parent.glob(pattern) if (died := _died(folder)) is not None]
+    for _, folder in sorted(dead, reverse=True)[keep:]:
+        shutil.rmtree(folder, ignore_errors=True)  # another process may sweep at the same time
 
 
-def _is_dead(folder: Path) -> bool:
-    """Whether the folder was this user's own and its owner has ended."""
+def _died(folder: Path) -> float | None:
+    """When a folder of this user, whose owner has ended, was marked as its own; None: it is none, or its owner lives."""
     with contextlib.suppress(OSError):
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            return False
+            return None
         with (folder / NAME).open() as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    return False
+            return os.fstat(stream.fileno()).st_mtime
+    return None

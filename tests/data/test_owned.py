@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -51,3 +54,19 @@ def test_folders_of_other_users_are_left(folders: dict[str, Path], tmp_path: Pat
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     owned.sweep(tmp_path, "lm-*")
     assert all(folder.exists() for folder in folders.values())
+
+
+def test_a_folder_that_another_process_removes_meanwhile_is_no_fault(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, looked_at = fcntl.flock, []
+
+    def removed_before_the_next(stream: TextIO, operation: int) -> None:
+        for path in looked_at:
+            shutil.rmtree(path)
+        looked_at[:] = [Path(stream.name).parent]
+        lock(stream, operation)
+
+    monkeypatch.setattr(owned.fcntl, "flock", removed_before_the_next)
+    owned.sweep(tmp_path, "lm-[fs]*")
+    assert not folders["first"].exists() and not folders["second"].exists()

@@ -15,7 +15,7 @@ from leaml.data.store import ImageIndex
 from leaml.errors import ModelError, StepError
 from pipelines.runtime import quiet_data
 from pipelines.shard import load, make_shards
-from pipelines.shards import EngineActor, _note, read_output, run_shards
+from pipelines.shards import EngineActor, read_output, run_shards
 
 COUNT, SIZE = 20, 4
 
@@ -214,8 +214,3 @@ def test_no_images_at_all(tmp_path: Path) -> None:
     output = str(tmp_path / "out")
     summary = run_shards("caption", [], ScriptedSpec("x"), CaptionLike(), output, RESOURCES, MAX_PIXELS)
     assert (summary["wall_seconds"], read_output(output, tables.CAPTIONS).num_rows) == (0.0, 0)
-
-
-def test_progress_shows_the_rate_of_pairs_and_the_accepted_share() -> None:
-    assert _note(Counter(pairs=30, accepted=12), 10.0) == "3.0 pairs/s, 40 % accepted"
-    assert _note(Counter(images=5), 10.0) == ""

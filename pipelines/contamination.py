@@ -12,31 +12,35 @@ from typing import NamedTuple, TypedDict, cast
 import numpy as np
 
 from leaml import images
-from leaml.data import tables
+from leaml.data.image_table import ImageTable
+from leaml.errors import DataError
 from leaml.images import duplicates
-from leaml.io import files
 from pipelines.ingest import Sources, excluding, publish_excluded, refuse_shared, role_of
 from pipelines.progress import Bar
 from pipelines.run import Run, Step
 
 
-class ImageFile(TypedDict):
-    """A file of an images table."""
+class ImageRows(TypedDict):
+    """Some rows of the images table in `folder`."""
 
-    file: str
+    folder: str
+    first: int
+    count: int
 
 
-class HashedFile(TypedDict):
-    """Ids, names (uri, else id) and hexadecimal hashes of the images in a file."""
+class HashedRows(TypedDict):
+    """Ids, names (uri, else id) and hexadecimal hashes of the images in these rows."""
 
     ids: list[str]
     names: list[str]
     hashes: list[str]
 
 
-HashFile = Callable[[ImageFile], HashedFile]
-MapFiles = Callable[[HashFile, list[ImageFile]], Iterable[HashedFile]]
-"""Applies a function to files, in order."""
+HashRows = Callable[[ImageRows], HashedRows]
+MapRows = Callable[[HashRows, list[ImageRows]], Iterable[HashedRows]]
+"""Applies a function to parts of a table, in order."""
+PART = 512
+"""Images that a task hashes."""
 
 
 class Hashes(NamedTuple):
@@ -47,13 +51,13 @@ class Hashes(NamedTuple):
     hashes: np.ndarray
 
 
-def screen_near_duplicates(run: Run, sources: Sources, mapped: MapFiles | None = None) -> Sources:
+def screen_near_duplicates(run: Run, sources: Sources, mapped: MapRows | None = None) -> Sources:
     """Hash all images and compare; near duplicates are left out of the sources, or refused by name.
 
     Args:
         run: The run; `data.near_duplicate_bits` none: nothing is done.
         sources: What it has ingested.
-        mapped: How files are hashed; None: on the cluster, by Ray Data.
+        mapped: How images are hashed; None: on the cluster, by Ray Data.
 
     Raises:
         DataError: There are some, and `data.exclude_evaluation` is not set.
@@ -89,34 +93,40 @@ def screen_near_duplicates(run: Run, sources: Sources, mapped: MapFiles | None =
     return excluding(run, sources, step) if data.exclude_evaluation else sources
 
 
-def _on_ray(function: HashFile, rows: list[ImageFile]) -> Iterator[HashedFile]:
+def _on_ray(function: HashRows, rows: list[ImageRows]) -> Iterator[HashedRows]:
     import ray
 
     untyped = cast(Callable[[dict[str, object]], dict[str, object]], function)  # Ray's types know no TypedDict
     stream = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from cast(Iterator[HashedFile], stream.map(untyped, num_cpus=1).iter_rows())
+    yield from cast(Iterator[HashedRows], stream.map(untyped, num_cpus=1).iter_rows())
 
 
-def _hashes(source: Step, max_pixels: int, mapped: MapFiles) -> Hashes:
-    parts = files.listing(source.path("images"), suffixes=(".parquet",))
+def _hashes(source: Step, max_pixels: int, mapped: MapRows) -> Hashes:
+    folder = source.path("images")
+    total = len(ImageTable(folder))
+    parts: list[ImageRows] = [
+        {"folder": folder, "first": first, "count": min(PART, total - first)} for first in range(0, total, PART)
+    ]
     ids: list[str] = []
     names: list[str] = []
     hashes: list[int] = []
-    with Bar(f"hashes of {role_of(source)}", len(parts), "files") as bar:
-        for number, row in enumerate(mapped(partial(_hash_file, max_pixels=max_pixels), [{"file": f} for f in parts])):
+    with Bar(f"hashes of {role_of(source)}", total, "images") as bar:
+        for row in mapped(partial(_hash_rows, max_pixels=max_pixels), parts):
             ids += list(row["ids"])
             names += list(row["names"])
             hashes += [int(h, 16) for h in row["hashes"]]
-            bar.update(number + 1)
+            bar.update(len(ids))
     return Hashes(ids, names, np.array(hashes, dtype=np.uint64))
 
 
-def _hash_file(row: ImageFile, max_pixels: int) -> HashedFile:
+def _hash_rows(rows: ImageRows, max_pixels: int) -> HashedRows:
     """Hexadecimal hashes, since Arrow has no 64-bit numbers that survive NumPy's signed default."""
     ids, names, hashes = [], [], []
-    for record in tables.read(row["file"], columns=["image_id", "uri", "bytes"]).to_pylist():
-        data = record["bytes"] if record["bytes"] is not None else files.read_bytes(record["uri"])
-        ids.append(record["image_id"])
-        names.append(record["uri"] or record["image_id"])
-        hashes.append(f"{duplicates.perceptual_hash(images.decode(data, max_pixels)):016x}")
+    numbers = range(rows["first"], rows["first"] + rows["count"])
+    for image in ImageTable(rows["folder"]).read(list(numbers)):
+        if image["lost"] is not None:
+            raise DataError(image["lost"])
+        ids.append(image["image_id"])
+        names.append(image["uri"] or image["image_id"])
+        hashes.append(f"{duplicates.perceptual_hash(images.decode(image['bytes'], max_pixels)):016x}")
     return {"ids": ids, "names": names, "hashes": hashes}

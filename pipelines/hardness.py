@@ -46,7 +46,7 @@ def hardness(context: Context) -> Step:
     step = context.step("hardness", {"model": model_key(base), "max_tokens": config.max_tokens}, [generated, *training])
 
     def work() -> dict[str, float]:
-        rows = store.index(generated.path("rows"))
+        rows = store.index_rows(generated.path("rows"))
         refs = training_images(context.sources).only(rows.ids)
         shards = make_shards("hardness", refs, {}, run.config.resources.images_per_shard, rows.places_of(refs.ids))
         spec = engine_spec(base, run.config.resources)

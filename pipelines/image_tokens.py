@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from leaml.config import Config, ModelConfig, resolve_model
-from leaml.data import tables
+from leaml.data.image_table import ImageTable
 from leaml.errors import LeamlError
 from leaml.io import files
 from pipelines.run import Run, Step
@@ -17,8 +16,8 @@ from pipelines.summaries import IngestSummary
 
 SIZE = (1000, 1000)
 """Width and height that are assumed where no image is ingested."""
-_LOOKED_AT = 8
-"""Files of images, of each source, whose sizes the median is of."""
+_LOOKED_AT = 4096
+"""Images of each source whose sizes the median is of."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,8 @@ def median_size(run: Run, steps: Sequence[Step]) -> tuple[int, int] | None:
 def _sizes(run: Run, steps: Sequence[Step]) -> list[tuple[int, int]]:
     sizes: list[tuple[int, int]] = []
     for step in steps:
-        found = files.listing(step.path("images"), suffixes=(".parquet",)) if run.done(step) else []
-        for file in itertools.islice(found, _LOOKED_AT):
-            table = tables.read(file, columns=["width", "height"]).to_pydict()
+        if run.done(step):
+            table = ImageTable(step.path("images")).columns(["width", "height"], first=_LOOKED_AT).to_pydict()
             sizes += [pair for pair in zip(table["width"], table["height"], strict=True) if None not in pair]
     return sizes
 

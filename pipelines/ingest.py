@@ -222,6 +222,7 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
     settings = {
         "source": _identity(source, run.config.storage) | _content(source),
         "max_pixels": data.max_pixels,
+        "copy": data.copy,
     }
     step = run.step("ingest", settings, [], INGEST.version, role)
 
@@ -260,16 +261,14 @@ def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, ob
             source.split or role,
             progress=bar.update,
             first=run.first,
-            keep_bytes=run.first is None or data.near_duplicate_bits is not None,
+            copy=data.copy and run.first is None,
             keep_refused=True,
             labels_matter=role != "unlabeled",
         )
     if role != "unlabeled":
         for line in result.labels.lines():
             say(escape(f"{step.label}: {line}"))
-    if result.images == 0 and not result.complete:
-        tables.write(step.path("images", "part-00000.parquet"), tables.IMAGES.empty_table())  # the others may be better
-    elif result.images == 0:
+    if result.images == 0 and result.complete:
         msg = f"data.{role}: no readable image in {source.path or source.format!r}"
         raise DataError(msg)
     if role != "unlabeled" and result.rows == 0 and result.complete:

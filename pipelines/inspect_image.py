@@ -10,11 +10,12 @@ import yaml
 from rich.table import Table
 
 from leaml.data import store, tables
+from leaml.data.image_table import ImageTable
 from leaml.data.ingest import quarantine_file
 from leaml.data.tables import QuarantineRow
 from leaml.errors import InputError
 from leaml.generation import prompts
-from leaml.io import files
+from leaml.io import files, lance_tables
 from leaml.plugins import function_of
 from leaml.run.records import CONFIG, StepRecord, read_done, read_run
 from leaml.text import replies
@@ -59,15 +60,14 @@ def _find(steps: list[InspectedStep], image: str) -> tuple[str, dict[str, object
     found: dict[str, dict[str, object]] = {}
     columns = ["image_id", "uri", "width", "height", "source", "split"]
     for step in steps:
-        if step.name == "ingest" and files.exists(f"{step.path}/images"):
+        if step.name == "ingest" and lance_tables.is_table(f"{step.path}/images"):
             further = [
                 row for part in store.copies(f"{step.path}/images") for row in part.filter(_hit(part, image)).to_pylist()
             ]
             copied = pa.array({row["image_id"] for row in further}, pa.string())
-            for file in files.listing(f"{step.path}/images", suffixes=(".parquet",)):
-                table = tables.read(file, columns=columns)
-                hit = pc.or_(_hit(table, image), pc.is_in(table["image_id"], value_set=copied))
-                found |= {row["image_id"]: row for row in table.filter(hit).to_pylist()}
+            table = ImageTable(f"{step.path}/images").columns(columns)
+            hit = pc.or_(_hit(table, image), pc.is_in(table["image_id"], value_set=copied))
+            found |= {row["image_id"]: row for row in table.filter(hit).to_pylist()}
             for row in further:
                 found[row["image_id"]]["copy"] = row["uri"]
     for step in steps if not found else []:

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from leaml.config import Config
-from leaml.data import tables
+from leaml.data import store
 from leaml.data.tables import LabeledRow
 from leaml.errors import DataError
 from leaml.generation import prompts
-from leaml.io import files
 from leaml.text.scoring import answer_text, ask
 from leaml.vlm.lengths import Length, Lengths, context
 from pipelines.evaluate import evaluation_rows
@@ -83,13 +79,8 @@ def _too_long(
 
 def _sizes(step: Step, ids: Iterable[str]) -> dict[str, tuple[int, int]]:
     """Width and height of images of a source, by id."""
-    wanted = pa.array(sorted(ids), pa.string())
-    found: dict[str, tuple[int, int]] = {}
-    for file in files.listing(step.path("images"), suffixes=(".parquet",)):
-        table = tables.read(file, columns=["image_id", "width", "height"])
-        for row in table.filter(pc.is_in(table["image_id"], value_set=wanted)).to_pylist():
-            found[row["image_id"]] = (row["width"], row["height"])
-    return found
+    found = store.rows_of(step.path("images"), ids, ["width", "height"])
+    return {image_id: (row["width"], row["height"]) for image_id, row in found.items()}
 
 
 def _refusal(config: Config, found: list[tuple[LabeledRow, Length]], limit: int) -> str:

@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from leaml import images
 from leaml.config import ResourcesConfig, resources_with
-from leaml.data import carried, questions, store, tables
+from leaml.data import carried, image_table, questions, store, tables
 from leaml.data.questions import Asked
 from leaml.data.records import Record, fetch
 from leaml.engine.interface import Completion, Engine, Request
@@ -276,10 +276,8 @@ def _index(batch: QuestionBatch, folder: str, shown: str) -> store.ImageIndex:
                 first.setdefault(batch.ids[record.uri], record.uri)
             bar.update(number)
     rows: list[dict[str, object]] = [{"image_id": image, "uri": file, "source": "predict"} for image, file in first.items()]
-    files.delete_tree(folder)
-    for start in range(0, len(rows), _PART):
-        tables.write(f"{folder}/part-{start // _PART:05d}.parquet", tables.table(rows[start : start + _PART], tables.IMAGES))
-    return store.index(folder) if rows else store.ImageIndex.joined([])
+    image_table.write(folder, rows)
+    return store.index(folder)
 
 
 def _answered(batch: QuestionBatch, work: str, folder: str, temperature: float | None) -> pa.Table:

@@ -11,11 +11,10 @@ from typing import Literal
 
 import pyarrow as pa
 
-from leaml.data import tables
+from leaml.data import store, tables
 from leaml.data.tables import LabeledRow
 from leaml.evaluation.priors import BlindPrior
 from leaml.evaluation.results import judged
-from leaml.io import files
 from pipelines.evaluate import evaluation_rows
 from pipelines.ingest import Labels, Sources
 from pipelines.run import Run
@@ -54,13 +53,7 @@ def predict_priors(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.T
 
 def image_sources(folder: str, ids: Iterable[str]) -> dict[str, str]:
     """Source of each image of an images table that is among `ids`."""
-    found: dict[str, str] = {}
-    wanted = pa.array(list(ids), pa.string())
-    for file in files.listing(folder, suffixes=(".parquet",)):
-        part = tables.read(file, columns=["image_id", "source"])
-        part = part.filter(pa.compute.is_in(part["image_id"], value_set=wanted))
-        found |= dict(zip(part["image_id"].to_pylist(), part["source"].to_pylist(), strict=True))
-    return found
+    return {image_id: str(row["source"]) for image_id, row in store.rows_of(folder, ids, ["source"]).items()}
 
 
 def _predicted(

@@ -134,13 +134,8 @@ def _samples(run: Run, sources: Sources, filtered: Step | None, captions: Step |
     wanted = {r["image_id"] for r in rows}
     taught = read_output(captions.folder, tables.CAPTIONS).to_pylist() if captions else []
     by_id = {r["image_id"]: r["caption"] for r in taught if r["image_id"] in wanted}
-    refs = {ref.image_id: ref for folder in sources.image_folders for ref in store.index(folder).only(wanted)}
-    samples = []
-    for row in rows:
-        ref = refs[row["image_id"]]
-        data = store.read_rows(ref.file, [ref.row])[0]["bytes"]
-        samples.append(Sample(data, by_id.get(row["image_id"]), row["caption"], row["pairs"]))
-    return samples
+    data = store.read_images(ref for folder in sources.image_folders for ref in store.index(folder).only(wanted))
+    return [Sample(data[row["image_id"]], by_id.get(row["image_id"]), row["caption"], row["pairs"]) for row in rows]
 
 
 def _wrong_answers(run: Run, sources: Sources, metrics: Metrics) -> list[WrongAnswer]:
@@ -160,15 +155,14 @@ def _wrong_answers(run: Run, sources: Sources, metrics: Metrics) -> list[WrongAn
     turns = itertools.chain.from_iterable(itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds))))
     chosen = list(itertools.islice((row for row in turns if row is not None), WRONG))
     wanted = {row["image_id"] for row in chosen}
-    refs = {ref.image_id: ref for ref in store.index(sources.evaluation.path("images")).only(wanted)}
+    data = store.read_images(store.index(sources.evaluation.path("images")).only(wanted))
     found = []
     for row in chosen:
-        ref, other = refs[row["image_id"]], others.get(_key(row))
-        image = store.read_rows(ref.file, [ref.row])[0]["bytes"]
+        other = others.get(_key(row))
         baseline = (other["prediction"], other["correct"]) if other else None
         text = asked.get(_key(row), row["question"])
         kind = row["question_type"] or ""
-        found.append(WrongAnswer(image, text, row["answer"], row["prediction"], kind, baseline))
+        found.append(WrongAnswer(data[row["image_id"]], text, row["answer"], row["prediction"], kind, baseline))
     return found
 
 

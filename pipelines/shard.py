@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import TypedDict, TypeVar
 
 from leaml.data import tables
-from leaml.data.store import ImageIndex, read_rows
+from leaml.data.image_table import ImageTable
+from leaml.data.store import ImageIndex
 
 T = TypeVar("T")
 
@@ -33,7 +34,8 @@ class PackedShard(TypedDict):
 
 
 class LoadedShard(TypedDict):
-    """A shard with the encoded bytes of its images; `extra` is a JSON list of the step's own data, one entry an image."""
+    """A shard with the encoded bytes of its images, or why they are `lost` (else empty); `extra` is a JSON list of the step's
+    own data, one entry an image."""
 
     turn: int
     shard: str
@@ -41,6 +43,7 @@ class LoadedShard(TypedDict):
     image_id: list[str]
     extra: str
     bytes: list[bytes]
+    lost: list[str]
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,15 @@ def make_shards(
 def load(packed: PackedShard) -> LoadedShard:
     """Reads the encoded bytes of a shard's images; runs as a Ray Data task, so reading overlaps with the engine."""
     shard = Shard.unpack(packed)
-    by_file: dict[str, list[int]] = {}
-    for file, row in shard.places:
-        by_file.setdefault(file, []).append(row)
-    data: dict[tuple[str, int], bytes] = {}
-    for file, rows in by_file.items():
-        for row, record in zip(rows, read_rows(file, rows), strict=True):
-            data[file, row] = record["bytes"]
+    by_table: dict[str, list[int]] = {}
+    for table, row in shard.places:
+        by_table.setdefault(table, []).append(row)
+    found = {
+        (table, row): image
+        for table, rows in by_table.items()
+        for row, image in zip(rows, ImageTable(table).read(rows), strict=True)
+    }
+    images = [found[place] for place in shard.places]
     extras = shard.extras if shard.extra_places is None else _read_extras(shard.extra_places)
     return {
         "turn": packed["turn"],
@@ -134,7 +139,8 @@ def load(packed: PackedShard) -> LoadedShard:
         "step": shard.step,
         "image_id": shard.ids,
         "extra": json.dumps(extras),
-        "bytes": [data[location] for location in shard.places],
+        "bytes": [image["bytes"] for image in images],
+        "lost": [image["lost"] or "" for image in images],
     }
 
 

@@ -163,7 +163,11 @@ class EngineActor(Generic[Extra]):
     def _decode(self, shard: LoadedShard) -> tuple[list[Item[Extra]], list[OutputRow]]:
         items: list[Item[Extra]] = []
         quarantined: list[OutputRow] = []
-        for image_id, data, extra in zip(shard["image_id"], shard["bytes"], json.loads(shard["extra"]), strict=True):
+        columns = (shard["image_id"], shard["bytes"], shard["lost"], json.loads(shard["extra"]))
+        for image_id, data, lost, extra in zip(*columns, strict=True):
+            if lost:
+                quarantined.append(_quarantined(shard, image_id, lost))
+                continue
             try:
                 items.append(Item(image_id, images.decode(data, self.max_pixels), extra))
             except images.ImageRejected as error:

@@ -261,7 +261,7 @@ INGEST = StepSpec(
     "read the sources into tables",
     "data",
     "data",
-    version=5,
+    version=6,
     makes="images",
     inspect="pipelines.inspect_image:labels",
 )

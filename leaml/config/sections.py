@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -62,6 +63,10 @@ class LabelBudget(Section):
     )
 
 
+# pydantic has a deprecated method of the name `copy`, which nothing here calls
+warnings.filterwarnings("ignore", 'Field name "copy" in "DataConfig" shadows', UserWarning)
+
+
 class DataConfig(Section):
     """Where labeled, unlabeled and evaluation data come from."""
 
@@ -84,6 +89,11 @@ class DataConfig(Section):
         gt=0,
         description="Pixels; larger images are quarantined before they are decoded, as are sides over "
         f"{MAX_SIDE:,} or beyond {MAX_ASPECT:g}:1.",
+    )
+    copy: bool = Field(  # type: ignore[assignment]
+        True,
+        description="Copy the images into the run. false: tables say where each one is, and it is read there, whole or (from "
+        "a plain tar) its part, so it must stay as it is; images that are no files, such as frames of videos, are copied.",
     )
     max_quarantined: float = Field(
         0.05,

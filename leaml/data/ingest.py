@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import os
 import posixpath
@@ -21,17 +20,13 @@ from leaml import images
 from leaml.config import SourceConfig
 from leaml.config.limits import MAX_PIXELS
 from leaml.data import registry, store, tables
+from leaml.data.image_table import ImageTableWriter
 from leaml.data.label_counts import NO_IMAGE, LabelCounts, RefusedFile
 from leaml.data.records import Question, Record, RefusedRow
 from leaml.errors import DataError
 from leaml.images.sizes import LargestSizes
 from leaml.io import files
 from leaml.text.scoring import answer_key, normalise
-
-PART_BYTES = 64 << 20
-PART_IMAGES = 2000
-ROW_GROUP = 64
-"""Images per row group: what has to be read to get at a single one."""
 
 _THREADS = min(4, os.cpu_count() or 1)
 _LABELED_BATCH = 4096
@@ -73,17 +68,17 @@ def ingest(
     progress: Callable[[int], None] | None = None,
     labels_matter: bool = True,
     first: int | None = None,
-    keep_bytes: bool = True,
+    copy: bool = True,
     keep_refused: bool = False,
 ) -> IngestResult:
-    """Write a source as contract tables. Memory holds one part file at a time, whatever the size of the source.
+    """Write a source as contract tables. Memory holds one fragment of the images at a time, whatever the size of the source.
 
     The same bytes met twice are one image; its questions are united: an equal row is kept once, an equal question with
     another answer stays beside the first, and its further names stand in `store.copies_file`.
 
     Args:
         source: What to read.
-        images_out: Folder for `part-00000.parquet`, ...; parts of an earlier attempt are removed.
+        images_out: Folder of the images table; one of an earlier attempt is removed.
         labeled_out: File for the labeled rows; None: do not write them.
         max_pixels: Larger images are quarantined.
         max_quarantined: Largest share of the images that may be unreadable, and of the label rows that may be unusable.
@@ -91,7 +86,7 @@ def ingest(
         progress: Called with the number of images seen so far.
         labels_matter: Whether unusable label rows can stop the ingest; of an unlabeled source nobody needs them.
         first: Read no more than so many images, to find out what would be refused; None: all.
-        keep_bytes: Write the images themselves; False: only their ids, names and sizes.
+        copy: Write the bytes of all images; False: only of those that are no file, nor a range of one, that can be read again.
         keep_refused: Write the labeled rows also where too many images or rows cannot be used, for a higher limit.
 
     Returns:
@@ -103,10 +98,10 @@ def ingest(
             written before that.
     """
     records = registry.read(source)
-    _remove_parts(images_out)
+    files.delete_tree(store.copies_file(images_out))  # of an earlier attempt; there may be none now
     quarantined: list[tables.QuarantineRow] = []
     with tempfile.TemporaryDirectory() as folder:
-        out = _Tables(images_out, folder, split, keep_bytes)
+        out = _Tables(images_out, folder, split, copy)
         for number, (record, checked) in enumerate(_inspected(itertools.islice(records, first), max_pixels), 1):
             if isinstance(checked, str):
                 quarantined.append(_quarantined(record, checked))
@@ -141,15 +136,6 @@ def quarantine_file(images_out: str, labeled_out: str | None) -> str:
 def refused_rows_file(images_out: str, labeled_out: str | None) -> str:
     """Path of the list of label rows that were refused, a CSV file beside the quarantine table; there only if some were."""
     return quarantine_file(images_out, labeled_out).replace("quarantine-", "refused-").removesuffix(".parquet") + ".csv"
-
-
-def _remove_parts(images_out: str) -> None:
-    """A killed attempt may have written more parts than this one will, and copies where there are none now."""
-    files.delete_tree(store.copies_file(images_out))
-    if files.exists(images_out):
-        for old in files.listing(images_out, [".parquet"], recursive=False):
-            if posixpath.basename(old).startswith("part-"):
-                files.delete_tree(old)
 
 
 def _inspected(records: Iterable[Record], max_pixels: int) -> Iterator[tuple[Record, images.ImageInfo | str]]:
@@ -196,15 +182,15 @@ class _Seen:
 
 
 class _Tables:
-    """Sorts accepted records into part files of images and one local file of labeled rows, `labeled`."""
+    """Sorts accepted records into the images table and one local file of labeled rows, `labeled`."""
 
-    def __init__(self, images_out: str, folder: str, split: str | None, keep_bytes: bool) -> None:
+    def __init__(self, images_out: str, folder: str, split: str | None, copy: bool) -> None:
         self.images = self.rows = self.copies = 0
-        self._keep_bytes = keep_bytes
+        self._copy = copy
         self.labeled = str(Path(folder) / "labeled.parquet")
         self._split = split
         self._seen = _Seen(str(Path(folder) / "seen.sqlite"))
-        self._parts = _Parts(images_out)
+        self._images = ImageTableWriter(images_out)
         self._writer = pq.ParquetWriter(self.labeled, tables.LABELED)
         self._pending: list[tables.LabeledRow] = []
         self.named = str(Path(folder) / "copies.parquet")
@@ -227,8 +213,7 @@ class _Tables:
         """Add an image, unless it is there, and those of its questions that are new."""
         identity = tables.image_id(record.data or b"")
         if self._seen.add(identity):
-            row = _image_row(identity, record, info, self._split)
-            self._parts.add(row if self._keep_bytes else {**row, "bytes": None})
+            self._images.add(_image_row(identity, record, info, self._split, self._copy))
             self.images += 1
             self.largest.add(info.width, info.height)
             self._seen.add(_name_key(identity, record))
@@ -263,7 +248,7 @@ class _Tables:
         self._flush()
         self._writer.close()
         self._names.close()
-        self._parts.close()
+        self._images.close()
         self._seen.close()
 
     def _flush(self) -> None:
@@ -276,47 +261,21 @@ class _Tables:
             self._further = []
 
 
-class _Parts:
-    """Collects image rows and publishes a part file whenever enough are together."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder, self._number = folder, 0
-        self._rows: list[tables.ImageRow] = []
-        self._bytes = 0
-
-    def add(self, row: tables.ImageRow) -> None:
-        self._rows.append(row)
-        self._bytes += len(row["bytes"] or b"")
-        if self._bytes >= PART_BYTES or len(self._rows) >= PART_IMAGES:
-            self.close()
-
-    def close(self) -> None:
-        """Publish what has come together as one part."""
-        if not self._rows:
-            return
-        buffer = io.BytesIO()
-        # Encoded images do not compress further
-        pq.write_table(
-            tables.table(self._rows, tables.IMAGES),
-            buffer,
-            row_group_size=ROW_GROUP,
-            compression={name: "NONE" if name == "bytes" else "SNAPPY" for name in tables.IMAGES.names},
-            use_dictionary=["source", "split"],
-        )
-        files.write_bytes(files.join(self._folder, f"part-{self._number:05d}.parquet"), buffer.getvalue())
-        self._rows, self._bytes = [], 0
-        self._number += 1
-
-
 def _name_key(identity: str, record: Record) -> str:
     return f"named {identity} {record.uri}"
 
 
-def _image_row(identity: str, record: Record, info: images.ImageInfo, split: str | None) -> tables.ImageRow:
+def _image_row(identity: str, record: Record, info: images.ImageInfo, split: str | None, copy: bool) -> tables.ImageRow:
+    place = None if copy else record.place
+    if place is not None and _text(place.file) != place.file:
+        place = None  # a table could not hold its name
     return {
         "image_id": identity,
         "uri": _text(record.uri),
-        "bytes": record.data,
+        "bytes": record.data if place is None else None,
+        "file": None if place is None or place.file == record.uri else place.file,
+        "offset": None if place is None else place.offset,
+        "length": None if place is None else place.length,
         "width": info.width,
         "height": info.height,
         "source": record.source,

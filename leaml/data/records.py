@@ -87,10 +87,20 @@ class LabelRows:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the bytes of an image can be read again: a file, or `length` bytes of it from `offset` on."""
+
+    file: str
+    offset: int | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True)
 class Record:
     """One image: its encoded bytes, or `error` where they could not be had; its questions, and the label rows refused.
 
-    Rows that name no image that can be had are refused with the first record of their file.
+    Rows that name no image that can be had are refused with the first record of their file. An image without a `place`, such
+    as a frame of a video or a cell of a table, is always copied.
     """
 
     uri: str
@@ -100,6 +110,7 @@ class Record:
     questions: tuple[Question, ...] = ()
     error: str | None = None
     refused: tuple[RefusedRow, ...] = ()
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -147,8 +158,11 @@ def fetch(
     def load(record: Record) -> Record:
         if record.data is not None or record.error is not None:
             return record
+        # What is elsewhere than its URI says, such as in a package, may be missing on another machine
+        place = None if locate else Place(record.uri)
         try:
-            return replace(record, data=files.read_bytes(locate(record.uri) if locate else record.uri, MAX_IMAGE_BYTES))
+            data = files.read_bytes(locate(record.uri) if locate else record.uri, MAX_IMAGE_BYTES)
+            return replace(record, data=data, place=place)
         except DataError as error:
             return replace(record, error=explain(record.uri, error) if explain else str(error))
 

@@ -1,11 +1,11 @@
-"""Random access to images tables: an index of ids without the bytes, and single images read by row group."""
+"""Indexes of images tables, ids without the bytes, and a store of decoded images that are read by id."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, overload
+from typing import overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +14,7 @@ from PIL import Image
 
 from leaml.config.limits import MAX_PIXELS
 from leaml.data import tables
+from leaml.data.image_table import ImageTable
 from leaml.errors import DataError
 from leaml.images import decode
 from leaml.io import files
@@ -21,7 +22,7 @@ from leaml.io import files
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """Where one image's row is: file of an images table and row number in it."""
+    """Where one image's row is: an images table, or a Parquet file of a step's rows, and the row number in it."""
 
     image_id: str
     file: str
@@ -77,7 +78,7 @@ class ImageIndex(Sequence[ImageRef]):
 
     def _files(self) -> str:
         found = pc.unique(self._table["file"]).to_pylist()
-        return f"{found[0]} and {len(found) - 1} more files" if found else "an empty table"
+        return " and ".join([*found[:1], *([f"{len(found) - 1} more"] if len(found) > 1 else [])]) or "an empty table"
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -101,24 +102,32 @@ class ImageIndex(Sequence[ImageRef]):
 
 
 def index(folder: str) -> ImageIndex:
-    """Every image of the images table in `folder`, in file order; reads ids only."""
-    parts = []
-    for file in files.listing(folder, suffixes=(".parquet",)):
-        ids = tables.read(file, columns=["image_id"])["image_id"]
-        columns = [ids, pa.repeat(file, len(ids)).dictionary_encode(), pa.array(range(len(ids)), pa.int32())]
-        parts.append(ImageIndex(pa.table(columns, schema=_INDEX)))
-    return ImageIndex.joined(parts)
+    """Every image of the images table in `folder`, in order; reads ids only."""
+    return _index_of(folder, ImageTable(folder).columns(["image_id"])["image_id"])
+
+
+def index_rows(folder: str) -> ImageIndex:
+    """Every row of the Parquet files in `folder`, those of a step, in file order; reads ids only."""
+    found = files.listing(folder, suffixes=(".parquet",))
+    return ImageIndex.joined(_index_of(file, tables.read(file, columns=["image_id"])["image_id"]) for file in found)
+
+
+def _index_of(file: str, ids: pa.ChunkedArray) -> ImageIndex:
+    return ImageIndex(
+        pa.table([ids, pa.repeat(file, len(ids)).dictionary_encode(), pa.array(range(len(ids)), pa.int32())], schema=_INDEX)
+    )
+
+
+def rows_of(folder: str, ids: Iterable[str], columns: list[str]) -> dict[str, dict[str, object]]:
+    """These columns of the images with these ids in the images table in `folder`, by id."""
+    table = ImageTable(folder).columns(list(dict.fromkeys(["image_id", *columns])))
+    wanted = pa.array(sorted(ids), pa.string())
+    return {row["image_id"]: row for row in table.filter(pc.is_in(table["image_id"], value_set=wanted)).to_pylist()}
 
 
 def names(folder: str, ids: Iterable[str]) -> dict[str, str]:
     """What the images with these ids are called (their uri) in the images table in `folder`, by id."""
-    found: dict[str, str] = {}
-    wanted = pa.array(sorted(ids), pa.string())
-    for file in files.listing(folder, suffixes=(".parquet",)):
-        table = tables.read(file, columns=["image_id", "uri"])
-        for row in table.filter(pc.is_in(table["image_id"], value_set=wanted)).to_pylist():
-            found[row["image_id"]] = row["uri"] or row["image_id"]
-    return found
+    return {image_id: str(row["uri"] or image_id) for image_id, row in rows_of(folder, ids, ["uri"]).items()}
 
 
 def copies_file(folder: str) -> str:
@@ -134,31 +143,16 @@ def copies(folder: str) -> Iterator[pa.Table]:
                 yield pa.Table.from_batches([batch])
 
 
-class StoredImage(TypedDict):
-    """The columns of an images table that make an image."""
-
-    image_id: str
-    uri: str
-    bytes: bytes
-
-
-def read_rows(file: str, rows: list[int]) -> list[StoredImage]:
-    """The rows `image_id, uri, bytes` with these numbers, reading only the row groups that hold them."""
-    wanted, first = sorted(set(rows)), 0
-    found: dict[int, StoredImage] = {}
-    with files.open_native(file) as source:
-        parquet = pq.ParquetFile(source)
-        for group in range(parquet.num_row_groups):
-            size = parquet.metadata.row_group(group).num_rows
-            inside = [r for r in wanted if first <= r < first + size]
-            if inside:
-                table = parquet.read_row_group(group, columns=["image_id", "uri", "bytes"])
-                for row, record in zip(inside, table.take([r - first for r in inside]).to_pylist(), strict=True):
-                    if record["bytes"] is None:
-                        record["bytes"] = files.read_bytes(record["uri"])
-                    found[row] = record
-            first += size
-    return [found[r] for r in rows]
+def read_images(refs: Iterable[ImageRef]) -> dict[str, bytes]:
+    """Encoded bytes of images by id, all those of a table at once. Raises DataError for one that is lost."""
+    rows: dict[str, list[int]] = {}
+    for ref in refs:
+        rows.setdefault(ref.file, []).append(ref.row)
+    found = [image for folder, numbers in rows.items() for image in ImageTable(folder).read(numbers)]
+    for image in found:
+        if image["lost"] is not None:
+            raise DataError(image["lost"])
+    return {image["image_id"]: image["bytes"] for image in found}
 
 
 class ImageStore:
@@ -184,10 +178,11 @@ class ImageStore:
         self.max_pixels, self.cache_pixels = max_pixels, cache_pixels
         self.cached = 0
         self.cache: OrderedDict[str, Image.Image] = OrderedDict()
+        self.tables: dict[str, ImageTable] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        """What another process is given: nothing that was read on the way."""
-        return self.__dict__ | {"sizes": {}, "cached": 0, "cache": OrderedDict()}
+        """What another process is given: nothing that was read or opened on the way."""
+        return self.__dict__ | {"sizes": {}, "cached": 0, "cache": OrderedDict(), "tables": {}}
 
     def get(self, image_id: str) -> Image.Image:
         """The image in RGB. Raises DataError for an unknown id."""
@@ -196,8 +191,7 @@ class ImageStore:
             return self.cache[image_id]
         if image_id not in self.refs:
             raise self._unknown(image_id)
-        ref = self.refs[image_id]
-        image = decode(read_rows(ref.file, [ref.row])[0]["bytes"], self.max_pixels)
+        image = decode(self._read(self.refs[image_id]), self.max_pixels)
         self.cache[image_id] = image
         self.cached += image.width * image.height
         while self.cached > self.cache_pixels and len(self.cache) > 1:
@@ -209,12 +203,23 @@ class ImageStore:
         """Width and height of an image, from the tables' columns. Raises DataError for an unknown id."""
         if not self.sizes:
             for file in sorted({ref.file for ref in self.refs.values()}):
-                found = tables.read(file, columns=["image_id", "width", "height"])
+                found = self._table(file).columns(["image_id", "width", "height"])
                 rows = zip(*(column.to_pylist() for column in found.columns), strict=True)
                 self.sizes.update({image_id: (width, height) for image_id, width, height in rows if image_id in self.refs})
         if image_id not in self.sizes:
             raise self._unknown(image_id)
         return self.sizes[image_id]
+
+    def _read(self, ref: ImageRef) -> bytes:
+        (image,) = self._table(ref.file).read([ref.row])
+        if image["lost"] is not None:
+            raise DataError(image["lost"])
+        return image["bytes"]
+
+    def _table(self, folder: str) -> ImageTable:
+        if folder not in self.tables:
+            self.tables[folder] = ImageTable(folder)
+        return self.tables[folder]
 
     def _unknown(self, image_id: str) -> DataError:
         msg = f"image {image_id} is in none of the {len(self.refs)} ingested images; was the data changed after ingest?"

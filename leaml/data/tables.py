@@ -21,20 +21,27 @@ IMAGES = pa.schema(
         ("image_id", pa.string()),
         ("uri", pa.string()),
         ("bytes", pa.binary()),
+        ("file", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("source", pa.string()),
         ("split", pa.string()),
     ]
 )
+"""`bytes` is null where an image is not copied: it is the file at `uri`, or `length` bytes from `offset` on in `file`."""
 
 
 class ImageRow(TypedDict):
-    """A row of `IMAGES`; `bytes` is None where the image is read from its URI."""
+    """A row of `IMAGES`."""
 
     image_id: str
     uri: str
     bytes: bytes | None
+    file: str | None
+    offset: int | None
+    length: int | None
     width: int
     height: int
     source: str

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from typing import IO, Literal, Self, cast
 
 from leaml import images
-from leaml.data.records import MAX_IMAGE_BYTES, Keep
+from leaml.data.records import MAX_IMAGE_BYTES, Keep, Place
 from leaml.errors import DataError
 from leaml.io import files
 
+_PACKED = (b"BZh", b"\xfd7z", b"\x28\xb5\x2f")
+"""How archives begin that bzip2, xz and zstd have compressed."""
 _JUNK, _JUNK_START = {"__MACOSX", ".DS_Store"}, "._"
 """What macOS adds to archives."""
 
@@ -28,6 +30,8 @@ class Member:
     name: str
     content: bytes | None = None
     error: str | None = None
+    place: Place | None = None
+    """Where its content is in the shard, unless that is compressed."""
 
     @property
     def where(self) -> str:
@@ -78,6 +82,7 @@ def members(shard: str, keep: Keep | None, wanted: Collection[str]) -> Iterator[
     mode: Literal["r:*", "r|*"] = "r|*" if keep else "r:*"  # with the images unread, most of a shard can be passed over
     with files.open_read(shard) as stream:
         try:
+            is_plain = not _is_gzip(stream) and stream.peek(3)[:3] not in _PACKED
             with tarfile.open(fileobj=_unpacked(stream), mode=mode, tarinfo=_Header) as archive:
                 for info in archive:
                     member = Member(shard, posixpath.normpath(info.name))
@@ -90,7 +95,8 @@ def members(shard: str, keep: Keep | None, wanted: Collection[str]) -> Iterator[
                         yield replace(member, error=error)
                     else:
                         file = archive.extractfile(info)
-                        yield replace(member, content=file.read() if file is not None else b"")
+                        place = Place(shard, info.offset_data, info.size) if is_plain and not info.issparse() else None
+                        yield replace(member, content=file.read() if file is not None else b"", place=place)
                 _check_end(archive)
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             msg = f"{shard} is not a whole tar archive: {error}; copy this shard again or remove it"
@@ -99,7 +105,11 @@ def members(shard: str, keep: Keep | None, wanted: Collection[str]) -> Iterator[
 
 def _unpacked(stream: io.BufferedReader) -> IO[bytes]:
     """The archive in a stream that may be a gzip, of which tarfile would read one part alone and check no sum."""
-    return cast("IO[bytes]", gzip.GzipFile(fileobj=stream) if stream.peek(2)[:2] == b"\x1f\x8b" else stream)
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=stream) if _is_gzip(stream) else stream)
+
+
+def _is_gzip(stream: io.BufferedReader) -> bool:
+    return stream.peek(2)[:2] == b"\x1f\x8b"
 
 
 def _check_end(archive: tarfile.TarFile) -> None:

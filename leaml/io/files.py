@@ -128,6 +128,13 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
         return stream.read()
 
 
+def read_range(uri: str, offset: int, length: int) -> bytes:
+    """`length` bytes of a file from `offset` on, fewer at its end. Raises DataError."""
+    with open_native(uri) as stream, _explained(uri, "read"):
+        stream.seek(offset)
+        return stream.read(length)
+
+
 def fingerprint(uri: str, edited: bool = False) -> str:
     """SHA-256 of a file's size and content; of more than 64 MiB only 64 parts are read. Raises DataError.
 

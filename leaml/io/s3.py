@@ -36,6 +36,7 @@ _WRITER = "leaml-writer"
 
 # Reads and writes both ride out about half a minute without a server, such as its restart, and give up within a minute.
 _READ_RETRIES = 10  # after 0, 50, 100, ... ms, in all 26 s
+_LANCE_SECONDS = 30  # in which a request is tried again, after 0.1, 0.2, ... s
 _WRITE_RETRIES = 5  # after up to 1, 2, 4, ... s, in all 16 s on average
 _CONNECT_SECONDS = 3.0
 _SILENT_SECONDS = 30.0
@@ -153,6 +154,24 @@ def filesystem() -> fs.S3FileSystem:
     """The Arrow file system of the configured endpoint."""
     with _MAKING:
         return _filesystem(*_environment())
+
+
+def lance_options(uri: str) -> dict[str, str] | None:
+    """What Lance is told of the configured endpoint; credentials it finds as boto3 does. None for a path on a disk."""
+    if not uri.lower().startswith("s3://"):
+        return None
+    endpoint, region, _, _ = _environment()
+    options = {
+        "client_max_retries": str(_READ_RETRIES),
+        "client_retry_timeout": str(_LANCE_SECONDS),
+        "connect_timeout": f"{_CONNECT_SECONDS:g}s",
+        "timeout": f"{_SILENT_SECONDS:g}s",
+    }
+    options |= {"aws_region": region} if region else {}
+    if endpoint:
+        options |= {"aws_endpoint": endpoint, "aws_virtual_hosted_style_request": "false"}
+        options |= {"allow_http": "true"} if endpoint.startswith("http://") else {}
+    return options
 
 
 def put(uri: str, data: bytes, if_absent: bool) -> bool:

@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from leaml.config import SourceConfig
-from leaml.data import ingest, registry, store, tables
+from leaml.data import image_table, ingest, registry, store, tables
+from leaml.data.image_table import ImageTable
 from leaml.data.records import Keep, Question, Record
 from leaml.errors import DataError
-from leaml.io import files
+from leaml.io import files, lance_tables
 
 
 def png(seed: int, width: int = 8, height: int = 6) -> bytes:
@@ -33,8 +34,7 @@ def run(source: SourceConfig, out: Path | str, **options: Any) -> ingest.IngestR
 
 
 def read_images(out: Path) -> list[dict[str, Any]]:
-    parts = files.listing(str(out / "images"), [".parquet"])
-    return [row for part in parts for row in tables.check(pq.read_table(part), tables.IMAGES, part).to_pylist()]
+    return ImageTable(str(out / "images")).columns(tables.IMAGES.names).to_pylist()
 
 
 @pytest.fixture
@@ -117,18 +117,16 @@ def test_duplicates_are_one_image_with_united_questions(tmp_path: Path) -> None:
     assert (result.images, result.rows) == (2, 4)
 
 
-def test_parts_are_bounded_have_small_row_groups_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "PART_IMAGES", 300)
+def test_fragments_are_bounded_and_the_table_reads_back_as_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_table, "PART_IMAGES", 300)
     source = SourceConfig(format="easy_vqa", split="test", limit=700)
     result = run(source, tmp_path)
-    parts = files.listing(str(tmp_path / "images"))
-    assert [Path(p).name for p in parts] == [f"part-{n:05d}.parquet" for n in range(3)]
-    assert [pq.read_metadata(p).num_rows for p in parts] == [300, 300, 100]
-    assert pq.read_metadata(parts[0]).row_group(0).num_rows == 64
-    before = [Path(p).read_bytes() for p in parts]
-    (tmp_path / "images" / "part-00009.parquet").write_bytes(b"left by a killed attempt")
+    fragments = lance_tables.open_table(str(tmp_path / "images")).get_fragments()
+    assert [fragment.count_rows() for fragment in fragments] == [300, 300, 100]
+    before = read_images(tmp_path)
     assert run(source, tmp_path) == result
-    assert [Path(p).read_bytes() for p in files.listing(str(tmp_path / "images"))] == before
+    assert read_images(tmp_path) == before
+    assert len(files.listing(str(tmp_path / "images" / "data"))) == 3  # those of the first one are gone
     again = list(registry.read(SourceConfig(format="parquet", path=str(tmp_path))))
     direct = list(registry.read(source))
     assert [(r.data, r.questions) for r in again] == [(r.data, r.questions) for r in direct]
@@ -146,8 +144,10 @@ def test_s3_output_equals_local_output(tmp_path: Path, bucket: str) -> None:
     source = SourceConfig(format="easy_vqa", split="test", limit=20)
     assert run(source, f"{bucket}/run") == run(source, tmp_path)
     files.download_tree(f"{bucket}/run", str(tmp_path / "back"))
-    names = ["images/part-00000.parquet", "labeled.parquet", "quarantine-labeled.parquet"]
-    assert [p.removeprefix(f"{tmp_path}/back/") for p in files.listing(str(tmp_path / "back"))] == names
+    assert read_images(tmp_path / "back") == read_images(tmp_path)
+    assert ImageTable(f"{bucket}/run/images").columns(tables.IMAGES.names).to_pylist() == read_images(tmp_path)
+    names = ["labeled.parquet", "quarantine-labeled.parquet"]
+    assert [p.name for p in sorted((tmp_path / "back").iterdir()) if p.is_file()] == names
     assert all((tmp_path / "back" / n).read_bytes() == (tmp_path / n).read_bytes() for n in names)
 
 
@@ -163,7 +163,7 @@ def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             yield Record(str(n), "endless", None, buffer.getvalue(), (Question("q", str(n)),))
 
     monkeypatch.setattr(registry, "_find", lambda name: endless)
-    monkeypatch.setattr(ingest, "PART_BYTES", 2_000_000)
+    monkeypatch.setattr(image_table, "PART_BYTES", 2_000_000)
     tracemalloc.start()
     result = run(SourceConfig(format="endless"), tmp_path)
     peak = tracemalloc.get_traced_memory()[1]

@@ -16,7 +16,7 @@ import pytest
 from kvasir_csv import records
 
 from leaml.config import LabelBudget, parse
-from leaml.data import budget, tables
+from leaml.data import budget, image_table, tables
 from leaml.data.kvasir import QUESTION_TYPES
 from leaml.text.scoring import is_correct
 from pipelines.ingest import Labels, Sources
@@ -82,7 +82,7 @@ def priors(folder: Path, labels: pa.Table, labeled: pa.Table, source_of: dict[st
     step = Step("ingest", "ingest", "0" * 12, str(folder / "ingested"))
     if not (folder / "ingested").exists():
         images = [{"image_id": i, "uri": i, "source": s} for i, s in source_of.items()]
-        tables.write(step.path("images", "part-00000.parquet"), tables.table(images, tables.IMAGES))
+        image_table.write(step.path("images"), images)
         tables.write(step.path("labeled.parquet"), labeled)
     found = predict_priors(run, Sources(step, None, step), Labels(labels, labels.slice(0, 0), "key"))
     assert all(predictions.num_rows == labeled.num_rows for predictions in found.values())

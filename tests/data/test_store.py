@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from leaml.data import store, tables
+from leaml.data import image_table, store, tables
 from leaml.data.store import ImageIndex, ImageRef, ImageStore
 from leaml.errors import DataError
 
@@ -20,20 +20,16 @@ def png(number: int) -> bytes:
     return buffer.getvalue()
 
 
-def write(folder: Path, parts: list[list[int]]) -> list[ImageRef]:
+def write(folder: Path, numbers: list[int]) -> list[ImageRef]:
     """An images table whose image `n` has the id `n`; returns where its images are."""
-    refs = []
-    for number, part in enumerate(parts):
-        file = f"{folder}/part-{number}.parquet"
-        rows: list[dict[str, object]] = [{"image_id": str(n), "uri": f"{n}.png", "bytes": png(n)} for n in part]
-        tables.write(file, tables.table(rows, tables.IMAGES))
-        refs += [ImageRef(str(n), file, row) for row, n in enumerate(part)]
-    return refs
+    image_table.write(str(folder), [{"image_id": str(n), "uri": f"{n}.png", "bytes": png(n)} for n in numbers])
+    return [ImageRef(str(n), str(folder), row) for row, n in enumerate(numbers)]
 
 
 @pytest.fixture
-def refs(tmp_path: Path) -> list[ImageRef]:
-    return write(tmp_path, [[3, 1, 4], [5, 9], [2, 6]])
+def refs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[ImageRef]:
+    monkeypatch.setattr(image_table, "PART_IMAGES", 3)
+    return write(tmp_path, [3, 1, 4, 5, 9, 2, 6])
 
 
 @pytest.fixture
@@ -52,7 +48,7 @@ def test_an_index_reads_as_the_list_of_its_places(index: ImageIndex, refs: list[
     assert index.ids.to_pylist() == list("3145926")
 
 
-def test_images_are_taken_left_out_and_found_by_id(index: ImageIndex, refs: list[ImageRef]) -> None:
+def test_images_are_taken_left_out_and_found_by_id(tmp_path: Path, index: ImageIndex, refs: list[ImageRef]) -> None:
     assert [r.image_id for r in index.only(["9", "3", "nobody"])] == ["3", "9"]
     assert [r.image_id for r in index.without({"9", "3"})] == ["1", "4", "5", "2", "6"]
     assert list(index.without([])) == refs
@@ -60,12 +56,12 @@ def test_images_are_taken_left_out_and_found_by_id(index: ImageIndex, refs: list
     assert [r.image_id for r in index.take([6, 0])] == ["6", "3"]
     wanted = pa.chunked_array([["6", "1"], ["3"]])
     assert list(index.places_of(wanted)) == [refs[6], refs[1], refs[0]]
-    with pytest.raises(DataError, match=r"^2 images are missing in .*part-0.parquet and 2 more files, the first is 7$"):
+    with pytest.raises(DataError, match=rf"^2 images are missing in {tmp_path}, the first is 7$"):
         index.places_of(pa.chunked_array([["6", "7", "8"]]))
 
 
 def test_joined_indexes_keep_the_order_of_the_parts(tmp_path: Path, index: ImageIndex, refs: list[ImageRef]) -> None:
-    more = write(tmp_path / "more", [[7], []])
+    more = write(tmp_path / "more", [7])
     both = ImageIndex.joined([store.index(str(tmp_path / "more")), index])
     assert list(both) == more + refs
     assert len(ImageIndex.joined([])) == 0
@@ -74,12 +70,23 @@ def test_joined_indexes_keep_the_order_of_the_parts(tmp_path: Path, index: Image
 def test_an_image_takes_few_bytes(tmp_path: Path) -> None:
     count = 20_000
     ids = [f"{n:032x}" for n in range(count)]
-    for start in range(0, count, 5000):
-        part = pa.table({"image_id": ids[start : start + 5000]})
-        tables.write(f"{tmp_path}/a-rather-long-name-of-a-part-{start:06d}.parquet", part)
-    index = store.index(str(tmp_path))
+    image_table.write(f"{tmp_path}/a-rather-long-name-of-a-folder", [{"image_id": i} for i in ids])
+    index = store.index(f"{tmp_path}/a-rather-long-name-of-a-folder")
     assert [r.image_id for r in index] == ids
     assert index._table.nbytes < 50 * count
+
+
+def test_the_rows_of_a_step_are_indexed_by_file(tmp_path: Path) -> None:
+    for part, ids in enumerate((["3", "1"], [], ["4"])):
+        tables.write(f"{tmp_path}/shard-{part}.parquet", pa.table({"image_id": pa.array(ids, pa.string())}))
+    found = store.index_rows(str(tmp_path))
+    assert [(ref.image_id, Path(ref.file).name, ref.row) for ref in found] == [
+        ("3", "shard-0.parquet", 0),
+        ("1", "shard-0.parquet", 1),
+        ("4", "shard-2.parquet", 0),
+    ]
+    with pytest.raises(DataError, match=r"^1 images are missing in .*shard-0.parquet and 1 more, the first is 7$"):
+        found.places_of(pa.chunked_array([["7"]]))
 
 
 def test_a_store_knows_the_images_that_will_be_asked_for(tmp_path: Path, refs: list[ImageRef]) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from leaml.config import ResourcesConfig
-from leaml.data import store, tables
+from leaml.data import image_table, store, tables
 from leaml.data.store import ImageIndex
 from leaml.engine.interface import Completion, Engine, Request
 from leaml.engine.spec import EngineSpec
@@ -155,11 +155,10 @@ def png(number: int) -> bytes:
 
 
 def images_table(folder: Path, count: int, corrupt: tuple[int, ...] = ()) -> ImageIndex:
-    """An images table of two files with `count` images, of which the ones with the given numbers are cut off."""
+    """An images table with `count` images, of which the ones with the given numbers are cut off."""
     data = [png(n)[:40] + bytes([n]) if n in corrupt else png(n) for n in range(count)]
     rows = [{"image_id": tables.image_id(d), "uri": f"{n}.png", "bytes": d} for n, d in enumerate(data)]
-    for part, chunk in enumerate((rows[: count // 2], rows[count // 2 :])):
-        tables.write(f"{folder}/images-{part}.parquet", tables.table(chunk, tables.IMAGES))
+    image_table.write(str(folder), rows)
     return store.index(str(folder))
 
 

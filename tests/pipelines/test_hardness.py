@@ -45,7 +45,7 @@ def test_answers_of_the_base_stand_beside_the_candidates_also_with_other_shards(
         tables.write(f"{tmp_path}/generate/rows/shard-{start:02d}.parquet", part)
     log = tmp_path / "log"
     log.mkdir()
-    generated = store.index(f"{tmp_path}/generate/rows")
+    generated = store.index_rows(f"{tmp_path}/generate/rows")
     asked = refs.only(generated.ids)
     places = generated.places_of(asked.ids)
     output = str(tmp_path / "hardness")

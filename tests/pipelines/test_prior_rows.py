@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from leaml.config import parse
-from leaml.data import tables
+from leaml.data import image_table, tables
 from leaml.evaluation import results
 from leaml.report.content import ReportData
 from leaml.report.page import write_report
@@ -45,8 +45,7 @@ def predicted(
     for role, rows in (("labeled", known), ("evaluation", asked)):
         step = Step("ingest", role, role, str(folder / role))
         images = [{"image_id": i, "uri": i, "source": origin[i]} for i in sorted({r["image_id"] for r in rows})]
-        for part in range(len(images)):
-            tables.write(step.path("images", f"part-{part:05d}.parquet"), tables.table(images[part : part + 1], tables.IMAGES))
+        image_table.write(step.path("images"), images)
         tables.write(step.path("labeled.parquet"), tables.table(rows, tables.LABELED))
         steps.append(step)
     run = Run(parse({"storage": str(folder), "data": {"labeled": SOURCE, "evaluation": SOURCE}}))

@@ -1,9 +1,10 @@
 """Parquet: LEAML's own tables, or a single file with images and questions.
 
-A folder holds `images*.parquet` (or `images*/*.parquet`) and optionally `labeled*.parquet`, as in `leaml.data.tables`. A single
-file has the image as `bytes`, as `image` or `images` (bytes, path, Hugging Face's struct of both, or a list of one) or as
-`uri`, and may have question and answer columns. A row whose columns hold different images is in quarantine. Rows are about one
-image where they have the same `image_id`, else the same `uri`, else the same image.
+A folder holds the images table `images` of an ingest, or `images*.parquet` (or `images*/*.parquet`), and optionally
+`labeled*.parquet`, as in `leaml.data.tables`. A single file has the image as `bytes`, as `image` or `images` (bytes, path,
+Hugging Face's struct of both, or a list of one) or as `uri`, and may have question and answer columns. A row whose columns hold
+different images is in quarantine. Rows are about one image where they have the same `image_id`, else the same `uri`, else the
+same image.
 Text is held in memory, images never are.
 """
 
@@ -24,6 +25,7 @@ from leaml.data.column_types import as_text, label_columns
 from leaml.data.column_types import rows as rows_of
 from leaml.data.embedded import decode, holds_image
 from leaml.data.image_groups import ImageGroups, content_of, single_image
+from leaml.data.image_table import ImageTable
 from leaml.data.label_keys import COLUMNS, IMAGE_KEYS, doubled
 from leaml.data.label_rows import parse
 from leaml.data.readers.conversations import labels_of
@@ -31,7 +33,7 @@ from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_
 from leaml.data.row_files import SEVERAL
 from leaml.data.tables import IMAGES, LABELED, ImageRow, check
 from leaml.errors import DataError
-from leaml.io import files
+from leaml.io import files, lance_tables
 from leaml.text.values import UnusableError, is_missing, shorten
 
 _REQUIRED = ("image_id", "question", "answer")
@@ -56,7 +58,8 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
 def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
     found = files.listing(path, [_SUFFIX])
     below = {uri: uri[len(path.rstrip("/")) + 1 :] for uri in found}
-    images = [uri for uri in found if below[uri].startswith("images")]
+    own = files.join(path, "images")
+    images = [own] if lance_tables.is_table(own) else [uri for uri in found if below[uri].startswith("images")]
     if not images:
         msg = f"{path} holds no images*.parquet; give a folder of LEAML tables, or the path of a single parquet file"
         raise DataError(msg)
@@ -288,6 +291,9 @@ def _rows(
 
 
 def _batches(path: str, columns: list[str] | None, size: int) -> Iterator[pa.RecordBatch]:
+    if not path.lower().endswith(_SUFFIX) and lance_tables.is_table(path):
+        yield from ImageTable(path).batches(columns, size)
+        return
     with files.open_native(path) as stream:
         try:
             yield from pq.ParquetFile(stream).iter_batches(size, columns=columns)

@@ -100,7 +100,7 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
                     continue
                 if held is not None:
                     yield held
-                made = Record(image.where, "webdataset", None, image.content, error=image.error)
+                made = Record(image.where, "webdataset", None, image.content, error=image.error, place=image.place)
                 held = replace(made, questions=tuple(rows.questions), refused=(*rows.refused, *loose))
                 rows, loose = LabelRows(), []
     if held is not None:

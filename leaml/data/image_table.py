@@ -1,0 +1,146 @@
+"""Images tables: Lance datasets of `tables.IMAGES` with random access to single rows, columns read apart from the bytes.
+
+A row holds the encoded bytes, or says where they are: the file at its URI, or a range of the file `file`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypedDict
+
+import pyarrow as pa
+
+from leaml.data import tables
+from leaml.errors import DataError
+from leaml.io import files, lance_tables, s3
+
+PART_BYTES = 128 << 20
+"""Bytes of images from which on rows are written as a fragment: memory of the writer, and requests of whoever reads all ids."""
+PART_IMAGES = 20_000
+"""The same as a number of rows, for small images and those that are not copied."""
+
+
+class _Where(TypedDict):
+    """The columns of a row that say where its image is."""
+
+    image_id: str
+    uri: str
+    bytes: bytes | None
+    file: str | None
+    offset: int | None
+    length: int | None
+
+
+class StoredImage(TypedDict):
+    """An image of a table: its encoded bytes, empty where `lost` says why there are none any more."""
+
+    image_id: str
+    uri: str
+    bytes: bytes
+    lost: str | None
+
+
+class ImageTable:
+    """An images table.
+
+    Args:
+        folder: Where it lies, on a disk or in S3.
+
+    Raises:
+        DataError: There is none, or it cannot be read.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._table = lance_tables.open_table(folder)
+
+    def __len__(self) -> int:
+        with lance_tables.explained(self.folder):
+            return int(self._table.count_rows())
+
+    def columns(self, names: list[str], first: int | None = None) -> pa.Table:
+        """These columns of all rows, or of the `first` ones, in order; nothing else is read. Raises DataError."""
+        with lance_tables.explained(self.folder):
+            return self._table.to_table(columns=names, limit=first, scan_in_order=True)
+
+    def batches(self, names: list[str] | None, size: int) -> Iterator[pa.RecordBatch]:
+        """Columns of all rows in order, at most `size` rows at a time; None: all columns. Raises DataError."""
+        with lance_tables.explained(self.folder):
+            yield from self._table.to_batches(columns=names, batch_size=size, scan_in_order=True)
+
+    def read(self, rows: list[int]) -> list[StoredImage]:
+        """The images in these rows, in this order: ask for many at once.
+
+        Images that are not copied are read from their files, `s3.PARALLEL` at a time, and must have the bytes that were
+        ingested.
+
+        Raises:
+            DataError: The table or a file that exists cannot be read.
+        """
+        with lance_tables.explained(self.folder):
+            found: list[_Where] = self._table.take(rows, columns=list(_Where.__annotations__)).to_pylist()
+        if all(row["bytes"] is not None for row in found):
+            return [_read(row) for row in found]
+        with ThreadPoolExecutor(s3.PARALLEL) as pool:
+            return list(pool.map(_read, found))
+
+
+def _read(row: _Where) -> StoredImage:
+    """The image of a row, from its source where it is not in the table."""
+    if row["bytes"] is not None:
+        return _stored(row, row["bytes"])
+    file = row["file"] or row["uri"]
+    try:
+        data = files.read_bytes(file) if row["offset"] is None else files.read_range(file, row["offset"], row["length"] or 0)
+    except DataError:
+        if files.exists(file):
+            raise
+        return _stored(row, b"", f"{file} is gone since it was ingested")
+    if tables.image_id(data) != row["image_id"]:
+        return _stored(row, b"", f"{row['uri']} has changed since it was ingested")
+    return _stored(row, data)
+
+
+def _stored(row: _Where, data: bytes, lost: str | None = None) -> StoredImage:
+    return {"image_id": row["image_id"], "uri": row["uri"], "bytes": data, "lost": lost}
+
+
+class ImageTableWriter:
+    """Writes an images table, a fragment of some rows at a time; it is a table once `close` has committed it.
+
+    Args:
+        folder: Where it is to lie; a table that lies there, or what a killed writer left of one, is removed.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._rows: list[Mapping[str, object]] = []
+        self._fragments: list[str] = []
+        self._bytes = 0
+        lance_tables.remove(folder)
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Add a row of `tables.IMAGES`; missing keys become null."""
+        self._rows.append(row)
+        self._bytes += len(row.get("bytes") or b"")  # type: ignore[arg-type]
+        if self._bytes >= PART_BYTES or len(self._rows) >= PART_IMAGES:
+            self._flush()
+
+    def close(self) -> None:
+        """Commit the table, which may be empty."""
+        self._flush()
+        lance_tables.commit(self.folder, tables.IMAGES, self._fragments)
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._fragments.append(lance_tables.write_fragment(self.folder, tables.table(self._rows, tables.IMAGES)))
+            self._rows, self._bytes = [], 0
+
+
+def write(folder: str, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as the images table in `folder`."""
+    writer = ImageTableWriter(folder)
+    for row in rows:
+        writer.add(row)
+    writer.close()

@@ -1,0 +1,98 @@
+"""Tables in Lance datasets, on disks and in S3: fragments are written by anyone, and one commit makes them a table.
+
+A folder without a commit is no table, whatever fragments a killed process left in it. A commit is one rename on a disk and one
+conditional PUT in S3, so readers see all of a table or none of it. Lance is not safe after a fork: processes that read tables
+are spawned, or come from a fork server that has read none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from leaml.errors import DataError
+from leaml.io import files, s3
+
+if TYPE_CHECKING:
+    from lance import LanceDataset
+
+_VERSIONS = "_versions"
+"""Folder of the commits in a table's folder."""
+_PARTS = (_VERSIONS, "_transactions", "data")
+"""Folders in a table's folder, the one that makes it a table first."""
+
+
+def is_table(folder: str) -> bool:
+    """Whether a table was committed in `folder`."""
+    return files.exists(files.join(folder, _VERSIONS))
+
+
+def open_table(folder: str) -> LanceDataset:
+    """The table in `folder` as it was committed last. Raises DataError."""
+    with _explained(folder, "read"):
+        return _lance().dataset(files.absolute(folder), storage_options=s3.lance_options(folder))
+
+
+def write_fragment(folder: str, rows: pa.Table) -> str:
+    """Write rows as one file that belongs to no table yet; returns what `commit` wants to know of it, which is JSON."""
+    from lance.fragment import write_fragments
+
+    with _explained(folder, "write"):
+        # One file, since each costs its readers two requests
+        (fragment,) = write_fragments(
+            rows, files.absolute(folder), max_rows_per_file=max(1, rows.num_rows), storage_options=s3.lance_options(folder)
+        )
+    return json.dumps(fragment.to_json())
+
+
+def commit(folder: str, schema: pa.Schema, fragments: Sequence[str]) -> None:
+    """Make fragments the table in `folder`, in this order and in place of any other table there. Raises DataError."""
+    lance = _lance()
+    parts = [lance.FragmentMetadata.from_json(fragment) for fragment in fragments]
+    with _explained(folder, "write"):
+        lance.LanceDataset.commit(
+            files.absolute(folder), lance.LanceOperation.Overwrite(schema, parts), storage_options=s3.lance_options(folder)
+        )
+
+
+def remove(folder: str) -> None:
+    """Remove the table in `folder`, and fragments that were never committed; other files there stay."""
+    for part in _PARTS:
+        files.delete_tree(files.join(folder, part))
+
+
+@contextlib.contextmanager
+def explained(folder: str) -> Iterator[None]:
+    """Errors of reading an open table as DataErrors that name its folder and the fix."""
+    with _explained(folder, "read"):
+        yield
+
+
+@contextlib.contextmanager
+def _explained(folder: str, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:  # Lance raises all of them, for whatever happens
+        said = str(error).partition(", /")[0]  # behind it are places in Lance's source
+        if verb == "read" and not is_table(folder):
+            msg = f"{folder} holds no table; check the path, or make it again with the command that wrote it"
+        elif files.is_remote(folder) and "error sending request" in said:
+            msg = f"cannot {verb} {folder}: {said}; check bucket, endpoint and AWS credentials"
+        elif verb == "read":
+            msg = f"cannot read the table in {folder}: {said}; if a file is damaged or gone, remove the folder and run again"
+        else:
+            msg = f"cannot write {folder}: {said}; check the space and the right to write there"
+        raise DataError(msg) from None
+
+
+def _lance() -> ModuleType:
+    os.environ.setdefault("LANCE_LOG", "error")  # it warns of each new table that there was none before
+    import lance
+
+    return lance

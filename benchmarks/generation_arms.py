@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.random_models import SHAPES
 from leaml import images
 from leaml.config import CaptionConfig, GenerateConfig, ModelConfig, ResourcesConfig, resolve_model
-from leaml.data import store, tables
+from leaml.data import image_table, store, tables
 from leaml.engine.interface import Engine, Request
 from leaml.errors import StepError
 from leaml.generation import prompts
@@ -60,7 +60,7 @@ class Turn:
 
 
 def make_images(folder: str, count: int) -> None:
-    """`count` images of the teacher's world as an images table in parts of 1,024."""
+    """`count` images of the teacher's world as an images table."""
     rng = random.Random(0)
     rows: list[dict[str, Any]] = []
     for number in range(count):
@@ -68,8 +68,7 @@ def make_images(folder: str, count: int) -> None:
         world.render(world.sample_scene(rng, world.TEACHER)).save(buffer, "PNG")
         data = buffer.getvalue()
         rows.append({"image_id": tables.image_id(data), "uri": f"{number}.png", "bytes": data})
-    for start in range(0, count, 1024):
-        tables.write(f"{folder}/part-{start:06d}.parquet", tables.table(rows[start : start + 1024], tables.IMAGES))
+    image_table.write(folder, rows)
 
 
 def make_large(folder: str) -> int:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -27,7 +28,7 @@ from PIL import Image
 
 from benchmarks.generation_arms import THREADS, Task
 from leaml.config import CaptionConfig, ModelConfig, ResourcesConfig
-from leaml.data import store, tables
+from leaml.data import image_table, store, tables
 from leaml.engine.interface import Completion, Engine, Request
 from leaml.engine.spec import EngineSpec
 from leaml.run.records import read_done
@@ -75,15 +76,16 @@ class OneWordEngine:
 
 
 def small_images(folder: str, count: int) -> None:
-    """`count` distinct noisy images of 16 x 16 pixels (about 850 bytes each) in parts of 2,000."""
+    """`count` distinct noisy images of 16 x 16 pixels (about 850 bytes each)."""
     rng = random.Random(0)
-    for start in range(0, count, 2000):
-        rows: list[dict[str, Any]] = []
-        for number in range(start, min(start + 2000, count)):
+
+    def rows() -> Iterator[dict[str, object]]:
+        for number in range(count):
             buffer = io.BytesIO()
             Image.frombytes("RGB", (16, 16), rng.randbytes(768)).save(buffer, "PNG")
-            rows.append({"image_id": tables.image_id(buffer.getvalue()), "uri": f"{number}.png", "bytes": buffer.getvalue()})
-        tables.write(f"{folder}/part-{start:07d}.parquet", tables.table(rows, tables.IMAGES))
+            yield {"image_id": tables.image_id(buffer.getvalue()), "uri": f"{number}.png", "bytes": buffer.getvalue()}
+
+    image_table.write(folder, rows())
 
 
 def _status(pid: int, *names: str) -> int:

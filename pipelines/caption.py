@@ -12,6 +12,7 @@ from typing import TypedDict
 from leaml.config import CaptionConfig, Config, resolve_model
 from leaml.data import captions as ready
 from leaml.data import store, tables
+from leaml.data.image_table import ImageTable
 from leaml.data.store import ImageIndex
 from leaml.engine.interface import Engine, Request
 from leaml.errors import DataError, StepError
@@ -241,6 +242,9 @@ def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> t
     return rows, unusable
 
 
+_BATCH = 10_000
+
+
 class NamedImage(TypedDict):
     """An image under one of its names."""
 
@@ -250,8 +254,8 @@ class NamedImage(TypedDict):
 
 def _names(folder: str) -> Iterator[NamedImage]:
     """`image_id` and `uri` of every image in a folder of images, then of every copy under another name."""
-    for file in files.listing(folder, suffixes=(".parquet",)):
-        yield from tables.read(file, columns=["image_id", "uri"]).to_pylist()
+    for batch in ImageTable(folder).batches(["image_id", "uri"], _BATCH):
+        yield from batch.to_pylist()
     for part in store.copies(folder):
         yield from part.to_pylist()
 

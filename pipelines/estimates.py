@@ -55,17 +55,19 @@ class Rates:
 
 
 ASSUMED = Rates()
-PUTS, GETS = 3, 5
-"""Requests of a shard: rows, counts and attempt are written; two HEADs, two GETs of its images, one of its counts."""
+PUTS, GETS = 3, 7
+"""Requests of a shard: rows, counts and attempt are written; two open the table of images, four read some, one reads counts."""
 FILTER_PUTS, FILTER_GETS = 2, 6
 """Of a file of pairs, one for each shard: rows and counts are written; two HEADs and two GETs of the candidates in each of two
 passes where filters look at all pairs together, one of the counts."""
-INDEX_GETS = 5
-"""Of a file of images, when a step looks where images are: a listing, a HEAD, three GETs."""
-FILE_IMAGES = 512
-"""Images in such a file: 64 MiB of images of 128 KiB (leaml/data/ingest.py)."""
+INDEX_GETS = 3
+"""Of a fragment of images, when a step looks where images are: its footer, its columns, the ids."""
+FILE_IMAGES = 1024
+"""Images in a fragment: 128 MiB of images of 128 KiB (leaml/data/image_table.py)."""
+UPLOAD_IMAGES = 40
+"""Images in a part of its upload, which is one PUT of 5 MiB."""
 EXAMPLE_GETS = 2
-"""At most, of an example of training: its image lies in a row group that is not at hand."""
+"""Of an example of training: where its image is, and the image."""
 IMAGE_PIXELS = 1_000_000
 """Assumed of a decoded image."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -200,7 +202,7 @@ def requests(name: str, variant: str, tree: Tree, work: Workload) -> tuple[int, 
         return 0, 0
     files_of_images = math.ceil(work.images / FILE_IMAGES)
     if name == "ingest":
-        return files_of_images, work.images
+        return math.ceil(work.images / UPLOAD_IMAGES), work.images
     shards = math.ceil(work.images / int(tree["resources"]["images_per_shard"]))
     if name == "filter":
         return shards * FILTER_PUTS, shards * FILTER_GETS

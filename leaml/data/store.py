@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -118,7 +118,7 @@ def _index_of(file: str, ids: pa.ChunkedArray) -> ImageIndex:
     )
 
 
-def rows_of(folder: str, ids: Iterable[str], columns: list[str]) -> dict[str, dict[str, object]]:
+def rows_of(folder: str, ids: Iterable[str], columns: list[str]) -> dict[str, dict[str, Any]]:
     """These columns of the images with these ids in the images table in `folder`, by id."""
     table = ImageTable(folder).columns(list(dict.fromkeys(["image_id", *columns])))
     wanted = pa.array(sorted(ids), pa.string())

@@ -41,11 +41,10 @@ def open_table(folder: str) -> LanceDataset:
 
 def write_fragment(folder: str, rows: pa.Table) -> str:
     """Write rows as one file that belongs to no table yet; returns what `commit` wants to know of it, which is JSON."""
-    from lance.fragment import write_fragments
-
+    lance = _lance()
     with _explained(folder, "write"):
         # One file, since each costs its readers two requests
-        (fragment,) = write_fragments(
+        (fragment,) = lance.fragment.write_fragments(
             rows, files.absolute(folder), max_rows_per_file=max(1, rows.num_rows), storage_options=s3.lance_options(folder)
         )
     return json.dumps(fragment.to_json())

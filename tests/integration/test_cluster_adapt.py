@@ -25,7 +25,7 @@ from local_cluster import bury
 from s3_server import KEY, SECRET, seaweed
 from separate_nodes import Bridge, Machines, bridge
 
-from leaml.data import tables
+from leaml.data import store, tables
 from leaml.io import files
 
 ROOT = Path(__file__).parents[2]
@@ -241,7 +241,9 @@ def test_steps_survive_the_death_of_a_node_and_the_run_that_of_its_head(
     assert {k: after[k] for k in committed} == committed  # what the first head's run had published was not made again
 
     folders = {label: storage.step(label)["folder"] for label in (*STEPS, "ingest labeled", "ingest evaluation")}
-    evaluation, images = (set(ids(folders[f"ingest {part}"], "images")) for part in ("evaluation", "labeled"))
+    evaluation, images = (
+        set(store.index(f"{full(folders[f'ingest {part}'])}/images").ids.to_pylist()) for part in ("evaluation", "labeled")
+    )
     for label, expected in (("caption", images), ("evaluate leaml", evaluation)):
         assert Counter(ids(folders[label], "rows/")) == Counter(expected), label  # none lost, none twice
     asked = Counter(ids(folders["generate leaml"], "rows/"))

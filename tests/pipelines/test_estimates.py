@@ -124,10 +124,10 @@ def test_what_is_not_known_is_not_invented() -> None:
 
 def test_requests_of_steps() -> None:
     config = tree(resources={"images_per_shard": 100})
-    assert requests("caption", "", config, Workload(1000)) == (30, 50 + 2 * estimates.INDEX_GETS)
-    assert requests("generate", "", config, Workload(1000)) == (30, 50 + 2 * estimates.INDEX_GETS)
+    assert requests("caption", "", config, Workload(1000)) == (30, 70 + estimates.INDEX_GETS)
+    assert requests("generate", "", config, Workload(1000)) == (30, 70 + estimates.INDEX_GETS)
     assert requests("filter", "", config, Workload(1000)) == (20, 60)
-    assert requests("ingest", "", config, Workload(1000)) == (2, 1000)
+    assert requests("ingest", "", config, Workload(1000)) == (25, 1000)
     assert requests("distill", "", config, Workload()) == (0, 2 * config["distill"]["steps"] * config["distill"]["batch_size"])
     assert requests("score", "", config, Workload(256)) == (0, 2 * 256)  # an image for each labeled row
     own = config["evaluate"]["baselines"]["lora_labels"] | {"steps": 30, "batch_size": 8, "lr": [1e-3, 1e-4]}

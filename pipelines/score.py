@@ -79,7 +79,7 @@ def _score_worker(given: WorkerConfig[ScoreJob]) -> None:
     order = np.random.default_rng(config.seed).permutation(len(examples))[: config.samples]
     store = ImageStore(job.images, job.max_pixels, ids={examples[i].image_id for i in order})
     mine = [examples[i] for i in order[rank::world]]
-    collate = scores.vlm_batches(vlm, store.get, device)
+    collate = scores.vlm_batches(vlm, store.get, device, store.prefetch)
     if rank == 0:
         collate = _watched(collate, job.folder, len(order), world)
     data = scores.Data(mine, collate, config.batch_size)

@@ -252,7 +252,8 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
     validation = Validation(asked, every, lambda found: ray.train.report({VALIDATED: found} | placed)) if asked else None
     ids = {e.image_id for examples in (asked, *(t.examples for t in tasks)) for e in examples}
     store = ImageStore(job.images, job.max_pixels, ids=ids)
-    trainer = Trainer(vlm, parameters, tasks, job.config, store.get, job.seed, own, validation, store.size, config["processes"])
+    images = (store.get, job.seed, own, validation, store.size, config["processes"], store.prefetch)
+    trainer = Trainer(vlm, parameters, tasks, job.config, *images)
     outcome, count = trainer.run(), sum(p.numel() for p in trainer.parameters)
     result = _gathered(vlm, job, own.rank) if trainer.sharded or job.config.is_quantized else vlm
     if own.rank == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from leaml.config.limits import MAX_PIXELS
 from leaml.data import tables
-from leaml.data.image_table import ImageTable
+from leaml.data.image_table import ImageTable, StoredImage
 from leaml.errors import DataError
 from leaml.images import decode
 from leaml.io import files
@@ -145,14 +145,21 @@ def copies(folder: str) -> Iterator[pa.Table]:
 
 def read_images(refs: Iterable[ImageRef]) -> dict[str, bytes]:
     """Encoded bytes of images by id, all those of a table at once. Raises DataError for one that is lost."""
+    found = (image for folder, rows in _by_table(refs).items() for image in ImageTable(folder).read(rows))
+    return {image["image_id"]: _held(image) for image in found}
+
+
+def _by_table(refs: Iterable[ImageRef]) -> dict[str, list[int]]:
     rows: dict[str, list[int]] = {}
     for ref in refs:
         rows.setdefault(ref.file, []).append(ref.row)
-    found = [image for folder, numbers in rows.items() for image in ImageTable(folder).read(numbers)]
-    for image in found:
-        if image["lost"] is not None:
-            raise DataError(image["lost"])
-    return {image["image_id"]: image["bytes"] for image in found}
+    return rows
+
+
+def _held(image: StoredImage) -> bytes:
+    if image["lost"] is not None:
+        raise DataError(image["lost"])
+    return image["bytes"]
 
 
 class ImageStore:
@@ -179,10 +186,16 @@ class ImageStore:
         self.cached = 0
         self.cache: OrderedDict[str, Image.Image] = OrderedDict()
         self.tables: dict[str, ImageTable] = {}
+        self.ahead: dict[str, StoredImage] = {}
 
     def __getstate__(self) -> dict[str, object]:
         """What another process is given: nothing that was read or opened on the way."""
-        return self.__dict__ | {"sizes": {}, "cached": 0, "cache": OrderedDict(), "tables": {}}
+        return self.__dict__ | {"sizes": {}, "cached": 0, "cache": OrderedDict(), "tables": {}, "ahead": {}}
+
+    def prefetch(self, ids: Collection[str]) -> None:
+        """Read the encoded images with these ids at once, in place of those of the last call; unknown ids are left to `get`."""
+        wanted = [self.refs[i] for i in ids if i in self.refs and i not in self.cache]
+        self.ahead = {image["image_id"]: image for image in self._read(wanted)}
 
     def get(self, image_id: str) -> Image.Image:
         """The image in RGB. Raises DataError for an unknown id."""
@@ -191,7 +204,8 @@ class ImageStore:
             return self.cache[image_id]
         if image_id not in self.refs:
             raise self._unknown(image_id)
-        image = decode(self._read(self.refs[image_id]), self.max_pixels)
+        stored = self.ahead.pop(image_id, None) or self._read([self.refs[image_id]])[0]
+        image = decode(_held(stored), self.max_pixels)
         self.cache[image_id] = image
         self.cached += image.width * image.height
         while self.cached > self.cache_pixels and len(self.cache) > 1:
@@ -210,11 +224,8 @@ class ImageStore:
             raise self._unknown(image_id)
         return self.sizes[image_id]
 
-    def _read(self, ref: ImageRef) -> bytes:
-        (image,) = self._table(ref.file).read([ref.row])
-        if image["lost"] is not None:
-            raise DataError(image["lost"])
-        return image["bytes"]
+    def _read(self, refs: list[ImageRef]) -> list[StoredImage]:
+        return [image for folder, rows in _by_table(refs).items() for image in self._table(folder).read(rows)]
 
     def _table(self, folder: str) -> ImageTable:
         if folder not in self.tables:

@@ -51,7 +51,11 @@ def write_fragment(folder: str, rows: pa.Table) -> str:
 
 
 def commit(folder: str, schema: pa.Schema, fragments: Sequence[str]) -> None:
-    """Make fragments the table in `folder`, in this order and in place of any other table there. Raises DataError."""
+    """Make fragments the table in `folder`, in this order and in place of any other table there.
+
+    Raises:
+        DataError: It cannot be written, or another process made its first table at the same time: one of them wins.
+    """
     lance = _lance()
     parts = [lance.FragmentMetadata.from_json(fragment) for fragment in fragments]
     with _explained(folder, "write"):
@@ -81,6 +85,8 @@ def _explained(folder: str, verb: str) -> Iterator[None]:
         said = str(error).partition(", /")[0]  # behind it are places in Lance's source
         if verb == "read" and not is_table(folder):
             msg = f"{folder} holds no table; check the path, or make it again with the command that wrote it"
+        elif verb == "write" and "already exists" in said:
+            msg = f"cannot write {folder}: another process has made a table there at the same time; run again to go on with it"
         elif files.is_remote(folder) and "error sending request" in said:
             msg = f"cannot {verb} {folder}: {said}; check bucket, endpoint and AWS credentials"
         elif verb == "read":

@@ -98,7 +98,10 @@ def score(
 
 
 def vlm_batches(
-    vlm: load.VLM, get_image: Callable[[str], Image.Image], device: str
+    vlm: load.VLM,
+    get_image: Callable[[str], Image.Image],
+    device: str,
+    prefetch: Callable[[Collection[str]], None] | None = None,
 ) -> Callable[[Sequence[Example]], ExampleBatch]:
     """`collate` of `Data` for a vision-language model.
 
@@ -112,11 +115,14 @@ def vlm_batches(
         vlm: The model, which lies on `device`, and its processor.
         get_image: Gives the image with an id.
         device: Where the tensors of a batch go.
+        prefetch: Told the ids of a batch before `get_image` is asked for each.
     """
     collator = Collator(vlm.processor)
     language = load.language_linears(vlm.model).keys()
 
     def collate(examples: Sequence[Example]) -> ExampleBatch:
+        if prefetch is not None:
+            prefetch({e.image_id for e in examples})
         images = {e.image_id: get_image(e.image_id) for e in examples}
         inputs = collator([Turn(images[e.image_id], e.request, e.reply, e.prefix) for e in examples])
         inputs = {k: v.to(device) for k, v in inputs.items()}

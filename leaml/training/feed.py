@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain, islice
 from multiprocessing.context import BaseContext
 
@@ -19,6 +19,8 @@ from leaml.vlm.collate import Collator, Turn
 from leaml.vlm.processor import Processor
 
 GetImage = Callable[[str], Image.Image]
+Prefetch = Callable[[Collection[str]], None]
+"""Told which images will be asked for next, so that they are read at once."""
 Made = tuple[dict[str, torch.Tensor], torch.Tensor]
 """Tensors of a micro-batch, with labels, and (examples,) int64: the number of each row's task."""
 
@@ -36,8 +38,8 @@ def _forkserver() -> BaseContext:
 class _MicroBatches(Dataset[Made | LeamlError]):
     """Micro-batches by what is in them. Each process has a collator of its own: a tokenizer keeps how a call pads."""
 
-    def __init__(self, processor: Processor, get_image: GetImage) -> None:
-        self.processor, self.get_image = processor, get_image
+    def __init__(self, processor: Processor, get_image: GetImage, prefetch: Prefetch | None = None) -> None:
+        self.processor, self.get_image, self.prefetch = processor, get_image, prefetch
         self.collator: Collator | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -47,6 +49,8 @@ class _MicroBatches(Dataset[Made | LeamlError]):
     def __getitem__(self, drawn: list[Drawn]) -> Made | LeamlError:
         self.collator = self.collator or Collator(self.processor)
         try:
+            if self.prefetch is not None:
+                self.prefetch({e.image_id for _, e in drawn})
             images = {e.image_id: self.get_image(e.image_id) for _, e in drawn}
             turns = [Turn(images[e.image_id], e.request, e.reply, e.prefix) for _, e in drawn]
             return self.collator(turns), torch.tensor([number for number, _ in drawn])
@@ -63,10 +67,18 @@ class Feed:
         processes: That decode and run the processor while the model trains; 0: it is done between the steps, as on a CPU,
             whose cores the products need.
         pinned: In page-locked memory, from which a GPU copies while it computes.
+        prefetch: Told the ids of a micro-batch before `get_image` is asked for each.
     """
 
-    def __init__(self, processor: Processor, get_image: GetImage, processes: int = 0, pinned: bool = False) -> None:
-        self.data = _MicroBatches(processor, get_image)
+    def __init__(
+        self,
+        processor: Processor,
+        get_image: GetImage,
+        processes: int = 0,
+        pinned: bool = False,
+        prefetch: Prefetch | None = None,
+    ) -> None:
+        self.data = _MicroBatches(processor, get_image, prefetch)
         self.processes, self.pinned = processes, pinned
         self.waited = 0.0
         """Seconds that the training has waited for micro-batches."""

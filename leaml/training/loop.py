@@ -22,7 +22,7 @@ from leaml.config import TrainConfig
 from leaml.errors import ConfigError, StepError
 from leaml.training.batches import Batches, Example, Size, StepBatch, Task, draw, refuse_unusable, split
 from leaml.training.checkpoints import Checkpoint, Checkpoints, TrainingState
-from leaml.training.feed import Feed, GetImage, Made
+from leaml.training.feed import Feed, GetImage, Made, Prefetch
 from leaml.training.memory import token_budget
 from leaml.training.objectives import reply_logits
 from leaml.training.parallel import Alone, Replicas, Shards, Strategy, fits, local, shard, whole
@@ -150,6 +150,7 @@ class Trainer:
         validation: What it is asked on the way.
         get_size: Width and height of an image; None: those of the decoded one.
         processes: That make its input; 0: none but this.
+        prefetch: Told the ids of a micro-batch before `get_image` is asked for each.
     """
 
     def __init__(
@@ -164,13 +165,14 @@ class Trainer:
         validation: Validation | None = None,
         get_size: GetSize | None = None,
         processes: int = 0,
+        prefetch: Prefetch | None = None,
     ) -> None:
         self.vlm, self.parameters, self.tasks, self.config = vlm, parameters, tasks, config
         self.seed, self.worker, self.validation = seed, worker, validation
         self._get_size = get_size or (lambda image_id: get_image(image_id).size)
         self._lengths = Lengths(vlm.processor)
         self.budget: int | None = 1  # tokens of a micro-batch
-        self.feed = Feed(vlm.processor, get_image, processes, pinned=worker.device.startswith("cuda"))
+        self.feed = Feed(vlm.processor, get_image, processes, worker.device.startswith("cuda"), prefetch)
         refuse_unusable(tasks, config.batch_size, worker.world)
         checkpoint_activations(vlm, config.activation_checkpointing)
         fuse_layers(vlm.model, worker.device)

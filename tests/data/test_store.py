@@ -76,6 +76,24 @@ def test_an_image_takes_few_bytes(tmp_path: Path) -> None:
     assert index._table.nbytes < 50 * count
 
 
+def test_images_that_will_be_asked_for_are_read_at_once(
+    tmp_path: Path, refs: list[ImageRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "more", [7])
+    asked: list[list[int]] = []
+    read = image_table.ImageTable.read
+    monkeypatch.setattr(image_table.ImageTable, "read", lambda self, rows: asked.append(rows) or read(self, rows))
+    held = ImageStore([str(tmp_path), str(tmp_path / "more")])
+    held.prefetch(["9", "7", "3", "nobody"])
+    assert [held.get(i).getpixel((0, 0)) for i in ("3", "7", "9")] == [(3, 0, 0), (7, 0, 0), (9, 0, 0)]
+    assert asked == [[4, 0], [0]]
+    held.prefetch(["9", "1"])  # 9 is decoded already
+    assert held.get("1").getpixel((0, 0)) == (1, 0, 0)
+    assert asked == [[4, 0], [0], [1]]
+    with pytest.raises(DataError, match="image nobody is in none of the 8"):
+        held.get("nobody")
+
+
 def test_the_rows_of_a_step_are_indexed_by_file(tmp_path: Path) -> None:
     for part, ids in enumerate((["3", "1"], [], ["4"])):
         tables.write(f"{tmp_path}/shard-{part}.parquet", pa.table({"image_id": pa.array(ids, pa.string())}))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _VERSIONS = "_versions"
 """Folder of the commits in a table's folder."""
+_OUTRUN = ("already exists", "concurrent transaction")
+"""What Lance says when another one's commit came first."""
 _PARTS = (_VERSIONS, "_transactions", "data")
 """Folders in a table's folder, the one that makes it a table first."""
 
@@ -54,7 +56,7 @@ def commit(folder: str, schema: pa.Schema, fragments: Sequence[str]) -> None:
     """Make fragments the table in `folder`, in this order and in place of any other table there.
 
     Raises:
-        DataError: It cannot be written, or another process made its first table at the same time: one of them wins.
+        DataError: It cannot be written, or another process has committed there at the same time: one of them wins.
     """
     lance = _lance()
     parts = [lance.FragmentMetadata.from_json(fragment) for fragment in fragments]
@@ -85,7 +87,7 @@ def _explained(folder: str, verb: str) -> Iterator[None]:
         said = str(error).partition(", /")[0]  # behind it are places in Lance's source
         if verb == "read" and not is_table(folder):
             msg = f"{folder} holds no table; check the path, or make it again with the command that wrote it"
-        elif verb == "write" and "already exists" in said:
+        elif verb == "write" and any(sign in said for sign in _OUTRUN):
             msg = f"cannot write {folder}: another process has made a table there at the same time; run again to go on with it"
         elif files.is_remote(folder) and "error sending request" in said:
             msg = f"cannot {verb} {folder}: {said}; check bucket, endpoint and AWS credentials"

@@ -87,9 +87,9 @@ def test_an_outage_is_waited_for(proxy: Proxy, uri: str) -> None:  # noqa: F811
 
 
 def test_storage_that_is_gone_is_an_error_that_says_so(
-    proxy: Proxy,
+    proxy: Proxy,  # noqa: F811
     uri: str,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(s3, "_READ_RETRIES", 1)
     monkeypatch.setattr(s3, "_LANCE_SECONDS", 2)

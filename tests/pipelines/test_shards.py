@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import scripted
-from scripted import MAX_PIXELS, RESOURCES, Broken, CaptionLike, Refusing, ScriptedSpec, calls, images_table, published
+from scripted import MAX_PIXELS, RESOURCES, Broken, CaptionLike, Refusing, ScriptedSpec, calls, images_table, png, published
 
-from leaml.data import tables
+from leaml.data import image_table, store, tables
 from leaml.data.store import ImageIndex
 from leaml.errors import ModelError, StepError
 from pipelines.runtime import quiet_data
@@ -128,6 +128,30 @@ def test_corrupt_images_are_quarantined_and_the_rest_is_done(tmp_path: Path) -> 
     step.run()
     assert calls(step.log) == asked
     assert len(list((step.output / "quarantine").glob("*.parquet"))) == len(files)
+
+
+def test_an_image_that_is_gone_from_its_source_is_quarantined(tmp_path: Path) -> None:
+    """Of images that were not copied; without Ray, as a task and an actor of it do."""
+    (tmp_path / "frames").mkdir()
+    data = [png(n) for n in range(4)]
+    for number, image in enumerate(data):
+        (tmp_path / "frames" / f"{number}.png").write_bytes(image)
+    rows = [{"image_id": tables.image_id(d), "uri": f"{tmp_path}/frames/{n}.png"} for n, d in enumerate(data)]
+    image_table.write(f"{tmp_path}/images", rows)
+    (tmp_path / "frames" / "1.png").unlink()
+    (tmp_path / "frames" / "2.png").write_bytes(png(99))
+    (shard,) = make_shards("caption", store.index(f"{tmp_path}/images"), {}, 4)
+    (tmp_path / "log").mkdir()
+    actor = EngineActor(ScriptedSpec("x", log=f"{tmp_path}/log"), CaptionLike(), f"{tmp_path}/out", MAX_PIXELS)
+    assert actor(load(shard))["error"] == []
+    assert [row["image_id"] for row in read_output(f"{tmp_path}/out", tables.CAPTIONS).to_pylist()] == [
+        rows[n]["image_id"] for n in (0, 3)
+    ]
+    (file,) = (tmp_path / "out" / "quarantine").iterdir()
+    assert [(row["image_id"], row["reason"]) for row in tables.read(str(file), tables.QUARANTINE).to_pylist()] == [
+        (rows[1]["image_id"], f"{tmp_path}/frames/1.png is gone since it was ingested"),
+        (rows[2]["image_id"], f"{tmp_path}/frames/2.png has changed since it was ingested"),
+    ]
 
 
 def test_too_many_images_that_cannot_be_decoded_end_the_step_and_the_finished_shards_stay(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def open_blobs(folder: str) -> Read:
 
     def one(number: int) -> bytes:
         row = index.slice(number, 1).to_pylist()[0]
-        return files.read_range(row["file"], row["offset"], row["length"])
+        return files.read_bytes(row["file"], offset=row["offset"], length=row["length"])
 
     return lambda numbers: list(pool.map(one, numbers))
 

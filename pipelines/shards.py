@@ -165,13 +165,10 @@ class EngineActor(Generic[Extra]):
         quarantined: list[OutputRow] = []
         columns = (shard["image_id"], shard["bytes"], shard["lost"], json.loads(shard["extra"]))
         for image_id, data, lost, extra in zip(*columns, strict=True):
-            if lost:
-                quarantined.append(_quarantined(shard, image_id, lost))
-                continue
             try:
                 items.append(Item(image_id, images.decode(data, self.max_pixels), extra))
             except images.ImageRejected as error:
-                quarantined.append(_quarantined(shard, image_id, str(error)))
+                quarantined.append(_quarantined(shard, image_id, lost or str(error)))  # there are no bytes of a lost one
         return items, quarantined
 
 

@@ -92,13 +92,13 @@ def _read(row: _Where) -> StoredImage:
         return _stored(row, row["bytes"])
     file = row["file"] or row["uri"]
     try:
-        data = files.read_bytes(file) if row["offset"] is None else files.read_range(file, row["offset"], row["length"] or 0)
+        data = files.read_bytes(file, offset=row["offset"] or 0, length=row["length"])
     except DataError:
         if files.exists(file):
             raise
-        return _stored(row, b"", f"{file} is gone since it was ingested")
+        return _stored(row, b"", f"gone since ingest: {file}")
     if tables.image_id(data) != row["image_id"]:
-        return _stored(row, b"", f"{row['uri']} has changed since it was ingested")
+        return _stored(row, b"", f"changed since ingest: {row['uri']}")
     return _stored(row, data)
 
 

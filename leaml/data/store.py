@@ -158,7 +158,8 @@ def _by_table(refs: Iterable[ImageRef]) -> dict[str, list[int]]:
 
 def _held(image: StoredImage) -> bytes:
     if image["lost"] is not None:
-        raise DataError(image["lost"])
+        msg = f"image {image['image_id']}: {image['lost']}; put back what was ingested, or ingest again with data.copy=true"
+        raise DataError(msg)
     return image["bytes"]
 
 

@@ -119,18 +119,12 @@ def open_read(uri: str) -> io.BufferedReader:
     return io.BufferedReader(open_native(uri), _READ_BUFFER)
 
 
-def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
-    """Read a whole file. Raises DataError if it is missing or larger than `max_bytes`."""
+def read_bytes(uri: str, max_bytes: int | None = None, offset: int = 0, length: int | None = None) -> bytes:
+    """Read a file, or `length` bytes of it from `offset` on. Raises DataError if it is missing or larger than `max_bytes`."""
     with open_native(uri) as stream, _explained(uri, "read"):
         if max_bytes is not None and stream.size() > max_bytes:
             msg = f"{uri} has {stream.size()} bytes, over the limit of {max_bytes}"
             raise DataError(msg)
-        return stream.read()
-
-
-def read_range(uri: str, offset: int, length: int) -> bytes:
-    """`length` bytes of a file from `offset` on, fewer at its end. Raises DataError."""
-    with open_native(uri) as stream, _explained(uri, "read"):
         stream.seek(offset)
         return stream.read(length)
 
@@ -147,8 +141,7 @@ def fingerprint(uri: str, edited: bool = False) -> str:
             counts too (in S3 its ETag), so that a copy of it may have another fingerprint.
     """
     if not is_file(uri):
-        base = len(uri.rstrip("/")) + 1
-        found = listing(uri)
+        base, found = len(uri.rstrip("/")) + 1, listing(uri)
         with ThreadPoolExecutor(s3.PARALLEL) as pool:
             parts = zip(found, pool.map(lambda file: fingerprint(file, edited), found), strict=True)
             text = "".join(f"{path[base:]}\n{part}\n" for path, part in parts)

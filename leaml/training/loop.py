@@ -230,15 +230,13 @@ class Trainer:
             raise StepError(msg)
         best = max(ended, key=lambda r: (r["accuracy"], -r["loss"]))["lr"] if ended else rates[0]
         self._train(self.tasks, best, state, start, self.validation)
-        now = time.time()
-        waited = self.feed.waited / max(1e-9, now - begun)
-        return Outcome(best, state["losses"], state["sweep"], state["validations"], now - self._began, waited)
+        waited = self.feed.waited / max(1e-9, time.time() - begun)
+        return Outcome(best, state["losses"], state["sweep"], state["validations"], time.time() - self._began, waited)
 
     def _strategy(self) -> Strategy:
-        model = self.vlm.model
         if self.sharded:
-            return Shards(model)
-        return Replicas(model) if self.worker.world > 1 else Alone(model)
+            return Shards(self.vlm.model)
+        return Replicas(self.vlm.model) if self.worker.world > 1 else Alone(self.vlm.model)
 
     def _tried(
         self, tasks: list[Task], lr: float, state: TrainingState, start: list[torch.Tensor] | None, held_out: list[Example]

@@ -149,8 +149,8 @@ def test_an_image_that_is_gone_from_its_source_is_quarantined(tmp_path: Path) ->
     ]
     (file,) = (tmp_path / "out" / "quarantine").iterdir()
     assert [(row["image_id"], row["reason"]) for row in tables.read(str(file), tables.QUARANTINE).to_pylist()] == [
-        (rows[1]["image_id"], f"{tmp_path}/frames/1.png is gone since it was ingested"),
-        (rows[2]["image_id"], f"{tmp_path}/frames/2.png has changed since it was ingested"),
+        (rows[1]["image_id"], f"gone since ingest: {tmp_path}/frames/1.png"),
+        (rows[2]["image_id"], f"changed since ingest: {tmp_path}/frames/2.png"),
     ]
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from leaml.config import ModelConfig, TrainConfig
 from leaml.training.prepare import SMALL, mixes_types
-from leaml.vlm import attention, load
+from leaml.vlm import attention, load, skeleton
 from leaml.vlm.precision import compute_dtype
 
 if TYPE_CHECKING:
@@ -200,12 +200,8 @@ class Footprint:
 @lru_cache(maxsize=8)
 def anatomy(config: ModelConfig) -> Anatomy:
     """Of a model whose configuration is at hand. Raises ModelError when it cannot be read."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    found = load.from_small_files(config, AutoConfig, "configuration")
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(found, dtype=torch.float32)
-    return replace(of_model(model), eager=attention.kernels("cpu", found)[0] == "eager")
+    model = skeleton.without_weights(config)
+    return replace(of_model(model), eager=attention.kernels("cpu", model.config)[0] == "eager")
 
 
 def of_model(model: Any) -> Anatomy:
@@ -312,15 +308,18 @@ def footprint(
     stored = getattr(torch, dtype).itemsize if compute != torch.float32 and kept_apart else 4
     frozen = made.parameters - trained if train.method == "full" else made.parameters
     experts = _MASTER if train.method == "full" else stored
-    kept = _activations(made, one, train, compute.itemsize, made.eager and device == "cpu", experts)
-    update = 2 * _MASTER * (made.largest if train.method == "full" else 0)
+    rank, eager = train.lora.rank if train.method == "lora" else 0, made.eager and device == "cpu"
+    way = Way(train.method, made.adapted(train), compute.itemsize, experts, eager, again(made, train), rank)
+    kept = activations(made, one, way)
+    head = _MASTER * made.largest if train.method == "full" else 0  # its gradient before it is added up
+    update = 2 * head
     copies = _copies(made, train, compute.itemsize, stored) if shards == 1 else _gathered(made, train, compute.itemsize)
     return Footprint(
         (_frozen(made, train, frozen, stored) + _MASTER * trained) // shards,
         _MASTER * trained // shards,
         2 * _MASTER * trained // shards,
         kept + copies,
-        _logits(made, one, train, compute.itemsize),
+        logits(made, one, compute.itemsize) + head,
         update // shards,
     )
 
@@ -340,18 +339,29 @@ def _gathered(made: Anatomy, train: TrainConfig, compute: int) -> int:
     return compute * (outside + 2 * layer) + (_MASTER * max(outside, layer) if train.method == "full" else 0)
 
 
-def _logits(made: Anatomy, one: Extent, train: TrainConfig, compute: int) -> int:
-    """Logits as they are made, in float32, their probabilities and their gradient; a head's gradient before it is added up."""
-    values = one.reply * made.vocabulary
-    return values * (12 + (compute if compute < 4 else 0)) + (_MASTER * made.largest if train.method == "full" else 0)
+def logits(made: Anatomy, one: Extent, compute: int) -> int:
+    """Logits as they are made, in float32, their probabilities and their gradient."""
+    return one.reply * made.vocabulary * (12 + (compute if compute < 4 else 0))
 
 
-def _activations(made: Anatomy, one: Extent, train: TrainConfig, compute: int, eager: bool, experts: int) -> int:
-    """At the height of the backward pass."""
-    parts, replayed = made.adapted(train), again(made, train)
-    rank = train.lora.rank if train.method == "lora" else 0
+@dataclass(frozen=True)
+class Way:
+    """How a backward pass is done, see `Layer.kept`: to `parts`, whose layers compute activations again if `replayed`."""
+
+    method: str
+    parts: set[str]
+    compute: int
+    experts: int
+    eager: bool
+    replayed: bool = False
+    rank: int = 0
+
+
+def activations(made: Anatomy, one: Extent, way: Way) -> int:
+    """Bytes at the height of the backward pass."""
+    compute = way.compute
     # gradients reach the language model from its head whatever is trained, and the vision tower only if something there is
-    reached = [p for p in ("vision", "language") if made.layers[p] and (p == "language" or parts & {"vision"})]
+    reached = [p for p in ("vision", "language") if made.layers[p] and (p == "language" or "vision" in way.parts)]
     sizes = {
         "language": (one.tokens, one.tokens // one.examples),
         "vision": (one.patches, one.tile or one.patches // one.examples),
@@ -363,10 +373,10 @@ def _activations(made: Anatomy, one: Extent, train: TrainConfig, compute: int, e
     for part in reached:
         tokens, row = sizes[part]
         layers = made.layers[part]
-        full = [layer.kept(tokens, row, compute, train.method, rank, eager, experts) for layer in layers]
+        full = [layer.kept(tokens, row, compute, way.method, way.rank, way.eager, way.experts) for layer in layers]
         working = max(layer.working(tokens, compute) for layer in layers)
-        kept += sum(4 * tokens * layer.hidden for layer in layers) if replayed else sum(full)
-        height = max(height, kept + working + (max(full) if replayed else 0))
+        kept += sum(4 * tokens * layer.hidden for layer in layers) if way.replayed else sum(full)
+        height = max(height, kept + working + (max(full) if way.replayed else 0))
     if "vision" not in reached and made.layers["vision"]:
         widest = max(made.layers["vision"], key=lambda layer: layer.inner)
         height = max(height, one.pixels + one.patches * compute * (4 * widest.hidden + 2 * widest.inner))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 import torch
 from torch import distributed, nn
+from torch.distributed.tensor import DTensor
 
 from leaml.io import owned
 
@@ -158,7 +159,7 @@ class Checkpoints:
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=_scratch()))
         if self.worker.rank == 0:
             (folder / STATE).write_text(json.dumps(state))
-        tensors = self._tensors(optimizer)
+        tensors = self._own(self._tensors(optimizer))
         given: dict[str, Any] = {"checkpoint_id": str(folder), "process_group": self._group, "no_dist": self._group is None}
         ended = None
         with _of_one_process():
@@ -190,6 +191,19 @@ class Checkpoints:
         weights, moments = get_state_dict(self.model, optimizer, options=self._options())
         own = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         return {"model": {n: w for n, w in weights.items() if n in own}, "optimizer": moments}  # tied ones once
+
+    def _own(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """What this worker writes: its parts of weights that are cut, and a share of those that every worker has.
+
+        The workers of a node would copy all of these to its memory before torch finds out which of them are the same.
+        """
+        rank, world = self.worker.rank, self.worker.world
+        weights, moments = tensors["model"], tensors["optimizer"]
+        cut = {name for name, weight in weights.items() if isinstance(weight, DTensor)}
+        own = {name for number, name in enumerate(sorted(weights.keys() - cut)) if number % world == rank} | cut
+        state = {name: values for name, values in moments["state"].items() if name in own}
+        groups = {"param_groups": moments["param_groups"]} if rank == 0 else {}
+        return {"model": {name: weights[name] for name in weights if name in own}, "optimizer": {"state": state, **groups}}
 
     @staticmethod
     def _options() -> Any:

@@ -25,23 +25,25 @@ def own(folder: Path) -> None:
 def sweep(parent: Path, pattern: str, keep: int = 0) -> None:
     """Remove folders that a process of this user has marked as its own, and that ended without removing them.
 
+    Several processes may do so at a time, as the workers of a training that goes on after it was killed.
+
     Args:
         parent: Where they are.
         pattern: Of their names.
         keep: How many of the latest to leave, for their logs.
     """
-    dead = [folder for folder in parent.glob(pattern) if _is_dead(folder)]
-    for folder in sorted(dead, key=lambda each: (each / NAME).stat().st_mtime, reverse=True)[keep:]:
+    ended = {folder: time for folder in parent.glob(pattern) if (time := _ended(folder)) is not None}
+    for folder in sorted(ended, key=lambda each: ended[each], reverse=True)[keep:]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_dead(folder: Path) -> bool:
-    """Whether the folder was this user's own and its owner has ended."""
+def _ended(folder: Path) -> float | None:
+    """When the file of the owner was written; None of one that lives, or that another process removes."""
     with contextlib.suppress(OSError):
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            return False
+            return None
         with (folder / NAME).open() as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    return False
+            return os.fstat(stream.fileno()).st_mtime
+    return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,3 +53,19 @@ def test_folders_of_other_users_are_left(folders: dict[str, Path], tmp_path: Pat
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     owned.sweep(tmp_path, "lm-*")
     assert all(folder.exists() for folder in folders.values())
+
+
+def test_what_another_process_removes_at_the_same_time_is_no_fault(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers of a training that goes on after it was killed all begin with this."""
+    lock = fcntl.flock
+
+    def meanwhile(handle: int, how: int) -> None:
+        lock(handle, how)
+        shutil.rmtree(folders["first"], ignore_errors=True)
+        shutil.rmtree(folders["second"], ignore_errors=True)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    owned.sweep(tmp_path, "lm-*")
+    assert {name for name, folder in folders.items() if folder.exists()} == {"own", "unmarked"}

@@ -81,7 +81,7 @@ class Outcome:
     validations: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     wait_share: float = 0.0
-    """Of this attempt's seconds, those in which the model waited for its input."""
+    """Of this attempt's seconds, those in which the model waited for its input, that of validations included."""
 
 
 GetSize = Callable[[str], tuple[int, int]]
@@ -206,7 +206,7 @@ class Trainer:
         state = self.checkpoints.state() or {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
         self.budget = self._budget(state.get("budget"))
         self.strategy = self._strategy()
-        begun = time.time()
+        begun, before = time.time(), self.feed.waited
         self._began = begun - state.get("seconds", 0.0)
         while state["phase"] < len(phases):
             sweep = [*state["sweep"], self._tried(visible, phases[state["phase"]], state, start, held_out)]
@@ -218,7 +218,7 @@ class Trainer:
         best = max(ended, key=lambda r: (r["accuracy"], -r["loss"]))["lr"] if ended else rates[0]
         self._train(self.tasks, best, state, start, self.validation)
         now = time.time()
-        waited = self.feed.waited / max(1e-9, now - begun)
+        waited = (self.feed.waited - before) / max(1e-9, now - begun)
         return Outcome(best, state["losses"], state["sweep"], state["validations"], now - self._began, waited)
 
     def _strategy(self) -> Strategy:

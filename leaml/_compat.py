@@ -112,3 +112,15 @@ def transposed_when_saved(model: PreTrainedModel, names: Collection[str]) -> Ite
     finally:
         for operation in looking:
             operation.check_dims = True
+
+
+@contextlib.contextmanager
+def nonzero_of_meta() -> Iterator[None]:
+    """Let tensors without values be indexed by conditions, all of which hold: SmolVLM leaves out images of padding alone.
+
+    Torch names this setting in its own message, and has it in an experimental module.
+    """
+    from torch.fx.experimental import _config
+
+    with _config.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]  # added when it is imported
+        yield

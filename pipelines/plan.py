@@ -117,6 +117,8 @@ def _step(run: Rehearsal, planned: Planned, amounts: Amounts, known: estimates.K
 
 
 def _need(name: str, variant: str, tree: Tree, amounts: Amounts) -> Need | None:
+    if name in GRADIENTS:
+        return training_memory.of_step(name, tree["score"], tree, amounts.largest_image)
     if name not in TRAININGS:
         return None
     return training_memory.of_step(name, estimates.train_section(name, variant, tree), tree, amounts.largest_image)
@@ -243,7 +245,7 @@ def _print_steps(plan: RunPlan) -> None:
         )
     print_line(
         "  memory: of engines weights, on which caches come on top, and images of a megapixel, one of data.max_pixels; of "
-        "trainings what one micro-batch of the largest image takes, or what a finished one has measured"
+        "trainings and the scoring what one micro-batch of the largest image takes, or what a finished one has measured"
     )
     needs = [(step.label, training_memory.parts_text(step.training)) for step in plan.steps if step.training]
     for text in dict.fromkeys(text for _, text in needs):
@@ -257,7 +259,9 @@ def _row(step: StepPlan) -> tuple[str, ...]:
     if step.memory and step.memory.peak:
         memory = f"{_gib(step.memory.peak)} GiB measured"
     elif step.memory and step.training:
-        memory = f"training {_gib(step.training.peak)}, images {_gib(step.memory.images)} GiB"
+        least = "at least " if step.training.at_least else ""
+        of_what = "pass" if step.name in GRADIENTS else "training"
+        memory = f"{of_what} {least}{_gib(step.training.peak)}, images {_gib(step.memory.images)} GiB"
     elif step.memory:
         memory = f"weights {_gib(step.memory.weights)}, images {_gib(step.memory.images)} GiB"
     rate, hours, gpu_hours = cost.rate, "", "0"

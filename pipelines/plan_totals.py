@@ -26,7 +26,8 @@ class StepPlan:
         takes: What it has before it, in words; `work` in numbers.
         made: How many it makes of what `makes` says; None: only ingest can tell.
         workers: Engines or training workers, each with `gpus` and `memory`; 0 for steps of the driver.
-        training: What a training takes with activations and logits; None: no training, or its model is not at hand.
+        training: What a training, or a scoring, takes with activations and logits; None: neither, or its model is not at
+            hand.
         cost: Hours and GPU-hours, of a finished step those of making it anew.
         puts: PUT requests where the storage is S3, and `gets` GET and HEAD requests.
     """

@@ -296,13 +296,17 @@ def had_by(config: Config) -> dict[str, bool]:
     return {spec.name: spec.when(config) for spec in METHOD if spec.command}
 
 
+def steps_of(config: Config, until: str = LAST) -> list[StepSpec]:
+    """The method's steps up to `until` that a run with this configuration has."""
+    names = [*STEPS][: [*STEPS].index(until) + 1]
+    return [spec for spec in METHOD if spec.name in names and spec.when(config)]
+
+
 def trained_by(config: Config, until: str = LAST) -> list[StepSpec]:
     """The method's trainings up to the step `until` that a run with this configuration has."""
     from leaml.config import TrainConfig
 
-    names = [*STEPS][: [*STEPS].index(until) + 1]
-    had = [spec for spec in METHOD if spec.name in names and spec.when(config)]
-    return [spec for spec in had if isinstance(getattr(config, spec.section), TrainConfig)]
+    return [spec for spec in steps_of(config, until) if isinstance(getattr(config, spec.section), TrainConfig)]
 
 
 def of_kind(*kinds: Kind) -> frozenset[str]:

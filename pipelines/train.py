@@ -22,8 +22,9 @@ from leaml.errors import LeamlError, ModelError, StepError
 from leaml.imports import uncollected
 from leaml.io import files, s3
 from leaml.training.batches import Example, Task
-from leaml.training.loop import Outcome, Trainer, Validation, Worker
+from leaml.training.loop import Outcome, Trainer, Validation
 from leaml.training.memory import allocator
+from leaml.training.worker import Worker
 from leaml.vlm import checkpoint
 from pipelines import _compat, worker
 from pipelines.metrics import StepMetrics

@@ -28,7 +28,7 @@ from leaml.training.worker import Worker
 from leaml.vlm import checkpoint
 from pipelines import _compat, worker
 from pipelines.metrics import StepMetrics
-from pipelines.progress import PROGRESS, Bar, TrainingProgress
+from pipelines.progress import PROGRESS, Bar, TrainingProgress, note_of
 from pipelines.summaries import TRAINING
 
 if TYPE_CHECKING:
@@ -380,7 +380,7 @@ class ProgressMonitor:
             if not begun:
                 self.bar.begin(done, now.get("phases", 1) * now["steps"])
                 begun = True
-            self.bar.update(done, f"loss {now['loss']:.3f}" if "loss" in now else "")
+            self.bar.update(done, note_of(now))
             self.exported.progress(done, self.bar.total)
             self.exported.training(now)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from leaml import _compat
 from leaml.config import ModelConfig, TrainConfig
 from leaml.training.prepare import SMALL, mixes_types
 from leaml.vlm import attention, load, skeleton
@@ -230,7 +231,7 @@ def of_model(model: Any) -> Anatomy:
         max(p.numel() for p in model.parameters()),
         _first(vision, "patch_size") or PATCH,
         bool(model.supports_gradient_checkpointing),
-        config._attn_implementation == "eager",
+        _compat.is_eager(config),
         mixes_types(config),
     )
 

@@ -192,8 +192,8 @@ class Trainer:
         state = self.checkpoints.state() or {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
         self.budget = self._budget(state.get("budget"))
         self.strategy = self._strategy()
-        begun, before = time.time(), self.feed.waited
-        self._began = begun - state.get("seconds", 0.0)
+        self._attempt, self._before = time.time(), self.feed.waited
+        self._began = self._attempt - state.get("seconds", 0.0)
         while state["phase"] < len(phases):
             sweep = [*state["sweep"], self._tried(visible, phases[state["phase"]], state, start, held_out)]
             state |= {"phase": state["phase"] + 1, "step": 0, "sweep": sweep, "losses": [], "validations": []}
@@ -203,9 +203,12 @@ class Trainer:
             raise StepError(msg)
         best = max(ended, key=lambda r: (r["accuracy"], -r["loss"]))["lr"] if ended else rates[0]
         self._train(self.tasks, best, state, start, self.validation)
-        now = time.time()
-        waited = (self.feed.waited - before) / max(1e-9, now - begun)
-        return Outcome(best, state["losses"], state["sweep"], state["validations"], now - self._began, waited)
+        seconds = time.time() - self._began
+        return Outcome(best, state["losses"], state["sweep"], state["validations"], seconds, self._wait_share())
+
+    def _wait_share(self) -> float:
+        """Of this attempt's seconds so far, those in which the model waited for its input."""
+        return (self.feed.waited - self._before) / max(1e-9, time.time() - self._attempt)
 
     def _strategy(self) -> Strategy:
         model = self.vlm.model
@@ -346,7 +349,8 @@ class Trainer:
     def _report(self, state: TrainingState, optimizer: torch.optim.Optimizer, loss: float, rate: float) -> None:
         step, steps = state["step"], self.config.steps
         of_sweep = {"phase": state["phase"], "phases": self._phases}
-        self.worker.progress({"step": step, "steps": steps, **of_sweep, "loss": loss, "steps_per_s": rate})
+        speed = {"steps_per_s": rate, "wait_share": self._wait_share()}
+        self.worker.progress({"step": step, "steps": steps, **of_sweep, "loss": loss, **speed})
         # the last step too: what follows, a validation or the writing of the model, may fail
         if step % self.config.save_every == 0 or step == steps:
             self.checkpoints.begin(optimizer, {**state, "budget": self.budget, "seconds": time.time() - self._began})

@@ -34,7 +34,7 @@ from pipelines.summaries import TRAINING
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
-    from ray.train import UserCallback
+    from ray.train import ScalingConfig, UserCallback
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -184,11 +184,7 @@ def fit(
             "sharding": resources.train_sharding,
         },
         torch_config=NodeNetwork(backend="nccl" if gpus else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.train_workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": resources.train_cpus} | ({"GPU": gpus} if gpus else {}),
-        ),
+        scaling_config=_scaling(resources),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Train V1, V2 is switched on
             name=name,
             storage_path=storage.removeprefix("s3://"),
@@ -208,6 +204,14 @@ def fit(
         msg = f"{label}: training failed: {error}; run the same command again to resume from the last checkpoint"
         raise StepError(msg) from error
     files.delete_tree(folder)
+
+
+def _scaling(resources: ResourcesConfig) -> ScalingConfig:
+    import ray.train
+
+    gpus = resources.train_gpus
+    each = {"CPU": resources.train_cpus} | ({"GPU": gpus} if gpus else {})
+    return ray.train.ScalingConfig(num_workers=resources.train_workers, use_gpu=gpus > 0, resources_per_worker=each)
 
 
 def _own_error(error: BaseException) -> LeamlError | None:

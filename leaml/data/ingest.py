@@ -104,17 +104,10 @@ def ingest(
     """
     records = registry.read(source)
     _remove_parts(images_out)
-    quarantined: list[tables.QuarantineRow] = []
+
     with tempfile.TemporaryDirectory() as folder:
         out = _Tables(images_out, folder, split, keep_bytes)
-        for number, (record, checked) in enumerate(_inspected(itertools.islice(records, first), max_pixels), 1):
-            if isinstance(checked, str):
-                quarantined.append(_quarantined(record, checked))
-                out.refuse(record)
-            else:
-                out.add(record, checked)
-            if progress is not None:
-                progress(number)
+        number, quarantined = _filled(out, _inspected(itertools.islice(records, first), max_pixels), progress)
         out.close()
         tables.write(quarantine_file(images_out, labeled_out), tables.table(quarantined, tables.QUARANTINE))
         if out.refused.rows:
@@ -130,6 +123,23 @@ def ingest(
         if labeled_out is not None and not keep_refused:
             files.publish_file(out.labeled, labeled_out)
     return result
+
+
+def _filled(
+    out: _Tables, inspected: Iterable[tuple[Record, images.ImageInfo | str]], progress: Callable[[int], None] | None
+) -> tuple[int, list[tables.QuarantineRow]]:
+    """Put all records into the tables; how many there are, and the quarantined ones."""
+    number, quarantined = 0, []
+
+    for number, (record, checked) in enumerate(inspected, 1):
+        if isinstance(checked, str):
+            quarantined.append(_quarantined(record, checked))
+            out.refuse(record)
+        else:
+            out.add(record, checked)
+        if progress is not None:
+            progress(number)
+    return number, quarantined
 
 
 def quarantine_file(images_out: str, labeled_out: str | None) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -130,15 +131,23 @@ def score_neurons(
             lambda name, shape: len(shape) == 3 and separate(shape[0]),
         )
 
-    training, wanted = model.training, {n: p.requires_grad for n, p in model.named_parameters()}
-    model.requires_grad_(False).eval()
-    try:
+    with _frozen(model):
         found = scores.score(linears, config.score_method, scores.Data(list(batches), collate, 1), seed=config.seed)
-    finally:
-        model.train(training)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(wanted[name])
+
     chosen = copy(config)
     rows = selection.select(found, float(config.ratio or 0.0), scope, scope == "global")
     chosen.rows, chosen.columns = as_texts(rows, "rows"), {}
     return chosen
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation that gives no gradients to its weights; afterwards it is as it was."""
+    training, wanted = model.training, {n: p.requires_grad for n, p in model.named_parameters()}
+    model.requires_grad_(False).eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(wanted[name])

@@ -20,7 +20,7 @@ from leaml.neurons.module_names import place_of
 from leaml.report.content import ReportData, Sample, WrongAnswer
 from leaml.report.formats import made_for
 from leaml.report.page import write_report
-from leaml.report.verdict import prior_notes
+from leaml.report.verdict import row_notes
 from leaml.run.records import LEAML, REJECTED, StepRecord, by_reason
 from leaml.text import scoring
 from leaml.vlm import architecture, checkpoint
@@ -101,7 +101,7 @@ def print_table(metrics: Metrics) -> None:
         cells = [f"{row['by_type'][k]:.3f}" if k in row["by_type"] else "" for k in kinds]
         table.add_row(name, f"{row['accuracy']:.3f}", f"{low:.3f} to {high:.3f}", str(row["n"]), *cells)
     console.print(table)
-    for note in prior_notes(metrics["rows"]):
+    for note in row_notes(metrics["rows"]):
         console.print(note, style="dim")
     comparison = metrics.get("comparison")
     for warning in metrics.get("warnings") or []:

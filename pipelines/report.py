@@ -16,7 +16,7 @@ from leaml.data.tables import LabeledRow
 from leaml.evaluation.metrics import Calibration, Metrics
 from leaml.evaluation.templates import templates
 from leaml.io import files
-from leaml.neurons.module_names import place_of
+from leaml.neurons.module_names import parse_module_name
 from leaml.report.content import ReportData, Sample, WrongAnswer
 from leaml.report.formats import made_for
 from leaml.report.page import write_report
@@ -194,7 +194,7 @@ def _selection(scored: Step) -> list[dict[str, str | int]]:
     modules = json.loads(files.read_bytes(scored.path("selection.json")))["modules"]
     rows = []
     for name, count in modules.items():
-        linear = place_of(name)
+        linear = parse_module_name(name)
         if "rows" in count:  # those with columns are chosen with their block's rows
             rows.append({"module": f"{linear.part} {linear.kind}", "layer": max(0, linear.layer), "name": name, **count})
     return rows
@@ -241,7 +241,7 @@ def _facts(run: Run, adapted: Step) -> dict[str, str]:
 
 
 def model_facts(config: Config) -> dict[str, str]:
-    """What is particular to the model: what a run has warned of, for whoever reads its report."""
+    """What is particular to the model: what a run has warned of."""
     found, share = {}, checkpoint.experts_share(config.model)
     if share:
         found["experts"] = f"{share:.0%} of the weights; neurons, scores and LoRA leave them as they are"

@@ -1,7 +1,7 @@
 """How large images are shown to a model: `max_image_pixels` and `image_tiles`, as settings of its processor.
 
-They become the processor's own settings, since those are saved with an adapted model and vLLM reads the same ones: whoever
-loads the folder, with LEAML or not, shows images as they were trained on. What vLLM has to be told of a model that is not
+They become the processor's own settings, since those are saved with an adapted model and vLLM reads the same ones: with
+or without LEAML, a loaded folder shows images as in training. What vLLM has to be told of a model that is not
 saved like this yet is `engine_options`.
 """
 

@@ -265,7 +265,7 @@ def _rows(member: Member, stems: Stems) -> LabelRows:
 
 
 def _beside_qa(entry: Mapping[str, object], where: str) -> RefusedRow | None:
-    """The refusal of labels that stand beside the list `qa`: nobody can tell which of its questions they belong to."""
+    """The refusal of labels next to the list `qa`: nobody can tell which of its questions they belong to."""
     names = tuple(str(key) for key, value in entry.items() if not is_missing(value))
     if "qa" not in names:
         return None
@@ -274,7 +274,7 @@ def _beside_qa(entry: Mapping[str, object], where: str) -> RefusedRow | None:
     if not beside:
         return None
     return RefusedRow(
-        where, DOUBLED, f"{beside[0]!r} stands beside 'qa'; write it in the entries of 'qa', or remove one of them"
+        where, DOUBLED, f"{beside[0]!r} is given next to 'qa'; write it in the entries of 'qa', or remove one of them"
     )
 
 

@@ -54,6 +54,7 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: Me
     """
     selected, captions = _latest(run, "select"), _latest(run, "caption")
     filtered = _latest(run, "filter")
+
     html = write_report(
         ReportData(
             run=run.config.name,
@@ -72,6 +73,7 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: Me
             calibration=read_calibration(run.folder),
         )
     )
+
     uri = files.join(run.folder, "report", "index.html")
     files.write_bytes(uri, html if isinstance(html, bytes) else html.encode())
     print_table(metrics)
@@ -150,16 +152,19 @@ def _wrong_answers(run: Run, sources: Sources, metrics: Metrics) -> list[WrongAn
         return []
     best = _latest(run, "evaluate", (metrics.get("comparison") or {}).get("best_baseline", ""))  # a prior has no step
     others = _by_question(best) if best else {}
+
     asked = {_key(row): scoring.ask(row) for row in evaluation_rows(run, sources)}
     wrong = [row for row in read_predictions(answered).to_pylist() if not row["correct"]]
     wrong.sort(key=lambda row: (-(row["logprob"] if row["logprob"] is not None else -math.inf), *_key(row)))
     template_of = templates(row["question"] for row in wrong)
     kinds: dict[str, list[PredictionRow]] = {}
+
     for row in wrong:
         kinds.setdefault(row["question_type"] or template_of[row["question"]], []).append(row)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds))))
     chosen = list(itertools.islice((row for row in turns if row is not None), WRONG))
     wanted = {row["image_id"] for row in chosen}
+
     refs = {ref.image_id: ref for ref in store.index(sources.evaluation.path("images")).only(wanted)}
     found = []
     for row in chosen:

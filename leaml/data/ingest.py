@@ -105,6 +105,7 @@ def ingest(
     records = registry.read(source)
     _remove_parts(images_out)
     quarantined: list[tables.QuarantineRow] = []
+
     with tempfile.TemporaryDirectory() as folder:
         out = _Tables(images_out, folder, split, keep_bytes)
         for number, (record, checked) in enumerate(_inspected(itertools.islice(records, first), max_pixels), 1):
@@ -116,11 +117,13 @@ def ingest(
             if progress is not None:
                 progress(number)
         out.close()
+
         tables.write(quarantine_file(images_out, labeled_out), tables.table(quarantined, tables.QUARANTINE))
         if out.refused.rows:
             files.publish_file(out.refused.path, refused_rows_file(images_out, labeled_out))
         if out.copies:
             files.publish_file(out.named, store.copies_file(images_out))
+
         counts = (out.images, out.rows, quarantined, out.counts, number)
         result = IngestResult(*counts, number != first, out.copies, tuple(out.largest.sizes()))
         if labeled_out is not None and keep_refused:

@@ -28,9 +28,8 @@ from pipelines.ingest import Labels, Sources, draw_labels, ingest, named, refuse
 from pipelines.lengths import refuse_long_rows
 from pipelines.method import StopHereError, method
 from pipelines.models import trained
-from pipelines.priors import PRIORS, predict_priors
 from pipelines.progress import say, warn
-from pipelines.rows import row_step
+from pipelines.rows import predict_without_model, row_step
 from pipelines.run import PARTIAL, BackgroundTask, Run, Step
 from pipelines.runtime import start_ray
 from pipelines.steps import LAST, STEPS, number_of, trained_by
@@ -202,17 +201,15 @@ def learning_rates(section: TrainConfig) -> int:
 
 
 def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
-    """Predictions of everything that needs labels at most, by row of the table.
-
-    These are the priors, zero-shot, and fine-tuning and LoRA on the labels.
+    """Predictions of everything that needs labels at most, by row of the table: of no model, zero-shot, trained on the labels.
 
     Args:
         run: Makes the steps; its configuration may leave rows out.
         sources: Ingested.
         labels: What is learned; also what the priors count.
     """
-    priors = predict_priors(run, sources, labels)
-    return priors | {name: read_predictions(step) for name, step in baseline_steps(run, sources, labels).items()}
+    without_model = predict_without_model(run, sources, labels)
+    return without_model | {name: read_predictions(step) for name, step in baseline_steps(run, sources, labels).items()}
 
 
 def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step]:
@@ -225,7 +222,7 @@ def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step
         sources: Its data.
         labels: What they are trained on.
     """
-    rows = [row.name for row in run.config.baselines if row.name not in PRIORS]
+    rows = [row.name for row in run.config.baselines if not row.predict]
     return predict(run, sources, {name: row_model(run, sources, labels, name) for name in rows})
 
 
@@ -310,8 +307,9 @@ def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step, besi
         beside: Make two at a time, one of them in a thread. What controls share with each other the
             method or the baselines have made before.
     """
-    names = [LEAML, *run.config.evaluate.controls]
-    waiting = deque([*run.config.evaluate.controls, LEAML])  # there is nothing to train for the last one
+    controls = [row.name for row in run.config.controls if not row.predict]
+    names = [LEAML, *controls]
+    waiting = deque([*controls, LEAML])  # there is nothing to train for the last one
 
     def made() -> dict[str, Step]:
         models: dict[str, Examined] = {}

@@ -56,6 +56,7 @@ class CaptionWork:
         requests = [Request(i.image, i.image_id, self.prompt, max_tokens=self.max_tokens) for i in items]
         rows: list[OutputRow] = []
         counts = Counter[str]()
+
         for item, (completion,) in zip(items, engine.generate(requests), strict=True):
             counts.update(replied([completion]))
             text, reason = completion.text, completion.error
@@ -74,6 +75,7 @@ class CaptionWork:
                     "finish_reason": completion.finish_reason,
                 }
             )
+
         written = Counter(str(row["caption"]) for row in rows if row.get("caption"))
         for text, images in written.items():
             if images >= max(_SAME_AT_LEAST, _SAME_SHARE * len(items)):

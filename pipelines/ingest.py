@@ -264,14 +264,17 @@ def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, ob
             keep_refused=True,
             labels_matter=role != "unlabeled",
         )
+
     if role != "unlabeled":
         for line in result.labels.lines():
             say(escape(f"{step.label}: {line}"))
+
     if result.images == 0 and not result.complete:
         tables.write(step.path("images", "part-00000.parquet"), tables.IMAGES.empty_table())  # the others may be better
     elif result.images == 0:
         msg = f"data.{role}: no readable image in {source.path or source.format!r}"
         raise DataError(msg)
+
     if role != "unlabeled" and result.rows == 0 and result.complete:
         msg = f"data.{role}: {source.path or source.format!r} has images but no questions; use a reader that gives them"
         raise DataError(msg)

@@ -45,14 +45,17 @@ class LoadedShard(TypedDict):
 
 @dataclass(frozen=True)
 class Shard:
-    """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is."""
+    """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is.
+
+    A position is a file and the number of a row in it.
+    """
 
     number: int
     step: str
     ids: list[str]
-    places: list[tuple[str, int]]
+    positions: list[tuple[str, int]]
     extras: list[object]
-    extra_places: list[tuple[str, int]] | None
+    extra_positions: list[tuple[str, int]] | None
 
     @property
     def name(self) -> str:
@@ -66,9 +69,9 @@ class Shard:
         def kept(values: list[T]) -> list[T]:
             return [values[index] for index in keep]
 
-        rest = None if self.extra_places is None else kept(self.extra_places)
-        extras = kept(self.extras) if self.extra_places is None else []
-        return Shard(self.number, self.step, kept(self.ids), kept(self.places), extras, rest)
+        rest = None if self.extra_positions is None else kept(self.extra_positions)
+        extras = kept(self.extras) if self.extra_positions is None else []
+        return Shard(self.number, self.step, kept(self.ids), kept(self.positions), extras, rest)
 
     def pack(self) -> PackedShard:
         """A row for Ray Data of about 25 bytes an image: the driver holds all of them."""
@@ -83,7 +86,7 @@ class Shard:
     def unpack(cls, packed: PackedShard) -> Shard:
         """The shard in a row made by `pack`."""
         found = json.loads(zlib.decompress(packed["packed"]))
-        for key in ("places", "extra_places"):
+        for key in ("positions", "extra_positions"):
             found[key] = None if found[key] is None else [(file, row) for file, row in found[key]]
         return cls(**found)
 
@@ -121,24 +124,24 @@ def load(packed: PackedShard) -> LoadedShard:
     """Reads the encoded bytes of a shard's images; runs as a Ray Data task, so reading overlaps with the engine."""
     shard = Shard.unpack(packed)
     by_file: dict[str, list[int]] = {}
-    for file, row in shard.places:
+    for file, row in shard.positions:
         by_file.setdefault(file, []).append(row)
     data: dict[tuple[str, int], bytes] = {}
     for file, rows in by_file.items():
         for row, record in zip(rows, read_rows(file, rows), strict=True):
             data[file, row] = record["bytes"]
-    extras = shard.extras if shard.extra_places is None else _read_extras(shard.extra_places)
+    extras = shard.extras if shard.extra_positions is None else _read_extras(shard.extra_positions)
     return {
         "turn": packed["turn"],
         "shard": shard.name,
         "step": shard.step,
         "image_id": shard.ids,
         "extra": json.dumps(extras),
-        "bytes": [data[location] for location in shard.places],
+        "bytes": [data[location] for location in shard.positions],
     }
 
 
-def _read_extras(places: list[tuple[str, int]]) -> list[object]:
+def _read_extras(positions: list[tuple[str, int]]) -> list[object]:
     """Rows `(file, row number)` of another step's tables."""
-    parts = {file: tables.read(file) for file, _ in places}
-    return [parts[file].slice(row, 1).to_pylist()[0] for file, row in places]
+    parts = {file: tables.read(file) for file, _ in positions}
+    return [parts[file].slice(row, 1).to_pylist()[0] for file, row in positions]

@@ -136,6 +136,7 @@ class EngineActor(Generic[Extra]):
         if self.known is not None:
             engine = kept.KeptReplies(engine, replies, self.known)  # type: ignore[arg-type]  # of a URL
         rows, counts = self.work(engine, items) if items else ([], Counter())
+
         made, expected = [r["image_id"] for r in rows], [i.image_id for i in items]
         if made != expected:
             msg = (
@@ -143,6 +144,7 @@ class EngineActor(Generic[Extra]):
                 "number"
             )
             raise StepError(msg)
+
         reasons = {str(row["image_id"]): str(row[quarantine.REASON]) for row in rows if quarantine.REASON in row}
         published = [row for row in rows if row["image_id"] not in reasons]
         quarantined += [_quarantined(shard, image_id, reason) for image_id, reason in reasons.items()]
@@ -151,9 +153,11 @@ class EngineActor(Generic[Extra]):
                 f"{self.output}/{quarantine.FOLDER}/{shard['shard']}.parquet",
                 tables.table(quarantined, tables.QUARANTINE),
             )
+
         counts["images"] = len(published)
         counts.update(quarantine.counts_of(quarantined))
         files.write_bytes(f"{self.output}/counts/{shard['shard']}.json", json.dumps(counts).encode())
+
         # last, since the rows' file is what makes the shard done
         tables.write(f"{self.output}/rows/{shard['shard']}.parquet", tables.table(published, self.work.schema))
         if self.known is not None:

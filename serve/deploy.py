@@ -272,12 +272,14 @@ def engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too:
         "enable_log_requests": False,
         "allowed_media_domains": ["none.invalid"],  # a second wall: images are fetched by serve/media.py alone
     }
+
     if engine.max_model_len:
         found["max_model_len"] = engine.max_model_len
     if adapters_too and settings.adapters:
         ranks = (1, 8, 16, 32, 64, 128, 256, 320, 512)
         rank = next(r for r in ranks if r >= engine.max_adapter_rank)
         found |= {"enable_lora": True, "max_loras": settings.adapters, "max_lora_rank": rank}
+
     if engine.gpus:
         found["tensor_parallel_size"] = max(1, int(engine.gpus))
         if engine.gpus < 1:

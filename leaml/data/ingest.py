@@ -109,11 +109,13 @@ def ingest(
         out = _Tables(images_out, folder, split, keep_bytes)
         number, quarantined = _filled(out, _inspected(itertools.islice(records, first), max_pixels), progress)
         out.close()
+
         tables.write(quarantine_file(images_out, labeled_out), tables.table(quarantined, tables.QUARANTINE))
         if out.refused.rows:
             files.publish_file(out.refused.path, refused_rows_file(images_out, labeled_out))
         if out.copies:
             files.publish_file(out.named, store.copies_file(images_out))
+
         counts = (out.images, out.rows, quarantined, out.counts, number)
         result = IngestResult(*counts, number != first, out.copies, tuple(out.largest.sizes()))
         if labeled_out is not None and keep_refused:

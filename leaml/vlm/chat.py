@@ -233,7 +233,7 @@ def _before_reply(name: str, after: str, around: str) -> tuple[str, str]:
 def served_template(processor: Processor) -> str | None:
     """The processor's chat template with `Chat.closing` behind its generation prompt; None where its own will do.
 
-    For whoever renders a conversation without `chat_of`, such as vLLM's chat route. Raises ModelError as `chat_of` does.
+    For code that renders a conversation without `chat_of`, such as vLLM's chat route. Raises ModelError as `chat_of` does.
     """
     closing = chat_of(processor).closing
     source = _source(processor)

@@ -20,7 +20,7 @@ from leaml.data import budget, tables
 from leaml.data.kvasir import QUESTION_TYPES
 from leaml.text.scoring import is_correct
 from pipelines.ingest import Labels, Sources
-from pipelines.priors import predict_priors
+from pipelines.rows import predict_without_model
 from pipelines.run import Run, Step
 
 DRAWS = 5
@@ -84,7 +84,7 @@ def priors(folder: Path, labels: pa.Table, labeled: pa.Table, source_of: dict[st
         images = [{"image_id": i, "uri": i, "source": s} for i, s in source_of.items()]
         tables.write(step.path("images", "part-00000.parquet"), tables.table(images, tables.IMAGES))
         tables.write(step.path("labeled.parquet"), labeled)
-    found = predict_priors(run, Sources(step, None, step), Labels(labels, labels.slice(0, 0), "key"))
+    found = predict_without_model(run, Sources(step, None, step), Labels(labels, labels.slice(0, 0), "key"))
     assert all(predictions.num_rows == labeled.num_rows for predictions in found.values())
     return {name: 100 * pa.compute.mean(predictions["correct"]).as_py() for name, predictions in found.items()}
 

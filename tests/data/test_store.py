@@ -59,9 +59,9 @@ def test_images_are_taken_left_out_and_found_by_id(index: ImageIndex, refs: list
     assert not index.only([])
     assert [r.image_id for r in index.take([6, 0])] == ["6", "3"]
     wanted = pa.chunked_array([["6", "1"], ["3"]])
-    assert list(index.places_of(wanted)) == [refs[6], refs[1], refs[0]]
+    assert list(index.with_ids(wanted)) == [refs[6], refs[1], refs[0]]
     with pytest.raises(DataError, match=r"^2 images are missing in .*part-0.parquet and 2 more files, the first is 7$"):
-        index.places_of(pa.chunked_array([["6", "7", "8"]]))
+        index.with_ids(pa.chunked_array([["6", "7", "8"]]))
 
 
 def test_joined_indexes_keep_the_order_of_the_parts(tmp_path: Path, index: ImageIndex, refs: list[ImageRef]) -> None:

@@ -112,7 +112,7 @@ def labels_of(row: Mapping[str, object], where: str, keys: Iterable[str] | None 
 def turns(entry: object, where: str) -> Iterator[Question | RefusedRow]:
     """The questions and answers of an entry; one that cannot be used is left out alone.
 
-    Behind a turn out of its turn nothing can be told apart any more: each question there is a refused row.
+    After a turn out of order questions and answers cannot be matched any more: each later question is a refused row.
 
     Args:
         entry: An object with `conversations`, `messages` or `texts`.
@@ -142,7 +142,7 @@ def _rounds(found: list[object], where: str) -> Iterator[dict[str, object] | Ref
             if not isinstance(turn, Mapping) or role not in known | {"system"}:
                 raise UnusableError(_OUT_OF_TURN, f"expected a turn of {due} with text, got {shorten(turn)}")
         except UnusableError as error:
-            yield RefusedRow(where, error.reason, f"{error.detail}; what stands behind it is not read")
+            yield RefusedRow(where, error.reason, f"{error.detail}; later turns are not read")
             behind = found[number if asked is not None else number + 1 :]
             yield from (RefusedRow(where, _BEHIND, f"{shorten(lost)} is not read") for lost in behind if _asks(lost))
             return
@@ -235,7 +235,7 @@ def _list_of_turns(entry: object) -> list[object]:
     if not isinstance(found, list):
         raise UnusableError(_NO_TURNS, f"{present[0]!r} is {shorten(found)}, not a list of turns")
     if beside := [key for key in ("question", "answer") if not is_missing(entry.get(key))]:
-        raise UnusableError(DOUBLED, f"{beside[0]!r} stands beside {present[0]!r}; remove one")
+        raise UnusableError(DOUBLED, f"{beside[0]!r} is given next to {present[0]!r}; remove one")
     return [turn for each in found for turn in (_of_round(each) if is_round(each) else [each])]
 
 

@@ -32,7 +32,7 @@ from pipelines.progress import say, warn
 from pipelines.rows import predict_without_model, row_step
 from pipelines.run import PARTIAL, BackgroundTask, Run, Step
 from pipelines.runtime import start_ray
-from pipelines.steps import LAST, STEPS, number_of, trained_by
+from pipelines.steps import LAST, STEPS, number_of, trained_by, why_not
 from pipelines.summaries import TrainingSummary
 
 
@@ -92,8 +92,7 @@ def check(config: Config, until: str = LAST) -> None:
     """Everything that can be refused in seconds: sources that do not open, models that cannot be used."""
     check_steps(config)
     refuse_unwritable(config.run_folder)
-    if not STEPS[until].when(config):
-        why = "distill.skip is true" if config.distill.skip else "neither distill.method nor finetune.method is neurons"
+    if why := why_not(STEPS[until], config):
         msg = f"{why}, so this run has no {until} step; change that or run another step"
         raise InputError(msg)
     data = config.data

@@ -195,7 +195,7 @@ def of_step(name: str, section: Tree, tree: Tree, size: tuple[int, int] | None) 
     Returns:
         None for a step that neither trains nor scores, or where `of_training` cannot tell.
     """
-    if name == "score":
+    if STEPS[name].kind == "gradients" and section.keys() == ScoreConfig.model_fields.keys():
         return of_score(ScoreConfig(**section), ModelConfig(**tree["model"]), size, ResourcesConfig(**tree["resources"]))
     if not section.keys() >= TrainConfig.model_fields.keys():
         return None
@@ -241,7 +241,9 @@ def refuse_large(config: Config, size: tuple[int, int] | None, until: str = LAST
         need = of_training(training, config.model, size, config.resources)
         if need is not None and need.peak > memory:
             raise ResourceError(_refusal(training, config, size, need, memory))
-    if STEPS["score"] in steps_of(config, until):
+    if any(
+        spec.kind == "gradients" and isinstance(getattr(config, spec.section), ScoreConfig) for spec in steps_of(config, until)
+    ):
         scored = of_score(config.score, config.model, size, config.resources)
         if scored is not None and scored.peak > memory:
             raise ResourceError(_score_refusal(config, size, scored, memory))

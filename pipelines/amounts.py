@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leaml.data.count import Count
@@ -14,6 +14,9 @@ FILE_IMAGES = 512
 """Images in a file of images: 64 MiB of images of 128 KiB (leaml/data/ingest.py)."""
 GUESSES = {"label_images": 100, "label_rows": 300, "asked": 3000, "asked_images": 1000}
 """Of labels and evaluation, for a plan of `frames` where only ingest can tell the others."""
+
+Tree = dict[str, Any]
+"""The configuration as plain data."""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from leaml.errors import LeamlError
 from leaml.io import files
 from leaml.rows import rows
 from leaml.run.records import CONFIG, DoneRecord, read_done
-from pipelines.amounts import Tokens, Workload
-from pipelines.steps import REQUESTS, STEPS, Tree, kind_of
+from pipelines.amounts import Tokens, Tree, Workload
+from pipelines.steps import REQUESTS, STEPS, kind_of
 
 MODELS = ("engine", "train", "gradients")
 """Kinds of steps with a model."""

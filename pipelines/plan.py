@@ -18,13 +18,13 @@ from leaml.io import files
 from leaml.run.records import DONE
 from pipelines import estimates, image_tokens, training_memory
 from pipelines.adapt import doubts
-from pipelines.amounts import Amounts, Workload
+from pipelines.amounts import Amounts, Tree, Workload
 from pipelines.image_tokens import ImageTokens
 from pipelines.plan_totals import FINISHED, Prices, StepPlan, Sum, Total, grows
 from pipelines.progress import console
 from pipelines.rehearsal import Planned, Rehearsal, measure, rehearse, with_frames
 from pipelines.run import UNKNOWN, Step
-from pipelines.steps import ENGINE_REQUESTS, EXAMPLE_REQUESTS, LAST, STEPS, Tree, kind_of
+from pipelines.steps import ENGINE_REQUESTS, EXAMPLE_REQUESTS, LAST, STEPS, kind_of
 from pipelines.training_memory import Need
 
 UNTIL_INGEST = "unknown until ingest"

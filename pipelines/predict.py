@@ -179,10 +179,7 @@ def predict(
         f"predict: {len(batch.asked)} questions about {len({file for file, _ in batch.asked})} images, model {found.model.name}"
     )
 
-    others = carried.names([each.others for _, each in batch.asked], tables.ANSWERED.names)
-    if others:
-        shown = ", ".join(key if key == name else f"{key} (as {name})" for key, name in others.items())
-        say(escape(f"predict: not asked about, but copied to the output: {shown}"))
+    others = _copied(batch)
 
     with Lock(f"{output}.work/lock.json"):
         work = f"{output}.work/predict-{_key(found, batch)}"
@@ -205,6 +202,15 @@ def predict(
     files.delete_tree(f"{output}.work")
     _summarise(table, found, output)
     return output
+
+
+def _copied(batch: QuestionBatch) -> dict[str, str]:
+    """Keys of the questions that are copied to the output, and their names there; says so."""
+    others = carried.names([each.others for _, each in batch.asked], tables.ANSWERED.names)
+    if others:
+        shown = ", ".join(key if key == name else f"{key} (as {name})" for key, name in others.items())
+        say(escape(f"predict: not asked about, but copied to the output: {shown}"))
+    return others
 
 
 def _refuse_output(output: str) -> None:

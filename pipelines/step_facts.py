@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.amounts import Amounts, Tokens, Workload
+from pipelines.amounts import Amounts, Tokens, Tree, Workload
 
 if TYPE_CHECKING:
     from leaml.config import Config
-    from pipelines.steps import Tree
 
 
 def distills(config: Config) -> bool:

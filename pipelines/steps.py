@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipelines import step_facts as facts
-from pipelines.amounts import Amounts, Requests, Tokens, Workload
+from pipelines.amounts import Amounts, Requests, Tokens, Tree, Workload
 
 if TYPE_CHECKING:
     from leaml.config import Config
 
-Tree = dict[str, Any]
-"""The configuration as plain data."""
 Kind = Literal["data", "engine", "train", "gradients", "driver"]
 """What a step runs on: CPU tasks of Ray, engines, training workers, training workers that do not train, or the driver alone."""
 ENGINE_REQUESTS = Requests(shard=(3, 5), image_file=(0, 5))

@@ -19,8 +19,8 @@ from leaml.errors import LeamlError, ResourceError
 from leaml.machine import SHARDED_ABOVE, total_memory
 from leaml.rows import TRAINED_BASELINES
 from pipelines import image_tokens
-from pipelines.amounts import Tokens
-from pipelines.steps import LAST, STEPS, Tree, steps_of, trained_by
+from pipelines.amounts import Tokens, Tree
+from pipelines.steps import LAST, STEPS, steps_of, trained_by
 
 if TYPE_CHECKING:
     import torch

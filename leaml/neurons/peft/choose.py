@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
@@ -118,21 +118,10 @@ def score_neurons(
         msg = 'the configuration has its rows already, or no selection; give NeuronConfig(selection="gradient", ratio=...)'
         raise ConfigError(msg)
     linears = targets(model, config.target_modules)
-    device = next(iter(linears.values())).weight.device
-
-    def collate(part: Sequence[Mapping[str, Any]]) -> ExampleBatch:
-        (batch,) = part
-        inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items() if k != "labels"}
-        labels = batch["labels"].to(device)
-        separate = len(labels).__eq__
-        return ExampleBatch(
-            len(labels),
-            lambda: reply_logits(model, inputs, labels).mean_by_row(len(labels)),
-            lambda name, shape: len(shape) == 3 and separate(shape[0]),
-        )
-
     with _frozen(model):
-        found = scores.score(linears, config.score_method, scores.Data(list(batches), collate, 1), seed=config.seed)
+        found = scores.score(
+            linears, config.score_method, scores.Data(list(batches), _collate(model, linears), 1), seed=config.seed
+        )
 
     chosen = copy(config)
     rows = selection.select(found, float(config.ratio or 0.0), scope, scope == "global")
@@ -151,3 +140,22 @@ def _frozen(model: nn.Module) -> Iterator[None]:
         model.train(training)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(wanted[name])
+
+
+def _collate(model: nn.Module, linears: Mapping[str, nn.Linear]) -> Callable[[Sequence[Mapping[str, Any]]], ExampleBatch]:
+    """Makes examples of one batch that a model is called with."""
+    device = next(iter(linears.values())).weight.device
+
+    def collate(part: Sequence[Mapping[str, Any]]) -> ExampleBatch:
+        (batch,) = part
+        inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items() if k != "labels"}
+        labels = batch["labels"].to(device)
+        separate = len(labels).__eq__
+
+        return ExampleBatch(
+            len(labels),
+            lambda: reply_logits(model, inputs, labels).mean_by_row(len(labels)),
+            lambda name, shape: len(shape) == 3 and separate(shape[0]),
+        )
+
+    return collate

@@ -224,6 +224,7 @@ def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> t
     rows: list[dict[str, object]] = []
     unusable: list[str] = []
     example = None
+
     for row in (row for folder in folders for row in _names(folder)):
         example = example or row["uri"]
         text = given.of(row["image_id"], row["uri"])
@@ -234,6 +235,7 @@ def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> t
                 unusable.append(f"{row['uri']}: {reason}")
             else:
                 rows.append({"image_id": row["image_id"], "caption": found, "model": "given"})
+
     if unusable and not rows:
         msg = f"{given.uri}: none of its texts is a caption, such as that of {unusable[0]}"
         raise DataError(msg)

@@ -98,13 +98,16 @@ def print_table(metrics: Metrics) -> None:
     table = Table(title=f"{metrics['dataset']}: accuracy with {metrics['labels']} labeled images")
     for column in ("row", "accuracy", "95 % interval", "n", *kinds):
         table.add_column(column, justify="left" if column == "row" else "right")
+
     for name, row in sorted(metrics["rows"].items(), key=lambda item: item[1]["accuracy"]):
         low, high = row["ci95"]
         cells = [f"{row['by_type'][k]:.3f}" if k in row["by_type"] else "" for k in kinds]
         table.add_row(name, f"{row['accuracy']:.3f}", f"{low:.3f} to {high:.3f}", str(row["n"]), *cells)
+
     console.print(table)
     for note in row_notes(metrics["rows"]):
         console.print(note, style="dim")
+
     comparison = metrics.get("comparison")
     for warning in metrics.get("warnings") or []:
         warn(warning)

@@ -153,10 +153,12 @@ class Run:
             self._note(step, "reused", record.seconds, record.summary)
             say(f"{step.label}: finished before, reused")
             return step
+
         with Clock(step.folder) as clock:
             before = f"goes on, {clock.seconds:.0f} s were spent on it before" if clock.attempts > 1 else "started"
             say(f"{step.label}: {before}")
             self._note(step, RUNNING, None)
+
             try:
                 summary = dict(work())
                 seconds = round(clock.seconds, 1)
@@ -167,6 +169,7 @@ class Run:
                 with contextlib.suppress(DataError):  # must not hide why the step failed
                     self._note(step, _ended_by(error), clock.seconds)
                 raise
+
         self._note(step, "done", seconds, summary)
         say(f"{step.label}: done in {seconds:.0f} s")
         return step

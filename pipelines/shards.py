@@ -311,12 +311,14 @@ class _Begun(Generic[Extra]):
         if self.todo:
             say(f"{label}: {len(self.todo)} shards, {resources.engines} engines; {saturation(resources)}")
             self._follow(rows, done, spent)
+
         finished = _finished(output)
         _sweep(output, finished)
         spent.save()
         summary: dict[str, float] = {**_read_counts(output, finished), "engine_seconds": round(spent.engine_seconds, 1)}
         summary["wall_seconds"] = round(spent.wall_seconds, 1)
         quarantine.check(label, summary, self.total, self.total, self.most, output)
+
         if spent.images:
             busy = max(spent.engine_seconds, 1e-3)
             summary["images_per_engine_s"] = round(spent.images / busy, 3)
@@ -324,6 +326,7 @@ class _Begun(Generic[Extra]):
             summary["engine_hours_per_million_images"] = round(hours, 2)
             if resources.engine_gpus:
                 summary["gpu_hours_per_million_images"] = round(hours * resources.engine_gpus, 2)
+
         say(f"{label}: {describe(summary)}")
         return summary
 

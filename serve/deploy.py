@@ -141,6 +141,7 @@ def _add(made: DeploymentPlan, domain: Domain, name: str) -> None:
     except LeamlError as error:
         made.adapters.append({"id": name, "source": domain.source, "content": "", "reason": str(error)})
         return
+
     made.cards[name] = {"kind": "adapter", "name": domain.name, "base_model": made.main.id, "note": "An adapter of the base."}
     if way == "lora":
         made.adapters.append({"id": name, "source": domain.source, "content": content, "reason": ""})

@@ -59,21 +59,25 @@ class ModelServer(LLMServer):
         observe.log_json()
         _compat.replica_grpc_on_node_address()
         self.model, self.base = model, base
+
         base = base.model_copy(update={"name": local_model(resolve_model(base.name))})
         served = base
         if adapter:
             merged = await asyncio.to_thread(adapters.merged_folder, adapter, base)
             served = base.model_copy(update={"name": merged})
+
         source, processor = await asyncio.to_thread(source_of, served)
         assert not isinstance(llm_config.model_loading_config, dict)
         llm_config.model_loading_config.model_source = source
         _compat.forget_engine(llm_config)
         self.local_base = base
+
         if template := served_template(processor):  # vLLM's own chat would answer in a thought, on another day
             llm_config.engine_kwargs.setdefault("chat_template", template)
         given = llm_config.engine_kwargs.get("mm_processor_kwargs")
         for key, value in image_size.engine_options(image_size.limit(processor, base, self.base.name)).items():
             llm_config.engine_kwargs.setdefault(key, value)
+
         await super().__init__(llm_config, engine_cls=_compat.InProcessEngine)
         shrink = shrink_of(processor, given)
         self.engine_models = EngineModels(self, processor, shrink)

@@ -118,6 +118,7 @@ def override(tree: Tree, item: str) -> None:
     if not equals or not key:
         msg = f"override {item!r} is not of the form a.b=value"
         raise ConfigError(msg)
+
     node = tree
     *parents, leaf = key.split(".")
     for parent in parents:
@@ -126,6 +127,7 @@ def override(tree: Tree, item: str) -> None:
             msg = f"override {item!r}: {parent!r} is a value, not a section"
             raise ConfigError(msg)
         node = child
+
     try:
         node[leaf] = yaml_text.load(value)
     except yaml_text.DuplicateYamlKeyError as error:

@@ -88,6 +88,7 @@ class VllmEngine:
         prompts: list[Prompt] = []
         sampling: list[SamplingParams] = []
         errors: list[str] = []
+
         for r in requests:
             try:
                 text = self._prompt(self.processor, r.text, r.prefix)
@@ -96,6 +97,7 @@ class VllmEngine:
             except DataError as error:
                 errors.append(str(error))
                 continue
+
             image, ids = {"image": self._shrink(r.image)}, {"image": [r.image_id]}
             if reply:
                 tokens = [*self._collator.prompt_ids(text), *reply]
@@ -103,6 +105,7 @@ class VllmEngine:
             else:
                 prompts.append({"prompt": text, "multi_modal_data": image, "multi_modal_uuids": ids})
             sampling.append(_sampling(r, self._collator.chat.end))
+
         outputs = iter(self._driver.run(prompts, sampling))
         return [
             _refused(error, r.n) if error else self._completions(next(outputs), r)
@@ -199,6 +202,7 @@ class _Driver:
             built.set_exception(error)
             return
         built.set_result(llm)
+
         calls: list[_Call] = []
         while True:
             while not calls or not self._asked.empty():
@@ -207,6 +211,7 @@ class _Driver:
                     llm.llm_engine.engine_core.shutdown()
                     return
                 calls.append(call)
+
             try:
                 self._turn(llm, calls)
             except BaseException as error:

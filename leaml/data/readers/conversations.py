@@ -135,6 +135,7 @@ def turns(entry: object, where: str) -> Iterator[Question | RefusedRow]:
 def _rounds(found: list[object], where: str) -> Iterator[dict[str, object] | RefusedRow]:
     """Each question with its answer, or why it is none; a refusal for each question that is not read."""
     asked: dict[str, object] | UnusableError | None = None
+
     for number, turn in enumerate(found):
         try:
             role = _role(turn)
@@ -146,6 +147,7 @@ def _rounds(found: list[object], where: str) -> Iterator[dict[str, object] | Ref
             behind = found[number if asked is not None else number + 1 :]
             yield from (RefusedRow(where, _BEHIND, f"{shorten(lost)} is not read") for lost in behind if _asks(lost))
             return
+
         if role == "system":
             continue
         if asked is None:
@@ -153,6 +155,7 @@ def _rounds(found: list[object], where: str) -> Iterator[dict[str, object] | Ref
         else:
             yield _answered(asked, turn, where)
             asked = None
+
     if isinstance(asked, UnusableError):
         yield RefusedRow(where, asked.reason, asked.detail)
     elif asked is not None:
@@ -221,6 +224,7 @@ def _list_of_turns(entry: object) -> list[object]:
     present = chat_keys(entry)
     if len(present) > 1:
         raise UnusableError(DOUBLED, f"keys {present[0]!r} and {present[1]!r}; remove one")
+
     names = tuple(map(str, entry))
     if not present:
         if {"question", "answer"} & entry.keys():
@@ -229,11 +233,13 @@ def _list_of_turns(entry: object) -> list[object]:
             meant = hint(suggested(names, CHAT_KEYS)[:1]) or labels_elsewhere(names)
             detail = f"an entry needs turns in 'conversations' or 'messages'{'; ' + meant if meant else ''}"
         raise UnusableError(_NO_TURNS, detail)
+
     found = entry[present[0]]
     if isinstance(found, Mapping):
         found = entries_of(found)
     if not isinstance(found, list):
         raise UnusableError(_NO_TURNS, f"{present[0]!r} is {shorten(found)}, not a list of turns")
+
     if beside := [key for key in ("question", "answer") if not is_missing(entry.get(key))]:
         raise UnusableError(DOUBLED, f"{beside[0]!r} is given next to {present[0]!r}; remove one")
     return [turn for each in found for turn in (_of_round(each) if is_round(each) else [each])]

@@ -24,7 +24,7 @@ from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import Examined, evaluation_rows, predict, read_predictions
 from pipelines.image_tokens import largest_size
-from pipelines.ingest import Labels, Sources, draw_labels, ingest, named, refuse_nothing_to_generate
+from pipelines.ingest import draw_labels, ingest, named, refuse_nothing_to_generate
 from pipelines.lengths import refuse_long_rows
 from pipelines.method import StopHereError, method
 from pipelines.models import trained
@@ -32,6 +32,7 @@ from pipelines.progress import say, warn
 from pipelines.rows import predict_without_model, row_step
 from pipelines.run import PARTIAL, BackgroundTask, Run, Step
 from pipelines.runtime import start_ray
+from pipelines.sources import Labels, Sources
 from pipelines.steps import LAST, STEPS, number_of, trained_by, why_not
 from pipelines.summaries import TrainingSummary
 

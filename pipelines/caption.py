@@ -20,13 +20,14 @@ from leaml.io import files
 from leaml.text import replies
 from leaml.text.values import shorten
 from pipelines.context import Context
-from pipelines.ingest import Labels, Sources, sample_refs, training_images
+from pipelines.ingest import sample_refs, training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.progress import say
 from pipelines.quarantine import refused
 from pipelines.run import UNKNOWN, Run, Step
 from pipelines.shard import make_shards
 from pipelines.shards import Item, read_output, replied, run_step
+from pipelines.sources import Labels, Sources
 from pipelines.steps import STEPS
 from pipelines.table_rows import OutputRow
 

@@ -15,9 +15,10 @@ from leaml import images
 from leaml.data import tables
 from leaml.images import duplicates
 from leaml.io import files
-from pipelines.ingest import Sources, excluding, publish_excluded, refuse_shared, role_of
+from pipelines.ingest import excluding, publish_excluded, refuse_shared, role_of
 from pipelines.progress import Bar
 from pipelines.run import Run, Step
+from pipelines.sources import Sources
 
 
 class ImageFile(TypedDict):

@@ -18,8 +18,8 @@ from leaml.evaluation.results import judged
 from leaml.io import files
 from leaml.rows import Row
 from pipelines.evaluate import evaluation_rows
-from pipelines.ingest import Labels, Sources
 from pipelines.run import Run
+from pipelines.sources import Labels, Sources
 
 
 def blind_prior(run: Run, sources: Sources, labels: Labels, row: Row) -> pa.Table:

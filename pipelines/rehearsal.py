@@ -17,9 +17,10 @@ from pipelines.adapt import asked_of, baseline_steps, check_steps, method_steps
 from pipelines.amounts import GUESSES, Amounts, Tree
 from pipelines.contamination import screen_near_duplicates
 from pipelines.image_tokens import largest_size, median_size
-from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
+from pipelines.ingest import draw_labels, source_steps, training_images
 from pipelines.method import method
 from pipelines.run import UNKNOWN, Run, Step
+from pipelines.sources import Labels, Sources
 from pipelines.summaries import IngestSummary
 
 

@@ -25,10 +25,10 @@ from leaml.run.records import LEAML, REJECTED, StepRecord, by_reason
 from leaml.text import scoring
 from leaml.vlm import architecture, checkpoint
 from pipelines.evaluate import evaluation_rows, read_predictions
-from pipelines.ingest import Labels, Sources
 from pipelines.progress import console, say, warn
 from pipelines.run import Run, Step
 from pipelines.shards import read_output
+from pipelines.sources import Labels, Sources
 from pipelines.steps import of_kind
 from pipelines.summaries import TRAINING, IngestSummary, TrainingSummary
 from pipelines.table_rows import PredictionRow

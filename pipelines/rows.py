@@ -12,9 +12,10 @@ from pipelines.context import Context
 from pipelines.filter import filter_pairs
 from pipelines.finetune import finetune, finetune_captions, finetune_labels
 from pipelines.generate import generate
-from pipelines.ingest import Labels, Sources, draw_labels
+from pipelines.ingest import draw_labels
 from pipelines.method import method
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 
 
 def row_step(run: Run, sources: Sources, labels: Labels, name: str) -> Step | None:

@@ -122,8 +122,7 @@ class Run:
         variant: str = "",
         round_number: int = 0,
     ) -> Step:
-        """The step with these settings and inputs; `version` is raised when its code changes its
-        results. These three are hashed with the name; `variant` and `round_number` label it."""
+        """The step of these settings, inputs and `version` (of its code), hashed with its name; the others label it."""
         key = {"step": name, "code": f"{__version__}/{version}", "settings": settings, "inputs": [i.hash for i in inputs]}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
         made_from = tuple(i.name_of_folder for i in inputs if i.folder)

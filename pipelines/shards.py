@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -26,7 +26,6 @@ from leaml.engine.interface import Closable, Completion, Engine
 from leaml.engine.spec import EngineSpec
 from leaml.errors import LeamlError, StepError
 from leaml.io import files
-from leaml.run.records import QUARANTINED, REJECTED
 from pipelines import kept, quarantine
 from pipelines.clock import Spent
 from pipelines.metrics import StepMetrics
@@ -34,6 +33,7 @@ from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
 from pipelines.shard import LoadedShard, PackedShard, Shard
 from pipelines.stream import rows_of, saturation, stream
+from pipelines.summaries import describe
 from pipelines.table_rows import OutputRow
 from pipelines.turns import SharedEngineActor, TurnRow, by_turn
 
@@ -368,20 +368,6 @@ def run_step(
     config = run.config
     limits = (config.data.max_pixels, config.data.max_quarantined)
     return run_shards(step.label, shards, spec, work, step.folder, resources or config.resources, *limits)
-
-
-def describe(summary: Mapping[str, float]) -> str:
-    """The summary in a line: images, pairs and why they were rejected, tokens, rate, what a million images would take."""
-    parts = [f"{summary.get(name, 0)} {name}" for name in ("images", "quarantined", "pairs", "tokens") if summary.get(name)]
-    if summary.get("pairs"):
-        parts.append(f"{100 * summary.get('accepted', 0) / summary['pairs']:.0f} % accepted")
-    parts += [f"{n} {k}" for k, n in summary.items() if k.startswith(("captions ", "replies "))]
-    for kind in (REJECTED, QUARANTINED):
-        parts += [f"{n} {k}" for n, k in sorted(((n, k) for k, n in summary.items() if k.startswith(kind)), reverse=True)]
-    if "images_per_engine_s" in summary:
-        rate, hours = summary["images_per_engine_s"], summary["engine_hours_per_million_images"]
-        parts.append(f"{rate:.1f} images/s per engine, {hours:.1f} engine-hours per million")
-    return ", ".join(parts)
 
 
 def _read_counts(output: str, finished: set[str]) -> Counter[str]:

@@ -22,11 +22,12 @@ from pipelines.amounts import Amounts
 from pipelines.caption import captioned, captioned_key, given_rows, given_text, refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.image_tokens import largest_size
-from pipelines.ingest import Labels, Sources, draw_labels, ingest, refuse_nothing_to_generate, role_of
+from pipelines.ingest import draw_labels, ingest, refuse_nothing_to_generate, role_of
 from pipelines.lengths import refuse_long_rows
 from pipelines.rehearsal import measure
 from pipelines.run import Run, Step
 from pipelines.runtime import check_resources, own_nodes
+from pipelines.sources import Labels, Sources
 from pipelines.summaries import IngestSummary
 from pipelines.training_memory import refuse_large
 

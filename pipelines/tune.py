@@ -25,12 +25,13 @@ from leaml.run.records import read_done
 from leaml.run.search import Point, SearchResult, Trial
 from pipelines.adapt import check
 from pipelines.estimates import workers
-from pipelines.ingest import Labels, Sources, draw_labels, ingest, labels_key, refuse_nothing_to_generate
+from pipelines.ingest import draw_labels, ingest, labels_key, refuse_nothing_to_generate
 from pipelines.lengths import refuse_long_rows
 from pipelines.method import StopHereError, method
 from pipelines.progress import say, warn
 from pipelines.run import Run, Step
 from pipelines.runtime import start_ray
+from pipelines.sources import Labels, Sources
 from pipelines.steps import METHOD, ONCE, had_by, judged_sections, judged_step, why_not
 from pipelines.summaries import ValidationRecord, validations_of
 from pipelines.train import TrialValidation, validation_interval, write_examples

@@ -14,7 +14,7 @@ from leaml.config import Config
 from leaml.data import tables
 from leaml.data.tables import LabeledRow
 from leaml.errors import InputError
-from pipelines.ingest import Labels
+from pipelines.sources import Labels
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from leaml.config import LabelBudget, parse
 from leaml.data import budget, tables
 from leaml.data.kvasir import QUESTION_TYPES
 from leaml.text.scoring import is_correct
-from pipelines.ingest import Labels, Sources
 from pipelines.rows import predict_without_model
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 
 DRAWS = 5
 Row = dict[str, str]

@@ -24,10 +24,10 @@ from pipelines import adapt, method
 from pipelines.context import Context
 from pipelines.distill import distill
 from pipelines.finetune import finetune
-from pipelines.ingest import Labels, Sources
 from pipelines.models import model_key
 from pipelines.rows import asked_of_labels, row_step
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 from pipelines.steps import LAST, METHOD, STEPS, StepSpec
 from pipelines.train import read_examples
 

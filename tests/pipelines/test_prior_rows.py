@@ -21,9 +21,9 @@ from leaml.report.content import ReportData
 from leaml.report.page import write_report
 from leaml.text.scoring import answer_text
 from pipelines import report as printed
-from pipelines.ingest import Labels, Sources
 from pipelines.rows import predict_without_model
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 from pipelines.warmup import answer_examples, pair_examples
 
 SOURCE = {"format": "easy_vqa"}

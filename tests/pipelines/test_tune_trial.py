@@ -13,9 +13,9 @@ from leaml.data import tables
 from leaml.errors import ConfigError
 from leaml.run.records import DoneRecord
 from pipelines import steps, tune
-from pipelines.ingest import Labels
 from pipelines.method import StopHereError
 from pipelines.run import Run, Step
+from pipelines.sources import Labels
 from pipelines.steps import METHOD, StepSpec
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}

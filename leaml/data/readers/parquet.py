@@ -187,7 +187,6 @@ def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
         uri = name or f"{path}#{number if is_missing(row.get('image_id')) else row['image_id']}"
         uri = f"{path}, row {number}" if group.error else uri
         if keep(uri):
-
             made = Record(uri, str(row.get("source") or "parquet"), _split(row), data, **group.rows.fields())
             yield replace(made, data=None, error=group.error) if group.error else _located(made, name, folder)
 

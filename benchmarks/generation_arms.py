@@ -227,7 +227,7 @@ def _ray_llm(task: Task, inputs: Callable[[str, dict[str, Any]], dict[str, Any]]
     from transformers import AutoProcessor
 
     began = time.time()
-    local_ray.start(num_cpus=8, log_to_driver=False)  # on 4 its stages wait for each other for ever
+    local_ray.start(num_cpus=8, log_to_driver=False)  # on 4 its stages wait for each other without end
     start_ray(resources_of(task))
     model = resolve_model(task.model)
     text = prompt(AutoProcessor.from_pretrained(model), prompts.CAPTION)

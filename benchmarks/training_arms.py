@@ -133,7 +133,8 @@ def ours(plan: Plan, method: str) -> Measured:
     from benchmarks.training_model import Photos
     from leaml.config import ModelConfig, TrainConfig
     from leaml.training import footprint
-    from leaml.training.loop import Task, Trainer, Worker
+    from leaml.training.loop import Task, Trainer
+    from leaml.training.worker import Worker
     from leaml.vlm import load
 
     assert plan.micro in (1, plan.batch), "a micro-batch has one example or the whole batch"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -35,19 +37,38 @@ class Case:
     steps: int = STEPS
     lr: float = 1e-3
     stop_at: int | None = None
-    """Step after which it is stopped with an error, its last checkpoint being two steps older."""
+    """Step after which its processes wait to be killed, their last checkpoint being two steps older."""
     checkpoints: str | None = None
 
 
-class StoppedError(Exception):
-    """A training that was to be stopped."""
-
-
 def losses(case: Case, world: int = 1) -> list[float]:
-    """The loss of every step, with so many processes; of one that is stopped, nothing."""
+    """The loss of every step, with so many processes."""
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(world, get_context("spawn")) as pool:
         calls = [pool.submit(_train, case, rank, world, f"{folder}/store") for rank in range(world)]
         return next(call.result(timeout=3600) for call in calls)
+
+
+def kill(case: Case, world: int) -> list[int | None]:
+    """Start a training with so many processes, and kill all of them (SIGKILL) at `case.stop_at`; their exit codes."""
+    context = get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"{folder}/store"
+        processes = [context.Process(target=_train, args=(case, rank, world, store)) for rank in range(world)]
+        for process in processes:
+            process.start()
+        while not all(_reached(case, rank).exists() for rank in range(world)):
+            if not all(process.is_alive() for process in processes):
+                break
+            time.sleep(0.05)
+        for process in processes:
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
+
+
+def _reached(case: Case, rank: int) -> Path:
+    """A file that says that a process waits to be killed."""
+    return Path(f"{case.checkpoints}-{rank}")
 
 
 def _train(case: Case, rank: int, world: int, store: str) -> list[float]:
@@ -80,7 +101,8 @@ def _losses(case: Case, rank: int, world: int) -> list[float]:
     def progress(metrics: dict[str, float]) -> None:
         found.append(metrics["loss"])
         if metrics["step"] == case.stop_at:
-            raise StoppedError
+            _reached(case, rank).touch()
+            time.sleep(3600)
 
     config = TrainConfig(
         steps=case.steps,
@@ -93,19 +115,16 @@ def _losses(case: Case, rank: int, world: int) -> list[float]:
     )
     parameters = [p for p in vlm.model.parameters() if p.requires_grad]
     worker = _worker(case, rank, world, progress)
-    try:
-        Trainer(vlm, parameters, [Task("qa", photos.examples)], config, photos.decode, 0, worker).run()
-    except StoppedError:
-        return []
+    Trainer(vlm, parameters, [Task("qa", photos.examples)], config, photos.decode, 0, worker).run()
     return found
 
 
 def _worker(case: Case, rank: int, world: int, progress: Callable[[dict[str, float]], None]) -> Any:
-    from leaml.training.loop import Worker
+    from leaml.training.worker import Worker
 
     options: dict[str, Any] = {"sharding": case.sharded}
     if case.checkpoints is not None:
-        from leaml.training.checkpoints import LocalCheckpoint
+        from leaml.training.worker import LocalCheckpoint
 
         saved = Path(case.checkpoints)
 
@@ -147,10 +166,11 @@ def measure(model: str) -> dict[str, float]:
 
 
 def _resumed(model: str) -> list[float]:
-    """The steps that a sharded training does after it was stopped and restored."""
+    """The steps that a sharded training does after both of its processes were killed and it was restored."""
     with tempfile.TemporaryDirectory() as folder:
         case = Case(model, sharded=True, checkpoints=f"{folder}/checkpoint", stop_at=STOPPED_AT)
-        assert not losses(case, 2)
+        codes = kill(case, 2)
+        assert codes == [-signal.SIGKILL] * 2, f"the processes ended with {codes} and were not killed"
         again = losses(replace(case, stop_at=None), 2)
     assert len(again) == STEPS - (STOPPED_AT - 2), "it did not go on from its checkpoint"
     return again

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from peft.tuners._buffer_dict import BufferDict
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def buffer_dict() -> BufferDict:
@@ -44,6 +44,11 @@ def add_peft_type(name: str) -> None:
 def is_offloaded(module: nn.Module) -> bool:
     """Whether accelerate keeps the module's weight elsewhere until it is called, which only its hook on the module tells."""
     return bool(getattr(getattr(module, "_hf_hook", None), "offload", False))
+
+
+def is_eager(config: PretrainedConfig) -> bool:
+    """Whether a model with this configuration computes attention eagerly; only a private field says so."""
+    return bool(config._attn_implementation == "eager")
 
 
 def cpu_multiplies_bfloat16() -> bool:
@@ -112,3 +117,15 @@ def transposed_when_saved(model: PreTrainedModel, names: Collection[str]) -> Ite
     finally:
         for operation in looking:
             operation.check_dims = True
+
+
+@contextlib.contextmanager
+def nonzero_of_meta() -> Iterator[None]:
+    """Let tensors without values be indexed by conditions, all of which hold: SmolVLM leaves out images of padding alone.
+
+    Torch names this setting in its own message, and has it in an experimental module.
+    """
+    from torch.fx.experimental import _config
+
+    with _config.patch(meta_nonzero_assume_all_nonzero=True):  # type: ignore[attr-defined]  # added when it is imported
+        yield

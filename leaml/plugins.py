@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -36,6 +37,13 @@ class Plugins:
                 raise self.unusable(name, f"cannot be imported: {error}") from error
             return found
         return None
+
+    def function(self, name: str) -> Callable[..., Any] | None:
+        """As `load`, of a kind whose entry points name functions. Raises ConfigError for anything else."""
+        found = self.load(name)
+        if found is None or callable(found):
+            return found
+        raise self.unusable(name, f"is no function, but {found!r}")
 
     def unusable(self, name: str, why: str) -> ConfigError:
         """The error for one that cannot be used, with its package."""

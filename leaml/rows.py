@@ -36,6 +36,10 @@ class Row:
         optional: Whether `evaluate.controls` switches it on.
         change: Of a `leaml.config.Config`, for a row that is the method with other settings.
         make: `module:function` that trains its model, given run, sources, labels and the row; "" for a row of no training.
+        predict: `module:function` that answers in place of a model, given the same. It returns a PREDICTIONS table, or None
+            where the data has nothing for it; it is called in every run and keeps nothing.
+        note: What the row is, below the table of results, before its accuracy.
+        warning: What the verdict says, before the row's accuracy, where the method is no more accurate than the row.
         training: Key of the configuration's section that it is trained by, where that is not the method's.
         neurons: Which neurons its trainings may move: those of the method, others, or none since it selects none.
         captions: Whether it learns from captions, also where the method has none.
@@ -48,6 +52,9 @@ class Row:
     optional: bool = False
     change: Callable[[Any], Any] | None = None
     make: str = ""
+    predict: str = ""
+    note: str = ""
+    warning: str = ""
     training: str = ""
     neurons: Literal["method", "others", "none"] = "method"
     captions: bool = False
@@ -79,11 +86,34 @@ def _no_captions(config: Any) -> Any:
     return _with(config, warmup={"describe_first": False, "steps": steps}, distill={"skip": True}, generate={"caption": "none"})
 
 
+_NOT_LOOKING = "It is no better than answering without looking at the image"
 _ON_LABELS = "pipelines.rows:on_labels"
 BUILTIN = (
-    Row("blind_prior", "Blind prior (no image)", "baseline"),
-    Row("letter_prior", "Letter prior (no image)", "baseline"),
-    Row("source_prior", "Prior by source (no image)", "reference"),
+    Row(
+        "blind_prior",
+        "Blind prior (no image)",
+        "baseline",
+        predict="pipelines.priors:blind_prior",
+        note="Blind prior: the most common labeled answer to each question, without the image",
+        warning=_NOT_LOOKING,
+    ),
+    Row(
+        "letter_prior",
+        "Letter prior (no image)",
+        "baseline",
+        predict="pipelines.priors:letter_prior",
+        note="Letter prior: the most common labeled letter of each question, without the image or the options' text",
+        warning=_NOT_LOOKING,
+    ),
+    Row(
+        "source_prior",
+        "Prior by source (no image)",
+        "reference",
+        predict="pipelines.priors:source_prior",
+        note="Prior by source: the most common labeled answer per question and source of the image; no baseline, since no "
+        "model is told the source",
+        warning="A source-only prior does at least as well",
+    ),
     Row("zero_shot", "Zero-shot", "baseline"),
     Row(
         "finetune_labels",
@@ -154,8 +184,8 @@ def _fault(row: Row, name: str, taken: dict[str, Row]) -> str:
         return f"has the role {row.role!r}; it may be baseline, control or reference"
     if not row.optional:
         return "would never be made; set optional=True, so that evaluate.controls switches it on"
-    if (row.change is None) is not bool(row.make):
-        return "must have either a change of the configuration or a function that makes it"
+    if [row.change is not None, bool(row.make), bool(row.predict)].count(True) != 1:
+        return "must have one of change, make and predict"
     return ""
 
 

@@ -24,16 +24,16 @@ from pipelines.caption import refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.evaluate import Examined, evaluation_rows, predict, read_predictions
 from pipelines.image_tokens import largest_size
-from pipelines.ingest import Labels, Sources, draw_labels, ingest, named, refuse_nothing_to_generate
+from pipelines.ingest import draw_labels, ingest, named, refuse_nothing_to_generate
 from pipelines.lengths import refuse_long_rows
 from pipelines.method import StopHereError, method
 from pipelines.models import trained
-from pipelines.priors import PRIORS, predict_priors
 from pipelines.progress import say, warn
-from pipelines.rows import row_step
+from pipelines.rows import predict_without_model, row_step
 from pipelines.run import PARTIAL, BackgroundTask, Run, Step
 from pipelines.runtime import start_ray
-from pipelines.steps import LAST, STEPS, number_of, trained_by
+from pipelines.sources import Labels, Sources
+from pipelines.steps import LAST, STEPS, number_of, trained_by, why_not
 from pipelines.summaries import TrainingSummary
 
 
@@ -93,8 +93,7 @@ def check(config: Config, until: str = LAST) -> None:
     """Everything that can be refused in seconds: sources that do not open, models that cannot be used."""
     check_steps(config)
     refuse_unwritable(config.run_folder)
-    if not STEPS[until].when(config):
-        why = "distill.skip is true" if config.distill.skip else "neither distill.method nor finetune.method is neurons"
+    if why := why_not(STEPS[until], config):
         msg = f"{why}, so this run has no {until} step; change that or run another step"
         raise InputError(msg)
     data = config.data
@@ -202,17 +201,15 @@ def learning_rates(section: TrainConfig) -> int:
 
 
 def baselines(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
-    """Predictions of everything that needs labels at most, by row of the table.
-
-    These are the priors, zero-shot, and fine-tuning and LoRA on the labels.
+    """Predictions of everything that needs labels at most, by row of the table: of no model, zero-shot, trained on the labels.
 
     Args:
         run: Makes the steps; its configuration may leave rows out.
         sources: Ingested.
         labels: What is learned; also what the priors count.
     """
-    priors = predict_priors(run, sources, labels)
-    return priors | {name: read_predictions(step) for name, step in baseline_steps(run, sources, labels).items()}
+    without_model = predict_without_model(run, sources, labels)
+    return without_model | {name: read_predictions(step) for name, step in baseline_steps(run, sources, labels).items()}
 
 
 def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step]:
@@ -225,7 +222,7 @@ def baseline_steps(run: Run, sources: Sources, labels: Labels) -> dict[str, Step
         sources: Its data.
         labels: What they are trained on.
     """
-    rows = [row.name for row in run.config.baselines if row.name not in PRIORS]
+    rows = [row.name for row in run.config.baselines if not row.predict]
     return predict(run, sources, {name: row_model(run, sources, labels, name) for name in rows})
 
 
@@ -310,8 +307,9 @@ def method_steps(run: Run, sources: Sources, labels: Labels, adapted: Step, besi
         beside: Make two at a time, one of them in a thread. What controls share with each other the
             method or the baselines have made before.
     """
-    names = [LEAML, *run.config.evaluate.controls]
-    waiting = deque([*run.config.evaluate.controls, LEAML])  # there is nothing to train for the last one
+    controls = [row.name for row in run.config.controls if not row.predict]
+    names = [LEAML, *controls]
+    waiting = deque([*controls, LEAML])  # there is nothing to train for the last one
 
     def made() -> dict[str, Step]:
         models: dict[str, Examined] = {}

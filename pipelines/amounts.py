@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leaml.data.count import Count
 
 
+FILE_IMAGES = 1024
+"""Images in a fragment: 128 MiB of images of 128 KiB (leaml/data/image_table.py)."""
 GUESSES = {"label_images": 100, "label_rows": 300, "asked": 3000, "asked_images": 1000}
 """Of labels and evaluation, for a plan of `frames` where only ingest can tell the others."""
+
+Tree = dict[str, Any]
+"""The configuration as plain data."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,28 @@ class Workload:
     images: int | None = None
     questions: int | None = None
     held_out: bool = True
+
+
+@dataclass(frozen=True)
+class Requests:
+    """PUT requests and GET or HEAD requests of a step, where the storage is S3, for each of what it reads."""
+
+    shard: tuple[int, int] = (0, 0)
+    """Of `resources.images_per_shard` images."""
+    image_file: tuple[int, int] = (0, 0)
+    """Of a fragment of `FILE_IMAGES` images."""
+    image: tuple[int, int] = (0, 0)
+    """Or example of a training or of gradients."""
+
+    def of(self, images: int, shard: int) -> tuple[int, int]:
+        """Of so many images, or examples, in shards of this size."""
+        counted = (
+            (math.ceil(images / shard), self.shard),
+            (math.ceil(images / FILE_IMAGES), self.image_file),
+            (images, self.image),
+        )
+        puts, gets = (sum(count * each[which] for count, each in counted) for which in (0, 1))
+        return puts, gets
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ from leaml.io import files
 from leaml.text import replies
 from leaml.text.values import shorten
 from pipelines.context import Context
-from pipelines.ingest import Labels, Sources, sample_refs, training_images
+from pipelines.ingest import sample_refs, training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.progress import say
 from pipelines.quarantine import refused
 from pipelines.run import UNKNOWN, Run, Step
 from pipelines.shard import make_shards
 from pipelines.shards import Item, read_output, replied, run_step
+from pipelines.sources import Labels, Sources
 from pipelines.steps import STEPS
 from pipelines.table_rows import OutputRow
 
@@ -57,6 +58,7 @@ class CaptionWork:
         requests = [Request(i.image, i.image_id, self.prompt, max_tokens=self.max_tokens) for i in items]
         rows: list[OutputRow] = []
         counts = Counter[str]()
+
         for item, (completion,) in zip(items, engine.generate(requests), strict=True):
             counts.update(replied([completion]))
             text, reason = completion.text, completion.error
@@ -75,6 +77,7 @@ class CaptionWork:
                     "finish_reason": completion.finish_reason,
                 }
             )
+
         written = Counter(str(row["caption"]) for row in rows if row.get("caption"))
         for text, images in written.items():
             if images >= max(_SAME_AT_LEAST, _SAME_SHARE * len(items)):
@@ -223,6 +226,7 @@ def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> t
     rows: list[dict[str, object]] = []
     unusable: list[str] = []
     example = None
+
     for row in (row for folder in folders for row in _names(folder)):
         example = example or row["uri"]
         text = given.of(row["image_id"], row["uri"])
@@ -233,6 +237,7 @@ def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> t
                 unusable.append(f"{row['uri']}: {reason}")
             else:
                 rows.append({"image_id": row["image_id"], "caption": found, "model": "given"})
+
     if unusable and not rows:
         msg = f"{given.uri}: none of its texts is a caption, such as that of {unusable[0]}"
         raise DataError(msg)

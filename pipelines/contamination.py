@@ -15,9 +15,10 @@ from leaml import images
 from leaml.data.image_table import ImageTable
 from leaml.errors import DataError
 from leaml.images import duplicates
-from pipelines.ingest import Sources, excluding, publish_excluded, refuse_shared, role_of
+from pipelines.ingest import excluding, publish_excluded, refuse_shared, role_of
 from pipelines.progress import Bar
 from pipelines.run import Run, Step
+from pipelines.sources import Sources
 
 
 class ImageRows(TypedDict):

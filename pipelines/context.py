@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from leaml.plugins import function_of
 from leaml.run.records import LEAML
-from pipelines.ingest import Labels, Sources
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 from pipelines.steps import LABELS, STEPS, StepSpec
 from pipelines.train import TrialValidation
 

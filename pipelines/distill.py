@@ -46,6 +46,7 @@ def distill(context: Context) -> Step:
         texts = read_captions(captions)
         examples = [Example(i, request, c) for i, c in texts.items()]
         tasks = [TaskFile("captions", write_examples(step.path("captions.parquet"), examples))]
+
         for name, share in config.question_shares().items():
             asked = CAPTION_QUESTIONS[name](texts, run.config.seed)
             file = write_examples(step.path(f"{name}.parquet"), asked)
@@ -53,8 +54,10 @@ def distill(context: Context) -> Step:
                 tasks.append(TaskFile(name, file, share, config.check_weight))
             else:
                 say(f"{step.label}: no {name} can be made of these {len(texts)} captions; trained without")
+
         if config.qa_weight:
             tasks += qa_tasks(warmed, config.qa_weight, config.qa_share)
+
         job = TrainJob(
             step.folder,
             trained(warmed, run.config.model),

@@ -26,10 +26,11 @@ from leaml.errors import LeamlError
 from leaml.io import files
 from leaml.rows import rows
 from leaml.run.records import CONFIG, DoneRecord, read_done
-from pipelines.amounts import Tokens, Workload
-from pipelines.steps import STEPS, Tree, of_kind
+from pipelines.amounts import Tokens, Tree, Workload
+from pipelines.steps import REQUESTS, STEPS, kind_of
 
-ENGINES, TRAININGS, GRADIENTS = of_kind("engine"), of_kind("train"), of_kind("gradients")
+MODELS = ("engine", "train", "gradients")
+"""Kinds of steps with a model."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,6 @@ class Rates:
 
 
 ASSUMED = Rates()
-PUTS, GETS = 3, 7
-"""Requests of a shard: rows, counts and attempt are written; two open the table of images, four read some, one reads counts."""
-FILTER_PUTS, FILTER_GETS = 2, 6
-"""Of a file of pairs, one for each shard: rows and counts are written; two HEADs and two GETs of the candidates in each of two
-passes where filters look at all pairs together, one of the counts."""
-INDEX_GETS = 3
-"""Of a fragment of images, when a step looks where images are: its footer, its columns, the ids."""
-FILE_IMAGES = 1024
-"""Images in a fragment: 128 MiB of images of 128 KiB (leaml/data/image_table.py)."""
-UPLOAD_IMAGES = 40
-"""Images in a part of its upload, which is one PUT of 5 MiB."""
-EXAMPLE_GETS = 2
-"""Of an example of training: where its image is, and the image."""
 IMAGE_PIXELS = 1_000_000
 """Assumed of a decoded image."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -121,9 +109,10 @@ def estimate(name: str, variant: str, tree: Tree, work: Workload, known: Known, 
         known: Measured rates, see `earlier`.
         rates: What to assume otherwise.
     """
-    if name not in ENGINES | TRAININGS | GRADIENTS:
+    runs_on = kind_of(name)
+    if runs_on not in MODELS:
         return Estimate(None, 0.0, "")
-    if name in ENGINES and work.images == 0:
+    if runs_on == "engine" and work.images == 0:
         return Estimate(0.0, 0.0, "")
     count, gpus = workers(name, tree)
     found = known.get(signature(name, variant, tree))
@@ -132,22 +121,22 @@ def estimate(name: str, variant: str, tree: Tree, work: Workload, known: Known, 
     kind: Literal["measured", "assumed"] = "assumed" if found is None else "measured"
     if found is None:
         rate, origin = _assumed(name, variant, tree, work, rates)
-        start = rates.engine_start_s if name in ENGINES else rates.training_start_s
+        start = rates.engine_start_s if runs_on == "engine" else rates.training_start_s
     else:
         rate, origin, start = found.rate, found.origin, found.start_s
     if rate is None:
         return Estimate(None, None, origin, "unknown")
-    if name in TRAININGS:
+    if runs_on == "train":
         section = train_section(name, variant, tree)
         done, shard, parallel = section["steps"] * _phases(section, work.held_out), "steps", 1
     else:
-        done, shard = (1000 if work.images is None else work.images), ("examples" if name in GRADIENTS else "images")
-        parallel = count if name in ENGINES else 1
+        done, shard = (1000 if work.images is None else work.images), ("examples" if runs_on == "gradients" else "images")
+        parallel = count if runs_on == "engine" else 1
     hours = (done / rate / parallel + start) / 3600
     share = f" / {parallel} engines" if parallel > 1 else ""
     how = f"{done:,} {shard} / {rate:.3g} per s{share} + {start:.0f} s start = {hours:.2f} h"
     how += f", x {count} x {gpus:g} GPU = {hours * count * gpus:.2f} GPU-h; {origin}" if gpus else f"; {origin}"
-    if name not in TRAININGS and work.images is None:
+    if runs_on != "train" and work.images is None:
         return Estimate(None, None, f"number of images unknown; per 1,000: {how}", kind)
     return Estimate(hours, hours * count * gpus, how, kind)
 
@@ -162,17 +151,17 @@ def memory(name: str, variant: str, tree: Tree, known: Known) -> Memory | None:
         known: Measured rates, whose peak of memory is taken, see `earlier`.
 
     Returns:
-        None for steps of the driver and for a teacher that is asked by URL.
+        None for steps without a model, and for one that is asked by URL.
     """
     count, _ = workers(name, tree)
-    if not count or (name == "caption" and tree["caption"]["url"]):
+    if not count or STEPS[name].url(tree):
         return None
     model, resources = _model(name, tree), tree["resources"]
     stored = float(DTYPE_BYTES[model["dtype"]])  # bytes a parameter
-    if name in ENGINES:
+    if kind_of(name) == "engine":
         held = resources["engine_shards"] * resources["images_per_shard"]
-    elif name in GRADIENTS:
-        held = tree["score"]["batch_size"]
+    elif kind_of(name) == "gradients":
+        held = tree[STEPS[name].section]["batch_size"]
     else:
         section = train_section(name, variant, tree)
         held = math.ceil(section["batch_size"] / count)
@@ -192,35 +181,22 @@ def requests(name: str, variant: str, tree: Tree, work: Workload) -> tuple[int, 
         tree: The configuration it runs with, as plain data.
         work: How much it has to do; of an unknown number of images no requests are counted.
     """
-    if name in TRAININGS:
-        section = train_section(name, variant, tree)
-        steps = _phases(section, work.held_out) * int(section["steps"])
-        return 0, EXAMPLE_GETS * steps * int(section["batch_size"])
-    if name in GRADIENTS:
-        return 0, EXAMPLE_GETS * (work.images or 0)
-    if name not in ENGINES | {"filter", "ingest"} or work.images is None:
+    spec = STEPS.get(name)
+    if spec is None:
         return 0, 0
-    files_of_images = math.ceil(work.images / FILE_IMAGES)
-    if name == "ingest":
-        return math.ceil(work.images / UPLOAD_IMAGES), work.images
-    shards = math.ceil(work.images / int(tree["resources"]["images_per_shard"]))
-    if name == "filter":
-        return shards * FILTER_PUTS, shards * FILTER_GETS
-    return shards * PUTS, shards * GETS + INDEX_GETS * files_of_images
+    count = work.images
+    if spec.kind == "train":
+        section = train_section(name, variant, tree)
+        count = _phases(section, work.held_out) * int(section["steps"]) * int(section["batch_size"])
+    return (spec.requests or REQUESTS[spec.kind]).of(count or 0, int(tree["resources"]["images_per_shard"]))
 
 
 def workers(name: str, tree: Tree) -> tuple[int, float]:
-    """Engines or training workers of a step, and the GPUs of each; none for steps of the driver."""
+    """Engines or training workers of a step, and the GPUs of each; none for steps without a model."""
+    if kind_of(name) == "engine":
+        return STEPS[name].engines(tree)
     resources = tree["resources"]
-    if name in TRAININGS | GRADIENTS:
-        return resources["train_workers"], resources["train_gpus"]
-    if name not in ENGINES:
-        return 0, 0.0
-    gpus = resources["engine_gpus"]
-    if name != "caption":
-        return resources["engines"], gpus
-    own = resources.get("teacher_gpus")
-    return resources.get("teacher_engines") or resources["engines"], gpus if own is None else own
+    return (resources["train_workers"], resources["train_gpus"]) if kind_of(name) in MODELS else (0, 0.0)
 
 
 def train_section(name: str, variant: str, tree: Tree) -> Tree:
@@ -232,12 +208,15 @@ def train_section(name: str, variant: str, tree: Tree) -> Tree:
         tree: The configuration, as plain data.
     """
     row = rows().get(variant)
-    return dict(row.section(tree) if name == "finetune" and row and row.training else tree[name])
+    return dict(row.section(tree) if name == "finetune" and row and row.training else tree[STEPS[name].section])
 
 
 def _model(name: str, tree: Tree) -> Tree:
     """The model that a step works with."""
-    return dict(tree["caption"]["teacher"] if name == "caption" else tree["model"])
+    found = tree
+    for part in STEPS[name].model.split("."):
+        found = found[part]
+    return dict(found)
 
 
 def signature(name: str, variant: str, tree: Tree) -> tuple[object, ...]:
@@ -250,10 +229,10 @@ def signature(name: str, variant: str, tree: Tree) -> tuple[object, ...]:
     """
     settings, (count, gpus) = _model(name, tree), workers(name, tree)
     model = (settings["name"], settings.get("max_image_pixels"), settings.get("image_tiles", True))
-    if name in ENGINES:
+    if kind_of(name) == "engine":
         return (name, model, *STEPS[name].alike(tree), gpus)
-    if name in GRADIENTS:
-        return (name, model, tree["score"]["batch_size"], count, gpus)
+    if kind_of(name) == "gradients":
+        return (name, model, tree[STEPS[name].section]["batch_size"], count, gpus)
     section = train_section(name, variant, tree)
     return ("training", section["method"], model, section["batch_size"], section["precision"], count, gpus)
 
@@ -288,13 +267,13 @@ def _speed(record: DoneRecord, tree: Tree) -> tuple[float, float] | None:
     """Rate and seconds before that a `_DONE.json` tells."""
     name, summary, seconds = record.name, record.summary, record.seconds
     attempts = record.attempts  # each of them started engines or workers
-    if name in ENGINES and summary.get("engine_seconds"):
+    if kind_of(name) == "engine" and summary.get("engine_seconds"):
         busy = float(summary["engine_seconds"])
         rate = float(summary.get("images_per_engine_s") or summary["images"] / busy)
         return rate, max(0.0, seconds - busy / workers(name, tree)[0]) / attempts
-    if name in GRADIENTS:
+    if kind_of(name) == "gradients":
         return float(summary["examples"] / (summary.get("seconds") or seconds)), 0.0
-    if name in TRAININGS:
+    if kind_of(name) == "train":
         phases = 1 + len(summary.get("sweep") or [])
         steps = train_section(name, record.variant, tree)["steps"]
         busy = float(summary.get("seconds") or seconds)
@@ -310,16 +289,16 @@ def _phases(section: Tree, held_out: bool) -> int:
 
 def _assumed(name: str, variant: str, tree: Tree, work: Workload, rates: Rates) -> tuple[float | None, str]:
     """A rate as `Measured.rate` from the size of the model, and how it comes about; None if it cannot be told."""
-    if name == "caption" and tree["caption"]["url"]:
-        return None, f"asked of {tree['caption']['url']}, whose GPUs are not counted"
+    if url := STEPS[name].url(tree):
+        return None, f"asked of {url}, whose GPUs are not counted"
     model = _model(name, tree)["name"]
     size = parameters(model)
     if size is None:
         return None, f"the name {model!r} tells no number of parameters"
     count, gpus = workers(name, tree)
     reading = rates.image_tokens + rates.text_tokens
-    if name in TRAININGS | GRADIENTS:
-        batch = train_section(name, variant, tree)["batch_size"] if name in TRAININGS else 1
+    if kind_of(name) != "engine":
+        batch = train_section(name, variant, tree)["batch_size"] if kind_of(name) == "train" else 1
         flop = 6 * size * reading * batch / rates.training
         text = f"{batch} x 6 x {_big(size)} x {reading:,} tokens / {rates.training:g}"
         gpus *= count

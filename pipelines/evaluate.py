@@ -18,11 +18,11 @@ from leaml.engine.interface import Completion, Engine, Request
 from leaml.errors import DataError
 from leaml.evaluation.results import judged
 from leaml.text import scoring
-from pipelines.ingest import Sources
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
 from pipelines.shard import make_shards
 from pipelines.shards import Item, ShardStep, read_output, replied, run_in_turn
+from pipelines.sources import Sources
 from pipelines.steps import EVALUATE
 from pipelines.table_rows import AskedRow, OutputRow
 

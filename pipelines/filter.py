@@ -24,8 +24,9 @@ from pipelines.context import Context
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Step
-from pipelines.shards import describe, read_files
+from pipelines.shards import read_files
 from pipelines.stream import WorkerRow, rows_of
+from pipelines.summaries import describe
 from pipelines.table_rows import CandidateRow, PseudoQaRow
 
 COUNTS = "counts"

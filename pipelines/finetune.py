@@ -11,9 +11,10 @@ from leaml.training.batches import Example
 from pipelines.caption import read_captions
 from pipelines.context import Context
 from pipelines.filter import read_accepted
-from pipelines.ingest import Labels, Sources, labels_key
+from pipelines.ingest import labels_key
 from pipelines.models import model_key, trained
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 from pipelines.train import TaskFile, TrainJob, TrialValidation, run_training, write_examples
 from pipelines.warmup import answer_examples
 

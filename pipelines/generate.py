@@ -63,6 +63,7 @@ class GenerateWork:
         config = self.config
         if not config.pairs_per_image:
             return [[] for _ in items]
+
         requests = [
             Request(
                 item.image,
@@ -78,6 +79,7 @@ class GenerateWork:
             )
             for item, caption in zip(items, captions, strict=True)
         ]
+
         written = [_kept(samples) for samples in _counted(engine.generate(requests), counts)]
         counts["candidates"] += sum(map(len, written))
         return written

@@ -48,7 +48,7 @@ def hardness(context: Context) -> Step:
     def work() -> dict[str, float]:
         rows = store.index_rows(generated.path("rows"))
         refs = training_images(context.sources).only(rows.ids)
-        shards = make_shards("hardness", refs, {}, run.config.resources.images_per_shard, rows.places_of(refs.ids))
+        shards = make_shards("hardness", refs, {}, run.config.resources.images_per_shard, rows.with_ids(refs.ids))
         spec = engine_spec(base, run.config.resources)
         return run_step(run, step, shards, spec, HardnessWork(config.max_tokens))
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from leaml.config import Config, ModelConfig, resolve_model
+from leaml.data.count import Count
 from leaml.data.image_table import ImageTable
 from leaml.errors import LeamlError
 from leaml.io import files
+from pipelines.amounts import Amounts
 from pipelines.run import Run, Step
+from pipelines.steps import steps_of
 from pipelines.summaries import IngestSummary
 
 SIZE = (1000, 1000)
 """Width and height that are assumed where no image is ingested."""
+_UNCOUNTED = Amounts(Count(), None, Count(), None, None, None, None, None)
 _LOOKED_AT = 4096
 """Images of each source whose sizes the median is of."""
 
@@ -46,15 +51,16 @@ class ImageTokens:
 
 
 def of_plan(config: Config, size: tuple[int, int] | None) -> tuple[ImageTokens, ...]:
-    """Of the model, and of the teacher where it is served here.
+    """Of the model, and of those that engines of other steps load, as the teacher where it is not asked by URL.
 
     Args:
         config: The run.
         size: Width and height of an image; None: `SIZE`.
     """
-    caption = config.caption
-    captions = not config.distill.skip and caption.url is None and (caption.file is None or caption.complete)
-    models = {"model": config.model} | ({"caption.teacher": caption.teacher} if captions else {})
+    tree = config.model_dump(mode="json")
+    engines = [spec for spec in steps_of(config) if spec.kind == "engine" and not spec.url(tree)]
+    keys = ["model", *(spec.model for spec in engines if spec.work(tree, _UNCOUNTED).images != 0)]
+    models = {key: attrgetter(key)(config) for key in keys}
     return tuple(_count(key, model, size or SIZE) for key, model in models.items())
 
 

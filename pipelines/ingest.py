@@ -8,7 +8,7 @@ import heapq
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,13 +20,14 @@ from leaml.data import budget, changes, store, tables
 from leaml.data.ingest import IngestResult, QuarantineError, check_limits, quarantine_file, reasons
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.store import ImageIndex
-from leaml.data.tables import LabeledRow, QuarantineRow
+from leaml.data.tables import QuarantineRow
 from leaml.errors import DataError, InputError
 from leaml.io import files
 from leaml.run.records import COPIES, QUARANTINED, copies_text, quarantine_text
 from leaml.vlm import load
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 from pipelines.steps import INGEST, LABELS
 from pipelines.summaries import IngestSummary, excluded_counts
 
@@ -36,54 +37,6 @@ READ = "read.json"
 """Of a read that was refused because too much was unusable: its summary and the state of the data, for a higher limit."""
 SHOWN = 10
 """Images that a message names."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The ingested sources of a run."""
-
-    labeled: Step
-    unlabeled: Step | None
-    evaluation: Step
-    excluded: frozenset[str] = frozenset()
-    """Ids of labeled and unlabeled images that are not used."""
-    known: bool = True
-    """Whether the images can be looked at; False where the steps are only planned."""
-
-    @property
-    def training(self) -> list[Step]:
-        """Every source whose images may be captioned and trained on."""
-        return [s for s in (self.labeled, self.unlabeled) if s is not None]
-
-    @property
-    def image_folders(self) -> list[str]:
-        return [s.path("images") for s in self.training]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The labeled rows a method may use, `validation` being the part held out to choose learning rates."""
-
-    train: pa.Table
-    validation: pa.Table
-    key: str
-
-    @classmethod
-    def none(cls, key: str = "") -> Labels:
-        """No rows, where they are not known yet."""
-        return cls(tables.LABELED.empty_table(), tables.LABELED.empty_table(), key)
-
-    @property
-    def image_ids(self) -> frozenset[str]:
-        return frozenset(self.train["image_id"].to_pylist()) | frozenset(self.validation["image_id"].to_pylist())
-
-    @property
-    def images(self) -> int:
-        return len(self.image_ids)
-
-    def rows(self) -> list[tuple[LabeledRow, bool]]:
-        """Every row with whether it is held out."""
-        return [(r, False) for r in self.train.to_pylist()] + [(r, True) for r in self.validation.to_pylist()]
 
 
 def ingest(run: Run) -> Sources:
@@ -265,12 +218,15 @@ def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, ob
             keep_refused=True,
             labels_matter=role != "unlabeled",
         )
+
     if role != "unlabeled":
         for line in result.labels.lines():
             say(escape(f"{step.label}: {line}"))
+
     if result.images == 0 and result.complete:
         msg = f"data.{role}: no readable image in {source.path or source.format!r}"
         raise DataError(msg)
+
     if role != "unlabeled" and result.rows == 0 and result.complete:
         msg = f"data.{role}: {source.path or source.format!r} has images but no questions; use a reader that gives them"
         raise DataError(msg)

@@ -59,6 +59,7 @@ def _find(steps: list[InspectedStep], image: str) -> tuple[str, dict[str, object
     """The image whose id begins with `image`, or whose uri is `image` or ends with /`image`."""
     found: dict[str, dict[str, object]] = {}
     columns = ["image_id", "uri", "width", "height", "source", "split"]
+
     for step in steps:
         if step.name == "ingest" and lance_tables.is_table(f"{step.path}/images"):
             further = [
@@ -72,6 +73,7 @@ def _find(steps: list[InspectedStep], image: str) -> tuple[str, dict[str, object
                 found[row["image_id"]]["copy"] = row["uri"]
     for step in steps if not found else []:
         found |= {str(row["image_id"] or row["uri"]): {**row} for row in _unused(step) if _fits(row, image)}
+
     if len(found) == 1:
         name, row = next(iter(found.items()))
         return (name if row["image_id"] else ""), row

@@ -13,8 +13,9 @@ from leaml.generation import prompts
 from leaml.text.scoring import answer_text, ask
 from leaml.vlm.lengths import Length, Lengths, context
 from pipelines.evaluate import evaluation_rows
-from pipelines.ingest import Labels, Sources, draw_labels
+from pipelines.ingest import draw_labels
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 
 _SHARE = 8
 """A text of at most an eighth of the context is not looked at, since no model's image takes the rest."""

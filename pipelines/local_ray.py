@@ -1,6 +1,6 @@
 """A Ray of this process's own: it listens on loopback alone, and only those who hold its token may use it.
 
-Whoever reaches a Ray without a token can run any code in it. Ray's own default is to listen on every interface, and where no
+Anyone who reaches a Ray without a token can run any code in it. Ray's own default is to listen on every interface, and where no
 token is set to answer everybody.
 """
 
@@ -225,7 +225,7 @@ def _write_token() -> Path:
     _sweep(folder)
     file = folder / f"{os.getpid()}-{secrets.token_hex(4)}"
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    fcntl.flock(handle, fcntl.LOCK_EX)  # until this process ends, whoever looks at it from wherever
+    fcntl.flock(handle, fcntl.LOCK_EX)  # held until this process ends
     os.write(handle, secrets.token_hex(32).encode())
     atexit.register(file.unlink, missing_ok=True)
     return file

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from leaml.run.records import LEAML
 from pipelines.context import Context
-from pipelines.ingest import Labels, Sources
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 from pipelines.steps import LAST, METHOD, ONCE
 from pipelines.train import TrialValidation
 

@@ -35,6 +35,7 @@ GAUGES: dict[str, str] = {
     "leaml_step_total": "How many of them there are.",
     "leaml_step_loss": "Training loss.",
     "leaml_step_steps_per_second": "Optimizer steps, or scored examples, a second.",
+    "leaml_step_wait_share": "Of the time of a training, that in which its model waited for images and tensors, 0 to 1.",
     "leaml_step_peak_memory_bytes": "Most memory of the first training worker: its GPU's, or without one its process's.",
 }
 
@@ -100,6 +101,7 @@ class StepMetrics:
         """What a training worker wrote into progress.json."""
         speed, memory = now.get("steps_per_s"), now.get("peak_memory")
         values = {"loss": now.get("loss"), "steps_per_second": speed, "peak_memory_bytes": memory}
+        values["wait_share"] = now.get("wait_share")
         for name, value in values.items():
             if value is not None:
                 self._gauges.set(f"leaml_step_{name}", value)

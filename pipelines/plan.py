@@ -18,14 +18,13 @@ from leaml.io import files
 from leaml.run.records import DONE
 from pipelines import estimates, image_tokens, training_memory
 from pipelines.adapt import doubts
-from pipelines.amounts import Amounts, Workload
-from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS
+from pipelines.amounts import Amounts, Tree, Workload
 from pipelines.image_tokens import ImageTokens
-from pipelines.plan_totals import FINISHED, GROWING, Prices, StepPlan, Sum, Total
+from pipelines.plan_totals import FINISHED, Prices, StepPlan, Sum, Total, grows
 from pipelines.progress import console
 from pipelines.rehearsal import Planned, Rehearsal, measure, rehearse, with_frames
 from pipelines.run import UNKNOWN, Step
-from pipelines.steps import LAST, STEPS, Tree
+from pipelines.steps import ENGINE_REQUESTS, EXAMPLE_REQUESTS, LAST, STEPS, kind_of
 from pipelines.training_memory import Need
 
 UNTIL_INGEST = "unknown until ingest"
@@ -96,9 +95,9 @@ def _step(run: Rehearsal, planned: Planned, amounts: Amounts, known: estimates.K
     work = Workload(source.images, source.questions) if source else spec.work(tree, amounts) if spec else Workload()
     name, variant = step.name, step.variant
     assumed = estimates.ASSUMED
-    if tokens := image_tokens.get("caption.teacher" if name == "caption" else "model"):
+    if tokens := spec and image_tokens.get(spec.model):
         assumed = replace(assumed, image_tokens=tokens)
-    anew = amounts.frames and name in GROWING  # what is finished is of other images
+    anew = amounts.frames and grows(name)  # what is finished is of other images
     return StepPlan(
         name,
         step.label,
@@ -117,9 +116,10 @@ def _step(run: Rehearsal, planned: Planned, amounts: Amounts, known: estimates.K
 
 
 def _need(name: str, variant: str, tree: Tree, amounts: Amounts) -> Need | None:
-    if name not in TRAININGS:
+    if kind_of(name) not in ("train", "gradients"):
         return None
-    return training_memory.of_step(name, estimates.train_section(name, variant, tree), tree, amounts.largest_image)
+    section = estimates.train_section(name, variant, tree) if kind_of(name) == "train" else tree[STEPS[name].section]
+    return training_memory.of_step(name, section, tree, amounts.largest_image)
 
 
 def _source(step: Step, amounts: Amounts) -> Count | None:
@@ -132,25 +132,23 @@ def _source(step: Step, amounts: Amounts) -> Count | None:
 def _made(name: str, tree: Tree, work: Workload) -> int | None:
     if name == LAST:
         return work.questions
-    if name in GROWING:
+    if grows(name):
         return None if work.images is None else work.images * STEPS[name].each(tree)
     return 1
 
 
 def _takes(planned: Planned, work: Workload, amounts: Amounts) -> str:
     name, tree = planned.step.name, planned.tree
-    if name in TRAININGS:
+    if kind_of(name) == "train":
         section = estimates.train_section(name, planned.step.variant, tree)
         rates = section["lr"] if isinstance(section["lr"], list) else [section["lr"]]
         which = "rates then the best" if work.held_out else "rates, of which the first: no labels are held out to choose by"
         sweep = f", {len(rates)} {which}" if len(rates) > 1 else ""
         return f"{section['steps']:,} steps x {section['batch_size']} examples{sweep}"
-    text = STEPS[name].describe(tree, work) if name in STEPS else ""
-    if name not in ENGINES | GRADIENTS and work.images is None:
+    text = STEPS[name].describe(tree, amounts) if name in STEPS else ""
+    if kind_of(name) in ("data", "driver") and work.images is None:
         return text
-    if name == "caption" and tree["caption"]["file"]:
-        text = "captions of the file" if amounts.given is None else f"{amounts.given:,} captions of the file"
-    count = _text((work.images, "examples" if name in GRADIENTS else "images"), (work.questions, "questions"))
+    count = _text((work.images, "examples" if kind_of(name) == "gradients" else "images"), (work.questions, "questions"))
     return f"{count}; {text}" if text else count
 
 
@@ -243,7 +241,7 @@ def _print_steps(plan: RunPlan) -> None:
         )
     print_line(
         "  memory: of engines weights, on which caches come on top, and images of a megapixel, one of data.max_pixels; of "
-        "trainings what one micro-batch of the largest image takes, or what a finished one has measured"
+        "trainings and the scoring what one micro-batch of the largest image takes, or what a finished one has measured"
     )
     needs = [(step.label, training_memory.parts_text(step.training)) for step in plan.steps if step.training]
     for text in dict.fromkeys(text for _, text in needs):
@@ -251,13 +249,18 @@ def _print_steps(plan: RunPlan) -> None:
 
 
 def _row(step: StepPlan) -> tuple[str, ...]:
-    kind = "engine" if step.name in ENGINES else "worker"
-    on = f"{step.workers} {kind}{'s' if step.workers > 1 else ''} x {step.gpus:g} GPU" if step.workers else "driver"
+    kind = kind_of(step.name)
+    each = "engine" if kind == "engine" else "worker"
+    on = "CPU tasks" if kind == "data" else "driver"
+    if step.workers:
+        on = f"{step.workers} {each}{'s' if step.workers > 1 else ''} x {step.gpus:g} GPU"
     memory, cost = "", step.cost
     if step.memory and step.memory.peak:
         memory = f"{_gib(step.memory.peak)} GiB measured"
     elif step.memory and step.training:
-        memory = f"training {_gib(step.training.peak)}, images {_gib(step.memory.images)} GiB"
+        least = "at least " if step.training.at_least else ""
+        of_what = "pass" if kind == "gradients" else "training"
+        memory = f"{of_what} {least}{_gib(step.training.peak)}, images {_gib(step.memory.images)} GiB"
     elif step.memory:
         memory = f"weights {_gib(step.memory.weights)}, images {_gib(step.memory.images)} GiB"
     rate, hours, gpu_hours = cost.rate, "", "0"
@@ -297,10 +300,17 @@ def _print_totals(plan: RunPlan, config: Config, prices: Prices) -> None:
         f"whatever the number of images. Nodes have {prices.node_gpus} GPUs. Money: {prices.gpu_hour:g} a GPU-hour, "
         f"{prices.puts:g} a thousand PUTs, {prices.gets:g} a thousand GETs; storage and CPU nodes come on top"
     )
-    print_line(
-        f"  requests: {estimates.PUTS} PUTs and {estimates.GETS} GETs a shard of {config.resources.images_per_shard} images "
-        f"and step, {estimates.FILTER_PUTS} and {estimates.FILTER_GETS} for its pairs; a GET for each image read in; at most "
-        f"{estimates.EXAMPLE_GETS} an example of training"
+    print_line(_requests_text(config.resources.images_per_shard))
+
+
+def _requests_text(shard: int) -> str:
+    """What requests are counted for, in words."""
+    (puts, gets), (_, example) = ENGINE_REQUESTS.shard, EXAMPLE_REQUESTS.image
+    others = [(spec.name, spec.requests.shard) for spec in STEPS.values() if spec.requests and any(spec.requests.shard)]
+    own = ", ".join(f"{each[0]} and {each[1]} in {name}" for name, each in others)
+    return (
+        f"  requests: {puts} PUTs and {gets} GETs a shard of {shard} images and step with engines, {own}; a GET for each image "
+        f"read in; at most {example} an example of training"
     )
 
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 from pipelines.amounts import Workload
 from pipelines.estimates import Estimate, Memory
-from pipelines.steps import LAST, of_kind
+from pipelines.steps import LAST, STEPS
 from pipelines.training_memory import Need
 
 FINISHED = "finished"
-GROWING = of_kind("data", "engine") - {LAST}
-"""Steps that have more to do the more images there are."""
+
+
+def grows(name: str) -> bool:
+    """Whether a step has more to do the more images there are."""
+    return name in STEPS and name != LAST and STEPS[name].kind in ("data", "engine")
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,9 @@ class StepPlan:
         folder: Its name in the run; it ends with ? where it depends on images that only ingest can tell.
         takes: What it has before it, in words; `work` in numbers.
         made: How many it makes of what `makes` says; None: only ingest can tell.
-        workers: Engines or training workers, each with `gpus` and `memory`; 0 for steps of the driver.
-        training: What a training takes with activations and logits; None: no training, or its model is not at hand.
+        workers: Engines or training workers, each with `gpus` and `memory`; 0 for steps without a model.
+        training: What a training, or a scoring, takes with activations and logits; None: neither, or its model is not at
+            hand.
         cost: Hours and GPU-hours, of a finished step those of making it anew.
         puts: PUT requests where the storage is S3, and `gets` GET and HEAD requests.
     """
@@ -98,7 +102,7 @@ class Total:
     def of(cls, steps: Sequence[StepPlan], images: int | None) -> Total:
         todo = [step for step in steps if step.state != FINISHED]
         paid = [step for step in todo if step.cost.how]
-        fixed = [step.cost for step in paid if step.name not in GROWING]
+        fixed = [step.cost for step in paid if not grows(step.name)]
         return cls(
             images,
             Sum.of([step.cost.hours for step in paid]),

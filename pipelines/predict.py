@@ -172,18 +172,19 @@ def predict(
         asked = questions.read(questions_file, folder)
     with named("--images"):
         batch = QuestionBatch(_resolve(asked, folder))
+
     _refuse_machine(resources)
     load.check(found.model)
     say(
         f"predict: {len(batch.asked)} questions about {len({file for file, _ in batch.asked})} images, model {found.model.name}"
     )
-    others = carried.names([each.others for _, each in batch.asked], tables.ANSWERED.names)
-    if others:
-        shown = ", ".join(key if key == name else f"{key} (as {name})" for key, name in others.items())
-        say(escape(f"predict: not asked about, but copied to the output: {shown}"))
+
+    others = _copied(batch)
+
     with Lock(f"{output}.work/lock.json"):
         work = f"{output}.work/predict-{_key(found, batch)}"
         refs = _index(batch, f"{work}/images", folder)
+
         start_ray(resources, verbose)
         shards = make_shards("predict", refs, batch.by_image(), resources.images_per_shard)
         spec = engine_spec(found.model, resources)
@@ -192,13 +193,24 @@ def predict(
         except KeyboardInterrupt as error:
             error.add_note(f"answers of finished shards are kept in {output}.work")
             raise
+
         table = _answered(batch, work, folder, found.temperature)
         for key, name in others.items():
             table = table.append_column(name, carried.column([each.others.get(key) for _, each in batch.asked]))
         _publish(table, output)
+
     files.delete_tree(f"{output}.work")
     _summarise(table, found, output)
     return output
+
+
+def _copied(batch: QuestionBatch) -> dict[str, str]:
+    """Keys of the questions that are copied to the output, and their names there; says so."""
+    others = carried.names([each.others for _, each in batch.asked], tables.ANSWERED.names)
+    if others:
+        shown = ", ".join(key if key == name else f"{key} (as {name})" for key, name in others.items())
+        say(escape(f"predict: not asked about, but copied to the output: {shown}"))
+    return others
 
 
 def _refuse_output(output: str) -> None:

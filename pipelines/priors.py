@@ -15,45 +15,43 @@ from leaml.data import store, tables
 from leaml.data.tables import LabeledRow
 from leaml.evaluation.priors import BlindPrior
 from leaml.evaluation.results import judged
+from leaml.rows import Row
 from pipelines.evaluate import evaluation_rows
-from pipelines.ingest import Labels, Sources
 from pipelines.run import Run
-
-PRIORS = ("blind_prior", "source_prior", "letter_prior")
-"""Rows that are made here."""
+from pipelines.sources import Labels, Sources
 
 
-def predict_priors(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
-    """Predictions of each prior that the data has, by row name.
+def blind_prior(run: Run, sources: Sources, labels: Labels, row: Row) -> pa.Table:
+    """The most common training answer to the question; of options, the most common right text among those offered."""
+    return _predicted(_known(labels), evaluation_rows(run, sources))
 
-    `blind_prior`: the most common training answer to the question; of options, the most common
-    right text among those offered. `source_prior`: the same per question and source of the image,
-    where the labeled images are of several sources. `letter_prior`: the most common right letter of
-    the question's options, where there are options.
 
-    Args:
-        run: Whose evaluation questions are answered.
-        sources: They tell the source of each image.
-        labels: What is counted, with the part held out for validation.
+def letter_prior(run: Run, sources: Sources, labels: Labels, row: Row) -> pa.Table | None:
+    """The most common right letter of the question's options; None where there are no options."""
+    known, asked = _known(labels), evaluation_rows(run, sources)
+    if not any(each["options"] for each in known) or not any(each["options"] for each in asked):
+        return None
+    return _predicted(known, asked, by="letter")
 
-    Returns:
-        A PREDICTIONS table for each.
-    """
-    known = [row for row, _ in labels.rows()]
-    asked = evaluation_rows(run, sources)
-    found = {"blind_prior": _predicted(known, asked)}
+
+def source_prior(run: Run, sources: Sources, labels: Labels, row: Row) -> pa.Table | None:
+    """The blind prior per question and source of the image; None where the labeled images are of one source."""
     origin = image_sources(sources.labeled.path("images"), labels.image_ids)
-    if len(set(origin.values())) > 1:
-        origin |= image_sources(sources.evaluation.path("images"), {row["image_id"] for row in asked})
-        found["source_prior"] = _predicted(known, asked, origin)
-    if any(row["options"] for row in known) and any(row["options"] for row in asked):
-        found["letter_prior"] = _predicted(known, asked, by="letter")
-    return found
+    if len(set(origin.values())) < 2:
+        return None
+    asked = evaluation_rows(run, sources)
+    origin |= image_sources(sources.evaluation.path("images"), {each["image_id"] for each in asked})
+    return _predicted(_known(labels), asked, origin)
 
 
 def image_sources(folder: str, ids: Iterable[str]) -> dict[str, str]:
     """Source of each image of an images table that is among `ids`."""
     return {image_id: str(row["source"]) for image_id, row in store.rows_of(folder, ids, ["source"]).items()}
+
+
+def _known(labels: Labels) -> list[LabeledRow]:
+    """What is counted: the labels with the part held out for validation."""
+    return [row for row, _ in labels.rows()]
 
 
 def _predicted(

@@ -18,10 +18,13 @@ PROGRESS = "progress.json"
 """In the folder of a running training: its latest metrics."""
 LINE_EVERY = 15.0
 """Seconds between progress lines where there is no terminal."""
+WAITING = 0.05
+"""Share of the time for which a model may wait for its input without a word."""
 
 
 class TrainingProgress(TypedDict):
-    """Content of `progress.json`: `step` of the `steps` of a `phase` of `phases`, and bytes of memory."""
+    """Content of `progress.json`: `step` of the `steps` of a `phase` of `phases`, bytes of memory, and the share of the time in
+    which the model waited for its input."""
 
     step: int
     steps: int
@@ -29,7 +32,16 @@ class TrainingProgress(TypedDict):
     phase: NotRequired[int]
     phases: NotRequired[int]
     loss: NotRequired[float]
+    wait_share: NotRequired[float]
     peak_memory: NotRequired[int]
+
+
+def note_of(now: TrainingProgress) -> str:
+    """What a bar says beside the rate: the loss, and that the model waits where it does."""
+    notes = [f"loss {now['loss']:.3f}"] if "loss" in now else []
+    if now.get("wait_share", 0.0) >= WAITING:
+        notes.append(f"waits {100 * now['wait_share']:.0f} % of the time for its input (resources.train_inputs)")
+    return ", ".join(notes)
 
 
 def say(message: str) -> None:

@@ -14,13 +14,13 @@ from leaml.data.budget import held_out
 from leaml.data.count import Count, count
 from leaml.io import files
 from pipelines.adapt import asked_of, baseline_steps, check_steps, method_steps
-from pipelines.amounts import GUESSES, Amounts
+from pipelines.amounts import GUESSES, Amounts, Tree
 from pipelines.contamination import screen_near_duplicates
 from pipelines.image_tokens import largest_size, median_size
-from pipelines.ingest import Labels, Sources, draw_labels, source_steps, training_images
+from pipelines.ingest import draw_labels, source_steps, training_images
 from pipelines.method import method
 from pipelines.run import UNKNOWN, Run, Step
-from pipelines.steps import Tree
+from pipelines.sources import Labels, Sources
 from pipelines.summaries import IngestSummary
 
 

@@ -16,19 +16,19 @@ from leaml.data.tables import LabeledRow
 from leaml.evaluation.metrics import Calibration, Metrics
 from leaml.evaluation.templates import templates
 from leaml.io import files
-from leaml.neurons.module_names import place_of
+from leaml.neurons.module_names import parse_module_name
 from leaml.report.content import ReportData, Sample, WrongAnswer
 from leaml.report.formats import made_for
 from leaml.report.page import write_report
-from leaml.report.verdict import prior_notes
+from leaml.report.verdict import row_notes
 from leaml.run.records import LEAML, REJECTED, StepRecord, by_reason
 from leaml.text import scoring
 from leaml.vlm import architecture, checkpoint
 from pipelines.evaluate import evaluation_rows, read_predictions
-from pipelines.ingest import Labels, Sources
 from pipelines.progress import console, say, warn
 from pipelines.run import Run, Step
 from pipelines.shards import read_output
+from pipelines.sources import Labels, Sources
 from pipelines.steps import of_kind
 from pipelines.summaries import TRAINING, IngestSummary, TrainingSummary
 from pipelines.table_rows import PredictionRow
@@ -54,6 +54,7 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: Me
     """
     selected, captions = _latest(run, "select"), _latest(run, "caption")
     filtered = _latest(run, "filter")
+
     html = write_report(
         ReportData(
             run=run.config.name,
@@ -72,6 +73,7 @@ def write(run: Run, sources: Sources, labels: Labels, adapted: Step, metrics: Me
             calibration=read_calibration(run.folder),
         )
     )
+
     uri = files.join(run.folder, "report", "index.html")
     files.write_bytes(uri, html if isinstance(html, bytes) else html.encode())
     print_table(metrics)
@@ -96,13 +98,16 @@ def print_table(metrics: Metrics) -> None:
     table = Table(title=f"{metrics['dataset']}: accuracy with {metrics['labels']} labeled images")
     for column in ("row", "accuracy", "95 % interval", "n", *kinds):
         table.add_column(column, justify="left" if column == "row" else "right")
+
     for name, row in sorted(metrics["rows"].items(), key=lambda item: item[1]["accuracy"]):
         low, high = row["ci95"]
         cells = [f"{row['by_type'][k]:.3f}" if k in row["by_type"] else "" for k in kinds]
         table.add_row(name, f"{row['accuracy']:.3f}", f"{low:.3f} to {high:.3f}", str(row["n"]), *cells)
+
     console.print(table)
-    for note in prior_notes(metrics["rows"]):
+    for note in row_notes(metrics["rows"]):
         console.print(note, style="dim")
+
     comparison = metrics.get("comparison")
     for warning in metrics.get("warnings") or []:
         warn(warning)
@@ -145,17 +150,20 @@ def _wrong_answers(run: Run, sources: Sources, metrics: Metrics) -> list[WrongAn
         return []
     best = _latest(run, "evaluate", (metrics.get("comparison") or {}).get("best_baseline", ""))  # a prior has no step
     others = _by_question(best) if best else {}
+
     asked = {_key(row): scoring.ask(row) for row in evaluation_rows(run, sources)}
     wrong = [row for row in read_predictions(answered).to_pylist() if not row["correct"]]
     wrong.sort(key=lambda row: (-(row["logprob"] if row["logprob"] is not None else -math.inf), *_key(row)))
     template_of = templates(row["question"] for row in wrong)
     kinds: dict[str, list[PredictionRow]] = {}
+
     for row in wrong:
         kinds.setdefault(row["question_type"] or template_of[row["question"]], []).append(row)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds))))
     chosen = list(itertools.islice((row for row in turns if row is not None), WRONG))
     wanted = {row["image_id"] for row in chosen}
     data = store.read_images(store.index(sources.evaluation.path("images")).only(wanted))
+
     found = []
     for row in chosen:
         other = others.get(_key(row))
@@ -188,7 +196,7 @@ def _selection(scored: Step) -> list[dict[str, str | int]]:
     modules = json.loads(files.read_bytes(scored.path("selection.json")))["modules"]
     rows = []
     for name, count in modules.items():
-        linear = place_of(name)
+        linear = parse_module_name(name)
         if "rows" in count:  # those with columns are chosen with their block's rows
             rows.append({"module": f"{linear.part} {linear.kind}", "layer": max(0, linear.layer), "name": name, **count})
     return rows
@@ -235,7 +243,7 @@ def _facts(run: Run, adapted: Step) -> dict[str, str]:
 
 
 def model_facts(config: Config) -> dict[str, str]:
-    """What is particular to the model: what a run has warned of, for whoever reads its report."""
+    """What is particular to the model: what a run has warned of."""
     found, share = {}, checkpoint.experts_share(config.model)
     if share:
         found["experts"] = f"{share:.0%} of the weights; neurons, scores and LoRA leave them as they are"

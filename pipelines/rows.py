@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from leaml.config import Config
 from leaml.plugins import function_of
 from leaml.rows import Row, rows
@@ -10,9 +12,10 @@ from pipelines.context import Context
 from pipelines.filter import filter_pairs
 from pipelines.finetune import finetune, finetune_captions, finetune_labels
 from pipelines.generate import generate
-from pipelines.ingest import Labels, Sources, draw_labels
+from pipelines.ingest import draw_labels
 from pipelines.method import method
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 
 
 def row_step(run: Run, sources: Sources, labels: Labels, name: str) -> Step | None:
@@ -34,6 +37,25 @@ def row_step(run: Run, sources: Sources, labels: Labels, name: str) -> Step | No
         return None
     made: Step = function_of(row.make)(run, sources, labels, row)
     return made
+
+
+def predict_without_model(run: Run, sources: Sources, labels: Labels) -> dict[str, pa.Table]:
+    """Predictions of the rows that no model answers, such as the priors, where the data has something for them.
+
+    Args:
+        run: Its configuration switches optional rows on.
+        sources: Its data; the evaluation's questions are answered.
+        labels: The labels that may be used.
+
+    Returns:
+        A PREDICTIONS table by row name, in the order of the table.
+    """
+    found = {
+        row.name: function_of(row.predict)(run, sources, labels, row)
+        for row in rows().values()
+        if row.predict and (not row.optional or row.name in run.config.evaluate.controls)
+    }
+    return {name: predictions for name, predictions in found.items() if predictions is not None}
 
 
 def on_labels(run: Run, sources: Sources, labels: Labels, row: Row) -> Step:

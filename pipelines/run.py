@@ -122,8 +122,7 @@ class Run:
         variant: str = "",
         round_number: int = 0,
     ) -> Step:
-        """The step with these settings and inputs; `version` is raised when its code changes its
-        results. These three are hashed with the name; `variant` and `round_number` label it."""
+        """The step of these settings, inputs and `version` (of its code), hashed with its name; the others label it."""
         key = {"step": name, "code": f"{__version__}/{version}", "settings": settings, "inputs": [i.hash for i in inputs]}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:12]
         made_from = tuple(i.name_of_folder for i in inputs if i.folder)
@@ -153,10 +152,12 @@ class Run:
             self._note(step, "reused", record.seconds, record.summary)
             say(f"{step.label}: finished before, reused")
             return step
+
         with Clock(step.folder) as clock:
             before = f"goes on, {clock.seconds:.0f} s were spent on it before" if clock.attempts > 1 else "started"
             say(f"{step.label}: {before}")
             self._note(step, RUNNING, None)
+
             try:
                 summary = dict(work())
                 seconds = round(clock.seconds, 1)
@@ -167,6 +168,7 @@ class Run:
                 with contextlib.suppress(DataError):  # must not hide why the step failed
                     self._note(step, _ended_by(error), clock.seconds)
                 raise
+
         self._note(step, "done", seconds, summary)
         say(f"{step.label}: done in {seconds:.0f} s")
         return step

@@ -48,14 +48,17 @@ class LoadedShard(TypedDict):
 
 @dataclass(frozen=True)
 class Shard:
-    """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is."""
+    """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is.
+
+    A position is a file and the number of a row in it.
+    """
 
     number: int
     step: str
     ids: list[str]
-    places: list[tuple[str, int]]
+    positions: list[tuple[str, int]]
     extras: list[object]
-    extra_places: list[tuple[str, int]] | None
+    extra_positions: list[tuple[str, int]] | None
 
     @property
     def name(self) -> str:
@@ -69,9 +72,9 @@ class Shard:
         def kept(values: list[T]) -> list[T]:
             return [values[index] for index in keep]
 
-        rest = None if self.extra_places is None else kept(self.extra_places)
-        extras = kept(self.extras) if self.extra_places is None else []
-        return Shard(self.number, self.step, kept(self.ids), kept(self.places), extras, rest)
+        rest = None if self.extra_positions is None else kept(self.extra_positions)
+        extras = kept(self.extras) if self.extra_positions is None else []
+        return Shard(self.number, self.step, kept(self.ids), kept(self.positions), extras, rest)
 
     def pack(self) -> PackedShard:
         """A row for Ray Data of about 25 bytes an image: the driver holds all of them."""
@@ -86,7 +89,7 @@ class Shard:
     def unpack(cls, packed: PackedShard) -> Shard:
         """The shard in a row made by `pack`."""
         found = json.loads(zlib.decompress(packed["packed"]))
-        for key in ("places", "extra_places"):
+        for key in ("positions", "extra_positions"):
             found[key] = None if found[key] is None else [(file, row) for file, row in found[key]]
         return cls(**found)
 
@@ -124,15 +127,16 @@ def load(packed: PackedShard) -> LoadedShard:
     """Reads the encoded bytes of a shard's images; runs as a Ray Data task, so reading overlaps with the engine."""
     shard = Shard.unpack(packed)
     by_table: dict[str, list[int]] = {}
-    for table, row in shard.places:
+    for table, row in shard.positions:
         by_table.setdefault(table, []).append(row)
+
     found = {
         (table, row): image
         for table, rows in by_table.items()
         for row, image in zip(rows, ImageTable(table).read(rows), strict=True)
     }
-    images = [found[place] for place in shard.places]
-    extras = shard.extras if shard.extra_places is None else _read_extras(shard.extra_places)
+    images = [found[position] for position in shard.positions]
+    extras = shard.extras if shard.extra_positions is None else _read_extras(shard.extra_positions)
     return {
         "turn": packed["turn"],
         "shard": shard.name,
@@ -144,7 +148,7 @@ def load(packed: PackedShard) -> LoadedShard:
     }
 
 
-def _read_extras(places: list[tuple[str, int]]) -> list[object]:
+def _read_extras(positions: list[tuple[str, int]]) -> list[object]:
     """Rows `(file, row number)` of another step's tables."""
-    parts = {file: tables.read(file) for file, _ in places}
-    return [parts[file].slice(row, 1).to_pylist()[0] for file, row in places]
+    parts = {file: tables.read(file) for file, _ in positions}
+    return [parts[file].slice(row, 1).to_pylist()[0] for file, row in positions]

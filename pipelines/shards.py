@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -26,7 +26,6 @@ from leaml.engine.interface import Closable, Completion, Engine
 from leaml.engine.spec import EngineSpec
 from leaml.errors import LeamlError, StepError
 from leaml.io import files
-from leaml.run.records import QUARANTINED, REJECTED
 from pipelines import kept, quarantine
 from pipelines.clock import Spent
 from pipelines.metrics import StepMetrics
@@ -34,6 +33,7 @@ from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
 from pipelines.shard import LoadedShard, PackedShard, Shard
 from pipelines.stream import rows_of, saturation, stream
+from pipelines.summaries import describe
 from pipelines.table_rows import OutputRow
 from pipelines.turns import SharedEngineActor, TurnRow, by_turn
 
@@ -136,6 +136,7 @@ class EngineActor(Generic[Extra]):
         if self.known is not None:
             engine = kept.KeptReplies(engine, replies, self.known)  # type: ignore[arg-type]  # of a URL
         rows, counts = self.work(engine, items) if items else ([], Counter())
+
         made, expected = [r["image_id"] for r in rows], [i.image_id for i in items]
         if made != expected:
             msg = (
@@ -143,6 +144,7 @@ class EngineActor(Generic[Extra]):
                 "number"
             )
             raise StepError(msg)
+
         reasons = {str(row["image_id"]): str(row[quarantine.REASON]) for row in rows if quarantine.REASON in row}
         published = [row for row in rows if row["image_id"] not in reasons]
         quarantined += [_quarantined(shard, image_id, reason) for image_id, reason in reasons.items()]
@@ -151,9 +153,11 @@ class EngineActor(Generic[Extra]):
                 f"{self.output}/{quarantine.FOLDER}/{shard['shard']}.parquet",
                 tables.table(quarantined, tables.QUARANTINE),
             )
+
         counts["images"] = len(published)
         counts.update(quarantine.counts_of(quarantined))
         files.write_bytes(f"{self.output}/counts/{shard['shard']}.json", json.dumps(counts).encode())
+
         # last, since the rows' file is what makes the shard done
         tables.write(f"{self.output}/rows/{shard['shard']}.parquet", tables.table(published, self.work.schema))
         if self.known is not None:
@@ -308,12 +312,14 @@ class _Begun(Generic[Extra]):
         if self.todo:
             say(f"{label}: {len(self.todo)} shards, {resources.engines} engines; {saturation(resources)}")
             self._follow(rows, done, spent)
+
         finished = _finished(output)
         _sweep(output, finished)
         spent.save()
         summary: dict[str, float] = {**_read_counts(output, finished), "engine_seconds": round(spent.engine_seconds, 1)}
         summary["wall_seconds"] = round(spent.wall_seconds, 1)
         quarantine.check(label, summary, self.total, self.total, self.most, output)
+
         if spent.images:
             busy = max(spent.engine_seconds, 1e-3)
             summary["images_per_engine_s"] = round(spent.images / busy, 3)
@@ -321,6 +327,7 @@ class _Begun(Generic[Extra]):
             summary["engine_hours_per_million_images"] = round(hours, 2)
             if resources.engine_gpus:
                 summary["gpu_hours_per_million_images"] = round(hours * resources.engine_gpus, 2)
+
         say(f"{label}: {describe(summary)}")
         return summary
 
@@ -362,20 +369,6 @@ def run_step(
     config = run.config
     limits = (config.data.max_pixels, config.data.max_quarantined)
     return run_shards(step.label, shards, spec, work, step.folder, resources or config.resources, *limits)
-
-
-def describe(summary: Mapping[str, float]) -> str:
-    """The summary in a line: images, pairs and why they were rejected, tokens, rate, what a million images would take."""
-    parts = [f"{summary.get(name, 0)} {name}" for name in ("images", "quarantined", "pairs", "tokens") if summary.get(name)]
-    if summary.get("pairs"):
-        parts.append(f"{100 * summary.get('accepted', 0) / summary['pairs']:.0f} % accepted")
-    parts += [f"{n} {k}" for k, n in summary.items() if k.startswith(("captions ", "replies "))]
-    for kind in (REJECTED, QUARANTINED):
-        parts += [f"{n} {k}" for n, k in sorted(((n, k) for k, n in summary.items() if k.startswith(kind)), reverse=True)]
-    if "images_per_engine_s" in summary:
-        rate, hours = summary["images_per_engine_s"], summary["engine_hours_per_million_images"]
-        parts.append(f"{rate:.1f} images/s per engine, {hours:.1f} engine-hours per million")
-    return ", ".join(parts)
 
 
 def _read_counts(output: str, finished: set[str]) -> Counter[str]:

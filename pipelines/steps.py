@@ -8,17 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pipelines.amounts import Amounts, Tokens, Workload
+from pipelines import step_facts as facts
+from pipelines.amounts import Amounts, Requests, Tokens, Tree, Workload
 
 if TYPE_CHECKING:
     from leaml.config import Config
 
-Tree = dict[str, Any]
-"""The configuration as plain data."""
 Kind = Literal["data", "engine", "train", "gradients", "driver"]
 """What a step runs on: CPU tasks of Ray, engines, training workers, training workers that do not train, or the driver alone."""
+ENGINE_REQUESTS = Requests(shard=(3, 7), image_file=(0, 3))
+"""Rows, counts and attempt are written; two open the table of images, four read some, one reads counts. To find where images
+are: the footer of each fragment, its columns, the ids."""
+FILTER_REQUESTS = Requests(shard=(2, 6))
+"""Of a file of pairs, one for each shard: rows and counts are written; two HEADs and two GETs of the candidates in each of two
+passes where filters look at all pairs together, one of the counts."""
+EXAMPLE_REQUESTS = Requests(image=(0, 2))
+"""Where an example's image is, and the image."""
+REQUESTS: dict[Kind, Requests] = {
+    "engine": ENGINE_REQUESTS,
+    "train": EXAMPLE_REQUESTS,
+    "gradients": EXAMPLE_REQUESTS,
+    "data": Requests(),
+    "driver": Requests(),
+}
+"""Of a step that declares none."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +49,23 @@ class StepSpec:
         run: `module:function` that makes it, given a `pipelines.context.Context`; "" for those that others make.
         version: Raised when its code changes its results.
         when: Whether a configuration has it.
+        why_not: Why a configuration does not have it, as a clause for people; "" where there is no more to say.
+        model: Key of the model, in the configuration, that its engines or workers load.
+        url: Of a server that is asked instead; None: engines of the run.
+        engines: How many engines it has, and the GPUs of each.
         command: Whether it is a command of its own.
         shared: Whether all rows of the table have it in common.
         once: Whether later rounds do not have it again.
         tuned: Whether trials of a search pay for it.
+        judged: Whether it trains the generator that a search judges; one step does.
         work: How much it has to do.
-        describe: What there is to say of that, for the plan.
+        describe: What there is to say of what it reads, for the plan.
         makes: What comes of it, for the plan.
         each: How many of them an image makes, for steps that make them of images.
         per_image: How often an engine reads an image, and tokens that it writes about it.
         alike: What two steps have in common when one's rate tells the other's, beside model and resources.
         reply: Tokens of a reply that a training learns.
+        requests: Of S3, for each of what it reads; None: those of its kind, `REQUESTS`.
         inspect: `module:function` that prints what its tables say of an image, given a finished step
             (`pipelines.inspect_image.InspectedStep`) and the image's id; "" for those that have nothing to say.
     """
@@ -57,80 +78,24 @@ class StepSpec:
     run: str = ""
     version: int = 1
     when: Callable[[Config], bool] = lambda config: True
+    why_not: Callable[[Config], str] = lambda config: ""
+    model: str = "model"
+    url: Callable[[Tree], str | None] = lambda tree: None
+    engines: Callable[[Tree], tuple[int, float]] = lambda tree: (tree["resources"]["engines"], tree["resources"]["engine_gpus"])
     command: bool = True
     shared: bool = False
     once: bool = False
     tuned: bool = False
+    judged: bool = False
     work: Callable[[Tree, Amounts], Workload] = lambda tree, amounts: Workload(held_out=amounts.validation != 0)
-    describe: Callable[[Tree, Workload], str] = lambda tree, work: ""
+    describe: Callable[[Tree, Amounts], str] = lambda tree, amounts: ""
     makes: str = ""
     each: Callable[[Tree], int] = lambda tree: 1
     per_image: Callable[[Tree, Workload, Tokens], tuple[float, float]] = lambda tree, work, tokens: (1.0, 0.0)
     alike: Callable[[Tree], tuple[object, ...]] = lambda tree: ()
     reply: Callable[[Tokens], int] = lambda tokens: tokens.pair
+    requests: Requests | None = None
     inspect: str = ""
-
-
-def _distills(config: Config) -> bool:
-    return not config.distill.skip
-
-
-def _selects(config: Config) -> bool:
-    """Scores cost a pass with gradients over the labels, which only a training of neurons is worth."""
-    return _distills(config) and "neurons" in (config.distill.method, config.finetune.method)
-
-
-def _caption_work(tree: Tree, amounts: Amounts) -> Workload:
-    limit, complete = tree["caption"]["max_images"], tree["caption"]["complete"]
-    if amounts.training is None:
-        return Workload(None if complete else 0)
-    return Workload(max(0, min(limit or amounts.training, amounts.training) - (amounts.given or 0)) if complete else 0)
-
-
-def _pair_work(tree: Tree, amounts: Amounts) -> Workload:
-    limit = tree["generate"]["max_images"]
-    return Workload(None if amounts.rest is None else min(limit or amounts.rest, amounts.rest))
-
-
-def _score_work(tree: Tree, amounts: Amounts) -> Workload:
-    return Workload(None if amounts.label_rows is None else min(tree["score"]["samples"], 2 * amounts.label_rows))
-
-
-def _describe_pairs(tree: Tree, _: Workload) -> str:
-    given = len(tree["generate"]["questions"])
-    return f"{tree['generate']['pairs_per_image']} pairs{f' + {given} given questions' if given else ''} an image"
-
-
-def _questions(tree: Tree) -> int:
-    """About an image, sampled and given."""
-    return int(tree["generate"]["pairs_per_image"]) + len(tree["generate"]["questions"])
-
-
-def _generate_tokens(tree: Tree, _: Workload, tokens: Tokens) -> tuple[float, float]:
-    config = tree["generate"]
-    pairs, given, own = config["pairs_per_image"], len(config["questions"]), config["caption"] == "self"
-    again = pairs if config["votes"] else 0
-    written = pairs * tokens.pair + (given + again) * max(1, config["votes"]) * tokens.answer
-    return own + bool(pairs) + given + again, written + own * min(tokens.caption, config["max_tokens"])
-
-
-def _hardness_tokens(tree: Tree, _: Workload, tokens: Tokens) -> tuple[float, float]:
-    return _questions(tree), _questions(tree) * tokens.answer
-
-
-def _evaluate_tokens(_: Tree, work: Workload, tokens: Tokens) -> tuple[float, float]:
-    asked = (work.questions or 0) / work.images if work.images else 1.0
-    return round(asked, 1), round(asked * tokens.answer, 1)
-
-
-def _asked_pairs(tree: Tree) -> tuple[object, ...]:
-    section = tree["generate"]
-    return section["pairs_per_image"], len(section["questions"]), section["votes"], section["caption"]
-
-
-def _evaluation(tree: Tree) -> tuple[object, ...]:
-    data = tree["data"]
-    return (*(data["evaluation"].get(key) for key in ("format", "path", "split", "limit")), data["evaluation_questions"])
 
 
 METHOD = (
@@ -142,10 +107,15 @@ METHOD = (
         ("ingest",),
         "pipelines.caption:caption",
         version=6,
-        when=_distills,
+        when=facts.distills,
+        why_not=facts.why_not_distill,
+        model="caption.teacher",
+        url=lambda tree: tree["caption"]["url"],
+        engines=facts.teacher_engines,
         shared=True,
         once=True,
-        work=_caption_work,
+        work=facts.caption_work,
+        describe=facts.describe_captions,
         makes="captions",
         inspect="pipelines.inspect_image:caption",
         per_image=lambda tree, work, tokens: (1, min(tokens.caption, tree["caption"]["max_tokens"])),
@@ -169,8 +139,9 @@ METHOD = (
         ("warmup",),
         "pipelines.score:score",
         version=3,
-        when=_selects,
-        work=_score_work,
+        when=facts.selects,
+        why_not=facts.why_not_select,
+        work=facts.score_work,
         makes="table of scores",
     ),
     StepSpec(
@@ -180,7 +151,8 @@ METHOD = (
         "select",
         ("score",),
         "pipelines.selection:select",
-        when=_selects,
+        when=facts.selects,
+        why_not=facts.why_not_select,
         describe=lambda tree, _: f"{100 * tree['select']['ratio']:g} % of the neurons by {tree['score']['method']}",
         makes="selection",
     ),
@@ -192,8 +164,10 @@ METHOD = (
         ("caption", "warmup", "select"),
         "pipelines.distill:distill",
         version=2,
-        when=_distills,
+        when=facts.distills,
+        why_not=facts.why_not_distill,
         tuned=True,
+        judged=True,
         reply=lambda tokens: tokens.caption,
         makes="model",
     ),
@@ -206,12 +180,12 @@ METHOD = (
         "pipelines.generate:generate",
         version=10,
         tuned=True,
-        work=_pair_work,
-        describe=_describe_pairs,
+        work=facts.pair_work,
+        describe=facts.describe_pairs,
         makes="pairs",
-        each=_questions,
-        per_image=_generate_tokens,
-        alike=_asked_pairs,
+        each=facts.questions,
+        per_image=facts.generate_tokens,
+        alike=facts.asked_pairs,
     ),
     StepSpec(
         "hardness",
@@ -224,11 +198,11 @@ METHOD = (
         when=lambda config: config.filter.hardness,
         command=False,
         tuned=True,
-        work=_pair_work,
+        work=facts.pair_work,
         makes="answers",
-        each=_questions,
-        per_image=_hardness_tokens,
-        alike=_asked_pairs,
+        each=facts.questions,
+        per_image=facts.hardness_tokens,
+        alike=facts.asked_pairs,
     ),
     StepSpec(
         "filter",
@@ -237,9 +211,10 @@ METHOD = (
         "filter",
         ("generate", "hardness"),
         "pipelines.filter:filter_pairs",
-        work=_pair_work,
+        work=facts.pair_work,
         makes="pairs at most",
-        each=_questions,
+        each=facts.questions,
+        requests=FILTER_REQUESTS,
         inspect="pipelines.inspect_image:pairs",
     ),
     StepSpec(
@@ -263,6 +238,7 @@ INGEST = StepSpec(
     "data",
     version=6,
     makes="images",
+    requests=Requests(image_file=(26, 0), image=(0, 1)),  # a fragment is sent in parts of 5 MiB
     inspect="pipelines.inspect_image:labels",
 )
 EVALUATE = StepSpec(
@@ -274,12 +250,14 @@ EVALUATE = StepSpec(
     version=4,
     work=lambda _, amounts: Workload(amounts.asked_images, amounts.asked),
     makes="answers",
-    per_image=_evaluate_tokens,
-    alike=_evaluation,
+    per_image=facts.evaluate_tokens,
+    alike=facts.evaluation,
     inspect="pipelines.inspect_image:answers",
 )
 STEPS = {spec.name: spec for spec in (INGEST, *METHOD, EVALUATE)}
-"""By name, in order. Those that only some data need (exclude, contamination) are parts of ingest."""
+"""By name, in order."""
+PARTS_OF_INGEST: dict[str, Kind] = {"exclude": "driver", "contamination": "data"}
+"""Steps that only some data need, and what they run on."""
 COMMANDS = tuple(spec for spec in STEPS.values() if spec.command)
 LAST = EVALUATE.name
 ONCE = frozenset(spec.name for spec in STEPS.values() if spec.once)
@@ -296,13 +274,40 @@ def had_by(config: Config) -> dict[str, bool]:
     return {spec.name: spec.when(config) for spec in METHOD if spec.command}
 
 
+def steps_of(config: Config, until: str = LAST) -> list[StepSpec]:
+    """The method's steps up to `until` that a run with this configuration has."""
+    names = [*STEPS][: [*STEPS].index(until) + 1]
+    return [spec for spec in METHOD if spec.name in names and spec.when(config)]
+
+
 def trained_by(config: Config, until: str = LAST) -> list[StepSpec]:
     """The method's trainings up to the step `until` that a run with this configuration has."""
     from leaml.config import TrainConfig
 
-    names = [*STEPS][: [*STEPS].index(until) + 1]
-    had = [spec for spec in METHOD if spec.name in names and spec.when(config)]
-    return [spec for spec in had if isinstance(getattr(config, spec.section), TrainConfig)]
+    return [spec for spec in steps_of(config, until) if isinstance(getattr(config, spec.section), TrainConfig)]
+
+
+def kind_of(name: str) -> Kind:
+    """What a step of this name runs on."""
+    return STEPS[name].kind if name in STEPS else PARTS_OF_INGEST.get(name, "driver")
+
+
+def why_not(spec: StepSpec, config: Config) -> str:
+    """Why a run with this configuration does not have a step, as a clause; "" where it has it."""
+    if spec.when(config):
+        return ""
+    return spec.why_not(config) or f"the configuration leaves out {spec.name} (section {spec.section})"
+
+
+def judged_step() -> StepSpec:
+    """The step that trains the generator which a search judges."""
+    (found,) = (spec for spec in METHOD if spec.judged)
+    return found
+
+
+def judged_sections() -> list[str]:
+    """Sections of the method's steps up to that one, on which its generator depends."""
+    return list(dict.fromkeys(spec.section for spec in METHOD[: METHOD.index(judged_step()) + 1]))
 
 
 def of_kind(*kinds: Kind) -> frozenset[str]:

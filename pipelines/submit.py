@@ -184,6 +184,7 @@ class Cluster:
         if not from_image:
             environment |= {"working_dir": ".", "excludes": EXCLUDES}
             program = "python -m pipelines.cli" if Path("pipelines/cli.py").is_file() else program
+
         try:
             return str(
                 self.client.submit_job(
@@ -254,6 +255,7 @@ def _digest(config: Config) -> str:
 def _follow(cluster: Cluster, job: str) -> None:
     """Print the job's log until it has ended. A lost connection is taken up again where it broke off."""
     printed, seen, waited = 0, time.monotonic(), ""
+
     while True:
         try:
             found = cluster.client.get_job_info(job)

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 
 from leaml.data.label_counts import LabelCounts
 from leaml.io import files
+from leaml.run.records import QUARANTINED, REJECTED
 
 
 @dataclass(frozen=True)
@@ -104,3 +105,17 @@ def validations_of(summary: Mapping[str, Any]) -> list[ValidationRecord]:
 def excluded_counts(summary: Mapping[str, Any]) -> dict[str, int]:
     """Of a step that leaves images out: how many of each source."""
     return dict(summary["excluded"])
+
+
+def describe(summary: Mapping[str, float]) -> str:
+    """The summary in a line: images, pairs and why they were rejected, tokens, rate, what a million images would take."""
+    parts = [f"{summary.get(name, 0)} {name}" for name in ("images", "quarantined", "pairs", "tokens") if summary.get(name)]
+    if summary.get("pairs"):
+        parts.append(f"{100 * summary.get('accepted', 0) / summary['pairs']:.0f} % accepted")
+    parts += [f"{n} {k}" for k, n in summary.items() if k.startswith(("captions ", "replies "))]
+    for kind in (REJECTED, QUARANTINED):
+        parts += [f"{n} {k}" for n, k in sorted(((n, k) for k, n in summary.items() if k.startswith(kind)), reverse=True)]
+    if "images_per_engine_s" in summary:
+        rate, hours = summary["images_per_engine_s"], summary["engine_hours_per_million_images"]
+        parts.append(f"{rate:.1f} images/s per engine, {hours:.1f} engine-hours per million")
+    return ", ".join(parts)

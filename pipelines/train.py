@@ -22,18 +22,19 @@ from leaml.errors import LeamlError, ModelError, StepError
 from leaml.imports import uncollected
 from leaml.io import files, s3
 from leaml.training.batches import Example, Task
-from leaml.training.loop import Outcome, Trainer, Validation, Worker
+from leaml.training.loop import Outcome, Trainer, Validation
 from leaml.training.memory import allocator
+from leaml.training.worker import Worker
 from leaml.vlm import checkpoint
 from pipelines import _compat, worker
 from pipelines.metrics import StepMetrics
-from pipelines.progress import PROGRESS, Bar, TrainingProgress
+from pipelines.progress import PROGRESS, Bar, TrainingProgress, note_of
 from pipelines.summaries import TRAINING
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
-    from ray.train import UserCallback
+    from ray.train import ScalingConfig, UserCallback
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -183,11 +184,7 @@ def fit(
             "sharding": resources.train_sharding,
         },
         torch_config=NodeNetwork(backend="nccl" if gpus else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.train_workers,
-            use_gpu=gpus > 0,
-            resources_per_worker={"CPU": resources.train_cpus} | ({"GPU": gpus} if gpus else {}),
-        ),
+        scaling_config=_scaling(resources),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class of Train V1, V2 is switched on
             name=name,
             storage_path=storage.removeprefix("s3://"),
@@ -207,6 +204,14 @@ def fit(
         msg = f"{label}: training failed: {error}; run the same command again to resume from the last checkpoint"
         raise StepError(msg) from error
     files.delete_tree(folder)
+
+
+def _scaling(resources: ResourcesConfig) -> ScalingConfig:
+    import ray.train
+
+    gpus = resources.train_gpus
+    each = {"CPU": resources.train_cpus} | ({"GPU": gpus} if gpus else {})
+    return ray.train.ScalingConfig(num_workers=resources.train_workers, use_gpu=gpus > 0, resources_per_worker=each)
 
 
 def _own_error(error: BaseException) -> LeamlError | None:
@@ -380,7 +385,7 @@ class ProgressMonitor:
             if not begun:
                 self.bar.begin(done, now.get("phases", 1) * now["steps"])
                 begun = True
-            self.bar.update(done, f"loss {now['loss']:.3f}" if "loss" in now else "")
+            self.bar.update(done, note_of(now))
             self.exported.progress(done, self.bar.total)
             self.exported.training(now)
 

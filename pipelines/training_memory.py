@@ -1,7 +1,8 @@
-"""What the trainings of a run take of memory, before anything is run, and the refusal of one that does not fit.
+"""What the trainings and the scoring of a run take of memory, before anything is run, and the refusal of one that does not fit.
 
-leaml/training/footprint.py has the arithmetic. A training's largest micro-batch is made of the largest image: as many examples
-as its `micro_batch_tokens` allows, or with `auto` one, as it then takes what is left.
+leaml/training/footprint.py and leaml/neurons/footprint.py have the arithmetic. A training's largest micro-batch is made of the
+largest image: as many examples as its `micro_batch_tokens` allows, or with `auto` one, as it then takes what is left. A scoring
+takes `score.batch_size` examples at a time where the model keeps them apart.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from leaml.config import Config, ModelConfig, ResourcesConfig, TrainConfig
+from leaml import score_methods
+from leaml.config import Config, ModelConfig, ResourcesConfig, ScoreConfig, TrainConfig
 from leaml.errors import LeamlError, ResourceError
 from leaml.machine import SHARDED_ABOVE, total_memory
 from leaml.rows import TRAINED_BASELINES
 from pipelines import image_tokens
-from pipelines.amounts import Tokens
-from pipelines.steps import LAST, STEPS, Tree, trained_by
+from pipelines.amounts import Tokens, Tree
+from pipelines.steps import LAST, STEPS, steps_of, trained_by
 
 if TYPE_CHECKING:
+    import torch
+
     from leaml.training.footprint import Extent, Footprint
 
 LIBRARIES = 600 * 2**20
@@ -31,23 +35,27 @@ RAY_SHARE = 0.95
 """Of a machine's memory, above which Ray ends workers."""
 PLANNED_GPU = 80 * 2**30
 """Bytes of a GPU that is planned for and not seen here: an A100 or H100."""
+LANGUAGE = r"(.*\.)?(text_model|language_model)\..*"
+"""Modules that are scored where those of the vision tower are left out."""
 FEWEST_PIXELS = 50_000
 """Of an image, below which none is proposed."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """What one worker of a training takes.
+    """What one worker of a training, or of the scoring, takes.
 
     Attributes:
         footprint: In bytes.
         one: Its largest example.
         examples: In its largest micro-batch.
+        at_least: Whether there may be more of them, which only running tells.
     """
 
     footprint: Footprint
     one: Extent
     examples: int
+    at_least: bool = False
 
     @property
     def peak(self) -> int:
@@ -103,6 +111,40 @@ def of_training(
     return Need(found, one, examples)
 
 
+def of_score(score: ScoreConfig, model: ModelConfig, size: tuple[int, int] | None, resources: ResourcesConfig) -> Need | None:
+    """What the scoring of neurons takes; None where that is not known, or no gradients are taken.
+
+    Examples that the model mixes are scored one at a time. Where that cannot be told one is counted, which is the least.
+    """
+    from leaml.neurons import footprint as of_scores
+    from leaml.training.footprint import anatomy
+
+    local = image_tokens.at_hand(model)
+    if local is None or score_methods.method(score.method).of != "gradients":
+        return None
+    try:
+        one = _extent(local, size or image_tokens.SIZE, STEPS["warmup"].reply(Tokens()))
+        parts, together = _scored(local, size or image_tokens.SIZE, score.modules)
+        made = anatomy(local)
+    except (LeamlError, ValueError, KeyError, AttributeError, IndexError, RuntimeError):
+        return None
+    wanted = min(score.batch_size, math.ceil(score.samples / resources.train_workers))
+    examples = wanted if together else 1
+    device = "cuda" if resources.train_gpus else "cpu"
+    found = of_scores.footprint(made, one.times(examples), score, parts, model.dtype, device)
+    return Need(found, one, examples, together is None and wanted > 1)
+
+
+@lru_cache(maxsize=16)
+def _scored(model: ModelConfig, size: tuple[int, int], modules: str) -> tuple[set[str], bool | None]:
+    """The parts of a model that are scored, and whether examples with images of this size go through it together."""
+    from leaml.neurons import footprint
+    from leaml.vlm import skeleton
+
+    empty = skeleton.without_weights(model)
+    return footprint.scored_parts(empty, modules), footprint.goes_together(empty, modules, _made(model, size, 2))
+
+
 def _are_sharded(whole: Footprint, resources: ResourcesConfig) -> bool:
     """Whether the workers share weights, gradients and moments, which take so much as a whole."""
     sharding, memory = resources.train_sharding, room(resources) or (PLANNED_GPU if resources.train_gpus else None)
@@ -114,16 +156,21 @@ def _are_sharded(whole: Footprint, resources: ResourcesConfig) -> bool:
 @lru_cache(maxsize=16)
 def _extent(model: ModelConfig, size: tuple[int, int], reply: int) -> Extent:
     """Of an example with an image of this size, as the model's own processor makes it."""
-    from PIL import Image
-
     from leaml.training.footprint import anatomy, extent
-    from leaml.vlm import load
-    from leaml.vlm.collate import Collator, Turn
     from pipelines.estimates import ASSUMED
 
-    made = Collator(load.processor(model))([Turn(Image.new("RGB", size), "What is it?", "A ball")])
-    one = extent(anatomy(model), made)
+    one = extent(anatomy(model), _made(model, size, 1))
     return replace(one, tokens=one.tokens - one.reply + ASSUMED.text_tokens + reply, reply=reply)
+
+
+def _made(model: ModelConfig, size: tuple[int, int], count: int) -> dict[str, torch.Tensor]:
+    """Tensors of so many examples, each with an image of this size."""
+    from PIL import Image
+
+    from leaml.vlm import load
+    from leaml.vlm.collate import Collator, Turn
+
+    return Collator(load.processor(model))([Turn(Image.new("RGB", size), "What is it?", "A ball")] * count)
 
 
 def trainings(config: Config, until: str = LAST) -> Iterator[Training]:
@@ -146,8 +193,10 @@ def of_step(name: str, section: Tree, tree: Tree, size: tuple[int, int] | None) 
         size: Width and height of the largest image; None: `image_tokens.SIZE`.
 
     Returns:
-        None for one that is trained in another way, or where `of_training` cannot tell.
+        None for a step that neither trains nor scores, or where `of_training` cannot tell.
     """
+    if STEPS[name].kind == "gradients" and section.keys() == ScoreConfig.model_fields.keys():
+        return of_score(ScoreConfig(**section), ModelConfig(**tree["model"]), size, ResourcesConfig(**tree["resources"]))
     if not section.keys() >= TrainConfig.model_fields.keys():
         return None
     train = TrainConfig(**{key: section[key] for key in TrainConfig.model_fields})
@@ -175,7 +224,7 @@ def room(resources: ResourcesConfig) -> int | None:
 
 
 def refuse_large(config: Config, size: tuple[int, int] | None, until: str = LAST) -> None:
-    """Refuse trainings that do not fit the memory of this machine, before captions are paid for.
+    """Refuse trainings and a scoring that do not fit the memory of this machine, before captions are paid for.
 
     Args:
         config: The run.
@@ -192,14 +241,49 @@ def refuse_large(config: Config, size: tuple[int, int] | None, until: str = LAST
         need = of_training(training, config.model, size, config.resources)
         if need is not None and need.peak > memory:
             raise ResourceError(_refusal(training, config, size, need, memory))
+    if any(
+        spec.kind == "gradients" and isinstance(getattr(config, spec.section), ScoreConfig) for spec in steps_of(config, until)
+    ):
+        scored = of_score(config.score, config.model, size, config.resources)
+        if scored is not None and scored.peak > memory:
+            raise ResourceError(_score_refusal(config, size, scored, memory))
+
+
+def _found(what: str, config: Config, need: Need, memory: int) -> str:
+    where = "GPU" if config.resources.train_gpus else "machine's share for a worker"
+    about = "at least" if need.at_least else "about"
+    return f"{what} takes {about} {_gib(need.peak)} GiB ({parts_text(need)}), and the {where} has {_gib(memory)}"
+
+
+def _score_refusal(config: Config, size: tuple[int, int] | None, need: Need, memory: int) -> str:
+    """As `_refusal`, with the settings of a scoring."""
+    found, changes = _found("the step score", config, need, memory), list[str]()
+    score, model, smallest = config.score, config.model, need.peak
+    for change, of_section, of_model in _smaller_score(model, size, need):
+        changed, smaller = score.model_copy(update=of_section), model.model_copy(update=of_model)
+        then = of_score(changed, smaller, size, config.resources)
+        if then is None or then.peak >= smallest:
+            continue
+        changes.append(change)
+        if then.peak <= memory:
+            return f"{found}; set {_listed(changes)}, with which it takes {_gib(then.peak)} GiB"
+        score, model, smallest = changed, smaller, then.peak
+    tried = f"{_listed(changes)} would not be enough: " if changes else ""
+    return f"{found}; {tried}set distill.method=lora and finetune.method=lora, which need no scores, or take more memory"
+
+
+def _smaller_score(
+    model: ModelConfig, size: tuple[int, int] | None, need: Need
+) -> Iterator[tuple[str, dict[str, object], dict[str, object]]]:
+    """As `_smaller`, of a scoring."""
+    if need.examples > 1:
+        yield "score.batch_size=1", {"batch_size": 1}, {}
+    yield from ((change, {}, of_model) for change, of_model in _smaller_images(model, size))
+    yield f"score.modules='{LANGUAGE}'", {"modules": LANGUAGE}, {}
 
 
 def _refusal(training: Training, config: Config, size: tuple[int, int] | None, need: Need, memory: int) -> str:
-    where = "GPU" if config.resources.train_gpus else "machine's share for a worker"
-    found = (
-        f"the training {training.key} takes about {_gib(need.peak)} GiB ({parts_text(need)}), and the {where} has "
-        f"{_gib(memory)}"
-    )
+    found = _found(f"the training {training.key}", config, need, memory)
     changes: list[str] = []
     model, smallest = config.model, need.peak
     for change, of_section, of_model in _smaller(training, model, size, need, bool(config.resources.train_gpus)):
@@ -230,11 +314,7 @@ def _smaller(
     if need.examples > 1:
         yield f"{key}.micro_batch_tokens={need.one.tokens}", {"micro_batch_tokens": need.one.tokens}, {}
     yield f"{key}.activation_checkpointing=true", {"activation_checkpointing": True}, {}
-    yield "model.image_tiles=false", {}, {"image_tiles": False}
-    width, height = size or image_tokens.SIZE
-    pixels = (model.max_image_pixels or width * height) // 4
-    if pixels >= FEWEST_PIXELS:
-        yield f"model.max_image_pixels={pixels}", {}, {"max_image_pixels": pixels}
+    yield from ((change, {}, of_model) for change, of_model in _smaller_images(model, size))
     fixed = bool(_row_of(training))  # such a row is called after its method
     if section.method == "full" and not fixed:
         yield f"{key}.method=lora", {"method": "lora"}, {}
@@ -243,12 +323,22 @@ def _smaller(
         yield f"{key}.lora.quantization=nf4", {"method": "lora", "lora": lora}, {}
 
 
+def _smaller_images(model: ModelConfig, size: tuple[int, int] | None) -> Iterator[tuple[str, dict[str, object]]]:
+    """Settings with which images take less: in words, and of the model's section."""
+    yield "model.image_tiles=false", {"image_tiles": False}
+    width, height = size or image_tokens.SIZE
+    pixels = (model.max_image_pixels or width * height) // 4
+    if pixels >= FEWEST_PIXELS:
+        yield f"model.max_image_pixels={pixels}", {"max_image_pixels": pixels}
+
+
 def parts_text(need: Need) -> str:
     """The parts of a need in words."""
     found = need.footprint
     names = ("weights", "gradients", "moments", "activations", "logits")
-    sizes = ", ".join(f"{name} {_gib(getattr(found, name))}" for name in names)
-    return f"{sizes}; {need.examples} x {need.one.tokens:,} tokens a micro-batch"
+    sizes = ", ".join(f"{name} {_gib(size)}" for name in names if (size := getattr(found, name)) or found.gradients)
+    least = "at least " if need.at_least else ""
+    return f"{sizes}; {least}{need.examples} x {need.one.tokens:,} tokens a micro-batch"
 
 
 def _listed(changes: list[str]) -> str:

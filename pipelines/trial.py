@@ -22,11 +22,12 @@ from pipelines.amounts import Amounts
 from pipelines.caption import captioned, captioned_key, given_rows, given_text, refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
 from pipelines.image_tokens import largest_size
-from pipelines.ingest import Labels, Sources, draw_labels, ingest, refuse_nothing_to_generate, role_of
+from pipelines.ingest import draw_labels, ingest, refuse_nothing_to_generate, role_of
 from pipelines.lengths import refuse_long_rows
 from pipelines.rehearsal import measure
 from pipelines.run import Run, Step
 from pipelines.runtime import check_resources, own_nodes
+from pipelines.sources import Labels, Sources
 from pipelines.summaries import IngestSummary
 from pipelines.training_memory import refuse_large
 
@@ -77,18 +78,22 @@ def refuse(config: Config) -> Tried:
     with tempfile.TemporaryDirectory(prefix="leaml-trial-") as folder:
         trial = TrialRun(config, folder)
         sources = screen_near_duplicates(trial, ingest(trial), mapped=map)
+
         parts = [role_of(step) for step in (*sources.training, sources.evaluation) if "first" in trial.summary(step)]
         notes = [note for role in parts for note in _of_a_part(trial, sources, role)]
         labels = Labels.none() if "labeled" in parts else draw_labels(trial, sources)
         if not parts:
             refuse_nothing_to_generate(config, sources, labels)
+
         # of a part of the evaluation nobody knows which questions a limit of them leaves
         refuse_long_rows(trial, sources, labels, "evaluation" not in parts or config.data.evaluation_questions is None)
         refuse_large(config, largest_size(trial, sources.training))
+
         given = None
         if config.caption.file and not config.distill.skip:
             given, note = _given(config, sources, labels, bool(parts))
             notes.append(note)
+
         try:
             doubt = refuse_unusable_url(trial, sources, labels)
         except ModelError as error:
@@ -96,6 +101,7 @@ def refuse(config: Config) -> Tried:
                 raise
             doubt = f"{error}; adapt refuses it unless the captions are finished"  # which only all images tell
         notes += [f"warning: {doubt}"] if doubt else []
+
         key = None if parts or config.distill.skip else captioned_key(config, sources, labels)
         return Tried(replace(measure(trial, sources, labels), given=given, captioned=key), notes)
 
@@ -111,6 +117,7 @@ def _of_a_part(trial: TrialRun, sources: Sources, role: str) -> list[str]:
     source: SourceConfig = getattr(trial.config.data, role)
     where = source.path or source.format
     notes = [f"of the {role} source the first {FIRST:,} images were looked at; ingest looks at the others"]
+
     looked = IngestSummary.of(summary)
     labels = looked.labels
     found = [(looked.quarantined, looked.seen, "images", quarantine_text(summary))]
@@ -118,6 +125,7 @@ def _of_a_part(trial: TrialRun, sources: Sources, role: str) -> list[str]:
         found.append((*labels.faulty(), "label rows", "; ".join(labels.lines()[1:])))
         if not looked.rows:
             notes.append(f"warning: of {where} no image that was looked at has a question that can be used; adapt needs some")
+
     for bad, seen, what, why in found:
         if bad <= limit * seen and (bad < seen or not seen):
             continue
@@ -127,6 +135,7 @@ def _of_a_part(trial: TrialRun, sources: Sources, role: str) -> list[str]:
             of_all = f", over the limit of {limit:.0%} of all {total:,}" if limit and total else ", and the limit is 0 %"
             msg = f"data.{role}: {msg}{of_all} (data.max_quarantined): {why}; fix the data or raise the limit"
             raise DataError(msg)
+
         notes.append(
             f"warning: {msg}, {bad / seen:.0%} where data.max_quarantined is {limit:.0%}: {why}; adapt refuses the source "
             "unless the others bring that down"

@@ -24,13 +24,15 @@ from leaml.run import search
 from leaml.run.records import read_done
 from leaml.run.search import Point, SearchResult, Trial
 from pipelines.adapt import check
-from pipelines.ingest import Labels, Sources, draw_labels, ingest, labels_key, refuse_nothing_to_generate
+from pipelines.estimates import workers
+from pipelines.ingest import draw_labels, ingest, labels_key, refuse_nothing_to_generate
 from pipelines.lengths import refuse_long_rows
 from pipelines.method import StopHereError, method
 from pipelines.progress import say, warn
 from pipelines.run import Run, Step
 from pipelines.runtime import start_ray
-from pipelines.steps import METHOD, ONCE, had_by
+from pipelines.sources import Labels, Sources
+from pipelines.steps import METHOD, ONCE, had_by, judged_sections, judged_step, why_not
 from pipelines.summaries import ValidationRecord, validations_of
 from pipelines.train import TrialValidation, validation_interval, write_examples
 from pipelines.tune_callbacks import LISTED, SEED, TrialReport, clean_up, forward_validations, report_of, show_progress
@@ -54,6 +56,7 @@ class TrialSettings:
 def tune(config: Config, verbose: bool = False) -> SearchResult:
     """Search, then write `tune/best.yaml`, `trials.md`, `trials.json` and `plot.svg` into the run. Raises ConfigError."""
     search.check_space(config)
+    _check_judge(config)
     _check_loggers(config)
     check(config)
     with Run(config) as run:
@@ -87,6 +90,19 @@ def _shared(config: Config) -> Config:
     changes = {"concurrent_runs": config.tune.concurrent, "parallel_baselines": False}
     storage = files.absolute(config.storage)
     return config.model_copy(update={"storage": storage, "resources": config.resources.model_copy(update=changes)})
+
+
+def _check_judge(config: Config) -> None:
+    """Raise ConfigError where generators are to be judged, and none is trained, or a key of the space does not change them."""
+    if config.tune.judge != "generator":
+        return
+    if why := why_not(judged_step(), config):
+        msg = f"tune.judge is generator, but {why}, so no generator is judged; set tune.judge to adapted"
+        raise ConfigError(msg)
+    seen = judged_sections()
+    if unseen := sorted(key for key in config.tune.space if key.split(".")[0] not in seen):
+        msg = f"the generator does not depend on {', '.join(unseen)}, but on {', '.join(seen)}; set tune.judge to adapted"
+        raise ConfigError(msg)
 
 
 def _check_loggers(config: Config) -> None:
@@ -155,12 +171,13 @@ def run_trial(values: Point, settings: TrialSettings) -> None:
     labels = _training_part(draw_labels(run, sources))
     start_ray(config.resources)
     times = settings.config.tune.validations
-    every = validation_interval(config.distill.steps, times)
+    judged = judged_step()
+    every = validation_interval(getattr(config, judged.section).steps, times)
     judge = TrialValidation(settings.validation, times, (forward_validations(every),))
-    if not config.distill.skip:
+    if judged.when(config):
         with contextlib.suppress(StopHereError):
-            method(run, sources, labels, until="distill", judge=judge)
-        for validation in _validations_of_reused(run, "distill"):
+            method(run, sources, labels, until=judged.name, judge=judge)
+        for validation in _validations_of_reused(run, judged.name):
             ray_tune.report(dict(report_of(validation, every)))
     if not whole:
         return
@@ -198,9 +215,8 @@ def _validations_of_reused(run: Run, name: str) -> list[ValidationRecord]:
 
 def _hours(run: Run) -> float:
     """Hours of engines and training workers in the steps that depend on the point, reused ones included."""
-    resources = run.config.resources
-    workers = {"engine": resources.engines, "train": resources.train_workers, "gradients": resources.train_workers}
-    paid = {spec.name: workers[spec.kind] for spec in METHOD if spec.tuned and spec.kind in workers}
+    tree = run.config.model_dump(mode="json")
+    paid = {spec.name: workers(spec.name, tree)[0] for spec in METHOD if spec.tuned}
     return sum(step.seconds * paid[step.name] for step in run.steps() if step.name in paid and step.seconds) / 3600
 
 

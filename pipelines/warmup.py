@@ -7,9 +7,10 @@ from leaml.text.scoring import answer_text, ask
 from leaml.training.batches import Example
 from pipelines.caption import read_captions
 from pipelines.context import Context
-from pipelines.ingest import Labels, labels_key
+from pipelines.ingest import labels_key
 from pipelines.models import model_key, trained
 from pipelines.run import Step
+from pipelines.sources import Labels
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples
 
 QA_TASKS = ("pairs", "answers")

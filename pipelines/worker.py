@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leaml.io import files
-from leaml.training.checkpoints import TrainingState
+from leaml.training.worker import TrainingState
 from pipelines.progress import PROGRESS
 
 if TYPE_CHECKING:

@@ -34,7 +34,8 @@ from leaml.neurons import scores, selection
 from leaml.run.records import LEAML, read_run
 from leaml.text.scoring import ask
 from leaml.training.batches import Example, Task
-from leaml.training.loop import Trainer, Validation, Worker
+from leaml.training.loop import Trainer, Validation
+from leaml.training.worker import Worker
 from leaml.vlm import load
 from pipelines.adapt import adapt
 from pipelines.train import read_examples

@@ -23,7 +23,7 @@ from rich.table import Table
 from leaml.errors import DataError, LeamlError
 from leaml.io import files
 from leaml.neurons import plots, selection
-from leaml.neurons.module_names import place_of
+from leaml.neurons.module_names import parse_module_name
 from leaml.neurons.selection import Saved
 from pipelines.progress import console, say
 
@@ -96,14 +96,14 @@ def total(parts: Iterable[Overlap]) -> Overlap:
 
 def by_layer(modules: dict[str, Overlap]) -> dict[str, Overlap]:
     """Overlaps added up by part and layer, for example "language 3"; by part alone for modules outside the layers."""
-    places = {name: place_of(name) for name in modules}
-    return _grouped(modules, {n: p.part if p.layer < 0 else f"{p.part} {p.layer}" for n, p in places.items()})
+    names = {name: parse_module_name(name) for name in modules}
+    return _grouped(modules, {n: p.part if p.layer < 0 else f"{p.part} {p.layer}" for n, p in names.items()})
 
 
 def by_kind(modules: dict[str, Overlap]) -> dict[str, Overlap]:
     """Overlaps added up by part and kind of module, for example "language q_proj"."""
-    places = {name: place_of(name) for name in modules}
-    return _grouped(modules, {n: f"{p.part} {p.kind}" for n, p in places.items()})
+    names = {name: parse_module_name(name) for name in modules}
+    return _grouped(modules, {n: f"{p.part} {p.kind}" for n, p in names.items()})
 
 
 def _grouped(modules: dict[str, Overlap], keys: dict[str, str]) -> dict[str, Overlap]:

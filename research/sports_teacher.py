@@ -24,7 +24,8 @@ from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_mode
 from leaml.engine.interface import Request
 from leaml.generation import prompts
 from leaml.training.batches import Example, Task
-from leaml.training.loop import Trainer, Worker
+from leaml.training.loop import Trainer
+from leaml.training.worker import Worker
 from leaml.vlm import load
 from pipelines.models import engine_spec
 from research import sports

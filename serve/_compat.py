@@ -1,4 +1,4 @@
-"""Private parts of Ray 2.60 that this package uses, in one place, each with the reason; imported in replicas, and to deploy."""
+"""Private parts of Ray 2.60 and vLLM that are used here, each with the reason; imported in replicas, and to deploy."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.openai.cli_args import FrontendArgs
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
 __all__ = [
     "ErrorResponse",
     "InProcessEngine",
     "client_of",
+    "engine_dead_error",
     "forget_engine",
+    "lora_request",
     "registry_of",
     "replica_grpc_on_node_address",
     "versioned",
@@ -59,6 +62,20 @@ def registry_of(server: LLMServer) -> OpenAIServingModels:
 
 def _engine(server: LLMServer) -> Any:
     return server.engine  # of which Ray declares the public methods alone
+
+
+def lora_request(name: str, folder: str) -> LoadLoRAAdapterRequest:
+    """What vLLM's registry of models is given to load a LoRA; the module of the class is none that vLLM documents."""
+    from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+
+    return LoadLoRAAdapterRequest(lora_name=name, lora_path=folder)
+
+
+def engine_dead_error() -> type[Exception]:
+    """What vLLM raises once its engine has died; its public exceptions leave it out."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    return EngineDeadError
 
 
 def forget_engine(llm_config: LLMConfig) -> None:

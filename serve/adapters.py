@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.engine.spec import local_model
+from leaml.engine.source import local_model
 from leaml.errors import DataError, ModelError
 from leaml.io import files
 

@@ -85,9 +85,11 @@ class BodyReceiver:
         declared = request.headers.get("content-length", "0")
         if not declared.isdigit() or int(declared) > limits.body_bytes:
             raise self._too_large()
+
         body = bytearray()  # a list of chunks would take many times the bytes of tiny ones
         clock = asyncio.timeout(limits.body_seconds)
         upload = _Upload(clock)
+
         try:
             async with clock:
                 self._start(upload)

@@ -68,19 +68,23 @@ def create_app(
     metrics, limits = metrics or EndpointMetrics(), settings.limits
     bodies, limiter = BodyReceiver(limits, metrics), ConcurrencyLimiter(limits, metrics)
     context = AppContext(service, settings, metrics, bodies, limiter, media.Decoder(limits), digests)
+
     app = FastAPI(
         title="LEAML", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False, responses=openapi.ALWAYS
     )
     app.router.route_class = BodyRoute
     app.state.context = context
+
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+
     _add_pages(app, context)
     _add_models(app, context)
     _add_chat(app, context)
     _add_vqa(app, context)
     openapi.install(app)
+
     app.add_middleware(
         AccessMiddleware,
         settings=settings,

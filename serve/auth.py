@@ -38,13 +38,16 @@ def read_keys(keys_file: str | None, given: str | None) -> list[str]:
         what = "is set and names no API key" if given else "is set, but empty (did the command that was to fill it fail?)"
         msg = f"{SERVING_KEYS} {what}; give keys separated by commas, or unset it"
         raise ConfigError(msg)
+
     if keys_file is None:
         return sorted({digest(key) for key in found})
+
     try:
         lines = Path(keys_file).read_text(encoding="utf-8-sig").splitlines()  # editors of Windows write a mark in front
     except (OSError, UnicodeDecodeError) as error:
         msg = f"cannot read the API keys in {keys_file}: {type(error).__name__}; give a text file with one key a line"
         raise ConfigError(msg) from None
+
     keys = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")}
     if not keys:
         msg = f"{keys_file} names no API key; write one a line, each at least {SHORTEST} characters"
@@ -91,6 +94,7 @@ def check(scope: Scope, digests: Sequence[str], origins: Sequence[str], open_pat
     headers: dict[bytes, bytes] = dict(scope["headers"])
     scheme, _, rest = headers.get(b"authorization", b"").partition(b" ")
     key, scheme = rest.strip(), scheme.lower()
+
     if not digests or (scheme == b"basic" and not open_path):
         origin.check_page(scope, origins)
     if open_path:
@@ -98,6 +102,7 @@ def check(scope: Scope, digests: Sequence[str], origins: Sequence[str], open_pat
     if not digests:
         origin.check_client(scope)
         return
+
     if scheme == b"basic":
         try:
             key = base64.b64decode(key, validate=True).partition(b":")[2]
@@ -105,6 +110,7 @@ def check(scope: Scope, digests: Sequence[str], origins: Sequence[str], open_pat
             key = b""
     elif scheme != b"bearer":
         key = b""
+
     given = hashlib.sha256(key).hexdigest()
     # all of them are compared, so that the time tells nothing about which one is near
     matches = [hmac.compare_digest(given, known) for known in digests]

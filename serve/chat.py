@@ -36,17 +36,20 @@ def checked(request: ChatRequest, limits: LimitSettings) -> tuple[ChatBody, list
             refuse(f"the field {name!r} is not accepted: {REFUSED[name]}; leave it out", "field_refused", name)
         if name == "response_format" and not (isinstance(value, dict) and value.get("type") == "text") and value is not None:
             refuse("response_format may only be {'type': 'text'}", "field_refused", name)
+
     named = max(request.max_tokens or 0, request.max_completion_tokens or 0)
     _at_most("max_tokens", named, limits.max_tokens)
     _at_most("n", request.n or 1, limits.n)
     _at_most("top_logprobs", request.top_logprobs or 0, limits.logprobs)
     _at_most("min_tokens", request.min_tokens or 0, named or limits.max_tokens)
     _at_most("messages", len(request.messages), limits.messages)
+
     if request.top_logprobs and not request.logprobs:
         refuse("top_logprobs needs logprobs to be true", "inconsistent", "top_logprobs")
     if request.add_generation_prompt and request.continue_final_message:
         msg = "add_generation_prompt and continue_final_message cannot both be true"
         refuse(msg, "inconsistent", "add_generation_prompt")
+
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     if any(not 0 < len(stop) <= 64 for stop in stops):
         refuse("each of `stop` must have 1 to 64 characters", "stop_chars", "stop")
@@ -54,6 +57,7 @@ def checked(request: ChatRequest, limits: LimitSettings) -> tuple[ChatBody, list
     if temperature == 0 and (request.n or 1) > 1:
         msg = "n must be 1 when temperature is 0, the default: all replies would be the same; give a temperature above 0"
         refuse(msg, "inconsistent", "n")
+
     messages, references = _messages(request.messages, limits)
     body: dict[str, object] = {name: value for name in _OWN if (value := getattr(request, name)) is not None}
     body |= {"messages": messages, "stream": bool(request.stream), "temperature": temperature}
@@ -68,6 +72,7 @@ def _messages(messages: list[Message], limits: LimitSettings) -> tuple[list[Chat
     plain: list[ChatMessage] = []
     references: list[str] = []
     chars = 0
+
     for message in messages:
         role = "system" if message.role == "developer" else message.role
         if isinstance(message.content, list):
@@ -85,6 +90,7 @@ def _messages(messages: list[Message], limits: LimitSettings) -> tuple[list[Chat
         else:
             chars += len(message.content or "")
             plain.append({"role": role, "content": message.content or ""})
+
     if len(references) > limits.images:
         msg = f"the request has {len(references)} images, more than the limit of {limits.images}"
         refuse(msg, "images", "messages")

@@ -141,6 +141,7 @@ def _add(made: DeploymentPlan, domain: Domain, name: str) -> None:
     except LeamlError as error:
         made.adapters.append({"id": name, "source": domain.source, "content": "", "reason": str(error)})
         return
+
     made.cards[name] = {"kind": "adapter", "name": domain.name, "base_model": made.main.id, "note": "An adapter of the base."}
     if way == "lora":
         made.adapters.append({"id": name, "source": domain.source, "content": content, "reason": ""})
@@ -272,12 +273,14 @@ def engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too:
         "enable_log_requests": False,
         "allowed_media_domains": ["none.invalid"],  # a second wall: images are fetched by serve/media.py alone
     }
+
     if engine.max_model_len:
         found["max_model_len"] = engine.max_model_len
     if adapters_too and settings.adapters:
         ranks = (1, 8, 16, 32, 64, 128, 256, 320, 512)
         rank = next(r for r in ranks if r >= engine.max_adapter_rank)
         found |= {"enable_lora": True, "max_loras": settings.adapters, "max_lora_rank": rank}
+
     if engine.gpus:
         found["tensor_parallel_size"] = max(1, int(engine.gpus))
         if engine.gpus < 1:

@@ -49,9 +49,7 @@ class EngineModels:
 
     async def add_adapter(self, name: str, folder: str) -> None:
         """Load a LoRA under this name. Raises ModelError-like ValueError with vLLM's reason."""
-        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
-
-        result = await self._registry.load_lora_adapter(LoadLoRAAdapterRequest(lora_name=name, lora_path=folder))
+        result = await self._registry.load_lora_adapter(_compat.lora_request(name, folder))
         if not isinstance(result, str):
             raise ValueError(result.error.message)
 
@@ -127,13 +125,13 @@ class EngineModels:
     def _explaining(self) -> Iterator[None]:
         """Raise what vLLM raises as an ApiError, and whatever goes wrong with a dead engine as `stopped`."""
         from vllm.exceptions import VLLMClientError, VLLMServerError
-        from vllm.v1.engine.exceptions import EngineDeadError
 
+        dead = _compat.engine_dead_error()
         try:
             yield
         except ApiError:
             raise
-        except EngineDeadError:
+        except dead:
             raise stopped() from None
         except Exception as error:
             if self._client.errored:

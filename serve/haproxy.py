@@ -199,13 +199,16 @@ def write_script(folder: Path, limits: LimitSettings, host: str, binary: str) ->
         "PYTHON": shlex.quote(sys.executable),
         "BINARY": f"'{binary}'",
     }
+
     script, rules = SCRIPT, RULES
     for name, value in values.items():
         script, rules = script.replace(name, value), rules.replace(name, value)
     (folder / "front.cfg").write_text(rules)
+
     replies = {"starting": starting(5), "lost": stopped(), "no_path": no_path()}
     for name, error in replies.items():
         _write_reply(folder, name, error)
+
     made = folder / NAME
     made.write_text(script)
     made.chmod(0o700)

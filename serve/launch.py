@@ -124,23 +124,28 @@ def start(settings: ServeSettings, address: str | None = None, verbose: bool = F
     auth.refuse_open_server(settings.http.host, digests)
     if address is not None:
         auth.refuse_keyless_cluster(digests)
+
     made = plan(_found_from_anywhere(settings), digests)
     load.check(made.base)
     refuse_failed(made.adapters)
+
     host = settings.http.host
     if address is None:
         refuse_taken_port(host, settings.http.port)
     if address is None and settings.http.haproxy and (behind := haproxy.environment(settings.limits, host)):
         os.environ.update(behind)
         host = haproxy.BEHIND
+
     for variable, seconds in PATIENCE.items():
         os.environ.setdefault(variable, seconds)
+
     start_ray(ResourcesConfig(address=address), verbose)
     if not verbose:
         _quiet()
     refuse_unschedulable_engines(made, grows=address is not None)
     if address is None:
         warn_of_few_cores(made)
+
     with contextlib.nullcontext() if address is None else alone(address):
         _deploy_first(made, host, address, verbose)
     return made

@@ -240,6 +240,7 @@ def _fetch(url: str, media: MediaSettings, limits: LimitSettings) -> bytes:
     secure, host, port, target = _split(url, media)
     end = time.monotonic() + media.fetch_seconds
     unavailable = unprocessable("the image behind the URL cannot be fetched", "image_missing", "image")
+
     try:
         address = _public_address(host, port)
         with socket.create_connection((address, port), timeout=media.fetch_seconds) as plain:

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.llm.deployment import LLMServer
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.engine.spec import local_model
+from leaml.engine.source import local_model, source_of
 from leaml.errors import LeamlError
 from leaml.run.model_source import ModelSource
 from leaml.vlm import image_size
@@ -56,25 +56,28 @@ class ModelServer(LLMServer):
     async def __init__(  # type: ignore[misc]
         self, llm_config: LLMConfig, model: Model, base: ModelConfig, limits: LimitSettings, adapter: str = ""
     ) -> None:
-        from transformers import AutoProcessor
-
         observe.log_json()
         _compat.replica_grpc_on_node_address()
         self.model, self.base = model, base
+
         base = base.model_copy(update={"name": local_model(resolve_model(base.name))})
-        folder = await asyncio.to_thread(adapters.merged_folder, adapter, base) if adapter else base.name
+        served = base
+        if adapter:
+            merged = await asyncio.to_thread(adapters.merged_folder, adapter, base)
+            served = base.model_copy(update={"name": merged})
+
+        source, processor = await asyncio.to_thread(source_of, served)
         assert not isinstance(llm_config.model_loading_config, dict)
-        llm_config.model_loading_config.model_source = folder
+        llm_config.model_loading_config.model_source = source
         _compat.forget_engine(llm_config)
         self.local_base = base
-        processor = await asyncio.to_thread(
-            AutoProcessor.from_pretrained, folder, revision=base.revision, trust_remote_code=base.trust_remote_code
-        )
+
         if template := served_template(processor):  # vLLM's own chat would answer in a thought, on another day
             llm_config.engine_kwargs.setdefault("chat_template", template)
         given = llm_config.engine_kwargs.get("mm_processor_kwargs")
         for key, value in image_size.engine_options(image_size.limit(processor, base, self.base.name)).items():
             llm_config.engine_kwargs.setdefault(key, value)
+
         await super().__init__(llm_config, engine_cls=_compat.InProcessEngine)
         shrink = shrink_of(processor, given)
         self.engine_models = EngineModels(self, processor, shrink)

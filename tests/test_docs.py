@@ -51,6 +51,7 @@ from leaml.generation import filters
 from leaml.neurons.peft import NeuronConfig
 from leaml.text.scoring import answer_text
 from pipelines import report
+from pipelines.steps import COMMANDS
 from pipelines.trial import refuse
 from serve import settings as serving
 
@@ -399,6 +400,15 @@ def test_every_python_snippet_runs(block: Found, folder: Path) -> None:
     assert (Path("lora") / "adapter_config.json").exists()
     plain = space["plain"].state_dict()
     assert all(torch.equal(plain[name], value) for name, value in before.items())
+
+
+def test_lists_of_the_steps_are_those_that_are_declared() -> None:
+    every = [spec.name for spec in COMMANDS]
+    concepts, quickstart = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("concepts", "quickstart"))
+    listed = re.findall(r"`(\w+)`", concepts.split("**Steps.**")[1].split(". Each is a command")[0])
+    (commands_listed,) = re.findall(r"One step at a time: `leaml ([\w|]+)`", quickstart)
+    assert listed == every
+    assert commands_listed.split("|") == every[1:]  # ingest comes before
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

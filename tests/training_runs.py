@@ -17,8 +17,8 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from leaml.config import TrainConfig
 from leaml.neurons.peft import NeuronConfig
 from leaml.training.batches import Example, Task
-from leaml.training.checkpoints import STATE, LocalCheckpoint, TrainingState
-from leaml.training.loop import Worker
+from leaml.training.checkpoints import STATE
+from leaml.training.worker import LocalCheckpoint, TrainingState, Worker
 from leaml.vlm.load import VLM
 
 COLOURS = ("red", "green", "blue", "white", "black")

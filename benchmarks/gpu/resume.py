@@ -10,8 +10,8 @@ from PIL import Image
 from benchmarks.gpu.part import Part
 from leaml.config import ModelConfig, TrainConfig
 from leaml.training.batches import Example, Task
-from leaml.training.checkpoints import LocalCheckpoint, TrainingState
-from leaml.training.loop import Trainer, Worker
+from leaml.training.loop import Trainer
+from leaml.training.worker import LocalCheckpoint, TrainingState, Worker
 from leaml.vlm import load
 
 COLOURS = ("red", "green", "blue", "yellow")

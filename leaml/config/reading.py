@@ -37,6 +37,7 @@ def load(path: str | Path, overrides: list[str] | None = None, folder: Path | No
     except UnicodeDecodeError as error:
         msg = f"cannot read the config file {str(path)!r}: not UTF-8 ({error.reason}); save it as UTF-8"
         raise ConfigError(msg) from None
+
     try:
         tree = yaml_text.load(text) or {}
     except yaml_text.DuplicateYamlKeyError as error:
@@ -48,6 +49,7 @@ def load(path: str | Path, overrides: list[str] | None = None, folder: Path | No
     if not isinstance(tree, dict):
         msg = f"{path} must hold a mapping of sections, not {type(tree).__name__}"
         raise ConfigError(msg)
+
     in_folder = Path(path).is_file()
     if in_folder:
         tree = with_paths(tree, absolute_from(folder or Path(path).absolute().parent))
@@ -57,6 +59,7 @@ def load(path: str | Path, overrides: list[str] | None = None, folder: Path | No
             tree = with_paths(tree, absolute_from(Path.cwd()), only=item.partition("=")[0].split("."))
     if in_folder:
         tree.setdefault("storage", str(Path("runs").absolute()))
+
     given = " ".join(overrides or [])
     return parse(tree, f"{path} with {given[:200]}" if given else str(path))
 
@@ -115,6 +118,7 @@ def override(tree: Tree, item: str) -> None:
     if not equals or not key:
         msg = f"override {item!r} is not of the form a.b=value"
         raise ConfigError(msg)
+
     node = tree
     *parents, leaf = key.split(".")
     for parent in parents:
@@ -123,6 +127,7 @@ def override(tree: Tree, item: str) -> None:
             msg = f"override {item!r}: {parent!r} is a value, not a section"
             raise ConfigError(msg)
         node = child
+
     try:
         node[leaf] = yaml_text.load(value)
     except yaml_text.DuplicateYamlKeyError as error:

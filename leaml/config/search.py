@@ -47,7 +47,7 @@ class TuneConfig(Section):
     judge: Literal["adapted", "generator"] = Field(
         "adapted",
         description="Whose answers a trial is judged by: the adapted model's, or the generator's after distillation, with only "
-        "finalists adapted; for keys of caption, warmup, score, select and distill.",
+        "finalists adapted; for keys of the steps up to distill.",
     )
     stop_early: bool = Field(True, description="Stop trials that are behind others at a validation (ASHA).")
     grace: int = Field(
@@ -68,15 +68,5 @@ class TuneConfig(Section):
     def _grid_has_choices(self) -> TuneConfig:
         if self.search == "grid" and (open_keys := [k for k, r in self.space.items() if r.choices is None]):
             msg = f"search grid needs choices for every key, not low and high as for {', '.join(open_keys)}"
-            raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
-    def _generator_shows_the_keys(self) -> TuneConfig:
-        unseen = sorted(
-            key for key in self.space if key.split(".")[0] not in ("caption", "warmup", "score", "select", "distill")
-        )
-        if self.judge == "generator" and unseen:
-            msg = f"the generator does not depend on {', '.join(unseen)}; set judge to adapted"
             raise ValueError(msg)
         return self

@@ -42,13 +42,16 @@ def fix(field: FieldInfo, key: str, value: object) -> str:
     kinds = _kinds(field.annotation)
     if isinstance(value, str) and "," in value and {list, tuple} & kinds:
         return f"; write {key}=[{value}]"
+
     if choices := [str(c) for c in _choices(field.annotation)]:
         near = difflib.get_close_matches(str(value).lower(), choices, 1)
         return f"; did you mean {near[0]!r}?" if near else ""
+
     if kinds <= {str, type(None)}:
         return "" if isinstance(value, str | list | dict) or value is None else f"; put it in quotes: '{value}'"
     if not {int, float} & kinds or isinstance(value, bool):
         return ""
+
     number, percent = _number(value)
     if number is None:
         return ""
@@ -82,8 +85,10 @@ def _words(annotation: object, metadata: list[object]) -> str:
         inner, *more = get_args(annotation)
         parts = [each.metadata if isinstance(each, FieldInfo) else [each] for each in more]
         return _words(inner, [*metadata, *itertools.chain(*parts)])
+
     if spelled := [m.words for m in metadata if isinstance(m, Spelled)]:
         return spelled[0]
+
     if origin in (Union, types.UnionType):
         return _either([_words(a, metadata) for a in get_args(annotation)])
     if origin is Literal:
@@ -92,6 +97,7 @@ def _words(annotation: object, metadata: list[object]) -> str:
         return f"a list, {_LIST}, of {_words(get_args(annotation)[0], [])}"
     if origin is dict:
         return "a mapping, written {key: value},"
+
     if annotation is type(None):
         return "null"
     if annotation is str and (patterns := [p for m in metadata if (p := getattr(m, "pattern", None))]):

@@ -33,11 +33,13 @@ def draw(labeled: pa.Table, budget: LabelBudget) -> Draw:
     by_image: dict[str, list[int]] = {}
     for row, image in enumerate(labeled["image_id"].to_pylist()):
         by_image.setdefault(image, []).append(row)
+
     ordered = sorted(by_image, key=lambda image: _hash(budget.seed, image))
     available = labeled.num_rows if budget.of == "rows" else len(ordered)
     wanted = _wanted(budget, available)
     chosen: dict[str, list[int]] = {}
     left = wanted
+
     for image in ordered:
         if left <= 0:
             break
@@ -48,9 +50,11 @@ def draw(labeled: pa.Table, budget: LabelBudget) -> Draw:
         else:
             chosen[image] = rows
             left -= 1
+
     # Another hash than that of the draw, so that a larger budget with the same seed moves few images to the other side
     shuffled = sorted(chosen, key=lambda image: _hash(budget.seed, image, "validation"))
     held = held_out(budget.validation_fraction, len(chosen))
+
     return Draw(
         train=_rows(labeled, [row for image in shuffled[held:] for row in chosen[image]]),
         validation=_rows(labeled, [row for image in shuffled[:held] for row in chosen[image]]),

@@ -77,6 +77,7 @@ def _as_written(value: object, kind: pa.DataType) -> object:
             return _of_json(value)
         # what it is stored as, and not what it means: a number of months for one of pandas' periods
         return value if isinstance(value, bool) else NoPython(kind)
+
     if pa.types.is_dictionary(kind):
         return _as_written(value, kind.value_type)
     if isinstance(value, float) and not value.is_integer():
@@ -84,6 +85,7 @@ def _as_written(value: object, kind: pa.DataType) -> object:
             return float(str(np.float16(value)))
         if pa.types.is_float32(kind):
             return float(str(np.float32(value)))
+
     if pa.types.is_struct(kind) and isinstance(value, Mapping):
         types = {field.name: field.type for field in kind}
         return {name: _as_written(one, types[name]) for name, one in value.items()}

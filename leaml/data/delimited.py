@@ -45,9 +45,11 @@ def rows(uri: str, *wanted: str) -> Iterator[tuple[str, dict[str, str]]]:
         kind = file_kinds.of_bytes(data[:16]) or "; save the file as UTF-8"
         msg = f"{uri}: not UTF-8 ({error.reason} at byte {error.start}){kind}"
         raise DataError(msg) from None
+
     stated = _SEPARATOR_LINE.match(text)
     text = text[stated.end() :] if stated else text
     before = line = 1 if stated else 0
+
     try:
         delimiter = stated["separator"] if stated else _delimiter(text, wanted)
         table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

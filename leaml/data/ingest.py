@@ -99,23 +99,18 @@ def ingest(
     """
     records = registry.read(source)
     files.delete_tree(store.copies_file(images_out))  # of an earlier attempt; there may be none now
-    quarantined: list[tables.QuarantineRow] = []
+
     with tempfile.TemporaryDirectory() as folder:
         out = _Tables(images_out, folder, split, copy)
-        for number, (record, checked) in enumerate(_inspected(itertools.islice(records, first), max_pixels), 1):
-            if isinstance(checked, str):
-                quarantined.append(_quarantined(record, checked))
-                out.refuse(record)
-            else:
-                out.add(record, checked)
-            if progress is not None:
-                progress(number)
+        number, quarantined = _filled(out, _inspected(itertools.islice(records, first), max_pixels), progress)
         out.close()
+
         tables.write(quarantine_file(images_out, labeled_out), tables.table(quarantined, tables.QUARANTINE))
         if out.refused.rows:
             files.publish_file(out.refused.path, refused_rows_file(images_out, labeled_out))
         if out.copies:
             files.publish_file(out.named, store.copies_file(images_out))
+
         counts = (out.images, out.rows, quarantined, out.counts, number)
         result = IngestResult(*counts, number != first, out.copies, tuple(out.largest.sizes()))
         if labeled_out is not None and keep_refused:
@@ -125,6 +120,23 @@ def ingest(
         if labeled_out is not None and not keep_refused:
             files.publish_file(out.labeled, labeled_out)
     return result
+
+
+def _filled(
+    out: _Tables, inspected: Iterable[tuple[Record, images.ImageInfo | str]], progress: Callable[[int], None] | None
+) -> tuple[int, list[tables.QuarantineRow]]:
+    """Put all records into the tables; how many there are, and the quarantined ones."""
+    number, quarantined = 0, []
+
+    for number, (record, checked) in enumerate(inspected, 1):
+        if isinstance(checked, str):
+            quarantined.append(_quarantined(record, checked))
+            out.refuse(record)
+        else:
+            out.add(record, checked)
+        if progress is not None:
+            progress(number)
+    return number, quarantined
 
 
 def quarantine_file(images_out: str, labeled_out: str | None) -> str:

@@ -39,6 +39,7 @@ def lines(uri: str) -> Iterator[tuple[str, object]]:
                 raise DataError(msg) from None
             except ValueError as error:
                 raise DataError(_no_json(uri, where, line, text, error)) from None
+
             if _is_table(value):
                 msg = f"{uri}: {file_kinds.of_list(text)}"
                 raise DataError(msg)

@@ -134,6 +134,7 @@ def _of_all(marks: list[Mark], texts: Sequence[str]) -> list[tuple[str, str]] | 
     keys = [each.key for each in marks]
     if not any(each.text for each in marks):  # letters alone: the options are parts of the image
         return None
+
     if all(each.is_letter() for each in marks):
         due = [letter(n) for n in range(len(keys))]
         if sorted(keys) != due:
@@ -145,6 +146,7 @@ def _of_all(marks: list[Mark], texts: Sequence[str]) -> list[tuple[str, str]] | 
             lost = next((key for key in due if key not in keys), due[0])
             raise UnusableError(GAP, f"option {lost} is missing among {shorten(texts)}, labeled {', '.join(keys)}; {FIX}")
         return [(each.key, each.text) for each in marks]
+
     if all(each.key.isdigit() for each in marks):
         numbers = [int(key) for key in keys]
         if sorted(numbers) not in (list(range(len(keys))), list(range(1, len(keys) + 1))):
@@ -152,6 +154,7 @@ def _of_all(marks: list[Mark], texts: Sequence[str]) -> list[tuple[str, str]] | 
         if len({normalise(each.text) for each in marks}) < len(marks) and numbers == sorted(numbers):
             return None  # "1. Bezirk", "2. Bezirk": the number is what the option says
         return [(each.key, each.text) for each in marks]
+
     raise UnusableError(UNREADABLE, f"the options {shorten(texts)} are labeled {', '.join(keys)}, not A, B, C, ...; {FIX}")
 
 
@@ -191,22 +194,26 @@ def unclear_letters(texts: Sequence[str], keyed: bool = False) -> tuple[str, ...
     behind = [(found["inside"] or found["bare"]).upper() if (found := _BEHIND.search(_folded(t)[0])) else None for t in texts]
     if any(key in due and key != due[position] for position, key in enumerate(behind[: len(due)])):
         return due
+
     begins = [_ANY.match(_folded(text)[0]) for text in texts]
     marks = [found if found is not None and found.is_letter() else None for found in map(mark, texts)]
     in_front = [found[1].upper() if found else None for found in begins]
     keys = in_front if all(in_front) else [found.key if found else None for found in marks]
     named = [key for key in keys if key is not None]
     of_place = all(key in (None, due[position]) for position, key in enumerate(keys[: len(due)]))
+
     if not named or (of_place and (keyed or None not in keys)):
         return ()
     if None in keys and not keyed:  # labels on some
         return due if set(named) & set(due) else ()
     if any(found is None for found in marks) and len(set(named)) < len(named):  # "A dog", "A cat"
         return ()
+
     near = all(key in string.ascii_uppercase[: len(texts) + _MOST_LOST] for key in named)
     rests = {
         normalise(text if found is None else _folded(text)[0][found.end() :]) for text, found in zip(texts, begins, strict=True)
     }
+
     if keyed:
         return due if len(named) > 1 and (set(named) <= set(due) or (near and len(rests) == len(texts))) else ()
     if all(found and found.text for found in marks) or (near and len(rests) == len(texts)):

@@ -166,16 +166,19 @@ def _entries(entries: Sequence[Mapping[str, object]]) -> Options | None:
     """Options as objects with a label and a text, or as objects of one key each."""
     if all(len(entry) == 1 and key_of(next(iter(entry))) for entry in entries):
         return _keyed([(key, value) for entry in entries for key, value in entry.items()], entries)
+
     names = list(dict.fromkeys(key for entry in entries for key in entry))
     columns = {name: [entry.get(name) for entry in entries] for name in names}
     known = [name for name in _LABELS if name in columns and any(name != text for text in _TEXTS if text in columns)]
     label = next((name for name in known if all(key_of(value) for value in columns[name])), None)
     texts = [name for name in _TEXTS if name in columns and name != label and _is_text(columns[name])]
+
     if not texts:
         raise UnusableError(UNREADABLE, f"options are {shorten(entries)}; write texts, or label and text of each")
     if any(columns[name] != columns[texts[0]] for name in texts[1:]):
         which = " and ".join(repr(name) for name in texts)
         raise UnusableError(UNREADABLE, f"options are {shorten(entries)}: which of {which} is the text? keep one of them")
+
     values = columns[texts[0]]
     if label is not None:
         return _keyed(list(zip(columns[label], values, strict=True)), entries)
@@ -185,6 +188,7 @@ def _entries(entries: Sequence[Mapping[str, object]]) -> Options | None:
                 f"options are {shorten(entries)}: the labels {name!r} are not those of their positions; name the key 'label'"
             )
             raise UnusableError(UNREADABLE, detail)
+
     found, own = _listed(values), next((name for name in _LABELS if name in names and _are_names(columns[name])), None)
     if found is None or own is None or len(columns[own]) != len(found.texts) or own in texts:
         return found

@@ -167,16 +167,19 @@ def _question(row: Mapping[str, object], where: str, names: tuple[str, ...], eve
     misspelt = near_keys(names)
     said = {key: text_of(row.get(key), f"the {key}") for key in ("question", "answer")}
     question = text_of(without_image(without_ends(said["question"])), "the question")
+
     if is_missing(without_ends(said["answer"])):
         reason = "no answer"
         raise UnusableError(reason, f"the answer is {shorten(said['answer'])}, a special token and no text")
     answer = text_of(without_ends(said["answer"]), "the answer")
     answer = text_of(list_in(answer) or answer, "the answer")
+
     kind = row.get("question_type")
     options = parse_options(row.get("options"))
     doubts = tuple(f"{MISSPELT} {name!r} (for {known!r})" for name, known in misspelt)
     doubts += tuple(f"{MORE_IMAGES}: {name!r}" for name in names if _MORE_IMAGES.fullmatch(name))
     doubts += (END_TOKEN,) if any(without_ends(text) != text for text in said.values()) else ()
+
     if options is not None:
         answer = _named(answer, options)
     elif lost := lost_options(row, every, misspelt=[name for name, known in misspelt if known == "options"]):
@@ -188,6 +191,7 @@ def _question(row: Mapping[str, object], where: str, names: tuple[str, ...], eve
             )
         if "options" in row and _is_letter(answer):
             raise UnusableError(LETTER_ALONE, f"the answer is {answer!r}, and there are no options; write them, or its text")
+
     texts = None if options is None else options.texts
     return Question(question, answer, None if is_missing(kind) else text_of(kind, "the question_type"), texts, where, doubts)
 
@@ -203,6 +207,7 @@ def _named(answer: str, options: Options) -> str:
     """The answer, its option's letter where the file names that by a number or a name of its own."""
     by_key, said = answer in options.keys, chosen_letters(answer, _NO_TEXTS)
     as_text = [n for n, text in enumerate(options.texts) if normalise(text) == normalise(answer)]
+
     if by_key:
         index = options.keys.index(answer)
         if as_text and as_text != [index]:
@@ -210,6 +215,7 @@ def _named(answer: str, options: Options) -> str:
             raise UnusableError(AMBIGUOUS, detail)
         if index < MOST_OPTIONS:
             return string.ascii_uppercase[index]
+
     if answer in options.names and not as_text and (index := options.names.index(answer)) < MOST_OPTIONS:
         return string.ascii_uppercase[index]
     if options.keys and said and not as_text and (options.moved or not _in_sequence(options.keys)):
@@ -218,9 +224,11 @@ def _named(answer: str, options: Options) -> str:
             f"the answer is {shorten(answer)}, and the options are the numbers {shorten(options.keys)}{order}; {_BY_NUMBER}"
         )
         raise UnusableError(AMBIGUOUS, detail)
+
     if options.unclear and not as_text and not (said and said.isdisjoint(options.unclear)):
         shown = f"the answer is {shorten(answer)}, and options of {shorten(options.texts)} begin or end with letters themselves"
         raise UnusableError(AMBIGUOUS, f"{shown}: {FIX}, or answer with the text of one")
+
     numbered = mark(answer) if options.keys and not as_text else None
     if numbered and numbered.key in options.keys:
         index = options.keys.index(numbered.key)
@@ -228,6 +236,7 @@ def _named(answer: str, options: Options) -> str:
             raise UnusableError(OUTSIDE, f"the answer {shorten(answer)} names a number that has another text; {_WRITE}")
         if index < MOST_OPTIONS:
             return string.ascii_uppercase[index]
+
     if options.split and len(options.texts) <= MOST_OPTIONS and chosen_letters(answer, options.texts) is None:
         detail = f"the options are one text, and the answer {shorten(answer)} is none of {shorten(options.texts)}; {_WRITE}"
         raise UnusableError(UNREADABLE, detail)
@@ -332,6 +341,7 @@ def _letters(answer: str, options: tuple[str, ...]) -> str:
     letters = option_letters(len(options))
     as_text = [letters[n] for n, text in enumerate(options) if normalise(text) == normalise(answer)]
     found, bare = mark(answer), key_of(answer)
+
     if bare in letters and as_text not in ([], [bare]):
         detail = f"the answer {answer!r} is the letter of one option and the text of another; write the letter and other texts"
         raise UnusableError(AMBIGUOUS, detail)
@@ -339,6 +349,7 @@ def _letters(answer: str, options: tuple[str, ...]) -> str:
         return bare
     if as_text or chosen_letters(answer, options):
         return answer
+
     joined = _JOINED.fullmatch(answer)
     named = (None if joined else chosen_letters(answer, _NO_TEXTS)) or frozenset({found.key} if found else ())
     if lost := sorted(key for key in named if key in _ALL_LETTERS and key not in letters):
@@ -348,9 +359,11 @@ def _letters(answer: str, options: tuple[str, ...]) -> str:
         raise UnusableError(OUTSIDE, detail)
     if joined and "".join(sorted(set(answer))) == answer and set(answer) & set(letters):
         raise UnusableError(OUTSIDE, f"{answer!r} names more than the {len(options)} options {shorten(options)}; {_WRITE}")
+
     for match in (_LETTER_FIRST.match(answer), _LETTER_LAST.match(answer)):
         if match and any(normalise(match["text"]) == normalise(text) for text in options):
             raise UnusableError(OUTSIDE, f"letter and text of the answer {shorten(answer)} are not of one option; {_WRITE}")
+
     if _NUMBER.match(answer):
         detail = f"the answer {answer!r} is a number: neither a letter nor a text of {shorten(options)}; {_WRITE}"
         raise UnusableError(OUTSIDE, detail)

@@ -116,6 +116,7 @@ def _cut(text: str, separator: str) -> list[str]:
     if text.startswith(separator) and text.endswith(separator):
         text = text[1:]
     text = text.removesuffix(separator)
+
     if '"' in text and separator != "\n":
         try:
             parts = next(csv.reader([text.replace("\n", " ")], delimiter=separator, skipinitialspace=True, strict=True), [])
@@ -123,6 +124,7 @@ def _cut(text: str, separator: str) -> list[str]:
             parts = text.split(separator)
     else:
         parts = text.split(separator)
+
     parts = [part.strip() for part in parts]
     if separator == "\n":
         if all(_BULLET.match(part) for part in parts):
@@ -130,9 +132,11 @@ def _cut(text: str, separator: str) -> list[str]:
         for end in ",;":
             if all(part.endswith(end) for part in parts[:-1]):
                 parts = [part.removesuffix(end) for part in parts]
+
     for quote in "'\"":
         if all(len(part) > 2 and part[0] == part[-1] == quote for part in parts):
             parts = [part[1:-1].strip() for part in parts]
+
     if any(_is_torn(part) for part in parts):
         raise UnusableError(UNREADABLE, f"options are the text {shorten(text)}, cut inside of brackets or quotes; {_FIX}")
     return parts

@@ -126,8 +126,10 @@ def _on_lines(question: str) -> ShownOptions | None:
     first = next((n for n, found in enumerate(marks) if found and found.key == "A" and found.text), None)
     if first is None:
         return None
+
     texts: list[str] = []
     end, lost = first, ""
+
     for n in range(first, len(lines)):
         found = marks[n]
         if found is None or not found.is_letter():
@@ -140,10 +142,12 @@ def _on_lines(question: str) -> ShownOptions | None:
         elif found.key in _beyond(len(texts)):
             lost = letter(len(texts))
             break
+
     if len(texts) < _FEWEST and not lost:
         return None
     if any(_continues(text, index) for index, text in enumerate(texts)):  # several options on a line
         return None
+
     behind = lines[first:] if lost else lines[end + 1 :]
     return ShownOptions(tuple(map(_trimmed, texts)), _is_instruction("\n".join(behind)), lost)
 

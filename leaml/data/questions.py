@@ -81,21 +81,25 @@ def _parse(row: object, where: str, folder: str) -> Asked:
     if pair := doubled(names, COLUMNS):
         msg = f"{where}: keys {pair[0]!r} and {pair[1]!r}; remove one"
         raise DataError(msg)
+
     question = row.get("question")
     if not isinstance(question, str) or is_blank(question):
         meant = labels_elsewhere(names) or hint(suggested(names, ("question",)))
         msg = f"{where}: 'question' must be text that is not empty, got {shorten(question)}{meant and f'; {meant}'}"
         raise DataError(msg)
+
     image, options = _image(row, names, where, folder), _options(row.get("options"), where)
     misspelt = [name for name, known in near_keys(names, ("options",)) if known == "options"]
     if options is None and (lost := lost_options(row, tuple(map(str, row)), misspelt)):
         msg = f"{where}: no 'options', but {options_elsewhere(lost)}"
         raise DataError(msg)
+
     try:
         question, options = as_asked(question, options)
     except UnaskableError as error:
         msg = f"{where}: {error}"
         raise DataError(msg) from None
+
     others = {str(key): row[key] for key in row if row[key] is not None and key not in (*COLUMNS, *IMAGE_KEYS)}
     return Asked(image, question, options, others)
 

@@ -18,7 +18,6 @@ import importlib
 import itertools
 import pkgutil
 from collections.abc import Iterator
-from typing import Any
 
 from leaml.config import SourceConfig
 from leaml.data import readers
@@ -86,12 +85,8 @@ def _find(name: str) -> Reader:
         hint = f"did you mean {near[0]!r}? " if near else ""
         msg = f"unknown format {name!r}: {hint}known formats: {', '.join(known)}"
         raise ConfigError(msg)
-    found: Any = PLUGINS.load(name)
-    if callable(found):
-        theirs: Reader = found
+    if theirs := PLUGINS.function(name):
         return theirs
-    if found is not None:
-        raise PLUGINS.unusable(name, f"is no function, but {found!r}")
     # imported at first use: PyAV and datasets are slow to import
     shipped: Reader = importlib.import_module(f"{readers.__name__}.{name}").read
     return shipped

@@ -34,6 +34,7 @@ def records(path: str, rows: Iterable[tuple[str, object]], source: SourceConfig,
     loose: list[RefusedRow] = []
     splits: set[str] = set()
     embedded = Embedded(path)
+
     for where, row in rows:
         split = row.get("split") if isinstance(row, Mapping) else None
         splits.add(str(split))
@@ -47,6 +48,7 @@ def records(path: str, rows: Iterable[tuple[str, object]], source: SourceConfig,
             groups.setdefault(embedded.name(image), LabelRows(where=where)).add(parse(row, where))
         else:
             loose.append(image or imageless(row, where))
+
     if not splits:
         below = " below its line of column names" if source.format == "csv" else ""
         msg = f"{path} holds no row{below}; write one for each image"
@@ -54,6 +56,7 @@ def records(path: str, rows: Iterable[tuple[str, object]], source: SourceConfig,
     if source.split is not None and source.split not in splits:
         msg = f"{path}: no line has split {source.split!r}, only {', '.join(sorted(splits))}; correct or remove split"
         raise DataError(msg)
+
     folder = source.images or posixpath.dirname(path) or "."
     yield from by_image(groups, folder, source.format, source.split, keep, embedded, loose)
 

@@ -63,7 +63,7 @@ class ImageIndex(Sequence[ImageRef]):
             self._table.take(positions if isinstance(positions, pa.ChunkedArray) else pa.array(positions, pa.int64()))
         )
 
-    def places_of(self, ids: pa.ChunkedArray) -> ImageIndex:
+    def with_ids(self, ids: pa.ChunkedArray) -> ImageIndex:
         """The images with these ids, in their order. Raises DataError naming an id that is not here."""
         positions = pc.index_in(ids, value_set=self.ids)
         if positions.null_count:
@@ -170,7 +170,7 @@ class ImageStore:
         folders: Images tables.
         max_pixels: Decode limit.
         cache_pixels: Decoded pixels kept in memory, over all images.
-        ids: The images that will be asked for; None: any. Places of others are not kept.
+        ids: The images that will be asked for; None: any. Positions of others are not kept.
     """
 
     def __init__(

@@ -260,21 +260,25 @@ def check(found: pa.Table, schema: pa.Schema, origin: str) -> pa.Table:
     # an image that could not be read has no id, and stands in the quarantine with its name alone
     required = set() if schema is QUARANTINE else {"image_id", "question", "answer"} & set(schema.names)
     columns = []
+
     for field in schema:
         if found.column_names.count(field.name) > 1:
             msg = f"{origin}: column {field.name!r} occurs twice; rename or remove one of them"
             raise DataError(msg)
+
         if field.name not in found.column_names:
             if field.name in required:
                 msg = f"{origin}: column {field.name!r} is missing; it has {found.column_names}"
                 raise DataError(msg)
             columns.append(pa.nulls(found.num_rows, field.type))
             continue
+
         try:
             columns.append(found[field.name].cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             msg = f"{origin}: column {field.name!r} is {found[field.name].type}, expected {field.type}: {error}"
             raise DataError(msg) from None
+
         if field.name in required and columns[-1].null_count:
             msg = f"{origin}: column {field.name!r} has {columns[-1].null_count} empty values"
             raise DataError(msg)

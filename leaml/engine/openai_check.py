@@ -49,6 +49,7 @@ def check(url: str, model: str) -> str | None:
             msg = f"caption.url: {base} cannot be reached ({why}); {_ADVICE}"
             raise ModelError(msg) from None
         return f"caption.url: asked for its models, {base} gave no answer ({why}); {_ADVICE}"
+
     return _doubt(base, text, model)
 
 

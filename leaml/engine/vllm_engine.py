@@ -10,8 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from leaml.config import ModelConfig
 from leaml.engine import lifetime
 from leaml.engine.interface import Completion, EngineParameters, Request
+from leaml.engine.source import source_of
 from leaml.errors import DataError, ModelError
 from leaml.imports import uncollected
 from leaml.text import replies
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
     from vllm.inputs import TextPrompt, TokensPrompt
     from vllm.outputs import CompletionOutput
-
-    from leaml.vlm.processor import Processor
 
     Prompt = TextPrompt | TokensPrompt
     Output = RequestOutput | Exception
@@ -44,7 +44,6 @@ class VllmEngine:
     def __init__(self, spec: EngineParameters) -> None:
         _quiet_environment(spec)
         with uncollected():
-            from transformers import AutoProcessor
             from vllm import LLM  # import sets up platform and threads, so it comes after the environment
 
             from leaml.vlm import image_size
@@ -52,8 +51,8 @@ class VllmEngine:
             from leaml.vlm.shrink import shrink_of
 
         self._prompt = prompt
+        model = ModelConfig(name=spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
         options: dict[str, Any] = {
-            "model": spec.model,
             "revision": spec.revision,
             "dtype": spec.dtype,
             "trust_remote_code": spec.trust_remote_code,
@@ -74,9 +73,7 @@ class VllmEngine:
                 "enable_chunked_prefill": False,
             }
         try:
-            self.processor: Processor = AutoProcessor.from_pretrained(
-                spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-            )
+            options["model"], self.processor = source_of(model)
             options |= image_size.engine_options(image_size.limit(self.processor, spec, spec.model))
             self._driver = _Driver(lambda: LLM(**(options | spec.options)))
         except (ValueError, RuntimeError, OSError) as error:
@@ -91,6 +88,7 @@ class VllmEngine:
         prompts: list[Prompt] = []
         sampling: list[SamplingParams] = []
         errors: list[str] = []
+
         for r in requests:
             try:
                 text = self._prompt(self.processor, r.text, r.prefix)
@@ -99,6 +97,7 @@ class VllmEngine:
             except DataError as error:
                 errors.append(str(error))
                 continue
+
             image, ids = {"image": self._shrink(r.image)}, {"image": [r.image_id]}
             if reply:
                 tokens = [*self._collator.prompt_ids(text), *reply]
@@ -106,6 +105,7 @@ class VllmEngine:
             else:
                 prompts.append({"prompt": text, "multi_modal_data": image, "multi_modal_uuids": ids})
             sampling.append(_sampling(r, self._collator.chat.end))
+
         outputs = iter(self._driver.run(prompts, sampling))
         return [
             _refused(error, r.n) if error else self._completions(next(outputs), r)
@@ -202,6 +202,7 @@ class _Driver:
             built.set_exception(error)
             return
         built.set_result(llm)
+
         calls: list[_Call] = []
         while True:
             while not calls or not self._asked.empty():
@@ -210,6 +211,7 @@ class _Driver:
                     llm.llm_engine.engine_core.shutdown()
                     return
                 calls.append(call)
+
             try:
                 self._turn(llm, calls)
             except BaseException as error:

@@ -90,8 +90,10 @@ def of_sizes(
     found = [] if questions is None or images is None else _of_few_images(questions, images)
     if labeled == 1:
         found.append("1 labeled image cannot be split into training and validation. Give more (data.labeled, data.budget).")
+
     if validation is None:
         return found
+
     numbers = sorted({number for number in rates.values() if least_questions(max(1, number - 1)) > validation and number > 1})
     for number in numbers:
         titles = ", ".join(title for title, tried in rates.items() if tried == number)
@@ -120,6 +122,7 @@ def of_points(accuracies: Sequence[float], questions: int, tried: int) -> list[s
     """
     if len(accuracies) < 2:
         return ["Only one point came to its end, so it was compared with no other."]
+
     best, others = accuracies[0], accuracies[1:]
     pairs = max(tried, len(accuracies)) - 1
     if (least := least_questions(pairs)) > questions:
@@ -127,10 +130,12 @@ def of_points(accuracies: Sequence[float], questions: int, tried: int) -> list[s
             f"{_count(questions, 'validation question')} cannot show a difference between {pairs + 1} points, however large "
             f"(at least {least} are needed), so which one is best is a matter of chance. {_MORE_VALIDATION}"
         ]
+
     needed = [smallest_difference(questions, best, other, pairs) for other in others]
     equal = sum(best - other < least for other, least in zip(others, needed, strict=True))
     if not equal:
         return []
+
     lead = best - max(others)
     ahead = (
         f"leads the next by {_points(lead)}" if lead >= 0 else f"is {_points(-lead)} behind the most accurate, which costs more"
@@ -169,8 +174,10 @@ def of_rates(training: Training, questions: int) -> list[str]:
             f"{training.title}: its {training.rates} learning rates were not compared, as no labels were held out to choose "
             f"by; the first, {training.lr:g}, was taken. {_HOLD_OUT}"
         ]
+
     if len(training.sweep) < 2:
         return []
+
     found, rates = [], sorted(rate for rate, _ in training.sweep)
     best, worst = (end(accuracy for _, accuracy in training.sweep) for end in (max, min))
     needed = smallest_difference(questions, best, worst, len(rates) - 1)
@@ -258,11 +265,13 @@ def _of_differences(metrics: Metrics, titles: Mapping[str, str]) -> list[str]:
     comparison = metrics.get("comparison")
     if not comparison:
         return []
+
     mine = metrics["rows"][comparison["ours"]]
     questions, images = mine["n"], mine["images"]
     size, least = _size(questions, images), least_questions()
     if few := _of_few_images(questions, images):
         return few
+
     found, title = [], titles.get(comparison["ours"], comparison["ours"])
     for name, row in comparison["baselines"].items():
         if row["p_holm"] < SIGNIFICANT:

@@ -55,9 +55,11 @@ class BlindPrior:
         if not rows or wrong:
             msg = f"the blind prior needs at least one training row and equal lengths: {rows} questions, {wrong or 'no rows'}"
             raise DataError(msg)
+
         texts: dict[_Key, Counter[str]] = defaultdict(Counter)
         letters: dict[_Key, Counter[str]] = defaultdict(Counter)
         choices: dict[_Key, Counter[str]] = defaultdict(Counter)
+
         for row in range(rows):
             kind = question_types[row] if question_types else None
             offered = options[row] if options else None

@@ -146,6 +146,7 @@ def compare(
     if not run or missing:
         msg = f"cannot compare {ours!r}: baselines run: {run or 'none'}; rows without predictions: {missing or 'none'}"
         raise DataError(msg)
+
     mine = _sorted(predictions_by_row[ours])
     against: dict[str, Difference] = {}
     for name in run:
@@ -158,6 +159,7 @@ def compare(
             "ci95": _rounded(resampling.bootstrap_interval(a - b, images, resamples, seed)),
             "p_value": resampling.paired_permutation_test(a, b, images, permutations, seed),
         }
+
     for name, adjusted in resampling.holm({name: found["p_value"] for name, found in against.items()}).items():
         against[name]["p_holm"] = adjusted
     best = max(run, key=lambda name: metrics_rows[name]["accuracy"])

@@ -47,18 +47,22 @@ def text_metrics(predictions: Sequence[str], references: Sequence[str]) -> dict[
     if not predictions or len(predictions) != len(references):
         msg = f"text metrics need as many references as predictions, and at least one: {len(predictions)} / {len(references)}"
         raise DataError(msg)
+
     pairs = list(zip(predictions, references, strict=True))
     if not any(len(reference.split()) > 1 for reference in references):
         return {}
+
     bleu = BLEU(lowercase=True, effective_order=True).corpus_score(list(predictions), [list(references)]).score / 100
     scorer = RougeScorer(list(_ROUGE), use_stemmer=False)
     rouge = [scorer.score(reference, prediction) for prediction, reference in pairs]
+
     found = {"bleu": bleu}
     for name in _ROUGE:
         least = 2 if name == "rouge2" else 0
         counted = [row for row, reference in zip(rouge, references, strict=True) if _rouge_words(reference) >= least]
         if counted:
             found[name] = fmean(row[name].fmeasure for row in counted)
+
     found["meteor"] = fmean(
         single_meteor_score(_TOKEN.findall(reference), _TOKEN.findall(prediction), wordnet=_NoSynonyms())
         for prediction, reference in pairs

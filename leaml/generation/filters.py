@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from leaml.config import FilterConfig
 from leaml.config.filter import PLUGINS
@@ -166,12 +165,8 @@ def vote_share(candidate: Candidate) -> float | None:
 @functools.cache
 def _plugin(name: str) -> Filter:
     """A filter of another package. Raises ConfigError where that is not installed, as it may be on another node."""
-    found: Any = PLUGINS.load(name)
-    if callable(found):
-        one: Filter = found
-        return one
-    if found is not None:
-        raise PLUGINS.unusable(name, f"is no function, but {found!r}")
+    if theirs := PLUGINS.function(name):
+        return theirs
     msg = f"the filter {name!r} of filter.plugins is not installed on this node; pip install its package on every node"
     raise ConfigError(msg)
 

@@ -193,8 +193,10 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
     if not data:
         reason = "empty file"
         raise ImageRejected(reason)
+
     if tiff.too_many_values(data) or jpeg.too_many_scans(data):
         raise ImageRejected(_PIECES)
+
     try:
         image = Image.open(_Reader(data), formats=FORMATS)
     except ImageRejected:
@@ -208,6 +210,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
         raise ImageRejected(reason) from None
     except Exception as error:  # header parsers raise anything on damaged data
         raise ImageRejected(_fault(error)) from None
+
     try:
         limits.check(*image.size)
         _check_tile(image)

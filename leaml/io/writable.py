@@ -32,6 +32,7 @@ def refuse_unwritable(folder: str, key: str = "storage", what: str = "the run", 
             msg = f"{key}: nothing can be kept in {folder}: {error}"
             raise ConfigError(msg) from None
         return
+
     there = Path(folder).absolute()
     while not os.path.lexists(there):
         there = there.parent
@@ -39,6 +40,7 @@ def refuse_unwritable(folder: str, key: str = "storage", what: str = "the run", 
         kind = "a link that leads nowhere" if there.is_symlink() and not there.exists() else "a file"
         msg = f"{key}: {there} is {kind}, so {what} cannot be kept in {folder}; give a folder: {fix}"
         raise ConfigError(msg)
+
     try:
         Path(tempfile.mkdtemp(prefix=".leaml-", dir=there)).rmdir()
     except OSError as error:

@@ -175,11 +175,16 @@ class _Taps:
         self.sums[name] = _norms(self.method, kept, contracted, weight).double().sum(0)
 
 
+def by_gram(method: ScoreMethod, tokens: int, rows: int, inputs: int) -> bool:
+    """Whether norms of a module are made by Gram matrices of so many tokens, without the gradients themselves."""
+    return method.squares and tokens * (rows + inputs) < rows * inputs
+
+
 def _norms(method: ScoreMethod, a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(B, m) norms of the rows of D_b = sum_t a_bt b_bt^T for a (B, T, m), b (B, T, n) and weight (m, n)."""
     size, tokens, m = a.shape
     n = b.shape[-1]
-    gram = method.squares and tokens * (m + n) < m * n
+    gram = by_gram(method, tokens, m, n)
     at_once = max(1, CHUNK // (tokens * (tokens + m) if gram and tokens else m * n))
     exact = torch.promote_types(a.dtype, torch.float32)
     norms = []

@@ -8,16 +8,16 @@ from leaml.vlm.load import layer_index, part_of
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a module is: part of the model, number of its layer (-1: in none), and its own name."""
+class ModuleName:
+    """Part of the model, number of the layer (-1: in none), and the module's own name."""
 
     part: str
     layer: int
     kind: str
 
 
-def place_of(name: str) -> Place:
-    """The place of a module or feed-forward block by its dotted name."""
+def parse_module_name(name: str) -> ModuleName:
+    """What the dotted name of a module or feed-forward block says."""
     *parents, leaf = name.split(".")
     kind = f"{parents[-1]}.{leaf}" if leaf.isdigit() and parents else leaf
-    return Place(part_of(name) or "other", layer_index(name), kind)
+    return ModuleName(part_of(name) or "other", layer_index(name), kind)

@@ -17,7 +17,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from leaml.errors import InputError
-from leaml.neurons.module_names import Place, place_of
+from leaml.neurons.module_names import ModuleName, parse_module_name
 from leaml.neurons.scores import Scores
 from leaml.neurons.selection import Saved
 
@@ -71,10 +71,10 @@ def selection_picture(saved: Saved, scores: Scores, file_format: str) -> bytes:
 
 def picture(maps: list[tuple[str, Values, Normalize, str]], file_format: str) -> bytes:
     """Draw maps of (title, values, colour scale, number format) side by side, a band of each per part of the model."""
-    bands: list[tuple[str, list[dict[Place, float]]]] = []
-    placed = [_placed(values) for _, values, _, _ in maps]
-    for part in dict.fromkeys(place.part for cells in placed for place in cells):
-        bands.append((part, [{p: v for p, v in cells.items() if p.part == part} for cells in placed]))
+    bands: list[tuple[str, list[dict[ModuleName, float]]]] = []
+    means = [_means(values) for _, values, _, _ in maps]
+    for part in dict.fromkeys(module.part for cells in means for module in cells):
+        bands.append((part, [{p: v for p, v in cells.items() if p.part == part} for cells in means]))
     heights = [max(len({p.kind for p in cells}) for cells in columns) + 1.5 for _, columns in bands]
     layers = max(len({p.layer for p in cells}) for _, columns in bands for cells in columns)
     with mpl.rc_context(_STYLE):
@@ -92,19 +92,19 @@ def picture(maps: list[tuple[str, Values, Normalize, str]], file_format: str) ->
     return buffer.getvalue()
 
 
-def _placed(values: Values) -> dict[Place, float]:
-    """Mean value of the modules at each place (experts of a layer share one); NaNs count only where there is nothing else."""
-    at: dict[Place, list[float]] = {}
+def _means(values: Values) -> dict[ModuleName, float]:
+    """Mean value of the modules of each name (experts of a layer share one); NaNs count only where there is nothing else."""
+    by_name: dict[ModuleName, list[float]] = {}
     for name, value in values.items():
-        at.setdefault(place_of(name), []).append(value)
-    return {place: float(np.nanmean(some)) if not np.isnan(some).all() else math.nan for place, some in at.items()}
+        by_name.setdefault(parse_module_name(name), []).append(value)
+    return {name: float(np.nanmean(some)) if not np.isnan(some).all() else math.nan for name, some in by_name.items()}
 
 
-def _heat_map(axes: Axes, part: str, cells: dict[Place, float], scale: Normalize, number: str) -> None:
+def _heat_map(axes: Axes, part: str, cells: dict[ModuleName, float], scale: Normalize, number: str) -> None:
     kinds, layers = list(dict.fromkeys(p.kind for p in cells)), sorted({p.layer for p in cells})
     values = np.full((len(kinds), len(layers)), math.nan)
-    for place, value in cells.items():
-        values[kinds.index(place.kind), layers.index(place.layer)] = value
+    for module, value in cells.items():
+        values[kinds.index(module.kind), layers.index(module.layer)] = value
     axes.imshow(values, cmap="Blues", norm=scale, aspect="auto", interpolation="nearest")
     axes.set_title(part)
     axes.set_yticks(range(len(kinds)), kinds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -127,9 +127,7 @@ def vlm_batches(
         inputs = collator([Turn(images[e.image_id], e.request, e.reply, e.prefix) for e in examples])
         inputs = {k: v.to(device) for k, v in inputs.items()}
         labels = inputs.pop("labels")
-        # (images, 3, height, width), or (examples, images, 3, height, width); with as many images as examples each has one
-        pixels = inputs.get("pixel_values")
-        own_image = pixels is not None and pixels.dim() > 3 and pixels.shape[:-3].numel() == len(examples)
+        own_image = have_own_image(inputs, len(examples))
 
         def separate(name: str, shape: torch.Size) -> bool:
             return len(shape) == 3 and (shape[:2] == labels.shape if name in language else own_image)
@@ -137,6 +135,15 @@ def vlm_batches(
         return ExampleBatch(len(examples), lambda: reply_logits(vlm.model, inputs, labels).mean_by_row(len(labels)), separate)
 
     return collate
+
+
+def have_own_image(inputs: Mapping[str, torch.Tensor], count: int) -> bool:
+    """Whether each of the examples of a batch has one image, in a row of its own.
+
+    `pixel_values` are (images, 3, height, width) or (examples, images, 3, height, width).
+    """
+    pixels = inputs.get("pixel_values")
+    return pixels is not None and pixels.dim() > 3 and pixels.shape[:-3].numel() == count
 
 
 def _gradient_means(

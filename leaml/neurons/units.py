@@ -44,6 +44,7 @@ def feed_forwards(linears: dict[str, nn.Linear]) -> dict[str, FeedForward]:
                 raise ConfigError(msg)
             if not missing:
                 found[parent] = FeedForward(tuple(here[leaf] for leaf in rows), here[columns])
+
     if not found:
         msg = (
             f"score.unit ffn: none of the {len(linears)} modules is a feed-forward block with gate_proj, up_proj, down_proj or "

@@ -58,6 +58,7 @@ def _run_card(found: ModelSource) -> dict[str, object]:
     base = ModelConfig.model_validate(config.get("model") or {})
     data, score, select = (config.get(name) or {} for name in ("data", "score", "select"))
     calibration = {key: value for key, value in found.calibration.items() if key not in ("bins", "model")}
+
     return {
         "kind": "run",
         "name": found.name,
@@ -102,6 +103,7 @@ def _evaluation(metrics: Metrics) -> dict[str, object]:
     shown = ("best_baseline", "difference", "ci95", "p_value")
     found = dict(comparison)
     headline = {key: found[key] for key in shown if key in found}
+
     return {
         "dataset": _public(str(metrics["dataset"])),
         "rows": [

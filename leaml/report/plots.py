@@ -79,6 +79,7 @@ def _accuracy_bars(rows: Mapping[str, RowMetrics], ours: str, screen: _Screen) -
         left = 2.2 / screen.inches
         figure = Figure(figsize=(screen.inches, height))
         axes = figure.add_axes((left, 0.4 / height, 0.95 - left - 0.3 / screen.inches, 1 - 0.45 / height))
+
         for y, (name, row) in enumerate(rows.items()):
             value, (low, high) = 100 * row["accuracy"], (100 * end for end in row["ci95"])
             mine = name == ours
@@ -88,12 +89,14 @@ def _accuracy_bars(rows: Mapping[str, RowMetrics], ours: str, screen: _Screen) -
                 axes.plot([end, end], [y - 0.13, y + 0.13], color=INK, linewidth=1.3, zorder=3)
             weight = "bold" if mine else "normal"
             axes.text(max(value, high) + 0.9, y, f"{value:.1f}", va="center", ha="left", fontweight=weight)
+
         axes.set_yticks(range(len(rows)), [_short(row_title(name)) for name in rows])
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlim(0, 100)
         axes.xaxis.set_major_locator(MaxNLocator(5 if screen is _WIDE else 2))
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
         _bare(axes, grid="x")
+
         for label, name in zip(axes.get_yticklabels(), rows, strict=True):
             label.set_fontweight("bold" if name == ours else "normal")
         return _svg(figure, name_of_plot, "Accuracy of each row with its 95 % interval", screen.shown)
@@ -116,9 +119,11 @@ def _loss_curves(curves: Mapping[str, Sequence[tuple[int, float]]], columns: int
     columns = min(columns, max(2, len(curves))) if screen is _WIDE else columns
     lines = math.ceil(len(curves) / columns)
     name_of_plot = f"losses{screen.suffix}"
+
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name_of_plot}):
         figure = Figure(figsize=(screen.inches, 2.2 * lines), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12))
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
+
         for axes, (name, points) in zip(panels, curves.items(), strict=False):
             steps, values = zip(*points, strict=True)
             axes.plot(steps, values, color=ACCENT, linewidth=1.5, marker="o" if len(points) == 1 else "", markersize=4)
@@ -130,6 +135,7 @@ def _loss_curves(curves: Mapping[str, Sequence[tuple[int, float]]], columns: int
             axes.yaxis.set_major_locator(MaxNLocator(4))
             _bare(axes, grid="y")
             axes.tick_params(axis="y", labelcolor=MUTED)
+
         for axes in panels[len(curves) :]:
             axes.set_visible(False)
         return _svg(figure, name_of_plot, "Training loss over optimizer steps", screen.shown)

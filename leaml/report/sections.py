@@ -14,7 +14,7 @@ from leaml.evaluation.comparisons import smallest_difference
 from leaml.evaluation.metrics import Comparison, RowMetrics
 from leaml.report import plots
 from leaml.report.content import ReportData, Sample
-from leaml.report.verdict import prior_notes
+from leaml.report.verdict import row_notes
 from leaml.rows import names_of, titles
 
 _SHOWN = 512  # longest side of a sample image on the page, in pixels
@@ -34,9 +34,10 @@ def accuracy(data: ReportData) -> dict[str, object]:
         "rows": rows,
         "ours": ours,
         "plot": plots.accuracy_bars(rows, ours),
-        "notes": prior_notes(rows),
+        "notes": row_notes(rows),
         "baselines": comparison.get("baselines") or {},
         "breakdown": _breakdown(rows, ours),
+        "references": [name for name in rows if name in names_of("reference")],
         "text_metrics": text_metrics,
         "metric_names": list(dict.fromkeys(name for row in text_metrics.values() for name in row)),
     }

@@ -9,13 +9,7 @@ from typing import Literal
 from leaml.evaluation.comparisons import SIGNIFICANT
 from leaml.evaluation.metrics import Metrics, RowMetrics
 from leaml.report.formats import percent
-
-_PRIORS = {
-    "blind_prior": "Blind prior: the most common labeled answer to each question, without the image",
-    "letter_prior": "Letter prior: the most common labeled letter of each question, without the image or the options' text",
-    "source_prior": "Prior by source: the most common labeled answer per question and source of the image; no baseline, since "
-    "no model is told the source",
-}
+from leaml.rows import rows as all_rows
 
 
 @dataclass(frozen=True)
@@ -30,7 +24,7 @@ class Verdict:
         ci95: Its interval.
         p_value: Of its test.
         accuracies: Of those of the two rows that were evaluated, by name.
-        prior: Name and accuracy of the first prior that our row does not exceed; None where it exceeds all.
+        warning: Of the first row with one that our row does not exceed, and that row's accuracy; None where it exceeds all.
     """
 
     tone: Literal["better", "worse", "flat"]
@@ -40,7 +34,7 @@ class Verdict:
     ci95: Sequence[float]
     p_value: float
     accuracies: dict[str, float]
-    prior: tuple[str, float] | None
+    warning: tuple[str, float] | None
 
 
 def judge(metrics: Metrics) -> Verdict | None:
@@ -53,7 +47,7 @@ def judge(metrics: Metrics) -> Verdict | None:
     ours, best = comparison.get("ours", "leaml"), comparison["best_baseline"]
     difference, p = comparison["difference"], comparison["p_value"]
     mine = accuracies.get(ours)
-    priors = [(name, accuracies[name]) for name in _PRIORS if name in accuracies]
+    warnings = [(row.warning, accuracies[name]) for name, row in all_rows().items() if row.warning and name in accuracies]
     return Verdict(
         tone="flat" if p >= SIGNIFICANT else "better" if difference > 0 else "worse",
         ours=ours,
@@ -62,10 +56,10 @@ def judge(metrics: Metrics) -> Verdict | None:
         ci95=comparison["ci95"],
         p_value=p,
         accuracies={name: accuracies[name] for name in (ours, best) if name in accuracies},
-        prior=None if mine is None else next((prior for prior in priors if mine <= prior[1]), None),
+        warning=None if mine is None else next((warning for warning in warnings if mine <= warning[1]), None),
     )
 
 
-def prior_notes(rows: Mapping[str, RowMetrics]) -> list[str]:
-    """What the priors among the rows are and how far they go, one sentence each."""
-    return [f"{text}: {percent(rows[name]['accuracy'])}." for name, text in _PRIORS.items() if name in rows]
+def row_notes(rows: Mapping[str, RowMetrics]) -> list[str]:
+    """The notes of those rows that have one, each with its accuracy."""
+    return [f"{row.note}: {percent(rows[name]['accuracy'])}." for name, row in all_rows().items() if row.note and name in rows]

@@ -70,7 +70,7 @@ class StepRecord:
         return self.name == name and self.variant in ("", variant) and not self.round
 
     def tree(self) -> dict[str, object]:
-        """As plain data, with the label for whoever reads the file."""
+        """As plain data, with the label for readers of the file."""
         return {"label": self.label} | dataclasses.asdict(self)
 
     @classmethod

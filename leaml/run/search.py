@@ -185,9 +185,6 @@ def check_space(config: Config) -> None:
     if not config.tune.space:
         msg = "tune.space is empty; give at least one key a range, for example {select.ratio: {choices: [0.1, 0.3, 1.0]}}"
         raise ConfigError(msg)
-    if config.tune.judge == "generator" and config.distill.skip:
-        msg = "tune.judge is generator, but distill.skip is true, so no generator is judged; set tune.judge to adapted"
-        raise ConfigError(msg)
     base_point(config)
     for key, values in config.tune.space.items():
         for value in values.choices or [cast(values, float(end or 0)) for end in (values.low, values.high)]:

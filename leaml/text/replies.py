@@ -294,6 +294,7 @@ def _no_caption(text: str, prompt: str) -> str:
         return f"a status instead of a reply: {text[:100]!r}"
     if _NOTHING.fullmatch(text.strip("<>[](){}*_#.,:;!\"'`- \n")) or is_program_text(text):
         return f"no description: {text[:100]!r}"
+
     said, asked = _words(text), _words(prompt)
     if asked and said[: len(asked)] == asked and (len(asked) >= _ECHOED or len(said) == len(asked)):
         return "prompt echo"
@@ -301,20 +302,24 @@ def _no_caption(text: str, prompt: str) -> str:
         return f"chat marker: {marker.group().strip()!r}"
     if is_broken(text) or is_unspeakable(text):
         return f"broken text: {text[:100]!r}"
+
     found = sentences(text)
     if found and all(sentence.endswith(("?", "？")) for sentence in found) and text.endswith(found[-1]):
         return f"a question instead of a reply: {text[:100]!r}"
     if is_repetitive(text, found):
         return f"repeats itself: {text[:100]!r}"
+
     first = found[0] if found else text
     if _GREETING.fullmatch(first) and len(found) > 1:
         first = f"{first} {found[1]}"
     unquoted = _QUOTED.sub("'_'", first)
     if re.search(r"[^\W\d_]", unquoted):
         first = unquoted
+
     plain = first.replace("’", "'")
     if any(map(is_about_itself, _behind_the_first(text))):
         return f"a thought without an answer: {text[:100]!r}"
+
     if shows_words(plain):
         return ""
     if REFUSAL.search(plain) or TO_THE_ASKER.search(plain) or is_offer(text) or _GREETING.fullmatch(text):

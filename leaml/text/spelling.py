@@ -91,14 +91,17 @@ def _characters(text: str) -> str:
     found: list[str] = []
     raised = False
     text = unicodedata.normalize("NFC", text)
+
     for position, char in enumerate(text):
         form = unicodedata.decomposition(char).partition(" ")[0]
         before = found[-1][-1:] if found else ""
+
         if form == "<super>" and (char in _RAISED or unicodedata.category(char) == "No"):
             plain = _RAISED.get(char) or unicodedata.normalize("NFKC", char)
             found.append(plain if raised or not before.isalnum() or _is_charge(text, position) else f"^{plain}")
             raised = True
             continue
+
         raised = False
         if form == "<sub>" and before.isdigit():
             found.append("_" + unicodedata.normalize("NFKC", char))

@@ -13,74 +13,25 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed, nn
+from torch.distributed.tensor import DTensor
 
 from leaml.io import owned
+from leaml.training.worker import TrainingState, Worker
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from leaml.training.loop import Worker
 
 STATE = "state.json"
 LAG = 5
 """Steps after which a checkpoint has to be written at the latest; workers wait for each other only then."""
-
-
-class TrainingState(TypedDict):
-    """Where a training is.
-
-    Attributes:
-        phase: Learning rate of the sweep that is tried, from 0; after the sweep their number.
-        step: Steps done in this phase.
-        sweep: Result of each rate tried: "lr", "accuracy" and, where it stayed finite, "loss".
-        losses: `(step, loss)` points of this phase.
-        validations: Results of this phase, as `Validation` reports them.
-        budget: Tokens of a micro-batch.
-        seconds: Since the training began, those of earlier attempts included.
-    """
-
-    phase: int
-    step: int
-    sweep: list[dict[str, float]]
-    losses: list[tuple[int, float]]
-    validations: list[dict[str, float]]
-    budget: NotRequired[int | None]
-    seconds: NotRequired[float]
-
-
-class Checkpoint(Protocol):
-    """A checkpoint, wherever it lies."""
-
-    def read(self, name: str) -> bytes:
-        """A file of it."""
-        ...
-
-    def as_directory(self) -> AbstractContextManager[str | Path]:
-        """All of its files in a local folder, which the caller does not change."""
-        ...
-
-
-@dataclass(frozen=True)
-class LocalCheckpoint:
-    """A checkpoint in a folder of this machine."""
-
-    folder: Path
-
-    def read(self, name: str) -> bytes:
-        """A file of it."""
-        return (self.folder / name).read_bytes()
-
-    def as_directory(self) -> AbstractContextManager[str | Path]:
-        """The folder itself."""
-        return contextlib.nullcontext(self.folder)
 
 
 @dataclass
@@ -158,7 +109,7 @@ class Checkpoints:
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=_scratch()))
         if self.worker.rank == 0:
             (folder / STATE).write_text(json.dumps(state))
-        tensors = self._tensors(optimizer)
+        tensors = self._own(self._tensors(optimizer))
         given: dict[str, Any] = {"checkpoint_id": str(folder), "process_group": self._group, "no_dist": self._group is None}
         ended = None
         with _of_one_process():
@@ -190,6 +141,19 @@ class Checkpoints:
         weights, moments = get_state_dict(self.model, optimizer, options=self._options())
         own = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         return {"model": {n: w for n, w in weights.items() if n in own}, "optimizer": moments}  # tied ones once
+
+    def _own(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """What this worker writes: its parts of weights that are cut, and a share of those that every worker has.
+
+        The workers of a node would copy all of these to its memory before torch finds out which of them are the same.
+        """
+        rank, world = self.worker.rank, self.worker.world
+        weights, moments = tensors["model"], tensors["optimizer"]
+        cut = {name for name, weight in weights.items() if isinstance(weight, DTensor)}
+        own = {name for number, name in enumerate(sorted(weights.keys() - cut)) if number % world == rank} | cut
+        state = {name: values for name, values in moments["state"].items() if name in own}
+        groups = {"param_groups": moments["param_groups"]} if rank == 0 else {}
+        return {"model": {name: weights[name] for name in weights if name in own}, "optimizer": {"state": state, **groups}}
 
     @staticmethod
     def _options() -> Any:

@@ -81,7 +81,7 @@ class Feed:
         self.data = _MicroBatches(processor, get_image, prefetch)
         self.processes, self.pinned = processes, pinned
         self.waited = 0.0
-        """Seconds that the training has waited for micro-batches."""
+        """Seconds that the model has waited for micro-batches of trainings, validations and whatever else was asked for."""
 
     def steps(self, batches: Batches, first: int, steps: int) -> Iterator[tuple[StepBatch, Iterator[Made]]]:
         """What each step trains on, and its micro-batches, to be taken before the next step.
@@ -108,8 +108,11 @@ class Feed:
             yield now, chain([begun], islice(made, len(now.parts) - 1))
 
     def make(self, drawn: list[Drawn]) -> Made:
-        """A micro-batch, made here and now."""
-        return self._checked(self.data[drawn])
+        """A micro-batch, made here and now, as of a validation; the model waits for it."""
+        began = time.perf_counter()
+        made = self.data[drawn]
+        self.waited += time.perf_counter() - began
+        return self._checked(made)
 
     def _loader(self, parts: Iterator[list[Drawn]]) -> DataLoader[Made | LeamlError]:
         apart = {"prefetch_factor": AHEAD, "multiprocessing_context": _forkserver()} if self.processes else {}

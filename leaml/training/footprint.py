@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from leaml import _compat
 from leaml.config import ModelConfig, TrainConfig
 from leaml.training.prepare import SMALL, mixes_types
-from leaml.vlm import attention, load
+from leaml.vlm import attention, load, skeleton
 from leaml.vlm.precision import compute_dtype
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class Layer:
         composed: Norms of the width `hidden` that keep what they have normalised, where their weights are trained.
         heads: Number of them.
         linears: Number of its Linears.
+        parameters: Of all its weights.
+        routes: Experts that a token is sent to, where the feed-forward block is a mixture whose weights have three dimensions.
+        routed: Width inside each of them.
     """
 
     hidden: int
@@ -54,8 +58,11 @@ class Layer:
     composed: int
     heads: int
     linears: int
+    parameters: int = 0
+    routes: int = 0
+    routed: int = 0
 
-    def kept(self, tokens: int, row: int, compute: int, method: str, rank: int, eager: bool) -> int:
+    def kept(self, tokens: int, row: int, compute: int, method: str, rank: int, eager: bool, experts: int = 4) -> int:
         """Bytes that stay for its backward pass.
 
         Args:
@@ -65,17 +72,22 @@ class Layer:
             method: "full", "lora" or "neurons".
             rank: Of LoRA.
             eager: Whether the probabilities of attention are kept.
+            experts: Bytes of a value of the experts, which compute in the type of their weights.
         """
         stream = 2 + (self.composed if method == "full" else 0)
         given = compute if method != "neurons" else 4  # a neuron adapter keeps its input as it came
         inputs = given * (2 * self.hidden + self.attention + self.inner) + compute * rank * self.linears
         products = (3 + 3 * self.fused) * self.attention + (3 if self.gated else 1) * self.inner
         pairs = self.heads * row * (4 if compute == 4 else 4 + compute) if eager else 0
-        return tokens * (4 * stream * self.hidden + inputs + compute * products + pairs)
+        return tokens * (4 * stream * self.hidden + inputs + compute * products + pairs + experts * self._of_experts(method))
+
+    def _of_experts(self, method: str) -> int:
+        """Values of a token that experts keep: gate, up and a product, and what they answer; trained ones their inputs too."""
+        return self.routes * (self.hidden + 3 * self.routed + (self.hidden + self.routed if method == "full" else 0))
 
     def working(self, tokens: int, compute: int) -> int:
         """Bytes of what its backward pass computes and frees again."""
-        return tokens * compute * 2 * (self.inner + self.hidden)
+        return tokens * compute * 2 * (max(self.inner, self.routes * self.routed) + max(1, self.routes) * self.hidden)
 
 
 @dataclass(frozen=True)
@@ -189,12 +201,8 @@ class Footprint:
 @lru_cache(maxsize=8)
 def anatomy(config: ModelConfig) -> Anatomy:
     """Of a model whose configuration is at hand. Raises ModelError when it cannot be read."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    found = load.from_small_files(config, AutoConfig, "configuration")
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(found, dtype=torch.float32)
-    return replace(of_model(model), eager=attention.kernels("cpu", found)[0] == "eager")
+    model = skeleton.without_weights(config)
+    return replace(of_model(model), eager=attention.kernels("cpu", model.config)[0] == "eager")
 
 
 def of_model(model: Any) -> Anatomy:
@@ -206,6 +214,7 @@ def of_model(model: Any) -> Anatomy:
     linears: dict[str | None, list[tuple[int, int]]] = defaultdict(list)
     heads = {"language": _first(config.get_text_config(), "num_attention_heads")}
     heads["vision"] = _first(vision, "num_attention_heads", "num_heads")
+    routes = _first(config.get_text_config(), "num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k") or 1
     layers: dict[str, list[Layer]] = {"language": [], "vision": []}
     whole = set(load.transformer_layers(model))
     for name, module in model.named_modules():
@@ -213,7 +222,7 @@ def of_model(model: Any) -> Anatomy:
         if isinstance(module, nn.Linear) and part is not None:
             linears[part].append((module.out_features, module.in_features))
         if part in layers and module in whole:
-            layers[part].append(_layer(module, heads[part]))
+            layers[part].append(_layer(module, heads[part], routes))
     return Anatomy(
         counts,
         linears,
@@ -222,7 +231,7 @@ def of_model(model: Any) -> Anatomy:
         max(p.numel() for p in model.parameters()),
         _first(vision, "patch_size") or PATCH,
         bool(model.supports_gradient_checkpointing),
-        config._attn_implementation == "eager",
+        _compat.is_eager(config),
         mixes_types(config),
     )
 
@@ -232,13 +241,14 @@ def _first(config: Any, *names: str) -> int:
     return next((value for name in names if isinstance(value := getattr(config, name, None), int)), 0)
 
 
-def _layer(module: nn.Module, heads: int) -> Layer:
+def _layer(module: nn.Module, heads: int, routes: int) -> Layer:
     linears = {name: each for name, each in module.named_modules() if isinstance(each, nn.Linear)}
     attention = [linear for name, linear in linears.items() if "attn" in name or "attention" in name]
     others = [linear for linear in linears.values() if linear not in attention]
     hidden = (attention or others)[0].in_features
+    experts = [p for name, p in module.named_parameters() if "expert" in name and p.dim() == 3]
     queries = max((a.in_features for a in attention if a.out_features == hidden), default=hidden)
-    inner = max((o.in_features for o in others if o.out_features == hidden), default=hidden)
+    inner = max((o.in_features for o in others if o.out_features == hidden), default=0 if experts else hidden)
     norms = [m for n, m in module.named_modules() if "norm" in n and not isinstance(m, nn.LayerNorm)]
     return Layer(
         hidden,
@@ -249,6 +259,9 @@ def _layer(module: nn.Module, heads: int) -> Layer:
         sum(getattr(norm, "weight", torch.empty(0)).shape == (hidden,) for norm in norms),
         heads,
         len(linears),
+        sum(p.numel() for p in module.parameters()),
+        routes if experts else 0,
+        min((p.numel() // (len(p) * hidden) for p in experts), default=0),
     )
 
 
@@ -295,15 +308,19 @@ def footprint(
     kept_apart = (shards > 1 or train.method != "full" or made.mixes) and (dtype, device) != ("float16", "cpu")
     stored = getattr(torch, dtype).itemsize if compute != torch.float32 and kept_apart else 4
     frozen = made.parameters - trained if train.method == "full" else made.parameters
-    kept = _activations(made, one, train, compute.itemsize, made.eager and device == "cpu")
-    update = 2 * _MASTER * (made.largest if train.method == "full" else 0)
+    experts = _MASTER if train.method == "full" else stored
+    rank, eager = train.lora.rank if train.method == "lora" else 0, made.eager and device == "cpu"
+    way = Way(train.method, made.adapted(train), compute.itemsize, experts, eager, again(made, train), rank)
+    kept = activations(made, one, way)
+    head = _MASTER * made.largest if train.method == "full" else 0  # its gradient before it is added up
+    update = 2 * head
     copies = _copies(made, train, compute.itemsize, stored) if shards == 1 else _gathered(made, train, compute.itemsize)
     return Footprint(
         (_frozen(made, train, frozen, stored) + _MASTER * trained) // shards,
         _MASTER * trained // shards,
         2 * _MASTER * trained // shards,
         kept + copies,
-        _logits(made, one, train, compute.itemsize),
+        logits(made, one, compute.itemsize) + head,
         update // shards,
     )
 
@@ -318,25 +335,34 @@ def _frozen(made: Anatomy, train: TrainConfig, count: int, stored: int) -> int:
 
 def _gathered(made: Anatomy, train: TrainConfig, compute: int) -> int:
     """Of weights that are in shards what a worker holds whole: embeddings and head, a layer, and the one that comes next."""
-    layer = max(
-        sum(out * width for out, width in made.linears[part]) // len(layers) for part, layers in made.layers.items() if layers
-    )
+    layer = max(layer.parameters for layers in made.layers.values() for layer in layers)
     outside = min(2 * made.largest, made.parameters)
     return compute * (outside + 2 * layer) + (_MASTER * max(outside, layer) if train.method == "full" else 0)
 
 
-def _logits(made: Anatomy, one: Extent, train: TrainConfig, compute: int) -> int:
-    """Logits as they are made, in float32, their probabilities and their gradient; a head's gradient before it is added up."""
-    values = one.reply * made.vocabulary
-    return values * (12 + (compute if compute < 4 else 0)) + (_MASTER * made.largest if train.method == "full" else 0)
+def logits(made: Anatomy, one: Extent, compute: int) -> int:
+    """Logits as they are made, in float32, their probabilities and their gradient."""
+    return one.reply * made.vocabulary * (12 + (compute if compute < 4 else 0))
 
 
-def _activations(made: Anatomy, one: Extent, train: TrainConfig, compute: int, eager: bool) -> int:
-    """At the height of the backward pass."""
-    parts, replayed = made.adapted(train), again(made, train)
-    rank = train.lora.rank if train.method == "lora" else 0
+@dataclass(frozen=True)
+class Way:
+    """How a backward pass is done, see `Layer.kept`: to `parts`, whose layers compute activations again if `replayed`."""
+
+    method: str
+    parts: set[str]
+    compute: int
+    experts: int
+    eager: bool
+    replayed: bool = False
+    rank: int = 0
+
+
+def activations(made: Anatomy, one: Extent, way: Way) -> int:
+    """Bytes at the height of the backward pass."""
+    compute = way.compute
     # gradients reach the language model from its head whatever is trained, and the vision tower only if something there is
-    reached = [p for p in ("vision", "language") if made.layers[p] and (p == "language" or parts & {"vision"})]
+    reached = [p for p in ("vision", "language") if made.layers[p] and (p == "language" or "vision" in way.parts)]
     sizes = {
         "language": (one.tokens, one.tokens // one.examples),
         "vision": (one.patches, one.tile or one.patches // one.examples),
@@ -348,10 +374,10 @@ def _activations(made: Anatomy, one: Extent, train: TrainConfig, compute: int, e
     for part in reached:
         tokens, row = sizes[part]
         layers = made.layers[part]
-        full = [layer.kept(tokens, row, compute, train.method, rank, eager) for layer in layers]
+        full = [layer.kept(tokens, row, compute, way.method, way.rank, way.eager, way.experts) for layer in layers]
         working = max(layer.working(tokens, compute) for layer in layers)
-        kept += sum(4 * tokens * layer.hidden for layer in layers) if replayed else sum(full)
-        height = max(height, kept + working + (max(full) if replayed else 0))
+        kept += sum(4 * tokens * layer.hidden for layer in layers) if way.replayed else sum(full)
+        height = max(height, kept + working + (max(full) if way.replayed else 0))
     if "vision" not in reached and made.layers["vision"]:
         widest = max(made.layers["vision"], key=lambda layer: layer.inner)
         height = max(height, one.pixels + one.patches * compute * (4 * widest.hidden + 2 * widest.inner))
@@ -359,10 +385,11 @@ def _activations(made: Anatomy, one: Extent, train: TrainConfig, compute: int, e
 
 
 def _copies(made: Anatomy, train: TrainConfig, compute: int, stored: int) -> int:
-    """Weights in the type of products, which autocast makes of those in another; neuron adapters keep none."""
-    if train.method == "neurons" or compute == _MASTER:
+    """Weights in the type of products, which autocast makes of those in another; of neuron adapters the head's alone."""
+    if compute == _MASTER:
         return 0
-    if train.method == "lora" and (compute == stored or again(made, train)):
-        return 0
+    head = compute * made.vocabulary * made.layers["language"][0].hidden if train.method == "full" or compute != stored else 0
+    if train.method == "neurons" or (train.method == "lora" and (compute == stored or again(made, train))):
+        return head
     parts = made.adapted(train) if compute == stored else made.linears.keys()
-    return compute * sum(out * width for part in parts for out, width in made.linears.get(part, ()))
+    return head + compute * sum(out * width for part in parts for out, width in made.linears.get(part, ()))

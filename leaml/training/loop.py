@@ -8,12 +8,10 @@ and with functions to save and restore a checkpoint.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,12 +19,13 @@ from torch import nn
 from leaml.config import TrainConfig
 from leaml.errors import ConfigError, StepError
 from leaml.training.batches import Batches, Example, Size, StepBatch, Task, draw, refuse_unusable, split
-from leaml.training.checkpoints import Checkpoint, Checkpoints, TrainingState
+from leaml.training.checkpoints import Checkpoints
 from leaml.training.feed import Feed, GetImage, Made, Prefetch
 from leaml.training.memory import token_budget
 from leaml.training.objectives import reply_logits
 from leaml.training.parallel import Alone, Replicas, Shards, Strategy, fits, local, shard, whole
 from leaml.training.prepare import SMALL, checkpoint_activations, float32_masters, fuse_layers, one_type
+from leaml.training.worker import TrainingState, Worker
 from leaml.vlm import four_bit
 from leaml.vlm.lengths import Lengths
 from leaml.vlm.load import VLM
@@ -34,30 +33,6 @@ from leaml.vlm.precision import Precision, computing_in
 
 _NO_LIMIT = 2**62
 """Tokens of a pass that may have any."""
-
-
-@dataclass
-class Worker:
-    """What the loop needs from whoever runs it; the defaults run it alone and save nothing."""
-
-    rank: int = 0
-    world: int = 1
-    device: str = "cpu"
-    memory_share: float = 1.0
-    """Of the free memory of its GPU, where it has one, or of its machine, how much it may take."""
-    sharding: Literal["auto"] | bool = "auto"
-    """Whether each of several workers holds a part of every weight; auto: where the whole does not fit one of them."""
-    restore: Callable[[], Checkpoint | None] = lambda: None
-    save: Callable[[Path, TrainingState], None] = lambda folder, state: shutil.rmtree(folder)
-    """Takes a folder with this worker's part of a checkpoint, which is the callee's from then on; every worker is called."""
-    writes_beside: bool | None = None
-    """Write checkpoints while the next steps are done, from a copy on the CPU; None: on a GPU. On a CPU the copy would take
-    as much memory as what is trained, and the writing the time of the steps."""
-    progress: Callable[[dict[str, float]], None] = lambda metrics: None
-
-    def __post_init__(self) -> None:
-        if self.writes_beside is None:
-            self.writes_beside = self.device.startswith("cuda")
 
 
 @dataclass(frozen=True)
@@ -81,7 +56,7 @@ class Outcome:
     validations: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     wait_share: float = 0.0
-    """Of this attempt's seconds, those in which the model waited for its input."""
+    """Of this attempt's seconds, those in which the model waited for its input, that of validations included."""
 
 
 GetSize = Callable[[str], tuple[int, int]]
@@ -219,8 +194,8 @@ class Trainer:
         state = self.checkpoints.state() or {"phase": 0, "step": 0, "sweep": [], "losses": [], "validations": []}
         self.budget = self._budget(state.get("budget"))
         self.strategy = self._strategy()
-        begun = time.time()
-        self._began = begun - state.get("seconds", 0.0)
+        self._attempt, self._before = time.time(), self.feed.waited
+        self._began = self._attempt - state.get("seconds", 0.0)
         while state["phase"] < len(phases):
             sweep = [*state["sweep"], self._tried(visible, phases[state["phase"]], state, start, held_out)]
             state |= {"phase": state["phase"] + 1, "step": 0, "sweep": sweep, "losses": [], "validations": []}
@@ -230,8 +205,12 @@ class Trainer:
             raise StepError(msg)
         best = max(ended, key=lambda r: (r["accuracy"], -r["loss"]))["lr"] if ended else rates[0]
         self._train(self.tasks, best, state, start, self.validation)
-        waited = self.feed.waited / max(1e-9, time.time() - begun)
-        return Outcome(best, state["losses"], state["sweep"], state["validations"], time.time() - self._began, waited)
+        seconds = time.time() - self._began
+        return Outcome(best, state["losses"], state["sweep"], state["validations"], seconds, self._wait_share())
+
+    def _wait_share(self) -> float:
+        """Of this attempt's seconds so far, those in which the model waited for its input."""
+        return (self.feed.waited - self._before) / max(1e-9, time.time() - self._attempt)
 
     def _strategy(self) -> Strategy:
         if self.sharded:
@@ -371,7 +350,8 @@ class Trainer:
     def _report(self, state: TrainingState, optimizer: torch.optim.Optimizer, loss: float, rate: float) -> None:
         step, steps = state["step"], self.config.steps
         of_sweep = {"phase": state["phase"], "phases": self._phases}
-        self.worker.progress({"step": step, "steps": steps, **of_sweep, "loss": loss, "steps_per_s": rate})
+        speed = {"steps_per_s": rate, "wait_share": self._wait_share()}
+        self.worker.progress({"step": step, "steps": steps, **of_sweep, "loss": loss, **speed})
         # the last step too: what follows, a validation or the writing of the model, may fail
         if step % self.config.save_every == 0 or step == steps:
             self.checkpoints.begin(optimizer, {**state, "budget": self.budget, "seconds": time.time() - self._began})

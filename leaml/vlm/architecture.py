@@ -53,6 +53,7 @@ def refuse_own_code(config: ModelConfig, raw: Mapping[str, object], trained: boo
     own = raw.get("auto_map")
     if not isinstance(own, dict) or not own:
         return
+
     native = raw.get("model_type") in _known()
     if AUTO_CLASS in own:
         if native or config.trust_remote_code:
@@ -62,12 +63,14 @@ def refuse_own_code(config: ModelConfig, raw: Mapping[str, object], trained: boo
             " trust_remote_code to true if you trust its author"
         )
         raise ModelError(msg)
+
     if native and config.trust_remote_code and "AutoConfig" in own:
         msg = (
             f"the model {config.name!r} ({raw['model_type']}) is native to transformers, but trust_remote_code replaces its"
             f" configuration by code that has no {AUTO_CLASS}; set trust_remote_code to false"
         )
         raise ModelError(msg)
+
     if trained and not native:
         msg = (
             f"the model {config.name!r} is code of its own ({', '.join(sorted(own))}), which cannot be loaded for training:"

@@ -181,12 +181,14 @@ def _templated(processor: Processor) -> Chat:
     if not getattr(processor, "chat_template", None):
         msg = f"{name} has no chat template; add a chat_template.jinja to the model's folder (see its model card)"
         raise ModelError(msg)
+
     try:
         opened, closed = _render(processor, True, None), _render(processor, True, _REPLY)
         bare = _render(processor, False, None)
     except Exception as error:  # jinja errors of any kind
         msg = f"the chat template of {name} fails on one image and one text part: {error}; correct chat_template.jinja"
         raise ModelError(msg) from error
+
     token, token_id = _placeholder(processor, opened)
     if opened.count(token) != 1 or opened.count(_REQUEST) != 1 or closed.count(_REPLY) != 1:
         msg = (
@@ -194,6 +196,7 @@ def _templated(processor: Processor) -> Chat:
             f" but wrote {closed!r}; correct chat_template.jinja"
         )
         raise ModelError(msg)
+
     bos = _added_bos(processor.tokenizer)
     before, after = opened.removeprefix(bos).split(_REQUEST)
     around, tail = closed.removeprefix(bos).split(_REPLY)
@@ -233,7 +236,7 @@ def _before_reply(name: str, after: str, around: str) -> tuple[str, str]:
 def served_template(processor: Processor) -> str | None:
     """The processor's chat template with `Chat.closing` behind its generation prompt; None where its own will do.
 
-    For whoever renders a conversation without `chat_of`, such as vLLM's chat route. Raises ModelError as `chat_of` does.
+    For code that renders a conversation without `chat_of`, such as vLLM's chat route. Raises ModelError as `chat_of` does.
     """
     closing = chat_of(processor).closing
     source = _source(processor)

@@ -107,10 +107,15 @@ def _check_on_hub(config: ModelConfig, trained: bool) -> None:
         _shards(config, names, lambda: hub.read_small(config, INDEX))
 
 
-def whole_in_cache(config: ModelConfig) -> str | None:
-    """The folder of the cache that has all weights of a hub's model; None without it."""
+def whole_in_cache(config: ModelConfig, trained: bool = True) -> str | None:
+    """The folder of the cache that has all weights of a hub's model; None without it.
+
+    Args:
+        config: The model.
+        trained: Whether it is loaded to be trained; vLLM reads weights of other kinds than safetensors too.
+    """
     folder = hub.cached_folder(config)
-    return folder if folder is not None and _is_complete(config, folder, trained=True) else None
+    return folder if folder is not None and _is_complete(config, folder, trained) else None
 
 
 def _is_complete(config: ModelConfig, folder: str, trained: bool) -> bool:

@@ -108,12 +108,14 @@ class Collator:
         extras: list[dict[str, list[int]]] = [{} for _ in turns]
         if not shown:
             return contexts, extras, {}
+
         order: dict[int, int] = {}
         for i in shown:
             order.setdefault(id(pictures[i]), i)
         first = list(order.values())
         position = {key: n for n, key in enumerate(order)}
         which = [position[id(pictures[i])] for i in shown]
+
         ids, types, tensors = self._process([pictures[i] for i in first], [prompts[i] for i in first])
         spans = [self._span(contexts[i], ids[n]) for n, i in enumerate(first)]
         repeated = tensors if len(first) == len(shown) else _repeat(tensors, which, len(first))
@@ -122,6 +124,7 @@ class Collator:
             for n, i in enumerate(shown):
                 contexts[i], extras[i] = ids[n], {k: v[n] for k, v in types.items()}
             return contexts, extras, repeated
+
         for n, i in zip(which, shown, strict=True):
             start, length = spans[n] or (0, 0)
             at = contexts[i].index(self.chat.placeholder_id)

@@ -1,7 +1,7 @@
 """How large images are shown to a model: `max_image_pixels` and `image_tiles`, as settings of its processor.
 
-They become the processor's own settings, since those are saved with an adapted model and vLLM reads the same ones: whoever
-loads the folder, with LEAML or not, shows images as they were trained on. What vLLM has to be told of a model that is not
+They become the processor's own settings, since those are saved with an adapted model and vLLM reads the same ones: with
+or without LEAML, a loaded folder shows images as in training. What vLLM has to be told of a model that is not
 saved like this yet is `engine_options`.
 """
 
@@ -43,6 +43,7 @@ def limit(processor: object, wanted: Wanted, name: str) -> Settings:
     """
     if wanted.max_image_pixels is None and wanted.image_tiles:
         return {}
+
     images: Any = getattr(processor, "image_processor", None)
     kind = type(images).__name__
     # a class of the model's own code may read its settings in any way, whatever it inherits from
@@ -56,6 +57,7 @@ def limit(processor: object, wanted: Wanted, name: str) -> Settings:
             f"{', '.join(sorted(_RULES))}; leave {keys} out, or take a model with one of them"
         )
         raise ModelError(msg)
+
     try:
         found = rule(images, wanted.max_image_pixels, wanted.image_tiles)
     except _TooFewPixelsError as error:
@@ -64,6 +66,7 @@ def limit(processor: object, wanted: Wanted, name: str) -> Settings:
             f"of less than {error.least:,} pixels; set it to {error.least} or more, or leave it out"
         )
         raise ModelError(msg) from None
+
     for key, value in found.items():
         setattr(images, key, _as_attribute(key, value))
     return found

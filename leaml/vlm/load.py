@@ -81,8 +81,10 @@ def load(
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             msg = f"cannot load the model {config.name!r}: {error}{_hint(error)}"
             raise ModelError(msg) from error
+
         image_size.agree(model.config, sized)
         processor.chat_template = undated(processor.chat_template)
+
         stored = folder if Path(folder).is_dir() else hub.cached_folder(config)
         if stored and not four_bits:
             saving.remember(model, config.name, checkpoint.shapes(config, stored))

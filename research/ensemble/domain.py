@@ -14,7 +14,7 @@ from leaml.config import Config
 from leaml.data import tables
 from leaml.data.tables import LabeledRow
 from leaml.errors import InputError
-from pipelines.ingest import Labels
+from pipelines.sources import Labels
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def make(file: Path, overrides: list[str], budgets: dict[float, int], size: int 
     from leaml.data.store import ImageStore
     from pipelines.evaluate import evaluation_rows
     from pipelines.ingest import draw_labels, ingest, training_images
-    from pipelines.priors import predict_priors
+    from pipelines.rows import predict_without_model
     from pipelines.run import Run
 
     loaded = config.load(file, ["name=ensemble", *overrides])
@@ -111,7 +111,7 @@ def make(file: Path, overrides: list[str], budgets: dict[float, int], size: int 
         data = loaded.data.model_copy(update={"budget": loaded.data.budget.model_copy(update=update)})
         drawn = run.variant(loaded.model_copy(update={"data": data}))
         labels = draw_labels(drawn, sources)
-        priors = {n: t["correct"].to_pylist() for n, t in predict_priors(drawn, sources, labels).items()}
+        priors = {n: t["correct"].to_pylist() for n, t in predict_without_model(drawn, sources, labels).items()}
         return Case(name, budget, draw, places(labels.train), places(labels.validation), priors)
 
     cases = [case("full", 1.0, 0)]

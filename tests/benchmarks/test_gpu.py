@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from leaml.training.loop import Trainer
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu" / "run.sh"
 PARTS = re.findall(r"(\w+):\d+", re.search(r"^parts=\((.*)\)$", SCRIPT.read_text(), re.M)[1])  # type: ignore[index]
@@ -23,6 +25,9 @@ PARTS = re.findall(r"(\w+):\d+", re.search(r"^parts=\((.*)\)$", SCRIPT.read_text
 def test_a_part_runs_and_keeps_finite_results(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, before = tmp_path / "part.json", torch.get_float32_matmul_precision()
     monkeypatch.setattr(sys, "argv", [name, "--device", "cpu", "--tiny", "--json", str(file)])
+    steps: list[int] = []
+    step = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda *given: steps.append(given[-1]) or step(*given))
     importlib.import_module(f"benchmarks.gpu.{name}").main()
     torch.set_float32_matmul_precision(before)
     found = json.loads(file.read_text())
@@ -32,6 +37,7 @@ def test_a_part_runs_and_keeps_finite_results(name: str, tmp_path: Path, monkeyp
     assert "out_of_memory" not in json.dumps(found)
     if name == "steps":
         assert {key.split()[1] for key in found} == {"neurons30", "lora", "full"}
+        assert steps == list(range(7)) * 6  # our loop's, two of them warm and one from which the clock goes
         assert all(case["peak_gib"] > 0 and case["tflops"] > 0 for case in found.values())
     if name == "resume":
         assert found["resume"]["relative_difference"] < 1e-6

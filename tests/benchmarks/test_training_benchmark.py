@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,13 @@ def test_losses_of_trainings_that_are_cut_differently_are_apart_by_rounding(
     whole, cut, other = (training_equalities._losses(case, 0, 1) for case in cases)
     assert apart(cut, whole) < 1e-5
     assert apart(other, whole) > 1e-5
+
+
+def test_the_processes_of_a_training_are_killed_and_leave_a_checkpoint(small: str, tmp_path: Path) -> None:
+    case = Case(small, sharded=True, checkpoints=f"{tmp_path}/checkpoint", stop_at=5)
+    assert training_equalities.kill(case, 2) == [-signal.SIGKILL] * 2
+    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["step"] == 3
+    assert {file.name.split("_")[2] for file in (tmp_path / "checkpoint").glob("*.distcp")} == {"0", "1"}
 
 
 def test_losses_of_a_training_that_went_on_are_compared_with_the_last_ones() -> None:

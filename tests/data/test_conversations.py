@@ -49,7 +49,7 @@ def found(folder: Path, *entries: Any) -> tuple[list[Question], list[RefusedRow]
         ({"qas": []}, "no turns", "key 'qas'"),
         ({}, "no turns", "needs turns"),
         ({"conversations": pair("q"), "messages": pair("q")}, DOUBLED, "'conversations' and 'messages'"),
-        ({"conversations": pair("q"), "answer": "a"}, DOUBLED, "'answer' stands beside"),
+        ({"conversations": pair("q"), "answer": "a"}, DOUBLED, "'answer' is given next to"),
         ({"conversations": pair("q", content="other")}, DOUBLED, "'value' and 'content'"),
         ({"conversations": pair("q", role="assistant")}, DOUBLED, "'from' and 'role' of the turn"),
         ({"conversations": pair("q", role="system")}, DOUBLED, "'from' and 'role' of the turn"),

@@ -280,7 +280,7 @@ def test_listing_follows_links_once_and_shows_dangling_ones(tmp_path: Path) -> N
     (base / "link").symlink_to(tmp_path / "real")
     (base / "loop").symlink_to(base)
     (base / "dangling").symlink_to(tmp_path / "nowhere")
-    os.mkfifo(base / "pipe")  # reading it would wait for ever
+    os.mkfifo(base / "pipe")  # reading it would hang
     assert files.listing(str(base)) == [str(base / "dangling"), str(base / "link" / "x")]
 
 

@@ -19,9 +19,9 @@ from leaml.config import LabelBudget, parse
 from leaml.data import budget, image_table, tables
 from leaml.data.kvasir import QUESTION_TYPES
 from leaml.text.scoring import is_correct
-from pipelines.ingest import Labels, Sources
-from pipelines.priors import predict_priors
+from pipelines.rows import predict_without_model
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 
 DRAWS = 5
 Row = dict[str, str]
@@ -84,7 +84,7 @@ def priors(folder: Path, labels: pa.Table, labeled: pa.Table, source_of: dict[st
         images = [{"image_id": i, "uri": i, "source": s} for i, s in source_of.items()]
         image_table.write(step.path("images"), images)
         tables.write(step.path("labeled.parquet"), labeled)
-    found = predict_priors(run, Sources(step, None, step), Labels(labels, labels.slice(0, 0), "key"))
+    found = predict_without_model(run, Sources(step, None, step), Labels(labels, labels.slice(0, 0), "key"))
     assert all(predictions.num_rows == labeled.num_rows for predictions in found.values())
     return {name: 100 * pa.compute.mean(predictions["correct"]).as_py() for name, predictions in found.items()}
 

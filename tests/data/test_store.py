@@ -55,9 +55,9 @@ def test_images_are_taken_left_out_and_found_by_id(tmp_path: Path, index: ImageI
     assert not index.only([])
     assert [r.image_id for r in index.take([6, 0])] == ["6", "3"]
     wanted = pa.chunked_array([["6", "1"], ["3"]])
-    assert list(index.places_of(wanted)) == [refs[6], refs[1], refs[0]]
+    assert list(index.with_ids(wanted)) == [refs[6], refs[1], refs[0]]
     with pytest.raises(DataError, match=rf"^2 images are missing in {tmp_path}, the first is 7$"):
-        index.places_of(pa.chunked_array([["6", "7", "8"]]))
+        index.with_ids(pa.chunked_array([["6", "7", "8"]]))
 
 
 def test_joined_indexes_keep_the_order_of_the_parts(tmp_path: Path, index: ImageIndex, refs: list[ImageRef]) -> None:
@@ -104,7 +104,7 @@ def test_the_rows_of_a_step_are_indexed_by_file(tmp_path: Path) -> None:
         ("4", "shard-2.parquet", 0),
     ]
     with pytest.raises(DataError, match=r"^1 images are missing in .*shard-0.parquet and 1 more, the first is 7$"):
-        found.places_of(pa.chunked_array([["7"]]))
+        found.with_ids(pa.chunked_array([["7"]]))
 
 
 def test_a_store_knows_the_images_that_will_be_asked_for(tmp_path: Path, refs: list[ImageRef]) -> None:

@@ -316,7 +316,7 @@ def test_9_labels_beside_qa_are_refused_and_each_question_is_counted(
         found, rows = web(tmp_path, ("1.png", png(1)), ("1.json", json.dumps({"qa": qa, **beside}).encode()))
         assert (found, rows) == (["1.png:"], [("1.json", "two values for one thing")] * len(qa))
     (record,) = records(format="webdataset", path=str(tmp_path))
-    assert record.refused[0].detail.startswith(f"{named!r} stands beside 'qa'")
+    assert record.refused[0].detail.startswith(f"{named!r} is given next to 'qa'")
     found, rows = web(tmp_path, ("1.png", png(1)), ("1.json", json.dumps([{"qa": QA, **beside}, *QA]).encode()))
     assert (found, len(rows)) == (["1.png: red"], 1)
 

@@ -22,12 +22,12 @@ from leaml import config
 from leaml.data import store
 from leaml.errors import DataError, LeamlError, StepError
 from leaml.io import files, s3
-from pipelines import estimates
 from pipelines import run as run_module
 from pipelines.run import Run
 from pipelines.runtime import quiet_data
 from pipelines.shard import make_shards
 from pipelines.shards import run_shards
+from pipelines.steps import ENGINE_REQUESTS
 
 sys.path.append(str(Path(__file__).parents[1] / "pipelines"))
 import scripted
@@ -371,8 +371,8 @@ def test_requests_of_a_shard_are_those_that_leaml_plan_counts_with(
     shards = COUNT // SIZE
     # what does not grow with the shards: index, engines, the mark of a folder; listings, whether they are there
     looked = {"PUT": 3, "GET": 40}
-    assert 0 <= proxy.requests["PUT"] - estimates.PUTS * shards <= looked["PUT"]
-    assert 0 <= proxy.requests["GET"] + proxy.requests["HEAD"] - estimates.GETS * shards <= looked["GET"]
+    assert 0 <= proxy.requests["PUT"] - ENGINE_REQUESTS.shard[0] * shards <= looked["PUT"]
+    assert 0 <= proxy.requests["GET"] + proxy.requests["HEAD"] - ENGINE_REQUESTS.shard[1] * shards <= looked["GET"]
 
 
 def test_a_map_step_ends_right_however_often_the_storage_fails(

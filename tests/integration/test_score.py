@@ -20,10 +20,11 @@ from leaml.neurons.units import feed_forwards
 from leaml.training.batches import Example
 from leaml.vlm import load
 from pipelines.context import Context
-from pipelines.ingest import Labels, ingest
+from pipelines.ingest import ingest
 from pipelines.run import Run, Step
 from pipelines.score import score
 from pipelines.selection import select
+from pipelines.sources import Labels
 from pipelines.train import TaskFile, TrainJob, run_training, write_examples
 from pipelines.warmup import QA_TASKS
 

@@ -171,7 +171,7 @@ def test_calls_without_gradients_are_not_looked_at() -> None:
     assert gradient_sums(linears_of(net), ExampleBatch(3, losses))["layer"].min() > 0
 
 
-def test_whoever_knows_the_batch_can_refuse_a_shape() -> None:
+def test_a_caller_that_knows_the_batch_can_refuse_a_shape() -> None:
     net, x = build(Flat), torch.randn(5, 1, 4).double()  # as many rows as examples, by chance as far as the shape tells
     refused = ExampleBatch(5, lambda: net(x).sum(1), lambda name, shape: not (name == "layer" and shape == (5, 4)))
     with pytest.raises(MixedExamplesError):

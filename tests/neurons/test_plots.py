@@ -13,20 +13,20 @@ from saved_selections import saved, write_two
 
 from leaml.errors import InputError
 from leaml.neurons import plots, selection
-from leaml.neurons.module_names import Place, place_of
+from leaml.neurons.module_names import ModuleName, parse_module_name
 
 
 @pytest.mark.parametrize(
-    ("name", "place"),
+    ("name", "parsed"),
     [
-        ("model.text_model.layers.1.self_attn.q_proj", Place("language", 1, "q_proj")),
-        ("model.vision_model.encoder.layers.11.mlp.fc1", Place("vision", 11, "fc1")),
-        ("model.visual.merger.mlp.0", Place("connector", -1, "mlp.0")),
-        ("elsewhere", Place("other", -1, "elsewhere")),
+        ("model.text_model.layers.1.self_attn.q_proj", ModuleName("language", 1, "q_proj")),
+        ("model.vision_model.encoder.layers.11.mlp.fc1", ModuleName("vision", 11, "fc1")),
+        ("model.visual.merger.mlp.0", ModuleName("connector", -1, "mlp.0")),
+        ("elsewhere", ModuleName("other", -1, "elsewhere")),
     ],
 )
-def test_place_of(name: str, place: Place) -> None:
-    assert place_of(name) == place
+def test_parse_module_name(name: str, parsed: ModuleName) -> None:
+    assert parse_module_name(name) == parsed
 
 
 @pytest.mark.parametrize("number", [0, 1])

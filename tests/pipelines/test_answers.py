@@ -17,10 +17,10 @@ from leaml.engine.interface import Completion, Request
 from leaml.errors import DataError
 from pipelines import evaluate
 from pipelines.evaluate import AnswerWork
-from pipelines.ingest import Sources
 from pipelines.predict import ReplyWork
 from pipelines.run import Run, Step
 from pipelines.shards import Item, ShardStep
+from pipelines.sources import Sources
 
 
 class Parrot:

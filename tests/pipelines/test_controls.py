@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,11 +24,11 @@ from pipelines import adapt, method
 from pipelines.context import Context
 from pipelines.distill import distill
 from pipelines.finetune import finetune
-from pipelines.ingest import Labels, Sources
 from pipelines.models import model_key
 from pipelines.rows import asked_of_labels, row_step
 from pipelines.run import Run, Step
-from pipelines.steps import LAST, METHOD
+from pipelines.sources import Labels, Sources
+from pipelines.steps import LAST, METHOD, STEPS, StepSpec
 from pipelines.train import read_examples
 
 CONFIG: dict[str, Any] = {
@@ -204,6 +205,28 @@ def test_without_a_training_of_neurons_none_are_scored_or_selected(tmp_path: Pat
     assert steps({}) == steps(lora | {"finetune": {"method": "neurons"}}) == {"score", "select"}
     with pytest.raises(InputError, match=r"neither distill.method nor finetune.method is neurons, so this run has no select"):
         adapt.adapt(config, until="select")
+
+
+def test_a_step_that_the_configuration_leaves_out_is_refused_with_its_own_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sizes", "tags"):
+        monkeypatch.setitem(STEPS, name, StepSpec(name, "", "driver", "data", when=lambda config: config.rounds > 1))
+    monkeypatch.setitem(STEPS, "tags", replace(STEPS["tags"], why_not=lambda config: "rounds is 1"))
+    skipped = {"distill": {"skip": True}}
+    for name, changes, said in (
+        ("caption", skipped, "distill.skip is true, so this run has no caption step"),
+        ("score", skipped, "distill.skip is true, so this run has no score step"),
+        (
+            "score",
+            {"distill": {"method": "lora"}},
+            "neither distill.method nor finetune.method is neurons, so this run has no score",
+        ),
+        ("sizes", {}, r"the configuration leaves out sizes \(section data\), so this run has no sizes step; change that"),
+        ("tags", {}, "^rounds is 1, so this run has no tags step"),
+    ):
+        with pytest.raises(InputError, match=said):
+            adapt.adapt(parse(CONFIG | {"storage": str(tmp_path)} | changes), until=name)
 
 
 def test_captions_that_give_no_questions_are_distilled_alone(

@@ -10,9 +10,9 @@ import yaml
 
 from leaml.config import parse
 from leaml.run.records import DoneRecord
-from pipelines import estimates
-from pipelines.amounts import Workload
-from pipelines.estimates import Rates, earlier, estimate, memory, parameters, requests
+from pipelines.amounts import Requests, Workload
+from pipelines.estimates import Rates, earlier, estimate, memory, parameters, requests, workers
+from pipelines.steps import STEPS, StepSpec
 
 SOURCE = {"format": "easy_vqa", "split": "train"}
 
@@ -124,10 +124,10 @@ def test_what_is_not_known_is_not_invented() -> None:
 
 def test_requests_of_steps() -> None:
     config = tree(resources={"images_per_shard": 100})
-    assert requests("caption", "", config, Workload(1000)) == (30, 70 + estimates.INDEX_GETS)
-    assert requests("generate", "", config, Workload(1000)) == (30, 70 + estimates.INDEX_GETS)
+    assert requests("caption", "", config, Workload(1000)) == (30, 70 + 3)  # ten shards of one fragment of images
+    assert requests("generate", "", config, Workload(1000)) == (30, 70 + 3)
     assert requests("filter", "", config, Workload(1000)) == (20, 60)
-    assert requests("ingest", "", config, Workload(1000)) == (25, 1000)
+    assert requests("ingest", "", config, Workload(1000)) == (26, 1000)
     assert requests("distill", "", config, Workload()) == (0, 2 * config["distill"]["steps"] * config["distill"]["batch_size"])
     assert requests("score", "", config, Workload(256)) == (0, 2 * 256)  # an image for each labeled row
     own = config["evaluate"]["baselines"]["lora_labels"] | {"steps": 30, "batch_size": 8, "lr": [1e-3, 1e-4]}
@@ -149,3 +149,30 @@ def test_memory_by_hand() -> None:
     assert memory("caption", "", tree(caption={"url": "http://teacher/v1"}), {}) is None
     experts = memory("generate", "leaml", tree(model={"name": "Qwen/Qwen3-VL-30B-A3B-Instruct"}), {})
     assert experts and experts.weights == 30e9 * 4  # all of them, though 3 B are active
+
+
+def test_what_a_step_of_ones_own_takes_is_in_its_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = {"model": "caption.teacher", "engines": lambda tree: (3, 2.0)}
+    for spec in (
+        StepSpec("translate", "", "engine", "generate", **teacher),
+        StepSpec("asked", "", "engine", "generate", **teacher, url=lambda tree: "http://translator/v1"),
+        StepSpec("deduplicate", "", "data", "filter", requests=Requests(shard=(1, 2), image=(0, 1))),
+        StepSpec("probe", "", "gradients", "warmup"),
+        StepSpec("align", "", "train", "finetune"),
+    ):
+        monkeypatch.setitem(STEPS, spec.name, spec)
+    config = tree(warmup={"batch_size": 16}, finetune={"steps": 7, "batch_size": 64})
+    work = Workload(1000)
+    assert requests("deduplicate", "", config, work) == (4, 8 + 1000)
+    assert requests("translate", "", config, work) == requests("generate", "", config, work) != (0, 0)
+    assert requests("probe", "", config, work) == (0, 2000)
+    assert requests("align", "", config, work) == (0, 2 * 7 * 64)
+    assert [workers(name, config) for name in ("translate", "deduplicate", "probe")] == [(3, 2.0), (0, 0.0), (8, 1)]
+    found = memory("translate", "", config, {})
+    assert found and found.weights == 72e9 * 4
+    assert "2 x 72B" in estimate("translate", "", config, work, {}).how
+    assert memory("asked", "", config, {}) is None
+    assert "asked of http://translator/v1" in estimate("asked", "", config, work, {}).how
+    probed = memory("probe", "", config, {})
+    assert probed and probed.images == 32 * config["data"]["max_pixels"] + 16 * 4e6
+    assert "7 steps" in estimate("align", "", config, Workload(), {}).how

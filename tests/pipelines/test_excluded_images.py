@@ -13,9 +13,10 @@ from leaml.config import Config, parse
 from leaml.data import tables
 from leaml.errors import DataError
 from pipelines.contamination import screen_near_duplicates
-from pipelines.ingest import EXCLUDED, Sources, draw_labels, ingest, training_images
+from pipelines.ingest import EXCLUDED, draw_labels, ingest, training_images
 from pipelines.rehearsal import rehearse
 from pipelines.run import Run
+from pipelines.sources import Sources
 from pipelines.trial import refuse
 
 

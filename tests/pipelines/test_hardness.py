@@ -47,9 +47,9 @@ def test_answers_of_the_base_stand_beside_the_candidates_also_with_other_shards(
     log.mkdir()
     generated = store.index_rows(f"{tmp_path}/generate/rows")
     asked = refs.only(generated.ids)
-    places = generated.places_of(asked.ids)
+    rows_asked = generated.with_ids(asked.ids)
     output = str(tmp_path / "hardness")
-    for shards in (make_shards("hardness", asked, {}, 7, places)[:2], make_shards("hardness", asked, {}, 10, places)):
+    for shards in (make_shards("hardness", asked, {}, 7, rows_asked)[:2], make_shards("hardness", asked, {}, 10, rows_asked)):
         summary = run_shards(
             "hardness", shards, ScriptedSpec("x", log=str(log)), HardnessWork(8), output, RESOURCES, MAX_PIXELS
         )

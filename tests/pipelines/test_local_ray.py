@@ -56,7 +56,7 @@ def no_ray(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.timeout(40)
 def test_what_is_no_ray_is_not_joined(no_ray: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray itself tries for ever there, and lets no signal end it; so it must not be asked."""
+    """Ray itself retries without end there and ignores signals; so it must not be asked."""
     import ray
 
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked to join it"))

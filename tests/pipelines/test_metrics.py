@@ -15,7 +15,7 @@ import pytest
 import scripted
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines import metrics, train, worker
+from pipelines import metrics, progress, train, worker
 from pipelines.metrics import StepMetrics
 from pipelines.runtime import quiet_data
 from pipelines.shard import make_shards
@@ -95,12 +95,21 @@ def test_a_trainings_progress_is_told(endpoint: str, tmp_path: Path) -> None:
     folder = str(tmp_path / "mine" / "distill-0123456789ab")
     write = worker.progress_writer(folder, every=0)
     with train.ProgressMonitor("distill", folder, steps=100):
-        write({"step": 40, "steps": 100, "phase": 1, "phases": 2, "loss": 0.25, "steps_per_s": 3.5})
+        write({"step": 40, "steps": 100, "phase": 1, "phases": 2, "loss": 0.25, "steps_per_s": 3.5, "wait_share": 0.125})
         found = told(endpoint, lambda f: f.get(("ray_leaml_step_done", "distill")) == 140)
     assert found["ray_leaml_step_total", "distill"] == 200
     assert found["ray_leaml_step_loss", "distill"] == 0.25
     assert found["ray_leaml_step_steps_per_second", "distill"] == 3.5
+    assert found["ray_leaml_step_wait_share", "distill"] == 0.125
     assert 50e6 < found["ray_leaml_step_peak_memory_bytes", "distill"] < 64e9
+
+
+def test_a_bar_says_that_the_model_waits_where_it_does() -> None:
+    now: progress.TrainingProgress = {"step": 1, "steps": 2, "steps_per_s": 3.5, "loss": 0.25, "wait_share": 0.01}
+    assert progress.note_of(now) == "loss 0.250"
+    said = "loss 0.250, waits 12 % of the time for its input (resources.train_inputs)"
+    assert progress.note_of({**now, "wait_share": 0.12}) == said
+    assert progress.note_of({"step": 1, "steps": 2, "steps_per_s": 3.5}) == ""
 
 
 def test_a_step_that_stands_still_is_still_told(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:

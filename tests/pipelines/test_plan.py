@@ -22,12 +22,14 @@ from leaml.errors import InputError
 from leaml.evaluation.priors import BlindPrior
 from leaml.run.records import DoneRecord
 from leaml.text.scoring import is_correct
-from pipelines import adapt, cli, estimates, plan
-from pipelines.estimates import ENGINES, GRADIENTS, TRAININGS, signature
+from pipelines import adapt, cli, plan
+from pipelines.amounts import Requests
+from pipelines.estimates import MODELS, signature
 from pipelines.ingest import draw_labels, ingest
 from pipelines.plan_totals import Prices, Sum, Total
-from pipelines.rehearsal import rehearse
+from pipelines.rehearsal import Planned, measure, rehearse
 from pipelines.run import Run
+from pipelines.steps import ENGINE_REQUESTS, FILTER_REQUESTS, STEPS, StepSpec, kind_of
 from pipelines.trial import refuse
 
 CONFIGS = Path(cli.__file__).parent / "configs"
@@ -111,9 +113,33 @@ def test_the_plan_prints_counts_states_resources_and_estimates(tmp_path: Path, m
     assert "8 images; 8 pairs an image" in line(lines, " generate leaml ")
     assert "5 images, " in line(lines, " evaluate leaml ")
     assert line(lines, " generate leaml ", " 64 pairs ", "1 engine x 0 GPU", "unknown", "GiB")
+    assert line(lines, " ingest labeled ", "CPU tasks")
+    assert line(lines, " filter leaml ", "CPU tasks")
+    assert line(lines, " select leaml ", "driver")
+    assert line(lines, "requests: 3 PUTs and 5 GETs a shard of 256 images", "2 and 6 in filter")
     assert total(lines)[:5] == ["8", "unknown", "none", "none", "none"]
     assert any("no step asks for a GPU" in text for text in lines)
     assert any("on CPUs, and no earlier run in this storage measured it" in text for text in lines)
+
+
+def test_the_row_of_a_step_of_ones_own_is_from_its_declaration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = STEPS["generate"].work
+    told = {"describe": lambda tree, amounts: f"of {amounts.training}", "makes": "kept", "each": lambda tree: 2}
+    for spec in (
+        StepSpec("deduplicate", "", "data", "filter", work=pairs, requests=Requests(shard=(1, 2)), **told),
+        StepSpec("translate", "", "engine", "generate", work=pairs, engines=lambda tree: (3, 2.0), model="caption.teacher"),
+    ):
+        monkeypatch.setitem(STEPS, spec.name, spec)
+    run, sources, labels = rehearse(config(tmp_path))
+    amounts, tree = measure(run, sources, labels), run.config.model_dump(mode="json")
+    data, engine = (
+        plan._step(run, Planned(run.step(name, {}, []), tree), amounts, {}, {"caption.teacher": 777, "model": 5})
+        for name in ("deduplicate", "translate")
+    )
+    assert (data.puts, data.gets, data.made) == (1, 2, 16)
+    assert plan._row(data)[3:6] == ("8 images; of 12", "16 kept", "CPU tasks")
+    assert plan._row(engine)[5] == "3 engines x 2 GPU"
+    assert "x 777 tokens" in engine.cost.how or "827 tokens" in engine.cost.how
 
 
 def test_finished_steps_are_reused_and_their_rates_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +176,7 @@ def test_a_small_run_measures_the_rates_of_the_whole_one(tmp_path: Path) -> None
         {
             p.step.label: signature(p.step.name, p.step.variant, p.tree)
             for p in rehearse(load(recipe, [f"storage={tmp_path}", *overrides]))[0].planned.values()
-            if p.step.name in ENGINES | TRAININGS | GRADIENTS
+            if kind_of(p.step.name) in MODELS
         }
         for overrides in ([], small)
     )
@@ -166,7 +192,7 @@ def test_ten_times_the_images_are_ten_times_the_work_of_engines_and_no_more_trai
     grown = [each.gpu_hours.known - each.fixed.known for each in (few, many)]
     assert grown[1] / grown[0] == pytest.approx(10, rel=0.05)
     shards = 10**6 // found.resources.images_per_shard
-    steps = estimates.PUTS * 2 + estimates.FILTER_PUTS  # captions and pairs
+    steps = ENGINE_REQUESTS.shard[0] * 2 + FILTER_REQUESTS.shard[0]  # captions and pairs
     assert many.puts == pytest.approx(steps * shards, rel=0.05)
     assert many.gets > 10**6  # each image is read in
     assert not list(tmp_path.iterdir())

@@ -21,9 +21,9 @@ from leaml.report.content import ReportData
 from leaml.report.page import write_report
 from leaml.text.scoring import answer_text
 from pipelines import report as printed
-from pipelines.ingest import Labels, Sources
-from pipelines.priors import predict_priors
+from pipelines.rows import predict_without_model
 from pipelines.run import Run, Step
+from pipelines.sources import Labels, Sources
 from pipelines.warmup import answer_examples, pair_examples
 
 SOURCE = {"format": "easy_vqa"}
@@ -49,7 +49,7 @@ def predicted(
         tables.write(step.path("labeled.parquet"), tables.table(rows, tables.LABELED))
         steps.append(step)
     run = Run(parse({"storage": str(folder), "data": {"labeled": SOURCE, "evaluation": SOURCE}}))
-    found = predict_priors(run, Sources(steps[0], None, steps[1]), labels_of(known))
+    found = predict_without_model(run, Sources(steps[0], None, steps[1]), labels_of(known))
     return {name: predictions["prediction"].to_pylist() for name, predictions in found.items()}
 
 
@@ -109,7 +109,8 @@ def test_the_report_has_both_priors_as_lines_and_says_what_they_are() -> None:
     assert "most common labeled answer to each question, without the image: 63.7 %." in html
     assert "no baseline, since no model is told the source: 79.8 %." in html
     assert "<b>76.7</b>" in html  # bold as the best of its type, the prior by source aside
-    assert "Whoever knows the source of an image and never looks at it does no worse (79.8 %)." in html
+    assert "the best of each type is bold, not counting Prior by source (no image)." in html
+    assert "A source-only prior does at least as well (79.8 %)." in html
 
 
 def test_the_console_table_names_the_priors_too(monkeypatch: pytest.MonkeyPatch) -> None:

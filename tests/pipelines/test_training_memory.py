@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from leaml.config import Config, parse
+from leaml.config import Config, ScoreConfig, parse
 from leaml.errors import ResourceError
 from leaml.training import footprint
 from pipelines import plan, recipes, training_memory
-from pipelines.training_memory import LIBRARIES, Training, of_training, refuse_large, room, trainings
+from pipelines.training_memory import LIBRARIES, Training, of_score, of_training, refuse_large, room, trainings
 
 SIZE = (640, 480)
 SOURCE = {"format": "easy_vqa", "split": "train"}
@@ -23,7 +23,7 @@ SOURCE = {"format": "easy_vqa", "split": "train"}
 
 def config(**changes: Any) -> Config:
     sections = {"data": {"labeled": SOURCE, "evaluation": SOURCE}, "finetune": {"precision": "float32", "batch_size": 64}}
-    return parse({**sections, **changes})
+    return parse({**sections, "score": {"batch_size": 1}, **changes})
 
 
 def finetune(of: Config) -> Training:
@@ -116,6 +116,7 @@ def test_the_plan_prints_it_and_says_what_would_be_refused(tmp_path: Path, monke
 
     parts = r"weights \S+, gradients \S+, moments \S+, activations \S+, logits \S+; 1 x \d+ tokens a micro-batch"
     assert re.search(rf"GiB of warmup.*: {parts}", shown())
+    assert re.search(r"GiB of score leaml: weights \S+, activations \S+, logits \S+; 1 x \d+ tokens a micro-batch", shown())
     assert "warning: the training" not in shown()
     monkeypatch.setattr(training_memory, "usable_memory", lambda: LIBRARIES + 1_000_000)
     assert "warning: the training warmup takes about" in shown()
@@ -166,3 +167,65 @@ def test_the_recipe_for_a_laptop_takes_what_it_says(shared_folder: Path) -> None
         peaks = [one.peak for one in needs if one is not None]
         assert len(peaks) == 5
         assert most - 2 < max(peaks) / 2**30 < most
+
+
+def small_trainings(**changes: Any) -> Config:
+    """Trainings that take less than the scoring."""
+    sections = {name: {"batch_size": 8, "micro_batch_tokens": 1, "precision": "float32"} for name in ("warmup", "finetune")}
+    sections["distill"] = {**sections["warmup"], "method": "neurons"}
+    return config(**sections, evaluate={"leave_out": ["finetune_labels", "lora_labels"]}, **changes)
+
+
+def test_a_scoring_that_does_not_fit_is_refused_with_settings_with_which_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = small_trainings(score={"batch_size": 256, "samples": 256})
+    whole, single = (of_score(each, of.model, SIZE, of.resources) for each in (of.score, ScoreConfig()))
+    assert whole is not None and single is not None
+    assert (whole.examples, single.examples, whole.at_least) == (256, 16, False)
+    assert whole.peak > 8 * single.peak
+    memory = LIBRARIES + max(need.peak for one in trainings(of) if (need := of_training(one, of.model, SIZE, of.resources)))
+    monkeypatch.setattr(training_memory, "usable_memory", lambda: memory)
+    refuse_large(of, SIZE, "warmup")
+    with pytest.raises(ResourceError, match=r"the step score takes about .* GiB \(weights .*; 256 x .*; set ") as refused:
+        refuse_large(of, SIZE)
+    found = dict(re.findall(r"score\.(\w+)=(\w+)", str(refused.value)))
+    assert found.keys() == {"batch_size"}
+    refuse_large(small_trainings(score={"batch_size": int(found["batch_size"])}), SIZE)
+    monkeypatch.setattr(training_memory, "usable_memory", lambda: 2**50)
+    refuse_large(of, SIZE)
+
+
+def test_without_a_training_of_neurons_a_scoring_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_memory, "of_score", lambda *_: pytest.fail("nothing is scored"))
+    refuse_large(config(distill={"method": "lora"}, finetune={"method": "lora"}), SIZE)
+
+
+def test_a_scoring_without_gradients_takes_no_pass() -> None:
+    of = config(score={"method": "random"})
+    assert of_score(of.score, of.model, SIZE, of.resources) is None
+
+
+MIXED = [("qwen2_5_vl", True, 1), ("smolvlm2", True, 1), ("smolvlm2", False, 16)]
+
+
+@pytest.mark.parametrize(("name", "tiles", "examples"), MIXED)
+def test_examples_that_a_model_mixes_are_scored_one_at_a_time(
+    shared_folder: Path, name: str, tiles: bool, examples: int
+) -> None:
+    of = config(model={"name": str(shared_folder / "zoo" / name), "image_tiles": tiles}, score={})
+    need = of_score(of.score, of.model, SIZE, of.resources)
+    assert need is not None
+    assert (need.examples, need.at_least) == (examples, False)
+    alone = of.score.model_copy(update={"modules": training_memory.LANGUAGE})
+    found = of_score(alone, of.model, SIZE, of.resources)
+    assert found is not None and found.examples == 16
+
+
+def test_what_cannot_be_told_is_counted_as_one_example_and_called_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = config(score={})
+    monkeypatch.setattr("leaml.neurons.footprint.goes_together", lambda *_: None)
+    training_memory._scored.cache_clear()
+    need = of_score(of.score, of.model, SIZE, of.resources)
+    training_memory._scored.cache_clear()
+    assert need is not None and need.at_least
+    assert "; at least 1 x " in training_memory.parts_text(need)
+    assert "takes at least" in training_memory._found("the step score", of, need, 0)

@@ -12,10 +12,11 @@ from leaml.config import Config, parse
 from leaml.data import tables
 from leaml.errors import ConfigError
 from leaml.run.records import DoneRecord
-from pipelines import tune
-from pipelines.ingest import Labels
+from pipelines import steps, tune
 from pipelines.method import StopHereError
 from pipelines.run import Run, Step
+from pipelines.sources import Labels
+from pipelines.steps import METHOD, StepSpec
 
 DATA = {"labeled": {"format": "easy_vqa", "split": "train"}, "evaluation": {"format": "easy_vqa", "split": "test"}}
 
@@ -99,12 +100,26 @@ def test_a_logger_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: py
     tune._check_loggers(config(tmp_path, tune={"loggers": ["json", "tensorboard"]}))
 
 
+def test_a_step_of_ones_own_before_the_judged_one_may_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = config(tmp_path, tune={"judge": "generator", "space": {"data.seed": {"choices": [1, 2]}}})
+    with pytest.raises(ConfigError, match=r"does not depend on data.seed"):
+        tune._check_judge(given)
+    monkeypatch.setattr(steps, "METHOD", (StepSpec("sizes", "", "driver", "data"), *METHOD))
+    tune._check_judge(given)
+
+
 def test_a_search_without_labels_for_validation_or_without_a_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tune.space is empty"):
         tune.tune(config(tmp_path))
     judged = {"judge": "generator", "space": {"select.ratio": {"choices": [0.1]}}}
     with pytest.raises(ConfigError, match=r"distill.skip is true, so no generator is judged"):
         tune.tune(config(tmp_path, tune=judged, distill={"skip": True}))
+    unseen = judged | {"space": {"finetune.lr": {"choices": [1e-3, 1e-4]}, "select.ratio": {"choices": [0.1]}}}
+    with pytest.raises(
+        ConfigError, match=r"does not depend on finetune.lr, but on caption, warmup, score, select, distill; set"
+    ):
+        tune.tune(config(tmp_path, tune=unseen))
+    assert not (tmp_path / "run").exists()
     space = {"tune": {"space": {"select.ratio": {"choices": [0.1, 0.3]}}}}
     sources = {role: source | {"limit": 5} for role, source in DATA.items()}
     with pytest.raises(ConfigError, match=r"data.budget.validation_fraction above 0"):

@@ -14,7 +14,8 @@ from leaml.engine.interface import Request
 from leaml.generation import prompts
 from leaml.neurons import scores, selection
 from leaml.training.batches import Example, Task
-from leaml.training.loop import Trainer, Worker
+from leaml.training.loop import Trainer
+from leaml.training.worker import Worker
 from leaml.vlm import load
 from leaml.vlm.collate import Collator, Turn
 from research.ensemble import decoding, model, training

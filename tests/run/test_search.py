@@ -105,11 +105,6 @@ def test_where_generators_are_judged_finalists_are_the_best_of_them_and_only_ada
     ]  # fmt: skip
 
 
-def test_a_key_that_the_generator_does_not_depend_on_cannot_be_judged_by_it() -> None:
-    with pytest.raises(ConfigError, match=r"the generator does not depend on finetune.lr; set judge to adapted"):
-        config({"finetune.lr": {"choices": [1e-3, 1e-4]}, "select.ratio": {"choices": [0.1]}}, judge="generator")
-
-
 def test_the_table_has_every_trial_and_hides_no_failure() -> None:
     found = SearchResult(
         [trial(1.0, 0.0, finished=False, error="loss nan"), trial(0.1, 0.6, finished=False), trial(0.3, 0.8)], 100

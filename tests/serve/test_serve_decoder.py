@@ -55,7 +55,7 @@ def test_images_of_one_request_get_their_pixels_together() -> None:
             return len(pictures)
 
     async def work() -> None:
-        async with asyncio.timeout(5):  # each with one image, waiting for the other's pixels, would be for ever
+        async with asyncio.timeout(5):  # each with one image, waiting for the other's pixels, would hang
             assert await asyncio.gather(two(), two(), two()) == [2, 2, 2]
         with pytest.raises(ApiError) as raised:
             await opened(decoder, (60, 100), (60, 100)).__aenter__()

@@ -84,6 +84,50 @@ def test_activations_are_those_that_autograd_holds(made: tuple[Any, dict[str, to
     assert said - working == pytest.approx(found, rel=0.15)
 
 
+@pytest.mark.parametrize("method", ["full", "lora", "neurons"])
+def test_what_a_mixture_s_experts_keep_is_counted(shared_folder: Path, method: str) -> None:
+    """They are no Linears: without them half of what autograd holds was told."""
+    vlm = load.load(ModelConfig(name=str(shared_folder / "zoo" / "qwen3_vl_moe")), attn_implementation="sdpa")
+    turn = Turn(Image.new("RGB", (64, 64)), "What is in the picture? " * 20, "A bridge over water.")
+    batch = Collator(vlm.processor)([turn])
+    anatomy = footprint.of_model(vlm.model)
+    one = footprint.extent(anatomy, batch)
+    train = TrainConfig(method=method, precision="float32", activation_checkpointing=False)
+    said = footprint.footprint(anatomy, replace(one, pixels=0), train, ratio=0.1).activations
+    working = max(layer.working(one.tokens, 4) for layer in anatomy.layers["language"])
+    assert said - working == pytest.approx(held(adapted(vlm.model, method).train(), batch, "float32"), rel=0.15)
+
+
+def test_a_worker_gathers_a_layer_with_all_of_its_experts(shared_folder: Path) -> None:
+    vlm = load.load(ModelConfig(name=str(shared_folder / "zoo" / "qwen3_vl_moe")))
+    anatomy = footprint.of_model(vlm.model)
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in load.transformer_layers(vlm.model)]
+    assert max(layers) > 4 * 3 * 96 * 64  # four experts with a gate, an up and a down projection
+    assert footprint._gathered(anatomy, TrainConfig(method="lora"), 2) == 2 * (2 * anatomy.largest + 2 * max(layers))
+
+
+ZOO = ["gemma3", "glm4v", "internvl", "llava15", "llava_next", "llava_onevision", "paligemma", "pixtral", "qwen2_5_vl"]
+ZOO += ["qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm1", "smolvlm2"]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_weights_are_those_that_the_loaded_model_has(shared_folder: Path, name: str) -> None:
+    config = ModelConfig(name=str(shared_folder / "zoo" / name))
+    anatomy, (_, one) = footprint.anatomy(config), shape()
+    said = footprint.footprint(anatomy, one, TrainConfig(method="full", precision="float32"))
+    real = sum(p.nbytes for p in load.load(config).model.parameters())
+    assert (said.weights, said.gradients, said.moments) == (real, real, 2 * real)
+
+
+def test_the_head_is_copied_into_the_type_of_products() -> None:
+    anatomy, one = shape()
+    half = {"precision": "bfloat16", "activation_checkpointing": True}
+    for method, stored, copied in (("neurons", "float32", 1), ("lora", "float32", 1), ("lora", "bfloat16", 0)):
+        train, larger = TrainConfig(method=method, **half), replace(anatomy, vocabulary=2 * anatomy.vocabulary)
+        plain, large = (footprint.footprint(made, one, train, stored).activations for made in (anatomy, larger))
+        assert large - plain == copied * 2 * 576 * 49_280
+
+
 def shape(**changes: Any) -> tuple[Anatomy, Extent]:
     """SmolVLM-256M's sizes, and an example with an image of 17 tiles."""
     vision = footprint.Layer(768, 768, 3072, False, False, 0, 12, 6)

@@ -16,9 +16,10 @@ from leaml.errors import DataError, ModelError
 from leaml.training import loop, memory
 from leaml.training.batches import Batches, Example, Size, Task, draw, split
 from leaml.training.feed import Feed
-from leaml.training.loop import Trainer, Worker
+from leaml.training.loop import Trainer
 from leaml.training.objectives import reply_logits
 from leaml.training.prepare import checkpoint_activations
+from leaml.training.worker import Worker
 from leaml.vlm.collate import Collator, Turn
 from leaml.vlm.load import VLM
 

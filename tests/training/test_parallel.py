@@ -17,7 +17,8 @@ from training_runs import CONFIG, Disk, adapted, copy_of, get_image, mixture, qu
 
 from leaml.config import ModelConfig
 from leaml.training import loop, parallel
-from leaml.training.loop import Outcome, Trainer, Worker
+from leaml.training.loop import Outcome, Trainer
+from leaml.training.worker import Worker
 from leaml.vlm import load
 from leaml.vlm.load import VLM
 
@@ -109,6 +110,37 @@ def test_two_workers_train_as_one_though_one_of_them_was_killed(tiny: VLM, metho
         return
     assert {name: found[0]["held"][name] + found[1]["held"][name] for name in sizes} == sizes
     assert sum(found[0]["held"].values()) < 0.52 * sum(sizes.values())
+
+
+def staged(rank: int, start: VLM, given: Given) -> list[int]:
+    """Bytes that this process copies for each of its checkpoints, which are written beside the next steps."""
+    from torch.distributed import checkpoint
+    from torch.utils import _pytree
+
+    copied: list[int] = []
+    save = checkpoint.async_save
+
+    def watched(tensors: dict[str, Any], **options: Any) -> Any:
+        leaves = [leaf for leaf in _pytree.tree_leaves(tensors) if isinstance(leaf, torch.Tensor)]
+        copied.append(sum(parallel.local(leaf).nbytes for leaf in leaves))
+        return save(tensors, **options)
+
+    checkpoint.async_save = watched
+    member(rank, start, given)
+    return copied
+
+
+@pytest.mark.parametrize("sharding", [False, True], ids=["ddp", "fsdp2"])
+def test_the_workers_of_a_node_copy_what_is_trained_once_among_them(tiny: VLM, tmp_path: Path, sharding: bool) -> None:
+    """Each of eight workers with all of a 7 B model would copy 84 GB of it."""
+    found = worker_group.run(2, staged, tiny, Given("full", tmp_path, sharding, beside=True))
+    whole = 3 * sum(p.nbytes for p in tiny.model.parameters())  # weights and two moments
+    each = [sum(copied) / len(copied) for copied in found]
+    assert sum(each) == pytest.approx(whole, rel=0.01)
+    assert max(each) < 0.7 * whole
+    parts = {file.name: file.stat().st_size for file in Disk(tmp_path).saved[-1].folder.glob("*.distcp")}
+    assert {name.split("_")[2] for name in parts} == {"0", "1"}  # a part of each rank
+    assert sum(parts.values()) == pytest.approx(whole, rel=0.1)
 
 
 def test_a_sweep_in_shards_is_finished_by_one_process(tiny: VLM, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from peft import get_peft_model
 from leaml.config import ModelConfig
 from leaml.neurons.peft import NeuronConfig
 from leaml.training import prepare
-from leaml.training.loop import Trainer, Worker
+from leaml.training.loop import Trainer
+from leaml.training.worker import Worker
 from leaml.vlm import load
 from leaml.vlm.load import VLM
 

@@ -5,6 +5,8 @@ import itertools
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from training_runs import CONFIG, Disk, KilledError, get_image, mixture, questio
 from leaml.config import TrainConfig
 from leaml.errors import ConfigError, StepError
 from leaml.training.batches import Example, Task
-from leaml.training.loop import Outcome, Trainer, Validation, Worker
+from leaml.training.loop import Outcome, Trainer, Validation
+from leaml.training.worker import Worker
 from leaml.vlm.load import VLM
 
 
@@ -229,6 +232,23 @@ def test_validation_on_the_way_is_reported_and_changes_nothing(tiny: VLM) -> Non
     assert outcome.validations == seen
     assert outcome.losses == expected.losses
     assert identical(weights(plain), weights(watched))
+
+
+def test_the_time_that_a_validation_waits_for_its_input_is_told(tiny: VLM) -> None:
+    def slow(name: str) -> Image.Image:
+        time.sleep(0.1 if name.endswith("slow") else 0.0)
+        return get_image(name)
+
+    def run(asked: list[Example]) -> Outcome:
+        vlm = copy.deepcopy(tiny)
+        vlm.model.requires_grad_(True)
+        validation = Validation(asked, every=2)
+        return Trainer(vlm, list(vlm.model.parameters()), [questions()], CONFIG, slow, 1, Worker(), validation).run()
+
+    asked = questions().examples[:3]
+    fast, waited = run(asked), run([replace(e, image_id=f"{e.image_id}-slow") for e in asked])
+    assert waited.wait_share * waited.seconds > 3 * 3 * 0.1  # three times three images
+    assert waited.wait_share * waited.seconds - fast.wait_share * fast.seconds > 0.5
 
 
 def test_checkpoints_of_a_process_that_was_killed_are_removed_by_the_next(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from leaml.config import ModelConfig, TrainConfig, parse
 from leaml.config.training import LoraSettings
 from leaml.errors import ConfigError
 from leaml.training import parallel
-from leaml.training.loop import Trainer, Worker
+from leaml.training.loop import Trainer
+from leaml.training.worker import Worker
 from leaml.vlm import four_bit, load
 from pipelines.adapt import check
 

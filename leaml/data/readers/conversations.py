@@ -112,7 +112,7 @@ def labels_of(row: Mapping[str, object], where: str, keys: Iterable[str] | None 
 def turns(entry: object, where: str) -> Iterator[Question | RefusedRow]:
     """The questions and answers of an entry; one that cannot be used is left out alone.
 
-    Behind a turn out of its turn nothing can be told apart any more: each question there is a refused row.
+    After a turn out of order questions and answers cannot be matched any more: each later question is a refused row.
 
     Args:
         entry: An object with `conversations`, `messages` or `texts`.
@@ -135,6 +135,7 @@ def turns(entry: object, where: str) -> Iterator[Question | RefusedRow]:
 def _rounds(found: list[object], where: str) -> Iterator[dict[str, object] | RefusedRow]:
     """Each question with its answer, or why it is none; a refusal for each question that is not read."""
     asked: dict[str, object] | UnusableError | None = None
+
     for number, turn in enumerate(found):
         try:
             role = _role(turn)
@@ -142,10 +143,11 @@ def _rounds(found: list[object], where: str) -> Iterator[dict[str, object] | Ref
             if not isinstance(turn, Mapping) or role not in known | {"system"}:
                 raise UnusableError(_OUT_OF_TURN, f"expected a turn of {due} with text, got {shorten(turn)}")
         except UnusableError as error:
-            yield RefusedRow(where, error.reason, f"{error.detail}; what stands behind it is not read")
+            yield RefusedRow(where, error.reason, f"{error.detail}; later turns are not read")
             behind = found[number if asked is not None else number + 1 :]
             yield from (RefusedRow(where, _BEHIND, f"{shorten(lost)} is not read") for lost in behind if _asks(lost))
             return
+
         if role == "system":
             continue
         if asked is None:
@@ -153,6 +155,7 @@ def _rounds(found: list[object], where: str) -> Iterator[dict[str, object] | Ref
         else:
             yield _answered(asked, turn, where)
             asked = None
+
     if isinstance(asked, UnusableError):
         yield RefusedRow(where, asked.reason, asked.detail)
     elif asked is not None:
@@ -221,6 +224,7 @@ def _list_of_turns(entry: object) -> list[object]:
     present = chat_keys(entry)
     if len(present) > 1:
         raise UnusableError(DOUBLED, f"keys {present[0]!r} and {present[1]!r}; remove one")
+
     names = tuple(map(str, entry))
     if not present:
         if {"question", "answer"} & entry.keys():
@@ -229,13 +233,15 @@ def _list_of_turns(entry: object) -> list[object]:
             meant = hint(suggested(names, CHAT_KEYS)[:1]) or labels_elsewhere(names)
             detail = f"an entry needs turns in 'conversations' or 'messages'{'; ' + meant if meant else ''}"
         raise UnusableError(_NO_TURNS, detail)
+
     found = entry[present[0]]
     if isinstance(found, Mapping):
         found = entries_of(found)
     if not isinstance(found, list):
         raise UnusableError(_NO_TURNS, f"{present[0]!r} is {shorten(found)}, not a list of turns")
+
     if beside := [key for key in ("question", "answer") if not is_missing(entry.get(key))]:
-        raise UnusableError(DOUBLED, f"{beside[0]!r} stands beside {present[0]!r}; remove one")
+        raise UnusableError(DOUBLED, f"{beside[0]!r} is given next to {present[0]!r}; remove one")
     return [turn for each in found for turn in (_of_round(each) if is_round(each) else [each])]
 
 

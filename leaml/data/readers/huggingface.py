@@ -171,10 +171,12 @@ def _grouped(path: str, where: str, data: datasets.Dataset, is_kvasir: bool) -> 
     classes = {name: feature for name, feature in data.features.to_dict().items() if name in said and has_classes(feature)}
     groups = ImageGroups()
     said += [name for name in [identity] if name and name not in said]
+
     for number, row in _rows(data, [column, *said]):
         origin, keys = f"{path}, row {number}", data.column_names
         row |= {name: as_text(row[name]) for name in said}
         row |= {name: named(row[name], feature) for name, feature in classes.items()}
+
         image, content, error = None, None, ""
         try:
             image = _image(row)
@@ -182,12 +184,14 @@ def _grouped(path: str, where: str, data: datasets.Dataset, is_kvasir: bool) -> 
         except UnusableError as fault:
             error = f"{fault.reason}: {fault.detail}"
         del row[column]
+
         if written and (found := written.take((image or {}).get("path"), origin)):
             origin, cells = found
             keys = list(dict.fromkeys([*keys, *cells]))
             row = {name: cells.get(name) for name in keys if name != column}
         if is_kvasir:
             row.setdefault("question_type", kvasir.QUESTION_TYPES.get(str(row["question"]).strip()))
+
         key = None if identity is None or is_missing(row[identity]) else str(row[identity])
         rows = groups.unusable(number, origin, error) if error else groups.of(number, origin, key, identity, content)
         for made in labels_of(row, origin, keys):

@@ -63,14 +63,17 @@ def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
     if not images:
         msg = f"{path} holds no images*.parquet; give a folder of LEAML tables, or the path of a single parquet file"
         raise DataError(msg)
+
     labels = _labels(uri for uri in found if below[uri].startswith("labeled"))
     loose = _without_their_image(labels, images, path, source.split)
     where = source.images or path
     splits: set[str] = set()
+
     for origin, row in _image_rows(images, None, _BATCH):
         splits.add(str(row["split"]))
         if source.split is not None and row["split"] != source.split:
             continue
+
         uri = row["uri"] or f"{origin.rpartition(', row ')[0]}#{row['image_id']}"
         if keep(uri):
             rows = labels.pop(row["image_id"], None) or LabelRows()
@@ -115,8 +118,10 @@ def _without_their_image(labels: dict[str, LabelRows], images: list[str], path: 
                 rows_of[row["image_id"]].append(where)
             else:
                 elsewhere.add(row["image_id"])
+
     loose: list[RefusedRow] = []
     several = _with_several_images({name for name, at in rows_of.items() if len(at) > 1}, images, split)
+
     for name, at in rows_of.items():
         if not at:
             fault = ("no image", f"no row of images*.parquet in {path} has the image_id {name!r}")
@@ -124,6 +129,7 @@ def _without_their_image(labels: dict[str, LabelRows], images: list[str], path: 
             fault = ("several images under one image_id", f"{' and '.join(several[name])} have different ones under {name!r}")
         else:
             continue
+
         rows = labels.pop(name)
         if at or name not in elsewhere:  # those of another split are no rows of this source
             loose += rows.refused
@@ -170,10 +176,12 @@ def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
     if source.split is not None and "split" not in names:
         msg = f"{path}: split is {source.split!r}, but the file has no column split; remove split from the config"
         raise DataError(msg)
+
     classes = _classes(path, schema)
     groups = _grouped(path, source.split, schema, classes)
     found = {group.number: group for group in groups}
     folder = source.images or posixpath.dirname(path) or "."
+
     for number, row in _rows(path, [*_IMAGE, "source", "split"], names, classes):
         group = found.pop(number, None)
         if group is None:

@@ -82,11 +82,13 @@ def _clips(annotations: list[str]) -> dict[str, _Clip]:
         except ValueError as error:
             msg = f"{path} is not valid JSON: {error}; fix or download it again"
             raise DataError(msg) from None
+
         for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
             where = f"{path}, entry {number}"
             if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
                 msg = f"{where}: needs the text id, got {shorten(entry)}; correct or remove this entry"
                 raise DataError(msg)
+
             match = _CLIP.match(entry["id"])
             clip = clips.setdefault(match[1] if match else entry["id"], _Clip())
             named = str(entry["video"]) if entry.get("video") else clip.video

@@ -85,9 +85,11 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """
     refuse_split("webdataset", source.split)
     path = need_path("webdataset", source.path)
+
     held: Record | None = None
     has_images = False
     loose: list[RefusedRow] = []
+
     for shard in _shards(path):
         stems = functools.cache(functools.partial(_stems, shard))
         for sample in _samples(shard, keep, {_LABEL}):
@@ -103,6 +105,7 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
                 made = Record(image.where, "webdataset", None, image.content, error=image.error, place=image.place)
                 held = replace(made, questions=tuple(rows.questions), refused=(*rows.refused, *loose))
                 rows, loose = LabelRows(), []
+
     if held is not None:
         yield replace(held, refused=(*held.refused, *loose))
     elif loose and not has_images:
@@ -152,6 +155,7 @@ def _samples(shard: str, keep: Keep | None, wanted: set[str]) -> Iterator[_Sampl
     sample: _Sample | None = None
     ended: set[bytes] = set()
     hidden: list[Member] = []
+
     for member in members(shard, keep, wanted):
         if member.is_hidden:
             hidden.append(member)
@@ -172,6 +176,7 @@ def _samples(shard: str, keep: Keep | None, wanted: set[str]) -> Iterator[_Sampl
         sample.add(member)
         sample.hidden += hidden
         hidden = []
+
     if sample is not None or hidden:
         sample = sample or _Sample("")
         sample.hidden += hidden
@@ -237,6 +242,7 @@ def _rows(member: Member, stems: Stems) -> LabelRows:
     if member.error is not None:
         rows.add(RefusedRow(where, "member that cannot be read", member.error))
         return rows
+
     found = _json(member)
     around: dict[str, object] = {}
     fault: RefusedRow | None = None
@@ -244,6 +250,7 @@ def _rows(member: Member, stems: Stems) -> LabelRows:
         fault = _beside_qa(found, where) or _other_image(found, member, where, stems)
         around = {key: value for key, value in found.items() if key not in ("qa", *IMAGE_KEYS)}
         found = found["qa"]
+
     entries = found if isinstance(found, list) else [found]
     if fault is not None:
         rows.refused += [fault] * max(1, len(entries))
@@ -251,6 +258,7 @@ def _rows(member: Member, stems: Stems) -> LabelRows:
     if not any(isinstance(entry, dict) for entry in entries):  # outlines of objects, among others
         rows.add(RefusedRow(where, NO_QUESTION, shorten(found)))
         return rows
+
     for number, entry in enumerate(entries):
         at = where if len(entries) == 1 else f"{where}, entry {number}"
         if not isinstance(entry, dict):
@@ -265,7 +273,7 @@ def _rows(member: Member, stems: Stems) -> LabelRows:
 
 
 def _beside_qa(entry: Mapping[str, object], where: str) -> RefusedRow | None:
-    """The refusal of labels that stand beside the list `qa`: nobody can tell which of its questions they belong to."""
+    """The refusal of labels next to the list `qa`: nobody can tell which of its questions they belong to."""
     names = tuple(str(key) for key, value in entry.items() if not is_missing(value))
     if "qa" not in names:
         return None
@@ -274,7 +282,7 @@ def _beside_qa(entry: Mapping[str, object], where: str) -> RefusedRow | None:
     if not beside:
         return None
     return RefusedRow(
-        where, DOUBLED, f"{beside[0]!r} stands beside 'qa'; write it in the entries of 'qa', or remove one of them"
+        where, DOUBLED, f"{beside[0]!r} is given next to 'qa'; write it in the entries of 'qa', or remove one of them"
     )
 
 

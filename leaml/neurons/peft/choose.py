@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -117,6 +118,32 @@ def score_neurons(
         msg = 'the configuration has its rows already, or no selection; give NeuronConfig(selection="gradient", ratio=...)'
         raise ConfigError(msg)
     linears = targets(model, config.target_modules)
+    with _frozen(model):
+        found = scores.score(
+            linears, config.score_method, scores.Data(list(batches), _collate(model, linears), 1), seed=config.seed
+        )
+
+    chosen = copy(config)
+    rows = selection.select(found, float(config.ratio or 0.0), scope, scope == "global")
+    chosen.rows, chosen.columns = as_texts(rows, "rows"), {}
+    return chosen
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation that gives no gradients to its weights; afterwards it is as it was."""
+    training, wanted = model.training, {n: p.requires_grad for n, p in model.named_parameters()}
+    model.requires_grad_(False).eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(wanted[name])
+
+
+def _collate(model: nn.Module, linears: Mapping[str, nn.Linear]) -> Callable[[Sequence[Mapping[str, Any]]], ExampleBatch]:
+    """Makes examples of one batch that a model is called with."""
     device = next(iter(linears.values())).weight.device
 
     def collate(part: Sequence[Mapping[str, Any]]) -> ExampleBatch:
@@ -124,21 +151,11 @@ def score_neurons(
         inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items() if k != "labels"}
         labels = batch["labels"].to(device)
         separate = len(labels).__eq__
+
         return ExampleBatch(
             len(labels),
             lambda: reply_logits(model, inputs, labels).mean_by_row(len(labels)),
             lambda name, shape: len(shape) == 3 and separate(shape[0]),
         )
 
-    training, wanted = model.training, {n: p.requires_grad for n, p in model.named_parameters()}
-    model.requires_grad_(False).eval()
-    try:
-        found = scores.score(linears, config.score_method, scores.Data(list(batches), collate, 1), seed=config.seed)
-    finally:
-        model.train(training)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(wanted[name])
-    chosen = copy(config)
-    rows = selection.select(found, float(config.ratio or 0.0), scope, scope == "global")
-    chosen.rows, chosen.columns = as_texts(rows, "rows"), {}
-    return chosen
+    return collate

@@ -103,19 +103,23 @@ class NeuronProduct(torch.autograd.Function):
         deltas: Any = Deltas(*parts)
         for_x, (_, for_delta, for_bias, _, for_columns) = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         dx = d_delta = d_bias = d_columns = None
+
         flat = g.reshape(-1, g.shape[-1])
         inputs: Any = None if x is None else x.reshape(-1, x.shape[-1]).to(g.dtype)
+
         if for_delta or for_bias:
             chosen = flat.index_select(1, deltas.rows)  # (tokens, k)
             if for_delta:
                 d_delta = (chosen.t() @ inputs).to(deltas.delta.dtype)
             if for_bias:
                 d_bias = chosen.sum(0, dtype=ctx.bias_dtype)
+
         if for_columns:
             read = inputs.index_select(1, deltas.columns) if for_delta else inputs  # (tokens, c)
             d_columns = (flat.t() @ read).to(deltas.column_delta.dtype)
             if for_delta:
                 d_columns.index_fill_(0, deltas.rows, 0)
+
         if for_x:
             dx = _with_deltas(weight, deltas, lambda w: g @ w.to(g.dtype)).to(ctx.x_dtype)
         return dx, None, None, None, d_delta, d_bias, None, d_columns

@@ -47,10 +47,12 @@ def export_lora(model: PeftModel, folder: str | Path, adapter: str = "default", 
     if not isinstance(source, NeuronConfig):
         msg = f"the model has no neuron adapter {adapter!r}; its adapters are {sorted(model.peft_config)}"
         raise ConfigError(msg)
+
     layers = adapter_layers(model, adapter)
     ranks = {name: sum(len(i) for i in layer.indices(adapter).values()) for name, layer in layers.items()}
     _check(adapter, ranks, max_rank, source.modules_to_save)
     lora_bias = any(layer.neuron_bias[adapter].any() for layer in layers.values() if adapter in layer.neuron_bias)
+
     state = {}
     for name, layer in layers.items():
         a, b = _factors(layer, adapter)
@@ -61,6 +63,7 @@ def export_lora(model: PeftModel, folder: str | Path, adapter: str = "default", 
             if adapter in layer.neuron_bias:
                 bias[layer.neuron_rows[adapter]] = layer.neuron_bias[adapter].detach()
             state[f"base_model.model.{name}.lora_B.bias"] = bias.cpu()
+
     config = _config(ranks, lora_bias, source.base_model_name_or_path)
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(state, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})

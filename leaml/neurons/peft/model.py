@@ -124,6 +124,7 @@ def _check(name: str, module: nn.Module | None, tied: dict[int, list[str]], conf
             " (named_modules), and the adapter or selection must have been made for this model"
         )
         raise ModelError(msg)
+
     base: Any = module.base_layer if isinstance(module, NeuronLinear) else module
     reason = _refusal(base)
     if reason is None:
@@ -135,6 +136,7 @@ def _check(name: str, module: nn.Module | None, tied: dict[int, list[str]], conf
             )
         else:
             reason = _missing(config, name, {"rows": base.out_features, "columns": base.in_features})
+
     if reason is not None:
         msg = f"neurons of {name!r} cannot be trained: it {reason}"
         raise ModelError(msg)
@@ -153,6 +155,7 @@ def _refusal(module: nn.Module) -> str | None:
     """Why a module cannot be trained, or None. Only a plain Linear can: its weight is changed in place."""
     kind = f"{type(module).__module__}.{type(module).__qualname__}"
     weight = getattr(module, "weight", None)
+
     if isinstance(module, BaseTunerLayer):
         return f"carries another PEFT adapter ({kind}); merge that one first (merge_and_unload)"
     if isinstance(weight, DTensor):
@@ -161,12 +164,14 @@ def _refusal(module: nn.Module) -> str | None:
         return "is parametrized (torch.nn.utils.parametrize); remove the parametrization first"
     if _compat.is_offloaded(module):
         return "is offloaded, its weight is not in memory; load the model without offloading"
+
     packed = hasattr(module, "qweight") or hasattr(module, "W_q")
     if packed or (isinstance(weight, torch.Tensor) and not _is_plain(weight)):
         return (
             f"is quantised ({kind}), and a part of a quantised weight cannot be changed; load the model without quantisation,"
             " for example in bfloat16, or train LoRA"
         )
+
     if isinstance(module, Conv1D):
         return f"is a {kind}, whose weight is stored (in, out), rows and columns swapped; only nn.Linear can be trained"
     if type(module).forward is not nn.Linear.forward or isinstance(module, NonDynamicallyQuantizableLinear):

@@ -13,7 +13,8 @@ from nets import adapted, llama_rows, trainable
 from training_runs import CONFIG, Disk, KilledError, get_image, mixture
 
 from leaml.errors import StepError
-from leaml.training.loop import Outcome, Trainer, Worker
+from leaml.training.loop import Outcome, Trainer
+from leaml.training.worker import Worker
 from leaml.vlm import load
 from leaml.vlm.load import VLM
 from research.tiny import build

@@ -18,6 +18,7 @@ from PIL import Image
 
 from leaml.config import SourceConfig
 from leaml.data import captions, delimited, tables
+from leaml.data.image_table import ImageTable
 from leaml.data.ingest import ingest
 from leaml.errors import DataError
 from leaml.io import files
@@ -92,7 +93,7 @@ def test_captions_are_those_of_the_images_of_their_source(tmp_path: Path, kind: 
     source = SOURCES[kind](tmp_path / "data", column)
     ingest(source, f"{tmp_path}/images", None, labels_matter=False)
     found = captions.read(str(source.path), column)
-    rows = pq.read_table(f"{tmp_path}/images").to_pylist()
+    rows = ImageTable(f"{tmp_path}/images").columns(["image_id", "uri"]).to_pylist()
     assert {row["image_id"]: found.of(row["image_id"], row["uri"]) for row in rows} == {
         tables.image_id(png(n)): WORDS[n] for n in range(4)
     }

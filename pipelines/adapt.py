@@ -14,7 +14,7 @@ from leaml.data import captions, registry
 from leaml.errors import InputError
 from leaml.evaluation import calibration, comparisons, results
 from leaml.evaluation.metrics import Metrics
-from leaml.io import files
+from leaml.io import files, node_cache
 from leaml.io.writable import refuse_unwritable
 from leaml.rows import titles
 from leaml.run.records import LEAML
@@ -92,6 +92,7 @@ def adapt(config: Config, until: str = LAST, verbose: bool = False) -> Metrics |
 def check(config: Config, until: str = LAST) -> None:
     """Everything that can be refused in seconds: sources that do not open, models that cannot be used."""
     check_steps(config)
+    node_cache.use(config.resources.model_cache)
     refuse_unwritable(config.run_folder)
     if why := why_not(STEPS[until], config):
         msg = f"{why}, so this run has no {until} step; change that or run another step"

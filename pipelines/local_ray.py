@@ -53,6 +53,7 @@ class RayOptions(TypedDict, total=False):
     num_cpus: int
     log_to_driver: bool
     logging_level: int
+    runtime_env: dict[str, dict[str, str]]
 
 
 def start(**options: Unpack[RayOptions]) -> str:

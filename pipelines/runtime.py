@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from leaml.config import ResourcesConfig
 from leaml.errors import ResourceError
+from leaml.io import node_cache
 from pipelines import local_ray
 from pipelines.autoscaling import would_add
 
@@ -45,6 +46,7 @@ def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
     """Connect to `resources.address`, or start Ray in this process; then check that the plan fits."""
     for name, value in (QUIET | (PRIVATE if resources.address is None else {})).items():
         os.environ.setdefault(name, value)
+    node_cache.use(resources.model_cache)
     warnings.filterwarnings("ignore", category=FutureWarning)
     import ray
 
@@ -52,7 +54,8 @@ def start_ray(resources: ResourcesConfig, verbose: bool = False) -> None:
         level = logging.INFO if verbose else logging.ERROR
         with _own_sigterm_handler():
             if resources.address is not None:
-                local_ray.join(resources.address, log_to_driver=verbose, logging_level=level)
+                cache = {"env_vars": node_cache.environment(resources.model_cache)} if resources.model_cache else {}
+                local_ray.join(resources.address, log_to_driver=verbose, logging_level=level, runtime_env=cache)
             else:
                 cpus = max(MIN_LOGICAL_CPUS, os.cpu_count() or 1)
                 local_ray.start(num_cpus=cpus, log_to_driver=verbose, logging_level=level)

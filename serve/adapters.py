@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.engine.source import local_model
 from leaml.errors import DataError, ModelError
-from leaml.io import files
+from leaml.io import files, node_cache
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -89,7 +88,7 @@ def lora_folder(source: str, base: ModelConfig) -> str:
     Raises:
         ModelError: it does not fit the base.
     """
-    folder = local_model(source)
+    folder = node_cache.local_model(source)
     if str(read_config(folder)["peft_type"]).upper() == "LORA":
         _check(folder, base)
         return folder
@@ -131,7 +130,7 @@ def merged_folder(source: str, base: ModelConfig) -> str:
     def save(model: PeftModel, processor: Processor, where: str) -> None:
         load.save(model.merge_and_unload(), processor, where)
 
-    return _made(local_model(source), base, "merged", save)
+    return _made(node_cache.local_model(source), base, "merged", save)
 
 
 def _export(model: PeftModel, where: str) -> None:
@@ -157,7 +156,7 @@ def _made(folder: str, base: ModelConfig, what: str, write: Save) -> str:
             raise ModelError(msg) from None
         write(model, vlm.processor, where)
 
-    return files.made_once(f"leaml-{what}-{_fingerprint(folder, base)}", make)
+    return node_cache.made_once(f"leaml-{what}-{_fingerprint(folder, base)}", make)
 
 
 def _fingerprint(folder: str, base: ModelConfig) -> str:

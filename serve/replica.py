@@ -16,8 +16,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.llm.deployment import LLMServer
 
 from leaml.config import ModelConfig, resolve_model
-from leaml.engine.source import local_model, source_of
+from leaml.engine.source import source_of
 from leaml.errors import LeamlError
+from leaml.io.node_cache import local_model
 from leaml.run.model_source import ModelSource
 from leaml.vlm import image_size
 from leaml.vlm.chat import served_template

@@ -248,6 +248,12 @@ class ResourcesConfig(Section):
         1, gt=0, description="Runs that share the machines at a time, each with all the above; leaml tune sets it by itself."
     )
     images_per_shard: int = Field(256, gt=0, description="Images per shard; a shard is one committed file.")
+    model_cache: Annotated[str | None, Spelled("an absolute path, or null")] = Field(
+        None,
+        pattern=r"^/.",
+        description="Folder of every node for copies of models in S3 and of a hub's models, fetched once for all of its"
+        " processes; none: the variable LEAML_MODEL_CACHE or the temporary folder, and the hub's own cache.",
+    )
     address: str | None = Field(None, description="Ray cluster to join; none: start one in this process.")
 
     @model_validator(mode="after")

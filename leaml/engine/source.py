@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leaml.config import ModelConfig
-from leaml.io import files
 
 if TYPE_CHECKING:
     from leaml.vlm.processor import Processor
-
-
-def local_model(name: str) -> str:
-    """`name` itself, or for an s3:// folder a local copy, made once per machine and content."""
-    if "://" not in name or not files.is_remote(name):
-        return name
-    content = hashlib.sha256(f"{name}\n{files.fingerprint(name)}".encode()).hexdigest()
-    return files.made_once(f"leaml-model-{content[:16]}", lambda where: files.download_tree(name, where))
 
 
 def source_of(model: ModelConfig) -> tuple[str, Processor]:

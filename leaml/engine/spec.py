@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from leaml.engine.interface import Engine, EngineParameters
-from leaml.engine.source import local_model
+from leaml.io.node_cache import local_model
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import posixpath
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -228,6 +228,15 @@ def listing(uri: str, suffixes: Iterable[str] | None = None, recursive: bool = T
         return sorted(p for p in paths if p.lower().endswith(ends) and not _TEMPORARY.match(posixpath.basename(p)))
 
 
+def contents(uri: str) -> dict[str, s3.Content]:
+    """What is in a folder of S3, by the path below it: sizes, and what the server calls the contents. Raises DataError."""
+    with _explained(uri, "list"):
+        found = s3.contents(uri)
+    if not found:
+        raise DataError(_missing(uri))
+    return found
+
+
 def image_files(folder: str, suffixes: Iterable[str]) -> list[str]:
     """The images of a folder, by the one rule that ingest and predict have: files with one of the suffixes, whatever its case.
 
@@ -258,14 +267,16 @@ def download_tree(uri: str, folder: str) -> None:
     base = uri.rstrip("/") + "/"
 
     def fetch(source: str) -> None:
-        with _explained(source, "read"), open_native(source) as stream:
-            target = Path(resolve(folder, source[len(base) :]))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as out:
-                shutil.copyfileobj(stream, out, _READ_BUFFER)
+        target = Path(resolve(folder, source[len(base) :]))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _explained(source, "read"):
+            if is_remote(source):
+                s3.download(source, str(target))
+            else:
+                shutil.copyfile(source, target)
 
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(s3.PARALLEL) as pool:
+    with ThreadPoolExecutor(s3.PARALLEL // s3.PARTS) as pool:
         list(pool.map(fetch, listing(uri)))
 
 
@@ -288,23 +299,6 @@ def local_copy(uri: str) -> Iterator[str]:
         with open_read(uri) as stream, path.open("wb") as out:
             shutil.copyfileobj(stream, out, _READ_BUFFER)
         yield str(path)
-
-
-def made_once(name: str, make: Callable[[str], None]) -> str:
-    """A local folder that is made once per machine and never changes; `make` fills the folder it is given.
-
-    Of several processes that make it at once one wins; the content must depend on `name` alone.
-    """
-    target = Path(tempfile.gettempdir()) / name
-    if not target.exists():
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            make(f"{scratch}/made")
-            try:
-                Path(scratch, "made").rename(target)
-            except OSError:
-                if not target.exists():  # else another process was first
-                    raise
-    return str(target)
 
 
 def _walk(folder: str, recursive: bool, visited: set[str]) -> Iterator[str]:

@@ -12,10 +12,11 @@ import os
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import boto3
 import boto3.exceptions
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from pyarrow import fs
@@ -31,6 +32,10 @@ ERRORS = (ClientError, BotoCoreError, boto3.exceptions.Boto3Error)
 PARALLEL = 16
 """Transfers at a time."""
 
+PARTS = 4
+"""Parts of a large object that are fetched at a time."""
+_PART = 32 << 20
+
 _WRITER = "leaml-writer"
 """Metadata key of what was written with `if_absent`: which call wrote it."""
 
@@ -40,6 +45,13 @@ _LANCE_SECONDS = 30  # in which a request is tried again, after 0.1, 0.2, ... s
 _WRITE_RETRIES = 5  # after up to 1, 2, 4, ... s, in all 16 s on average
 _CONNECT_SECONDS = 3.0
 _SILENT_SECONDS = 30.0
+
+
+class Content(NamedTuple):
+    """What a server says of an object: bytes, and what it calls this content."""
+
+    size: int
+    etag: str
 
 
 class _Head(TypedDict):
@@ -140,6 +152,15 @@ def versions(folder: str) -> dict[str, str]:
     return {found["Key"][len(prefix) :]: str(found["ETag"]) for page in pages for found in page.get("Contents", ())}
 
 
+def contents(folder: str) -> dict[str, Content]:
+    """Of each object below a folder, by its path there; those that stand for folders are left out."""
+    bucket, _, key = path(folder).partition("/")
+    prefix = f"{key}/" if key else ""
+    pages = _current_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    found = ((each["Key"][len(prefix) :], each) for page in pages for each in page.get("Contents", ()))
+    return {name: Content(int(each["Size"]), str(each["ETag"])) for name, each in found if name and not name.endswith("/")}
+
+
 def delete(uri: str) -> None:
     """Delete an object, or all of a folder, whatever the key; nothing there is fine."""
     bucket, key = _bucket_key(uri)
@@ -204,6 +225,18 @@ def upload(local: str, uri: str) -> None:
         if "(NoSuchUpload)" not in str(error):
             raise
         client.upload_file(local, bucket, key)
+
+
+def download(uri: str, local: str) -> None:
+    """Copy an object of any size to a local file, in parts of one version. Raises FileNotFoundError."""
+    bucket, key = _bucket_key(uri)
+    parts = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, max_concurrency=PARTS)
+    try:
+        _current_client().download_file(bucket, key, local, Config=parts)
+    except ClientError as error:
+        if _status(error) == 404:
+            raise FileNotFoundError(uri) from None
+        raise
 
 
 def _put_first(client: BaseClient, bucket: str, key: str, data: bytes) -> bool:

@@ -18,6 +18,7 @@ from torch import nn
 
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import DataError, ModelError
+from leaml.io.node_cache import local_model
 from leaml.vlm import architecture, attention, checkpoint, four_bit, hub, image_size, saving
 from leaml.vlm.chat import undated
 from leaml.vlm.processor import Processor
@@ -68,8 +69,8 @@ def load(
     """
     _check_configuration(config, trained=True)
     kernel, runs_on = attn_implementation, runs_on or device
-    with _quiet(), tempfile.TemporaryDirectory(prefix="leaml-model-") as scratch:
-        folder = _local(config.name, scratch)
+    folder = local_model(resolve_model(config.name))
+    with _quiet():
         cached = None if Path(folder).is_dir() else checkpoint.whole_in_cache(config)
         try:
             try:  # a hub that is out of reach would be waited for at every file that a model does not have
@@ -152,16 +153,6 @@ def _hint(error: Exception) -> str:
     if "safetensors" in text:
         return "; only safetensors weights are loaded, convert the checkpoint with save_pretrained"
     return ""
-
-
-def _local(name: str, scratch: str) -> str:
-    """Folder or hub id that transformers reads; s3:// folders are downloaded to `scratch`."""
-    if not name.startswith("s3://"):
-        return resolve_model(name)
-    from leaml.io.files import download_tree
-
-    download_tree(name, scratch)
-    return scratch
 
 
 def check(config: ModelConfig, trained: bool = False) -> None:

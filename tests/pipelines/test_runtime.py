@@ -75,6 +75,31 @@ def test_a_plan_that_ray_would_wait_for_is_refused_at_once(settings: dict[str, A
     check_resources(ResourcesConfig(engines=3))
 
 
+CACHED = """
+import os, sys, ray
+from leaml.config import ResourcesConfig
+from pipelines.runtime import start_ray
+
+start_ray(ResourcesConfig(address=sys.argv[1], model_cache="/models"))
+print(os.environ["LEAML_MODEL_CACHE"], os.environ["HF_HUB_CACHE"])
+print(*ray.get(ray.remote(lambda: [os.environ["LEAML_MODEL_CACHE"], os.environ["HF_HUB_CACHE"]]).remote(), timeout=60))
+"""
+
+
+@pytest.mark.usefixtures("ray_own")
+def test_processes_of_a_cluster_keep_models_where_the_configuration_says() -> None:
+    import ray
+
+    command = [sys.executable, "-c", CACHED, ray.get_runtime_context().gcs_address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines() == ["/models /models/hub"] * 2, done.stderr
+
+
+def test_a_folder_of_models_is_the_same_on_every_node() -> None:
+    with pytest.raises(ValueError, match="model_cache"):
+        ResourcesConfig(model_cache="models")
+
+
 def test_a_pool_cannot_grow_below_its_size() -> None:
     with pytest.raises(ValueError, match="max_engines is 1, less than engines, 2"):
         ResourcesConfig(engines=2, max_engines=1)

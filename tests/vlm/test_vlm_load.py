@@ -105,15 +105,12 @@ def test_saving_keeps_the_weight_names_of_the_checkpoint(tmp_path: Path, tiny: A
     assert any(n.startswith("vision_tower.vision_model.") for n in hub)
 
 
-def test_an_s3_folder_is_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(uri: str, target: str) -> None:
-        assert uri == "s3://bucket/model"
-        for path in folder.iterdir():
-            (Path(target) / path.name).write_bytes(path.read_bytes())
-
-    monkeypatch.setattr(files, "download_tree", download)
-    monkeypatch.setattr(files, "read_bytes", lambda uri: (folder / uri.rsplit("/", 1)[1]).read_bytes())
-    assert vlm.load(ModelConfig(name="s3://bucket/model")).name == "s3://bucket/model"
+def test_an_s3_folder_is_downloaded_once(folder: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEAML_MODEL_CACHE", str(tmp_path / "cache"))
+    files.upload_tree(str(folder), f"{bucket}/model")
+    for _ in range(2):
+        assert vlm.load(ModelConfig(name=f"{bucket}/model")).name == f"{bucket}/model"
+        monkeypatch.setattr(files, "download_tree", None)
 
 
 def test_check_accepts_a_vision_language_model_quickly(folder: Path) -> None:

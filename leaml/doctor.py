@@ -34,6 +34,9 @@ PINS = {"ray": "==2.60.0", "torch": ">=2.11,<2.14", "transformers": ">=5.10,<5.2
 PYTHON = ">=3.11,<3.14"
 """Pythons that all of them have wheels for, as in pyproject.toml."""
 
+DRIVER = 580
+"""Major version of NVIDIA's driver from which on it runs CUDA 13, for which the wheels of requirements/gpu.lock are built."""
+
 CUDA_SIDE_WHEELS = ("torchvision", "torchaudio", "torchcodec", "triton")
 """A plain index offers these as CUDA builds only, and those break `import vllm` beside a CPU torch."""
 
@@ -209,6 +212,23 @@ def gpu() -> Check:
     return Check("GPU", "warn", f"{listed.stdout.splitlines()[0]}, but torch cannot use it", GPU_SETUP)
 
 
+def driver() -> Check:
+    """NVIDIA's driver, against the oldest that the CUDA of the GPU build takes."""
+    name = "NVIDIA driver"
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return Check(name, "ok", "none: fine without an NVIDIA GPU")
+    found = listed.stdout.split()
+    if listed.returncode or not found:
+        return Check(name, "ok", "none that answers: fine without an NVIDIA GPU")
+    if int(found[0].split(".")[0]) >= DRIVER:
+        return Check(name, "ok", found[0])
+    fix = f"install NVIDIA's driver {DRIVER} or newer, which CUDA 13 needs"
+    return Check(name, "fail", f"{found[0]}; the GPU build needs {DRIVER} or newer", fix)
+
+
 def s3(storage: str | None) -> Check:
     """Credentials and, where an endpoint is set or an s3:// storage named, one real list call.
 
@@ -281,6 +301,7 @@ def _checks(storage: str | None) -> Iterator[Check]:
     yield vllm()
     yield from map(package, ("ray", "transformers", "peft"))
     yield gpu()
+    yield driver()
     yield cpus()
     yield memory()
     yield shared_memory()

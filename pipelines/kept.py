@@ -30,6 +30,7 @@ class KeptCompletion(TypedDict):
     finish_reason: str
     tokens: int
     error: str
+    prompt_tokens: int
 
 
 Kept = dict[str, list[KeptCompletion]]
@@ -63,6 +64,7 @@ def _plain(completion: Completion) -> KeptCompletion:
         "finish_reason": completion.finish_reason,
         "tokens": completion.tokens,
         "error": completion.error,
+        "prompt_tokens": completion.prompt_tokens,
     }
 
 

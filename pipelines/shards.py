@@ -33,7 +33,7 @@ from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
 from pipelines.shard import LoadedShard, PackedShard, Shard
 from pipelines.stream import rows_of, saturation, stream
-from pipelines.summaries import describe
+from pipelines.summaries import PROMPT_TOKENS, describe
 from pipelines.table_rows import OutputRow
 from pipelines.turns import SharedEngineActor, TurnRow, by_turn
 
@@ -181,10 +181,11 @@ def _quarantined(shard: LoadedShard, image_id: str, reason: str) -> OutputRow:
 
 
 def replied(completions: Iterable[Completion]) -> Counter[str]:
-    """What is counted of every reply: its tokens, and whether it was cut at the limit."""
+    """What is counted of every reply: its tokens, those of a request that a server counted, and whether it was cut."""
     counts = Counter[str]()
     for completion in completions:
         counts["tokens"] += completion.tokens
+        counts[PROMPT_TOKENS] += completion.prompt_tokens
         counts[CUT] += completion.cut
     return +counts
 

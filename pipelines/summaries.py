@@ -53,6 +53,9 @@ class IngestSummary:
         return few and (role == "unlabeled" or not self.labels.too_many(limit))
 
 
+PROMPT_TOKENS = "prompt_tokens"
+"""Tokens of the requests to a server, by its own count, which it charges for beside `tokens`, those that it wrote."""
+
 TRAINING = "training.json"
 """In the folder of a training step: its summary as plain data."""
 
@@ -110,6 +113,8 @@ def excluded_counts(summary: Mapping[str, Any]) -> dict[str, int]:
 def describe(summary: Mapping[str, float]) -> str:
     """The summary in a line: images, pairs and why they were rejected, tokens, rate, what a million images would take."""
     parts = [f"{summary.get(name, 0)} {name}" for name in ("images", "quarantined", "pairs", "tokens") if summary.get(name)]
+    if paid := summary.get(PROMPT_TOKENS):
+        parts.append(f"{paid} tokens of requests")
     if summary.get("pairs"):
         parts.append(f"{100 * summary.get('accepted', 0) / summary['pairs']:.0f} % accepted")
     parts += [f"{n} {k}" for k, n in summary.items() if k.startswith(("captions ", "replies "))]

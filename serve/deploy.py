@@ -298,6 +298,7 @@ def replica_environment(cpus: float, gpus: float) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+        "VLLM_USE_FLASHINFER_SAMPLER": os.environ.get("VLLM_USE_FLASHINFER_SAMPLER", "0"),  # it wants an nvcc
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         "OMP_NUM_THREADS": str(max(1, int(cpus))),
         "TOKENIZERS_PARALLELISM": "false",

@@ -160,6 +160,29 @@ def test_disk_of_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
     assert str(tmp_path) in doctor.disk(str(tmp_path / "a" / "b")).found
 
 
+@pytest.mark.parametrize(
+    ("said", "state", "found"),
+    [
+        ("echo 580.65.06; echo 580.65.06", "ok", "580.65.06"),
+        ("echo 570.133.20", "fail", "570.133.20; the GPU build needs 580 or newer"),
+        ("echo NVIDIA-SMI has failed because it could not communicate with the driver; exit 9", "ok", "none that answers"),
+        (None, "ok", "none: fine without"),
+    ],
+)
+def test_a_driver_that_is_too_old_for_cuda_13_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str | None, state: str, found: str
+) -> None:
+    if said is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{said}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if said else str(tmp_path))
+    check = doctor.driver()
+    assert (check.name, check.state, check.found.startswith(found)) == ("NVIDIA driver", state, True)
+    assert ("580 or newer, which CUDA 13 needs" in check.fix) == (state == "fail")
+    locked = (ROOT / "requirements" / "gpu.lock").read_text()
+    assert "nvidia-cuda-runtime==13." in locked  # another CUDA needs another driver
+
+
 def test_small_shared_memory_warns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "LOW_SHARED_MEMORY", 1 << 60)
     assert doctor.shared_memory(tmp_path).fix.startswith("docker run --shm-size")

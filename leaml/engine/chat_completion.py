@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypedDict
 
 from leaml.engine.interface import Completion, Request
@@ -50,19 +51,25 @@ def completions(reply: ChatCompletion, request: Request) -> list[Completion]:
         msg = f"{len(choices)} choices where {request.n} were asked for"
         raise RequestError(msg)
     usage = reply.get("usage")
-    used = usage.get("completion_tokens") if isinstance(usage, dict) and len(choices) == 1 else None
-    used = used if isinstance(used, int) and not isinstance(used, bool) and used > 0 else None
-    return [_completion(choice, used, request) for choice in choices]
+    written = _counted(usage, "completion_tokens") if len(choices) == 1 else 0
+    found = [_completion(choice, written, request) for choice in choices]
+    return [replace(found[0], prompt_tokens=_counted(usage, "prompt_tokens")), *found[1:]]
 
 
-def _completion(choice: Mapping[str, object], used: int | None, request: Request) -> Completion:
+def _counted(usage: object, kind: str) -> int:
+    """Tokens of a kind that a server says it has counted; 0 where it does not."""
+    count = usage.get(kind) if isinstance(usage, dict) else None
+    return max(count, 0) if isinstance(count, int) and not isinstance(count, bool) else 0
+
+
+def _completion(choice: Mapping[str, object], written: int, request: Request) -> Completion:
     told = choice.get("logprobs")
     content = told.get("content") if isinstance(told, dict) else None
     tokens = content if isinstance(content, list) else []
     logprobs = [token.get("logprob") if isinstance(token, dict) else None for token in tokens]
     known = [p for p in logprobs if isinstance(p, int | float) and not isinstance(p, bool) and math.isfinite(p)]
     mean = sum(known) / len(known) if known and len(known) == len(logprobs) else math.nan
-    count = used or len(logprobs) or None
+    count = written or len(logprobs) or None
     finished = replies.finish_reason(choice.get("finish_reason"), count, request.max_tokens)
     message = choice["message"]
     text, error = replies.message_text(message if isinstance(message, dict) else {})

@@ -49,6 +49,7 @@ class Completion:
         tokens: Number of its tokens.
         ids: Of a given reply, the ids of its tokens; empty where they are not known.
         error: Why there is no reply; empty otherwise.
+        prompt_tokens: Of its request, where a server counts them; of several completions the first one has them.
     """
 
     text: str
@@ -57,6 +58,7 @@ class Completion:
     tokens: int
     error: str = ""
     ids: tuple[int, ...] = ()
+    prompt_tokens: int = 0
 
     @property
     def cut(self) -> bool:

@@ -284,6 +284,7 @@ def _quiet_environment(spec: EngineParameters) -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # compiled at the first start, with an nvcc that few machines have
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

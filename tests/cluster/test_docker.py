@@ -61,6 +61,16 @@ def test_an_image_is_built_in_two_stages_and_runs_without_root(build: str) -> No
     assert f"requirements/{build}.lock" in text
 
 
+def test_the_gpu_image_starts_nothing_that_it_would_have_to_compile_with_nvcc() -> None:
+    """FlashInfer's sampler is compiled at an engine's first start; its switch is vLLM's own, and is read as a number."""
+    envs = pytest.importorskip("vllm.envs")
+    (value,) = re.findall(r"VLLM_USE_FLASHINFER_SAMPLER=(\S+)", dockerfile("gpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_USE_FLASHINFER_SAMPLER", value)
+        assert envs.environment_variables["VLLM_USE_FLASHINFER_SAMPLER"]() is False
+    assert "nvcc" not in dockerfile("gpu").rpartition("apt-get install")[2]
+
+
 @pytest.mark.parametrize("build", BUILDS)
 def test_what_is_copied_is_in_the_context(build: str) -> None:
     kept = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}

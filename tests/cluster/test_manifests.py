@@ -21,6 +21,8 @@ from ray.serve.schema import ServeDeploySchema
 
 import leaml
 from leaml import config as tree
+from leaml.config import ResourcesConfig
+from pipelines.runtime import missing
 from serve.settings import load_settings
 
 WRITTEN = manifests.plain()
@@ -162,14 +164,54 @@ def test_the_autoscaler_reads_the_cluster_as_meant() -> None:
     assert types["gpu"]["resources"]["GPU"] == 1
     assert "driver" not in types["gpu"]["resources"]
     assert (types["gpu"]["min_workers"], types["gpu"]["max_workers"]) == (0, 8)
+    assert types["gpu-8"]["resources"]["GPU"] == 8 and "driver" not in types["gpu-8"]["resources"]
+    assert (types["gpu-8"]["min_workers"], types["gpu-8"]["max_workers"]) == (0, 4)
     assert types["cpu"]["min_workers"] == 1
     assert found["idle_timeout_minutes"] == 5
     assert manifest["spec"]["autoscalerOptions"]["version"] == "v2"
-    gpu = manifest["spec"]["workerGroupSpecs"][1]["template"]["spec"]
-    assert {t["key"] for t in gpu["tolerations"]} >= {"nvidia.com/gpu", "cloud.google.com/gke-spot"}
-    assert gpu["priorityClassName"] == "leaml-worker"
+    for group in manifest["spec"]["workerGroupSpecs"][1:]:
+        gpu = group["template"]["spec"]
+        assert {t["key"] for t in gpu["tolerations"]} >= {"nvidia.com/gpu", "cloud.google.com/gke-spot"}
+        assert gpu["priorityClassName"] == "leaml-worker"
     priorities = {m["metadata"]["name"]: m["value"] for m in render("gpu") if m["kind"] == "PriorityClass"}
     assert priorities["leaml-worker"] < priorities["leaml-driver"] < priorities["leaml-serve"]
+
+
+def test_engines_of_a_large_teacher_have_pods_of_their_own() -> None:
+    """Four GPUs an engine: none of a pod of one GPU, two of a pod of eight."""
+    types = _derive_autoscaling_config_from_ray_cr(one(render("gpu"), "RayCluster", "leaml"))["available_node_types"]
+    nodes = {name: dict(types[name]["resources"]) for name in ("gpu", "gpu-8")}
+    teacher = ResourcesConfig(engine_gpus=1, engine_cpus=4, teacher_gpus=4, teacher_engines=2).teacher
+    each = {"CPU": teacher.engine_cpus, "GPU": teacher.engine_gpus}
+    assert missing("teachers", 2, each, [nodes["gpu"]] * 8) == (
+        "teachers needs 2 x 4 CPU and 4 GPU, each on one node; 8 nodes hold 0 of them"
+    )
+    assert missing("teachers", 2, each, [nodes["gpu-8"]]) is None
+
+
+GIGABYTES = {"gpu": 10 * 17 + 2 * 100, "gpu-8": 147 + 10 * 17 + 2 * 100, "replica": 3 * 17}
+"""What models and checkpoints take on a node: ten copies of 8 B in bfloat16 and two checkpoints, a teacher of 72 B; a base
+and two adapters merged into it."""
+
+
+def test_models_and_checkpoints_lie_on_a_sized_volume() -> None:
+    """What is written to the node's own disk beyond a limit evicts the pod, so nothing large is written there."""
+    seen = set()
+    for cluster in ray_clusters(render("gpu")):
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            spec = group["template"]["spec"]
+            (container,) = spec["containers"]
+            told = {variable["name"]: variable["value"] for variable in container["env"]}
+            mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            assert mounts[told["TMPDIR"]] == mounts[told["HOME"]] == "scratch"
+            assert mounts[told["LEAML_MODEL_CACHE"].rpartition("/")[0]] == "scratch"
+            assert mounts[f"{told['RAY_TMPDIR']}/ray"] == "ray-logs"  # where KubeRay looks for them
+            if name := group.get("groupName") if "nvidia.com/gpu" in container["resources"]["limits"] else None:
+                (scratch,) = [v for v in spec["volumes"] if v["name"] == "scratch"]
+                claim = scratch["ephemeral"]["volumeClaimTemplate"]["spec"]
+                assert quantity(claim["resources"]["requests"]["storage"]) >= GIGABYTES[name] * 10**9
+                seen.add(name)
+    assert seen == set(GIGABYTES)
 
 
 def test_a_runs_cluster_is_the_standing_one(rendered: list[Manifest]) -> None:

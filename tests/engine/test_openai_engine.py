@@ -268,6 +268,15 @@ def test_a_reply_that_ended_at_the_limit_is_known(said: str | None, used: int | 
     assert (found.text, found.cut) == ("A red ball", cut)
 
 
+@pytest.mark.parametrize(("told", "counted"), [(700, 700), (None, 0), (True, 0), (-3, 0), ("700", 0)])
+def test_tokens_of_a_request_are_those_that_the_server_counted(told: Any, counted: int) -> None:
+    choices = [{"message": {"content": "A red ball."}}] * 3
+    reply = as_json(200, {"choices": choices, "usage": {"prompt_tokens": told, "completion_tokens": 9}})
+    with serving(lambda body, tries: reply) as teacher:
+        (found,) = engine(teacher.url).generate([Request(Image.new("RGB", (8, 8)), "a", "?", n=3)])
+    assert [c.prompt_tokens for c in found] == [counted, 0, 0]  # one request, however many replies it has
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "size"),
     [

@@ -262,7 +262,7 @@ def _tuned(settings: TrialSettings, step: Step, name: str, space: Space | list[P
         tuner = ray_tune.Tuner(
             trainable,
             param_space={LISTED: ray_tune.grid_search(space)} if isinstance(space, list) else space,
-            tune_config=_strategy(settings.config, space),
+            tune_config=_strategy(settings.config, space, step.path("study")),
             run_config=ray_tune.RunConfig(
                 name=name,
                 storage_path=path.rpartition("/")[0],
@@ -288,8 +288,8 @@ def _count(config: Config) -> int:
     return count
 
 
-def _strategy(config: Config, space: Space | list[Point]) -> TuneConfig:
-    """How Ray Tune proposes and stops trials."""
+def _strategy(config: Config, space: Space | list[Point], study: str) -> TuneConfig:
+    """How Ray Tune proposes and stops trials; what Optuna learns is kept in the folder `study`."""
     from ray import tune as ray_tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search import BasicVariantGenerator
@@ -308,18 +308,18 @@ def _strategy(config: Config, space: Space | list[Point]) -> TuneConfig:
     start = search.base_point(config)
     if given.search == "optuna":
         import optuna
-        from ray.tune.search.optuna import OptunaSearch
+
+        from pipelines.proposals import PruningSearch
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", message="The reported value is ignored")  # of a trial that was restored
-        sampler = optuna.samplers.TPESampler(multivariate=True, seed=given.seed, n_startup_trials=4)
-        points = [start] if start else None
+        ends = given.validations if given.judge == "generator" else None
         return ray_tune.TuneConfig(
             metric="objective",
             mode="max",
             max_concurrent_trials=given.concurrent,
-            search_alg=OptunaSearch(metric="objective", mode="max", sampler=sampler, points_to_evaluate=points),
+            search_alg=PruningSearch(study, start, given.seed, ends),
             scheduler=scheduler,
             num_samples=given.trials,
         )

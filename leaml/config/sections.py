@@ -212,7 +212,7 @@ class ResourcesConfig(Section):
         None, gt=0, description="Let the pool grow to this many engines while shards wait, as nodes are there; none: fixed."
     )
     engine_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one engine.")
-    engine_gpus: float = Field(0.0, ge=0, description="GPUs of one engine; whole numbers > 1 are tensor parallel.")
+    engine_gpus: float = Field(0.0, ge=0, description="GPUs of one engine; below 1 it shares one, above it is tensor parallel.")
     engine_sequences: int = Field(
         128,
         gt=0,
@@ -227,7 +227,7 @@ class ResourcesConfig(Section):
     )
     train_workers: int = Field(1, gt=0, description="Data-parallel training workers.")
     train_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one training worker.")
-    train_gpus: float = Field(0.0, ge=0, description="GPUs of one training worker.")
+    train_gpus: float = Field(0.0, ge=0, description="GPUs of one training worker; below 1 it shares one.")
     train_sharding: Literal["auto"] | bool = Field(
         "auto",
         description="Cut weights, gradients and moments over the training workers (FSDP2) instead of giving each all of them"
@@ -255,6 +255,21 @@ class ResourcesConfig(Section):
         " processes; none: the variable LEAML_MODEL_CACHE or the temporary folder, and the hub's own cache.",
     )
     address: str | None = Field(None, description="Ray cluster to join; none: start one in this process.")
+
+    @model_validator(mode="after")
+    def _gpus_are_parts_of_one_or_whole(self) -> ResourcesConfig:
+        for name in ("engine_gpus", "teacher_gpus", "train_gpus"):
+            gpus = getattr(self, name) or 0.0
+            if gpus > 1 and gpus != int(gpus):
+                msg = f"{name} is {gpus:g}, but a process has a part of one GPU (0.5) or whole ones (2)"
+                raise ValueError(msg)
+        if 0 < self.train_gpus < 1 and self.train_workers > 1:
+            msg = (
+                f"train_gpus is {self.train_gpus:g} and train_workers {self.train_workers}, but workers of a training may not"
+                " share a GPU (NCCL refuses that); set train_workers to 1, or train_gpus to 1 or more"
+            )
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _pool_grows(self) -> ResourcesConfig:

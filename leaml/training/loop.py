@@ -21,7 +21,7 @@ from leaml.errors import ConfigError, StepError
 from leaml.training.batches import Batches, Example, Size, StepBatch, Task, draw, refuse_unusable, split
 from leaml.training.checkpoints import Checkpoints
 from leaml.training.feed import Feed, GetImage, Made, Prefetch
-from leaml.training.memory import token_budget
+from leaml.training.memory import keep_to_share, token_budget
 from leaml.training.objectives import reply_logits
 from leaml.training.parallel import Alone, Replicas, Shards, Strategy, fits, local, shard, whole
 from leaml.training.prepare import SMALL, checkpoint_activations, float32_masters, fuse_layers, one_type
@@ -156,6 +156,7 @@ class Trainer:
     def _place(self) -> bool:
         """Put the model where it is trained; returns whether it was cut over the workers."""
         model, worker, precision = self.vlm.model, self.worker, self.config.precision
+        keep_to_share(torch.device(worker.device), worker.memory_share)
         cut = worker.world > 1 and bool(self.parameters) and worker.sharding
         if cut and four_bit.are_in(model):
             if cut is True:

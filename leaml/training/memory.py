@@ -47,9 +47,9 @@ def token_budget(
         tokens: Of that example.
         trained: Number of weights that are trained; AdamW's two moments of each come on top.
         device: Where it is done.
-        share: Of the free memory that this process may take; others have the rest.
+        share: Of its GPU, or of the machine's free memory, that this process may take; others have the rest.
     """
-    free = _free(device) * share
+    free = _free(device, share)
     once(1)  # what is allocated once and kept
     one = _peak_of(partial(once, 1), device)
     try:
@@ -63,11 +63,18 @@ def token_budget(
     return max(tokens, int(SHARE * max(0.0, free - fixed) / each))
 
 
-def _free(device: torch.device) -> int:
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + unused
-    return free_memory()
+def keep_to_share(device: torch.device, share: float) -> None:
+    """Let this process take no more of a GPU than its share: what others on it lack would end them."""
+    if device.type == "cuda" and share < 1:
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def _free(device: torch.device, share: float) -> float:
+    """Bytes that this process may still take: of a GPU up to its share of all, of a machine its share of what is free."""
+    if device.type != "cuda":
+        return free_memory() * share
+    (free, total), reserved = torch.cuda.mem_get_info(device), torch.cuda.memory_reserved(device)
+    return min(free, share * total - reserved) + reserved - torch.cuda.memory_allocated(device)
 
 
 def _peak_of(once: Callable[[], None], device: torch.device) -> int | None:

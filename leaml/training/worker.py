@@ -68,7 +68,7 @@ class Worker:
     world: int = 1
     device: str = "cpu"
     memory_share: float = 1.0
-    """Of the free memory of its GPU, where it has one, or of its machine, how much it may take."""
+    """How much it may take of its GPU, where it has one, or of the free memory of its machine."""
     sharding: Literal["auto"] | bool = "auto"
     """Whether each of several workers holds a part of every weight; auto: where the whole does not fit one of them."""
     restore: Callable[[], Checkpoint | None] = lambda: None

@@ -100,6 +100,29 @@ def test_a_folder_of_models_is_the_same_on_every_node() -> None:
         ResourcesConfig(model_cache="models")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine_gpus": 1.5}, r"engine_gpus is 1\.5, but a process has a part of one GPU \(0\.5\) or whole ones"),
+        ({"teacher_gpus": 2.5}, r"teacher_gpus is 2\.5"),
+        (
+            {"train_gpus": 0.5, "train_workers": 2},
+            r"may not share a GPU .*; set train_workers to 1, or train_gpus to 1 or more",
+        ),
+    ],
+)
+def test_gpus_that_no_process_can_have_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ResourcesConfig(**settings)
+
+
+def test_trials_share_gpus() -> None:
+    half = ResourcesConfig(engine_gpus=0.5, train_gpus=0.5, concurrent_runs=4)
+    check_resources(half, [{"CPU": 9, "GPU": 2}])
+    with pytest.raises(ResourceError, match=r"resources.engines needs 2 GPU, the cluster has 1; .*fewer trials"):
+        check_resources(half, [{"CPU": 9, "GPU": 1}])
+
+
 def test_a_pool_cannot_grow_below_its_size() -> None:
     with pytest.raises(ValueError, match="max_engines is 1, less than engines, 2"):
         ResourcesConfig(engines=2, max_engines=1)

@@ -215,6 +215,22 @@ def test_a_pass_gets_what_is_measured_to_fit(monkeypatch: pytest.MonkeyPatch) ->
     assert memory.token_budget(once, 900, 10_000_000, device, share=0.01) == 900  # an example is never cut
 
 
+def test_a_training_that_shares_a_gpu_keeps_to_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 80 GB others hold 45; this one has reserved 10 and uses 6 of them."""
+    kept = list[tuple[float, str]]()
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (25e9, 80e9))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 10e9)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 6e9)
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda share, device: kept.append((share, str(device))))
+    gpu = torch.device("cuda", 0)
+    assert memory._free(gpu, 1.0) == 25e9 + 4e9
+    assert memory._free(gpu, 0.4) == 0.4 * 80e9 - 6e9  # less than what is free, and more than 0.4 of that
+    assert memory._free(gpu, 0.5) == 25e9 + 4e9  # others hold more than their half
+    for device, share in ((gpu, 0.5), (gpu, 1.0), (torch.device("cpu"), 0.5)):
+        memory.keep_to_share(device, share)
+    assert kept == [(0.5, "cuda:0")]
+
+
 @pytest.mark.parametrize(("small", "budget"), [(10**8, None), (0, 1)])
 def test_where_nothing_tells_what_a_pass_takes_examples_of_a_large_model_come_one_by_one(
     tiny: VLM, monkeypatch: pytest.MonkeyPatch, small: int, budget: int | None

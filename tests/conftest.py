@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +27,9 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # two processes of tests share two cores
     # boto3 looks for credentials on a cloud's metadata server where it finds none; no test may.
     "AWS_EC2_METADATA_DISABLED": "true",
+    "LEAML_MODEL_CACHE": tempfile.mkdtemp(prefix="leaml-test-models-"),  # copies of models end with the tests
 }
+atexit.register(shutil.rmtree, ENVIRONMENT["LEAML_MODEL_CACHE"], ignore_errors=True)
 os.environ.update(ENVIRONMENT)
 os.environ.pop("RAY_ADDRESS", None)  # tests never join a cluster that happens to run
 

@@ -200,6 +200,17 @@ def test_ten_times_the_images_are_ten_times_the_work_of_engines_and_no_more_trai
     assert not list(tmp_path.iterdir())
 
 
+def test_the_page_on_operations_has_what_the_plan_says(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    frames = [10**5, 10**6, 10**7]
+    totals = plan.make(load(CONFIGS / "kvasir_vqa.yaml", [f"storage={tmp_path}"]), frames=frames).totals
+    for power, one in zip((5, 6, 7), totals, strict=True):
+        hours, gpu_hours, fixed = one.hours.known, one.gpu_hours.known, one.fixed.known
+        row = [f"10^{power}", f"{hours:,.0f}", f"{gpu_hours:,.0f}", f"{fixed:,.0f}", f"{one.nodes(Prices())}"]
+        row += [f"{one.puts:,}", f"{one.gets:,}", f"{one.money(Prices()):,.0f}"]
+        assert f"| {' | '.join(row)} |" in page
+
+
 def test_nodes_are_those_that_keep_the_deadline() -> None:
     one = Total(1000, Sum(90, True), Sum(750, True), Sum(50, True), Sum(4, True), puts=2_000_000, gets=10_000_000)
     prices = Prices(gpu_hour=2.0, puts=0.005, gets=0.0004, node_gpus=8, deadline=24.0)

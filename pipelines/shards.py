@@ -24,9 +24,10 @@ from leaml.config import ResourcesConfig
 from leaml.data import tables
 from leaml.engine.interface import Closable, Completion, Engine
 from leaml.engine.spec import EngineSpec
-from leaml.errors import LeamlError, StepError
+from leaml.errors import EngineDiedError, LeamlError, StepError
 from leaml.io import files
-from pipelines import kept, quarantine
+from pipelines import attempts, kept, quarantine
+from pipelines.attempts import Attempts
 from pipelines.clock import Spent
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
@@ -40,12 +41,8 @@ from pipelines.turns import SharedEngineActor, TurnRow, by_turn
 Extra = TypeVar("Extra")
 """A step's own data of an image."""
 
-ATTEMPTS = "attempts"
 CUT = "replies cut at the token limit"
 """Name of the count of replies that ended there instead of by themselves."""
-MAX_ATTEMPTS = 3
-"""Times a shard is begun in one run of the step. Ray itself starts engines again and never stops trying shards, also an image
-that kills every engine; but it cannot tell such an image from a node that is lost."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,11 @@ class EngineActor(Generic[Extra]):
         self.work, self.output, self.max_pixels = work, output, max_pixels
         self.known = None if spec.url is None else known or {}
         self.error: LeamlError | None = None
+        self.attempts = Attempts(output)
         self.lock, self.working, self.counted = threading.Lock(), 0, 0.0
         try:
-            self.engine = spec.build()
+            with self.attempts.starting():
+                self.engine = spec.build()
         except LeamlError as error:
             self.error = error
 
@@ -103,8 +102,10 @@ class EngineActor(Generic[Extra]):
         try:
             if self.error is not None:
                 raise self.error
-            self._attempt(shard["shard"])
+            self.attempts.begin(shard["shard"])
             result["counts"] = json.dumps(self._publish(shard))
+        except EngineDiedError as error:
+            self.attempts.end(error)
         except LeamlError as error:
             result["error"] = [type(error).__name__, str(error)]
         finally:
@@ -117,18 +118,6 @@ class EngineActor(Generic[Extra]):
         """Make room for another engine in this process."""
         if self.error is None and isinstance(self.engine, Closable):
             self.engine.close()
-
-    def _attempt(self, shard: str) -> None:
-        """Note that the shard is begun. Raises StepError when that was noted too often."""
-        for number in range(MAX_ATTEMPTS):
-            if files.write_bytes(f"{self.output}/{ATTEMPTS}/{shard}-{number}", b"", if_absent=True):
-                return
-        msg = (
-            f"{MAX_ATTEMPTS} engines died at work on {shard}, or on a shard beside it; an image may be what kills them: "
-            "find it with smaller resources.images_per_shard and engine_shards 1. Finished shards are kept, run the same "
-            "command again to go on"
-        )
-        raise StepError(msg)
 
     def _publish(self, shard: LoadedShard) -> Counter[str]:
         items, quarantined = self._decode(shard)
@@ -212,7 +201,7 @@ def _sweep(output: str, finished: set[str]) -> None:
         for file in _listing(f"{output}/{folder}"):
             if file.rsplit("/", 1)[-1].rpartition(".")[0] not in finished:
                 files.delete_tree(file)
-    for folder in (ATTEMPTS, kept.FOLDER):
+    for folder in (attempts.FOLDER, kept.FOLDER):
         files.delete_tree(f"{output}/{folder}")
 
 
@@ -298,7 +287,7 @@ class _Begun(Generic[Extra]):
 
     def __init__(self, step: ShardStep[Extra], max_quarantined: float) -> None:
         self.step, self.most = step, max_quarantined
-        files.delete_tree(f"{step.output}/{ATTEMPTS}")
+        files.delete_tree(f"{step.output}/{attempts.FOLDER}")
         self.total = sum(u["count"] for u in step.shards)
         self.earlier = quarantine.settle(step.output, max_quarantined * self.total)
         self.todo = _remaining(step.shards, step.output)
@@ -310,7 +299,8 @@ class _Begun(Generic[Extra]):
         if done:
             say(f"{label}: {done} of {self.total} images were done before; {self.total - done} to do")
         if self.todo:
-            say(f"{label}: {len(self.todo)} shards, {resources.engines} engines; {saturation(resources)}")
+            sequences = self.step.spec.engine.sequences
+            say(f"{label}: {len(self.todo)} shards, {resources.engines} engines; {saturation(resources, sequences)}")
             self._follow(rows, done, spent)
 
         finished = _finished(output)

@@ -30,9 +30,9 @@ class Attempts:
         """Note that the shard is begun. Raises StepError when that was noted too often."""
         if not self._noted(shard):
             msg = (
-                f"{MOST} engines died at work on {shard}, or on a shard beside it; {self._reason()}; an image may be what kills "
-                "them: find it with smaller resources.images_per_shard and engine_shards 1. Finished shards are kept, run the "
-                "same command again to go on"
+                f"{MOST} engines died at work on {shard}, or on a shard beside it; {self._reason()}; an image may be what "
+                "kills them: find it with smaller resources.images_per_shard and engine_shards 1. Finished shards are kept, "
+                "run the same command again to go on"
             )
             raise StepError(msg)
 

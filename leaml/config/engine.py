@@ -51,8 +51,8 @@ class EngineConfig(Section):
     processor_cache_gb: float | None = Field(
         None,
         ge=0,
-        description="GB of processed images that are kept for later requests about them (vLLM's mm_processor_cache_gb), of the "
-        "engine's process and again of its core's; an image of a megapixel takes 0.02. None: 4 with a GPU, 0.5 without.",
+        description="GB of processed images that are kept for later requests about them (vLLM's mm_processor_cache_gb), best "
+        "those of all shards under way; an image of a megapixel takes 0.02. None: 4 with a GPU, 0.5 without.",
     )
     options: dict[str, object] = Field(
         default_factory=dict,

@@ -9,10 +9,9 @@ shard's rows publishes them.
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -28,7 +27,7 @@ from leaml.errors import EngineDiedError, LeamlError, StepError
 from leaml.io import files
 from pipelines import attempts, kept, quarantine
 from pipelines.attempts import Attempts
-from pipelines.clock import Spent
+from pipelines.clock import EngineClock, Spent
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
@@ -71,6 +70,12 @@ class ShardResult(TurnRow):
     shard: str
     counts: str
     seconds: float
+    free_seconds: float
+
+
+_NOTHING: ShardResult = {"turn": 0, "shard": "", "counts": "{}", "error": [], "seconds": 0.0, "free_seconds": 0.0}
+_DECODERS = 2
+"""Least threads that decode images; they hand them on to the engine, which may have as many CPUs as it computes with."""
 
 
 class EngineActor(Generic[Extra]):
@@ -87,18 +92,17 @@ class EngineActor(Generic[Extra]):
         self.known = None if spec.url is None else known or {}
         self.error: LeamlError | None = None
         self.attempts = Attempts(output)
-        self.lock, self.working, self.counted = threading.Lock(), 0, 0.0
         try:
             with self.attempts.starting():
                 self.engine = spec.build()
         except LeamlError as error:
             self.error = error
+        self.clock = EngineClock(None if self.error else self.engine)
+        self.decoders = ThreadPoolExecutor(max(_DECODERS, int(spec.cpus)), thread_name_prefix="decode")
 
     def __call__(self, shard: LoadedShard) -> ShardResult:
-        with self.lock:
-            self.counted = self.counted if self.working else time.time()
-            self.working += 1
-        result: ShardResult = {"turn": shard["turn"], "shard": shard["shard"], "counts": "{}", "error": [], "seconds": 0.0}
+        self.clock.begin()
+        result: ShardResult = {**_NOTHING, "turn": shard["turn"], "shard": shard["shard"]}
         try:
             if self.error is not None:
                 raise self.error
@@ -109,13 +113,12 @@ class EngineActor(Generic[Extra]):
         except LeamlError as error:
             result["error"] = [type(error).__name__, str(error)]
         finally:
-            with self.lock:
-                self.working -= 1
-                result["seconds"], self.counted = time.time() - self.counted, time.time()
+            result["seconds"], result["free_seconds"] = self.clock.end()
         return result
 
     def close(self) -> None:
         """Make room for another engine in this process."""
+        self.decoders.shutdown(wait=False)
         if self.error is None and isinstance(self.engine, Closable):
             self.engine.close()
 
@@ -156,13 +159,20 @@ class EngineActor(Generic[Extra]):
     def _decode(self, shard: LoadedShard) -> tuple[list[Item[Extra]], list[OutputRow]]:
         items: list[Item[Extra]] = []
         quarantined: list[OutputRow] = []
-        columns = (shard["image_id"], shard["bytes"], shard["lost"], json.loads(shard["extra"]))
-        for image_id, data, lost, extra in zip(*columns, strict=True):
-            try:
-                items.append(Item(image_id, images.decode(data, self.max_pixels), extra))
-            except images.ImageRejected as error:
-                quarantined.append(_quarantined(shard, image_id, lost or str(error)))  # there are no bytes of a lost one
+        decoded = self.decoders.map(self._decoded, shard["bytes"])
+        columns = (shard["image_id"], decoded, shard["lost"], json.loads(shard["extra"]))
+        for image_id, image, lost, extra in zip(*columns, strict=True):
+            if isinstance(image, images.ImageRejected):
+                quarantined.append(_quarantined(shard, image_id, lost or str(image)))  # there are no bytes of a lost one
+            else:
+                items.append(Item(image_id, image, extra))
         return items, quarantined
+
+    def _decoded(self, data: bytes) -> Image.Image | images.ImageRejected:
+        try:
+            return images.decode(data, self.max_pixels)
+        except images.ImageRejected as error:
+            return error
 
 
 def _quarantined(shard: LoadedShard, image_id: str, reason: str) -> OutputRow:
@@ -315,6 +325,8 @@ class _Begun(Generic[Extra]):
             summary["images_per_engine_s"] = round(spent.images / busy, 3)
             hours = busy / spent.images * 1e6 / 3600
             summary["engine_hours_per_million_images"] = round(hours, 2)
+            if spent.free_share is not None:
+                summary["engine_free_share"] = round(spent.free_share, 3)
             if resources.engine_gpus:
                 summary["gpu_hours_per_million_images"] = round(hours * resources.engine_gpus, 2)
 
@@ -330,11 +342,11 @@ class _Begun(Generic[Extra]):
             for row in rows:
                 made = Counter(json.loads(row["counts"]))
                 counts.update(made)
-                spent.add(made["images"], row["seconds"])
+                spent.add(made["images"], row["seconds"], row["free_seconds"])
                 done += sizes[row["shard"]]
                 bar.update(done)
                 quarantine.check(label, counts + self.earlier, done, self.total, self.most, output)
-                exported.shard(made, row["seconds"])
+                exported.shard(made, row["seconds"], row["free_seconds"])
                 exported.progress(done, self.total)
 
 

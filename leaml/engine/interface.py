@@ -83,6 +83,15 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Occupied(Protocol):
+    """Of an engine with so many places for sequences, which it fills while it can."""
+
+    @property
+    def full_seconds(self) -> float:
+        """Seconds in which no place was free."""
+
+
 @dataclass(frozen=True)
 class Longest:
     """Bounds of the requests that an engine will be asked.

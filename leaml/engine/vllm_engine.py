@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from leaml.config import ModelConfig
 from leaml.engine import context, failures, lifetime
 from leaml.engine.arguments import arguments, refuse_unknown, with_options
+from leaml.engine.driver import Driver
 from leaml.engine.interface import Completion, EngineParameters, Request
 from leaml.engine.source import source_of
-from leaml.errors import DataError, EngineDiedError, ModelError
+from leaml.errors import DataError, ModelError
 from leaml.imports import uncollected
 from leaml.text import replies
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput, SamplingParams
-    from vllm.inputs import TextPrompt, TokensPrompt
+    from vllm import RequestOutput, SamplingParams
     from vllm.outputs import CompletionOutput
 
-    Prompt = TextPrompt | TokensPrompt
-    Output = RequestOutput | Exception
-    """What became of a request: vLLM's answer, or why it does not take it."""
+    from leaml.engine.driver import Output, Prompt
 
-_TOGETHER = 32
-"""Requests that are prepared before the engine moves on."""
 ON_CPU = {"TORCH_COMPILE_DISABLE": "1"}
 """Environment of an engine on a CPU. Told to compile nothing, vLLM still compiles a function of its sampler, a comparison and a
 sum: 1.5 of 15 s of processor time at each start, 13 of 27 at the first on a machine, and a C++ compiler is needed."""
@@ -68,13 +59,19 @@ class VllmEngine:
                 chat = len(self._collator.prompt_ids(prompt(self.processor, "", "")))
                 if length := context.needed(model, options, spec.longest, chat):
                     options["max_model_len"] = length
-            self._driver = _Driver(lambda: LLM(**options), last_words)
+            self._shrink = shrink_of(self.processor, spec.engine.options.get("mm_processor_kwargs"))
+            places, threads = int(options["max_num_seqs"]), max(1, int(spec.cpus))
+            self._driver = Driver(lambda: LLM(**options), last_words, self._shrink, threads, places)
         except (ValueError, RuntimeError, OSError) as error:
             said = failures.named(f"{error}; {words}" if (words := last_words()) else str(error), spec.key)
             msg = f"vLLM cannot serve {spec.model!r}: {said}; is it an image-text-to-text model of a supported architecture?"
             raise ModelError(msg) from error
         self._let_die = lifetime.die_with_children() if spec.separate_process else None
-        self._shrink = shrink_of(self.processor, spec.engine.options.get("mm_processor_kwargs"))
+
+    @property
+    def full_seconds(self) -> float:
+        """Seconds in which it had no place free."""
+        return self._driver.full_seconds
 
     def generate(self, requests: list[Request]) -> list[list[Completion]]:
         """As Engine.generate. A request that the model cannot be asked has an `error`; the others are answered.
@@ -95,7 +92,7 @@ class VllmEngine:
                 errors.append(str(error))
                 continue
 
-            image, ids = {"image": self._shrink(r.image)}, {"image": [r.image_id]}
+            image, ids = {"image": r.image}, {"image": [r.image_id]}
             if reply:
                 tokens = [*self._collator.prompt_ids(text), *reply]
                 prompts.append({"prompt_token_ids": tokens, "multi_modal_data": image, "multi_modal_uuids": ids})
@@ -165,113 +162,6 @@ def _sampling(r: Request, end: int) -> SamplingParams:
         stop_token_ids=[end],
         structured_outputs=StructuredOutputsParams(regex=r.pattern) if r.pattern else None,
     )
-
-
-class _Driver:
-    """The one thread that talks to vLLM: it prepares requests in parts and moves the engine on between them.
-
-    One thread, since each thread of Python has OpenMP threads of its own, and vLLM is not made for several.
-    """
-
-    def __init__(self, build: Callable[[], LLM], last_words: Callable[[], str]) -> None:
-        self._last_words = last_words
-        self._died: EngineDiedError | None = None
-        self._stepping = False
-        self._asked: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        built: Future[LLM] = Future()
-        self._thread = threading.Thread(target=self._work, args=(build, built), daemon=True)
-        self._thread.start()
-        self.llm: LLM | None = built.result()
-
-    def run(self, prompts: list[Prompt], sampling: list[SamplingParams]) -> list[Output]:
-        """vLLM's outputs for these prompts, in order, or why it does not take one.
-
-        Raises EngineDiedError when the engine can be asked no more, and whatever else vLLM raises.
-        """
-        done: Future[list[Output]] = Future()
-        self._asked.put(_Call(prompts, sampling, done))
-        return done.result()
-
-    def close(self) -> None:
-        """End vLLM and the thread. No call may be under way, and none may follow."""
-        self._asked.put(None)
-        self._thread.join()
-        self.llm = None
-
-    def _work(self, build: Callable[[], LLM], built: Future[LLM]) -> None:
-        try:
-            llm = build()
-        except BaseException as error:
-            built.set_exception(error)
-            return
-        built.set_result(llm)
-
-        calls: list[_Call] = []
-        while True:
-            while not calls or not self._asked.empty():
-                call = self._asked.get()
-                if call is None:
-                    llm.llm_engine.engine_core.shutdown()
-                    return
-                calls.append(call)
-
-            try:
-                if self._died:
-                    raise self._died
-                self._turn(llm, calls)
-            except BaseException as error:
-                self._died = self._died or failures.died(error, self._stepping, self._last_words())
-                for call in calls:
-                    call.done.set_exception(self._died or error)
-                calls.clear()
-            calls = [call for call in calls if not call.done.done()]
-
-    def _turn(self, llm: LLM, calls: list[_Call]) -> None:
-        """Prepare a part of the first call that has one left, and move the engine on."""
-        self._stepping = False
-        waiting = next((call for call in calls if call.prompts), None)
-        if waiting:
-            part, waiting.prompts = waiting.prompts[:_TOGETHER], waiting.prompts[_TOGETHER:]
-            sampling, waiting.sampling = waiting.sampling[:_TOGETHER], waiting.sampling[_TOGETHER:]
-            for accepted in _enqueue(llm, part, sampling):
-                if isinstance(accepted, str):
-                    waiting.ids.append(accepted)
-                else:
-                    waiting.ids.append(f"refused {len(waiting.ids)}")
-                    waiting.outputs[waiting.ids[-1]] = accepted
-        busy = llm.llm_engine.has_unfinished_requests()  # a core in a process of its own never comes back from a step without
-        self._stepping = True
-        outputs = cast("list[RequestOutput]", llm.llm_engine.step() if busy else [])  # no embeddings are asked for
-        self._stepping = False
-        finished = {o.request_id: o for o in outputs if o.finished}
-        for call in calls:
-            call.outputs.update({i: finished[i] for i in call.ids if i in finished})
-            if not call.prompts and len(call.outputs) == len(call.ids):
-                call.done.set_result([call.outputs[i] for i in call.ids])
-
-
-def _enqueue(llm: LLM, prompts: list[Prompt], sampling: list[SamplingParams]) -> list[str | Exception]:
-    """The id of each request, or why vLLM does not take it. vLLM itself takes all of a list or none."""
-    from vllm.exceptions import VLLMClientError
-
-    try:
-        # vLLM makes its ids unique with a suffix that outputs do not have
-        return [i.rpartition("-")[0] for i in llm.enqueue(prompts, sampling, use_tqdm=False)]
-    except (ValueError, VLLMClientError) as error:
-        if len(prompts) == 1:
-            return [error]
-    return [_enqueue(llm, [prompt], [params])[0] for prompt, params in zip(prompts, sampling, strict=True)]
-
-
-@dataclass
-class _Call:
-    """A call of `generate` on its way: what is still to be prepared, ids of what is, and the outputs so far."""
-
-    prompts: list[Prompt]
-    sampling: list[SamplingParams]
-    done: Future[list[Output]]
-    ids: list[str] = field(default_factory=list)
-    outputs: dict[str, Output] = field(default_factory=dict)
 
 
 def _refused(error: str, n: int) -> list[Completion]:

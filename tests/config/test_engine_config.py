@@ -52,7 +52,10 @@ def test_what_may_change_replies_is_told_from_what_changes_speed() -> None:
         ("engine.gpu_memory_utilization=0.4", "did you mean 'memory_share'?"),
         ("engine.max_num_seqs=4", "did you mean 'sequences'?"),
         ("resources.engine_sequences=4", "did you mean 'engine.sequences'"),  # where it was before
-        ("engine.memory_share=80", "engine.memory_share: a number over 0 and up to 1, or null is needed (got 80); 80 % is 0.8"),
+        (
+            "engine.memory_share=80",
+            "engine.memory_share: a number above 0 and of at most 1, or null is needed (got 80); 80 % is 0.8",
+        ),
     ],
 )
 def test_what_is_set_elsewhere_is_refused_with_the_key(tmp_path: Path, override: str, words: str) -> None:

@@ -141,7 +141,9 @@ def test_what_vllm_is_told_is_in_the_addresses_as_far_as_it_may_change_replies(f
     for told in ({"quantization": "fp8"}, {"max_model_len": 512}, {"options": {"kv_cache_dtype": "fp8"}}):
         after = hashes(engine=told)
         assert {label for label in before if after[label] == before[label]} == {
-            label for label in before if label.startswith(("ingest", "warmup", "score", "select", "finetune_labels"))
+            label
+            for label in before
+            if label.startswith(("ingest", "warmup", "score", "select", "finetune_labels"))
             or label in ("finetune finetune_labels", "finetune lora_labels")
         }
     teacher = hashes(caption=caption | {"engine": {"quantization": "fp8"}})

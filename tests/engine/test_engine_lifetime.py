@@ -113,7 +113,8 @@ def _core_that_dies():
     os.environ[lifetime.DIES] = "1"
     lifetime.die_with_parent()
     try:
-        raise RuntimeError("CUDA error: out of memory")
+        msg = "CUDA error: out of memory"
+        raise RuntimeError(msg)
     except RuntimeError:
         logging.getLogger("vllm.v1.engine.core").exception("EngineCore encountered a fatal error.")
 

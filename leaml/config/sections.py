@@ -212,7 +212,7 @@ class ResourcesConfig(Section):
     max_engines: int | None = Field(
         None, gt=0, description="Let the pool grow to this many engines while shards wait, as nodes are there; none: fixed."
     )
-    engine_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one engine.")
+    engine_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one engine, and threads that prepare images for it.")
     engine_gpus: float = Field(0.0, ge=0, description="GPUs of one engine; whole numbers > 1 are tensor parallel.")
     teacher_engines: int | None = Field(
         None, gt=0, description="Engines for caption, where a large teacher needs fewer and larger ones; none: engines."

@@ -133,14 +133,14 @@ class Driver:
 
     def _turn(self, llm: LLM, calls: list[_Call]) -> None:
         """Hand on what is prepared, let more be prepared, and move the engine on."""
-        self._stepping = False
+        self._stepping, began = False, time.monotonic()
         self._preparer = self._preparer or Preparer(llm.llm_engine.renderer, self._threads)
         self._prepare(self._preparer, calls)
         self._hand_on(llm)
         self._prepare(self._preparer, calls)
 
         if self._held:  # a core in a process of its own never comes back from a step without a request
-            began, full = time.monotonic(), sum(self._held.values()) >= self._places
+            full = sum(self._held.values()) >= self._places
             self._stepping = True
             outputs = cast("list[RequestOutput]", llm.llm_engine.step())  # no embeddings are asked for
             self._stepping = False

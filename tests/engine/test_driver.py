@@ -1,4 +1,4 @@
-"""The thread between requests and vLLM, with a vLLM that follows a script; tests/integration/test_engine.py has the real one."""
+"""The thread between requests and vLLM, here with a vLLM that follows a script; tests/integration has the real one."""
 
 from __future__ import annotations
 

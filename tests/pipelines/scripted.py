@@ -62,7 +62,9 @@ class ScriptedSpec(EngineSpec):
 
 
 class ScriptedEngine:
-    """Answers `n` replies that depend on the request alone."""
+    """Answers `n` replies that depend on the request alone; it is never full."""
+
+    full_seconds = 0.0
 
     def __init__(self, spec: ScriptedSpec) -> None:
         self.spec = spec

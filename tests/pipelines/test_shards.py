@@ -83,6 +83,7 @@ def step(tmp_path: Path) -> Step:
 @pytest.mark.parametrize("plan", [{"engines": 2}, {"engines": 1, "max_engines": 2}, {"engines": 1, "engine_shards": 3}])
 def test_every_image_once_with_its_own_data(step: Step, plan: dict[str, int]) -> None:
     summary = step.run(plan=plan)
+    assert summary["engine_free_share"] == 1  # as this engine says
     assert step.captions() == step.expected()
     assert list(step.captions()) == step.ids  # in the order of the table
     assert calls(step.log) == Counter(step.ids)

@@ -1,6 +1,6 @@
 """The map steps beside raw vLLM, the default `ray.data.llm` processor and a transformers loop; and how they grow and fail.
 
-    python -m benchmarks.generation [--parts rates memory scaling nodes kills] [--rounds 3] [--json FILE]
+    python -m benchmarks.generation [--parts rates preparation memory scaling nodes kills] [--rounds 3] [--json FILE]
 
 `rates`: the same synthetic images (the shipped teacher's world, PNG bytes in Parquet) and the same requests in all arms:
 
@@ -21,6 +21,9 @@ Arms take turns, round by round, each turn in a process of its own with one engi
 from when the engine is ready to the last reply (ours: to the last published file); start-up is reported apart. Ratios are taken
 within a round, medians reported.
 
+`preparation`: photos of a megapixel a second that are made ready for a model of SmolVLM's tiles which answers at once, by one
+engine that has all cores, over their number.
+
 `memory`: peak of the driver and the object store over a caption step with an engine that answers at once, from `--images-from`
 to `--images-to` images. `scaling`: two engines on two nodes over one engine on one, two threads in total. `nodes`: three
 engines with one thread each on one, two and three nodes. `kills`: `leaml caption` killed at random moments and started again
@@ -38,11 +41,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import generation_prepare as prepare
 from benchmarks import generation_scale as scale
 from benchmarks.generation_arms import ARMS, Task, Turn, make_images, make_large
 from benchmarks.hardware import hardware
 
-PARTS = ("rates", "memory", "scaling", "nodes", "kills")
+PARTS = ("rates", "preparation", "memory", "scaling", "nodes", "kills")
 RATIOS = {
     "images_per_s_vs_vllm": ("pairs", "ours", "vllm"),
     "caption_images_per_s_vs_vllm": ("caption", "ours", "vllm"),
@@ -123,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--images", type=int, default=3072)
+    parser.add_argument("--photos", type=int, default=192)
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images-from", type=int, default=20_000)
@@ -135,6 +140,8 @@ def main() -> None:
         if "rates" in given.parts:
             found |= report(rates(tasks, given.rounds)) | {"large_parameters": parameters}
             print(markdown(found))
+        if "preparation" in given.parts:
+            found |= prepare.rates(folder, given.photos, given.rounds)
         if "memory" in given.parts:
             found |= scale.memory([given.images_from, given.images_to])
         if "scaling" in given.parts:

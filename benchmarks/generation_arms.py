@@ -16,9 +16,10 @@ from typing import Any
 
 from benchmarks.random_models import SHAPES
 from leaml import images
-from leaml.config import CaptionConfig, GenerateConfig, ModelConfig, ResourcesConfig, resolve_model
+from leaml.config import CaptionConfig, EngineConfig, GenerateConfig, ModelConfig, ResourcesConfig, resolve_model
 from leaml.data import image_table, store, tables
 from leaml.engine.interface import Engine, Request
+from leaml.engine.spec import EngineSpec
 from leaml.errors import StepError
 from leaml.generation import prompts
 from leaml.vlm.collate import prompt
@@ -124,8 +125,13 @@ class Clocked:
 
 def resources_of(task: Task, engines: int = 1) -> ResourcesConfig:
     """Engines of `THREADS` threads."""
-    shard = task.shard // engines
-    return ResourcesConfig(engines=engines, engine_cpus=THREADS, images_per_shard=shard, engine_sequences=min(128, task.shard))
+    return ResourcesConfig(engines=engines, engine_cpus=THREADS, images_per_shard=task.shard // engines)
+
+
+def spec_of(task: Task, engines: int = 1) -> EngineSpec:
+    """One of these engines."""
+    engine = EngineConfig(sequences=min(128, task.shard))
+    return engine_spec(ModelConfig(name=task.model), resources_of(task, engines), engine)
 
 
 def decoded_images(task: Task) -> list[tuple[str, Any]]:
@@ -148,7 +154,7 @@ def ours(task: Task, engines: int = 1) -> Turn:
         "large": VariedWork(task),
     }
     shards = make_shards(task.name, store.index(task.images), {}, resources.images_per_shard)
-    spec = engine_spec(ModelConfig(name=task.model), resources)
+    spec = spec_of(task, engines)
     with tempfile.TemporaryDirectory() as output:
         work = Clocked(works[task.name], f"{output}/first")
         run_shards(task.name, shards, spec, work, output, resources, 10**7)
@@ -165,7 +171,7 @@ def ours_two(task: Task) -> Turn:
 def vllm(task: Task) -> Turn:
     """vLLM's own batch call, on images that are decoded before the clock starts."""
     began = time.time()
-    engine = engine_spec(ModelConfig(name=task.model), resources_of(task)).build()
+    engine = spec_of(task).build()
     decoded = decoded_images(task)
     config = GenerateConfig(pairs_per_image=task.pairs)
 

@@ -1,4 +1,4 @@
-"""Private parts of transformers 5, PEFT 0.21, accelerate 1 and torch 2.13 that are used here, each with the reason."""
+"""Private parts of transformers 5, PEFT, accelerate, torch 2.13 and vLLM 0.32 that are used here, each with the reason."""
 
 from __future__ import annotations
 
@@ -117,6 +117,13 @@ def transposed_when_saved(model: PreTrainedModel, names: Collection[str]) -> Ite
     finally:
         for operation in looking:
             operation.check_dims = True
+
+
+def engine_dead_error() -> type[Exception]:
+    """What vLLM raises once its core is dead; the public class above it is that of other failures of a server too."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    return EngineDeadError
 
 
 @contextlib.contextmanager

@@ -35,6 +35,10 @@ class StepError(LeamlError):
     """A step failed while running; what was committed stays and a rerun resumes."""
 
 
+class EngineDiedError(StepError):
+    """An engine died, or is in a state that nobody knows; its process must end, and another can take its work."""
+
+
 class InterruptedCommandError(LeamlError):
     """A signal ended the command: Ctrl-C, exit code 130 as shells have it, or SIGTERM, 143."""
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from leaml.config import Config, LoraSettings, ModelConfig, TrainConfig
 from leaml.data import captions, registry
+from leaml.engine.arguments import refuse_unknown
 from leaml.errors import InputError
 from leaml.evaluation import calibration, comparisons, results
 from leaml.evaluation.metrics import Metrics
@@ -126,6 +127,8 @@ def check_steps(config: Config) -> None:
             "compare; set votes to 1 or more, or round_trip to false and min_votes to null"
         )
         raise InputError(msg)
+    refuse_unknown(config.engine.options, "engine")
+    refuse_unknown(config.caption.engine.options, "caption.engine")
 
 
 def asked_of(run: Run, sources: Sources) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from leaml.data import captions as ready
 from leaml.data import store, tables
 from leaml.data.image_table import ImageTable
 from leaml.data.store import ImageIndex
-from leaml.engine.interface import Engine, Request
+from leaml.engine.interface import Engine, Longest, Request, most_tokens
 from leaml.errors import DataError, StepError
 from leaml.generation import prompts
 from leaml.io import files
@@ -103,7 +103,9 @@ def caption(context: Context) -> Step:
         if config.url:
             resources = resources.model_copy(update={"engine_gpus": 0.0})  # the server has them
         shards = make_shards("caption", refs, {}, resources.images_per_shard)
-        spec = engine_spec(config.teacher, resources, config.url, config.client)
+        longest = Longest(most_tokens([config.prompt or prompts.CAPTION]), config.max_tokens)
+        engine = run.config.teacher_engine
+        spec = engine_spec(config.teacher, resources, engine, longest, "caption.engine", config.url, config.client)
         summary = run_step(run, step, shards, spec, CaptionWork(config), resources)
         if not summary.get("images"):
             msg = f"{step.label}: none of {images} images has a caption; see {step.folder}/quarantine for the reasons"
@@ -126,7 +128,7 @@ def caption_step(run: Run, sources: Sources, labels: Labels) -> Step:
     images_key = (captioned_key(run.config, sources, labels) if sources.known else run.captioned) or UNKNOWN
     made_from = tuple(folder for source in sources.training for folder in (source.name_of_folder, *source.also))
     images = Step("images", "", images_key, "", also=made_from)
-    return run.step("caption", _settings(run.config.caption), [images], STEPS["caption"].version)
+    return run.step("caption", _settings(run.config), [images], STEPS["caption"].version)
 
 
 def refuse_unusable_url(run: Run, sources: Sources, labels: Labels) -> str | None:
@@ -196,10 +198,12 @@ def captioned_key(config: Config, sources: Sources, labels: Labels) -> str:
     return digest.hexdigest()
 
 
-def _settings(config: CaptionConfig) -> dict[str, object]:
+def _settings(whole: Config) -> dict[str, object]:
     """What captions depend on: not how patient the client is, nor anything of it without a URL."""
+    config = whole.caption
     patience = {"concurrency", "timeout", "retries"} if config.url else True
-    found = config.model_dump(exclude={"client": patience}) | {"teacher": model_key(config.teacher)}
+    found = config.model_dump(exclude={"client": patience, "engine": True}) | {"teacher": model_key(config.teacher)}
+    found |= {} if config.url else whole.teacher_engine.identity()
     return found | (
         {"content": files.fingerprint(config.file, edited=True)} if config.file and files.exists(config.file) else {}
     )

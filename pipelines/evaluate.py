@@ -14,7 +14,7 @@ import pyarrow as pa
 from leaml.config import ModelConfig
 from leaml.data import store, tables
 from leaml.data.tables import LabeledRow
-from leaml.engine.interface import Completion, Engine, Request
+from leaml.engine.interface import Completion, Engine, Longest, Request, most_tokens
 from leaml.errors import DataError
 from leaml.evaluation.results import judged
 from leaml.text import scoring
@@ -127,7 +127,7 @@ def _step(run: Run, sources: Sources, row: str, model: ModelConfig, made_by: Ste
         "seed": run.config.seed if data.evaluation_questions else None,
         "max_tokens": config.max_tokens,
         "model": None if made_by else model_key(model),
-    }
+    } | run.config.engine.identity()
     inputs = [sources.evaluation, *([made_by] if made_by else [])]
     return run.step("evaluate", settings, inputs, EVALUATE.version, row)
 
@@ -143,7 +143,10 @@ def _answered(
     refs = store.index(sources.evaluation.path("images")).only(questions)
     shards = make_shards("evaluate", refs, questions, resources.images_per_shard)
     work = AnswerWork(config.evaluate.max_tokens)
-    asked = [ShardStep(s.label, shards, engine_spec(model, resources), work, s.folder) for s, model in missing]
+    texts = (scoring.ask(row) for rows in questions.values() for row in rows)
+    longest = Longest(most_tokens(texts), config.evaluate.max_tokens)
+    specs = [(step, engine_spec(model, resources, config.engine, longest)) for step, model in missing]
+    asked = [ShardStep(step.label, shards, spec, work, step.folder) for step, spec in specs]
     limits = (config.data.max_pixels, config.data.max_quarantined)
     for (step, _), summary in zip(missing, run_in_turn(asked, resources, *limits), strict=True):
         yield step.folder, summary

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 
 from leaml.config import GenerateConfig
 from leaml.data import tables
-from leaml.engine.interface import Completion, Engine, Request
+from leaml.engine.interface import Completion, Engine, Longest, Request, most_tokens
 from leaml.generation import candidates, prompts
 from leaml.text import replies
 from leaml.text.preambles import without_assent
@@ -128,6 +129,22 @@ def sampling_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:4], "big") >> 1
 
 
+def longest_question(config: GenerateConfig) -> Longest:
+    """Of requests that put a candidate's question as it is.
+
+    A question that was written is asked again as text, which may be other tokens than it was written in, not twice as many.
+    """
+    return Longest(max(2 * config.max_tokens, most_tokens(config.questions)), config.max_tokens)
+
+
+def _longest(config: GenerateConfig, prompt: str, captions: Iterable[str]) -> Longest:
+    """Of all requests; `prompt` asks for a caption, and `captions` are the teacher's, as far as they are used."""
+    own = 2 * config.max_tokens if config.caption == "self" else 0
+    asked = most_tokens([prompts.GENERATE, prompt]) + most_tokens([prompts.answer_prefix("", "")])
+    question = longest_question(config)
+    return Longest(asked + max(own, most_tokens(captions)) + question.text, question.reply)
+
+
 def generate(context: Context) -> Step:
     """Write candidates for the unlabeled images (all training images but the labeled ones)."""
     run, sources, labels, generator = context.run, context.sources, context.labels, context.generator
@@ -135,15 +152,18 @@ def generate(context: Context) -> Step:
     pattern = prompts.pair_pattern(limits.max_question_chars, limits.max_answer_chars) if config.structured else None
     use = context.captions if config.caption == "teacher" else None
     inputs = [generator, *sources.training, labels_key(labels), *([use] if use else [])]
-    step = context.step("generate", config.model_dump() | {"pattern": pattern}, inputs)
+    engine = run.config.engine
+    step = context.step("generate", config.model_dump() | {"pattern": pattern} | engine.identity(), inputs)
 
     def work() -> dict[str, float]:
         refs = training_images(sources).without(labels.image_ids)
         refs = sample_refs(refs, config.max_images, config.seed)
         extras = read_captions(use) if use else {}
         shards = make_shards("generate", refs, extras, run.config.resources.images_per_shard)
-        spec = engine_spec(trained(generator, run.config.model), run.config.resources)
-        worker = GenerateWork(config, run.config.caption.prompt or prompts.CAPTION, pattern)
+        prompt = run.config.caption.prompt or prompts.CAPTION
+        longest = _longest(config, prompt, extras.values())
+        spec = engine_spec(trained(generator, run.config.model), run.config.resources, engine, longest)
+        worker = GenerateWork(config, prompt, pattern)
         return run_step(run, step, shards, spec, worker)
 
     return run.execute(step, work)

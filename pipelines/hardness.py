@@ -12,6 +12,7 @@ from leaml.data import store, tables
 from leaml.engine.interface import Engine, Request
 from leaml.generation import candidates
 from pipelines.context import Context
+from pipelines.generate import longest_question
 from pipelines.ingest import training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Step
@@ -43,13 +44,14 @@ def hardness(context: Context) -> Step:
     """Ask the base; the step holds the candidates with its answers."""
     run, generated, training = context.run, context.made["generate"], context.sources.training
     config, base = run.config.generate, run.config.model
-    step = context.step("hardness", {"model": model_key(base), "max_tokens": config.max_tokens}, [generated, *training])
+    settings = {"model": model_key(base), "max_tokens": config.max_tokens} | run.config.engine.identity()
+    step = context.step("hardness", settings, [generated, *training])
 
     def work() -> dict[str, float]:
         rows = store.index_rows(generated.path("rows"))
         refs = training_images(context.sources).only(rows.ids)
         shards = make_shards("hardness", refs, {}, run.config.resources.images_per_shard, rows.with_ids(refs.ids))
-        spec = engine_spec(base, run.config.resources)
+        spec = engine_spec(base, run.config.resources, run.config.engine, longest_question(config))
         return run_step(run, step, shards, spec, HardnessWork(config.max_tokens))
 
     return run.execute(step, work)

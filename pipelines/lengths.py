@@ -43,29 +43,35 @@ def refuse_long_rows(run: Run, sources: Sources, labels: Labels, asked: bool = T
     learned = [row for row, _ in labels.rows()]
     if learned and any(row.all_labels for row in config.controls):
         learned = [row for row, _ in draw_labels(run, sources, everything=True).rows()]
-    parts = [(sources.labeled, learned, True), (sources.evaluation, evaluation_rows(run, sources) if asked else [], False)]
+    answered = min(limit, config.engine.max_model_len or limit)
+    parts: dict[int, list[tuple[Step, list[LabeledRow], bool]]] = {limit: [(sources.labeled, learned, True)]}
+    parts.setdefault(answered, []).append((sources.evaluation, evaluation_rows(run, sources) if asked else [], False))
+
     lengths: Lengths | None = None
-    found: list[tuple[LabeledRow, Length]] = []
-    for step, rows, trained in parts:
-        long = [row for row in rows if len(f"{ask(row)}{row['answer']}".encode()) > limit // _SHARE]
-        if long:
-            lengths = lengths or Lengths.of_model(config.model)
-            found += _too_long(config, lengths, step, long, trained, limit)
-    if found:
-        raise DataError(_refusal(config, found, limit))
+    for most, of_sources in parts.items():
+        found: list[tuple[LabeledRow, Length]] = []
+        short = most // _SHARE if most == limit else 0  # of a length that a user gives an image may take all
+        for step, rows, trained in of_sources:
+            long = [row for row in rows if len(f"{ask(row)}{row['answer']}".encode()) > short]
+            if long:
+                lengths = lengths or Lengths.of_model(config.model)
+                found += _too_long(config, lengths, step, long, trained, most, short)
+        if found:
+            own = (f"the model {config.model.name!r} takes", "take another model")
+            raise DataError(_refusal(found, most, *(own if most == limit else ("engine.max_model_len allows", "raise that"))))
 
 
 def _too_long(
-    config: Config, lengths: Lengths, step: Step, rows: list[LabeledRow], trained: bool, limit: int
+    config: Config, lengths: Lengths, step: Step, rows: list[LabeledRow], trained: bool, limit: int, short: int
 ) -> list[tuple[LabeledRow, Length]]:
-    """Those of the rows that do not fit, with their tokens."""
+    """Those of the rows that do not fit, with their tokens; texts of at most `short` tokens do."""
 
     def forms(row: LabeledRow) -> list[tuple[str, str]]:
         """Requests and replies in which the row occurs."""
         pair = [(prompts.GENERATE, prompts.qa_reply(row["question"], answer_text(row)))] if trained else []
         return [(ask(row), row["answer"]), *pair]
 
-    rows = [row for row in rows if any(sum(lengths.texts(*form)) > limit // _SHARE for form in forms(row))]
+    rows = [row for row in rows if any(sum(lengths.texts(*form)) > short for form in forms(row))]
     sizes = _sizes(step, {row["image_id"] for row in rows}) if rows else {}
     found = []
     for row in rows:
@@ -84,13 +90,13 @@ def _sizes(step: Step, ids: Iterable[str]) -> dict[str, tuple[int, int]]:
     return {image_id: (row["width"], row["height"]) for image_id, row in found.items()}
 
 
-def _refusal(config: Config, found: list[tuple[LabeledRow, Length]], limit: int) -> str:
+def _refusal(found: list[tuple[LabeledRow, Length]], limit: int, of_whom: str, fix: str) -> str:
     row, first = max(found, key=lambda each: each[1].image + each[1].text + each[1].reply)
     total = first.image + first.text + first.reply
     where = "; ".join(str(each["where"]) for each, _ in found[:_SHOWN])
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return (
-        f"{len(found)} label rows are longer than the {limit:,} tokens that the model {config.model.name!r} takes, the longest "
+        f"{len(found)} label rows are longer than the {limit:,} tokens that {of_whom}, the longest "
         f"at {row['where']}: {total:,} tokens, {first.image:,} of them for the image, {first.text:,} for the request and "
-        f"{first.reply:,} for the answer; shorten them, leave them out or take another model: {where}{more}"
+        f"{first.reply:,} for the answer; shorten them, leave them out or {fix}: {where}{more}"
     )

@@ -28,6 +28,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "leaml_step_tokens": ("Tokens written by engines.", ()),
     "leaml_step_pairs": ("Generated pairs by verdict: accepted, or the filter that rejected them.", ("verdict",)),
     "leaml_step_engine_seconds": ("Seconds engines worked, without their start; hours of them times a price are the cost.", ()),
+    "leaml_step_engine_free_seconds": ("Of these, seconds in which engines of vLLM had places free for more sequences.", ()),
 }
 GAUGES: dict[str, str] = {
     "leaml_step_running": "1 while the step runs, 0 afterwards.",
@@ -88,11 +89,12 @@ class StepMetrics:
         self._gauges.set("leaml_step_done", done)
         self._gauges.set("leaml_step_total", total)
 
-    def shard(self, counts: Mapping[str, int], seconds: float) -> None:
-        """One more shard of a map step, made in `seconds` of an engine."""
+    def shard(self, counts: Mapping[str, int], seconds: float, free: float) -> None:
+        """One more shard, made in `seconds` of an engine, for `free` of which it had free places; nan: not known."""
         for name in ("images", "quarantined", "tokens"):
             self._add(f"leaml_step_{name}", counts.get(name, 0))
         self._add("leaml_step_engine_seconds", seconds)
+        self._add("leaml_step_engine_free_seconds", free)
         if counts.get("pairs"):
             for verdict, number in (by_reason(counts, REJECTED) | {"accepted": counts.get("accepted", 0)}).items():
                 self._add("leaml_step_pairs", number, verdict=verdict)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leaml.config import ClientConfig, ModelConfig, ResourcesConfig, resolve_model
+from leaml.config import ClientConfig, EngineConfig, ModelConfig, ResourcesConfig, resolve_model
+from leaml.engine.interface import Longest
 from leaml.engine.spec import EngineSpec
 from leaml.io import files
 from pipelines.run import Step
@@ -33,13 +34,22 @@ _MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model")
 
 
 def engine_spec(
-    model: ModelConfig, resources: ResourcesConfig, url: str | None = None, client: ClientConfig | None = None
+    model: ModelConfig,
+    resources: ResourcesConfig,
+    engine: EngineConfig | None = None,
+    longest: Longest | None = None,
+    key: str = "engine",
+    url: str | None = None,
+    client: ClientConfig | None = None,
 ) -> EngineSpec:
     """How to serve a model, or to ask the server that does.
 
     Args:
         model: A folder or hub id, or the name that the server at `url` has for it.
         resources: What an engine takes.
+        engine: What vLLM is told; None: the defaults.
+        longest: Of the requests of the step; None: not known, and the context is as long as the model's.
+        key: Where the configuration says what vLLM is told.
         url: OpenAI-compatible server; None: vLLM serves the model.
         client: How such a server is asked; None: the defaults.
     """
@@ -53,7 +63,9 @@ def engine_spec(
         url=url,
         gpus=resources.engine_gpus,
         cpus=resources.engine_cpus,
-        sequences=resources.engine_sequences,
+        engine=engine or EngineConfig(),
+        longest=longest,
+        key=key,
         client=client or ClientConfig(),
         separate_process=resources.engine_gpus > 0,  # on a CPU it gains nothing and starts 16 s later
     )

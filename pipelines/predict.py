@@ -20,11 +20,12 @@ from pyarrow import csv
 from rich.markup import escape
 
 from leaml import images
-from leaml.config import ResourcesConfig, resources_with
+from leaml.config import EngineConfig, ResourcesConfig, engines_with
 from leaml.data import carried, image_table, questions, store, tables
 from leaml.data.questions import Asked
 from leaml.data.records import Record, fetch
-from leaml.engine.interface import Completion, Engine, Request
+from leaml.engine.arguments import refuse_unknown
+from leaml.engine.interface import Completion, Engine, Longest, Request, most_tokens
 from leaml.errors import DataError, InputError
 from leaml.evaluation import calibration
 from leaml.io import files
@@ -154,7 +155,7 @@ def predict(
         folder: Folder of images, local or s3://.
         questions_file: See `leaml.data.questions`.
         output: Where the table goes; nothing may be there yet.
-        overrides: `resources.key=value`; the others are the run's.
+        overrides: `resources.key=value` and `engine.key=value`; the others are the run's.
         verbose: Show the logs of Ray and vLLM.
 
     Raises:
@@ -165,7 +166,9 @@ def predict(
     with named("--output"):
         output = files.absolute(output)
     _refuse_output(output)
-    resources = _resources(found, overrides)
+    engines = engines_with(found.config, overrides)
+    resources, engine = _resources(engines.resources), engines.engine
+    refuse_unknown(engine.options, "engine")
     with named("--images"):
         folder = files.absolute(folder).rstrip("/")
     with named("--questions"):
@@ -182,12 +185,12 @@ def predict(
     others = _copied(batch)
 
     with Lock(f"{output}.work/lock.json"):
-        work = f"{output}.work/predict-{_key(found, batch)}"
+        work = f"{output}.work/predict-{_key(found, batch, engine)}"
         refs = _index(batch, f"{work}/images", folder)
 
         start_ray(resources, verbose)
         shards = make_shards("predict", refs, batch.by_image(), resources.images_per_shard)
-        spec = engine_spec(found.model, resources)
+        spec = engine_spec(found.model, resources, engine, _longest(found, batch))
         try:
             run_shards("predict", shards, spec, ReplyWork(found.answer_tokens), work, resources, found.max_pixels)
         except KeyboardInterrupt as error:
@@ -232,9 +235,15 @@ def _refuse_machine(resources: ResourcesConfig) -> None:
     refuse_unschedulable("resources.engines", resources.engines, each, fix, grows=False, nodes=own_nodes())
 
 
-def _resources(found: ModelSource, overrides: list[str] | None) -> ResourcesConfig:
-    """The run's engines; nothing is trained or captioned here, so nothing of that has to fit."""
-    given = resources_with(found.config.get("resources") or {}, overrides)
+def _longest(found: ModelSource, batch: QuestionBatch) -> Longest:
+    """Of the requests; a reply may be an option behind its letter."""
+    asked = [_asked_row(each) for _, each in batch.asked]
+    options = most_tokens(f"A. {option}" for row in asked for option in row["options"] or ())
+    return Longest(most_tokens(map(ask, asked)), max(found.answer_tokens, options + 1))
+
+
+def _resources(given: ResourcesConfig) -> ResourcesConfig:
+    """Of the engines alone; nothing is trained or captioned here, so nothing of that has to fit."""
     engines = {"teacher_engines": None, "teacher_gpus": None, "parallel_baselines": False}
     return given.model_copy(update={**engines, "train_workers": 1, "train_cpus": 1.0, "train_gpus": 0.0})
 
@@ -269,9 +278,10 @@ def _file(folder: str, name: str) -> str:
         raise DataError(msg) from None
 
 
-def _key(found: ModelSource, batch: QuestionBatch) -> str:
+def _key(found: ModelSource, batch: QuestionBatch, engine: EngineConfig) -> str:
     """Names the work: another model or other questions are other work."""
-    content = [4, model_key(found.model), found.answer_tokens, [(file, a.question, a.options) for file, a in batch.asked]]
+    asked = [(file, a.question, a.options) for file, a in batch.asked]
+    content = [4, model_key(found.model) | engine.identity(), found.answer_tokens, asked]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

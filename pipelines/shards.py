@@ -9,10 +9,9 @@ shard's rows publishes them.
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -24,10 +23,11 @@ from leaml.config import ResourcesConfig
 from leaml.data import tables
 from leaml.engine.interface import Closable, Completion, Engine
 from leaml.engine.spec import EngineSpec
-from leaml.errors import LeamlError, StepError
+from leaml.errors import EngineDiedError, LeamlError, StepError
 from leaml.io import files
-from pipelines import kept, quarantine
-from pipelines.clock import Spent
+from pipelines import attempts, kept, quarantine
+from pipelines.attempts import Attempts
+from pipelines.clock import EngineClock, Spent
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
@@ -40,12 +40,8 @@ from pipelines.turns import SharedEngineActor, TurnRow, by_turn
 Extra = TypeVar("Extra")
 """A step's own data of an image."""
 
-ATTEMPTS = "attempts"
 CUT = "replies cut at the token limit"
 """Name of the count of replies that ended there instead of by themselves."""
-MAX_ATTEMPTS = 3
-"""Times a shard is begun in one run of the step. Ray itself starts engines again and never stops trying shards, also an image
-that kills every engine; but it cannot tell such an image from a node that is lost."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,12 @@ class ShardResult(TurnRow):
     shard: str
     counts: str
     seconds: float
+    free_seconds: float
+
+
+_NOTHING: ShardResult = {"turn": 0, "shard": "", "counts": "{}", "error": [], "seconds": 0.0, "free_seconds": 0.0}
+_DECODERS = 2
+"""Least threads that decode images; they hand them on to the engine, which may have as many CPUs as it computes with."""
 
 
 class EngineActor(Generic[Extra]):
@@ -89,46 +91,36 @@ class EngineActor(Generic[Extra]):
         self.work, self.output, self.max_pixels = work, output, max_pixels
         self.known = None if spec.url is None else known or {}
         self.error: LeamlError | None = None
-        self.lock, self.working, self.counted = threading.Lock(), 0, 0.0
+        self.attempts = Attempts(output)
         try:
-            self.engine = spec.build()
+            with self.attempts.starting():
+                self.engine = spec.build()
         except LeamlError as error:
             self.error = error
+        self.clock = EngineClock(None if self.error else self.engine)
+        self.decoders = ThreadPoolExecutor(max(_DECODERS, int(spec.cpus)), thread_name_prefix="decode")
 
     def __call__(self, shard: LoadedShard) -> ShardResult:
-        with self.lock:
-            self.counted = self.counted if self.working else time.time()
-            self.working += 1
-        result: ShardResult = {"turn": shard["turn"], "shard": shard["shard"], "counts": "{}", "error": [], "seconds": 0.0}
+        self.clock.begin()
+        result: ShardResult = {**_NOTHING, "turn": shard["turn"], "shard": shard["shard"]}
         try:
             if self.error is not None:
                 raise self.error
-            self._attempt(shard["shard"])
+            self.attempts.begin(shard["shard"])
             result["counts"] = json.dumps(self._publish(shard))
+        except EngineDiedError as error:
+            self.attempts.end(error)
         except LeamlError as error:
             result["error"] = [type(error).__name__, str(error)]
         finally:
-            with self.lock:
-                self.working -= 1
-                result["seconds"], self.counted = time.time() - self.counted, time.time()
+            result["seconds"], result["free_seconds"] = self.clock.end()
         return result
 
     def close(self) -> None:
         """Make room for another engine in this process."""
+        self.decoders.shutdown(wait=False)
         if self.error is None and isinstance(self.engine, Closable):
             self.engine.close()
-
-    def _attempt(self, shard: str) -> None:
-        """Note that the shard is begun. Raises StepError when that was noted too often."""
-        for number in range(MAX_ATTEMPTS):
-            if files.write_bytes(f"{self.output}/{ATTEMPTS}/{shard}-{number}", b"", if_absent=True):
-                return
-        msg = (
-            f"{MAX_ATTEMPTS} engines died at work on {shard}, or on a shard beside it; an image may be what kills them: "
-            "find it with smaller resources.images_per_shard and engine_shards 1. Finished shards are kept, run the same "
-            "command again to go on"
-        )
-        raise StepError(msg)
 
     def _publish(self, shard: LoadedShard) -> Counter[str]:
         items, quarantined = self._decode(shard)
@@ -167,13 +159,20 @@ class EngineActor(Generic[Extra]):
     def _decode(self, shard: LoadedShard) -> tuple[list[Item[Extra]], list[OutputRow]]:
         items: list[Item[Extra]] = []
         quarantined: list[OutputRow] = []
-        columns = (shard["image_id"], shard["bytes"], shard["lost"], json.loads(shard["extra"]))
-        for image_id, data, lost, extra in zip(*columns, strict=True):
-            try:
-                items.append(Item(image_id, images.decode(data, self.max_pixels), extra))
-            except images.ImageRejected as error:
-                quarantined.append(_quarantined(shard, image_id, lost or str(error)))  # there are no bytes of a lost one
+        decoded = self.decoders.map(self._decoded, shard["bytes"])
+        columns = (shard["image_id"], decoded, shard["lost"], json.loads(shard["extra"]))
+        for image_id, image, lost, extra in zip(*columns, strict=True):
+            if isinstance(image, images.ImageRejected):
+                quarantined.append(_quarantined(shard, image_id, lost or str(image)))  # there are no bytes of a lost one
+            else:
+                items.append(Item(image_id, image, extra))
         return items, quarantined
+
+    def _decoded(self, data: bytes) -> Image.Image | images.ImageRejected:
+        try:
+            return images.decode(data, self.max_pixels)
+        except images.ImageRejected as error:
+            return error
 
 
 def _quarantined(shard: LoadedShard, image_id: str, reason: str) -> OutputRow:
@@ -213,7 +212,7 @@ def _sweep(output: str, finished: set[str]) -> None:
         for file in _listing(f"{output}/{folder}"):
             if file.rsplit("/", 1)[-1].rpartition(".")[0] not in finished:
                 files.delete_tree(file)
-    for folder in (ATTEMPTS, kept.FOLDER):
+    for folder in (attempts.FOLDER, kept.FOLDER):
         files.delete_tree(f"{output}/{folder}")
 
 
@@ -299,7 +298,7 @@ class _Begun(Generic[Extra]):
 
     def __init__(self, step: ShardStep[Extra], max_quarantined: float) -> None:
         self.step, self.most = step, max_quarantined
-        files.delete_tree(f"{step.output}/{ATTEMPTS}")
+        files.delete_tree(f"{step.output}/{attempts.FOLDER}")
         self.total = sum(u["count"] for u in step.shards)
         self.earlier = quarantine.settle(step.output, max_quarantined * self.total)
         self.todo = _remaining(step.shards, step.output)
@@ -311,7 +310,8 @@ class _Begun(Generic[Extra]):
         if done:
             say(f"{label}: {done} of {self.total} images were done before; {self.total - done} to do")
         if self.todo:
-            say(f"{label}: {len(self.todo)} shards, {resources.engines} engines; {saturation(resources)}")
+            sequences = self.step.spec.engine.sequences
+            say(f"{label}: {len(self.todo)} shards, {resources.engines} engines; {saturation(resources, sequences)}")
             self._follow(rows, done, spent)
 
         finished = _finished(output)
@@ -326,6 +326,8 @@ class _Begun(Generic[Extra]):
             summary["images_per_engine_s"] = round(spent.images / busy, 3)
             hours = busy / spent.images * 1e6 / 3600
             summary["engine_hours_per_million_images"] = round(hours, 2)
+            if spent.free_share is not None:
+                summary["engine_free_share"] = round(spent.free_share, 3)
             if resources.engine_gpus:
                 summary["gpu_hours_per_million_images"] = round(hours * resources.engine_gpus, 2)
 
@@ -341,11 +343,11 @@ class _Begun(Generic[Extra]):
             for row in rows:
                 made = Counter(json.loads(row["counts"]))
                 counts.update(made)
-                spent.add(made["images"], row["seconds"])
+                spent.add(made["images"], row["seconds"], row["free_seconds"])
                 done += sizes[row["shard"]]
                 bar.update(done)
                 quarantine.check(label, counts + self.earlier, done, self.total, self.most, output)
-                exported.shard(made, row["seconds"])
+                exported.shard(made, row["seconds"], row["free_seconds"])
                 exported.progress(done, self.total)
 
 

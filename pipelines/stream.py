@@ -70,9 +70,9 @@ def _pool(resources: ResourcesConfig) -> ActorPoolStrategy:
     )
 
 
-def saturation(resources: ResourcesConfig) -> str:
-    """Whether the shards an engine works on fill it, for the log."""
-    images, sequences = resources.images_per_shard * resources.engine_shards, resources.engine_sequences
+def saturation(resources: ResourcesConfig, sequences: int) -> str:
+    """Whether the shards an engine works on fill the sequences that it works on at a time, for the log."""
+    images = resources.images_per_shard * resources.engine_shards
     if images >= sequences:
         return f"{images} images at a time fill an engine's {sequences} sequences"
     return (

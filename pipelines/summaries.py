@@ -123,4 +123,6 @@ def describe(summary: Mapping[str, float]) -> str:
     if "images_per_engine_s" in summary:
         rate, hours = summary["images_per_engine_s"], summary["engine_hours_per_million_images"]
         parts.append(f"{rate:.1f} images/s per engine, {hours:.1f} engine-hours per million")
+    if "engine_free_share" in summary:
+        parts.append(f"engines had free places for {100 * summary['engine_free_share']:.0f} % of the time")
     return ", ".join(parts)

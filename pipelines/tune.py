@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from leaml.config import Config, RangeConfig
+from leaml.config.engine import SPEED_ONLY
 from leaml.errors import ConfigError, StepError
 from leaml.io import files, s3
 from leaml.run import search
@@ -45,6 +46,14 @@ if TYPE_CHECKING:
     Space = dict[str, Domain | dict[str, object]]
 
 
+UNADDRESSED: dict[str, Any] = {
+    **dict.fromkeys(("name", "storage", "resources"), True),
+    "engine": SPEED_ONLY,
+    "caption": {"engine": SPEED_ONLY},
+}
+"""What of a configuration changes no trial."""
+
+
 @dataclass(frozen=True)
 class TrialSettings:
     """What every trial needs, as plain data."""
@@ -70,7 +79,7 @@ def tune(config: Config, verbose: bool = False) -> SearchResult:
             raise ConfigError(msg)
         refuse_nothing_to_generate(config, sources, labels)
         refuse_long_rows(run, sources, labels)
-        settings = config.model_dump(mode="json", exclude={"name", "storage", "resources"})
+        settings = config.model_dump(mode="json", exclude=UNADDRESSED)
         step = run.step("tune", settings, [*sources.training, labels_key(labels)])
         run.execute(step, lambda: _search(run, step, sources, labels, verbose))
         found = _read(step)

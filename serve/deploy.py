@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from leaml.config import ModelConfig
+from leaml.engine.arguments import arguments, refuse_unknown, with_options
 from leaml.engine.vllm_engine import ON_CPU
 from leaml.errors import LeamlError
 from leaml.report.modelcard import card
@@ -113,8 +114,9 @@ def plan(settings: ServeSettings, digests: Sequence[str] = ()) -> DeploymentPlan
     A domain that cannot be read is planned as one that failed, with the reason; so it never takes the others down.
 
     Raises:
-        InputError: the main model cannot be found.
+        InputError: the main model cannot be found, or vLLM has no option of a name in `engine.options`.
     """
+    refuse_unknown(settings.engine.options, "engine")
     found = find(settings.model, settings.engine.dtype)
     environment = replica_environment(settings.engine.cpus, settings.engine.gpus)
     name = settings.name or "".join(c if c.isalnum() or c in "._-" else "-" for c in found.name)[:64]
@@ -259,35 +261,22 @@ def engine_arguments(settings: ServeSettings, config: ModelConfig, adapters_too:
         adapters_too: Whether it is the main model's engine, which has the adapters.
     """
     engine = settings.engine
-    found: dict[str, object] = {
+    found = arguments(engine, engine.gpus, max(1, settings.limits.images)) | {
         "dtype": config.dtype,
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
-        "limit_mm_per_prompt": {"image": max(1, settings.limits.images)},
-        "seed": 0,
         "generation_config": "vllm",  # a chat has no penalties or sampling of the model's own, as the evaluation has none
-        "max_num_seqs": engine.sequences,
         "max_logprobs": max(20, settings.limits.logprobs, settings.limits.alternatives + 1),
         "override_generation_config": {"max_new_tokens": settings.limits.max_tokens},  # of chats that name no max_tokens
-        "disable_log_stats": True,
         "enable_log_requests": False,
         "allowed_media_domains": ["none.invalid"],  # a second wall: images are fetched by serve/media.py alone
     }
 
-    if engine.max_model_len:
-        found["max_model_len"] = engine.max_model_len
     if adapters_too and settings.adapters:
         ranks = (1, 8, 16, 32, 64, 128, 256, 320, 512)
         rank = next(r for r in ranks if r >= engine.max_adapter_rank)
         found |= {"enable_lora": True, "max_loras": settings.adapters, "max_lora_rank": rank}
-
-    if engine.gpus:
-        found["tensor_parallel_size"] = max(1, int(engine.gpus))
-        if engine.gpus < 1:
-            found["gpu_memory_utilization"] = 0.9 * engine.gpus
-    else:
-        found |= {"enforce_eager": True, "mm_processor_cache_gb": 0.5, "enable_chunked_prefill": False}
-    return found | engine.options
+    return with_options(found, engine.options)
 
 
 def replica_environment(cpus: float, gpus: float) -> dict[str, str]:

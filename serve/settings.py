@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from leaml.config import base, refusal, yaml_text
+from leaml.config import EngineConfig, base, refusal, yaml_text
 from leaml.config.limits import MAX_ASPECT, MAX_SIDE
 from leaml.config.paths import absolute_from, with_paths
 from leaml.config.reading import override
@@ -47,8 +47,8 @@ class Domain(ServeSection):
     )
 
 
-class VllmSettings(ServeSection):
-    """The vLLM engine of one replica."""
+class VllmSettings(ServeSection, EngineConfig):
+    """The vLLM engine of one replica; further keys are those of a run's `engine`."""
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="Weight type; none: the run's, float32 for a model that is not of a run."
@@ -65,7 +65,9 @@ class VllmSettings(ServeSection):
     cpus: float = Field(1, gt=0, description="Logical CPUs of one replica.")
     gpus: float = Field(0, ge=0, description="GPUs of one replica; whole numbers > 1 are tensor parallel.")
     sequences: int = Field(64, gt=0, description="Sequences the engine works on at a time (vLLM's max_num_seqs).")
-    max_model_len: int | None = Field(None, gt=0, description="Longest prompt with reply, in tokens; none: the model's.")
+    max_model_len: int | None = Field(
+        None, gt=0, description="Longest prompt with its images and reply, in tokens; none: the model's."
+    )
     max_adapters: int | None = Field(
         None,
         ge=0,
@@ -74,7 +76,6 @@ class VllmSettings(ServeSection):
     max_adapter_rank: int = Field(
         64, ge=1, le=512, description="Largest LoRA rank, that is most neurons per module; adapters above it are merged."
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="Further vLLM engine arguments.")
 
 
 class LimitSettings(ServeSection):

@@ -5,12 +5,13 @@ values are `ConfigError`s that name the key, the value and the fix.
 """
 
 from leaml.config.caption import CaptionConfig, ClientConfig
+from leaml.config.engine import EngineConfig
 from leaml.config.filter import FilterConfig
 from leaml.config.generate import GenerateConfig
 from leaml.config.keys import explain, refusal
 from leaml.config.models import BUILTIN, ModelConfig, resolve_model
 from leaml.config.paths import HUB, absolute_from, relative_to, with_paths
-from leaml.config.reading import load, parse, resources_with
+from leaml.config.reading import engines_with, load, parse
 from leaml.config.search import RangeConfig, TuneConfig
 from leaml.config.sections import (
     BaselineConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DistillConfig",
+    "EngineConfig",
     "EvaluateConfig",
     "FilterConfig",
     "FinetuneConfig",
@@ -50,12 +52,12 @@ __all__ = [
     "TuneConfig",
     "WarmupConfig",
     "absolute_from",
+    "engines_with",
     "explain",
     "load",
     "parse",
     "refusal",
     "relative_to",
     "resolve_model",
-    "resources_with",
     "with_paths",
 ]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from leaml.config.base import NAME, PATH, Section
+from leaml.config.engine import TeacherEngineConfig
 from leaml.config.models import MODEL, ModelConfig
 from leaml.config.wanted import Spelled
 
@@ -39,6 +40,9 @@ class CaptionConfig(Section):
     """The teacher describes the unlabeled and labeled images."""
 
     teacher: TeacherConfig = Field(default_factory=TeacherConfig, description="Teacher MLLM served by vLLM.")
+    engine: TeacherEngineConfig = Field(
+        default_factory=TeacherEngineConfig, description="What vLLM is told for the teacher in place of engine."
+    )
     url: Annotated[str | None, Spelled("an address that begins with http:// or https://, or null")] = Field(
         None,
         pattern=r"^https?://",
@@ -70,6 +74,13 @@ class CaptionConfig(Section):
         if self.url is not None and (given := self.teacher.image_settings):
             keys = " and ".join(f"teacher.{key}" for key in given)
             msg = f"{keys} cannot be had of a teacher behind url; set client.image_max_side, the longest side that is sent"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _has_an_engine(self) -> CaptionConfig:
+        if self.url is not None and self.engine != TeacherEngineConfig():
+            msg = "engine says nothing of a teacher behind url, whose server has its own settings; leave it out"
             raise ValueError(msg)
         return self
 

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from leaml.config.base import Section
+from leaml.config.engine import OF_VLLM
 from leaml.config.sections import Config
 from leaml.config.wanted import fix, wanted
 
@@ -28,8 +29,10 @@ _OTHER_NAMES = {
     "train": "labeled",
     "test": "evaluation",
     "eval": "evaluation",
+    "engine_sequences": "sequences",
+    **OF_VLLM,
 }
-"""What other programs call a key of ours."""
+"""What other programs, or earlier versions, call a key of ours."""
 _NO_VALIDATION = (
     "there is no source of its own for it; data.budget.validation_fraction holds that share of the labels out to choose by"
 )

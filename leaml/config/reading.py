@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from leaml.config import yaml_text
 from leaml.config.base import Section, Tree
+from leaml.config.engine import EngineConfig
 from leaml.config.keys import refusal
 from leaml.config.paths import absolute_from, with_paths
 from leaml.config.sections import Config, ResourcesConfig
@@ -81,23 +84,35 @@ def parse(tree: Tree, origin: str = "config") -> Config:
     return config
 
 
-class _Resources(Section):
-    resources: ResourcesConfig
+class Engines(Section):
+    """The sections of a configuration that say what engines are."""
+
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
 
 
-def resources_with(given: Tree, overrides: list[str] | None = None) -> ResourcesConfig:
-    """A run's resources with `resources.key=value` overrides. Raises ConfigError, also for a key of another section.
+def engines_with(given: Mapping[str, Any], overrides: list[str] | None = None) -> Engines:
+    """A run's engines with `resources.key=value` and `engine.key=value` overrides.
 
-    Keys in `given` that are no longer known are left out: a run may be of an earlier version.
+    Args:
+        given: The run's configuration. Keys in it that are no longer known are left out: it may be of an earlier version.
+        overrides: Of the two sections.
+
+    Raises:
+        ConfigError: Also for a key of another section.
     """
-    tree: Tree = {"resources": {key: value for key, value in given.items() if key in ResourcesConfig.model_fields}}
+    known: dict[str, type[Section]] = {"resources": ResourcesConfig, "engine": EngineConfig}
+    tree: Tree = {
+        name: {key: value for key, value in (given.get(name) or {}).items() if key in section.model_fields}
+        for name, section in known.items()
+    }
     for item in overrides or []:
         override(tree, item)
-    if others := set(tree) - {"resources"}:
-        msg = f"{sorted(others)[0]!r} cannot be overridden here, only resources.key=value"
+    if others := set(tree) - set(known):
+        msg = f"{sorted(others)[0]!r} cannot be overridden here, only resources.key=value and engine.key=value"
         raise ConfigError(msg)
     try:
-        return _Resources.model_validate(tree).resources
+        return Engines.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(refusal(error, "overrides", Config, LISTING)) from None
 

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from leaml import score_methods
 from leaml.config.base import PATH, Section
 from leaml.config.caption import CaptionConfig
+from leaml.config.engine import EngineConfig
 from leaml.config.filter import FilterConfig
 from leaml.config.generate import GenerateConfig
 from leaml.config.limits import MAX_ASPECT, MAX_PIXELS, MAX_SIDE
@@ -211,13 +212,8 @@ class ResourcesConfig(Section):
     max_engines: int | None = Field(
         None, gt=0, description="Let the pool grow to this many engines while shards wait, as nodes are there; none: fixed."
     )
-    engine_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one engine.")
+    engine_cpus: float = Field(1.0, gt=0, description="Logical CPUs of one engine, and threads that prepare images for it.")
     engine_gpus: float = Field(0.0, ge=0, description="GPUs of one engine; below 1 it shares one, above it is tensor parallel.")
-    engine_sequences: int = Field(
-        128,
-        gt=0,
-        description="Sequences an engine works on at a time (vLLM's max_num_seqs); shards should hold as many images.",
-    )
     teacher_engines: int | None = Field(
         None, gt=0, description="Engines for caption, where a large teacher needs fewer and larger ones; none: engines."
     )
@@ -313,6 +309,9 @@ class Config(Section):
     model: ModelConfig = Field(
         default_factory=ModelConfig, description="The VLM to adapt; also the QA generator's starting point."
     )
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig, description="vLLM's engine for generate, evaluate and hardness, and for caption."
+    )
     data: DataConfig = Field(
         examples=["{labeled: {format: jsonl, path: data/train.jsonl}, evaluation: {format: jsonl, path: data/test.jsonl}}"],
         description="Data sources.",
@@ -369,6 +368,11 @@ class Config(Section):
     def learns_captions(self) -> bool:
         """Whether the method, or a row beside it, learns from captions."""
         return not self.distill.skip or any(row.captions for row in self.controls)
+
+    @property
+    def teacher_engine(self) -> EngineConfig:
+        """The engine of the teacher."""
+        return self.caption.engine.over(self.engine)
 
     @property
     def run_folder(self) -> str:

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from leaml.config import ClientConfig
+from leaml.config import ClientConfig, EngineConfig
 from leaml.text import replies
 
 FAILED = "error"
@@ -84,6 +85,33 @@ class Closable(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Occupied(Protocol):
+    """Of an engine with so many places for sequences, which it fills while it can."""
+
+    @property
+    def full_seconds(self) -> float:
+        """Seconds in which no place was free."""
+
+
+@dataclass(frozen=True)
+class Longest:
+    """Bounds of the requests that an engine will be asked.
+
+    Attributes:
+        text: Tokens of a request with the beginning of its reply, without the image and the chat's own.
+        reply: Tokens of a reply, written or given.
+    """
+
+    text: int
+    reply: int
+
+
+def most_tokens(texts: Iterable[str]) -> int:
+    """Tokens that the longest of these texts has at most, in any tokenizer: one a byte."""
+    return max((len(text.encode()) for text in texts), default=0)
+
+
 @dataclass(frozen=True)
 class EngineParameters:
     """Of an engine: a model folder or hub id for vLLM, or the URL of an OpenAI-compatible server."""
@@ -97,9 +125,12 @@ class EngineParameters:
     url: str | None = None
     gpus: float = 0.0
     cpus: float = 1.0
-    sequences: int = 128
     separate_process: bool = False
     """vLLM's core in a process of its own: requests are prepared while it computes, and if it dies, so does this process."""
-    options: dict[str, object] = field(default_factory=dict)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    key: str = "engine"
+    """Where `engine` is set in the configuration, for messages."""
+    longest: Longest | None = None
+    """Of the requests; None: they are not known."""
     client: ClientConfig = field(default_factory=ClientConfig)
     """How `url` is asked."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from leaml.config import ModelConfig
-from leaml.engine import lifetime
+from leaml.engine import context, failures, lifetime
+from leaml.engine.arguments import arguments, refuse_unknown, with_options
+from leaml.engine.driver import Driver
 from leaml.engine.interface import Completion, EngineParameters, Request
 from leaml.engine.source import source_of
 from leaml.errors import DataError, ModelError
@@ -19,29 +16,27 @@ from leaml.imports import uncollected
 from leaml.text import replies
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput, SamplingParams
-    from vllm.inputs import TextPrompt, TokensPrompt
+    from vllm import RequestOutput, SamplingParams
     from vllm.outputs import CompletionOutput
 
-    Prompt = TextPrompt | TokensPrompt
-    Output = RequestOutput | Exception
-    """What became of a request: vLLM's answer, or why it does not take it."""
+    from leaml.engine.driver import Output, Prompt
 
-_TOGETHER = 32
-"""Requests that are prepared before the engine moves on."""
 ON_CPU = {"TORCH_COMPILE_DISABLE": "1"}
 """Environment of an engine on a CPU. Told to compile nothing, vLLM still compiles a function of its sampler, a comparison and a
 sum: 1.5 of 15 s of processor time at each start, 13 of 27 at the first on a machine, and a C++ compiler is needed."""
 
 
 class VllmEngine:
-    """vLLM, with its core in this process or in one of its own. Raises ModelError when vLLM cannot serve the model.
+    """vLLM, with its core in this process or in one of its own.
+
+    Raises ModelError when vLLM cannot serve the model, and ConfigError for an option that it does not have.
 
     Several threads may call `generate`: their requests share the batches, so that the engine stays full while one caller's
     last replies are finished and another's first are prepared.
     """
 
     def __init__(self, spec: EngineParameters) -> None:
+        refuse_unknown(spec.engine.options, spec.key)
         _quiet_environment(spec)
         with uncollected():
             from vllm import LLM  # import sets up platform and threads, so it comes after the environment
@@ -50,41 +45,40 @@ class VllmEngine:
             from leaml.vlm.collate import Collator, prompt
             from leaml.vlm.shrink import shrink_of
 
-        self._prompt = prompt
+        self._prompt, self._key = prompt, spec.key
         model = ModelConfig(name=spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-        options: dict[str, Any] = {
-            "revision": spec.revision,
-            "dtype": spec.dtype,
-            "trust_remote_code": spec.trust_remote_code,
-            "limit_mm_per_prompt": {"image": 1},
-            "seed": 0,
-            "max_num_seqs": spec.sequences,
-            "disable_log_stats": True,
-        }
-        if spec.gpus:
-            options["tensor_parallel_size"] = max(1, int(spec.gpus))
-            if spec.gpus < 1:
-                options["gpu_memory_utilization"] = 0.9 * spec.gpus
-        else:
-            # vLLM's CPU sampler cannot rewind a seeded generator after a partial prefill, so prefills are never cut
-            options |= {
-                "enforce_eager": True,
-                "mm_processor_cache_gb": 0.5,
-                "enable_chunked_prefill": False,
-            }
+        options = arguments(spec.engine, spec.gpus)
+        options |= {"revision": spec.revision, "dtype": spec.dtype, "trust_remote_code": spec.trust_remote_code}
+        last_words = lifetime.listen() if spec.separate_process else lambda: ""
         try:
             options["model"], self.processor = source_of(model)
             options |= image_size.engine_options(image_size.limit(self.processor, spec, spec.model))
-            self._driver = _Driver(lambda: LLM(**(options | spec.options)))
+            options = with_options(options, spec.engine.options)
+            self._collator = Collator(self.processor)
+            if "max_model_len" not in options and spec.longest:
+                chat = len(self._collator.prompt_ids(prompt(self.processor, "", "")))
+                if length := context.needed(model, options, spec.longest, chat):
+                    options["max_model_len"] = length
+            self._shrink = shrink_of(self.processor, spec.engine.options.get("mm_processor_kwargs"))
+            places, threads = int(options["max_num_seqs"]), max(1, int(spec.cpus))
+            self._driver = Driver(lambda: LLM(**options), last_words, self._shrink, threads, places)
         except (ValueError, RuntimeError, OSError) as error:
-            msg = f"vLLM cannot serve {spec.model!r}: {error}; is it an image-text-to-text model of a supported architecture?"
+            said = failures.named(f"{error}; {words}" if (words := last_words()) else str(error), spec.key)
+            msg = f"vLLM cannot serve {spec.model!r}: {said}; is it an image-text-to-text model of a supported architecture?"
             raise ModelError(msg) from error
         self._let_die = lifetime.die_with_children() if spec.separate_process else None
-        self._collator = Collator(self.processor)
-        self._shrink = shrink_of(self.processor, spec.options.get("mm_processor_kwargs"))
+
+    @property
+    def full_seconds(self) -> float:
+        """Seconds in which it had no place free."""
+        return self._driver.full_seconds
 
     def generate(self, requests: list[Request]) -> list[list[Completion]]:
-        """As Engine.generate. A request that the model cannot be asked has an `error`; the others are answered."""
+        """As Engine.generate. A request that the model cannot be asked has an `error`; the others are answered.
+
+        Raises:
+            EngineDiedError: The engine can be asked no more.
+        """
         prompts: list[Prompt] = []
         sampling: list[SamplingParams] = []
         errors: list[str] = []
@@ -98,7 +92,7 @@ class VllmEngine:
                 errors.append(str(error))
                 continue
 
-            image, ids = {"image": self._shrink(r.image)}, {"image": [r.image_id]}
+            image, ids = {"image": r.image}, {"image": [r.image_id]}
             if reply:
                 tokens = [*self._collator.prompt_ids(text), *reply]
                 prompts.append({"prompt_token_ids": tokens, "multi_modal_data": image, "multi_modal_uuids": ids})
@@ -125,7 +119,7 @@ class VllmEngine:
     def _completions(self, output: Output, r: Request) -> list[Completion]:
         """Of vLLM's output, or of the reason why there is none."""
         if isinstance(output, Exception):
-            return _refused(f"the model cannot be asked this: {' '.join(str(output).split())[:300]}", r.n)
+            return _refused(failures.refusal(output, self._key), r.n)
         if r.reply is None:
             return [_completion(sample) for sample in output.outputs]
         ids = self._collator.reply_ids(r.reply, r.prefix, r.text)
@@ -168,101 +162,6 @@ def _sampling(r: Request, end: int) -> SamplingParams:
         stop_token_ids=[end],
         structured_outputs=StructuredOutputsParams(regex=r.pattern) if r.pattern else None,
     )
-
-
-class _Driver:
-    """The one thread that talks to vLLM: it prepares requests in parts and moves the engine on between them.
-
-    One thread, since each thread of Python has OpenMP threads of its own, and vLLM is not made for several.
-    """
-
-    def __init__(self, build: Callable[[], LLM]) -> None:
-        self._asked: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        built: Future[LLM] = Future()
-        self._thread = threading.Thread(target=self._work, args=(build, built), daemon=True)
-        self._thread.start()
-        self.llm: LLM | None = built.result()
-
-    def run(self, prompts: list[Prompt], sampling: list[SamplingParams]) -> list[Output]:
-        """vLLM's outputs for these prompts, in order, or why it does not take one. Raises whatever else vLLM raises."""
-        done: Future[list[Output]] = Future()
-        self._asked.put(_Call(prompts, sampling, done))
-        return done.result()
-
-    def close(self) -> None:
-        """End vLLM and the thread. No call may be under way, and none may follow."""
-        self._asked.put(None)
-        self._thread.join()
-        self.llm = None
-
-    def _work(self, build: Callable[[], LLM], built: Future[LLM]) -> None:
-        try:
-            llm = build()
-        except BaseException as error:
-            built.set_exception(error)
-            return
-        built.set_result(llm)
-
-        calls: list[_Call] = []
-        while True:
-            while not calls or not self._asked.empty():
-                call = self._asked.get()
-                if call is None:
-                    llm.llm_engine.engine_core.shutdown()
-                    return
-                calls.append(call)
-
-            try:
-                self._turn(llm, calls)
-            except BaseException as error:
-                for call in calls:
-                    call.done.set_exception(error)
-                calls.clear()
-            calls = [call for call in calls if not call.done.done()]
-
-    def _turn(self, llm: LLM, calls: list[_Call]) -> None:
-        """Prepare a part of the first call that has one left, and move the engine on."""
-        waiting = next((call for call in calls if call.prompts), None)
-        if waiting:
-            part, waiting.prompts = waiting.prompts[:_TOGETHER], waiting.prompts[_TOGETHER:]
-            sampling, waiting.sampling = waiting.sampling[:_TOGETHER], waiting.sampling[_TOGETHER:]
-            for accepted in _enqueue(llm, part, sampling):
-                if isinstance(accepted, str):
-                    waiting.ids.append(accepted)
-                else:
-                    waiting.ids.append(f"refused {len(waiting.ids)}")
-                    waiting.outputs[waiting.ids[-1]] = accepted
-        busy = llm.llm_engine.has_unfinished_requests()  # a core in a process of its own never comes back from a step without
-        outputs = cast("list[RequestOutput]", llm.llm_engine.step() if busy else [])  # no embeddings are asked for
-        finished = {o.request_id: o for o in outputs if o.finished}
-        for call in calls:
-            call.outputs.update({i: finished[i] for i in call.ids if i in finished})
-            if not call.prompts and len(call.outputs) == len(call.ids):
-                call.done.set_result([call.outputs[i] for i in call.ids])
-
-
-def _enqueue(llm: LLM, prompts: list[Prompt], sampling: list[SamplingParams]) -> list[str | Exception]:
-    """The id of each request, or why vLLM does not take it. vLLM itself takes all of a list or none."""
-    from vllm.exceptions import VLLMClientError
-
-    try:
-        # vLLM makes its ids unique with a suffix that outputs do not have
-        return [i.rpartition("-")[0] for i in llm.enqueue(prompts, sampling, use_tqdm=False)]
-    except (ValueError, VLLMClientError) as error:
-        if len(prompts) == 1:
-            return [error]
-    return [_enqueue(llm, [prompt], [params])[0] for prompt, params in zip(prompts, sampling, strict=True)]
-
-
-@dataclass
-class _Call:
-    """A call of `generate` on its way: what is still to be prepared, ids of what is, and the outputs so far."""
-
-    prompts: list[Prompt]
-    sampling: list[SamplingParams]
-    done: Future[list[Output]]
-    ids: list[str] = field(default_factory=list)
-    outputs: dict[str, Output] = field(default_factory=dict)
 
 
 def _refused(error: str, n: int) -> list[Completion]:

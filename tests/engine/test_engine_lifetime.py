@@ -1,5 +1,7 @@
 """The engine core and its asker end together, whichever is killed; here with plain processes, tests/serve has the real ones."""
 
+import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -105,6 +107,26 @@ def test_an_asker_that_ends_by_itself_does_not_fail(asker):
     go_on(process)
     assert process.wait(60) == 0
     assert not psutil.pid_exists(core)
+
+
+def _core_that_dies():
+    os.environ[lifetime.DIES] = "1"
+    lifetime.die_with_parent()
+    try:
+        msg = "CUDA error: out of memory"
+        raise RuntimeError(msg)
+    except RuntimeError:
+        logging.getLogger("vllm.v1.engine.core").exception("EngineCore encountered a fatal error.")
+
+
+def test_a_core_leaves_its_last_words():
+    last_words = lifetime.listen()
+    assert last_words() == ""
+    core = multiprocessing.get_context("spawn").Process(target=_core_that_dies)
+    core.start()
+    core.join(60)
+    assert last_words() == "RuntimeError: CUDA error: out of memory"
+    os.environ.pop(lifetime.LAST_WORDS)
 
 
 def test_vllm_finds_the_watch():

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any
 
 import psutil
 import pytest
 
 from leaml.config import ModelConfig, ResourcesConfig
 from leaml.engine.interface import Closable, Completion, Engine, Request
+from leaml.engine.vllm_engine import VllmEngine
 from leaml.generation import prompts
 from pipelines.models import engine_spec
 from research.tiny import language, world
@@ -44,6 +48,27 @@ def _generate(requests: list[Request]) -> list[list[Completion]]:
     return _engine.generate(requests)
 
 
+def _asked_with(threads: bool, requests: list[Request]) -> tuple[list[list[Completion]], Counter[str]]:
+    """Replies of the engine with images that are prepared in threads or not, and the calls of the processor by thread."""
+    from leaml.engine.prepare import Preparer
+
+    assert isinstance(_engine, VllmEngine)
+    _engine.generate(requests[:1])  # shows how vLLM calls the processor
+    preparer, calls = _engine._driver._preparer, Counter[str]()
+    assert preparer is not None
+    make = preparer._make
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        calls[threading.current_thread().name.rstrip("_0123456789")] += 1
+        return make(*arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparer, "_make", counted)
+        if not threads:
+            patch.setattr(Preparer, "is_cached", lambda *_: True)
+        return _engine.generate(requests), calls
+
+
 class InItsOwnProcess:
     """As in an engine actor: vLLM alone in a process (beside moto's web server, imported by other tests, it does not start)."""
 
@@ -55,7 +80,7 @@ class InItsOwnProcess:
 
 
 @pytest.fixture(scope="module")
-def teacher() -> Iterator[Engine]:
+def teacher() -> Iterator[InItsOwnProcess]:
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=_start) as pool:
         yield InItsOwnProcess(pool)
 
@@ -141,6 +166,25 @@ def test_a_given_reply_has_the_probability_with_which_it_is_written(teacher: Eng
         assert other.mean_logprob * other.tokens == pytest.approx(one.mean_logprob * one.tokens, abs=0.05)
     short = teacher.generate([Request(i, n, prompts.CAPTION, reply="A") for i, n in images])
     assert all(c.mean_logprob * c.tokens < -5 for (c,) in short)
+
+
+def test_images_are_prepared_in_threads_and_the_model_sees_the_same(teacher: InItsOwnProcess) -> None:
+    """Once each, though two questions are asked about one; small images are left to vLLM."""
+    large = [world.render(s).resize((400, 300)) for s in scenes(6)]
+
+    def requests(kind: str) -> list[Request]:
+        texts = (prompts.CAPTION, "what?")
+        return [Request(i, f"{kind}{n}", text, max_tokens=24) for n, i in enumerate(large) for text in texts]
+
+    ahead, by_thread = teacher.pool.submit(_asked_with, True, requests("ahead")).result(timeout=240)
+    behind, by_vllm = teacher.pool.submit(_asked_with, False, requests("behind")).result(timeout=240)
+    for (one,), (other,) in zip(ahead, behind, strict=True):
+        assert one.text == other.text
+        assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-4)
+    assert set(by_thread) == {"prepare"} and by_thread["prepare"] == len(large) - 1  # the first was made before
+    assert by_vllm.total() == len(large) - 1 and "prepare" not in by_vllm
+    small = [Request(world.render(s), f"small{n}", prompts.CAPTION) for n, s in enumerate(scenes(3))]
+    assert "prepare" not in teacher.pool.submit(_asked_with, True, small).result(timeout=240)[1]
 
 
 @pytest.mark.timeout(400)

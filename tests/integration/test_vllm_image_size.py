@@ -5,9 +5,11 @@ vLLM's own processor of the model is asked, with the arguments that our engine g
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from leaml.config import ModelConfig, ResourcesConfig
+from leaml.config import EngineConfig, ModelConfig, ResourcesConfig
+from leaml.engine.arguments import known_options
+from leaml.engine.interface import Longest
 from leaml.engine.spec import EngineSpec
 from leaml.vlm import load
 from leaml.vlm.collate import IGNORED, Collator, Turn
@@ -30,6 +34,50 @@ class Recorded:
 
     def __init__(self, **options: Any) -> None:
         self.options = options
+
+
+def _told(spec: EngineSpec) -> tuple[dict[str, Any], int, set[str]]:
+    """What vLLM is told, tokens of its longest prompt about a large image, and the names of all that it can be told."""
+    import vllm
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    from leaml.engine.vllm_engine import VllmEngine
+    from leaml.vlm.collate import prompt
+
+    vllm.LLM = Recorded
+    engine = VllmEngine(spec)
+    options = engine._driver.llm.options
+    processor = MULTIMODAL_REGISTRY.create_processor(EngineArgs(**options).create_model_config())
+    longest = 0
+    for size in ((4000, 4000), (3000, 200)):
+        items = processor.info.parse_mm_data({"image": [engine._shrink(Image.new("RGB", size))]})
+        ids = processor(prompt(engine.processor, "word " * 50), mm_items=items)["prompt_token_ids"]
+        longest = max(longest, len(ids))
+    return options, longest, {each.name for each in fields(EngineArgs)}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("folder", ["qwen2_5_vl", "smolvlm1"])
+def test_a_long_context_is_as_long_as_the_requests_of_a_step_need(
+    shared_folder: Path, tmp_path: Path, vllm_process: ProcessPoolExecutor, folder: str
+) -> None:
+    shutil.copytree(shared_folder / "zoo" / folder, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (config.get("text_config") or config)["max_position_embeddings"] = 128_000
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    model, longest = ModelConfig(name=str(tmp_path / "model")), Longest(text=5 * 50, reply=100)
+
+    spec = engine_spec(model, ResourcesConfig(), longest=longest)
+    told, tokens, known = vllm_process.submit(_told, spec).result(timeout=280)
+    assert tokens + 100 <= told["max_model_len"] < tokens + 600
+    assert told["limit_mm_per_prompt"] == {"image": 1, "video": 0}
+    assert known == known_options()
+
+    given = replace(spec, engine=EngineConfig(max_model_len=5000))
+    assert vllm_process.submit(_told, given).result(timeout=280)[0]["max_model_len"] == 5000
+    whole = replace(spec, longest=None)
+    assert "max_model_len" not in vllm_process.submit(_told, whole).result(timeout=280)[0]
 
 
 def _asked(spec: EngineSpec) -> list[list[int]]:

@@ -20,12 +20,14 @@ from leaml.data import image_table, store, tables
 from leaml.data.store import ImageIndex
 from leaml.engine.interface import Completion, Engine, Request
 from leaml.engine.spec import EngineSpec
-from leaml.errors import ModelError, StepError
+from leaml.errors import EngineDiedError, ModelError, StepError
 from pipelines.quarantine import refused
 from pipelines.shards import Item
 
 RESOURCES = ResourcesConfig(engines=1, engine_shards=1)
 MAX_PIXELS = 1_000_000
+DEATH = "the engine died: CUDA error: an illegal memory access was encountered"
+"""What an engine says that notices its death."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class ScriptedSpec(EngineSpec):
     log: str = ""
     exit_once: str = ""
     exit_always: str = ""
+    dies_once: str = ""
+    dies_always: str = ""
+    exits_at_start: bool = False
     fails_at: str = ""
     build_error: str = ""
     life: str = ""
@@ -50,11 +55,16 @@ class ScriptedSpec(EngineSpec):
     def build(self) -> Engine:
         if self.build_error:
             raise ModelError(self.build_error)
+        if self.exits_at_start:
+            Path(self.log, f"start-{uuid.uuid4().hex}").write_text("[]")
+            os._exit(7)
         return ScriptedEngine(self)
 
 
 class ScriptedEngine:
-    """Answers `n` replies that depend on the request alone."""
+    """Answers `n` replies that depend on the request alone; it is never full."""
+
+    full_seconds = 0.0
 
     def __init__(self, spec: ScriptedSpec) -> None:
         self.spec = spec
@@ -73,12 +83,16 @@ class ScriptedEngine:
         Path(self.spec.log, uuid.uuid4().hex).write_text(json.dumps(ids))
         if self.spec.exit_always in ids:
             os._exit(7)
+        if self.spec.dies_always in ids:
+            raise EngineDiedError(DEATH)
         if self.spec.fails_at in ids:
             msg = "no reply"
             raise StepError(msg)
         marker = Path(self.spec.log + "-died")
-        if self.spec.exit_once in ids and not marker.exists():
+        if {self.spec.exit_once, self.spec.dies_once} & set(ids) and not marker.exists():
             marker.touch()
+            if self.spec.dies_once:
+                raise EngineDiedError(DEATH)
             os._exit(7)
         return [self._replies(r) for r in requests]
 

@@ -127,3 +127,24 @@ def test_the_dry_run_after_a_mended_answer_finds_the_captions_finished(folder: P
     monkeypatch.setattr(plan, "print_line", lines.append)
     plan.show(config(folder), refuse(config(folder)).amounts)
     assert next(line for line in lines if f"caption-{made.hash}" in line).split()[0] == "finished"
+
+
+def test_what_vllm_is_told_is_in_the_addresses_as_far_as_it_may_change_replies(folder: Path) -> None:
+    def hashes(**sections: Any) -> dict[str, str]:
+        made = parse(config(folder).model_dump() | sections)
+        return {label: step.hash for label, step in steps(made).items()}
+
+    before = hashes()
+    speed = {"sequences": 16, "memory_share": 0.5, "processor_cache_gb": 1}
+    caption = config(folder).caption.model_dump()
+    assert hashes(engine=speed, caption=caption | {"engine": speed}) == before
+    for told in ({"quantization": "fp8"}, {"max_model_len": 512}, {"options": {"kv_cache_dtype": "fp8"}}):
+        after = hashes(engine=told)
+        assert {label for label in before if after[label] == before[label]} == {
+            label
+            for label in before
+            if label.startswith(("ingest", "warmup", "score", "select", "finetune_labels"))
+            or label in ("finetune finetune_labels", "finetune lora_labels")
+        }
+    teacher = hashes(caption=caption | {"engine": {"quantization": "fp8"}})
+    assert teacher["caption"] != before["caption"] and teacher["warmup"] == before["warmup"]

@@ -66,6 +66,7 @@ def test_a_map_step_tells_its_numbers(endpoint: str, tmp_path: Path) -> None:
     assert found["ray_leaml_step_tokens_total", "caption"] == summary["tokens"] > 0
     assert found["ray_leaml_step_done", "caption"] == found["ray_leaml_step_total", "caption"] == 13
     assert found["ray_leaml_step_engine_seconds_total", "caption"] == pytest.approx(summary["engine_seconds"], abs=0.1)
+    assert found["ray_leaml_step_engine_free_seconds_total", "caption"] == pytest.approx(summary["engine_seconds"], abs=0.1)
     assert found["ray_leaml_step_quarantined_total", "caption"] == 1
 
 

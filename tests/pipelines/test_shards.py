@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 import scripted
-from scripted import MAX_PIXELS, RESOURCES, Broken, CaptionLike, Refusing, ScriptedSpec, calls, images_table, png, published
+from scripted import (
+    DEATH,
+    MAX_PIXELS,
+    RESOURCES,
+    Broken,
+    CaptionLike,
+    Refusing,
+    ScriptedSpec,
+    calls,
+    images_table,
+    png,
+    published,
+)
 
 from leaml.data import image_table, store, tables
 from leaml.data.store import ImageIndex
@@ -45,7 +57,7 @@ class Step:
         shards: slice = slice(None),
         plan: dict[str, int] | None = None,
         max_quarantined: float = 1.0,
-        **faults: str,
+        **faults: Any,
     ) -> Any:
         extras = {i: n for n, i in enumerate(self.ids)}
         todo = make_shards("caption", self.refs, extras, size)[shards]
@@ -71,6 +83,7 @@ def step(tmp_path: Path) -> Step:
 @pytest.mark.parametrize("plan", [{"engines": 2}, {"engines": 1, "max_engines": 2}, {"engines": 1, "engine_shards": 3}])
 def test_every_image_once_with_its_own_data(step: Step, plan: dict[str, int]) -> None:
     summary = step.run(plan=plan)
+    assert summary["engine_free_share"] == 1  # as this engine says
     assert step.captions() == step.expected()
     assert list(step.captions()) == step.ids  # in the order of the table
     assert calls(step.log) == Counter(step.ids)
@@ -181,17 +194,21 @@ def test_images_without_a_result_are_asked_for_again_once_the_model_is_put_right
     assert calls(step.log) - before == Counter(bad)  # the others were not asked for again
 
 
-def test_engine_that_dies_once_is_started_again(step: Step) -> None:
-    step.run(exit_once=step.ids[9])
+@pytest.mark.parametrize("how", ["exit_once", "dies_once"])
+def test_engine_that_dies_once_is_started_again(step: Step, how: str) -> None:
+    step.run(**{how: step.ids[9]})
     assert Path(f"{step.log}-died").exists()
     assert step.captions() == step.expected()
     assert published(step.output) == Counter(step.ids)
 
 
-def test_image_that_kills_every_engine_ends_the_step_and_a_rerun_goes_on(step: Step) -> None:
+@pytest.mark.parametrize(
+    ("how", "reason"), [("exit_always", "none of them could say why"), ("dies_always", f"that said why: {DEATH}; an image may")]
+)
+def test_image_that_kills_every_engine_ends_the_step_and_a_rerun_goes_on(step: Step, how: str, reason: str) -> None:
     began = time.time()
-    with pytest.raises(StepError, match=r"^3 engines died at work on shard-000002-.*run the same command again"):
-        step.run(exit_always=step.ids[9])
+    with pytest.raises(StepError, match=rf"^3 engines died at work on shard-000002-.*{reason}.*run the same command again"):
+        step.run(**{how: step.ids[9]})
     assert time.time() - began < 60
     before, committed = calls(step.log), published(step.output)
     assert before[step.ids[9]] == 3  # tried, and tried again twice
@@ -199,6 +216,14 @@ def test_image_that_kills_every_engine_ends_the_step_and_a_rerun_goes_on(step: S
     step.run()
     assert step.captions() == step.expected()
     assert all(calls(step.log)[i] == before[i] for i in committed)
+
+
+def test_an_engine_that_dies_in_every_start_ends_the_step(step: Step) -> None:
+    with pytest.raises(StepError, match=r"^an engine died 3 times while it started; none of them could say why.*run the same"):
+        step.run(exits_at_start=True)
+    assert len(list(step.log.iterdir())) == 3
+    step.run()
+    assert step.captions() == step.expected()
 
 
 def test_engine_that_cannot_be_built_says_why(step: Step) -> None:

@@ -181,6 +181,23 @@ def test_rows_longer_than_the_models_context_are_refused_before_anything_is_paid
     assert str(refused.value) == said
 
 
+def test_questions_longer_than_the_engine_takes_are_refused_with_its_key(recipe: Path) -> None:
+    """Of labels the model's own context counts, which trainings have."""
+    for role in ("train", "test"):
+        long_rows(recipe.parent, role, question=LONG[:600])
+    assert dry_run(recipe).exit_code == 0
+    said = str(dry_run(recipe, "engine.max_model_len=150").exception)
+    assert "1 label rows are longer than the 150 tokens that engine.max_model_len allows, the longest at" in said
+    assert "test/rows.jsonl:2" in said and "train/rows.jsonl" not in said
+    assert "leave them out or raise that" in said
+
+
+def test_an_option_that_vllm_does_not_have_is_refused(recipe: Path) -> None:
+    for key in ("engine", "caption.engine"):
+        said = str(dry_run(recipe, f"{key}.options={{swap_spaces: 4}}").exception)
+        assert f"{key}.options.swap_spaces: vLLM's engine has no such option" in said
+
+
 def test_a_long_answer_counts_where_it_is_learned_and_no_more_of_it_than_is_written_elsewhere(recipe: Path) -> None:
     long_rows(recipe.parent, "test", question="what?", answer=LONG)
     assert dry_run(recipe).exit_code == 0

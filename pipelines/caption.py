@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
 from leaml.config import CaptionConfig, Config, resolve_model
 from leaml.data import captions as ready
 from leaml.data import store, tables
 from leaml.data.image_table import ImageTable
+from leaml.data.step_rows import StepRows
 from leaml.data.store import ImageIndex
 from leaml.engine.interface import Engine, Request
 from leaml.errors import DataError, StepError
@@ -27,7 +28,7 @@ from pipelines.progress import say
 from pipelines.quarantine import refused
 from pipelines.run import UNKNOWN, Run, Step
 from pipelines.shard import make_shards
-from pipelines.shards import Item, read_output, replied, run_step
+from pipelines.shards import Item, replied, run_step
 from pipelines.sources import Labels, Sources
 from pipelines.steps import STEPS
 from pipelines.table_rows import OutputRow
@@ -307,7 +308,6 @@ def publish_given(given: ready.Captions, folders: list[str], refs: ImageIndex, o
     return [str(row["image_id"]) for row in rows]
 
 
-def read_captions(step: Step) -> dict[str, str]:
-    """Captions by image id."""
-    table = read_output(step.folder, tables.CAPTIONS)
-    return {i: c for i, c in zip(table["image_id"].to_pylist(), table["caption"].to_pylist(), strict=True) if c}
+def captions_of(step: Step, ids: Iterable[str]) -> dict[str, str]:
+    """Captions of images with these ids, by id; images without one are not in it."""
+    return {row["image_id"]: row["caption"] for row in StepRows(step.folder).of(ids, ["image_id", "caption"]) if row["caption"]}

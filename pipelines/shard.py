@@ -9,11 +9,14 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypedDict, TypeVar
 
-from leaml.data import tables
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from leaml.data.image_table import ImageTable
+from leaml.data.step_rows import StepRows
 from leaml.data.store import ImageIndex
 
 T = TypeVar("T")
@@ -50,7 +53,7 @@ class LoadedShard(TypedDict):
 class Shard:
     """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is.
 
-    A position is a file and the number of a row in it.
+    A position is an images table and the number of a row in it; the rest is as of `RowsOfStep`.
     """
 
     number: int
@@ -58,7 +61,9 @@ class Shard:
     ids: list[str]
     positions: list[tuple[str, int]]
     extras: list[object]
-    extra_positions: list[tuple[str, int]] | None
+    rows: list[int | None]
+    rows_of: str
+    column: str | None
 
     @property
     def name(self) -> str:
@@ -72,9 +77,8 @@ class Shard:
         def kept(values: list[T]) -> list[T]:
             return [values[index] for index in keep]
 
-        rest = None if self.extra_positions is None else kept(self.extra_positions)
-        extras = kept(self.extras) if self.extra_positions is None else []
-        return Shard(self.number, self.step, kept(self.ids), kept(self.positions), extras, rest)
+        extras, rows = (kept(values) if values else [] for values in (self.extras, self.rows))
+        return replace(self, ids=kept(self.ids), positions=kept(self.positions), extras=extras, rows=rows)
 
     def pack(self) -> PackedShard:
         """A row for Ray Data of about 25 bytes an image: the driver holds all of them."""
@@ -89,24 +93,41 @@ class Shard:
     def unpack(cls, packed: PackedShard) -> Shard:
         """The shard in a row made by `pack`."""
         found = json.loads(zlib.decompress(packed["packed"]))
-        for key in ("positions", "extra_positions"):
-            found[key] = None if found[key] is None else [(file, row) for file, row in found[key]]
-        return cls(**found)
+        return cls(**found | {"positions": [(file, row) for file, row in found["positions"]]})
 
 
-def make_shards(
-    step: str, refs: ImageIndex, extras: Mapping[str, object], size: int, rows: ImageIndex | None = None
-) -> list[PackedShard]:
+@dataclass(frozen=True)
+class RowsOfStep:
+    """Data of images that is in the table of another step, where workers read it.
+
+    Attributes:
+        folder: Of that step.
+        rows: (images,) int32: which of its rows is an image's; null for an image that has none.
+        column: What of the row it is; None: the whole row.
+    """
+
+    folder: str
+    rows: pa.ChunkedArray
+    column: str | None = None
+
+
+def rows_of_step(folder: str, refs: ImageIndex, column: str | None = None) -> RowsOfStep:
+    """The rows of these images in the table of the step in `folder`; `column` as of `RowsOfStep`."""
+    return RowsOfStep(folder, pc.index_in(refs.ids, value_set=StepRows(folder).columns(["image_id"])["image_id"]), column)
+
+
+def make_shards(step: str, refs: ImageIndex, extras: Mapping[str, object] | RowsOfStep, size: int) -> list[PackedShard]:
     """Cut the images into packed shards, in table order.
 
     Args:
         step: Name of the step, for its quarantine.
         refs: The images, and where their bytes are.
-        extras: The step's own data by image id, JSON-safe; None for an image that is not in it.
+        extras: The step's own data by image id, JSON-safe, None for an image that is not in it; or
+            where that is, in the order of `refs`.
         size: Images of a shard; the last one may have fewer.
-        rows: In place of `extras`: where the rows of another step's table are, in the order of
-            `refs`; the worker reads them.
     """
+    elsewhere = extras if isinstance(extras, RowsOfStep) else None
+    own = {} if isinstance(extras, RowsOfStep) else extras
     shards = []
     for number, start in enumerate(range(0, len(refs), size)):
         part = list(refs[start : start + size])
@@ -116,8 +137,10 @@ def make_shards(
                 step,
                 [r.image_id for r in part],
                 [(r.file, r.row) for r in part],
-                [extras.get(r.image_id) for r in part] if rows is None else [],
-                None if rows is None else [(r.file, r.row) for r in rows[start : start + size]],
+                [own.get(r.image_id) for r in part] if elsewhere is None else [],
+                [] if elsewhere is None else elsewhere.rows.slice(start, size).to_pylist(),
+                "" if elsewhere is None else elsewhere.folder,
+                None if elsewhere is None else elsewhere.column,
             ).pack()
         )
     return shards
@@ -136,7 +159,7 @@ def load(packed: PackedShard) -> LoadedShard:
         for row, image in zip(rows, ImageTable(table).read(rows), strict=True)
     }
     images = [found[position] for position in shard.positions]
-    extras = shard.extras if shard.extra_positions is None else _read_extras(shard.extra_positions)
+    extras = _read_rows(shard) if shard.rows_of else shard.extras
     return {
         "turn": packed["turn"],
         "shard": shard.name,
@@ -148,7 +171,10 @@ def load(packed: PackedShard) -> LoadedShard:
     }
 
 
-def _read_extras(positions: list[tuple[str, int]]) -> list[object]:
-    """Rows `(file, row number)` of another step's tables."""
-    parts = {file: tables.read(file) for file, _ in positions}
-    return [parts[file].slice(row, 1).to_pylist()[0] for file, row in positions]
+def _read_rows(shard: Shard) -> list[object]:
+    """The shard's rows of another step's table, or what is in their `column`; None for an image without one."""
+    known = [row for row in shard.rows if row is not None]
+    names = None if shard.column is None else [shard.column]
+    read = StepRows(shard.rows_of).take(known, names).to_pylist() if known else []
+    found = iter(read if shard.column is None else [row[shard.column] for row in read])
+    return [None if row is None else next(found) for row in shard.rows]

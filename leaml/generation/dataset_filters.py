@@ -8,12 +8,12 @@ answers, not with the number of pairs.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from leaml.config import FilterConfig
+from leaml.generation.draws import uniform
 from leaml.text import scoring
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class PairSet:
             self._shares[group] = self._settle(self.counts[group])
         cap, share = self._shares[group]
         kept = min(1.0, cap / self.counts[group][scoring.canonical(answer)])
-        draw = _uniform(f"{self.config.seed}:{image_id}:{question}:{answer}")
+        draw = uniform(f"{self.config.seed}:{image_id}:{question}:{answer}")
         if draw >= kept:
             return ANSWER
         return QUESTION if draw >= kept * share else ""
@@ -138,8 +138,3 @@ def balanced_cap(counts: list[int], most: float) -> int:
         else:
             high = middle - 1
     return low
-
-
-def _uniform(key: str) -> float:
-    """A number in [0, 1) that depends on `key` alone."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypedDict, TypeVar
 
+import pyarrow as pa
+
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
 from leaml.config.limits import MAX_PIXELS
 from leaml.data.store import ImageStore
@@ -21,7 +23,7 @@ from leaml.errors import LeamlError, ModelError, StepError
 from leaml.imports import uncollected
 from leaml.io import files, s3
 from leaml.training.batches import Task
-from leaml.training.examples import read_examples
+from leaml.training.examples import StoredExamples, read_examples
 from leaml.training.loop import Outcome, Trainer, Validation
 from leaml.training.memory import allocator
 from leaml.training.worker import Worker
@@ -243,14 +245,11 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
         memory_share=min(1.0, config["gpus"]) or 1 / (context.get_local_world_size() * config["lanes"]),
         progress=worker.progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,
     )
-    stored = [read_examples(task.file) for task in job.tasks]
-    tasks = [Task(t.name, examples, t.share, t.weight) for t, examples in zip(job.tasks, stored, strict=True)]
-    asked = read_examples(job.validation) if job.validation else None
+    tasks, asked, store = training_data(job)
     every = validation_interval(job.config.steps, job.validations)
     group = ray.util.get_current_placement_group()
     placed = {PLACED: group.id.hex()} if group else {}
     validation = Validation(asked, every, lambda found: ray.train.report({VALIDATED: found} | placed)) if asked else None
-    store = ImageStore(job.images, job.max_pixels, ids=[each.image_ids for each in stored + ([asked] if asked else [])])
     images = (store.get, job.seed, own, validation, store.size, config["processes"], store.prefetch)
     trainer = Trainer(vlm, parameters, tasks, job.config, *images)
     outcome, count = trainer.run(), sum(p.numel() for p in trainer.parameters)
@@ -258,6 +257,16 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
     if own.rank == 0:
         _write_result(result, job, outcome, count)
     ray.train.report({"step": job.config.steps})
+
+
+def training_data(job: TrainJob) -> tuple[list[Task], StoredExamples | None, ImageStore]:
+    """What a worker trains on, what it is validated on, and the images of both: nothing that grows with those it never sees."""
+    stored = [read_examples(task.file) for task in job.tasks]
+    tasks = [Task(t.name, examples, t.share, t.weight) for t, examples in zip(job.tasks, stored, strict=True)]
+    asked = read_examples(job.validation) if job.validation else None
+    every = [*stored, *([asked] if asked else [])]
+    ids = pa.chunked_array([chunk for examples in every for chunk in examples.image_ids.chunks], pa.string())
+    return tasks, asked, ImageStore(job.images, job.max_pixels, ids=ids)
 
 
 def _computed_on_four_bits(config: TrainConfig, device: str) -> torch.dtype | None:

@@ -49,7 +49,7 @@ def test_batches_are_those_of_a_list(tmp_path: Path) -> None:
 def test_no_examples_and_damaged_files(tmp_path: Path) -> None:
     assert list(read_examples(write_examples(f"{tmp_path}/none", []))) == []
     Path(tmp_path, "bad").write_bytes(Path(tmp_path, "none").read_bytes()[:40])
-    with pytest.raises(DataError, match="/bad is no file of examples: .*remove the folder it is in"):
+    with pytest.raises(DataError, match=r"/bad is no file of examples: .*remove the folder it is in"):
         read_examples(f"{tmp_path}/bad")
     with pytest.raises(DataError, match="/gone does not exist"):
         read_examples(f"{tmp_path}/gone")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale --images 1000000 --json FILE
 
-Two runs, one with `--images` images and one with a fifth of them: what the one takes more than the other is what an image takes,
+Two runs, one with `--images` images and one with a fifth of them: what one takes more than the other is what an image takes,
 and constants fall out. Images are a few bytes, engines and trainings are null; everything else is what `leaml adapt` runs, on
 an S3 server of its own (SeaweedFS) behind a proxy that counts requests.
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import TypedDict, TypeVar
+from dataclasses import dataclass
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,8 +17,11 @@ import pyarrow.compute as pc
 from leaml.data.image_table import ImageTable
 from leaml.data.step_rows import StepRows
 from leaml.data.store import ImageIndex
+from leaml.errors import DataError
 
-T = TypeVar("T")
+_OWN, _ROW = "own", "row_of_step"
+"""Columns of a shard beside those of an index: the step's own data as JSON, or where that is in the table of another step."""
+_PACKED = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 def shard_name(number: int, ids: list[str]) -> str:
@@ -50,53 +52,6 @@ class LoadedShard(TypedDict):
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is.
-
-    A position is an images table and the number of a row in it; the rest is as of `RowsOfStep`.
-    """
-
-    number: int
-    step: str
-    ids: list[str]
-    positions: list[tuple[str, int]]
-    extras: list[object]
-    rows: list[int | None]
-    rows_of: str
-    column: str | None
-
-    @property
-    def name(self) -> str:
-        """Depends on the images alone; the number keeps the order of the table."""
-        return shard_name(self.number, self.ids)
-
-    def without(self, done: set[str]) -> Shard:
-        """The shard without the images in `done`."""
-        keep = [index for index, image_id in enumerate(self.ids) if image_id not in done]
-
-        def kept(values: list[T]) -> list[T]:
-            return [values[index] for index in keep]
-
-        extras, rows = (kept(values) if values else [] for values in (self.extras, self.rows))
-        return replace(self, ids=kept(self.ids), positions=kept(self.positions), extras=extras, rows=rows)
-
-    def pack(self) -> PackedShard:
-        """A row for Ray Data of about 25 bytes an image: the driver holds all of them."""
-        return {
-            "turn": 0,
-            "shard": self.name,
-            "count": len(self.ids),
-            "packed": zlib.compress(json.dumps(asdict(self)).encode()),
-        }
-
-    @classmethod
-    def unpack(cls, packed: PackedShard) -> Shard:
-        """The shard in a row made by `pack`."""
-        found = json.loads(zlib.decompress(packed["packed"]))
-        return cls(**found | {"positions": [(file, row) for file, row in found["positions"]]})
-
-
-@dataclass(frozen=True)
 class RowsOfStep:
     """Data of images that is in the table of another step, where workers read it.
 
@@ -107,13 +62,62 @@ class RowsOfStep:
     """
 
     folder: str
-    rows: pa.ChunkedArray
+    rows: pa.Array
     column: str | None = None
 
 
 def rows_of_step(folder: str, refs: ImageIndex, column: str | None = None) -> RowsOfStep:
     """The rows of these images in the table of the step in `folder`; `column` as of `RowsOfStep`."""
-    return RowsOfStep(folder, pc.index_in(refs.ids, value_set=StepRows(folder).columns(["image_id"])["image_id"]), column)
+    return RowsOfStep(folder, StepRows(folder).positions(refs.ids), column)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some images of a step.
+
+    Attributes:
+        number: Of the shard.
+        step: Name of the step.
+        images: The columns of an `ImageIndex`, and of the step's own data where there is some.
+        rows_of: Folder of the step whose table has that; "" where `images` has it.
+        column: Of that table; None: all of them.
+    """
+
+    number: int
+    step: str
+    images: pa.Table
+    rows_of: str = ""
+    column: str | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        found: list[str] = self.images["image_id"].to_pylist()
+        return found
+
+    @property
+    def name(self) -> str:
+        """Depends on the images alone; the number keeps the order of the table."""
+        return shard_name(self.number, self.ids)
+
+    def without(self, done: set[str]) -> Shard:
+        """The shard without the images in `done`."""
+        left = pc.invert(pc.is_in(self.images["image_id"], value_set=pa.array(sorted(done), pa.string())))
+        return Shard(self.number, self.step, self.images.filter(left), self.rows_of, self.column)
+
+    def pack(self) -> PackedShard:
+        """A row for Ray Data of about 22 bytes an image: the driver holds all of them."""
+        about = json.dumps([self.number, self.step, self.rows_of, self.column])
+        rows, packed = self.images.replace_schema_metadata({"shard": about}), pa.BufferOutputStream()
+        with pa.ipc.new_stream(packed, rows.schema, options=_PACKED) as writer:
+            writer.write_table(rows.combine_chunks())
+        return {"turn": 0, "shard": self.name, "count": rows.num_rows, "packed": packed.getvalue().to_pybytes()}
+
+    @classmethod
+    def unpack(cls, packed: PackedShard) -> Shard:
+        """The shard in a row made by `pack`."""
+        images = pa.ipc.open_stream(packed["packed"]).read_all()
+        number, step, rows_of, column = json.loads(images.schema.metadata[b"shard"])
+        return cls(number, step, images, rows_of, column)
 
 
 def make_shards(step: str, refs: ImageIndex, extras: Mapping[str, object] | RowsOfStep, size: int) -> list[PackedShard]:
@@ -126,31 +130,26 @@ def make_shards(step: str, refs: ImageIndex, extras: Mapping[str, object] | Rows
             where that is, in the order of `refs`.
         size: Images of a shard; the last one may have fewer.
     """
-    elsewhere = extras if isinstance(extras, RowsOfStep) else None
-    own = {} if isinstance(extras, RowsOfStep) else extras
     shards = []
     for number, start in enumerate(range(0, len(refs), size)):
-        part = list(refs[start : start + size])
-        shards.append(
-            Shard(
-                number,
-                step,
-                [r.image_id for r in part],
-                [(r.file, r.row) for r in part],
-                [own.get(r.image_id) for r in part] if elsewhere is None else [],
-                [] if elsewhere is None else elsewhere.rows.slice(start, size).to_pylist(),
-                "" if elsewhere is None else elsewhere.folder,
-                None if elsewhere is None else elsewhere.column,
-            ).pack()
-        )
+        images = refs.columns.slice(start, size)
+        if isinstance(extras, RowsOfStep):
+            images = images.append_column(_ROW, extras.rows.slice(start, size))
+            shards.append(Shard(number, step, images, extras.folder, extras.column).pack())
+            continue
+        if extras:
+            own = [json.dumps(extras.get(image_id)) for image_id in images["image_id"].to_pylist()]
+            images = images.append_column(_OWN, pa.array(own, pa.string()))
+        shards.append(Shard(number, step, images).pack())
     return shards
 
 
 def load(packed: PackedShard) -> LoadedShard:
     """Reads the encoded bytes of a shard's images; runs as a Ray Data task, so reading overlaps with the engine."""
     shard = Shard.unpack(packed)
+    positions = list(zip(shard.images["file"].to_pylist(), shard.images["row"].to_pylist(), strict=True))
     by_table: dict[str, list[int]] = {}
-    for table, row in shard.positions:
+    for table, row in positions:
         by_table.setdefault(table, []).append(row)
 
     found = {
@@ -158,23 +157,35 @@ def load(packed: PackedShard) -> LoadedShard:
         for table, rows in by_table.items()
         for row, image in zip(rows, ImageTable(table).read(rows), strict=True)
     }
-    images = [found[position] for position in shard.positions]
-    extras = _read_rows(shard) if shard.rows_of else shard.extras
+    images = [found[position] for position in positions]
     return {
         "turn": packed["turn"],
         "shard": shard.name,
         "step": shard.step,
         "image_id": shard.ids,
-        "extra": json.dumps(extras),
+        "extra": _extras(shard),
         "bytes": [image["bytes"] for image in images],
         "lost": [image["lost"] or "" for image in images],
     }
 
 
+def _extras(shard: Shard) -> str:
+    """The step's own data of each image, as a JSON list."""
+    if shard.rows_of:
+        return json.dumps(_read_rows(shard))
+    own = shard.images[_OWN].to_pylist() if _OWN in shard.images.column_names else ["null"] * shard.images.num_rows
+    return f"[{','.join(own)}]"
+
+
 def _read_rows(shard: Shard) -> list[object]:
     """The shard's rows of another step's table, or what is in their `column`; None for an image without one."""
-    known = [row for row in shard.rows if row is not None]
-    names = None if shard.column is None else [shard.column]
-    read = StepRows(shard.rows_of).take(known, names).to_pylist() if known else []
-    found = iter(read if shard.column is None else [row[shard.column] for row in read])
-    return [None if row is None else next(found) for row in shard.rows]
+    there = shard.images.filter(pc.is_valid(shard.images[_ROW]))
+    if not there.num_rows:
+        return [None] * shard.images.num_rows
+    names = None if shard.column is None else ["image_id", shard.column]
+    read = StepRows(shard.rows_of).take(there[_ROW].to_pylist(), names)
+    if read["image_id"].to_pylist() != there["image_id"].to_pylist():
+        msg = f"{shard.rows_of} has changed since this step began; run the same command again"
+        raise DataError(msg)
+    rows = {row["image_id"]: row if shard.column is None else row[shard.column] for row in read.to_pylist()}
+    return [rows.get(image_id) for image_id in shard.ids]

@@ -45,6 +45,11 @@ class ImageIndex(Sequence[ImageRef]):
         return cls(pa.concat_tables([_INDEX.empty_table(), *(p._table for p in parts)]).unify_dictionaries())
 
     @property
+    def columns(self) -> pa.Table:
+        """Ids, folders of tables (`file`) and numbers of rows in them (`row`), in order."""
+        return self._table
+
+    @property
     def ids(self) -> pa.ChunkedArray:
         """The image ids, in order."""
         return self._table["image_id"]

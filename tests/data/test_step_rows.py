@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from leaml.data import step_rows, tables
@@ -29,6 +30,9 @@ def test_rows_are_read_whole_in_parts_and_by_id(tmp_path: Path) -> None:
     assert found.part(4, 3).to_pylist() == found.columns(None).to_pylist()[4:7]
     assert found.of(["i21", "i3", "nobody"], ["caption"]) == [{"caption": "text 3"}, {"caption": "text 21"}]
     assert found.of(["nobody"]) == found.of([]) == []
+    asked = pa.chunked_array([["i3", "nobody"], ["i10", "i24"]])
+    assert found.positions(asked).to_pylist() == [8, None, 0, 14]
+    assert found.positions(asked.slice(0, 0)).to_pylist() == []
 
     step_rows.remove(str(tmp_path))
     assert not step_rows.exists(str(tmp_path))
@@ -38,4 +42,5 @@ def test_a_step_without_rows_has_a_table(tmp_path: Path) -> None:
     assert step_rows.write_part(str(tmp_path), [tables.CAPTIONS.empty_table()]) is None
     step_rows.write(str(tmp_path), [], tables.CAPTIONS, {"quarantined": 3})
     found = StepRows(str(tmp_path))
+    assert found.positions(pa.chunked_array([["i"]])).to_pylist() == [None]
     assert (len(found), found.counts, found.of(["i"]), found.columns(None).num_rows) == (0, {"quarantined": 3}, [], 0)

@@ -22,10 +22,11 @@ from scripted import (
     shard_rows,
 )
 
-from leaml.data import image_table, store, tables
+from leaml.data import image_table, step_rows, store, tables
 from leaml.data.step_rows import StepRows
 from leaml.data.store import ImageIndex
-from leaml.errors import ModelError, StepError
+from leaml.errors import DataError, ModelError, StepError
+from pipelines import gather
 from pipelines.runtime import quiet_data
 from pipelines.shard import load, make_shards
 from pipelines.shards import EngineActor, run_shards
@@ -241,6 +242,43 @@ def test_work_that_fails_says_why_and_a_rerun_finishes(step: Step, how: str, mes
     with pytest.raises(StepError, match=message):
         step.run(Broken(how, step.ids[9]))
     assert not set(step.ids[2 * SIZE : 3 * SIZE]) & set(published(step.output))
+    step.run()
+    assert step.captions() == step.expected()
+
+
+def test_a_driver_killed_before_the_table_is_committed_leaves_none_and_the_next_run_makes_it(
+    step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(step_rows, "commit", killed)
+        patch.setattr(gather, "PART_IMAGES", 2 * SIZE)  # three parts, made in tasks
+        step.run()
+    table = step.output / "table"
+    assert published(step.output) == calls(step.log) == Counter(step.ids)
+    assert len(list(table.glob("data/*"))) == 3
+    with pytest.raises(DataError, match="holds no table"):
+        StepRows(str(step.output))
+
+    summary = step.run()
+    assert step.captions() == step.expected()
+    assert (summary["images"], summary["tokens"]) == (COUNT, 3 * COUNT)
+    assert StepRows(str(step.output)).counts["images"] == COUNT
+    assert len(list(table.glob("data/*"))) == 1  # nothing is left of the first attempt
+    assert calls(step.log) == Counter(step.ids)
+    written = {file: file.stat().st_mtime_ns for file in table.rglob("*")}
+    assert step.run()["images"] == COUNT
+    assert {file: file.stat().st_mtime_ns for file in table.rglob("*")} == written  # it is not made again
+
+
+def test_a_table_that_lacks_shards_is_gone_before_they_are_made(step: Step) -> None:
+    step.run(shards=slice(0, 2))
+    assert len(StepRows(str(step.output))) == 2 * SIZE
+    with pytest.raises(StepError):
+        step.run(fails_at=step.ids[9])
+    assert not step_rows.exists(str(step.output))
     step.run()
     assert step.captions() == step.expected()
 

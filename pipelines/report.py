@@ -11,6 +11,7 @@ from rich.table import Table
 
 from leaml.config import Config
 from leaml.data import store, tables
+from leaml.data.ingest import quarantine_file
 from leaml.data.label_counts import LabelCounts
 from leaml.data.step_rows import StepRows
 from leaml.data.tables import LabeledRow
@@ -22,7 +23,7 @@ from leaml.report.content import ReportData, Sample, WrongAnswer
 from leaml.report.formats import made_for
 from leaml.report.page import write_report
 from leaml.report.verdict import row_notes
-from leaml.run.records import LEAML, REJECTED, StepRecord, by_reason
+from leaml.run.records import LEAML, QUARANTINED, REJECTED, StepRecord, by_reason
 from leaml.text import scoring
 from leaml.vlm import architecture, checkpoint
 from pipelines.caption import captions_of
@@ -219,12 +220,15 @@ def _filter_counts(run: Run, filtered: Step) -> dict[str, int]:
 
 
 def _quarantine(run: Run) -> dict[str, int]:
+    """Images that each step has not used, by reason: an ingest lists them, the others have counted them."""
     reasons: Counter[str] = Counter()
     for record in run.steps():
-        folder = files.join(run.folder, record.folder)
-        for file in files.listing(folder, suffixes=(".parquet",)):
-            if "quarantine" in file.removeprefix(folder):
-                reasons.update(tables.read(file, tables.QUARANTINE)["reason"].to_pylist())
+        step = _step(run, record)
+        if record.name == "ingest":
+            file = quarantine_file(step.path("images"), step.path("labeled.parquet"))
+            reasons.update(tables.read(file, tables.QUARANTINE)["reason"].to_pylist() if files.exists(file) else [])
+        elif run.done(step):
+            reasons.update(by_reason(run.summary(step), QUARANTINED))
     return dict(reasons)
 
 

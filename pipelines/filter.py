@@ -1,8 +1,8 @@
 """Filter: candidates become accepted or rejected pairs, each with its reason. CPUs do it, and no model is asked.
 
 Tasks read parts of the table of candidates, and each part becomes one file of pairs. Filters that need the pairs of all images
-take a pass before that, which counts them. A file of pairs that exists is not made again; when all of them exist they are
-gathered into one table (pipelines/gather.py).
+take two passes before that: one finds questions with so many pairs that some may go, one counts the answers to these. A file of
+pairs that exists is not made again; when all of them exist they are gathered into one table (pipelines/gather.py).
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
+
 from leaml.config import FilterConfig
 from leaml.data import step_rows, tables
 from leaml.data.step_rows import StepRows
 from leaml.data.tables import PairRow
 from leaml.generation import candidates, filters
-from leaml.generation.dataset_filters import PairSet
+from leaml.generation.dataset_filters import BUCKETS, PairSet, bucket
 from leaml.io import files
 from leaml.run.records import REJECTED
 from pipelines.context import Context
@@ -59,7 +61,7 @@ def filter_rows(label: str, source: str, output: str, config: FilterConfig) -> d
     parts = [f"{start:09d}-{PART}" for start in range(0, len(StepRows(source)), PART)]
     whole = PairSet(config)
     if whole.active:
-        _count(f"{label}, all pairs", source, parts, whole)
+        count_pairs(f"{label}, all pairs", source, parts, whole)
     made = published(output)
     todo = [part for part in parts if part not in made]
     done = len(parts) - len(todo)
@@ -96,9 +98,10 @@ def counts_of(rows: Sequence[PseudoQaRow]) -> Counter[str]:
     return counts + Counter(images=len(rows), pairs=len(pairs), accepted=sum(bool(pair["accepted"]) for pair in pairs))
 
 
-def _count(label: str, source: str, parts: list[str], whole: PairSet) -> None:
+def count_pairs(label: str, source: str, parts: list[str], whole: PairSet) -> None:
     """Count all pairs that the filters of their image accept, in order: groups of similar questions depend on it."""
-    work = functools.partial(_accepted, source=source, config=whole.config)
+    crowded = _crowded(label, source, parts, whole) if whole.config.similar_questions is None else None
+    work = functools.partial(_accepted, source=source, config=whole.config, crowded=crowded)
     with Bar(label, len(parts), "parts") as bar:
         for number, each in enumerate(in_tasks(parts, work, label, ordered=True), 1):
             for question, answer, times in json.loads(each["result"]):
@@ -106,10 +109,26 @@ def _count(label: str, source: str, parts: list[str], whole: PairSet) -> None:
             bar.update(number)
 
 
-def _accepted(part: str, source: str, config: FilterConfig) -> bytes:
-    """Questions and answers of a part's accepted pairs, and how often each comes."""
+def _crowded(label: str, source: str, parts: list[str], whole: PairSet) -> np.ndarray:
+    """Which buckets of questions have so many accepted pairs that some of them may be left out."""
+    pairs = np.zeros(BUCKETS, np.uint32)
+    for each in in_tasks(parts, functools.partial(_buckets, source=source, config=whole.config), label):
+        found, times = np.unique(np.frombuffer(each["result"], np.uint32), return_counts=True)
+        pairs[found] += times.astype(np.uint32)
+    return np.packbits(pairs > whole.thins_above)
+
+
+def _buckets(part: str, source: str, config: FilterConfig) -> bytes:
     rows = _decided(part, source, config)
-    found = Counter((pair["question"], pair["answer"]) for row in rows for pair in row["pairs"] if pair["accepted"])
+    return np.array([bucket(p["question"]) for row in rows for p in row["pairs"] if p["accepted"]], np.uint32).tobytes()
+
+
+def _accepted(part: str, source: str, config: FilterConfig, crowded: np.ndarray | None) -> bytes:
+    """Questions of `crowded` buckets and answers of a part's accepted pairs, and how often each comes."""
+    among = None if crowded is None else np.unpackbits(crowded)
+    pairs = (pair for row in _decided(part, source, config) for pair in row["pairs"] if pair["accepted"])
+    counted = (pair for pair in pairs if among is None or among[bucket(pair["question"])])
+    found = Counter((pair["question"], pair["answer"]) for pair in counted)
     return json.dumps([(question, answer, times) for (question, answer), times in found.items()]).encode()
 
 

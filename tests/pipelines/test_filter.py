@@ -15,8 +15,9 @@ from leaml.config import FilterConfig, TrainConfig
 from leaml.data import step_rows, tables
 from leaml.data.step_rows import StepRows
 from leaml.errors import DataError
+from leaml.generation.dataset_filters import PairSet
 from leaml.training.examples import read_examples
-from pipelines.filter import filter_rows
+from pipelines.filter import count_pairs, filter_rows
 from pipelines.run import Step
 from pipelines.training_set import PAIRS, draw
 
@@ -115,6 +116,23 @@ def test_filters_of_all_pairs_come_to_the_same_after_a_kill(candidates: Path, tm
 
     other = filter_rows("filter", str(candidates), str(tmp_path / "three"), config.model_copy(update={"seed": 1}))
     assert other != summary or stored(tmp_path / "three") != stored(tmp_path / "one")
+
+
+def test_only_questions_that_may_be_thinned_are_held(tmp_path: Path) -> None:
+    asked = [f"Is there number {n}?" if n % 2 else "Is it red?" for n in range(400)]
+    rows = [
+        {"image_id": f"{n}", "replies": [reply(f"Question: {question} Answer: yes")], "answers": [], "base": None}
+        for n, question in enumerate(asked)
+    ]
+    step_rows.write(f"{tmp_path}/c", rows, tables.CANDIDATES)
+    config = PLAIN.model_copy(update={"max_per_question": 50})
+    whole = PairSet(config)
+    count_pairs("filter", f"{tmp_path}/c", [f"{start}-100" for start in range(0, 400, 100)], whole)
+    assert list(whole.groups.numbers) == ["is it red"]
+    assert sum(whole.counts[0].values()) == 200
+    assert filter_rows("filter", f"{tmp_path}/c", f"{tmp_path}/out", config)["accepted"] == pytest.approx(250, abs=25)
+    kept = {pair["question"] for row in stored(tmp_path / "out") for pair in row["pairs"] if pair["accepted"]}
+    assert kept == set(asked)  # none of the rare ones is gone
 
 
 def test_similar_questions_are_counted_as_one_whatever_file_is_ready_first(candidates: Path, tmp_path: Path) -> None:

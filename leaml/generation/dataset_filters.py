@@ -3,8 +3,8 @@
 Two passes over the pairs: `count` every pair that the filters of its own image accept, then ask `reason` about each. Which
 pairs go is decided by a hash of the pair, so it does not depend on the order of the images or on how they are cut into files
 (with `similar_questions`, on which wording of a group comes first). A question with few pairs is never thinned, so only those
-need be counted whose bucket (`bucket`), a hash, has many: memory grows with them and their answers, not with all questions. With
-`similar_questions` it grows with all distinct ones.
+need be counted whose bucket (`bucket`), a hash, has many: memory grows with them and their answers, not with all questions.
+With `similar_questions` it grows with all distinct ones.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _SAME_AT_LEAST, _SAME_SHARE = 8, 0.2
 """Images of a shard, in number and as a share of it, from which on one caption is too much alike."""
 GIVEN = "captions given"
 LEFT_OUT = "images left out without a caption"
-_PART = 20_000
+_PART = 2_000
 """Given captions in a file."""
 _HASHED = 1 << 16
 """Ids of images that are hashed at a time."""

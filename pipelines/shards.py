@@ -148,7 +148,7 @@ class EngineActor(Generic[Extra]):
             raise StepError(msg)
 
         reasons = {str(row["image_id"]): str(row[quarantine.REASON]) for row in rows if quarantine.REASON in row}
-        made_rows = [row for row in rows if row["image_id"] not in reasons]
+        kept_rows = [row for row in rows if row["image_id"] not in reasons]
         quarantined += [_quarantined(shard, image_id, reason) for image_id, reason in reasons.items()]
         if quarantined:
             tables.write(
@@ -156,12 +156,12 @@ class EngineActor(Generic[Extra]):
                 tables.table(quarantined, tables.QUARANTINE),
             )
 
-        counts["images"] = len(made_rows)
+        counts["images"] = len(kept_rows)
         counts.update(quarantine.counts_of(quarantined))
         files.write_bytes(f"{self.output}/counts/{shard['shard']}.json", json.dumps(counts).encode())
 
         # last, since the rows' file is what makes the shard done
-        tables.write(f"{self.output}/rows/{shard['shard']}.parquet", tables.table(made_rows, self.work.schema))
+        tables.write(f"{self.output}/rows/{shard['shard']}.parquet", tables.table(kept_rows, self.work.schema))
         if self.known is not None:
             files.delete_tree(replies)
         return counts
@@ -314,7 +314,7 @@ class _Begun(Generic[Extra]):
             self._follow(rows, done, spent)
 
         spent.save()
-        summary: dict[str, float] = {**self._gather(resources), "engine_seconds": round(spent.engine_seconds, 1)}
+        summary: dict[str, float] = {**self._gather(), "engine_seconds": round(spent.engine_seconds, 1)}
         summary["wall_seconds"] = round(spent.wall_seconds, 1)
 
         if spent.images:
@@ -328,14 +328,15 @@ class _Begun(Generic[Extra]):
         say(f"{label}: {describe(summary)}")
         return summary
 
-    def _gather(self, resources: ResourcesConfig) -> Counter[str]:
+    def _gather(self) -> Counter[str]:
         """Make the step's table of its shards, unless it was made before; returns the totals over all shards."""
         output = self.step.output
         if not self.todo and step_rows.exists(output):
             return StepRows(output).counts
         finished = published(output)
         _sweep(output, finished)
-        found = gather(self.step.label, output, self.step.work.schema, sorted(finished), resources.images_per_shard)
+        size = max((shard["count"] for shard in self.step.shards), default=1)
+        found = gather(self.step.label, output, self.step.work.schema, sorted(finished), size)
         quarantine.check(self.step.label, found.counts, self.total, self.total, self.most, output)
         step_rows.commit(output, self.step.work.schema, found.parts, found.counts)
         return found.counts

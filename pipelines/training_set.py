@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -74,18 +75,19 @@ def draw(label: str, step: Step, source: Source, total: int, config: TrainConfig
         uri: The file.
 
     Returns:
-        How many were drawn: about as many as are read, or all.
+        How many were drawn: a little more than are read, or all.
 
     Raises:
         LeamlError: The table cannot be read, or the file not be written.
     """
-    share = config.steps * config.batch_size / max(1, total)
+    read = config.steps * config.batch_size
+    share = (read + 4 * math.sqrt(read) + 16) / max(1, total)  # so that hardly ever fewer are drawn than are read
     rows = len(StepRows(step.folder))
     work = functools.partial(_drawn, folder=step.folder, source=source, share=share, seed=seed)
     drawn = in_tasks([str(start) for start in range(0, rows, PART)], work, label, ordered=True)
     count = publish(uri, (pa.ipc.open_stream(each["result"]).read_all() for each in drawn))
     if share < 1:
-        say(f"{label}: {count} of {total} examples are drawn, about as many as {config.steps} steps read")
+        say(f"{label}: {count} of {total} examples are drawn, as {config.steps} steps read no more")
     return count
 
 

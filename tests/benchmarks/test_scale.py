@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.counting_proxy import CountingProxy
-from benchmarks.scale import NullEngine, config_of
+from benchmarks.scale_run import NullEngine, config_of
 from leaml.engine.interface import Request
 from leaml.generation import prompts
 from leaml.generation.caption_tasks import clozes, word_checks

@@ -103,7 +103,8 @@ def in_tasks(given: list[str], work: Callable[[str], bytes], label: str, ordered
     import ray
 
     if len(given) < 2:
-        yield from ({"error": [], "given": each, "result": work(each)} for each in given)
+        for each in given:
+            yield {"error": [], "given": each, "result": work(each)}
         return
     streamed = ray.data.from_items([{"given": each} for each in given], override_num_blocks=len(given)).map(
         _Task(work), num_cpus=1

@@ -359,7 +359,7 @@ class Trainer:
         self.checkpoints.step(step)
 
     @torch.no_grad()
-    def _validate(self, examples: list[Example]) -> tuple[float, float]:
+    def _validate(self, examples: Sequence[Example]) -> tuple[float, float]:
         """Share of held-out replies whose every token is the model's first choice, and their mean loss."""
         self.vlm.model.eval()
         hits, total = 0, 0.0
@@ -374,7 +374,7 @@ class Trainer:
         self.strategy.rest()
         return hits / len(examples), total / len(examples)
 
-    def _validation_parts(self, examples: list[Example]) -> list[list[int]]:
+    def _validation_parts(self, examples: Sequence[Example]) -> list[list[int]]:
         size = self.config.batch_size
         if self.budget is None:
             return [list(range(n, min(n + size, len(examples)))) for n in range(0, len(examples), size)]

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server that counts the bytes that come back."""
+"""A TCP proxy in front of an HTTP server that counts requests, and the bytes that come back."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import threading
 from types import TracebackType
 from urllib.parse import urlsplit
 
+_REQUEST = b" HTTP/1.1\r\n"
+"""End of the first line of a request."""
+
 
 class CountingProxy:
-    """Forwards connections to `endpoint`; `received` are the bytes of its replies so far, headers included."""
+    """Forwards connections to `endpoint`; `received` are the bytes of its replies so far, headers included, `requests` those
+    that were sent."""
 
     def __init__(self, endpoint: str) -> None:
         found = urlsplit(endpoint)
         self._target = (str(found.hostname), int(found.port or 80))
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self.received = 0
+        self.received = self.requests = 0
         self._counting = threading.Lock()
 
     def __enter__(self) -> CountingProxy:
@@ -36,12 +40,16 @@ class CountingProxy:
                 threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
 
     def _pump(self, source: socket.socket, target: socket.socket, is_reply: bool) -> None:
+        end = b""
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 20):
-                if is_reply:
-                    with self._counting:
+                with self._counting:
+                    if is_reply:
                         self.received += len(data)
+                    else:
+                        self.requests += (end + data).count(_REQUEST)
+                        end = data[1 - len(_REQUEST) :]
                 target.sendall(data)
-        for end in (source, target):
+        for side in (source, target):
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                side.shutdown(socket.SHUT_RDWR)

@@ -88,7 +88,7 @@ def small_images(folder: str, count: int) -> None:
     image_table.write(folder, rows())
 
 
-def _status(pid: int, *names: str) -> int:
+def status(pid: int, *names: str) -> int:
     """Sum of these lines of a process's status, in bytes."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -110,7 +110,7 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._stop.wait(0.1):
-            driver, objects = _status(os.getpid(), "RssAnon", "RssFile"), _status(self._raylet, "RssShmem")
+            driver, objects = status(os.getpid(), "RssAnon", "RssFile"), status(self._raylet, "RssShmem")
             self.driver, self.objects = max(self.driver, driver), max(self.objects, objects)
             self.together = max(self.together, driver + objects)
 

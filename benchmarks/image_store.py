@@ -36,6 +36,7 @@ from benchmarks.counting_proxy import CountingProxy
 from benchmarks.hardware import hardware
 from leaml.data import image_table, store, tables
 from leaml.data.image_table import ImageTable
+from leaml.data.store import ImageRef
 from leaml.io import files, s3
 
 TAKEN = 64
@@ -91,7 +92,11 @@ def write_parquet(folder: str, count: int, size: int, part_rows: int) -> None:
 
 def open_parquet(folder: str) -> Read:
     """All ids, one file after another, as they were read until now."""
-    index = store.index_rows(folder)
+    index = [
+        ImageRef(image_id, file, row)
+        for file in files.listing(folder)
+        for row, image_id in enumerate(tables.read(file, columns=["image_id"])["image_id"].to_pylist())
+    ]
 
     def read(numbers: Sequence[int]) -> list[bytes]:
         by_file: dict[str, list[int]] = {}

@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
 from leaml.config import CaptionConfig, Config, resolve_model
 from leaml.data import captions as ready
 from leaml.data import store, tables
 from leaml.data.image_table import ImageTable
+from leaml.data.step_rows import StepRows
 from leaml.data.store import ImageIndex
 from leaml.engine.interface import Engine, Longest, Request, most_tokens
 from leaml.errors import DataError, StepError
@@ -27,7 +28,7 @@ from pipelines.progress import say
 from pipelines.quarantine import refused
 from pipelines.run import UNKNOWN, Run, Step
 from pipelines.shard import make_shards
-from pipelines.shards import Item, read_output, replied, run_step
+from pipelines.shards import Item, replied, run_step
 from pipelines.sources import Labels, Sources
 from pipelines.steps import STEPS
 from pipelines.table_rows import OutputRow
@@ -39,7 +40,7 @@ _SAME_AT_LEAST, _SAME_SHARE = 8, 0.2
 """Images of a shard, in number and as a share of it, from which on one caption is too much alike."""
 GIVEN = "captions given"
 LEFT_OUT = "images left out without a caption"
-_PART = 20_000
+_PART = 2_000
 """Given captions in a file."""
 _HASHED = 1 << 16
 """Ids of images that are hashed at a time."""
@@ -311,7 +312,6 @@ def publish_given(given: ready.Captions, folders: list[str], refs: ImageIndex, o
     return [str(row["image_id"]) for row in rows]
 
 
-def read_captions(step: Step) -> dict[str, str]:
-    """Captions by image id."""
-    table = read_output(step.folder, tables.CAPTIONS)
-    return {i: c for i, c in zip(table["image_id"].to_pylist(), table["caption"].to_pylist(), strict=True) if c}
+def captions_of(step: Step, ids: Iterable[str]) -> dict[str, str]:
+    """Captions of images with these ids, by id; images without one are not in it."""
+    return {row["image_id"]: row["caption"] for row in StepRows(step.folder).of(ids, ["image_id", "caption"]) if row["caption"]}

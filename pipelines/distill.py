@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from leaml.generation import prompts
 from leaml.generation.caption_tasks import clozes, word_checks
-from leaml.training.batches import Example
-from pipelines.caption import read_captions
+from leaml.generation.draws import uniform
+from leaml.training.examples import Example, StoredExamples, in_tables, publish, read_examples
 from pipelines.context import Context
 from pipelines.models import trained
 from pipelines.progress import say
 from pipelines.run import Step
-from pipelines.train import TaskFile, TrainJob, run_training, write_examples
+from pipelines.train import TaskFile, TrainJob, run_training
+from pipelines.training_set import draw_captions
 from pipelines.warmup import qa_tasks
 
+MOST_CAPTIONS = 100_000
+"""Of which questions are made: the driver holds them, and counts their words."""
 
-def check_examples(captions: dict[str, str], seed: int) -> list[Example]:
+
+def check_examples(captions: dict[str, str], seed: int) -> Iterator[Example]:
     """Yes/no questions about words of captions (image id -> caption)."""
-    return [
-        Example(c.image_id, prompts.CHECK.format(word=c.word), "yes" if c.present else "no")
-        for c in word_checks(captions, seed)
-    ]
+    for each in word_checks(captions, seed):
+        yield Example(each.image_id, prompts.CHECK.format(word=each.word), "yes" if each.present else "no")
 
 
-def cloze_examples(captions: dict[str, str], seed: int) -> list[Example]:
+def cloze_examples(captions: dict[str, str], seed: int) -> Iterator[Example]:
     """Sentences of captions (image id -> caption) with a blank, answered with what the caption says there."""
-    return [Example(g.image_id, prompts.CLOZE.format(sentence=g.sentence), g.words) for g in clozes(captions, seed)]
+    for each in clozes(captions, seed):
+        yield Example(each.image_id, prompts.CLOZE.format(sentence=each.sentence), each.words)
+
+
+def _asked_about(described: StoredExamples, seed: int) -> dict[str, str]:
+    """Captions that questions are made of, by image id: all, or about `MOST_CAPTIONS` of them, drawn by a hash."""
+    share = MOST_CAPTIONS / max(1, len(described))
+    return {e.image_id: e.reply for e in described if share >= 1 or uniform(f"{seed}:questions:{e.image_id}") < share}
 
 
 CAPTION_QUESTIONS = {"checks": check_examples, "clozes": cloze_examples}
@@ -42,15 +53,14 @@ def distill(context: Context) -> Step:
     step = context.step("distill", settings, [captions, warmed, *([selected] if selected else [])])
 
     def work() -> dict[str, object]:
-        request = run.config.caption.prompt or prompts.CAPTION
-        texts = read_captions(captions)
-        examples = [Example(i, request, c) for i, c in texts.items()]
-        tasks = [TaskFile("captions", write_examples(step.path("captions.parquet"), examples))]
+        file = step.path("captions.arrow")
+        draw_captions(step.label, captions, run.config, config, file)
+        tasks = [TaskFile("captions", file)]
 
+        texts = _asked_about(read_examples(file), run.config.seed)
         for name, share in config.question_shares().items():
-            asked = CAPTION_QUESTIONS[name](texts, run.config.seed)
-            file = write_examples(step.path(f"{name}.parquet"), asked)
-            if asked:
+            file = step.path(f"{name}.arrow")
+            if publish(file, in_tables(CAPTION_QUESTIONS[name](texts, run.config.seed))):
                 tasks.append(TaskFile(name, file, share, config.check_weight))
             else:
                 say(f"{step.label}: no {name} can be made of these {len(texts)} captions; trained without")

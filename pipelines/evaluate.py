@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from leaml.config import ModelConfig
 from leaml.data import store, tables
+from leaml.data.step_rows import StepRows
 from leaml.data.tables import LabeledRow
 from leaml.engine.interface import Completion, Engine, Longest, Request, most_tokens
 from leaml.errors import DataError
@@ -21,7 +22,7 @@ from leaml.text import scoring
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Run, Step
 from pipelines.shard import make_shards
-from pipelines.shards import Item, ShardStep, read_output, replied, run_in_turn
+from pipelines.shards import Item, ShardStep, replied, run_in_turn
 from pipelines.sources import Sources
 from pipelines.steps import EVALUATE
 from pipelines.table_rows import AskedRow, OutputRow
@@ -112,7 +113,7 @@ def predict(run: Run, sources: Sources, models: Mapping[str, Examined]) -> dict[
 
         def work(step: Step) -> dict[str, float]:
             summary = next(summary for folder, summary in totals if folder == step.folder)
-            nested = read_output(step.folder, tables.ANSWERS).to_pylist()
+            nested = StepRows(step.folder).columns(None).to_pylist()
             flat = [{"image_id": n["image_id"], **answer} for n in nested for answer in n["answers"]]
             tables.write(step.path("predictions.parquet"), tables.table(flat, tables.PREDICTIONS))
             return summary | {"accuracy": sum(r["correct"] for r in flat) / max(1, len(flat))}

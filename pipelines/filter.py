@@ -1,7 +1,8 @@
 """Filter: candidates become accepted or rejected pairs, each with its reason. CPUs do it, and no model is asked.
 
-Ray Data streams the files of candidates, and each becomes one file of pairs. Filters that need the pairs of all images take a
-pass before that, which counts them. A file of pairs that exists is not made again.
+Tasks read parts of the table of candidates, and each part becomes one file of pairs. Filters that need the pairs of all images
+take two passes before that: one finds questions with so many pairs that some may go, one counts the answers to these. A file of
+pairs that exists is not made again; when all of them exist they are gathered into one table (pipelines/gather.py).
 """
 
 from __future__ import annotations
@@ -9,68 +10,71 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
+
 from leaml.config import FilterConfig
-from leaml.data import tables
+from leaml.data import step_rows, tables
+from leaml.data.step_rows import StepRows
 from leaml.data.tables import PairRow
-from leaml.errors import LeamlError
 from leaml.generation import candidates, filters
-from leaml.generation.dataset_filters import PairSet
+from leaml.generation.dataset_filters import BUCKETS, PairSet, bucket
 from leaml.io import files
 from leaml.run.records import REJECTED
 from pipelines.context import Context
+from pipelines.gather import gather, published
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Step
-from pipelines.shards import read_files
-from pipelines.stream import WorkerRow, rows_of
+from pipelines.stream import in_tasks
 from pipelines.summaries import describe
 from pipelines.table_rows import CandidateRow, PseudoQaRow
 
-COUNTS = "counts"
+PART = 4096
+"""Images in a part."""
 
 
 def filter_pairs(context: Context) -> Step:
     """Decide about every candidate."""
     config = context.run.config.filter
     step = context.step("filter", config.model_dump(), [context.candidates])
-    return context.run.execute(step, lambda: filter_files(step.label, context.candidates.folder, step.folder, config))
+    return context.run.execute(step, lambda: filter_rows(step.label, context.candidates.folder, step.folder, config))
 
 
-def filter_files(label: str, source: str, output: str, config: FilterConfig) -> dict[str, int]:
-    """Make a file of pairs out of each file of candidates, unless it is there.
+def filter_rows(label: str, source: str, output: str, config: FilterConfig) -> dict[str, int]:
+    """Make a file of pairs out of each part of the candidates, unless it is there, and one table of all of them.
 
     Filters of the whole set decide by a hash of the pair, so a run that is killed here and started
     again comes to the same.
 
     Args:
         label: Of the step, for progress.
-        source: Folder of the step with the candidates, which are in its `rows`.
-        output: Folder of this step; the pairs go to its `rows`.
+        source: Folder of the step with the candidates.
+        output: Folder of this step.
         config: Which filters are on.
 
     Returns:
-        Totals over all files, as `counts_of`.
+        Totals over all parts, as `counts_of`.
     """
-    parts = files.listing(f"{source}/rows")
+    parts = [f"{start:09d}-{PART}" for start in range(0, len(StepRows(source)), PART)]
     whole = PairSet(config)
     if whole.active:
-        _count(f"{label}, all pairs", parts, whole)
-    done = {name.rsplit("/", 1)[-1] for name in files.listing(f"{output}/rows")} if files.exists(f"{output}/rows") else set()
-    todo = [part for part in parts if part.rsplit("/", 1)[-1] not in done]
-    work = functools.partial(_publish, output=output, config=config, whole=whole if whole.active else None)
-    with Bar(label, len(parts), "files", len(parts) - len(todo)) as bar, StepMetrics(output, label) as exported:
-        for number, row in enumerate(_stream(todo, work, label), len(parts) - len(todo) + 1):
-            exported.shard(json.loads(row["result"]), 0.0)
+        count_pairs(f"{label}, all pairs", source, parts, whole)
+    made = published(output)
+    todo = [part for part in parts if part not in made]
+    done = len(parts) - len(todo)
+    work = functools.partial(_publish, source=source, output=output, config=config, whole=whole if whole.active else None)
+    with Bar(label, len(parts), "parts", done) as bar, StepMetrics(output, label) as exported:
+        for number, each in enumerate(in_tasks(todo, work, label), done + 1):
+            exported.shard(json.loads(each["result"]), 0.0)
             exported.progress(number, len(parts))
             bar.update(number)
-    summary = Counter[str]()
-    for part in parts:
-        summary.update(json.loads(files.read_bytes(_counts_file(output, part))))
-    say(f"{label}: {describe(summary)}")
-    return dict(summary)
+    found = gather(label, output, tables.PSEUDO_QA, parts, PART)
+    step_rows.commit(output, tables.PSEUDO_QA, found.parts, found.counts)
+    say(f"{label}: {describe(found.counts)}")
+    return dict(found.counts)
 
 
 def decided(row: CandidateRow, config: FilterConfig) -> PseudoQaRow:
@@ -94,78 +98,51 @@ def counts_of(rows: Sequence[PseudoQaRow]) -> Counter[str]:
     return counts + Counter(images=len(rows), pairs=len(pairs), accepted=sum(bool(pair["accepted"]) for pair in pairs))
 
 
-def read_accepted(step: Step) -> list[tuple[str, str, str]]:
-    """`(image_id, question, answer)` of accepted pairs only; the one door from pseudo pairs to training."""
-    return [
-        (row["image_id"], pair["question"], pair["answer"])
-        for rows in read_files(step.folder, tables.PSEUDO_QA)
-        for row in rows.to_pylist()
-        for pair in row["pairs"]
-        if pair["accepted"]
-    ]
+def count_pairs(label: str, source: str, parts: list[str], whole: PairSet) -> None:
+    """Count all pairs that the filters of their image accept, in order: groups of similar questions depend on it."""
+    crowded = _crowded(label, source, parts, whole) if whole.config.similar_questions is None else None
+    work = functools.partial(_accepted, source=source, config=whole.config, crowded=crowded)
+    with Bar(label, len(parts), "parts") as bar:
+        for number, each in enumerate(in_tasks(parts, work, label, ordered=True), 1):
+            for question, answer, times in json.loads(each["result"]):
+                whole.count(question, answer, times)
+            bar.update(number)
 
 
-def _count(label: str, parts: list[str], whole: PairSet) -> None:
-    """Count all pairs that the filters of their image accept, file by file: groups of similar questions depend on the order."""
-    waiting: dict[str, list[tuple[str, str, int]]] = {}
-    following = 0
-    with Bar(label, len(parts), "files") as bar:
-        for row in _stream(parts, functools.partial(_accepted, config=whole.config), label):
-            waiting[row["part"]] = json.loads(row["result"])
-            while following < len(parts) and parts[following] in waiting:
-                for question, answer, times in waiting.pop(parts[following]):
-                    whole.count(question, answer, times)
-                following += 1
-                bar.update(following)
+def _crowded(label: str, source: str, parts: list[str], whole: PairSet) -> np.ndarray:
+    """Which buckets of questions have so many accepted pairs that some of them may be left out."""
+    pairs = np.zeros(BUCKETS, np.uint32)
+    for each in in_tasks(parts, functools.partial(_buckets, source=source, config=whole.config), label):
+        found, times = np.unique(np.frombuffer(each["result"], np.uint32), return_counts=True)
+        pairs[found] += times.astype(np.uint32)
+    return np.packbits(pairs > whole.thins_above)
 
 
-def _accepted(part: str, config: FilterConfig) -> list[tuple[str, str, int]]:
-    """Questions and answers of a file's accepted pairs, and how often each comes."""
-    rows = [decided(row, config) for row in tables.read(part, tables.CANDIDATES).to_pylist()]
-    found = Counter((pair["question"], pair["answer"]) for row in rows for pair in row["pairs"] if pair["accepted"])
-    return [(question, answer, times) for (question, answer), times in found.items()]
+def _buckets(part: str, source: str, config: FilterConfig) -> bytes:
+    rows = _decided(part, source, config)
+    return np.array([bucket(p["question"]) for row in rows for p in row["pairs"] if p["accepted"]], np.uint32).tobytes()
 
 
-def _publish(part: str, output: str, config: FilterConfig, whole: PairSet | None) -> Counter[str]:
-    rows = [decided(row, config) for row in tables.read(part, tables.CANDIDATES).to_pylist()]
+def _accepted(part: str, source: str, config: FilterConfig, crowded: np.ndarray | None) -> bytes:
+    """Questions of `crowded` buckets and answers of a part's accepted pairs, and how often each comes."""
+    among = None if crowded is None else np.unpackbits(crowded)
+    pairs = (pair for row in _decided(part, source, config) for pair in row["pairs"] if pair["accepted"])
+    counted = (pair for pair in pairs if among is None or among[bucket(pair["question"])])
+    found = Counter((pair["question"], pair["answer"]) for pair in counted)
+    return json.dumps([(question, answer, times) for (question, answer), times in found.items()]).encode()
+
+
+def _publish(part: str, source: str, output: str, config: FilterConfig, whole: PairSet | None) -> bytes:
+    rows = _decided(part, source, config)
     if whole is not None:
         thin(whole, rows)
-    counts = counts_of(rows)
-    files.write_bytes(_counts_file(output, part), json.dumps(counts).encode())
+    counts = json.dumps(counts_of(rows)).encode()
+    files.write_bytes(f"{output}/counts/{part}.json", counts)
     # last, since this file is what makes the part done
-    tables.write(f"{output}/rows/{part.rsplit('/', 1)[-1]}", tables.table(rows, tables.PSEUDO_QA))
+    tables.write(f"{output}/rows/{part}.parquet", tables.table(rows, tables.PSEUDO_QA))
     return counts
 
 
-def _counts_file(output: str, part: str) -> str:
-    return f"{output}/{COUNTS}/{part.rsplit('/', 1)[-1].removesuffix('.parquet')}.json"
-
-
-class FileResult(WorkerRow):
-    """What a task made of a file, as JSON."""
-
-    part: str
-    result: str
-
-
-def _stream(parts: list[str], work: Callable[[str], object], label: str) -> Iterator[FileResult]:
-    """What `work` makes of each file, in whatever order it is ready."""
-    import ray
-
-    if not parts:
-        return
-    given = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
-    yield from rows_of(given.map(_Task(work), num_cpus=1), FileResult, label)
-
-
-class _Task:
-    """Calls `work` with the file of a row; our own errors come back in the column `error`, as those of engines do."""
-
-    def __init__(self, work: Callable[[str], object]) -> None:
-        self.work = work
-
-    def __call__(self, row: dict[str, str]) -> dict[str, str | list[str]]:
-        try:
-            return {**row, "result": json.dumps(self.work(row["part"])), "error": []}
-        except LeamlError as error:
-            return {**row, "result": "{}", "error": [type(error).__name__, str(error)]}
+def _decided(part: str, source: str, config: FilterConfig) -> list[PseudoQaRow]:
+    start, count = map(int, part.split("-"))
+    return [decided(row, config) for row in StepRows(source).part(start, count).to_pylist()]

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from leaml.config import ModelConfig, TrainConfig
+from leaml.data.step_rows import StepRows
 from leaml.errors import StepError
-from leaml.generation import prompts
-from leaml.training.batches import Example
-from pipelines.caption import read_captions
+from leaml.training.examples import write_examples
 from pipelines.context import Context
-from pipelines.filter import read_accepted
 from pipelines.ingest import labels_key
 from pipelines.models import model_key, trained
 from pipelines.run import Run, Step
 from pipelines.sources import Labels, Sources
-from pipelines.train import TaskFile, TrainJob, TrialValidation, run_training, write_examples
+from pipelines.train import TaskFile, TrainJob, TrialValidation, run_training
+from pipelines.training_set import PAIRS, draw, draw_captions
 from pipelines.warmup import answer_examples
 
 
@@ -28,17 +27,19 @@ def finetune(context: Context) -> Step:
     step = context.step("finetune", settings, [filtered, labels_key(labels), *([selected] if selected else [])])
 
     def work() -> dict[str, object]:
-        pairs = [Example(i, q, a) for i, q, a in read_accepted(filtered)]
-        if not pairs and config.label_share < 1:
+        accepted = StepRows(filtered.folder).counts["accepted"]
+        if not accepted and config.label_share < 1:
             msg = f"{filtered.label} accepted no pair; see the reasons in {filtered.folder} and loosen filter"
             raise StepError(msg)
+        pairs = step.path("pseudo.arrow")
+        drawn = draw(step.label, filtered, PAIRS, accepted, config, run.config.seed, pairs)
         tasks = [
             TaskFile("labels", _write_labels(step, labels), share=config.label_share),
-            TaskFile("pseudo", write_examples(step.path("pseudo.parquet"), pairs), share=1 - config.label_share),
+            TaskFile("pseudo", pairs, share=1 - config.label_share),
         ]
         start = trained(context.generator, run.config.model) if config.start == "generator" else run.config.model
         selection = selected.folder if selected else None
-        facts = {"pseudo_pairs": len(pairs)}
+        facts = {"pseudo_pairs": drawn}
         return _train(run, sources, step, tasks, config, start, selection, facts, context.judge)
 
     return run.execute(step, work)
@@ -54,15 +55,16 @@ def finetune_captions(run: Run, sources: Sources, labels: Labels, captions: Step
         captions: The step that holds the teacher's captions.
         variant: Name of the control's row.
     """
-    config, request = run.config.finetune, run.config.caption.prompt or prompts.CAPTION
+    config = run.config.finetune
     settings = {"mixed": config.identity() | {"start": "base"}, "model": model_key(run.config.model), "seed": run.config.seed}
     step = run.step("finetune", settings, [captions, labels_key(labels)], variant=variant)
 
     def work() -> dict[str, object]:
-        described = [Example(i, request, text) for i, text in read_captions(captions).items()]
+        described = step.path("captions.arrow")
+        draw_captions(step.label, captions, run.config, config, described)
         tasks = [
             TaskFile("labels", _write_labels(step, labels), share=config.label_share),
-            TaskFile("captions", write_examples(step.path("captions.parquet"), described), share=1 - config.label_share),
+            TaskFile("captions", described, share=1 - config.label_share),
         ]
         return _train(run, sources, step, tasks, config)
 
@@ -91,7 +93,7 @@ def finetune_labels(run: Run, sources: Sources, labels: Labels, config: TrainCon
 
 
 def _write_labels(step: Step, labels: Labels) -> str:
-    return write_examples(step.path("labels.parquet"), answer_examples(labels))
+    return write_examples(step.path("labels.arrow"), answer_examples(labels))
 
 
 def _train(

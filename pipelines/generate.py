@@ -17,12 +17,11 @@ from leaml.engine.interface import Completion, Engine, Longest, Request, most_to
 from leaml.generation import candidates, prompts
 from leaml.text import replies
 from leaml.text.preambles import without_assent
-from pipelines.caption import read_captions
 from pipelines.context import Context
 from pipelines.ingest import labels_key, sample_refs, training_images
 from pipelines.models import engine_spec, trained
 from pipelines.run import Step
-from pipelines.shard import make_shards
+from pipelines.shard import make_shards, rows_of_step
 from pipelines.shards import Item, replied, run_step
 from pipelines.table_rows import CandidateRow, WrittenReply
 
@@ -158,7 +157,7 @@ def generate(context: Context) -> Step:
     def work() -> dict[str, float]:
         refs = training_images(sources).without(labels.image_ids)
         refs = sample_refs(refs, config.max_images, config.seed)
-        extras = read_captions(use) if use else {}
+        extras = rows_of_step(use.folder, refs, "caption") if use else {}
         shards = make_shards("generate", refs, extras, run.config.resources.images_per_shard)
         prompt = run.config.caption.prompt or prompts.CAPTION
         longest = _longest(config, prompt, extras.values())

@@ -7,8 +7,12 @@ it is asked once and its answers are kept beside the candidates; whether a pair 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
-from leaml.data import store, tables
+import pyarrow.compute as pc
+
+from leaml.data import tables
+from leaml.data.store import ImageIndex
 from leaml.engine.interface import Engine, Request
 from leaml.generation import candidates
 from pipelines.context import Context
@@ -16,7 +20,7 @@ from pipelines.generate import longest_question
 from pipelines.ingest import training_images
 from pipelines.models import engine_spec, model_key
 from pipelines.run import Step
-from pipelines.shard import make_shards
+from pipelines.shard import RowsOfStep, make_shards, rows_of_step
 from pipelines.shards import Item, replied, run_step
 from pipelines.table_rows import BaseAnswer, CandidateRow
 
@@ -48,10 +52,16 @@ def hardness(context: Context) -> Step:
     step = context.step("hardness", settings, [generated, *training])
 
     def work() -> dict[str, float]:
-        rows = store.index_rows(generated.path("rows"))
-        refs = training_images(context.sources).only(rows.ids)
-        shards = make_shards("hardness", refs, {}, run.config.resources.images_per_shard, rows.with_ids(refs.ids))
+        refs, rows = with_candidates(generated.folder, training_images(context.sources))
+        shards = make_shards("hardness", refs, rows, run.config.resources.images_per_shard)
         spec = engine_spec(base, run.config.resources, run.config.engine, longest_question(config))
         return run_step(run, step, shards, spec, HardnessWork(config.max_tokens))
 
     return run.execute(step, work)
+
+
+def with_candidates(generated: str, refs: ImageIndex) -> tuple[ImageIndex, RowsOfStep]:
+    """The images of which the generate step in the folder `generated` has a row, and these rows."""
+    found = rows_of_step(generated, refs)
+    there = pc.indices_nonzero(pc.is_valid(found.rows))
+    return refs.take(there), replace(found, rows=found.rows.drop_null())

@@ -12,6 +12,7 @@ from rich.table import Table
 from leaml.data import store, tables
 from leaml.data.image_table import ImageTable
 from leaml.data.ingest import quarantine_file
+from leaml.data.step_rows import StepRows
 from leaml.data.tables import QuarantineRow
 from leaml.errors import InputError
 from leaml.generation import prompts
@@ -39,7 +40,7 @@ def show(run: str, image: str) -> None:
                 console.print(f"  {step.label}: not used, {row['reason']}", markup=False)
         if step.name in STEPS and (shows := STEPS[step.name].inspect):  # exclude and contamination are parts of ingest
             function_of(shows)(step, image_id)
-        for row in _of_image(_published(step, "quarantine"), tables.QUARANTINE, image_id).to_pylist():
+        for row in _of_image(_quarantined(step), tables.QUARANTINE, image_id).to_pylist():
             console.print(f"  {step.label}: quarantined, {row['reason']}")
 
 
@@ -109,8 +110,8 @@ def _of_image(parts: list[str], schema: pa.Schema, image_id: str) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *(part.filter(pc.equal(part["image_id"], image_id)) for part in read)])
 
 
-def _published(step: InspectedStep, folder: str = "rows") -> list[str]:
-    path = files.join(step.path, folder)
+def _quarantined(step: InspectedStep) -> list[str]:
+    path = files.join(step.path, "quarantine")
     return files.listing(path, suffixes=(".parquet",)) if files.exists(path) else []
 
 
@@ -121,7 +122,7 @@ def labels(step: InspectedStep, image_id: str) -> None:
 
 
 def caption(step: InspectedStep, image_id: str) -> None:
-    for row in _of_image(_published(step), tables.CAPTIONS, image_id).to_pylist():
+    for row in StepRows(step.path).of([image_id]):
         sure = "" if row["mean_logprob"] is None else f" (log-probability {row['mean_logprob']:.2f})"
         cut = ", cut back to whole sentences" if row["finish_reason"] == replies.LENGTH else ""
         console.print(f"  caption by {row['model']}{sure}{cut}: {row['caption']}")
@@ -130,7 +131,7 @@ def caption(step: InspectedStep, image_id: str) -> None:
 def pairs(step: InspectedStep, image_id: str) -> None:
     config = yaml.safe_load(files.read_bytes(files.join(step.path, CONFIG)))
     generator, base = _generator(step.path), config["model"]
-    for row in _of_image(_published(step), tables.PSEUDO_QA, image_id).to_pylist():
+    for row in StepRows(step.path).of([image_id]):
         table = Table(title=f"{step.label} ({step.folder})", title_justify="left")
         for column in ("question", "answer", "log-prob.", "votes", "asked again", "verdict"):
             table.add_column(column)

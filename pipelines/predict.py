@@ -24,6 +24,7 @@ from leaml.config import EngineConfig, ResourcesConfig, engines_with
 from leaml.data import carried, image_table, questions, store, tables
 from leaml.data.questions import Asked
 from leaml.data.records import Record, fetch
+from leaml.data.step_rows import StepRows
 from leaml.engine.arguments import refuse_unknown
 from leaml.engine.interface import Completion, Engine, Longest, Request, most_tokens
 from leaml.errors import DataError, InputError
@@ -41,7 +42,7 @@ from pipelines.progress import Bar, say
 from pipelines.run import Lock
 from pipelines.runtime import own_nodes, refuse_unschedulable, start_ray
 from pipelines.shard import make_shards
-from pipelines.shards import read_files, run_shards
+from pipelines.shards import run_shards
 from pipelines.table_rows import AskedRow, OutputRow, ReplyRow
 
 _SHOWN = 3
@@ -306,7 +307,7 @@ def _answered(batch: QuestionBatch, work: str, folder: str, temperature: float |
     """A row a question, in the order of the questions."""
     said: dict[tuple[str, str, tuple[str, ...]], ReplyRow] = {}
     errors = _quarantined(work)
-    for part in read_files(work, tables.REPLIES):
+    for part in StepRows(work).batches(None, _PART):
         for made in part.to_pylist():
             for reply in made["replies"]:
                 said[made["image_id"], reply["question"], tuple(reply["options"] or ())] = reply

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from leaml.data import tables
 from leaml.errors import StepError
-from leaml.io import files
+from leaml.io import files, s3
 from leaml.run.records import QUARANTINED, by_reason
+from pipelines.gather import published
 from pipelines.shard import shard_name
 from pipelines.table_rows import OutputRow
 
@@ -76,15 +78,16 @@ def settle(output: str, most: float) -> Counter[str]:
             _release(output, marker.rsplit("/", 1)[-1])
     if not files.exists(f"{output}/{FOLDER}"):
         return Counter()
-    parts = {}
-    for file in files.listing(f"{output}/{FOLDER}"):
-        name = file.rsplit("/", 1)[-1].removesuffix(".parquet")
-        if files.exists(f"{output}/rows/{name}.parquet"):
-            parts[name] = counts_of(tables.read(file, tables.QUARANTINE).to_pylist())
-    found = sum(parts.values(), Counter[str]())
+    done = published(output)
+    names = [file.rsplit("/", 1)[-1].removesuffix(".parquet") for file in files.listing(f"{output}/{FOLDER}")]
+    names = [name for name in names if name in done]
+    found = Counter[str]()
+    with ThreadPoolExecutor(s3.PARALLEL) as pool:
+        for rows in pool.map(lambda name: tables.read(f"{output}/{FOLDER}/{name}.parquet", tables.QUARANTINE), names):
+            found.update(counts_of(rows.to_pylist()))
     if found["quarantined"] <= most:
         return found
-    for name in parts:
+    for name in names:
         files.write_bytes(f"{output}/{_RELEASED}/{name}", b"")
         _release(output, name)
     return Counter()

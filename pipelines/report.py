@@ -11,7 +11,9 @@ from rich.table import Table
 
 from leaml.config import Config
 from leaml.data import store, tables
+from leaml.data.ingest import quarantine_file
 from leaml.data.label_counts import LabelCounts
+from leaml.data.step_rows import StepRows
 from leaml.data.tables import LabeledRow
 from leaml.evaluation.metrics import Calibration, Metrics
 from leaml.evaluation.templates import templates
@@ -21,13 +23,13 @@ from leaml.report.content import ReportData, Sample, WrongAnswer
 from leaml.report.formats import made_for
 from leaml.report.page import write_report
 from leaml.report.verdict import row_notes
-from leaml.run.records import LEAML, REJECTED, StepRecord, by_reason
+from leaml.run.records import LEAML, QUARANTINED, REJECTED, StepRecord, by_reason
 from leaml.text import scoring
 from leaml.vlm import architecture, checkpoint
+from pipelines.caption import captions_of
 from pipelines.evaluate import evaluation_rows, read_predictions
 from pipelines.progress import console, say, warn
 from pipelines.run import Run, Step
-from pipelines.shards import read_output
 from pipelines.sources import Labels, Sources
 from pipelines.steps import of_kind
 from pipelines.summaries import TRAINING, IngestSummary, TrainingSummary
@@ -135,10 +137,9 @@ def _step(run: Run, record: StepRecord) -> Step:
 def _samples(run: Run, sources: Sources, filtered: Step | None, captions: Step | None) -> list[Sample]:
     if filtered is None:
         return []
-    rows = read_output(filtered.folder, tables.PSEUDO_QA).slice(0, SAMPLES).to_pylist()
+    rows = StepRows(filtered.folder).columns(None, first=SAMPLES).to_pylist()
     wanted = {r["image_id"] for r in rows}
-    taught = read_output(captions.folder, tables.CAPTIONS).to_pylist() if captions else []
-    by_id = {r["image_id"]: r["caption"] for r in taught if r["image_id"] in wanted}
+    by_id = captions_of(captions, wanted) if captions else {}
     data = store.read_images(ref for folder in sources.image_folders for ref in store.index(folder).only(wanted))
     return [Sample(data[row["image_id"]], by_id.get(row["image_id"]), row["caption"], row["pairs"]) for row in rows]
 
@@ -219,12 +220,15 @@ def _filter_counts(run: Run, filtered: Step) -> dict[str, int]:
 
 
 def _quarantine(run: Run) -> dict[str, int]:
+    """Images that each step has not used, by reason: an ingest lists them, the others have counted them."""
     reasons: Counter[str] = Counter()
     for record in run.steps():
-        folder = files.join(run.folder, record.folder)
-        for file in files.listing(folder, suffixes=(".parquet",)):
-            if "quarantine" in file.removeprefix(folder):
-                reasons.update(tables.read(file, tables.QUARANTINE)["reason"].to_pylist())
+        step = _step(run, record)
+        if record.name == "ingest":
+            file = quarantine_file(step.path("images"), step.path("labeled.parquet"))
+            reasons.update(tables.read(file, tables.QUARANTINE)["reason"].to_pylist() if files.exists(file) else [])
+        elif run.done(step):
+            reasons.update(by_reason(run.summary(step), QUARANTINED))
     return dict(reasons)
 
 

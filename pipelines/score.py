@@ -15,10 +15,11 @@ from leaml.config import ModelConfig, ScoreConfig
 from leaml.data.store import ImageStore
 from leaml.io import files
 from leaml.training.batches import Example
+from leaml.training.examples import read_examples
 from pipelines.context import Context
 from pipelines.models import trained
 from pipelines.run import Step
-from pipelines.train import ProgressMonitor, WorkerConfig, fit, read_examples
+from pipelines.train import ProgressMonitor, WorkerConfig, fit
 from pipelines.warmup import qa_tasks
 from pipelines.worker import progress_writer, share_machine
 

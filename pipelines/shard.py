@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TypedDict, TypeVar
+from dataclasses import dataclass
+from typing import TypedDict
 
-from leaml.data import tables
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from leaml.data.image_table import ImageTable
+from leaml.data.step_rows import StepRows
 from leaml.data.store import ImageIndex
+from leaml.errors import DataError
 
-T = TypeVar("T")
+_OWN, _ROW = "own", "row_of_step"
+"""Columns of a shard beside those of an index: the step's own data as JSON, or where that is in the table of another step."""
+_PACKED = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 def shard_name(number: int, ids: list[str]) -> str:
@@ -47,18 +52,47 @@ class LoadedShard(TypedDict):
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Some images of a step: their ids, where their bytes are, and the step's own data of each, or where that is.
+class RowsOfStep:
+    """Data of images that is in the table of another step, where workers read it.
 
-    A position is a file and the number of a row in it.
+    Attributes:
+        folder: Of that step.
+        rows: (images,) int32: which of its rows is an image's; null for an image that has none.
+        column: What of the row it is; None: the whole row.
+    """
+
+    folder: str
+    rows: pa.Array
+    column: str | None = None
+
+
+def rows_of_step(folder: str, refs: ImageIndex, column: str | None = None) -> RowsOfStep:
+    """The rows of these images in the table of the step in `folder`; `column` as of `RowsOfStep`."""
+    return RowsOfStep(folder, StepRows(folder).positions(refs.ids), column)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some images of a step.
+
+    Attributes:
+        number: Of the shard.
+        step: Name of the step.
+        images: The columns of an `ImageIndex`, and of the step's own data where there is some.
+        rows_of: Folder of the step whose table has that; "" where `images` has it.
+        column: Of that table; None: all of them.
     """
 
     number: int
     step: str
-    ids: list[str]
-    positions: list[tuple[str, int]]
-    extras: list[object]
-    extra_positions: list[tuple[str, int]] | None
+    images: pa.Table
+    rows_of: str = ""
+    column: str | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        found: list[str] = self.images["image_id"].to_pylist()
+        return found
 
     @property
     def name(self) -> str:
@@ -67,67 +101,55 @@ class Shard:
 
     def without(self, done: set[str]) -> Shard:
         """The shard without the images in `done`."""
-        keep = [index for index, image_id in enumerate(self.ids) if image_id not in done]
-
-        def kept(values: list[T]) -> list[T]:
-            return [values[index] for index in keep]
-
-        rest = None if self.extra_positions is None else kept(self.extra_positions)
-        extras = kept(self.extras) if self.extra_positions is None else []
-        return Shard(self.number, self.step, kept(self.ids), kept(self.positions), extras, rest)
+        left = pc.invert(pc.is_in(self.images["image_id"], value_set=pa.array(sorted(done), pa.string())))
+        return Shard(self.number, self.step, self.images.filter(left), self.rows_of, self.column)
 
     def pack(self) -> PackedShard:
-        """A row for Ray Data of about 25 bytes an image: the driver holds all of them."""
-        return {
-            "turn": 0,
-            "shard": self.name,
-            "count": len(self.ids),
-            "packed": zlib.compress(json.dumps(asdict(self)).encode()),
-        }
+        """A row for Ray Data of about 22 bytes an image: the driver holds all of them."""
+        about = json.dumps([self.number, self.step, self.rows_of, self.column])
+        rows, packed = self.images.replace_schema_metadata({"shard": about}), pa.BufferOutputStream()
+        with pa.ipc.new_stream(packed, rows.schema, options=_PACKED) as writer:
+            writer.write_table(rows.combine_chunks())
+        return {"turn": 0, "shard": self.name, "count": rows.num_rows, "packed": packed.getvalue().to_pybytes()}
 
     @classmethod
     def unpack(cls, packed: PackedShard) -> Shard:
         """The shard in a row made by `pack`."""
-        found = json.loads(zlib.decompress(packed["packed"]))
-        for key in ("positions", "extra_positions"):
-            found[key] = None if found[key] is None else [(file, row) for file, row in found[key]]
-        return cls(**found)
+        images = pa.ipc.open_stream(packed["packed"]).read_all()
+        number, step, rows_of, column = json.loads(images.schema.metadata[b"shard"])
+        return cls(number, step, images, rows_of, column)
 
 
-def make_shards(
-    step: str, refs: ImageIndex, extras: Mapping[str, object], size: int, rows: ImageIndex | None = None
-) -> list[PackedShard]:
+def make_shards(step: str, refs: ImageIndex, extras: Mapping[str, object] | RowsOfStep, size: int) -> list[PackedShard]:
     """Cut the images into packed shards, in table order.
 
     Args:
         step: Name of the step, for its quarantine.
         refs: The images, and where their bytes are.
-        extras: The step's own data by image id, JSON-safe; None for an image that is not in it.
+        extras: The step's own data by image id, JSON-safe, None for an image that is not in it; or
+            where that is, in the order of `refs`.
         size: Images of a shard; the last one may have fewer.
-        rows: In place of `extras`: where the rows of another step's table are, in the order of
-            `refs`; the worker reads them.
     """
     shards = []
     for number, start in enumerate(range(0, len(refs), size)):
-        part = list(refs[start : start + size])
-        shards.append(
-            Shard(
-                number,
-                step,
-                [r.image_id for r in part],
-                [(r.file, r.row) for r in part],
-                [extras.get(r.image_id) for r in part] if rows is None else [],
-                None if rows is None else [(r.file, r.row) for r in rows[start : start + size]],
-            ).pack()
-        )
+        images = refs.columns.slice(start, size)
+        if isinstance(extras, RowsOfStep):
+            images = images.append_column(_ROW, extras.rows.slice(start, size))
+            shards.append(Shard(number, step, images, extras.folder, extras.column).pack())
+            continue
+        if extras:
+            own = [json.dumps(extras.get(image_id)) for image_id in images["image_id"].to_pylist()]
+            images = images.append_column(_OWN, pa.array(own, pa.string()))
+        shards.append(Shard(number, step, images).pack())
     return shards
 
 
 def load(packed: PackedShard) -> LoadedShard:
     """Reads the encoded bytes of a shard's images; runs as a Ray Data task, so reading overlaps with the engine."""
     shard = Shard.unpack(packed)
+    positions = list(zip(shard.images["file"].to_pylist(), shard.images["row"].to_pylist(), strict=True))
     by_table: dict[str, list[int]] = {}
-    for table, row in shard.positions:
+    for table, row in positions:
         by_table.setdefault(table, []).append(row)
 
     found = {
@@ -135,20 +157,35 @@ def load(packed: PackedShard) -> LoadedShard:
         for table, rows in by_table.items()
         for row, image in zip(rows, ImageTable(table).read(rows), strict=True)
     }
-    images = [found[position] for position in shard.positions]
-    extras = shard.extras if shard.extra_positions is None else _read_extras(shard.extra_positions)
+    images = [found[position] for position in positions]
     return {
         "turn": packed["turn"],
         "shard": shard.name,
         "step": shard.step,
         "image_id": shard.ids,
-        "extra": json.dumps(extras),
+        "extra": _extras(shard),
         "bytes": [image["bytes"] for image in images],
         "lost": [image["lost"] or "" for image in images],
     }
 
 
-def _read_extras(positions: list[tuple[str, int]]) -> list[object]:
-    """Rows `(file, row number)` of another step's tables."""
-    parts = {file: tables.read(file) for file, _ in positions}
-    return [parts[file].slice(row, 1).to_pylist()[0] for file, row in positions]
+def _extras(shard: Shard) -> str:
+    """The step's own data of each image, as a JSON list."""
+    if shard.rows_of:
+        return json.dumps(_read_rows(shard))
+    own = shard.images[_OWN].to_pylist() if _OWN in shard.images.column_names else ["null"] * shard.images.num_rows
+    return f"[{','.join(own)}]"
+
+
+def _read_rows(shard: Shard) -> list[object]:
+    """The shard's rows of another step's table, or what is in their `column`; None for an image without one."""
+    there = shard.images.filter(pc.is_valid(shard.images[_ROW]))
+    if not there.num_rows:
+        return [None] * shard.images.num_rows
+    names = None if shard.column is None else ["image_id", shard.column]
+    read = StepRows(shard.rows_of).take(there[_ROW].to_pylist(), names)
+    if read["image_id"].to_pylist() != there["image_id"].to_pylist():
+        msg = f"{shard.rows_of} has changed since this step began; run the same command again"
+        raise DataError(msg)
+    rows = {row["image_id"]: row if shard.column is None else row[shard.column] for row in read.to_pylist()}
+    return [rows.get(image_id) for image_id in shard.ids]

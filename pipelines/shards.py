@@ -3,7 +3,7 @@
 A shard (pipelines/shard.py) is named by the ids of its images, so "done" is "its file exists": a rerun does the missing
 shards and nothing else, no image twice and none lost, wherever the process was killed, and also if the shard size was
 changed. Ray Data streams the shards: bytes are read on CPU tasks, an actor pool holds the engines, and the actor that made a
-shard's rows publishes them.
+shard's rows publishes them. When all of them are done they are gathered into one table (pipelines/gather.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from PIL import Image
 
 from leaml import images
 from leaml.config import ResourcesConfig
-from leaml.data import tables
+from leaml.data import step_rows, tables
+from leaml.data.step_rows import StepRows
 from leaml.engine.interface import Closable, Completion, Engine
 from leaml.engine.spec import EngineSpec
 from leaml.errors import EngineDiedError, LeamlError, StepError
@@ -28,6 +29,7 @@ from leaml.io import files
 from pipelines import attempts, kept, quarantine
 from pipelines.attempts import Attempts
 from pipelines.clock import EngineClock, Spent
+from pipelines.gather import gather, published
 from pipelines.metrics import StepMetrics
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
@@ -138,7 +140,7 @@ class EngineActor(Generic[Extra]):
             raise StepError(msg)
 
         reasons = {str(row["image_id"]): str(row[quarantine.REASON]) for row in rows if quarantine.REASON in row}
-        published = [row for row in rows if row["image_id"] not in reasons]
+        kept_rows = [row for row in rows if row["image_id"] not in reasons]
         quarantined += [_quarantined(shard, image_id, reason) for image_id, reason in reasons.items()]
         if quarantined:
             tables.write(
@@ -146,12 +148,12 @@ class EngineActor(Generic[Extra]):
                 tables.table(quarantined, tables.QUARANTINE),
             )
 
-        counts["images"] = len(published)
+        counts["images"] = len(kept_rows)
         counts.update(quarantine.counts_of(quarantined))
         files.write_bytes(f"{self.output}/counts/{shard['shard']}.json", json.dumps(counts).encode())
 
         # last, since the rows' file is what makes the shard done
-        tables.write(f"{self.output}/rows/{shard['shard']}.parquet", tables.table(published, self.work.schema))
+        tables.write(f"{self.output}/rows/{shard['shard']}.parquet", tables.table(kept_rows, self.work.schema))
         if self.known is not None:
             files.delete_tree(replies)
         return counts
@@ -191,7 +193,7 @@ def replied(completions: Iterable[Completion]) -> Counter[str]:
 
 def _remaining(shards: list[PackedShard], output: str) -> list[PackedShard]:
     """The shards that are not published. Images published in shards of another size are taken out of theirs."""
-    finished = _finished(output)
+    finished = published(output)
     todo = [u for u in shards if u["shard"] not in finished]
     foreign = sorted(finished - {u["shard"] for u in shards})
     if not foreign or not todo:
@@ -214,10 +216,6 @@ def _sweep(output: str, finished: set[str]) -> None:
                 files.delete_tree(file)
     for folder in (attempts.FOLDER, kept.FOLDER):
         files.delete_tree(f"{output}/{folder}")
-
-
-def _finished(output: str) -> set[str]:
-    return {u.rsplit("/", 1)[-1].removesuffix(".parquet") for u in _listing(f"{output}/rows")}
 
 
 @dataclass(frozen=True)
@@ -302,10 +300,12 @@ class _Begun(Generic[Extra]):
         self.total = sum(u["count"] for u in step.shards)
         self.earlier = quarantine.settle(step.output, max_quarantined * self.total)
         self.todo = _remaining(step.shards, step.output)
+        if self.todo:
+            step_rows.remove(step.output)  # it lacks them
 
     def finish(self, rows: Iterator[ShardResult], resources: ResourcesConfig) -> dict[str, float]:
         """Follow the rest of the shards, whose results come in `rows`; returns the totals over all shards."""
-        label, output, spent = self.step.label, self.step.output, Spent(self.step.output)
+        label, spent = self.step.label, Spent(self.step.output)
         done = self.total - sum(u["count"] for u in self.todo)
         if done:
             say(f"{label}: {done} of {self.total} images were done before; {self.total - done} to do")
@@ -314,12 +314,9 @@ class _Begun(Generic[Extra]):
             say(f"{label}: {len(self.todo)} shards, {resources.engines} engines; {saturation(resources, sequences)}")
             self._follow(rows, done, spent)
 
-        finished = _finished(output)
-        _sweep(output, finished)
         spent.save()
-        summary: dict[str, float] = {**_read_counts(output, finished), "engine_seconds": round(spent.engine_seconds, 1)}
+        summary: dict[str, float] = {**self._gather(), "engine_seconds": round(spent.engine_seconds, 1)}
         summary["wall_seconds"] = round(spent.wall_seconds, 1)
-        quarantine.check(label, summary, self.total, self.total, self.most, output)
 
         if spent.images:
             busy = max(spent.engine_seconds, 1e-3)
@@ -333,6 +330,19 @@ class _Begun(Generic[Extra]):
 
         say(f"{label}: {describe(summary)}")
         return summary
+
+    def _gather(self) -> Counter[str]:
+        """Make the step's table of its shards, unless it was made before; returns the totals over all shards."""
+        output = self.step.output
+        if not self.todo and step_rows.exists(output):
+            return StepRows(output).counts
+        finished = published(output)
+        _sweep(output, finished)
+        size = max((shard["count"] for shard in self.step.shards), default=1)
+        found = gather(self.step.label, output, self.step.work.schema, sorted(finished), size)
+        quarantine.check(self.step.label, found.counts, self.total, self.total, self.most, output)
+        step_rows.commit(output, self.step.work.schema, found.parts, found.counts)
+        return found.counts
 
     def _follow(self, rows: Iterator[ShardResult], done: int, spent: Spent) -> None:
         label, output = self.step.label, self.step.output
@@ -374,23 +384,5 @@ def run_step(
     return run_shards(step.label, shards, spec, work, step.folder, resources or config.resources, *limits)
 
 
-def _read_counts(output: str, finished: set[str]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for name in sorted(finished):  # not the folder's listing: a killed shard may have left its counts without rows
-        counts.update(json.loads(files.read_bytes(f"{output}/counts/{name}.json")))
-    return counts
-
-
 def _listing(folder: str) -> list[str]:
     return files.listing(folder) if files.exists(folder) else []
-
-
-def read_output(output: str, schema: pa.Schema) -> pa.Table:
-    """All published rows of a map step, in shard order."""
-    return pa.concat_tables([schema.empty_table(), *read_files(output, schema)])
-
-
-def read_files(output: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The published files of a map step one by one, in shard order."""
-    for file in _listing(f"{output}/rows"):
-        yield tables.read(file, schema)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
 from leaml import errors
 from leaml.config import ResourcesConfig
-from leaml.errors import StepError
+from leaml.errors import LeamlError, StepError
 from pipelines.shard import PackedShard, load
 
 if TYPE_CHECKING:
@@ -79,6 +79,51 @@ def saturation(resources: ResourcesConfig, sequences: int) -> str:
         f"{images} images at a time cannot fill an engine's {sequences} sequences; "
         f"raise resources.images_per_shard to {-(-sequences // resources.engine_shards)} or more for full speed"
     )
+
+
+class TaskResult(WorkerRow):
+    """What a task made of what it was given."""
+
+    given: str
+    result: bytes
+
+
+def in_tasks(given: list[str], work: Callable[[str], bytes], label: str, ordered: bool = False) -> Iterator[TaskResult]:
+    """What `work` makes of each text that is given, on CPUs of the cluster; a single one is worked on right here.
+
+    Args:
+        given: Names of files, parts of a table, ...
+        work: Must be picklable.
+        label: Of the step, for the message of a failure.
+        ordered: In the order of `given`; else as they are ready.
+
+    Raises:
+        LeamlError: As `rows_of`.
+    """
+    import ray
+
+    if len(given) < 2:
+        for each in given:
+            yield {"error": [], "given": each, "result": work(each)}
+        return
+    streamed = ray.data.from_items([{"given": each} for each in given], override_num_blocks=len(given)).map(
+        _Task(work), num_cpus=1
+    )
+    streamed.context.execution_options.preserve_order = ordered
+    yield from rows_of(streamed, TaskResult, label)
+
+
+class _Task:
+    """Calls `work`; our own errors come back in the column `error`, as those of engines do."""
+
+    def __init__(self, work: Callable[[str], bytes]) -> None:
+        self.work = work
+
+    def __call__(self, row: dict[str, str]) -> dict[str, object]:
+        try:
+            return {**row, "result": self.work(row["given"]), "error": []}
+        except LeamlError as error:
+            return {**row, "result": b"", "error": [type(error).__name__, str(error)]}
 
 
 def rows_of(streamed: Dataset, row_type: type[Result], label: str) -> Iterator[Result]:

@@ -14,14 +14,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypedDict, TypeVar
 
+import pyarrow as pa
+
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, resolve_model
 from leaml.config.limits import MAX_PIXELS
-from leaml.data import tables
 from leaml.data.store import ImageStore
 from leaml.errors import LeamlError, ModelError, StepError
 from leaml.imports import uncollected
 from leaml.io import files, s3
-from leaml.training.batches import Example, Task
+from leaml.training.batches import Task
+from leaml.training.examples import StoredExamples, read_examples
 from leaml.training.loop import Outcome, Trainer, Validation
 from leaml.training.memory import allocator
 from leaml.training.worker import Worker
@@ -58,7 +60,7 @@ PLACED = "placement_group"
 
 @dataclass
 class TaskFile:
-    """A task whose examples are in a Parquet file (schema tables.EXAMPLES)."""
+    """A task whose examples are in a file that `leaml.training.examples` has written."""
 
     name: str
     file: str
@@ -113,12 +115,6 @@ class TrialValidation:
 def validation_interval(steps: int, times: int) -> int:
     """Steps between validations when a training is judged `times` times."""
     return max(1, steps // times)
-
-
-def write_examples(uri: str, examples: list[Example]) -> str:
-    """Write the examples of a task for the workers to read; returns `uri`."""
-    tables.write(uri, tables.table([asdict(e) for e in examples], tables.EXAMPLES))
-    return uri
 
 
 def run_training(
@@ -249,14 +245,11 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
         memory_share=min(1.0, config["gpus"]) or 1 / (context.get_local_world_size() * config["lanes"]),
         progress=worker.progress_writer(job.folder) if context.get_world_rank() == 0 else lambda metrics: None,
     )
-    tasks = [Task(t.name, read_examples(t.file), t.share, t.weight) for t in job.tasks]
-    asked = read_examples(job.validation) if job.validation else []
+    tasks, asked, store = training_data(job)
     every = validation_interval(job.config.steps, job.validations)
     group = ray.util.get_current_placement_group()
     placed = {PLACED: group.id.hex()} if group else {}
     validation = Validation(asked, every, lambda found: ray.train.report({VALIDATED: found} | placed)) if asked else None
-    ids = {e.image_id for examples in (asked, *(t.examples for t in tasks)) for e in examples}
-    store = ImageStore(job.images, job.max_pixels, ids=ids)
     images = (store.get, job.seed, own, validation, store.size, config["processes"], store.prefetch)
     trainer = Trainer(vlm, parameters, tasks, job.config, *images)
     outcome, count = trainer.run(), sum(p.numel() for p in trainer.parameters)
@@ -264,6 +257,16 @@ def _train_worker(config: WorkerConfig[TrainJob]) -> None:
     if own.rank == 0:
         _write_result(result, job, outcome, count)
     ray.train.report({"step": job.config.steps})
+
+
+def training_data(job: TrainJob) -> tuple[list[Task], StoredExamples | None, ImageStore]:
+    """What a worker trains on, what it is validated on, and the images of both: nothing that grows with those it never sees."""
+    stored = [read_examples(task.file) for task in job.tasks]
+    tasks = [Task(t.name, examples, t.share, t.weight) for t, examples in zip(job.tasks, stored, strict=True)]
+    asked = read_examples(job.validation) if job.validation else None
+    every = [*stored, *([asked] if asked else [])]
+    ids = pa.chunked_array([chunk for examples in every for chunk in examples.image_ids.chunks], pa.string())
+    return tasks, asked, ImageStore(job.images, job.max_pixels, ids=ids)
 
 
 def _computed_on_four_bits(config: TrainConfig, device: str) -> torch.dtype | None:
@@ -287,11 +290,6 @@ def _gathered(sharded: VLM, job: TrainJob, rank: int) -> VLM:
         prepare.float32_masters(trained, everything=False)
     parallel.gather(sharded.model, whole.model)
     return whole
-
-
-def read_examples(file: str) -> list[Example]:
-    """The examples of a task file."""
-    return [Example(**row) for row in tables.read(file, tables.EXAMPLES).to_pylist()]
 
 
 def _trainable(vlm: VLM, job: TrainJob) -> list[nn.Parameter]:

@@ -24,6 +24,7 @@ from leaml.io import files, s3
 from leaml.run import search
 from leaml.run.records import read_done
 from leaml.run.search import Point, SearchResult, Trial
+from leaml.training.examples import write_examples
 from pipelines.adapt import check
 from pipelines.estimates import workers
 from pipelines.ingest import draw_labels, ingest, labels_key, refuse_nothing_to_generate
@@ -35,7 +36,7 @@ from pipelines.runtime import start_ray
 from pipelines.sources import Labels, Sources
 from pipelines.steps import METHOD, ONCE, had_by, judged_sections, judged_step, why_not
 from pipelines.summaries import ValidationRecord, validations_of
-from pipelines.train import TrialValidation, validation_interval, write_examples
+from pipelines.train import TrialValidation, validation_interval
 from pipelines.tune_callbacks import LISTED, SEED, TrialReport, clean_up, forward_validations, report_of, show_progress
 from pipelines.warmup import answer_examples
 
@@ -125,7 +126,7 @@ def _search(run: Run, step: Step, sources: Sources, labels: Labels, verbose: boo
     config = run.config
     start_ray(_shared(config).resources, verbose)
     questions = Labels(labels.validation, labels.validation.slice(0, 0), "")
-    validation = write_examples(step.path("validation.parquet"), answer_examples(questions))
+    validation = write_examples(step.path("validation.arrow"), answer_examples(questions))
     settings = TrialSettings(_shared(config), validation)
     began = time.time()
     if until := search.last_shared_step(config, had_by(config), ONCE):

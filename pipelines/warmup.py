@@ -5,13 +5,14 @@ from __future__ import annotations
 from leaml.generation import prompts
 from leaml.text.scoring import answer_text, ask
 from leaml.training.batches import Example
-from pipelines.caption import read_captions
+from leaml.training.examples import write_examples
+from pipelines.caption import captions_of
 from pipelines.context import Context
 from pipelines.ingest import labels_key
 from pipelines.models import model_key, trained
 from pipelines.run import Step
 from pipelines.sources import Labels
-from pipelines.train import TaskFile, TrainJob, run_training, write_examples
+from pipelines.train import TaskFile, TrainJob, run_training
 
 QA_TASKS = ("pairs", "answers")
 """The QA loss has two equal parts: writing the labeled pairs, and answering their questions as a user asks them."""
@@ -44,7 +45,7 @@ def qa_tasks(warmed: Step, weight: float = 1.0, share: float = 1.0) -> list[Task
         weight: Of each of the two tasks in the loss.
         share: Of each of them in a batch, relative to the shares of other tasks.
     """
-    return [TaskFile(name, warmed.path(f"{name}.parquet"), share=share, weight=weight) for name in QA_TASKS]
+    return [TaskFile(name, warmed.path(f"{name}.arrow"), share=share, weight=weight) for name in QA_TASKS]
 
 
 def warmup(context: Context) -> Step:
@@ -60,8 +61,8 @@ def warmup(context: Context) -> Step:
     step = context.step("warmup", settings, inputs)
 
     def work() -> dict[str, object]:
-        write_examples(step.path("pairs.parquet"), pair_examples(labels, read_captions(use) if use else {}))
-        write_examples(step.path("answers.parquet"), answer_examples(labels))
+        write_examples(step.path("pairs.arrow"), pair_examples(labels, captions_of(use, labels.image_ids) if use else {}))
+        write_examples(step.path("answers.arrow"), answer_examples(labels))
         job = TrainJob(
             step.folder,
             trained(start, run.config.model) if start else run.config.model,

@@ -34,11 +34,11 @@ from leaml.neurons import scores, selection
 from leaml.run.records import LEAML, read_run
 from leaml.text.scoring import ask
 from leaml.training.batches import Example, Task
+from leaml.training.examples import read_examples
 from leaml.training.loop import Trainer, Validation
 from leaml.training.worker import Worker
 from leaml.vlm import load
 from pipelines.adapt import adapt
-from pipelines.train import read_examples
 from pipelines.warmup import QA_TASKS
 
 
@@ -73,8 +73,8 @@ def made(loaded: Config) -> Folders:
 
 def unlabeled_questions(folders: Folders, count: int) -> list[Example]:
     """Questions about images that are not labeled, evenly from the whole table."""
-    labeled = {e.image_id for e in read_examples(files.join(folders.warmed, "answers.parquet"))}
-    rows = tables.read(files.join(folders.images, "labeled.parquet"), tables.LABELED).to_pylist()
+    labeled = {e.image_id for e in read_examples(files.join(folders.warmed, "answers.arrow"))}
+    rows = tables.read(files.join(folders.images, "labeled.arrow"), tables.LABELED).to_pylist()
     rows = [row for row in rows if row["image_id"] not in labeled]
     return [Example(r["image_id"], ask(r), r["answer"]) for r in rows[:: max(1, len(rows) // count)][:count]]
 
@@ -101,14 +101,14 @@ def distil(loaded: Config, folders: Folders, questions: list[Example], arm: Arm)
     given = loaded.distill.model_copy(update={"steps": arm.steps, "lr": arm.lr, "save_every": arm.steps})
     vlm = load.load(ModelConfig(name=files.join(folders.warmed, "model"), dtype=loaded.model.dtype), "cpu")
     store = ImageStore([files.join(folders.images, "images")], loaded.data.max_pixels)
-    qa = {name: read_examples(files.join(folders.warmed, f"{name}.parquet")) for name in QA_TASKS}
+    qa = {name: read_examples(files.join(folders.warmed, f"{name}.arrow")) for name in QA_TASKS}
     found = score(vlm, store, [e for examples in qa.values() for e in examples], loaded.score, arm)
     chosen = selection.select(found, arm.ratio, arm.scope, loaded.select.normalise)
     vlm.model = get_peft_model(vlm.model, NeuronConfig(rows=chosen))
     parameters = [p for p in vlm.model.parameters() if p.requires_grad]
     made = {"captions": (1.0, 1.0)} | {name: (share, given.check_weight) for name, share in given.question_shares().items()}
     tasks = [
-        Task(name, read_examples(files.join(folders.distilled, f"{name}.parquet")), share, weight)
+        Task(name, read_examples(files.join(folders.distilled, f"{name}.arrow")), share, weight)
         for name, (share, weight) in made.items()
     ]
     tasks = [task for task in tasks if task.examples]  # captions may give no questions

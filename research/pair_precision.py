@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TypedDict
 
 from leaml.data import tables
+from leaml.data.step_rows import StepRows
 from leaml.data.tables import LabeledRow
 from leaml.io import files
 from leaml.run.records import read_run
 from leaml.text.scoring import is_correct, normalise
-from pipelines.shards import read_files
 from pipelines.table_rows import PseudoQaRow
 
+_BATCH = 10_000
 Truth = dict[tuple[str, str], LabeledRow]
 """Image and normalised question -> row of the LABELED table."""
 
@@ -58,7 +59,7 @@ def truth_of(rows: Iterable[LabeledRow]) -> Truth:
 
 def precision(filtered: str, truth: Truth) -> Worth:
     """`judge` of the rows of a filter step."""
-    return judge((row for rows in read_files(filtered, tables.PSEUDO_QA) for row in rows.to_pylist()), truth)
+    return judge((row for rows in StepRows(filtered).batches(None, _BATCH) for row in rows.to_pylist()), truth)
 
 
 def judge(rows: Iterable[PseudoQaRow], truth: Truth) -> Worth:

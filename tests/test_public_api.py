@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import leaml
-from leaml.data import tables
+from leaml.data import step_rows, tables
 from leaml.errors import DataError, InputError
 from leaml.run.records import RunRecord, StepRecord
 
@@ -34,7 +34,7 @@ def test_pairs_of_a_run_are_a_table(tmp_path: Path) -> None:
         leaml.read_pairs(str(tmp_path))
     pair = {"question": "q?", "answer": "a", "mean_logprob": -0.5, "accepted": True, "reason": ""}
     rows = [{"image_id": "x", "caption": None, "pairs": [pair, pair | {"accepted": False, "reason": "few votes"}]}]
-    tables.write(f"{tmp_path}/filter-1/rows/0.parquet", tables.table(rows, tables.PSEUDO_QA))
+    step_rows.write(f"{tmp_path}/filter-1", rows, tables.PSEUDO_QA)
     RunRecord("mine", "partial", steps=(StepRecord("filter", "leaml", folder="filter-1"),)).write(str(tmp_path))
     found = leaml.read_pairs(str(tmp_path))
     assert found.select(["image_id", "accepted", "reason"]).to_pylist() == [

@@ -5,11 +5,9 @@ A row holds the encoded bytes, or says where they are: the file at its URI, or a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
-
-import pyarrow as pa
 
 from leaml.data import tables
 from leaml.errors import DataError
@@ -41,33 +39,8 @@ class StoredImage(TypedDict):
     lost: str | None
 
 
-class ImageTable:
-    """An images table.
-
-    Args:
-        folder: Where it lies, on a disk or in S3.
-
-    Raises:
-        DataError: There is none, or it cannot be read.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self._table = lance_tables.open_table(folder)
-
-    def __len__(self) -> int:
-        with lance_tables.explained(self.folder):
-            return int(self._table.count_rows())
-
-    def columns(self, names: list[str], first: int | None = None) -> pa.Table:
-        """These columns of all rows, or of the `first` ones, in order; nothing else is read. Raises DataError."""
-        with lance_tables.explained(self.folder):
-            return self._table.to_table(columns=names, limit=first, scan_in_order=True)
-
-    def batches(self, names: list[str] | None, size: int) -> Iterator[pa.RecordBatch]:
-        """Columns of all rows in order, at most `size` rows at a time; None: all columns. Raises DataError."""
-        with lance_tables.explained(self.folder):
-            yield from self._table.to_batches(columns=names, batch_size=size, scan_in_order=True)
+class ImageTable(lance_tables.Table):
+    """An images table."""
 
     def read(self, rows: list[int]) -> list[StoredImage]:
         """The images in these rows, in this order: ask for many at once.
@@ -78,8 +51,7 @@ class ImageTable:
         Raises:
             DataError: The table or a file that exists cannot be read.
         """
-        with lance_tables.explained(self.folder):
-            found: list[_Where] = self._table.take(rows, columns=list(_Where.__annotations__)).to_pylist()
+        found: list[_Where] = self.take(rows, list(_Where.__annotations__)).to_pylist()
         if all(row["bytes"] is not None for row in found):
             return [_read(row) for row in found]
         with ThreadPoolExecutor(s3.PARALLEL) as pool:

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
 from leaml.config.limits import MAX_PIXELS
-from leaml.data import tables
 from leaml.data.image_table import ImageTable, StoredImage
 from leaml.errors import DataError
 from leaml.images import decode
@@ -22,7 +22,7 @@ from leaml.io import files
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """Where one image's row is: an images table, or a Parquet file of a step's rows, and the row number in it."""
+    """Where one image's row is: an images table, and the row number in it."""
 
     image_id: str
     file: str
@@ -45,6 +45,11 @@ class ImageIndex(Sequence[ImageRef]):
         return cls(pa.concat_tables([_INDEX.empty_table(), *(p._table for p in parts)]).unify_dictionaries())
 
     @property
+    def columns(self) -> pa.Table:
+        """Ids, folders of tables (`file`) and numbers of rows in them (`row`), in order."""
+        return self._table
+
+    @property
     def ids(self) -> pa.ChunkedArray:
         """The image ids, in order."""
         return self._table["image_id"]
@@ -63,22 +68,9 @@ class ImageIndex(Sequence[ImageRef]):
             self._table.take(positions if isinstance(positions, pa.ChunkedArray) else pa.array(positions, pa.int64()))
         )
 
-    def with_ids(self, ids: pa.ChunkedArray) -> ImageIndex:
-        """The images with these ids, in their order. Raises DataError naming an id that is not here."""
-        positions = pc.index_in(ids, value_set=self.ids)
-        if positions.null_count:
-            missing = ids.filter(pc.is_null(positions))
-            msg = f"{len(missing)} images are missing in {self._files()}, the first is {missing[0].as_py()}"
-            raise DataError(msg)
-        return self.take(positions)
-
     def _among(self, ids: Iterable[str]) -> pa.ChunkedArray:
         wanted = ids if isinstance(ids, pa.ChunkedArray) else pa.array(list(ids), pa.string())
         return pc.is_in(self.ids, value_set=wanted)
-
-    def _files(self) -> str:
-        found = pc.unique(self._table["file"]).to_pylist()
-        return " and ".join([*found[:1], *([f"{len(found) - 1} more"] if len(found) > 1 else [])]) or "an empty table"
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -103,19 +95,9 @@ class ImageIndex(Sequence[ImageRef]):
 
 def index(folder: str) -> ImageIndex:
     """Every image of the images table in `folder`, in order; reads ids only."""
-    return _index_of(folder, ImageTable(folder).columns(["image_id"])["image_id"])
-
-
-def index_rows(folder: str) -> ImageIndex:
-    """Every row of the Parquet files in `folder`, those of a step, in file order; reads ids only."""
-    found = files.listing(folder, suffixes=(".parquet",))
-    return ImageIndex.joined(_index_of(file, tables.read(file, columns=["image_id"])["image_id"]) for file in found)
-
-
-def _index_of(file: str, ids: pa.ChunkedArray) -> ImageIndex:
-    return ImageIndex(
-        pa.table([ids, pa.repeat(file, len(ids)).dictionary_encode(), pa.array(range(len(ids)), pa.int32())], schema=_INDEX)
-    )
+    ids = ImageTable(folder).columns(["image_id"])["image_id"]
+    tables_of = pa.repeat(folder, len(ids)).dictionary_encode()
+    return ImageIndex(pa.table([ids, tables_of, pa.array(np.arange(len(ids), dtype=np.int32))], schema=_INDEX))
 
 
 def rows_of(folder: str, ids: Iterable[str], columns: list[str]) -> dict[str, dict[str, Any]]:
@@ -163,6 +145,60 @@ def _held(image: StoredImage) -> bytes:
     return image["bytes"]
 
 
+class _Places:
+    """Where images are and how large they are, in columns: 48 bytes an image.
+
+    Args:
+        folders: Images tables.
+        ids: The images that are meant; None: all.
+    """
+
+    def __init__(self, folders: list[str], ids: Iterable[str] | pa.ChunkedArray | None) -> None:
+        opened = [ImageTable(folder) for folder in folders]
+        if ids is None:
+            ids = pa.chunked_array([c for t in opened for c in t.columns(["image_id"])["image_id"].chunks], pa.string())
+        self.ids = _sorted(ids)
+        self.table = np.full(len(self.ids), -1, np.int16)
+        self.row, self.width, self.height = (np.zeros(len(self.ids), np.int32) for _ in range(3))
+        for number, table in enumerate(opened):
+            self._fill(number, table)
+
+    def _fill(self, number: int, table: ImageTable) -> None:
+        start = 0
+        for batch in table.batches(["image_id", "width", "height"], _BATCH):
+            names = np.array(batch["image_id"].to_pylist(), dtype=bytes)
+            found = self._positions(names)
+            here = np.flatnonzero(found >= 0)
+            self.table[found[here]], self.row[found[here]] = number, start + here
+            for column, values in (("width", self.width), ("height", self.height)):
+                values[found[here]] = batch[column].fill_null(0).to_numpy(zero_copy_only=False)[here]
+            start += len(names)
+
+    def _positions(self, names: np.ndarray) -> np.ndarray:
+        """Position of each name in `ids`, -1 where it is none of them."""
+        if not len(self.ids) or not len(names):
+            return np.full(len(names), -1)
+        found = np.minimum(np.searchsorted(self.ids, names), len(self.ids) - 1)
+        return np.where(self.ids[found] == names, found, -1)
+
+    def __len__(self) -> int:
+        return int((self.table >= 0).sum())
+
+    def of(self, image_id: str) -> int | None:
+        """Position of an image in the columns; None for one that is in no table."""
+        (found,) = self._positions(np.array([image_id], dtype=bytes))
+        return int(found) if found >= 0 and self.table[found] >= 0 else None
+
+
+def _sorted(ids: Iterable[str] | pa.ChunkedArray) -> np.ndarray:
+    """Each id once, in order; few of them are objects at a time."""
+    if not isinstance(ids, pa.ChunkedArray):
+        return np.unique(np.array(list(ids), dtype=bytes))
+    starts = range(0, len(ids), _BATCH)
+    parts = [np.unique(np.array(ids.slice(start, _BATCH).to_pylist(), dtype=bytes)) for start in starts]
+    return np.unique(np.concatenate(parts)) if parts else np.array([], dtype=bytes)
+
+
 class ImageStore:
     """Decoded images by id, over one or more images tables, with a bounded cache.
 
@@ -178,34 +214,34 @@ class ImageStore:
         folders: list[str],
         max_pixels: int = MAX_PIXELS,
         cache_pixels: int = 100_000_000,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str] | pa.ChunkedArray | None = None,
     ) -> None:
-        found = ImageIndex.joined(index(folder) for folder in folders)
-        self.refs = {ref.image_id: ref for ref in (found if ids is None else found.only(ids))}
-        self.sizes: dict[str, tuple[int, int]] = {}
+        self.folders, self.places = folders, _Places(folders, ids)
         self.max_pixels, self.cache_pixels = max_pixels, cache_pixels
         self.cached = 0
         self.cache: OrderedDict[str, Image.Image] = OrderedDict()
         self.tables: dict[str, ImageTable] = {}
         self.ahead: dict[str, StoredImage] = {}
 
+    def __len__(self) -> int:
+        """How many images it knows."""
+        return len(self.places)
+
     def __getstate__(self) -> dict[str, object]:
         """What another process is given: nothing that was read or opened on the way."""
-        return self.__dict__ | {"sizes": {}, "cached": 0, "cache": OrderedDict(), "tables": {}, "ahead": {}}
+        return self.__dict__ | {"cached": 0, "cache": OrderedDict(), "tables": {}, "ahead": {}}
 
     def prefetch(self, ids: Collection[str]) -> None:
         """Read the encoded images with these ids at once, in place of those of the last call; unknown ids are left to `get`."""
-        wanted = [self.refs[i] for i in ids if i in self.refs and i not in self.cache]
-        self.ahead = {image["image_id"]: image for image in self._read(wanted)}
+        found = [self.places.of(image_id) for image_id in ids if image_id not in self.cache]
+        self.ahead = {image["image_id"]: image for image in self._read([p for p in found if p is not None])}
 
     def get(self, image_id: str) -> Image.Image:
         """The image in RGB. Raises DataError for an unknown id."""
         if image_id in self.cache:
             self.cache.move_to_end(image_id)
             return self.cache[image_id]
-        if image_id not in self.refs:
-            raise self._unknown(image_id)
-        stored = self.ahead.pop(image_id, None) or self._read([self.refs[image_id]])[0]
+        stored = self.ahead.pop(image_id, None) or self._read([self._place(image_id)])[0]
         image = decode(_held(stored), self.max_pixels)
         self.cache[image_id] = image
         self.cached += image.width * image.height
@@ -216,23 +252,23 @@ class ImageStore:
 
     def size(self, image_id: str) -> tuple[int, int]:
         """Width and height of an image, from the tables' columns. Raises DataError for an unknown id."""
-        if not self.sizes:
-            for file in sorted({ref.file for ref in self.refs.values()}):
-                found = self._table(file).columns(["image_id", "width", "height"])
-                rows = zip(*(column.to_pylist() for column in found.columns), strict=True)
-                self.sizes.update({image_id: (width, height) for image_id, width, height in rows if image_id in self.refs})
-        if image_id not in self.sizes:
-            raise self._unknown(image_id)
-        return self.sizes[image_id]
+        place = self._place(image_id)
+        return int(self.places.width[place]), int(self.places.height[place])
 
-    def _read(self, refs: list[ImageRef]) -> list[StoredImage]:
-        return [image for folder, rows in _by_table(refs).items() for image in self._table(folder).read(rows)]
+    def _place(self, image_id: str) -> int:
+        place = self.places.of(image_id)
+        if place is None:
+            msg = f"image {image_id} is in none of the {len(self)} ingested images; was the data changed after ingest?"
+            raise DataError(msg)
+        return place
+
+    def _read(self, places: list[int]) -> list[StoredImage]:
+        by_table: dict[str, list[int]] = {}
+        for place in places:
+            by_table.setdefault(self.folders[self.places.table[place]], []).append(int(self.places.row[place]))
+        return [image for folder, rows in by_table.items() for image in self._table(folder).read(rows)]
 
     def _table(self, folder: str) -> ImageTable:
         if folder not in self.tables:
             self.tables[folder] = ImageTable(folder)
         return self.tables[folder]
-
-    def _unknown(self, image_id: str) -> DataError:
-        msg = f"image {image_id} is in none of the {len(self.refs)} ingested images; was the data changed after ingest?"
-        return DataError(msg)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
@@ -30,10 +31,30 @@ class WordCheck(NamedTuple):
     present: bool
 
 
-def _common(words: Iterable[frozenset[str]], captions: int) -> frozenset[str]:
-    """Words, given those of each caption, that more than `MOST_COMMON` of the captions have."""
-    frequency = Counter(word for own in words for word in own)
+def _frequency(captions: Mapping[str, str]) -> Counter[str]:
+    """How many captions have each word."""
+    return Counter(word for caption in captions.values() for word in _words(caption))
+
+
+def _common(frequency: Counter[str], captions: int) -> frozenset[str]:
+    """Words that more than `MOST_COMMON` of the captions have."""
     return frozenset(word for word, count in frequency.items() if count > MOST_COMMON * captions)
+
+
+class _WordNumbers:
+    """The words of captions as numbers, which have the order of the words: a set of texts for each would take kilobytes."""
+
+    def __init__(self, captions: Mapping[str, str], frequency: Counter[str]) -> None:
+        self.words = sorted(frequency)
+        number = {word: n for n, word in enumerate(self.words)}
+        self._ends, self._numbers = array("q", [0]), array("i")
+        for caption in captions.values():
+            self._numbers.extend(number[word] for word in _words(caption))
+            self._ends.append(len(self._numbers))
+
+    def __getitem__(self, caption: int) -> set[int]:
+        """Those of the caption at this position."""
+        return set(self._numbers[self._ends[caption] : self._ends[caption + 1]])
 
 
 def _words(caption: str) -> frozenset[str]:
@@ -52,15 +73,19 @@ def word_checks(captions: dict[str, str], seed: int) -> Iterator[WordCheck]:
     """
     rng = random.Random(seed)
     ids = sorted(captions)
-    words = {i: _words(captions[i]) for i in ids}
-    common = _common(words.values(), len(ids))
-    for image in ids:
-        own = words[image] - common
-        others = [j for j in rng.sample(ids, min(CANDIDATES, len(ids))) if words[j] - words[image] - common]
+    frequency = _frequency(captions)
+    common = _common(frequency, len(ids))
+    of = _WordNumbers({image: captions[image] for image in ids}, frequency)
+    unasked = {number for number, word in enumerate(of.words) if word in common}
+    everyone = range(len(ids))
+    for position, image in enumerate(ids):
+        here = of[position]
+        own = here - unasked
+        others = [j for j in rng.sample(everyone, min(CANDIDATES, len(ids))) if of[j] - here - unasked]
         if own and others:
-            yield WordCheck(image, rng.choice(sorted(own)), True)
-            wrong = words[rng.choice(others)] - words[image] - common
-            yield WordCheck(image, rng.choice(sorted(wrong)), False)
+            yield WordCheck(image, of.words[rng.choice(sorted(own))], True)
+            wrong = of[rng.choice(others)] - here - unasked
+            yield WordCheck(image, of.words[rng.choice(sorted(wrong))], False)
 
 
 class Cloze(NamedTuple):
@@ -86,7 +111,7 @@ def clozes(captions: dict[str, str], seed: int) -> Iterator[Cloze]:
         seed: of the draw; the result depends on it and on the captions only.
     """
     rng = random.Random(seed)
-    common = _common(map(_words, captions.values()), len(captions))
+    common = _common(_frequency(captions), len(captions))
     for image in sorted(captions):
         found = [
             cloze for sentence in re.split(r"(?<=[.!?])\s+", captions[image].strip()) for cloze in _clozes(sentence, common)

@@ -2,18 +2,19 @@
 
 Two passes over the pairs: `count` every pair that the filters of its own image accept, then ask `reason` about each. Which
 pairs go is decided by a hash of the pair, so it does not depend on the order of the images or on how they are cut into files
-(with `similar_questions`, on which wording of a group comes first). Memory grows with the number of distinct questions and
-answers, not with the number of pairs.
+(with `similar_questions`, on which wording of a group comes first). A question with few pairs is never thinned, so only those
+need be counted whose bucket (`bucket`), a hash, has many: memory grows with them and their answers, not with all questions.
+With `similar_questions` it grows with all distinct ones.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from leaml.config import FilterConfig
+from leaml.generation.draws import uniform
 from leaml.text import scoring
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ PERMUTATIONS = 128
 """Hash functions of a MinHash; the standard error of its similarity is 1 / sqrt(128) = 0.09 at most."""
 FLOOR = 20
 """Pairs of one question and answer that balancing leaves in any case: shares of a handful of pairs say nothing."""
+BUCKETS = 1 << 24
+"""Of questions: of 10^8 that differ, one in 10^6 shares its bucket with more than `FLOOR` others."""
 ANSWER, QUESTION = "answer too common", "question too common"
 
 
@@ -35,6 +38,11 @@ def grams(question: str) -> set[str]:
 def similarity(a: set[str], b: set[str]) -> float:
     """Jaccard similarity |a and b| / |a or b|; 1 for two empty sets."""
     return len(a & b) / len(a | b) if a or b else 1.0
+
+
+def bucket(question: str) -> int:
+    """The bucket of a question, the same for every spelling that is normalised to one text."""
+    return int(uniform(scoring.normalise(question)) * BUCKETS)
 
 
 class QuestionGroups:
@@ -58,6 +66,9 @@ class QuestionGroups:
         if text not in self.numbers:
             self.numbers[text] = len(self.numbers) if self.threshold is None else self._nearest(text)
         return self.numbers[text]
+
+    def __contains__(self, question: str) -> bool:
+        return scoring.normalise(question) in self.numbers
 
     def _nearest(self, text: str) -> int:
         from datasketch import MinHash
@@ -87,6 +98,12 @@ class PairSet:
         """Whether any filter of the whole set is switched on."""
         return self.config.max_per_question is not None or self.config.max_answer_share is not None
 
+    @property
+    def thins_above(self) -> int:
+        """Pairs of a question up to which none of them is left out."""
+        limits = [self.config.max_per_question, None if self.config.max_answer_share is None else FLOOR]
+        return min(limit for limit in limits if limit is not None)
+
     def count(self, question: str, answer: str, times: int = 1) -> None:
         """Count a pair that the filters of its image accept.
 
@@ -98,19 +115,21 @@ class PairSet:
         self.counts[self.groups[question]][scoring.canonical(answer)] += times
 
     def reason(self, image_id: str, question: str, answer: str) -> str:
-        """Why this pair is left out; empty when it stays. It must have been counted before.
+        """Why this pair is left out; empty when it stays, as one does whose question was not counted.
 
         Args:
             image_id: With the seed, the question and the answer it decides what is drawn.
             question: As it was counted.
             answer: As it was counted.
         """
+        if question not in self.groups:
+            return ""
         group = self.groups[question]
         if group not in self._shares:
             self._shares[group] = self._settle(self.counts[group])
         cap, share = self._shares[group]
         kept = min(1.0, cap / self.counts[group][scoring.canonical(answer)])
-        draw = _uniform(f"{self.config.seed}:{image_id}:{question}:{answer}")
+        draw = uniform(f"{self.config.seed}:{image_id}:{question}:{answer}")
         if draw >= kept:
             return ANSWER
         return QUESTION if draw >= kept * share else ""
@@ -138,8 +157,3 @@ def balanced_cap(counts: list[int], most: float) -> int:
         else:
             high = middle - 1
     return low
-
-
-def _uniform(key: str) -> float:
-    """A number in [0, 1) that depends on `key` alone."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64

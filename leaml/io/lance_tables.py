@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,50 @@ def open_table(folder: str) -> LanceDataset:
         return _lance().dataset(files.absolute(folder), storage_options=s3.lance_options(folder))
 
 
+class Table:
+    """A table as it was committed last; every method raises DataError where a file cannot be read.
+
+    Args:
+        folder: Where it lies, on a disk or in S3.
+
+    Raises:
+        DataError: There is none, or it cannot be read.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._table = open_table(folder)
+
+    def __len__(self) -> int:
+        with explained(self.folder):
+            return int(self._table.count_rows())
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What was committed beside the schema."""
+        return {key.decode(): value.decode() for key, value in (self._table.schema.metadata or {}).items()}
+
+    def columns(self, names: list[str] | None, first: int | None = None) -> pa.Table:
+        """Columns of all rows, or of the `first` ones, in order; None: all columns. Nothing else is read."""
+        with explained(self.folder):
+            return self._table.to_table(columns=names, limit=first, scan_in_order=True)
+
+    def part(self, start: int, count: int, names: list[str] | None = None) -> pa.Table:
+        """Columns of `count` rows from row `start` on; None: all columns."""
+        with explained(self.folder):
+            return self._table.to_table(columns=names, offset=start, limit=count, scan_in_order=True)
+
+    def batches(self, names: list[str] | None, size: int) -> Iterator[pa.RecordBatch]:
+        """Columns of all rows in order, at most `size` rows at a time; None: all columns."""
+        with explained(self.folder):
+            yield from self._table.to_batches(columns=names, batch_size=size, scan_in_order=True)
+
+    def take(self, rows: Sequence[int], names: list[str] | None) -> pa.Table:
+        """Columns of these rows, in this order: ask for many at once."""
+        with explained(self.folder):
+            return self._table.take(list(rows), columns=names)
+
+
 def write_fragment(folder: str, rows: pa.Table) -> str:
     """Write rows as one file that belongs to no table yet; returns what `commit` wants to know of it, which is JSON."""
     lance = _lance()
@@ -52,8 +96,14 @@ def write_fragment(folder: str, rows: pa.Table) -> str:
     return json.dumps(fragment.to_json())
 
 
-def commit(folder: str, schema: pa.Schema, fragments: Sequence[str]) -> None:
+def commit(folder: str, schema: pa.Schema, fragments: Sequence[str], metadata: Mapping[str, str] | None = None) -> None:
     """Make fragments the table in `folder`, in this order and in place of any other table there.
+
+    Args:
+        folder: Where they lie.
+        schema: Of their rows.
+        fragments: What `write_fragment` has returned.
+        metadata: Kept beside the schema.
 
     Raises:
         DataError: It cannot be written, or another process has committed there at the same time: one of them wins.
@@ -62,7 +112,9 @@ def commit(folder: str, schema: pa.Schema, fragments: Sequence[str]) -> None:
     parts = [lance.FragmentMetadata.from_json(fragment) for fragment in fragments]
     with _explained(folder, "write"):
         lance.LanceDataset.commit(
-            files.absolute(folder), lance.LanceOperation.Overwrite(schema, parts), storage_options=s3.lance_options(folder)
+            files.absolute(folder),
+            lance.LanceOperation.Overwrite(schema.with_metadata(metadata), parts),
+            storage_options=s3.lance_options(folder),
         )
 
 

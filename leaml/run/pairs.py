@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from leaml.data import tables
+from leaml.data.step_rows import StepRows
 from leaml.errors import InputError
 from leaml.io import files
 from leaml.run.records import LEAML, read_run
@@ -29,7 +30,6 @@ def read_pairs(run: str, row: str = LEAML) -> pa.Table:
     if made is None:
         msg = f"{run} has no pairs of the row {row!r} yet; run `leaml filter` on its config first"
         raise InputError(msg)
-    folder = files.join(run, made.folder, "rows")
-    rows = [row for file in files.listing(folder) for row in tables.read(file, tables.PSEUDO_QA).to_pylist()]
+    rows = StepRows(files.join(run, made.folder)).columns(["image_id", "pairs"]).to_pylist()
     flat = [{"image_id": row["image_id"], **pair} for row in rows for pair in row["pairs"]]
     return pa.Table.from_pylist(flat, schema=pa.schema([pa.field("image_id", pa.string()), *tables.PAIR]))

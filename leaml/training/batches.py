@@ -13,18 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leaml.errors import ConfigError, StepError
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training row: the request shown with an image, a forced beginning of the reply (no loss), and the reply."""
-
-    image_id: str
-    request: str
-    reply: str
-    prefix: str = ""
-    held_out: bool = False
-    """Part of the validation labels: left out while learning rates are compared, used afterwards."""
+from leaml.training.examples import Example, subset
 
 
 @dataclass(frozen=True)
@@ -32,13 +21,13 @@ class Task:
     """Examples that share a loss term: `weight` scales their mean token loss, `share` is their part of every batch."""
 
     name: str
-    examples: list[Example]
+    examples: Sequence[Example]
     share: float = 1.0
     weight: float = 1.0
 
     def without_held_out(self) -> Task:
         """The task without the rows that learning rates are compared on."""
-        return Task(self.name, [e for e in self.examples if not e.held_out], self.share, self.weight)
+        return Task(self.name, subset(self.examples, held_out=False), self.share, self.weight)
 
 
 Drawn = tuple[int, Example]
@@ -109,7 +98,8 @@ def _order(size: int, seed: int, number: int, epoch: int) -> np.ndarray:
     if key not in _orders:
         if len(_orders) > 16:
             _orders.clear()
-        _orders[key] = np.random.default_rng((seed, number, epoch)).permutation(size)
+        positions = np.arange(size, dtype=np.int32 if size < 2**31 else np.int64)
+        _orders[key] = np.random.default_rng((seed, number, epoch)).permutation(positions)
     return _orders[key]
 
 

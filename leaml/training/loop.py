@@ -18,8 +18,9 @@ from torch import nn
 
 from leaml.config import TrainConfig
 from leaml.errors import ConfigError, StepError
-from leaml.training.batches import Batches, Example, Size, StepBatch, Task, draw, refuse_unusable, split
+from leaml.training.batches import Batches, Size, StepBatch, Task, draw, refuse_unusable, split
 from leaml.training.checkpoints import Checkpoints
+from leaml.training.examples import Example, subset
 from leaml.training.feed import Feed, GetImage, Made, Prefetch
 from leaml.training.memory import keep_to_share, token_budget
 from leaml.training.objectives import reply_logits
@@ -40,7 +41,7 @@ class Validation:
     """Examples that are never trained on and asked every `every` steps and after the last one; `report` gets each result as
     {"step", "accuracy", "loss"}, on every worker."""
 
-    examples: list[Example]
+    examples: Sequence[Example]
     every: int
     report: Callable[[dict[str, float]], None] = lambda found: None
 
@@ -182,7 +183,7 @@ class Trainer:
     def run(self) -> Outcome:
         """Sweep if several learning rates are given and some rows are held out, then train the final model in place."""
         rates = self.config.lr if isinstance(self.config.lr, list) else [self.config.lr]
-        held_out = [e for t in self.tasks for e in t.examples if e.held_out]
+        held_out = [e for t in self.tasks for e in subset(t.examples, held_out=True)]
         visible = [t.without_held_out() for t in self.tasks]
         comparable = bool(held_out) and all(t.examples for t in visible if t.share > 0)
         phases = list(rates) if len(rates) > 1 and comparable else []
@@ -359,7 +360,7 @@ class Trainer:
         self.checkpoints.step(step)
 
     @torch.no_grad()
-    def _validate(self, examples: list[Example]) -> tuple[float, float]:
+    def _validate(self, examples: Sequence[Example]) -> tuple[float, float]:
         """Share of held-out replies whose every token is the model's first choice, and their mean loss."""
         self.vlm.model.eval()
         hits, total = 0, 0.0
@@ -374,7 +375,7 @@ class Trainer:
         self.strategy.rest()
         return hits / len(examples), total / len(examples)
 
-    def _validation_parts(self, examples: list[Example]) -> list[list[int]]:
+    def _validation_parts(self, examples: Sequence[Example]) -> list[list[int]]:
         size = self.config.batch_size
         if self.budget is None:
             return [list(range(n, min(n + size, len(examples)))) for n in range(0, len(examples), size)]

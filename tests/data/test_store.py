@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import pickle
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from leaml.data import image_table, store, tables
+from leaml.data import image_table, store
 from leaml.data.store import ImageIndex, ImageRef, ImageStore
 from leaml.errors import DataError
 
@@ -54,10 +55,6 @@ def test_images_are_taken_left_out_and_found_by_id(tmp_path: Path, index: ImageI
     assert list(index.without([])) == refs
     assert not index.only([])
     assert [r.image_id for r in index.take([6, 0])] == ["6", "3"]
-    wanted = pa.chunked_array([["6", "1"], ["3"]])
-    assert list(index.with_ids(wanted)) == [refs[6], refs[1], refs[0]]
-    with pytest.raises(DataError, match=rf"^2 images are missing in {tmp_path}, the first is 7$"):
-        index.with_ids(pa.chunked_array([["6", "7", "8"]]))
 
 
 def test_joined_indexes_keep_the_order_of_the_parts(tmp_path: Path, index: ImageIndex, refs: list[ImageRef]) -> None:
@@ -94,23 +91,27 @@ def test_images_that_will_be_asked_for_are_read_at_once(
         held.get("nobody")
 
 
-def test_the_rows_of_a_step_are_indexed_by_file(tmp_path: Path) -> None:
-    for part, ids in enumerate((["3", "1"], [], ["4"])):
-        tables.write(f"{tmp_path}/shard-{part}.parquet", pa.table({"image_id": pa.array(ids, pa.string())}))
-    found = store.index_rows(str(tmp_path))
-    assert [(ref.image_id, Path(ref.file).name, ref.row) for ref in found] == [
-        ("3", "shard-0.parquet", 0),
-        ("1", "shard-0.parquet", 1),
-        ("4", "shard-2.parquet", 0),
-    ]
-    with pytest.raises(DataError, match=r"^1 images are missing in .*shard-0.parquet and 1 more, the first is 7$"):
-        found.with_ids(pa.chunked_array([["7"]]))
-
-
 def test_a_store_knows_the_images_that_will_be_asked_for(tmp_path: Path, refs: list[ImageRef]) -> None:
-    held = ImageStore([str(tmp_path)], ids={"9", "2"})
-    assert held.refs.keys() == {"9", "2"}
+    held = ImageStore([str(tmp_path)], ids={"9", "2", "nobody"})
+    assert len(held) == 2
     assert held.get("9").getpixel((0, 0)) == (9, 0, 0)
     with pytest.raises(DataError, match="image 3 is in none of the 2"):
         held.get("3")
     assert ImageStore([str(tmp_path)]).get("3").getpixel((0, 0)) == (3, 0, 0)
+
+
+def test_a_store_takes_few_bytes_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_BATCH", 3000)
+    count = 20_000
+    rows = [{"image_id": f"{n:032x}", "width": n, "height": 7} for n in range(count)]
+    for part, folder in enumerate(("one", "two")):
+        image_table.write(f"{tmp_path}/{folder}", rows[part::2])
+    held = ImageStore(
+        [f"{tmp_path}/one", f"{tmp_path}/two"], ids=pa.chunked_array([[row["image_id"] for row in rows[:-1]] * 2])
+    )
+    places = held.places
+    assert sum(column.nbytes for column in (places.ids, places.table, places.row, places.width, places.height)) < 50 * count
+    assert [held.size(f"{n:032x}") for n in (0, 1, 9_999, count - 2)] == [(0, 7), (1, 7), (9_999, 7), (count - 2, 7)]
+    assert (len(held), len(pickle.dumps(held)) < 60 * count) == (count - 1, True)
+    with pytest.raises(DataError, match=f"image {count - 1:032x} is in none of the {count - 1}"):
+        held.size(f"{count - 1:032x}")

@@ -30,8 +30,8 @@ from leaml.data import tables
 from leaml.evaluation.calibration import confidence
 from leaml.rows import titles
 from leaml.text.scoring import is_correct
+from leaml.training.examples import read_examples
 from pipelines.rehearsal import rehearse
-from pipelines.train import read_examples
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(1500)
@@ -175,7 +175,7 @@ def test_only_accepted_pairs_are_trained_on(run: tuple[Path, Config, str]) -> No
     rejected = [p for _, p in pairs if not p["accepted"]]
     assert rejected
     assert all(p["reason"] for p in rejected)
-    trained = read_examples(str(step(folder, "finetune leaml") / "pseudo.parquet"))
+    trained = read_examples(str(step(folder, "finetune leaml") / "pseudo.arrow"))
     assert {(e.image_id, e.request, e.reply) for e in trained} == accepted
 
 

@@ -20,6 +20,7 @@ from faulty import TRANSIENT, Plan, Proxy
 
 from leaml import config
 from leaml.data import store
+from leaml.data.step_rows import StepRows
 from leaml.errors import DataError, LeamlError, StepError
 from leaml.io import files, s3
 from pipelines import run as run_module
@@ -333,8 +334,8 @@ def workers(line: Proxy, request: pytest.FixtureRequest) -> None:
 class MapStep:
     """A map step whose images and rows are behind the proxy; `runs` tells how each attempt ended."""
 
-    def __init__(self, base: str, log: Path, direct: Direct) -> None:
-        self.base, self.uri, self.log, self.direct = base, f"s3://{BUCKET}/{base}", log, direct
+    def __init__(self, base: str, log: Path, direct: Direct, size: int = SIZE) -> None:
+        self.base, self.uri, self.log, self.direct, self.size = base, f"s3://{BUCKET}/{base}", log, direct, size
         log.mkdir()
         images_table(f"{self.uri}/images", COUNT)
         self.ids = [r.image_id for r in store.index(f"{self.uri}/images")]
@@ -344,7 +345,9 @@ class MapStep:
         """Run it; returns whether it finished. What was committed before must not be asked of the engine again."""
         committed, asked = self.committed(), calls(self.log)
         try:
-            shards = make_shards("caption", store.index(f"{self.uri}/images"), {i: n for n, i in enumerate(self.ids)}, SIZE)
+            shards = make_shards(
+                "caption", store.index(f"{self.uri}/images"), {i: n for n, i in enumerate(self.ids)}, self.size
+            )
             spec = ScriptedSpec("x", log=str(self.log))
             self.runs.append(run_shards("caption", shards, spec, CaptionLike(), f"{self.uri}/out", RESOURCES, MAX_PIXELS))
         except LeamlError as error:
@@ -373,6 +376,27 @@ def test_requests_of_a_shard_are_those_that_leaml_plan_counts_with(
     looked = {"PUT": 3, "GET": 40}
     assert 0 <= proxy.requests["PUT"] - ENGINE_REQUESTS.shard[0] * shards <= looked["PUT"]
     assert 0 <= proxy.requests["GET"] + proxy.requests["HEAD"] - ENGINE_REQUESTS.shard[1] * shards <= looked["GET"]
+
+
+@pytest.mark.parametrize("size", [SIZE, 1])
+def test_a_finished_step_is_read_in_a_few_requests_however_many_shards_it_had(
+    size: int, proxy: Proxy, direct: Direct, base: str, tmp_path: Path, workers: None
+) -> None:
+    step = MapStep(base, tmp_path / "log", direct, size)
+    assert step.run()
+
+    def requests(read: Callable[[], object]) -> int:
+        proxy.clear()
+        read()
+        return sum(proxy.requests.values())
+
+    found = StepRows(f"{step.uri}/out")
+    assert found.columns(["image_id"])["image_id"].to_pylist() == step.ids
+    assert (found.counts["images"], found.part(5, 3)["image_id"].to_pylist()) == (COUNT, step.ids[5:8])
+    assert requests(lambda: StepRows(f"{step.uri}/out").counts) <= 3
+    assert requests(lambda: StepRows(f"{step.uri}/out").columns(None)) <= 6
+    assert requests(lambda: StepRows(f"{step.uri}/out").of(step.ids[7:9])) <= 9
+    assert requests(step.run) <= 20  # nothing is to be done: the ids of images, a listing, the counts
 
 
 def test_a_map_step_ends_right_however_often_the_storage_fails(

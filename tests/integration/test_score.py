@@ -18,6 +18,7 @@ from leaml.data.store import ImageStore
 from leaml.neurons import scores, selection
 from leaml.neurons.units import feed_forwards
 from leaml.training.batches import Example
+from leaml.training.examples import write_examples
 from leaml.vlm import load
 from pipelines.context import Context
 from pipelines.ingest import ingest
@@ -25,7 +26,7 @@ from pipelines.run import Run, Step
 from pipelines.score import score
 from pipelines.selection import select
 from pipelines.sources import Labels
-from pipelines.train import TaskFile, TrainJob, run_training, write_examples
+from pipelines.train import TaskFile, TrainJob, run_training
 from pipelines.warmup import QA_TASKS
 
 SETTINGS = {
@@ -55,12 +56,12 @@ def test_three_workers_with_two_examples_score_as_one_process(tmp_path: Path) ->
         rows = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED).to_pylist()[:4]
         examples = [Example(r["image_id"], r["question"], r["answer"]) for r in rows]
         for task, part in zip(QA_TASKS, (examples[:2], examples[2:]), strict=True):
-            write_examples(warmed.path(f"{task}.parquet"), part)
+            write_examples(warmed.path(f"{task}.arrow"), part)
         folder = selected(Context(run, sources, Labels.none(), made={"warmup": warmed}))
         job = TrainJob(
             folder=str(tmp_path / "trained"),
             model=ModelConfig(name=warmed.path("model")),
-            tasks=[TaskFile(task, warmed.path(f"{task}.parquet")) for task in QA_TASKS],
+            tasks=[TaskFile(task, warmed.path(f"{task}.arrow")) for task in QA_TASKS],
             images=sources.image_folders,
             config=TrainConfig(method="neurons", steps=2, lr=1e-2, batch_size=6, weight_decay=0.1),
             selection=str(folder),

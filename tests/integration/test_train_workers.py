@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 from leaml.config import ModelConfig, ResourcesConfig, TrainConfig, parse, resolve_model
 from leaml.data import tables
 from leaml.training.batches import Example
+from leaml.training.examples import write_examples
 from pipelines.ingest import ingest
 from pipelines.run import Run
-from pipelines.train import TaskFile, TrainJob, run_training, write_examples
+from pipelines.train import TaskFile, TrainJob, run_training
 
 Result = tuple[dict[str, Any], dict[str, torch.Tensor]]
 

@@ -21,10 +21,11 @@ from typing import Any
 import scripted
 from scripted import MAX_PIXELS, RESOURCES, CaptionLike, ScriptedEngine, ScriptedSpec, calls, images_table, published
 
-from leaml.data import store, tables
+from leaml.data import store
+from leaml.data.step_rows import StepRows
 from leaml.engine.interface import Completion, Engine, Request
 from pipelines.shard import make_shards
-from pipelines.shards import Item, read_output, run_shards
+from pipelines.shards import Item, run_shards
 
 PATIENCE = 120.0
 """Seconds after which a test gives up waiting for another process."""
@@ -226,7 +227,7 @@ class Step:
     def check_finished(self, summary: dict[str, Any], corrupt: tuple[int, ...] = ()) -> None:
         """Every image is in exactly one committed file, with its own reply, and the counts are those of one run."""
         assert published(self.output) == Counter(self.ids)
-        rows = read_output(str(self.output), tables.CAPTIONS).to_pylist()
+        rows = StepRows(str(self.output)).columns(None).to_pylist()
         expected = [(i, f"image {n},0 sample 0 extra None") for n, i in enumerate(self.ids) if n not in corrupt]
         assert sorted((r["image_id"], r["caption"]) for r in rows) == sorted(expected)
         counts = (summary["images"], summary["quarantined"], summary["tokens"])

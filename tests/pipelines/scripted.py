@@ -108,6 +108,11 @@ class ScriptedEngine:
         return [f"image {red},{green} sample {n}" for n in range(request.n)]
 
 
+def shard_rows(output: Path) -> list[dict[str, Any]]:
+    """Rows of the published shards, also of a step that is not finished."""
+    return [row for file in sorted(output.glob("rows/*.parquet")) for row in tables.read(str(file)).to_pylist()]
+
+
 class CaptionLike:
     """One row per image; its caption holds what the engine saw and the step's own data of the image."""
 

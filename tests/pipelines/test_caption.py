@@ -13,23 +13,24 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from PIL import Image
-from scripted import MAX_PIXELS, images_table, png, published
+from scripted import MAX_PIXELS, images_table, png, published, shard_rows
 from teacher_server import completion, refusal, serving
 
 from leaml.config import CaptionConfig, ClientConfig, Config, parse
 from leaml.data import captions, store, tables
+from leaml.data.step_rows import StepRows
 from leaml.engine.interface import Completion, Request
 from leaml.engine.spec import EngineSpec
 from leaml.errors import DataError, StepError
 from leaml.io import files
 from pipelines import kept, quarantine
-from pipelines.caption import CaptionWork, caption, given_rows, publish_given, read_captions
+from pipelines.caption import CaptionWork, caption, given_rows, publish_given
 from pipelines.context import Context
 from pipelines.ingest import draw_labels, ingest
 from pipelines.rehearsal import rehearse
 from pipelines.run import Run
 from pipelines.shard import load, make_shards
-from pipelines.shards import EngineActor, Item, _remaining, describe, read_output
+from pipelines.shards import EngineActor, Item, _remaining, describe
 
 PICTURE = Image.new("RGB", (8, 8))
 
@@ -99,7 +100,7 @@ def test_null_replies_behind_a_url_are_quarantined_and_the_step_stops_above_the_
     assert not result["error"]
     counts = json.loads(result["counts"])
     assert (counts["images"], counts["quarantined"], counts["quarantined: a thought without an answer"]) == (9, 3, 3)
-    rows = read_output(str(tmp_path / "out"), tables.CAPTIONS).to_pylist()
+    rows = shard_rows(tmp_path / "out")
     assert {r["caption"] for r in rows} == {"A square."}
     assert published(tmp_path / "out") == Counter(refs.ids.to_pylist())
     quarantine.check("caption", counts, 12, 12, 0.25, "out")
@@ -163,7 +164,7 @@ def test_replies_that_were_paid_for_survive_a_kill(tmp_path: Path, size: int) ->
             assert not actor(teacher.url, out, known)(load(shard))["error"]
         assert len(teacher.bodies) == before + count - len(known)
     assert published(out) == Counter(refs.ids.to_pylist())
-    assert len(read_output(str(out), tables.CAPTIONS)) == count
+    assert len(shard_rows(out)) == count
 
 
 def test_a_server_that_failed_is_asked_again_and_replies_are_removed_with_their_shard(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_quarantined_images_are_done_again_by_a_step_that_would_stop_for_them(
     work(good=False)
     assert quarantine.settle(str(output), 4)["quarantined"] == 4
     work(good=True)  # within the limit they stay
-    assert len(read_output(str(output), tables.CAPTIONS)) == 5
+    assert len(shard_rows(output)) == 5
     if killed:
         delete = files.delete_tree
 
@@ -224,7 +225,7 @@ def test_quarantined_images_are_done_again_by_a_step_that_would_stop_for_them(
     assert max(published(output).values()) == 1
     work(good=True)
     assert published(output) == Counter(ids)
-    assert sorted(read_output(str(output), tables.CAPTIONS)["image_id"].to_pylist()) == sorted(ids)
+    assert sorted(row["image_id"] for row in shard_rows(output)) == sorted(ids)
 
 
 GIVEN = {
@@ -314,14 +315,14 @@ def test_given_captions_are_used_and_the_rest_left_out_and_counted(tmp_path: Pat
         step = caption(Context(run, sources, draw_labels(run, sources)))
         summary = run.summary(step)
         again = caption(Context(run, sources, draw_labels(run, sources)))
-    assert sorted(read_captions(step).values()) == ["Number 0.", "Number 1.", "Number 4."]
+    assert sorted(StepRows(step.folder).columns(None)["caption"].to_pylist()) == ["Number 0.", "Number 1.", "Number 4."]
     assert (summary["images"], summary["captions given"], summary["images left out without a caption"]) == (3, 3, 3)
     assert again.hash == step.hash
     file.write_text(file.read_text().replace("Number 1.", "One."))
     with Run(config) as run:
         sources = ingest(run)
         changed = caption(Context(run, sources, draw_labels(run, sources)))
-    assert "One." in read_captions(changed).values()
+    assert "One." in StepRows(changed.folder).columns(None)["caption"].to_pylist()
 
 
 def test_the_teacher_is_asked_for_the_images_without_a_caption_only(tmp_path: Path) -> None:
@@ -336,7 +337,7 @@ def test_the_teacher_is_asked_for_the_images_without_a_caption_only(tmp_path: Pa
             assert not actor(teacher.url, tmp_path / "out")(load(shard))["error"]
     assert len(teacher.bodies) == 4
     assert published(tmp_path / "out") == Counter(refs.ids.to_pylist())
-    rows = read_output(str(tmp_path / "out"), tables.CAPTIONS).to_pylist()
+    rows = shard_rows(tmp_path / "out")
     made = Counter((r["caption"], r["model"]) for r in rows)
     assert made == {("A square.", "leaml-tiny-teacher"): 4, ("One.", "given"): 1, ("Four.", "given"): 1}
 

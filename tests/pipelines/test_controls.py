@@ -15,11 +15,12 @@ import pyarrow as pa
 import pytest
 
 from leaml.config import ModelConfig, parse, resolve_model
-from leaml.data import tables
+from leaml.data import step_rows, tables
 from leaml.data.store import ImageIndex
 from leaml.errors import InputError
 from leaml.rows import changed
 from leaml.run.records import StepRecord
+from leaml.training.examples import read_examples
 from pipelines import adapt, method
 from pipelines.context import Context
 from pipelines.distill import distill
@@ -29,7 +30,6 @@ from pipelines.rows import asked_of_labels, row_step
 from pipelines.run import Run, Step
 from pipelines.sources import Labels, Sources
 from pipelines.steps import LAST, METHOD, STEPS, StepSpec
-from pipelines.train import read_examples
 
 CONFIG: dict[str, Any] = {
     "name": "plan",
@@ -154,7 +154,9 @@ def test_fine_tuning_begins_with_the_base_or_the_generator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, model: str
 ) -> None:
     jobs = []
-    monkeypatch.setattr("pipelines.finetune.read_accepted", lambda step: [("i", "q?", "a")])
+    pair = {"question": "q?", "answer": "a", "accepted": True, "reason": ""}
+    folder = f"{tmp_path}/filter-{'c' * 12}"
+    step_rows.write(folder, [{"image_id": "i", "pairs": [pair]}], tables.PSEUDO_QA, {"accepted": 1})
     monkeypatch.setattr("pipelines.finetune.run_training", lambda label, job, resources: jobs.append(job) or {})
     rows = [{"image_id": "i", "question": "q?", "answer": "a", "question_type": "open", "options": None}]
     labels = Labels(tables.table(rows, tables.LABELED), tables.table([], tables.LABELED), "one label")
@@ -165,6 +167,12 @@ def test_fine_tuning_begins_with_the_base_or_the_generator(
     assert jobs[0].model.name == model.format(folder=tmp_path, hash="c" * 12)
 
 
+def captioned(folder: Path, captions: dict[str, str]) -> None:
+    """Finish the caption step of `made_before`."""
+    rows = [{"image_id": image, "caption": caption} for image, caption in captions.items()]
+    step_rows.write(f"{folder}/caption", rows, tables.CAPTIONS)
+
+
 def made_before(folder: Path) -> dict[str, Step]:
     """What distillation reads."""
     return {name: Step(name, "", "c" * 12, f"{folder}/{name}") for name in ("caption", "warmup", "select")}
@@ -172,7 +180,7 @@ def made_before(folder: Path) -> dict[str, Step]:
 
 def test_shares_and_weights_of_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = []
-    monkeypatch.setattr("pipelines.distill.read_captions", lambda step: {"i": "A red circle is at the top left.", "j": "Blue."})
+    captioned(tmp_path, {"i": "A red circle is at the top left.", "j": "Blue."})
     monkeypatch.setattr("pipelines.distill.run_training", lambda label, job, resources, callbacks: jobs.append(job) or {})
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
     given = {"qa_weight": 0.2, "qa_share": 0.125, "check_share": 0.25, "cloze_share": 0.5, "check_weight": 0.3}
@@ -187,7 +195,7 @@ def test_shares_and_weights_of_distillation(tmp_path: Path, monkeypatch: pytest.
 
 def test_without_a_training_of_neurons_none_are_scored_or_selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = []
-    monkeypatch.setattr("pipelines.distill.read_captions", lambda step: {"i": "A red circle is at the top left."})
+    captioned(tmp_path, {"i": "A red circle is at the top left."})
     monkeypatch.setattr("pipelines.distill.run_training", lambda label, job, resources, callbacks: jobs.append(job) or {})
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
     config = parse(CONFIG | {"storage": str(tmp_path), "distill": {"method": "lora"}})
@@ -233,7 +241,7 @@ def test_captions_that_give_no_questions_are_distilled_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = []
-    monkeypatch.setattr("pipelines.distill.read_captions", lambda step: {"i": "Teal.", "j": "Blue.", "k": "Red."})
+    captioned(tmp_path, {"i": "Teal.", "j": "Blue.", "k": "Red."})
     monkeypatch.setattr("pipelines.distill.run_training", lambda label, job, resources, callbacks: jobs.append(job) or {})
     sources = Sources(Step("ingest", "labeled", "a" * 12, str(tmp_path)), None, Step("ingest", "evaluation", "b" * 12, "e"))
     with Run(parse(CONFIG | {"storage": str(tmp_path), "distill": {"qa_weight": 0}})) as run:

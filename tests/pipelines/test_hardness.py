@@ -10,11 +10,12 @@ import scripted
 from scripted import MAX_PIXELS, RESOURCES, ScriptedSpec, calls, images_table
 
 from leaml.config import FilterConfig
-from leaml.data import store, tables
+from leaml.data import step_rows, tables
+from leaml.data.step_rows import StepRows
 from pipelines.filter import decided
-from pipelines.hardness import HardnessWork
+from pipelines.hardness import HardnessWork, with_candidates
 from pipelines.shard import make_shards
-from pipelines.shards import read_output, run_shards
+from pipelines.shards import run_shards
 
 
 def reply(question: str, answer: str) -> dict[str, Any]:
@@ -40,23 +41,20 @@ def test_answers_of_the_base_stand_beside_the_candidates_also_with_other_shards(
         for n, ref in enumerate(refs)
         if n != 7  # an image without pairs, for example quarantined
     ]
-    for start in (0, 20):
-        part = tables.table(rows[start : start + 20], tables.CANDIDATES)
-        tables.write(f"{tmp_path}/generate/rows/shard-{start:02d}.parquet", part)
+    step_rows.write(f"{tmp_path}/generate", rows, tables.CANDIDATES)
     log = tmp_path / "log"
     log.mkdir()
-    generated = store.index_rows(f"{tmp_path}/generate/rows")
-    asked = refs.only(generated.ids)
-    rows_asked = generated.with_ids(asked.ids)
+    asked, rows_asked = with_candidates(f"{tmp_path}/generate", refs)
+    assert len(asked) == 39
     output = str(tmp_path / "hardness")
-    for shards in (make_shards("hardness", asked, {}, 7, rows_asked)[:2], make_shards("hardness", asked, {}, 10, rows_asked)):
+    for shards in (make_shards("hardness", asked, rows_asked, 7)[:2], make_shards("hardness", asked, rows_asked, 10)):
         summary = run_shards(
             "hardness", shards, ScriptedSpec("x", log=str(log)), HardnessWork(8), output, RESOURCES, MAX_PIXELS
         )
     assert (summary["images"], summary["questions"]) == (39, 2 * 39)
     assert set(calls(log).values()) == {2}  # each image once, with its two distinct questions
 
-    found = {row["image_id"]: row for row in read_output(output, tables.CANDIDATES).to_pylist()}
+    found = {row["image_id"]: row for row in StepRows(output).columns(None).to_pylist()}
     assert {i: row["replies"] for i, row in found.items()} == {row["image_id"]: row["replies"] for row in rows}
     config = FilterConfig(hardness=True, round_trip=False, min_votes=None, duplicates=False)
     reasons = [[pair["reason"] for pair in decided(row, config)["pairs"]] for row in found.values()]

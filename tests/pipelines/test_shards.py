@@ -20,14 +20,17 @@ from scripted import (
     images_table,
     png,
     published,
+    shard_rows,
 )
 
-from leaml.data import image_table, store, tables
+from leaml.data import image_table, step_rows, store, tables
+from leaml.data.step_rows import StepRows
 from leaml.data.store import ImageIndex
-from leaml.errors import ModelError, StepError
+from leaml.errors import DataError, ModelError, StepError
+from pipelines import gather
 from pipelines.runtime import quiet_data
 from pipelines.shard import load, make_shards
-from pipelines.shards import EngineActor, read_output, run_shards
+from pipelines.shards import EngineActor, run_shards
 
 COUNT, SIZE = 20, 4
 
@@ -67,7 +70,7 @@ class Step:
         return run_shards("caption", todo, spec, work, str(self.output), resources, MAX_PIXELS, max_quarantined)
 
     def captions(self) -> dict[str, str]:
-        rows = read_output(str(self.output), tables.CAPTIONS).to_pylist()
+        rows = StepRows(str(self.output)).columns(None).to_pylist()
         assert len({r["image_id"] for r in rows}) == len(rows)
         return {r["image_id"]: r["caption"] for r in rows}
 
@@ -127,7 +130,7 @@ def test_corrupt_images_are_quarantined_and_the_rest_is_done(tmp_path: Path) -> 
     corrupt = (0, 1, 2, 3, 10)  # a whole shard and one of another
     step = Step(tmp_path, corrupt)
     summary = step.run()
-    rows = read_output(f"{step.output}", tables.CAPTIONS).to_pylist()
+    rows = StepRows(f"{step.output}").columns(None).to_pylist()
     assert [r["image_id"] for r in rows] == [i for n, i in enumerate(step.ids) if n not in corrupt]
     files = sorted((step.output / "quarantine").glob("*.parquet"))
     found = [row for f in files for row in tables.read(str(f), tables.QUARANTINE).to_pylist()]
@@ -157,9 +160,7 @@ def test_an_image_that_is_gone_from_its_source_is_quarantined(tmp_path: Path) ->
     (tmp_path / "log").mkdir()
     actor = EngineActor(ScriptedSpec("x", log=f"{tmp_path}/log"), CaptionLike(), f"{tmp_path}/out", MAX_PIXELS)
     assert actor(load(shard))["error"] == []
-    assert [row["image_id"] for row in read_output(f"{tmp_path}/out", tables.CAPTIONS).to_pylist()] == [
-        rows[n]["image_id"] for n in (0, 3)
-    ]
+    assert [row["image_id"] for row in shard_rows(tmp_path / "out")] == [rows[n]["image_id"] for n in (0, 3)]
     (file,) = (tmp_path / "out" / "quarantine").iterdir()
     assert [(row["image_id"], row["reason"]) for row in tables.read(str(file), tables.QUARANTINE).to_pylist()] == [
         (rows[1]["image_id"], f"gone since ingest: {tmp_path}/frames/1.png"),
@@ -259,7 +260,44 @@ def test_work_that_fails_says_why_and_a_rerun_finishes(step: Step, how: str, mes
     assert step.captions() == step.expected()
 
 
+def test_a_driver_killed_before_the_table_is_committed_leaves_none_and_the_next_run_makes_it(
+    step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(step_rows, "commit", killed)
+        patch.setattr(gather, "PART_IMAGES", 2 * SIZE)  # three parts, made in tasks
+        step.run()
+    table = step.output / "table"
+    assert published(step.output) == calls(step.log) == Counter(step.ids)
+    assert len(list(table.glob("data/*"))) == 3
+    with pytest.raises(DataError, match="holds no table"):
+        StepRows(str(step.output))
+
+    summary = step.run()
+    assert step.captions() == step.expected()
+    assert (summary["images"], summary["tokens"]) == (COUNT, 3 * COUNT)
+    assert StepRows(str(step.output)).counts["images"] == COUNT
+    assert len(list(table.glob("data/*"))) == 1  # nothing is left of the first attempt
+    assert calls(step.log) == Counter(step.ids)
+    written = {file: file.stat().st_mtime_ns for file in table.rglob("*")}
+    assert step.run()["images"] == COUNT
+    assert {file: file.stat().st_mtime_ns for file in table.rglob("*")} == written  # it is not made again
+
+
+def test_a_table_that_lacks_shards_is_gone_before_they_are_made(step: Step) -> None:
+    step.run(shards=slice(0, 2))
+    assert len(StepRows(str(step.output))) == 2 * SIZE
+    with pytest.raises(StepError):
+        step.run(fails_at=step.ids[9])
+    assert not step_rows.exists(str(step.output))
+    step.run()
+    assert step.captions() == step.expected()
+
+
 def test_no_images_at_all(tmp_path: Path) -> None:
     output = str(tmp_path / "out")
     summary = run_shards("caption", [], ScriptedSpec("x"), CaptionLike(), output, RESOURCES, MAX_PIXELS)
-    assert (summary["wall_seconds"], read_output(output, tables.CAPTIONS).num_rows) == (0.0, 0)
+    assert (summary["wall_seconds"], StepRows(output).columns(None).num_rows) == (0.0, 0)

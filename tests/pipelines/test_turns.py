@@ -11,12 +11,12 @@ import pytest
 import scripted
 from scripted import MAX_PIXELS, RESOURCES, ScriptedSpec, Signed, calls, images_table, published
 
-from leaml.data import tables
+from leaml.data.step_rows import StepRows
 from leaml.data.store import ImageIndex
 from leaml.errors import ModelError
 from pipelines.runtime import quiet_data
 from pipelines.shard import make_shards
-from pipelines.shards import ShardStep, read_output, run_in_turn
+from pipelines.shards import ShardStep, run_in_turn
 
 COUNT, SIZE = 12, 3
 MODELS = ("red", "green", "blue")
@@ -60,7 +60,7 @@ class Steps:
 
     def answers(self, model: str) -> dict[str, str]:
         """Of each image, from the published files."""
-        return {r["image_id"]: r["caption"] for r in read_output(self.output(model), tables.CAPTIONS).to_pylist()}
+        return {r["image_id"]: r["caption"] for r in StepRows(self.output(model)).columns(None).to_pylist()}
 
     def lives(self) -> list[list[str]]:
         """Event, model and process of each line."""

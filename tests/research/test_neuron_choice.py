@@ -11,11 +11,11 @@ from leaml.data import tables
 from leaml.generation import prompts
 from leaml.neurons import scores
 from leaml.training.batches import Example
+from leaml.training.examples import write_examples
 from leaml.vlm import load
 from pipelines.distill import CAPTION_QUESTIONS
 from pipelines.ingest import draw_labels, ingest
 from pipelines.run import Run
-from pipelines.train import write_examples
 from pipelines.warmup import answer_examples, pair_examples
 from research import neuron_choice
 from research.neuron_choice import Arm, Folders
@@ -44,14 +44,14 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Folders, fr
     warmed, distilled = folder / "warmed", folder / "distilled"
     vlm = load.load(ModelConfig(name="leaml-tiny"))
     load.save(vlm.model, vlm.processor, warmed / "model")
-    write_examples(str(warmed / "pairs.parquet"), pair_examples(labels, {}))
-    write_examples(str(warmed / "answers.parquet"), answer_examples(labels))
-    images = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED)["image_id"].to_pylist()
+    write_examples(str(warmed / "pairs.arrow"), pair_examples(labels, {}))
+    write_examples(str(warmed / "answers.arrow"), answer_examples(labels))
+    images = tables.read(sources.labeled.path("labeled.arrow"), tables.LABELED)["image_id"].to_pylist()
     random.seed(0)
     captions = [Example(i, prompts.CAPTION, random.choice(["A teal circle.", "A gray square."])) for i in sorted(set(images))]
-    write_examples(str(distilled / "captions.parquet"), captions)
+    write_examples(str(distilled / "captions.arrow"), captions)
     for name, make in CAPTION_QUESTIONS.items():
-        write_examples(str(distilled / f"{name}.parquet"), make({e.image_id: e.reply for e in captions}, 0))
+        write_examples(str(distilled / f"{name}.arrow"), make({e.image_id: e.reply for e in captions}, 0))
     return config, Folders(sources.labeled.folder, str(warmed), str(distilled)), labels.image_ids
 
 
@@ -83,7 +83,7 @@ def test_the_gradient_methods_differ_and_random_depends_on_the_seed(given: tuple
     config, folders, _ = given
     vlm = load.load(ModelConfig(name="leaml-tiny"))
     store = neuron_choice.ImageStore([f"{folders.images}/images"])
-    examples = neuron_choice.read_examples(f"{folders.warmed}/answers.parquet")
+    examples = neuron_choice.read_examples(f"{folders.warmed}/answers.arrow")
 
     def ranked(method: str, seed: int) -> list[int]:
         found = neuron_choice.score(vlm, store, examples, config.score, Arm(method, 0.1, "module", seed, 1, 1e-3))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leaml.data import tables
+from leaml.data import step_rows, tables
 from leaml.errors import DataError
 from leaml.run.records import RunRecord, StepRecord
 from research import pair_precision
@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Path:
     ]
     of_b = [pair("What is shown? Check all.", "player; ball"), pair("Is there a circle?", "yes")]
     rows = [{"image_id": "a", "pairs": of_a}, {"image_id": "b", "pairs": of_b}]
-    tables.write(f"{tmp_path}/filter-1/rows/0.parquet", tables.table(rows, tables.PSEUDO_QA))
+    step_rows.write(f"{tmp_path}/filter-1", rows, tables.PSEUDO_QA)
     steps = (("ingest", "labeled"), ("filter", "leaml"), ("evaluate", "leaml"))
     listed = (StepRecord(name, variant, folder=f"{name}-1") for name, variant in steps)
     RunRecord("mine", "done", steps=tuple(listed)).write(str(tmp_path))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -21,13 +22,16 @@ from leaml.io import files, s3
 
 if TYPE_CHECKING:
     from lance import LanceDataset
+    from lance.fragment import FragmentMetadata
 
 _VERSIONS = "_versions"
 """Folder of the commits in a table's folder."""
 _OUTRUN = ("already exists", "concurrent transaction")
 """What Lance says when another one's commit came first."""
-_PARTS = (_VERSIONS, "_transactions", "data")
-"""Folders in a table's folder, the one that makes it a table first."""
+_COMMITS = (_VERSIONS, "_transactions", "_deletions")
+"""Folders of what commits write in a table's folder, the one that makes it a table first."""
+_DATA = "data"
+"""Folder of the fragments' files."""
 
 
 def is_table(folder: str) -> bool:
@@ -66,10 +70,58 @@ def commit(folder: str, schema: pa.Schema, fragments: Sequence[str]) -> None:
         )
 
 
+def drop_rows(folder: str, column: str, values: Mapping[int, Sequence[str]]) -> None:
+    """Take rows out of the table in `folder`: those whose `column` has one of the `values` of the number of their fragment.
+
+    The fragments' files stay as they are, and files of a few bytes say which of their rows count no more: writing fragments
+    anew would move all of their images for every row that one shares with another.
+
+    Raises:
+        DataError: The table cannot be read or written.
+    """
+    if not values:
+        return
+    lance, table = _lance(), open_table(folder)
+    fragments = table.get_fragments()
+
+    def without(number: int) -> FragmentMetadata | None:
+        left: FragmentMetadata | None = fragments[number].delete(f"{column} IN ({', '.join(map(_literal, values[number]))})")
+        return left
+
+    with _explained(folder, "write"):
+        with ThreadPoolExecutor(s3.PARALLEL) as pool:
+            left = dict(zip(values, pool.map(without, values), strict=True))
+        changed = [fragment for fragment in left.values() if fragment is not None]
+        gone = [number for number, fragment in left.items() if fragment is None]
+        operation = lance.LanceOperation.Delete(changed, gone, column)
+        options = s3.lance_options(folder)
+        lance.LanceDataset.commit(files.absolute(folder), operation, read_version=table.version, storage_options=options)
+
+
+def _literal(value: str) -> str:
+    escaped = value.replace("'", "''")
+    return f"'{escaped}'"
+
+
+def withdraw(folder: str) -> None:
+    """Take back the commits of the table in `folder`: it is none any more, and its fragments may be committed again."""
+    for part in _COMMITS:
+        files.delete_tree(files.join(folder, part))
+
+
 def remove(folder: str) -> None:
     """Remove the table in `folder`, and fragments that were never committed; other files there stay."""
-    for part in _PARTS:
-        files.delete_tree(files.join(folder, part))
+    withdraw(folder)
+    files.delete_tree(files.join(folder, _DATA))
+
+
+def sweep(folder: str, fragments: Iterable[str]) -> None:
+    """Remove the files of fragments that are not among `fragments`, such as those that a killed process left."""
+    known = {file["path"] for fragment in fragments for file in json.loads(fragment)["files"]}
+    data = files.join(folder, _DATA)
+    for file in files.listing(data) if files.exists(data) else []:
+        if file.rpartition("/")[2] not in known:
+            files.delete_tree(file)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ import os
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import boto3
 import boto3.exceptions
@@ -40,6 +41,14 @@ _LANCE_SECONDS = 30  # in which a request is tried again, after 0.1, 0.2, ... s
 _WRITE_RETRIES = 5  # after up to 1, 2, 4, ... s, in all 16 s on average
 _CONNECT_SECONDS = 3.0
 _SILENT_SECONDS = 30.0
+
+
+class S3Object(NamedTuple):
+    """An object, its bytes and what the server calls its content."""
+
+    uri: str
+    size: int
+    etag: str
 
 
 class _Head(TypedDict):
@@ -125,11 +134,19 @@ def kind(uri: str) -> fs.FileType:
 
 def listing(uri: str, recursive: bool = True) -> list[str]:
     """URIs of the objects in a folder, whatever its key; those that stand for folders are left out."""
-    bucket, key = _bucket_key(uri)
+    return [found.uri for found in objects(uri, recursive)]
+
+
+def objects(uri: str, recursive: bool = True) -> Iterator[S3Object]:
+    """The objects of `listing`, a page at a time, in the order of their keys' UTF-8."""
+    bucket, _, key = path(uri).partition("/")
     options = {} if recursive else {"Delimiter": "/"}
-    pages = _current_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{key}/", **options)
-    keys = (found["Key"] for page in pages for found in page.get("Contents", ()))
-    return [f"s3://{bucket}/{key}" for key in keys if not key.endswith("/")]
+    prefix = f"{key}/" if key else ""
+    pages = _current_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options)
+    for page in pages:
+        for found in page.get("Contents", ()):
+            if not found["Key"].endswith("/"):
+                yield S3Object(f"s3://{bucket}/{found['Key']}", int(found["Size"]), str(found["ETag"]))
 
 
 def versions(folder: str) -> dict[str, str]:

@@ -29,7 +29,7 @@ from leaml.data.image_table import ImageTable
 from leaml.data.label_keys import COLUMNS, IMAGE_KEYS, doubled
 from leaml.data.label_rows import parse
 from leaml.data.readers.conversations import labels_of
-from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_path
+from leaml.data.records import Keep, LabelRows, Record, RefusedRow, need_path
 from leaml.data.row_files import SEVERAL
 from leaml.data.tables import IMAGES, LABELED, ImageRow, check
 from leaml.errors import DataError
@@ -50,9 +50,9 @@ def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """One record per image, in the order of the rows. Raises DataError naming file and column."""
     path = need_path("parquet", source.path)
     if files.is_file(path):
-        yield from fetch(_single(path, source, keep))
+        yield from _single(path, source, keep)
     else:
-        yield from fetch(_contract(path, source, keep))
+        yield from _contract(path, source, keep)
 
 
 def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:

@@ -11,9 +11,10 @@ import av
 import av.error
 
 from leaml.config import SourceConfig
-from leaml.data.records import Keep, Record, counting_costs, need_path, refuse_split
+from leaml.data.records import Keep, Record, counting_costs, in_files, need_path, refuse_split
 from leaml.errors import DataError
-from leaml.io import files
+from leaml.io import files, stored
+from leaml.io.stored import StoredFile
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv")
 
@@ -25,14 +26,18 @@ _OPTIONS = {
 _ROUNDING = 1e-6  # seconds; time stamps are fractions such as 1/12800
 
 
+def _videos(source: SourceConfig) -> Iterator[StoredFile]:
+    """The files of a source with their versions; hidden ones are left out."""
+    refuse_split("video", source.split)
+    found = stored.files_at(need_path("video", source.path), SUFFIXES)
+    return (file for file in found if not posixpath.basename(file.uri).startswith("."))
+
+
 @counting_costs(whole=True)
+@in_files(_videos)
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
     """Frames of one file or of all video files in a folder; a file that cannot be decoded (further) is an error record."""
-    refuse_split("video", source.split)
-    path = need_path("video", source.path)
-    for uri in [path] if files.is_file(path) else files.listing(path, SUFFIXES):
-        if posixpath.basename(uri).startswith("."):
-            continue
+    for uri in (file.uri for file in _videos(source)):
         try:
             with files.local_copy(uri) as local:
                 for time, frame in frames(local, source.fps):

@@ -31,13 +31,15 @@ from leaml.data.records import (
     Record,
     RefusedRow,
     counting_costs,
+    in_files,
     need_path,
     refuse_split,
 )
 from leaml.data.row_files import SEVERAL
 from leaml.data.tar_members import Member, members
 from leaml.errors import DataError
-from leaml.io import files
+from leaml.io import files, stored
+from leaml.io.stored import StoredFile
 from leaml.text.values import is_missing, shorten
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
@@ -75,42 +77,33 @@ class _Sample:
         return [member for member in self.members if member.ending == ending]
 
 
-@counting_costs(whole=True)
-def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
-    """One record per image, in the order of shards and members; rows of no image come with the record behind or before them.
-
-    Raises:
-        DataError: A shard is torn, the members of a sample are not adjacent or occur twice, or there are label rows and no
-            image.
-    """
+def _shards_of(source: SourceConfig) -> Iterator[StoredFile]:
+    """The shards of a source with their versions."""
     refuse_split("webdataset", source.split)
     path = need_path("webdataset", source.path)
+    return stored.files_at(path, SHARDS)
 
-    held: Record | None = None
-    has_images = False
-    loose: list[RefusedRow] = []
 
-    for shard in _shards(path):
-        stems = functools.cache(functools.partial(_stems, shard))
-        for sample in _samples(shard, keep, {_LABEL}):
+@counting_costs(whole=True)
+@in_files(_shards_of)
+def read(source: SourceConfig, keep: Keep) -> Iterator[Record | RefusedRow]:
+    """One record per image, in the order of shards and members, and the rows of no image.
+
+    Raises:
+        DataError: A shard is torn, or the members of a sample are not adjacent or occur twice.
+    """
+    for shard in _shards_of(source):
+        stems = functools.cache(functools.partial(_stems, shard.uri))
+        for sample in _samples(shard.uri, keep, {_LABEL}):
             rows = _label_rows(sample, stems)
             if not sample.images:
-                loose += rows.refused
-            has_images = has_images or bool(sample.images)
+                yield from rows.refused
             for image in sample.images:
                 if image.content is None and image.error is None:
                     continue
-                if held is not None:
-                    yield held
                 made = Record(image.where, "webdataset", None, image.content, error=image.error, place=image.place)
-                held = replace(made, questions=tuple(rows.questions), refused=(*rows.refused, *loose))
-                rows, loose = LabelRows(), []
-
-    if held is not None:
-        yield replace(held, refused=(*held.refused, *loose))
-    elif loose and not has_images:
-        msg = f"{path} holds no image, but {len(loose)} label rows or other members; the first is {loose[0]}; correct the shard"
-        raise DataError(msg)
+                yield replace(made, **rows.fields())
+                rows = LabelRows()
 
 
 def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, object]]]:

@@ -9,9 +9,11 @@ import functools
 import itertools
 import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import cast
 
 from leaml.config import ResourcesConfig
+from leaml.data import registry
 from leaml.data.ingest import in_this_process
 from leaml.data.part_files import PartWriter, WrittenPart
 from leaml.data.parts import PartReader
@@ -52,6 +54,7 @@ def on_cluster(label: str, resources: ResourcesConfig, verbose: bool = False) ->
     """
 
     def mapped(parts: PartReader, write: PartWriter) -> Iterator[WrittenPart]:
+        parts = replace(parts, wanted=registry.keep(parts.source))  # not again by the task that lists
         paths, count = _local_paths(parts)
         if count <= ALONE:
             yield from in_this_process(parts, write)
@@ -114,9 +117,9 @@ def write_parts(label: str, parts: PartReader, write: PartWriter, workers: int |
     """
     import ray
 
-    Rows = Callable[[dict[str, object]], dict[str, object]]
+    # Ray's types know no TypedDict
     listed = cast(Callable[[dict[str, object]], list[dict[str, object]]], functools.partial(_listed, parts=parts))
-    written = cast(Rows, functools.partial(_written, write=write))
+    written = cast(Callable[[dict[str, object]], dict[str, object]], functools.partial(_written, write=write))
     streamed = (
         ray.data.from_items([{"source": parts.source.format}], override_num_blocks=1)
         .flat_map(listed, num_cpus=_LISTING_CPUS)

@@ -107,15 +107,8 @@ def ingest(
             raise registry.nothing_found(source, out.loose)
         out.close()
         _commit(images_out, out)
-
-        tables.write(quarantine_file(images_out, labeled_out), tables.table(out.quarantined, tables.QUARANTINE))
-        if out.refused.rows:
-            files.publish_file(out.refused.path, refused_rows_file(images_out, labeled_out))
-        if out.copies:
-            files.publish_file(out.named, store.copies_file(images_out))
-
-        counts = (out.images, out.rows, out.quarantined, out.counts, out.seen)
-        result = IngestResult(*counts, out.seen != first, out.copies, tuple(out.largest.sizes()))
+        _publish(images_out, labeled_out, out)
+        result = _result(out, first)
         if labeled_out is not None and keep_refused:
             files.publish_file(out.labeled, labeled_out)
         if result.complete:  # of a part of the images nobody knows the share
@@ -137,6 +130,20 @@ def _withdraw(images_out: str) -> None:
     else:
         lance_tables.remove(images_out)
     files.delete_tree(store.copies_file(images_out))
+
+
+def _result(out: United, first: int | None) -> IngestResult:
+    counts = (out.images, out.rows, out.quarantined, out.counts, out.seen)
+    return IngestResult(*counts, out.seen != first, out.copies, tuple(out.largest.sizes()))
+
+
+def _publish(images_out: str, labeled_out: str | None, out: United) -> None:
+    """Write what was not used, and further names."""
+    tables.write(quarantine_file(images_out, labeled_out), tables.table(out.quarantined, tables.QUARANTINE))
+    if out.refused.rows:
+        files.publish_file(out.refused.path, refused_rows_file(images_out, labeled_out))
+    if out.copies:
+        files.publish_file(out.named, store.copies_file(images_out))
 
 
 def _commit(images_out: str, out: United) -> None:

@@ -48,15 +48,17 @@ class PartReader:
         copy: Whether images are copied, so that their bytes bound a part.
         first: Read no more than so many images; None: all.
         records: Of a part, at most.
+        wanted: The images that `source.limit` takes, where they are known; None: they are found out.
     """
 
     source: SourceConfig
     copy: bool = True
     first: int | None = None
     records: int = field(default_factory=lambda: PART_RECORDS)
+    wanted: Keep | None = None
 
     def __iter__(self) -> Iterator[Part]:
-        wanted = registry.keep(self.source)
+        wanted = self.wanted or registry.keep(self.source)
         listed = registry.files_of(self.source) if self.first is None else None
         if listed is not None:
             found: Iterable[list[StoredFile | Record | RefusedRow]] = self._cut(listed)

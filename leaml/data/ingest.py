@@ -101,8 +101,8 @@ def ingest(
 
     with tempfile.TemporaryDirectory() as folder:
         out = United(folder)
-        for part in written:
-            out.add(part, progress)
+        for part, fragments, rows in part_files.read_ahead(written):
+            out.add(part, fragments, rows, progress)
         if not out.seen:
             raise registry.nothing_found(source, out.loose)
         out.close()

@@ -41,6 +41,8 @@ _ROWS = pa.schema(
     ]
 )
 _FRAGMENTS = b"fragments"
+_READ_AHEAD = 8
+"""Files of parts in flight: what unites them may be one process far from the storage."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,21 @@ def folder_of(images_out: str) -> str:
 
 def read(file: str) -> tuple[list[str], Iterator[PartRow]]:
     """The fragments of a part, as `lance_tables.commit` wants them, and its rows in order. Raises DataError."""
-    found = tables.read(file)
+    found = pq.read_table(pa.BufferReader(files.read_bytes(file)))  # in one request, however small its parts are
     return json.loads(found.schema.metadata[_FRAGMENTS]), (_part_row(row) for row in found.to_pylist())
+
+
+def read_ahead(written: Iterable[WrittenPart]) -> Iterator[tuple[WrittenPart, list[str], Iterator[PartRow]]]:
+    """Parts with their fragments and rows, in order, read in threads while others are written. Raises as `read` does."""
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        pending: deque[tuple[WrittenPart, Future[tuple[list[str], Iterator[PartRow]]]]] = deque()
+        for part in written:
+            pending.append((part, pool.submit(read, part.file)))
+            while pending and (pending[0][1].done() or len(pending) >= _READ_AHEAD):
+                first, found = pending.popleft()
+                yield first, *found.result()
+        for first, found in pending:
+            yield first, *found.result()
 
 
 def _versions(records: Iterable[Record | RefusedRow]) -> list[str]:

@@ -76,20 +76,27 @@ class United:
         self.counts, self.refused = LabelCounts(), RefusedFile(Path(folder) / "refused.csv")
         self.largest = LargestSizes()
 
-    def add(self, part: WrittenPart, progress: Callable[[int], None] | None = None) -> None:
+    def add(
+        self,
+        part: WrittenPart,
+        fragments: list[str],
+        rows: Iterable[PartRow],
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
         """Add the next part.
 
         Args:
             part: Where it is.
+            fragments: Of its images.
+            rows: What it holds, in order.
             progress: Called with the number of records so far.
 
         Raises:
-            DataError: It cannot be read, or is not the part behind the last one.
+            DataError: It is not the part behind the last one.
         """
         if part.after != (self.parts[-1].key if self.parts else ""):
             msg = f"the source was changed while it was listed (before {part.file}); run again to go on with what it is now"
             raise DataError(msg)
-        fragments, rows = part_files.read(part.file)
         repeated: list[str] = []
 
         for row in rows:

@@ -240,9 +240,9 @@ def test_what_unites_the_parts_reads_no_images(tmp_path: Path) -> None:
     write = PartWriter(source, str(tmp_path / "images"), 10**6, None, True)
     out = united.United(str(tmp_path))
     written: list[WrittenPart] = [write(part) for part in PartReader(source)]
-    for part in written:
-        out.add(part)
+    for part, fragments, rows in part_files.read_ahead(written):
+        out.add(part, fragments, rows)
     assert (out.seen, out.images) == (len(SEEDS), len({seed for n, seed in enumerate(SEEDS) if n != TORN}))
     assert pq.read_schema(written[0].file).names == ["image_id", "uri", "reason", "width", "height", "stored", "labels"]
     with pytest.raises(DataError, match="the source was changed"):
-        out.add(replace(written[0], after="another"))
+        out.add(replace(written[0], after="another"), [], [])

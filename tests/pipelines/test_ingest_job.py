@@ -33,11 +33,14 @@ COUNT, SIZE, WORKERS = 120, 5, 2
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workers(ray_local: None) -> None:
+def ray_small() -> Iterator[None]:
     import ray
 
+    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     quiet_data(False)
+    yield
+    ray.shutdown()
 
 
 def frames(folder: Path) -> SourceConfig:

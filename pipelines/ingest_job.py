@@ -74,7 +74,7 @@ def _local_paths(parts: PartReader) -> tuple[list[str], int]:
     beginning = list(itertools.islice(parts, ALONE + 1))
     source, found = parts.source, list[str | None]()
     for part in beginning[:1]:
-        found += [file.uri for file in part.files[:1]]
+        found += [portion.name for portion in part.portions[:1]]
         found += [each.uri for each in part.records[:1] if isinstance(each, Record) and each.data is None]
     local = [path for path in (source.path, source.images, *found) if path is not None and not files.is_remote(path)]
     return local, len(beginning)

@@ -64,10 +64,19 @@ class ImageTable:
         with lance_tables.explained(self.folder):
             return self._table.to_table(columns=names, limit=first, scan_in_order=True)
 
-    def batches(self, names: list[str] | None, size: int) -> Iterator[pa.RecordBatch]:
-        """Columns of all rows in order, at most `size` rows at a time; None: all columns. Raises DataError."""
+    def batches(self, names: list[str] | None, size: int, first: int = 0, count: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Columns of rows in order, at most `size` rows at a time. Raises DataError.
+
+        Args:
+            names: Of the columns; None: all.
+            size: Rows of a batch, at most.
+            first: Number of the first row.
+            count: How many rows; None: all from the first on.
+        """
         with lance_tables.explained(self.folder):
-            yield from self._table.to_batches(columns=names, batch_size=size, scan_in_order=True)
+            yield from self._table.to_batches(
+                columns=names, batch_size=size, scan_in_order=True, offset=first or None, limit=count
+            )
 
     def read(self, rows: list[int]) -> list[StoredImage]:
         """The images in these rows, in this order: ask for many at once.

@@ -136,13 +136,13 @@ class PartWriter:
 
     def _records(self, part: Part) -> Iterator[Record | RefusedRow]:
         yield from part.records
-        for file in part.files:
-            yield from registry.records(self.source.model_copy(update={"path": file.uri}), part.wanted)
+        for portion in part.portions:
+            yield from registry.records_of(portion, part.wanted)
 
     def _file(self, part: Part) -> str:
         """Path of the part's file, which tells what the part is made from."""
         settings = (self.source.model_dump_json(), self.max_pixels, self.split, self.copy)
-        digest = hashlib.sha256(repr((settings, part.files)).encode("utf-8", "surrogatepass"))
+        digest = hashlib.sha256(repr((settings, part.portions)).encode("utf-8", "surrogatepass"))
         for record, version in zip(part.records, _versions(part.records), strict=True):
             shown = record if isinstance(record, RefusedRow) else replace(record, data=None, version=None)
             digest.update(repr((shown, version)).encode("utf-8", "surrogatepass"))

@@ -147,8 +147,27 @@ Keep = Callable[[str], bool]
 """Asked by a reader before it loads the image with this URI: is it wanted?"""
 Reader = Callable[[SourceConfig, Keep], Iterator[Record | RefusedRow]]
 """A format's function: the records of a source, one an image, and label rows that belong to none."""
-ListFiles = Callable[[SourceConfig], Iterator[StoredFile]]
-"""Names the files of a source, in order."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A part of a source that can be read apart from the others, such as a shard.
+
+    Attributes:
+        name: What is read, different for each portion.
+        size: Its bytes, about.
+        version: Another one when something else would be read.
+        read: Yields its records; can be pickled.
+    """
+
+    name: str
+    size: int
+    version: str
+    read: Callable[[Keep], Iterator[Record | RefusedRow]] = field(repr=False)
+
+
+ListPortions = Callable[[SourceConfig, Keep], Iterator[Portion]]
+"""Names the portions of a source, in order, reading as little as it can."""
 
 
 def counting_costs(sample: int = CountingCost.sample, whole: bool = False) -> Callable[[Reader], Reader]:
@@ -161,21 +180,16 @@ def counting_costs(sample: int = CountingCost.sample, whole: bool = False) -> Ca
     return mark
 
 
-def in_files(files_of: ListFiles) -> Callable[[Reader], Reader]:
-    """Decorator of a reader of files that hold many images each, such as shards: several are read at once.
+def in_portions(portions: ListPortions) -> Reader:
+    """Makes a reader of what names the portions of a source: its records are theirs, and an ingest reads several at once."""
 
-    A source whose path is one of the files has the records of that file, and those of the source are those of its files one
-    after the other.
+    @functools.wraps(portions)
+    def read(source: SourceConfig, keep: Keep) -> Iterator[Record | RefusedRow]:
+        for portion in portions(source, keep):
+            yield from portion.read(keep)
 
-    Args:
-        files_of: Names the files.
-    """
-
-    def mark(read: Reader) -> Reader:
-        vars(read)["files_of"] = files_of
-        return read
-
-    return mark
+    vars(read)["portions"] = portions
+    return read
 
 
 def fetch(records: Iterable[Item], locate: Callable[[str], str] | None = None) -> Iterator[Item]:

@@ -23,10 +23,9 @@ from dataclasses import dataclass, replace
 from leaml.config import SourceConfig
 from leaml.data import readers
 from leaml.data.label_rows import checked
-from leaml.data.records import CountingCost, Keep, ListFiles, Reader, Record, RefusedRow, fetch
+from leaml.data.records import CountingCost, Keep, ListPortions, Portion, Reader, Record, RefusedRow, fetch
 from leaml.errors import ConfigError, DataError
 from leaml.images import SUFFIX_RULE
-from leaml.io.stored import StoredFile
 from leaml.plugins import Plugins
 
 PLUGINS = Plugins("leaml.readers", "reader")
@@ -49,7 +48,7 @@ def read(source: SourceConfig) -> Iterator[Record]:
 
 
 def records(source: SourceConfig, wanted: Keep) -> Iterator[Record | RefusedRow]:
-    """What the reader yields of a source, or of one of its `files_of`, as it does: many images are still to be read.
+    """What the reader yields of a source, as it does: many images are still to be read.
 
     Args:
         source: What to read.
@@ -59,14 +58,27 @@ def records(source: SourceConfig, wanted: Keep) -> Iterator[Record | RefusedRow]
         ConfigError: As `read`.
         DataError: As `read`, but for an empty source.
     """
-    for found in _find(source.format)(source, wanted):
-        yield checked(found) if isinstance(found, Record) else found
+    yield from map(_checked, _find(source.format)(source, wanted))
 
 
-def files_of(source: SourceConfig) -> Iterator[StoredFile] | None:
-    """The files of a source that can be read apart from each other, in order; None: the reader knows none."""
-    listed: ListFiles | None = getattr(_find(source.format), "files_of", None)
-    return None if listed is None else listed(source)
+def portions(source: SourceConfig, wanted: Keep) -> Iterator[Portion] | None:
+    """The parts of a source that can be read apart from each other, in order; None: the reader knows none.
+
+    Args:
+        source: What to read.
+        wanted: Which images, such as those of `keep`.
+    """
+    listed: ListPortions | None = getattr(_find(source.format), "portions", None)
+    return None if listed is None else listed(source, wanted)
+
+
+def records_of(portion: Portion, wanted: Keep) -> Iterator[Record | RefusedRow]:
+    """`records` of a portion. Raises as that does."""
+    yield from map(_checked, portion.read(wanted))
+
+
+def _checked(found: Record | RefusedRow) -> Record | RefusedRow:
+    return checked(found) if isinstance(found, Record) else found
 
 
 def keep(source: SourceConfig) -> Keep:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from leaml.errors import DataError
-from leaml.io import files, s3
+from leaml.io import files, s3, stored
 
 if TYPE_CHECKING:
     from lance import LanceDataset
@@ -37,6 +37,11 @@ _DATA = "data"
 def is_table(folder: str) -> bool:
     """Whether a table was committed in `folder`."""
     return files.exists(files.join(folder, _VERSIONS))
+
+
+def version(folder: str) -> str:
+    """What tells the content of the table in `folder`: its commits and when they were made. Raises DataError."""
+    return repr([(file.uri, file.version) for file in stored.walk(files.join(folder, _VERSIONS), [".manifest"])])
 
 
 def open_table(folder: str) -> LanceDataset:

@@ -118,20 +118,37 @@ def _member(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 def _parquet(folder: Path) -> str:
     folder.mkdir(parents=True)
     held = [{"bytes": content(number), "question": "which?", "answer": f"no. {number % 2}"} for number in range(len(SEEDS))]
-    pq.write_table(pa.Table.from_pylist(held), folder / "one.parquet")
+    pq.write_table(pa.Table.from_pylist(held), folder / "one.parquet", row_group_size=2)
     return str(folder / "one.parquet")
 
 
 def _parquet_names(folder: Path) -> str:
     frames(folder)
     named = [{"uri": row["image"], "question": row["question"], "answer": row["answer"]} for row in rows()]
-    pq.write_table(pa.Table.from_pylist(named), folder / "names.parquet")
+    pq.write_table(pa.Table.from_pylist(named), folder / "names.parquet", row_group_size=5)
     return str(folder / "names.parquet")
 
 
 def _tables(folder: Path) -> str:
     source = SourceConfig(format="jsonl", path=_jsonl(folder / "source"))
     ingest(source, str(folder / "images"), str(folder / "labeled.parquet"), max_quarantined=0.9)
+    return str(folder)
+
+
+def _files_of_tables(folder: Path) -> str:
+    """Two files of images with two row groups each, labels of some, and of an image that there is not."""
+    frames(folder / "frames")
+    held = [
+        {"image_id": f"i{n}", "uri": f"frames/{n:02d}.png", "bytes": None if n % 4 == 3 else content(n)}
+        for n in range(len(SEEDS))
+    ]
+    for file, start in (("images-0", 0), ("images-1", 6)):
+        pq.write_table(pa.Table.from_pylist(held[start : start + 6]), folder / f"{file}.parquet", row_group_size=3)
+    asked = [
+        {"image_id": f"i{row['image'][:2].lstrip('0') or 0}", "question": row["question"], "answer": row["answer"] or "x"}
+        for row in rows()
+    ]
+    pq.write_table(pa.Table.from_pylist(asked), folder / "labeled.parquet")
     return str(folder)
 
 
@@ -185,6 +202,7 @@ MAKERS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "parquet": ("parquet", _parquet),
     "parquet of names": ("parquet", _parquet_names),
     "tables": ("parquet", _tables),
+    "files of tables": ("parquet", _files_of_tables),
     "video": ("video", _video),
     "sportu": ("sportu", _sportu),
     "huggingface": ("huggingface", _huggingface),

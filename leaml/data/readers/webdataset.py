@@ -28,10 +28,11 @@ from leaml.data.records import (
     NOT_READ,
     Keep,
     LabelRows,
+    Portion,
     Record,
     RefusedRow,
     counting_costs,
-    in_files,
+    in_portions,
     need_path,
     refuse_split,
 )
@@ -39,7 +40,6 @@ from leaml.data.row_files import SEVERAL
 from leaml.data.tar_members import Member, members
 from leaml.errors import DataError
 from leaml.io import files, stored
-from leaml.io.stored import StoredFile
 from leaml.text.values import is_missing, shorten
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
@@ -77,33 +77,31 @@ class _Sample:
         return [member for member in self.members if member.ending == ending]
 
 
-def _shards_of(source: SourceConfig) -> Iterator[StoredFile]:
-    """The shards of a source with their versions."""
-    refuse_split("webdataset", source.split)
-    path = need_path("webdataset", source.path)
-    return stored.files_at(path, SHARDS)
-
-
 @counting_costs(whole=True)
-@in_files(_shards_of)
-def read(source: SourceConfig, keep: Keep) -> Iterator[Record | RefusedRow]:
-    """One record per image, in the order of shards and members, and the rows of no image.
+@in_portions
+def read(source: SourceConfig, keep: Keep) -> Iterator[Portion]:
+    """Each shard by itself: one record per image, in the order of members, and the rows of no image.
 
     Raises:
         DataError: A shard is torn, or the members of a sample are not adjacent or occur twice.
     """
-    for shard in _shards_of(source):
-        stems = functools.cache(functools.partial(_stems, shard.uri))
-        for sample in _samples(shard.uri, keep, {_LABEL}):
-            rows = _label_rows(sample, stems)
-            if not sample.images:
-                yield from rows.refused
-            for image in sample.images:
-                if image.content is None and image.error is None:
-                    continue
-                made = Record(image.where, "webdataset", None, image.content, error=image.error, place=image.place)
-                yield replace(made, **rows.fields())
-                rows = LabelRows()
+    refuse_split("webdataset", source.split)
+    for shard in stored.files_at(need_path("webdataset", source.path), SHARDS):
+        yield Portion(shard.uri, shard.size, shard.version, functools.partial(_records, shard.uri))
+
+
+def _records(shard: str, keep: Keep) -> Iterator[Record | RefusedRow]:
+    stems = functools.cache(functools.partial(_stems, shard))
+    for sample in _samples(shard, keep, {_LABEL}):
+        rows = _label_rows(sample, stems)
+        if not sample.images:
+            yield from rows.refused
+        for image in sample.images:
+            if image.content is None and image.error is None:
+                continue
+            made = Record(image.where, "webdataset", None, image.content, error=image.error, place=image.place)
+            yield replace(made, **rows.fields())
+            rows = LabelRows()
 
 
 def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, object]]]:

@@ -14,7 +14,7 @@ from typing import cast
 
 from leaml.config import ResourcesConfig
 from leaml.data import registry
-from leaml.data.ingest import in_this_process
+from leaml.data.ingest import MapParts, in_this_process
 from leaml.data.part_files import PartWriter, WrittenPart
 from leaml.data.parts import PartReader
 from leaml.data.records import Record
@@ -44,7 +44,7 @@ class WrittenRow(WorkerRow):
     after: str
 
 
-def on_cluster(label: str, resources: ResourcesConfig, verbose: bool = False) -> Callable[..., Iterator[WrittenPart]]:
+def on_cluster(label: str, resources: ResourcesConfig, verbose: bool = False) -> MapParts:
     """Who writes the parts of a source: the cluster, or this process if they are few.
 
     Args:

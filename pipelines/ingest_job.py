@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import cast
 
 from leaml.config import ResourcesConfig
-from leaml.data import registry
+from leaml.data import image_table, registry
 from leaml.data.ingest import MapParts, in_this_process
 from leaml.data.part_files import PartWriter, WrittenPart
 from leaml.data.parts import PartReader
@@ -25,7 +25,7 @@ from pipelines.runtime import start_ray
 from pipelines.stream import WorkerRow, rows_of
 
 ALONE = 2
-"""Parts that this process writes itself: half a minute of work at most, and a Ray takes seconds to start."""
+"""Parts that this process writes itself, unless they are of large files: half a minute of work at most, and a Ray takes seconds to start."""
 _LISTING_CPUS = 0.5
 """Other than those of a writer, or Ray would do both in one task."""
 
@@ -55,8 +55,8 @@ def on_cluster(label: str, resources: ResourcesConfig, verbose: bool = False) ->
 
     def mapped(parts: PartReader, write: PartWriter) -> Iterator[WrittenPart]:
         parts = replace(parts, wanted=registry.keep(parts.source))  # not again by the task that lists
-        paths, count = _local_paths(parts)
-        if count <= ALONE:
+        paths, is_small = _beginning(parts)
+        if is_small:
             yield from in_this_process(parts, write)
             return
         start_ray(resources, verbose)
@@ -69,15 +69,17 @@ def on_cluster(label: str, resources: ResourcesConfig, verbose: bool = False) ->
     return mapped
 
 
-def _local_paths(parts: PartReader) -> tuple[list[str], int]:
-    """Paths on this machine that the source is read from, the first image's among them, and its parts up to one too many."""
+def _beginning(parts: PartReader) -> tuple[list[str], bool]:
+    """Paths on this machine that the source is read from, the first image's among them, and whether it has few parts."""
     beginning = list(itertools.islice(parts, ALONE + 1))
+    size = sum(portion.size for part in beginning for portion in part.portions)
+    is_small = len(beginning) <= ALONE and (len(beginning) == 1 or size <= ALONE * image_table.PART_BYTES)
     source, found = parts.source, list[str | None]()
     for part in beginning[:1]:
         found += [portion.name for portion in part.portions[:1]]
         found += [each.uri for each in part.records[:1] if isinstance(each, Record) and each.data is None]
     local = [path for path in (source.path, source.images, *found) if path is not None and not files.is_remote(path)]
-    return local, len(beginning)
+    return local, is_small
 
 
 def seen_by_all(paths: list[str], nodes: list[str] | None = None) -> bool:

@@ -25,7 +25,7 @@ from pipelines.runtime import start_ray
 from pipelines.stream import WorkerRow, rows_of
 
 ALONE = 2
-"""Parts that this process writes itself, unless they are of large files: half a minute of work at most, and a Ray takes seconds to start."""
+"""Parts that this process writes itself, unless they are large: half a minute of work, and a Ray takes seconds to start."""
 _LISTING_CPUS = 0.5
 """Other than those of a writer, or Ray would do both in one task."""
 

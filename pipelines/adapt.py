@@ -53,7 +53,7 @@ def adapt(config: Config, until: str = LAST, verbose: bool = False) -> Metrics |
     from pipelines.report import write  # imported after the check: matplotlib takes a second
 
     with Run(config) as run:
-        sources = ingest(run)
+        sources = ingest(run, verbose)
         labels = draw_labels(run, sources)
         say(f"labels: {labels.images} images, {len(labels.rows())} questions, {labels.validation.num_rows} for validation")
         if until == "ingest":

@@ -17,7 +17,15 @@ from rich.markup import escape
 
 from leaml.config import Config, SourceConfig, relative_to
 from leaml.data import budget, changes, store, tables
-from leaml.data.ingest import IngestResult, QuarantineError, check_limits, quarantine_file, reasons
+from leaml.data.ingest import (
+    IngestResult,
+    QuarantineError,
+    check_limits,
+    forget_parts,
+    in_this_process,
+    quarantine_file,
+    reasons,
+)
 from leaml.data.ingest import ingest as ingest_source
 from leaml.data.store import ImageIndex
 from leaml.data.tables import QuarantineRow
@@ -25,6 +33,7 @@ from leaml.errors import DataError, InputError
 from leaml.io import files
 from leaml.run.records import COPIES, QUARANTINED, copies_text, quarantine_text
 from leaml.vlm import load
+from pipelines.ingest_job import on_cluster
 from pipelines.progress import Bar, say
 from pipelines.run import Run, Step
 from pipelines.sources import Labels, Sources
@@ -39,12 +48,13 @@ SHOWN = 10
 """Images that a message names."""
 
 
-def ingest(run: Run) -> Sources:
+def ingest(run: Run, verbose: bool = False) -> Sources:
     """Ingest the labeled, unlabeled and evaluation sources; refuse or leave out images that are in evaluation and elsewhere.
 
-    Raises DataError naming the files.
+    A large source is read on the cluster; if Ray has to be started for that, `verbose` shows its logs. Raises DataError naming
+    the files.
     """
-    sources = source_steps(run)
+    sources = source_steps(run, verbose)
     for step in sources.training if not run.config.data.exclude_evaluation else []:
         shared = _shared(step, sources.evaluation)
         if shared:
@@ -117,12 +127,12 @@ def refuse_special_tokens(run: Run, sources: Sources) -> None:
             raise DataError(msg)
 
 
-def source_steps(run: Run) -> Sources:
+def source_steps(run: Run, verbose: bool = False) -> Sources:
     """Ingest each source; what is in the evaluation too is left out, where the configuration says so, else not looked at."""
     data = run.config.data
-    labeled = _ingest_one(run, data.labeled, "labeled")
-    unlabeled = _ingest_one(run, data.unlabeled, "unlabeled") if data.unlabeled else None
-    sources = Sources(labeled, unlabeled, _ingest_one(run, data.evaluation, "evaluation"))
+    labeled = _ingest_one(run, data.labeled, "labeled", verbose)
+    unlabeled = _ingest_one(run, data.unlabeled, "unlabeled", verbose) if data.unlabeled else None
+    sources = Sources(labeled, unlabeled, _ingest_one(run, data.evaluation, "evaluation", verbose))
     sources = replace(sources, known=all(run.done(step) for step in sources.training))
     return _without_evaluation(run, sources) if data.exclude_evaluation else sources
 
@@ -169,7 +179,7 @@ def excluding(run: Run, sources: Sources, step: Step) -> Sources:
     return Sources(left(sources.labeled), unlabeled, sources.evaluation, excluded, known)
 
 
-def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
+def _ingest_one(run: Run, source: SourceConfig, role: str, verbose: bool) -> Step:
     """Ingest a source. Another content of its file makes it anew; what lies in a folder is not looked at."""
     data = run.config.data
     settings = {
@@ -189,19 +199,22 @@ def _ingest_one(run: Run, source: SourceConfig, role: str) -> Step:
                 return dict(before["summary"])
             say(f"{step.label}: the data have changed since they were refused; they are read again")
         try:
-            return _read(run, step, source, role)
+            return _read(run, step, source, role, verbose)
         except QuarantineError as error:
             found = {"summary": _summary(error.result), "state": _state(run, step, source)}
             files.write_bytes(kept, json.dumps(found).encode())
             raise
 
+    was_done = run.done(step)
     run.execute(step, work)
     if run.done(step):
+        if not was_done:
+            forget_parts(step.path("images"))
         _check_quarantined(run, step, source)
     return step
 
 
-def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, object]:
+def _read(run: Run, step: Step, source: SourceConfig, role: str, verbose: bool) -> dict[str, object]:
     """Read a source into the step's tables. Raises DataError."""
     data = run.config.data
     with Bar(step.label, source.limit or 0, "images") as bar, named(f"data.{role}"):
@@ -217,6 +230,7 @@ def _read(run: Run, step: Step, source: SourceConfig, role: str) -> dict[str, ob
             copy=data.copy and run.first is None,
             keep_refused=True,
             labels_matter=role != "unlabeled",
+            mapped=in_this_process if run.first is not None else on_cluster(step.label, run.config.resources, verbose),
         )
 
     if role != "unlabeled":

@@ -29,7 +29,7 @@ from leaml.engine.arguments import refuse_unknown
 from leaml.engine.interface import Completion, Engine, Longest, Request, most_tokens
 from leaml.errors import DataError, InputError
 from leaml.evaluation import calibration
-from leaml.io import files
+from leaml.io import files, stored
 from leaml.io.writable import refuse_unwritable
 from leaml.run.model_source import ModelSource, find
 from leaml.text.choice import Choice, Said, choose, replies, settled
@@ -251,7 +251,7 @@ def _resources(given: ResourcesConfig) -> ResourcesConfig:
 
 def _resolve(asked: list[Asked], folder: str) -> list[tuple[str, Asked]]:
     """The file of each question; every image of the folder where questions name none. Raises DataError for missing ones."""
-    there = files.image_files(folder, images.SUFFIXES)
+    there = [file.uri for file in stored.image_files(folder, images.SUFFIXES)]
     if asked[0].image is None:
         if not there:
             msg = f"{folder} holds no image; give the folder of the images ({images.SUFFIX_RULE})"

@@ -240,7 +240,8 @@ INGEST = StepSpec(
     "data",
     version=6,
     makes="images",
-    requests=Requests(image_file=(26, 0), image=(0, 1)),  # a fragment is sent in parts of 5 MiB
+    # a fragment is sent in parts of 5 MiB; the file of its part is looked for, written and read
+    requests=Requests(image_file=(27, 6), image=(0, 1)),
     inspect="pipelines.inspect_image:labels",
 )
 EVALUATE = StepSpec(

@@ -70,7 +70,7 @@ def tune(config: Config, verbose: bool = False) -> SearchResult:
     _check_loggers(config)
     check(config)
     with Run(config) as run:
-        sources = ingest(run)
+        sources = ingest(run, verbose)
         labels = draw_labels(run, sources)
         if not labels.validation.num_rows:
             msg = (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 
-from leaml.io import files, s3
+from leaml.io import files, s3, stored
 
 
 def state(uris: Iterable[str], folder: str | None = None, without: str | None = None) -> str:
@@ -24,18 +23,10 @@ def state(uris: Iterable[str], folder: str | None = None, without: str | None = 
     wanted |= set() if folder is None else set(files.listing(folder))
     if without is not None:
         wanted = {file for file in wanted if not file.startswith(without.rstrip("/") + "/")}
-    found = {file: _local(file) for file in wanted if "://" not in file}
+    found = {file: stored.version(file) for file in wanted if "://" not in file}
     remote = [file for file in wanted if file.lower().startswith("s3://")]
     for parent in {file.rpartition("/")[0] for file in remote}:
         below = s3.versions(parent)
         found |= {file: below.get(name, "") for file in remote for at, _, name in [file.rpartition("/")] if at == parent}
     text = "".join(f"{file}\n{found[file]}\n" for file in sorted(found))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _local(file: str) -> str:
-    try:
-        status = Path(file).stat()
-    except (OSError, ValueError):  # none, or a name that no file has
-        return ""
-    return f"{status.st_size} {status.st_mtime_ns}"

@@ -78,11 +78,11 @@ def _stored(row: _Where, data: bytes, lost: str | None = None) -> StoredImage:
     return {"image_id": row["image_id"], "uri": row["uri"], "bytes": data, "lost": lost}
 
 
-class ImageTableWriter:
-    """Writes an images table, a fragment of some rows at a time; it is a table once `close` has committed it.
+class FragmentWriter:
+    """Writes rows of an images table, a fragment of some rows at a time; they belong to no table until they are committed.
 
     Args:
-        folder: Where it is to lie; a table that lies there, or what a killed writer left of one, is removed.
+        folder: Of the table.
     """
 
     def __init__(self, folder: str) -> None:
@@ -90,7 +90,6 @@ class ImageTableWriter:
         self._rows: list[Mapping[str, object]] = []
         self._fragments: list[str] = []
         self._bytes = 0
-        lance_tables.remove(folder)
 
     def add(self, row: Mapping[str, object]) -> None:
         """Add a row of `tables.IMAGES`; missing keys become null."""
@@ -99,10 +98,10 @@ class ImageTableWriter:
         if self._bytes >= PART_BYTES or len(self._rows) >= PART_IMAGES:
             self._flush()
 
-    def close(self) -> None:
-        """Commit the table, which may be empty."""
+    def close(self) -> list[str]:
+        """Write what is left; returns the fragments as `lance_tables.commit` wants them."""
         self._flush()
-        lance_tables.commit(self.folder, tables.IMAGES, self._fragments)
+        return self._fragments
 
     def _flush(self) -> None:
         if self._rows:
@@ -111,8 +110,9 @@ class ImageTableWriter:
 
 
 def write(folder: str, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as the images table in `folder`."""
-    writer = ImageTableWriter(folder)
+    """Write rows as the images table in `folder`; a table that lies there, or what was left of one, is removed before."""
+    lance_tables.remove(folder)
+    writer = FragmentWriter(folder)
     for row in rows:
         writer.add(row)
-    writer.close()
+    lance_tables.commit(folder, tables.IMAGES, writer.close())

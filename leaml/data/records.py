@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 from leaml.config import SourceConfig
 from leaml.data.embedded import Embedded
 from leaml.data.lost_images import Lost
 from leaml.errors import ConfigError, DataError
 from leaml.io import files
+from leaml.io.stored import StoredFile
 
 MAX_IMAGE_BYTES = 256 << 20
 """Larger files are not read into memory, in bytes."""
@@ -96,11 +98,20 @@ class Place:
 
 
 @dataclass(frozen=True)
+class NamedBy:
+    """The label row that names an image first, and the folder in which the image is looked for."""
+
+    where: str | None
+    folder: str
+
+
+@dataclass(frozen=True)
 class Record:
     """One image: its encoded bytes, or `error` where they could not be had; its questions, and the label rows refused.
 
-    Rows that name no image that can be had are refused with the first record of their file. An image without a `place`, such
-    as a frame of a video or a cell of a table, is always copied.
+    With neither the image is the file at `uri`, which is read later, in parallel with others, as `fetch` does. Rows that name
+    no image that can be had are refused with the first record of their file. An image without a `place`, such as a frame of a
+    video or a cell of a table, is always copied.
     """
 
     uri: str
@@ -111,6 +122,10 @@ class Record:
     error: str | None = None
     refused: tuple[RefusedRow, ...] = ()
     place: Place | None = None
+    named: NamedBy | None = None
+    """For the error of an image that is read later."""
+    version: StoredFile | None = None
+    """The file at `uri`, where the reader knows it from a listing."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +141,33 @@ class CountingCost:
     whole: bool = False
 
 
+Item = TypeVar("Item", Record, Record | RefusedRow)
+"""What a reader yields, or the records alone."""
 Keep = Callable[[str], bool]
 """Asked by a reader before it loads the image with this URI: is it wanted?"""
-Reader = Callable[[SourceConfig, Keep], Iterator[Record]]
-"""A format's function: the records of a source, one an image."""
+Reader = Callable[[SourceConfig, Keep], Iterator[Record | RefusedRow]]
+"""A format's function: the records of a source, one an image, and label rows that belong to none."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A part of a source that can be read apart from the others, such as a shard.
+
+    Attributes:
+        name: What is read, different for each portion.
+        size: Its bytes, about.
+        version: Another one when something else would be read.
+        read: Yields its records; can be pickled.
+    """
+
+    name: str
+    size: int
+    version: str
+    read: Callable[[Keep], Iterator[Record | RefusedRow]] = field(repr=False)
+
+
+ListPortions = Callable[[SourceConfig, Keep], Iterator[Portion]]
+"""Names the portions of a source, in order, reading as little as it can."""
 
 
 def counting_costs(sample: int = CountingCost.sample, whole: bool = False) -> Callable[[Reader], Reader]:
@@ -142,21 +180,29 @@ def counting_costs(sample: int = CountingCost.sample, whole: bool = False) -> Ca
     return mark
 
 
-def fetch(
-    records: Iterable[Record],
-    locate: Callable[[str], str] | None = None,
-    explain: Callable[[str, DataError], str] | None = None,
-) -> Iterator[Record]:
+def in_portions(portions: ListPortions) -> Reader:
+    """Makes a reader of what names the portions of a source: its records are theirs, and an ingest reads several at once."""
+
+    @functools.wraps(portions)
+    def read(source: SourceConfig, keep: Keep) -> Iterator[Record | RefusedRow]:
+        for portion in portions(source, keep):
+            yield from portion.read(keep)
+
+    vars(read)["portions"] = portions
+    return read
+
+
+def fetch(records: Iterable[Item], locate: Callable[[str], str] | None = None) -> Iterator[Item]:
     """Fill in the bytes of records that have neither data nor error, reading ahead in threads; the order stays.
 
     Args:
-        records: Records without data.
+        records: Records without data; refused rows among them stay as they are.
         locate: Path of the file from the record's URI; default: the URI itself.
-        explain: The record's error from its URI and what reading it raised; default: that.
     """
+    lost = functools.cache(Lost)
 
-    def load(record: Record) -> Record:
-        if record.data is not None or record.error is not None:
+    def load(record: Item) -> Item:
+        if isinstance(record, RefusedRow) or record.data is not None or record.error is not None:
             return record
         # What is elsewhere than its URI says, such as in a package, may be missing on another machine
         place = None if locate else Place(record.uri)
@@ -164,10 +210,13 @@ def fetch(
             data = files.read_bytes(locate(record.uri) if locate else record.uri, MAX_IMAGE_BYTES)
             return replace(record, data=data, place=place)
         except DataError as error:
-            return replace(record, error=explain(record.uri, error) if explain else str(error))
+            named = record.named
+            return replace(
+                record, error=_at(named.where, lost(named.folder).explain(record.uri, error)) if named else str(error)
+            )
 
     with ThreadPoolExecutor(_READ_AHEAD) as pool:
-        pending: deque[Future[Record]] = deque()
+        pending: deque[Future[Item]] = deque()
         for record in records:
             pending.append(pool.submit(load, record))
             if len(pending) >= _READ_AHEAD:
@@ -203,28 +252,21 @@ def by_image(
         msg = f"{len(loose)} label rows and none has an image; the first is {loose[0]}; correct the file"
         raise DataError(msg)
 
-    origins: dict[str, str | None] = {}
-    lost = Lost(folder)
-
-    def wanted() -> Iterator[Record]:
-        first = tuple(loose)
-        for name, rows in groups.items():
-            made = Record(name, source, split, None, **rows.fields())
-            if name in embedded:
-                fault = embedded.fault(name)
-                made = replace(made, uri=embedded.uri(name), error=fault and _at(rows.where, fault))
-            else:
-                try:
-                    made = replace(made, uri=files.resolve(folder, name))
-                    origins[made.uri] = rows.where
-                except DataError as error:
-                    made = replace(made, uri=_own(name), error=_at(rows.where, str(error)))
-            if keep(made.uri):
-                data = embedded.data(name) if name in embedded else None
-                yield replace(made, data=data, refused=made.refused + first)
-                first = ()
-
-    return fetch(wanted(), explain=lambda uri, error: _at(origins.get(uri), lost.explain(uri, error)))
+    first = tuple(loose)
+    for name, rows in groups.items():
+        made = Record(name, source, split, None, **rows.fields())
+        if name in embedded:
+            fault = embedded.fault(name)
+            made = replace(made, uri=embedded.uri(name), error=fault and _at(rows.where, fault))
+        else:
+            try:
+                made = replace(made, uri=files.resolve(folder, name), named=NamedBy(rows.where, folder))
+            except DataError as error:
+                made = replace(made, uri=_own(name), error=_at(rows.where, str(error)))
+        if keep(made.uri):
+            data = embedded.data(name) if name in embedded else None
+            yield replace(made, data=data, refused=made.refused + first)
+            first = ()
 
 
 def _own(name: str) -> str:

@@ -5,8 +5,8 @@ the entry point group `leaml.readers` (docs/how-to/reader.md):
 
     def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
         for uri in ...:
-            if keep(uri):                     # before the image is loaded
-                yield Record(uri, ...)
+            if keep(uri):
+                yield Record(uri, ...)        # without its bytes: they are read in parallel with others
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import heapq
 import importlib
 import itertools
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from leaml.config import SourceConfig
 from leaml.data import readers
 from leaml.data.label_rows import checked
-from leaml.data.records import CountingCost, Keep, Reader, Record
+from leaml.data.records import CountingCost, Keep, ListPortions, Portion, Reader, Record, RefusedRow, fetch
 from leaml.errors import ConfigError, DataError
 from leaml.images import SUFFIX_RULE
 from leaml.plugins import Plugins
@@ -31,7 +32,7 @@ PLUGINS = Plugins("leaml.readers", "reader")
 
 
 def read(source: SourceConfig) -> Iterator[Record]:
-    """Stream the records of a source, one image at a time.
+    """Stream the records of a source with their images, one at a time; rows that belong to no image come with the next one.
 
     With `source.limit` the images whose URI, relative to the source's path, has the smallest SHA-256 are taken: the same
     ones whatever the order of files and wherever the data set lies. That costs a first pass that loads no images.
@@ -41,17 +42,76 @@ def read(source: SourceConfig) -> Iterator[Record]:
         DataError: the file or folder is missing, malformed or empty. A single unreadable image is a Record with `error`, a
             label row that cannot be used is among the `refused` of its image's record.
     """
-    function = _find(source.format)
-    keep: Keep = lambda _: True  # noqa: E731
-    if source.limit is not None:
-        keep = _smallest(function, source, source.limit).__contains__
-    records = map(checked, function(source, keep))
-    first = next(records, None)  # so that a missing file is an error here and not at the first use of the result
-    if first is None:
-        msg = f"format {source.format!r} found no images in {source.path or 'its package'}; check path, images and split"
-        msg += f" ({SUFFIX_RULE})" if source.format == "folder" else ""
-        raise DataError(msg)
-    return itertools.chain([first], records)
+    found = _with_loose_rows(source, fetch(records(source, keep(source))))
+    first = next(found)  # so that a missing file is an error here and not at the first use of the result
+    return itertools.chain([first], found)
+
+
+def records(source: SourceConfig, wanted: Keep) -> Iterator[Record | RefusedRow]:
+    """What the reader yields of a source, as it does: many images are still to be read.
+
+    Args:
+        source: What to read.
+        wanted: Which images, such as those of `keep`.
+
+    Raises:
+        ConfigError: As `read`.
+        DataError: As `read`, but for an empty source.
+    """
+    yield from map(_checked, _find(source.format)(source, wanted))
+
+
+def portions(source: SourceConfig, wanted: Keep) -> Iterator[Portion] | None:
+    """The parts of a source that can be read apart from each other, in order; None: the reader knows none.
+
+    Args:
+        source: What to read.
+        wanted: Which images, such as those of `keep`.
+    """
+    listed: ListPortions | None = getattr(_find(source.format), "portions", None)
+    return None if listed is None else listed(source, wanted)
+
+
+def records_of(portion: Portion, wanted: Keep) -> Iterator[Record | RefusedRow]:
+    """`records` of a portion. Raises as that does."""
+    yield from map(_checked, portion.read(wanted))
+
+
+def _checked(found: Record | RefusedRow) -> Record | RefusedRow:
+    return checked(found) if isinstance(found, Record) else found
+
+
+def keep(source: SourceConfig) -> Keep:
+    """The images that `source.limit` takes; finding them out costs a pass through the source. Raises as `records` does."""
+    return _All() if source.limit is None else _smallest(_find(source.format), source, source.limit)
+
+
+def nothing_found(source: SourceConfig, loose: Sequence[RefusedRow] = ()) -> DataError:
+    """The error of a source without images; `loose` are rows that belong to none."""
+    where = source.path or "its package"
+    if loose:
+        msg = (
+            f"{where} holds no image, but {len(loose)} label rows or other members; the first is {loose[0]}; correct the source"
+        )
+        return DataError(msg)
+    msg = f"format {source.format!r} found no images in {where}; check path, images and split"
+    return DataError(msg + (f" ({SUFFIX_RULE})" if source.format == "folder" else ""))
+
+
+def _with_loose_rows(source: SourceConfig, found: Iterable[Record | RefusedRow]) -> Iterator[Record]:
+    """The records, with them the rows that belong to none. Raises DataError where there is no record."""
+    held: Record | None = None
+    loose: list[RefusedRow] = []
+    for each in found:
+        if isinstance(each, RefusedRow):
+            loose.append(each)
+            continue
+        if held is not None:
+            yield held
+        held, loose = replace(each, refused=(*each.refused, *loose)), []
+    if held is None:
+        raise nothing_found(source, loose)
+    yield replace(held, refused=(*held.refused, *loose))
 
 
 def count(source: SourceConfig) -> int:
@@ -92,23 +152,42 @@ def _find(name: str) -> Reader:
     return shipped
 
 
-def _smallest(function: Reader, source: SourceConfig, limit: int) -> set[str]:
-    heap: list[tuple[int, str]] = []  # hashes negated: the largest one kept is on top
-    members: set[str] = set()
+@dataclass(frozen=True)
+class _All:
+    """Takes every image."""
+
+    def __call__(self, uri: str) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class _Smallest:
+    """Takes the images of a source whose hash is not above a limit."""
+
+    source: SourceConfig
+    limit: int
+
+    def __call__(self, uri: str) -> bool:
+        return _rank(uri, self.source) <= self.limit
+
+
+def _smallest(function: Reader, source: SourceConfig, limit: int) -> Keep:
+    heap: list[int] = []  # hashes negated: the largest one kept is on top
+    members: set[int] = set()
 
     def collect(uri: str) -> bool:
-        if uri not in members:
-            entry = (-_rank(uri, source), uri)
-            members.add(uri)
+        rank = _rank(uri, source)
+        if rank not in members:
+            members.add(rank)
             if len(heap) < limit:
-                heapq.heappush(heap, entry)
+                heapq.heappush(heap, -rank)
             else:
-                members.discard(heapq.heappushpop(heap, entry)[1])
+                members.discard(-heapq.heappushpop(heap, -rank))
         return False
 
     for _ in function(source, collect):
         pass
-    return members
+    return _Smallest(source, -heap[0] if heap else 0)
 
 
 def _rank(uri: str, source: SourceConfig) -> int:

@@ -32,8 +32,7 @@ _WHOLE, _PART, _PARTS = 64 << 20, 1 << 18, 64
 _NAME_SHOWN = 200
 _LONGEST_PATH, _LONGEST_NAME = 4096, 255
 """Of a path, in characters, and of what stands between its slashes on a disk, in bytes: a longer text names no file."""
-_UMASK = os.umask(0)  # it can only be read by setting it
-os.umask(_UMASK)
+os.umask(_UMASK := os.umask(0))  # it can only be read by setting it
 
 
 def is_remote(uri: str) -> bool:
@@ -108,7 +107,7 @@ def is_file(uri: str) -> bool:
 def open_native(uri: str) -> pa.NativeFile:
     """Open for random access, as Arrow readers want it. Raises DataError."""
     filesystem, path = _filesystem(uri)
-    with _explained(uri, "read"):
+    with explained(uri, "read"):
         if s3.is_foreign(uri):
             return pa.PythonFile(s3.Object(uri), mode="r")
         return filesystem.open_input_file(path)
@@ -121,7 +120,7 @@ def open_read(uri: str) -> io.BufferedReader:
 
 def read_bytes(uri: str, max_bytes: int | None = None, offset: int = 0, length: int | None = None) -> bytes:
     """Read a file, or `length` bytes of it from `offset` on. Raises DataError if it is missing or larger than `max_bytes`."""
-    with open_native(uri) as stream, _explained(uri, "read"):
+    with open_native(uri) as stream, explained(uri, "read"):
         if max_bytes is not None and stream.size() > max_bytes:
             msg = f"{uri} has {stream.size()} bytes, over the limit of {max_bytes}"
             raise DataError(msg)
@@ -146,7 +145,7 @@ def fingerprint(uri: str, edited: bool = False) -> str:
             parts = zip(found, pool.map(lambda file: fingerprint(file, edited), found), strict=True)
             text = "".join(f"{path[base:]}\n{part}\n" for path, part in parts)
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-    with open_native(uri) as stream, _explained(uri, "read"):
+    with open_native(uri) as stream, explained(uri, "read"):
         size = stream.size()
         digest = hashlib.sha256(f"{size}\n".encode())
         if size <= _WHOLE:
@@ -171,10 +170,10 @@ def write_bytes(uri: str, data: bytes, if_absent: bool = False) -> bool:
         Whether it was written (always, without `if_absent`).
     """
     if is_remote(uri):
-        with _explained(uri, "write"):
+        with explained(uri, "write"):
             return s3.put(uri, data, if_absent)
     path = Path(uri)
-    with _explained(uri, "write"):
+    with explained(uri, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         # In the same folder, since a rename is atomic only within one file system
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=".tmp", dir=path.parent)
@@ -192,11 +191,11 @@ def write_bytes(uri: str, data: bytes, if_absent: bool = False) -> bool:
 def publish_file(local: str, uri: str) -> None:
     """Publish a finished local file at `uri`, atomically and without reading it into memory."""
     if is_remote(uri):
-        with _explained(uri, "write"):
+        with explained(uri, "write"):
             s3.upload(local, uri)
         return
     path = Path(uri)
-    with _explained(uri, "write"):
+    with explained(uri, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{path.name[:64]}.{os.getpid()}.tmp"
         try:
@@ -213,11 +212,9 @@ def listing(uri: str, suffixes: Iterable[str] | None = None, recursive: bool = T
 
     Links are followed; one that leads nowhere is listed too, so that its loss is noticed when it is read.
     """
-    if is_file(uri):
-        msg = f"{uri} is a file; give the folder that holds it"
-        raise DataError(msg)
+    need_folder(uri)
     ends = tuple(s.lower() for s in suffixes) if suffixes is not None else ("",)
-    with _explained(uri, "list"):
+    with explained(uri, "list"):
         if s3.is_foreign(uri):
             paths: Iterable[str] = s3.listing(uri, recursive)
         elif is_remote(uri):
@@ -225,26 +222,29 @@ def listing(uri: str, suffixes: Iterable[str] | None = None, recursive: bool = T
             paths = ("s3://" + info.path for info in found if info.type == fs.FileType.File)
         else:
             paths = _walk(uri, recursive, set())
-        return sorted(p for p in paths if p.lower().endswith(ends) and not _TEMPORARY.match(posixpath.basename(p)))
+        return sorted(p for p in paths if p.lower().endswith(ends) and not is_temporary(p))
 
 
-def contents(uri: str) -> dict[str, s3.Content]:
-    """What is in a folder of S3, by the path below it: sizes, and what the server calls the contents. Raises DataError."""
-    with _explained(uri, "list"):
-        found = s3.contents(uri)
+def contents(uri: str) -> dict[str, s3.S3Object]:
+    """What is in a folder of S3, by the path below it. Raises DataError."""
+    base = len(f"s3://{s3.path(uri)}/")
+    with explained(uri, "list"):
+        found = {each.uri[base:]: each for each in s3.objects(uri)}
     if not found:
         raise DataError(_missing(uri))
     return found
 
 
-def image_files(folder: str, suffixes: Iterable[str]) -> list[str]:
-    """The images of a folder, by the one rule that ingest and predict have: files with one of the suffixes, whatever its case.
+def need_folder(uri: str) -> None:
+    """Raise DataError unless there is a folder."""
+    if is_file(uri):
+        msg = f"{uri} is a file; give the folder that holds it"
+        raise DataError(msg)
 
-    Hidden files and what lies in hidden folders (names that begin with a dot) are left out. A file that a row names is taken
-    whatever its name. Raises DataError.
-    """
-    base = len(folder.rstrip("/")) + 1
-    return [uri for uri in listing(folder, suffixes) if not any(part.startswith(".") for part in uri[base:].split("/"))]
+
+def is_temporary(path: str) -> bool:
+    """Whether a file is what a killed writer may have left."""
+    return bool(_TEMPORARY.match(posixpath.basename(path)))
 
 
 def delete_tree(uri: str) -> None:
@@ -253,7 +253,7 @@ def delete_tree(uri: str) -> None:
     if kind == fs.FileType.NotFound:
         return
     filesystem, path = _filesystem(uri)
-    with _explained(uri, "delete"), contextlib.suppress(FileNotFoundError):  # another one may delete it at the same time
+    with explained(uri, "delete"), contextlib.suppress(FileNotFoundError):  # another one may delete it at the same time
         if s3.is_foreign(uri):
             s3.delete(uri)
         elif kind == fs.FileType.Directory:
@@ -269,7 +269,7 @@ def download_tree(uri: str, folder: str) -> None:
     def fetch(source: str) -> None:
         target = Path(resolve(folder, source[len(base) :]))
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _explained(source, "read"):
+        with explained(source, "read"):
             if is_remote(source):
                 s3.download(source, str(target))
             else:
@@ -343,7 +343,7 @@ def _last_change(uri: str) -> str:
 
 def _kind(uri: str) -> fs.FileType:
     filesystem, path = _filesystem(uri)
-    with _explained(uri, "read"):
+    with explained(uri, "read"):
         if s3.is_foreign(uri):
             return s3.kind(uri)
         try:
@@ -376,7 +376,8 @@ def _missing(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def _explained(uri: str, verb: str) -> Iterator[None]:
+def explained(uri: str, verb: str) -> Iterator[None]:
+    """Errors of the storage as DataErrors that name the file, what could not be done with it (`verb`) and the fix."""
     name = shown(uri)
     try:
         yield

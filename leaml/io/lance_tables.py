@@ -10,29 +10,38 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from leaml.errors import DataError
-from leaml.io import files, s3
+from leaml.io import files, s3, stored
 
 if TYPE_CHECKING:
     from lance import LanceDataset
+    from lance.fragment import FragmentMetadata
 
 _VERSIONS = "_versions"
 """Folder of the commits in a table's folder."""
 _OUTRUN = ("already exists", "concurrent transaction")
 """What Lance says when another one's commit came first."""
-_PARTS = (_VERSIONS, "_transactions", "data")
-"""Folders in a table's folder, the one that makes it a table first."""
+_COMMITS = (_VERSIONS, "_transactions", "_deletions")
+"""Folders of what commits write in a table's folder, the one that makes it a table first."""
+_DATA = "data"
+"""Folder of the fragments' files."""
 
 
 def is_table(folder: str) -> bool:
     """Whether a table was committed in `folder`."""
     return files.exists(files.join(folder, _VERSIONS))
+
+
+def version(folder: str) -> str:
+    """What tells the content of the table in `folder`: its commits and when they were made. Raises DataError."""
+    return repr([(file.uri, file.version) for file in stored.walk(files.join(folder, _VERSIONS), [".manifest"])])
 
 
 def open_table(folder: str) -> LanceDataset:
@@ -74,10 +83,19 @@ class Table:
         with explained(self.folder):
             return self._table.to_table(columns=names, offset=start, limit=count, scan_in_order=True)
 
-    def batches(self, names: list[str] | None, size: int) -> Iterator[pa.RecordBatch]:
-        """Columns of all rows in order, at most `size` rows at a time; None: all columns."""
+    def batches(self, names: list[str] | None, size: int, first: int = 0, count: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Columns of rows in order, at most `size` rows at a time.
+
+        Args:
+            names: Of the columns; None: all.
+            size: Rows of a batch, at most.
+            first: Number of the first row.
+            count: How many rows; None: all from the first on.
+        """
         with explained(self.folder):
-            yield from self._table.to_batches(columns=names, batch_size=size, scan_in_order=True)
+            yield from self._table.to_batches(
+                columns=names, batch_size=size, scan_in_order=True, offset=first or None, limit=count
+            )
 
     def take(self, rows: Sequence[int], names: list[str] | None) -> pa.Table:
         """Columns of these rows, in this order: ask for many at once."""
@@ -118,10 +136,58 @@ def commit(folder: str, schema: pa.Schema, fragments: Sequence[str], metadata: M
         )
 
 
+def drop_rows(folder: str, column: str, values: Mapping[int, Sequence[str]]) -> None:
+    """Take rows out of the table in `folder`: those whose `column` has one of the `values` of the number of their fragment.
+
+    The fragments' files stay as they are, and files of a few bytes say which of their rows count no more: writing fragments
+    anew would move all of their images for every row that one shares with another.
+
+    Raises:
+        DataError: The table cannot be read or written.
+    """
+    if not values:
+        return
+    lance, table = _lance(), open_table(folder)
+    fragments = table.get_fragments()
+
+    def without(number: int) -> FragmentMetadata | None:
+        left: FragmentMetadata | None = fragments[number].delete(f"{column} IN ({', '.join(map(_literal, values[number]))})")
+        return left
+
+    with _explained(folder, "write"):
+        with ThreadPoolExecutor(s3.PARALLEL) as pool:
+            left = dict(zip(values, pool.map(without, values), strict=True))
+        changed = [fragment for fragment in left.values() if fragment is not None]
+        gone = [number for number, fragment in left.items() if fragment is None]
+        operation = lance.LanceOperation.Delete(changed, gone, column)
+        options = s3.lance_options(folder)
+        lance.LanceDataset.commit(files.absolute(folder), operation, read_version=table.version, storage_options=options)
+
+
+def _literal(value: str) -> str:
+    escaped = value.replace("'", "''")
+    return f"'{escaped}'"
+
+
+def withdraw(folder: str) -> None:
+    """Take back the commits of the table in `folder`: it is none any more, and its fragments may be committed again."""
+    for part in _COMMITS:
+        files.delete_tree(files.join(folder, part))
+
+
 def remove(folder: str) -> None:
     """Remove the table in `folder`, and fragments that were never committed; other files there stay."""
-    for part in _PARTS:
-        files.delete_tree(files.join(folder, part))
+    withdraw(folder)
+    files.delete_tree(files.join(folder, _DATA))
+
+
+def sweep(folder: str, fragments: Iterable[str]) -> None:
+    """Remove the files of fragments that are not among `fragments`, such as those that a killed process left."""
+    known = {file["path"] for fragment in fragments for file in json.loads(fragment)["files"]}
+    data = files.join(folder, _DATA)
+    for file in files.listing(data) if files.exists(data) else []:
+        if file.rpartition("/")[2] not in known:
+            files.delete_tree(file)
 
 
 @contextlib.contextmanager

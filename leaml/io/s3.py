@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import boto3
@@ -47,9 +48,10 @@ _CONNECT_SECONDS = 3.0
 _SILENT_SECONDS = 30.0
 
 
-class Content(NamedTuple):
-    """What a server says of an object: bytes, and what it calls this content."""
+class S3Object(NamedTuple):
+    """An object, its bytes and what the server calls its content."""
 
+    uri: str
     size: int
     etag: str
 
@@ -137,11 +139,19 @@ def kind(uri: str) -> fs.FileType:
 
 def listing(uri: str, recursive: bool = True) -> list[str]:
     """URIs of the objects in a folder, whatever its key; those that stand for folders are left out."""
-    bucket, key = _bucket_key(uri)
+    return [found.uri for found in objects(uri, recursive)]
+
+
+def objects(uri: str, recursive: bool = True) -> Iterator[S3Object]:
+    """The objects of `listing`, a page at a time, in the order of their keys' UTF-8."""
+    bucket, _, key = path(uri).partition("/")
     options = {} if recursive else {"Delimiter": "/"}
-    pages = _current_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{key}/", **options)
-    keys = (found["Key"] for page in pages for found in page.get("Contents", ()))
-    return [f"s3://{bucket}/{key}" for key in keys if not key.endswith("/")]
+    prefix = f"{key}/" if key else ""
+    pages = _current_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options)
+    for page in pages:
+        for found in page.get("Contents", ()):
+            if not found["Key"].endswith("/"):
+                yield S3Object(f"s3://{bucket}/{found['Key']}", int(found["Size"]), str(found["ETag"]))
 
 
 def versions(folder: str) -> dict[str, str]:
@@ -150,15 +160,6 @@ def versions(folder: str) -> dict[str, str]:
     prefix = f"{key}/" if key or folder.endswith("/") else ""
     pages = _current_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
     return {found["Key"][len(prefix) :]: str(found["ETag"]) for page in pages for found in page.get("Contents", ())}
-
-
-def contents(folder: str) -> dict[str, Content]:
-    """Of each object below a folder, by its path there; those that stand for folders are left out."""
-    bucket, _, key = path(folder).partition("/")
-    prefix = f"{key}/" if key else ""
-    pages = _current_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    found = ((each["Key"][len(prefix) :], each) for page in pages for each in page.get("Contents", ()))
-    return {name: Content(int(each["Size"]), str(each["ETag"])) for name, each in found if name and not name.endswith("/")}
 
 
 def delete(uri: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from leaml.data import changes
 from leaml.errors import DataError
-from leaml.io import files, s3
+from leaml.io import files, s3, stored
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -320,7 +320,7 @@ def test_13_a_folder_with_an_empty_part_in_its_path_is_one(bucket: str) -> None:
     assert not files.is_file(folder)
     assert files.listing(f"{folder}/") == files.listing(folder) == [f"{folder}/1.png", f"{folder}/sub/2.png"]
     assert files.listing(folder, recursive=False) == [f"{folder}/1.png"]
-    assert files.image_files(folder, [".png"]) == [f"{folder}/1.png", f"{folder}/sub/2.png"]
+    assert [file.uri for file in stored.image_files(folder, [".png"])] == [f"{folder}/1.png", f"{folder}/sub/2.png"]
     with pytest.raises(DataError, match="does not exist"):
         files.listing(f"{bucket}/frames//da")
     files.delete_tree(folder)

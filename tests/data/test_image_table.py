@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import tarfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 
 from leaml.config import SourceConfig
 from leaml.data import image_table, store, tables
-from leaml.data.image_table import ImageTable, ImageTableWriter
+from leaml.data.image_table import FragmentWriter, ImageTable
 from leaml.data.ingest import ingest
 from leaml.data.store import ImageStore
 from leaml.errors import DataError
@@ -94,12 +95,12 @@ def test_odd_names_of_folders(tmp_path: Path) -> None:
 def killed(folder: str, after: int) -> None:
     """A writer that is killed behind so many rows, or `COUNT` for: before its commit."""
     image_table.PART_IMAGES = 8
-    writer = ImageTableWriter(folder)
+    writer = FragmentWriter(folder)
     for number, row in enumerate(rows()):
         if number == after:
             os.kill(os.getpid(), signal.SIGKILL)
         writer.add(row)
-    writer._flush()
+    writer.close()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -122,9 +123,29 @@ def test_what_a_killed_writer_leaves_is_no_table(tmp_path: Path, after: int) -> 
 
 def test_a_killed_writer_takes_the_table_of_before_away_first(table: str) -> None:
     """Else a reader would take the table of other data for the new one."""
-    ImageTableWriter(table)
+
+    def broken() -> Iterator[dict[str, object]]:
+        yield from rows(12)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        image_table.write(table, broken())
     with pytest.raises(DataError, match="holds no table"):
         ImageTable(table)
+
+
+def test_rows_can_be_taken_out_of_a_table_and_the_others_are_read_as_before(table: str) -> None:
+    """By the fragment: 8 rows each. Of the third all rows go, of the fourth those that are named."""
+    ids = [str(row["image_id"]) for row in rows()]
+    files_before = sorted(files.listing(f"{table}/data"))
+    lance_tables.drop_rows(table, "image_id", {0: [ids[1], ids[30]], 2: ids[16:24], 3: [ids[24], ids[31], "nobody's"]})
+    left = [n for n in range(COUNT) if n not in {1, 24, 31, *range(16, 24)}]
+    found = ImageTable(table)
+    assert len(found) == len(left)
+    assert store.index(table).ids.to_pylist() == [ids[n] for n in left]
+    asked = [len(left) - 1, 0, 1, 20, 14, 15, 16]
+    assert [i["bytes"] for i in found.read(asked)] == [png(left[n]) for n in asked]
+    assert sorted(files.listing(f"{table}/data")) == files_before  # their files are not written again
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])

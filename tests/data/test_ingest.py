@@ -137,6 +137,8 @@ def test_unlabeled_source_needs_no_labeled_file(tmp_path: Path) -> None:
     source = SourceConfig(format="easy_vqa", split="test", limit=3)
     result = ingest.ingest(source, str(tmp_path / "unlabeled"), None)
     assert result.images == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["quarantine-unlabeled.parquet", "unlabeled", "unlabeled-parts"]
+    ingest.forget_parts(str(tmp_path / "unlabeled"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["quarantine-unlabeled.parquet", "unlabeled"]
 
 
@@ -191,6 +193,6 @@ def test_further_names_of_the_same_bytes_are_counted_and_kept(tmp_path: Path) ->
 def test_an_image_met_again_under_its_own_name_or_none_is_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named = [("a.png", 1), ("a.png", 1), ("", 1), ("b.png", 2)]
     records = [Record(uri, "folder", None, png(seed)) for uri, seed in named]
-    monkeypatch.setattr(registry, "read", lambda _: iter(records))
+    monkeypatch.setattr(registry, "records", lambda *_: iter(records))
     found = run(SourceConfig(format="folder", path="x"), tmp_path)
     assert (found.images, found.seen, found.copies) == (2, 4, 0)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from leaml import images
 from leaml.config import SourceConfig
-from leaml.data.records import Keep, Record, fetch, need_path, refuse_split
-from leaml.io import files
+from leaml.data.records import Keep, Record, need_path, refuse_split
+from leaml.io import stored
 
 
 def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
-    """The folder's images by `files.image_files`, in the order of their paths."""
+    """The folder's images by `stored.image_files`, in the order of their paths."""
     refuse_split("folder", source.split)
-    found = files.image_files(need_path("folder", source.path), images.SUFFIXES)
-    yield from fetch(Record(uri, "folder", None, None) for uri in found if keep(uri))
+    for file in stored.image_files(need_path("folder", source.path), images.SUFFIXES):
+        if keep(file.uri):
+            yield Record(file.uri, "folder", None, None, version=file)

@@ -10,13 +10,13 @@ Text is held in memory, images never are.
 
 from __future__ import annotations
 
+import functools
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from leaml.config import SourceConfig
 from leaml.data import json_text
@@ -24,13 +24,13 @@ from leaml.data.class_names import has_classes, named
 from leaml.data.column_types import as_text, label_columns
 from leaml.data.column_types import rows as rows_of
 from leaml.data.embedded import decode, holds_image
-from leaml.data.image_groups import ImageGroups, content_of, single_image
-from leaml.data.image_table import ImageTable
+from leaml.data.image_groups import ImageGroups, ImageRows, content_of, single_image
 from leaml.data.label_keys import COLUMNS, IMAGE_KEYS, doubled
 from leaml.data.label_rows import parse
 from leaml.data.readers.conversations import labels_of
-from leaml.data.records import Keep, LabelRows, Record, RefusedRow, fetch, need_path
+from leaml.data.records import Keep, LabelRows, Portion, Record, RefusedRow, in_portions, need_path
 from leaml.data.row_files import SEVERAL
+from leaml.data.row_ranges import RowRange, row_ranges, schema_of, whole
 from leaml.data.tables import IMAGES, LABELED, ImageRow, check
 from leaml.errors import DataError
 from leaml.io import files, lance_tables
@@ -46,16 +46,14 @@ _IMAGE = ("image_id", "uri", "bytes", *IMAGE_KEYS)
 """Columns that tell images apart."""
 
 
-def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
-    """One record per image, in the order of the rows. Raises DataError naming file and column."""
+@in_portions
+def read(source: SourceConfig, keep: Keep) -> Iterator[Portion]:
+    """Row groups by themselves: one record per image, in the order of the rows. Raises DataError naming file and column."""
     path = need_path("parquet", source.path)
-    if files.is_file(path):
-        yield from fetch(_single(path, source, keep))
-    else:
-        yield from fetch(_contract(path, source, keep))
+    yield from _single(path, source) if files.is_file(path) else _contract(path, source, keep)
 
 
-def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
+def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Portion]:
     found = files.listing(path, [_SUFFIX])
     below = {uri: uri[len(path.rstrip("/")) + 1 :] for uri in found}
     own = files.join(path, "images")
@@ -69,19 +67,36 @@ def _contract(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
     where = source.images or path
     splits: set[str] = set()
 
-    for origin, row in _image_rows(images, None, _BATCH):
-        splits.add(str(row["split"]))
-        if source.split is not None and row["split"] != source.split:
-            continue
-
-        uri = row["uri"] or f"{origin.rpartition(', row ')[0]}#{row['image_id']}"
-        if keep(uri):
-            rows = labels.pop(row["image_id"], None) or LabelRows()
-            rows.refused += loose
+    for rows in row_ranges(images):
+        held: dict[int, LabelRows] = {}
+        wanted = False
+        for number, row in _range_rows(rows, ["image_id", "uri", "split"], 4096):
+            splits.add(str(row["split"]))
+            if source.split in (None, row["split"]) and keep(_uri(rows.file, row)):
+                wanted = True
+                if labeled := labels.pop(row["image_id"], None):
+                    held[number] = labeled
+        if wanted:
+            read_rows = functools.partial(_contract_records, rows, held, tuple(loose), where, source.split)
+            yield rows.portion(read_rows, held, loose)
             loose = []
-            made = Record(uri, row["source"] or "parquet", row["split"], row["bytes"], **rows.fields())
-            yield _located(made, row["uri"], where)
     _check_split(path, source.split, splits)
+
+
+def _contract_records(
+    rows: RowRange, labels: dict[int, LabelRows], loose: tuple[RefusedRow, ...], where: str, split: str | None, keep: Keep
+) -> Iterator[Record | RefusedRow]:
+    """The records of some rows; `labels` by number of the row, and `loose` ones that belong to none."""
+    yield from loose
+    for number, row in _range_rows(rows, None, _BATCH):
+        if split in (None, row["split"]) and keep(uri := _uri(rows.file, row)):
+            labeled = labels.get(number, LabelRows())
+            made = Record(uri, row["source"] or "parquet", row["split"], row["bytes"], **labeled.fields())
+            yield _located(made, row["uri"], where)
+
+
+def _uri(file: str, row: ImageRow) -> str:
+    return row["uri"] or f"{file}#{row['image_id']}"
 
 
 def _check_split(path: str, split: str | None, found: set[str]) -> None:
@@ -96,9 +111,9 @@ def _labels(uris: Iterable[str]) -> dict[str, LabelRows]:
     labels: dict[str, LabelRows] = {}
     ids = pa.schema([LABELED.field("image_id")])
     for uri in uris:
-        schema, number = _schema(uri), 0
+        schema, number = schema_of(uri), 0
         check(schema.empty_table(), pa.schema([LABELED.field(name) for name in _REQUIRED]), uri)
-        for batch in _batches(uri, label_columns(schema), 4096):
+        for batch in whole(uri).batches(label_columns(schema), 4096):
             found = check(pa.Table.from_batches([batch.select(["image_id"])]), ids, uri)["image_id"].to_pylist()
             for image_id, row in zip(found, rows_of(batch), strict=True):
                 known = {name: as_text(value) for name, value in row.items() if name != "where"}
@@ -151,21 +166,20 @@ def _with_several_images(names: set[str], images: list[str], split: str | None) 
 
 
 def _image_rows(uris: Iterable[str], columns: list[str] | None, size: int) -> Iterator[tuple[str, ImageRow]]:
-    yield from _table_rows(uris, IMAGES, columns, size)
+    """`(file and row, row)` of tables of images; columns that are not wanted are null."""
+    for rows in row_ranges(uris):
+        for number, row in _range_rows(rows, columns, size):
+            yield f"{rows.file}, row {number}", row
 
 
-def _table_rows(uris: Iterable[str], schema: pa.Schema, columns: list[str] | None, size: int) -> Iterator[tuple[str, Any]]:
-    """`(file and row, row)` of tables of one contract; columns that are not wanted are null."""
-    for uri in uris:
-        number = 0
-        for batch in _batches(uri, columns, size):
-            for row in check(pa.Table.from_batches([batch]), schema, uri).to_pylist():
-                yield f"{uri}, row {number}", row
-                number += 1
+def _range_rows(rows: RowRange, columns: list[str] | None, size: int) -> Iterator[tuple[int, Any]]:
+    """`(number, row)` of some rows of a table of images."""
+    batches = (check(pa.Table.from_batches([batch]), IMAGES, rows.file) for batch in rows.batches(columns, size))
+    return enumerate((row for batch in batches for row in batch.to_pylist()), rows.first)
 
 
-def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
-    schema = _schema(path)
+def _single(path: str, source: SourceConfig) -> Iterator[Portion]:
+    schema = schema_of(path)
     names = schema.names
     if pair := doubled(names, (*_IMAGE, *COLUMNS, "split", "source")):
         msg = f"{path}: the columns {pair[0]!r} and {pair[1]!r} have one name; rename or remove one of them"
@@ -178,17 +192,25 @@ def _single(path: str, source: SourceConfig, keep: Keep) -> Iterator[Record]:
         raise DataError(msg)
 
     classes = _classes(path, schema)
-    groups = _grouped(path, source.split, schema, classes)
-    found = {group.number: group for group in groups}
+    found = {group.number: group for group in _grouped(path, source.split, schema, classes)}
     folder = source.images or posixpath.dirname(path) or "."
+    for rows in row_ranges([path]):
+        held = {number: found.pop(number) for number in range(rows.first, rows.first + rows.count) if number in found}
+        if held:
+            yield rows.portion(functools.partial(_single_records, rows, held, names, classes, folder))
 
-    for number, row in _rows(path, [*_IMAGE, "source", "split"], names, classes):
-        group = found.pop(number, None)
+
+def _single_records(
+    rows: RowRange, groups: dict[int, ImageRows], names: list[str], classes: dict[str, object], folder: str, keep: Keep
+) -> Iterator[Record]:
+    """The records of some rows of a single file; `groups` by number of the row that holds their image."""
+    for number, row in _rows(rows, [*_IMAGE, "source", "split"], names, classes):
+        group = groups.get(number)
         if group is None:
             continue
         data, name = (None, None) if group.error else _image(row)
-        uri = name or f"{path}#{number if is_missing(row.get('image_id')) else row['image_id']}"
-        uri = f"{path}, row {number}" if group.error else uri
+        uri = name or f"{rows.file}#{number if is_missing(row.get('image_id')) else row['image_id']}"
+        uri = f"{rows.file}, row {number}" if group.error else uri
         if keep(uri):
             made = Record(uri, str(row.get("source") or "parquet"), _split(row), data, **group.rows.fields())
             yield replace(made, data=None, error=group.error) if group.error else _located(made, name, folder)
@@ -199,7 +221,7 @@ def _grouped(path: str, split: str | None, schema: pa.Schema, classes: dict[str,
     groups = ImageGroups()
     splits: set[str] = set()
     names = schema.names
-    for number, row in _rows(path, [*_IMAGE, *label_columns(schema)], names, classes):
+    for number, row in _rows(whole(path), [*_IMAGE, *label_columns(schema)], names, classes):
         splits.add(str(_split(row)))
         if split is None or _split(row) == split:
             where = f"{path}, row {number}"
@@ -287,35 +309,13 @@ def _content(row: dict[str, object]) -> str | None:
 
 
 def _rows(
-    path: str, columns: list[str], names: list[str], classes: dict[str, object]
+    rows: RowRange, columns: list[str], names: list[str], classes: dict[str, object]
 ) -> Iterator[tuple[int, dict[str, object]]]:
     """The rows with their numbers, classes by name."""
     wanted = [name for name in dict.fromkeys(columns) if name in names]
     known = {name: classes[name] for name in wanted if name in classes}
-    rows = (row for batch in _batches(path, wanted, _BATCH) for row in rows_of(batch))
     texts = [name for name in wanted if name not in ("bytes", *IMAGE_KEYS)]
-    rows = (row | {name: as_text(row[name]) for name in texts} for row in rows)
-    return enumerate(row | {name: named(row[name], feature) for name, feature in known.items()} for row in rows)
-
-
-def _batches(path: str, columns: list[str] | None, size: int) -> Iterator[pa.RecordBatch]:
-    if not path.lower().endswith(_SUFFIX) and lance_tables.is_table(path):
-        yield from ImageTable(path).batches(columns, size)
-        return
-    with files.open_native(path) as stream:
-        try:
-            yield from pq.ParquetFile(stream).iter_batches(size, columns=columns)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(_damaged(path, error)) from None
-
-
-def _schema(path: str) -> pa.Schema:
-    with files.open_native(path) as stream:
-        try:
-            return pq.read_schema(stream)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(_damaged(path, error)) from None
-
-
-def _damaged(path: str, error: Exception) -> str:
-    return f"{path} is not a whole Parquet file: {error}; write or copy it again"
+    read_rows = (row for batch in rows.batches(wanted, _BATCH) for row in rows_of(batch))
+    read_rows = (row | {name: as_text(row[name]) for name in texts} for row in read_rows)
+    made = (row | {name: named(row[name], feature) for name, feature in known.items()} for row in read_rows)
+    return enumerate(made, rows.first)

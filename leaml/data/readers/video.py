@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import posixpath
@@ -11,9 +12,9 @@ import av
 import av.error
 
 from leaml.config import SourceConfig
-from leaml.data.records import Keep, Record, counting_costs, need_path, refuse_split
+from leaml.data.records import Keep, Portion, Record, counting_costs, in_portions, need_path, refuse_split
 from leaml.errors import DataError
-from leaml.io import files
+from leaml.io import files, stored
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv")
 
@@ -26,22 +27,25 @@ _ROUNDING = 1e-6  # seconds; time stamps are fractions such as 1/12800
 
 
 @counting_costs(whole=True)
-def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
+@in_portions
+def read(source: SourceConfig, keep: Keep) -> Iterator[Portion]:
     """Frames of one file or of all video files in a folder; a file that cannot be decoded (further) is an error record."""
     refuse_split("video", source.split)
-    path = need_path("video", source.path)
-    for uri in [path] if files.is_file(path) else files.listing(path, SUFFIXES):
-        if posixpath.basename(uri).startswith("."):
-            continue
-        try:
-            with files.local_copy(uri) as local:
-                for time, frame in frames(local, source.fps):
-                    name = f"{uri}#t={time:.3f}"
-                    if keep(name):
-                        yield Record(name, "video", None, png(frame))
-        except DataError as error:
-            if keep(uri):
-                yield Record(uri, "video", None, None, error=str(error))
+    for file in stored.files_at(need_path("video", source.path), SUFFIXES):
+        if not posixpath.basename(file.uri).startswith("."):
+            yield Portion(file.uri, file.size, file.version, functools.partial(_records, file.uri, source.fps))
+
+
+def _records(uri: str, fps: float, keep: Keep) -> Iterator[Record]:
+    try:
+        with files.local_copy(uri) as local:
+            for time, frame in frames(local, fps):
+                name = f"{uri}#t={time:.3f}"
+                if keep(name):
+                    yield Record(name, "video", None, png(frame))
+    except DataError as error:
+        if keep(uri):
+            yield Record(uri, "video", None, None, error=str(error))
 
 
 def frames(path: str, fps: float) -> Iterator[tuple[float, av.VideoFrame]]:

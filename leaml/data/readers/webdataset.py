@@ -28,16 +28,18 @@ from leaml.data.records import (
     NOT_READ,
     Keep,
     LabelRows,
+    Portion,
     Record,
     RefusedRow,
     counting_costs,
+    in_portions,
     need_path,
     refuse_split,
 )
 from leaml.data.row_files import SEVERAL
 from leaml.data.tar_members import Member, members
 from leaml.errors import DataError
-from leaml.io import files
+from leaml.io import files, stored
 from leaml.text.values import is_missing, shorten
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
@@ -76,41 +78,30 @@ class _Sample:
 
 
 @counting_costs(whole=True)
-def read(source: SourceConfig, keep: Keep) -> Iterator[Record]:
-    """One record per image, in the order of shards and members; rows of no image come with the record behind or before them.
+@in_portions
+def read(source: SourceConfig, keep: Keep) -> Iterator[Portion]:
+    """Each shard by itself: one record per image, in the order of members, and the rows of no image.
 
     Raises:
-        DataError: A shard is torn, the members of a sample are not adjacent or occur twice, or there are label rows and no
-            image.
+        DataError: A shard is torn, or the members of a sample are not adjacent or occur twice.
     """
     refuse_split("webdataset", source.split)
-    path = need_path("webdataset", source.path)
+    for shard in stored.files_at(need_path("webdataset", source.path), SHARDS):
+        yield Portion(shard.uri, shard.size, shard.version, functools.partial(_records, shard.uri))
 
-    held: Record | None = None
-    has_images = False
-    loose: list[RefusedRow] = []
 
-    for shard in _shards(path):
-        stems = functools.cache(functools.partial(_stems, shard))
-        for sample in _samples(shard, keep, {_LABEL}):
-            rows = _label_rows(sample, stems)
-            if not sample.images:
-                loose += rows.refused
-            has_images = has_images or bool(sample.images)
-            for image in sample.images:
-                if image.content is None and image.error is None:
-                    continue
-                if held is not None:
-                    yield held
-                made = Record(image.where, "webdataset", None, image.content, error=image.error, place=image.place)
-                held = replace(made, questions=tuple(rows.questions), refused=(*rows.refused, *loose))
-                rows, loose = LabelRows(), []
-
-    if held is not None:
-        yield replace(held, refused=(*held.refused, *loose))
-    elif loose and not has_images:
-        msg = f"{path} holds no image, but {len(loose)} label rows or other members; the first is {loose[0]}; correct the shard"
-        raise DataError(msg)
+def _records(shard: str, keep: Keep) -> Iterator[Record | RefusedRow]:
+    stems = functools.cache(functools.partial(_stems, shard))
+    for sample in _samples(shard, keep, {_LABEL}):
+        rows = _label_rows(sample, stems)
+        if not sample.images:
+            yield from rows.refused
+        for image in sample.images:
+            if image.content is None and image.error is None:
+                continue
+            made = Record(image.where, "webdataset", None, image.content, error=image.error, place=image.place)
+            yield replace(made, **rows.fields())
+            rows = LabelRows()
 
 
 def captions(path: str, column: str) -> Iterator[tuple[str, dict[str, object]]]:

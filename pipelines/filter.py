@@ -68,7 +68,7 @@ def filter_rows(label: str, source: str, output: str, config: FilterConfig) -> d
     work = functools.partial(_publish, source=source, output=output, config=config, whole=whole if whole.active else None)
     with Bar(label, len(parts), "parts", done) as bar, StepMetrics(output, label) as exported:
         for number, each in enumerate(in_tasks(todo, work, label), done + 1):
-            exported.shard(json.loads(each["result"]), 0.0)
+            exported.shard(json.loads(each["result"]), 0.0, 0.0)
             exported.progress(number, len(parts))
             bar.update(number)
     found = gather(label, output, tables.PSEUDO_QA, parts, PART)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from leaml.config import GenerateConfig
 from leaml.data import tables
+from leaml.data.step_rows import StepRows
 from leaml.engine.interface import Completion, Engine, Longest, Request, most_tokens
 from leaml.generation import candidates, prompts
 from leaml.text import replies
@@ -21,12 +22,14 @@ from pipelines.context import Context
 from pipelines.ingest import labels_key, sample_refs, training_images
 from pipelines.models import engine_spec, trained
 from pipelines.run import Step
-from pipelines.shard import make_shards, rows_of_step
+from pipelines.shard import RowsOfStep, make_shards, rows_of_step
 from pipelines.shards import Item, replied, run_step
 from pipelines.table_rows import CandidateRow, WrittenReply
 
 Captioned = Item[str | None]
 """An image with the teacher's caption, where that is used."""
+_BATCH = 65_536
+"""Captions that are looked at together."""
 
 
 class GenerateWork:
@@ -144,6 +147,12 @@ def _longest(config: GenerateConfig, prompt: str, captions: Iterable[str]) -> Lo
     return Longest(asked + max(own, most_tokens(captions)) + question.text, question.reply)
 
 
+def _captions(folder: str) -> Iterator[str]:
+    """Those in the table of the step in `folder`; few of them are held at a time."""
+    for batch in StepRows(folder).batches(["caption"], _BATCH):
+        yield from batch["caption"].to_pylist()
+
+
 def generate(context: Context) -> Step:
     """Write candidates for the unlabeled images (all training images but the labeled ones)."""
     run, sources, labels, generator = context.run, context.sources, context.labels, context.generator
@@ -157,10 +166,10 @@ def generate(context: Context) -> Step:
     def work() -> dict[str, float]:
         refs = training_images(sources).without(labels.image_ids)
         refs = sample_refs(refs, config.max_images, config.seed)
-        extras = rows_of_step(use.folder, refs, "caption") if use else {}
+        extras: RowsOfStep | dict[str, object] = rows_of_step(use.folder, refs, "caption") if use else {}
         shards = make_shards("generate", refs, extras, run.config.resources.images_per_shard)
         prompt = run.config.caption.prompt or prompts.CAPTION
-        longest = _longest(config, prompt, extras.values())
+        longest = _longest(config, prompt, _captions(use.folder) if use else ())
         spec = engine_spec(trained(generator, run.config.model), run.config.resources, engine, longest)
         worker = GenerateWork(config, prompt, pattern)
         return run_step(run, step, shards, spec, worker)

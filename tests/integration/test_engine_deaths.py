@@ -117,7 +117,7 @@ def test_engines_whose_core_raises_or_is_killed_are_replaced_and_nothing_is_lost
     assert sorted(file.name for file in tmp_path.glob("start-*")) == ["start-0", "start-1", "start-2"]
     assert sorted(file.name for file in tmp_path.glob("death-*")) == ["death-0", "death-1"]
     rows = [row for file in output.glob("rows/*.parquet") for row in pq.read_table(file).to_pylist()]
-    assert Counter(row["image_id"] for row in rows) == Counter(scenes)
+    assert Counter(row["image_id"] for row in rows) == Counter(list(scenes))
     assert summary["images"] == COUNT
     right = [scenes[row["image_id"]].colour in row["caption"] for row in rows]
     assert sum(right) >= COUNT - 1  # each caption is of its own image

@@ -8,8 +8,9 @@ vLLM's own call finds what was made. Resizing and arithmetic run outside of Pyth
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from PIL import Image
@@ -32,6 +33,7 @@ class Preparer:
     def __init__(self, renderer: Any, threads: int) -> None:
         """Have the image processor of vLLM's `renderer` look for what was made; a model without one has its images shrunk."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+        _compute_alone(self._pool, threads)
         self._cache = renderer.mm_processor_cache
         self._learned: Arguments | None = None
         processor = getattr(renderer.get_mm_processor().info.get_hf_processor(), "image_processor", None)
@@ -54,7 +56,10 @@ class Preparer:
         """
         if image.width * image.height <= SMALL:
             done: Future[Image.Image] = Future()
-            done.set_result(shrink(image))
+            try:
+                done.set_result(shrink(image))
+            except Exception as error:  # as of a thread
+                done.set_exception(error)
             return done
         return self._pool.submit(self._prepare, image, shrink, make)
 
@@ -89,6 +94,20 @@ class Preparer:
             return made
         self._learned = (depth, arguments, dict(keywords))
         return self._make(processor, images, *arguments, **keywords)
+
+
+def _compute_alone(pool: ThreadPoolExecutor, threads: int) -> None:
+    """Let each thread of a pool compute by itself: together they use the CPUs, and OpenMP would give each a team of all."""
+    import torch
+
+    before, all_there = torch.get_num_threads(), threading.Barrier(threads)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        all_there.wait()
+
+    wait([pool.submit(begin) for _ in range(threads)])
+    torch.set_num_threads(before)  # OpenMP's number is a thread's own, MKL's the process's
 
 
 def _looking_first(kind: type[Any], preparer: Preparer) -> type[Any]:

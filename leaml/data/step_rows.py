@@ -51,15 +51,17 @@ class StepRows(lance_tables.Table):
         Ids are compared by 64 bits of their hash, since a table of texts would take 100 bytes an
         image; two of 10^7 are alike with a probability of 3e-6.
         """
-        keys = _keys(self.columns(["image_id"])["image_id"])
-        order = np.argsort(keys).astype(np.int32)
+        held = [_keys(batch["image_id"]) for batch in self.batches(["image_id"], _BATCH)]
+        keys = np.concatenate([*held, np.array([2**64 - 1], np.uint64)])  # the last one is nobody's
+        order = np.argsort(keys, kind="stable").astype(np.int32)
         keys.sort()
-        wanted = _keys(ids)
-        found = np.searchsorted(keys, wanted).astype(np.int32)
-        missing = found == len(keys)
-        found[missing] = 0
-        missing |= keys[found] != wanted if len(keys) else True
-        return pa.array(order[found] if len(keys) else found, pa.int32(), mask=missing)
+        found = np.full(len(ids), -1, np.int32)
+        for start in range(0, len(ids), _BATCH):
+            wanted = _keys(ids.slice(start, _BATCH))
+            near = np.searchsorted(keys, wanted)
+            found[start : start + len(wanted)] = np.where(keys[near] == wanted, order[near], -1)
+        found[found == len(keys) - 1] = -1
+        return pa.array(found, mask=found < 0)
 
     def of(self, ids: Iterable[str], names: list[str] | None = None) -> list[dict[str, Any]]:
         """Columns of the rows of these images, in the order of the table; None: all columns."""
@@ -68,14 +70,10 @@ class StepRows(lance_tables.Table):
         return self.take(found.to_pylist(), names).to_pylist() if len(found) else []
 
 
-def _keys(ids: pa.ChunkedArray) -> np.ndarray:
-    """A number of 64 bits for each id; few ids are objects at a time."""
-    keys = np.empty(len(ids), np.uint64)
-    for start in range(0, len(ids), _BATCH):
-        part = ids.slice(start, _BATCH).to_pylist()
-        digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in part)
-        keys[start : start + len(part)] = np.frombuffer(digests, np.uint64)
-    return keys
+def _keys(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A number of 64 bits for each id."""
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in ids.to_pylist())
+    return np.frombuffer(digests, np.uint64)
 
 
 def exists(folder: str) -> bool:

@@ -59,8 +59,13 @@ class ImageIndex(Sequence[ImageRef]):
         return ImageIndex(self._table.filter(self._among(ids)))
 
     def without(self, ids: Iterable[str]) -> ImageIndex:
-        """The images whose id is not in `ids`."""
-        return ImageIndex(self._table.filter(pc.invert(self._among(ids))))
+        """The images whose id is not in `ids`. Parts of the index that have none of them are not copied."""
+        among, kept, start = self._among(ids), list[pa.RecordBatch](), 0
+        for batch in self._table.to_batches():
+            out = among.slice(start, batch.num_rows).combine_chunks()
+            kept.append(batch.filter(pc.invert(out)) if pc.any(out).as_py() else batch)
+            start += batch.num_rows
+        return ImageIndex(pa.Table.from_batches(kept, self._table.schema))
 
     def take(self, positions: list[int] | pa.ChunkedArray) -> ImageIndex:
         """The images at these positions, in their order."""

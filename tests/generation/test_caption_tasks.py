@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -29,6 +31,24 @@ def test_the_seed_decides_not_the_order() -> None:
     first = list(word_checks(CAPTIONS, seed=1))
     assert first == list(word_checks(dict(reversed(CAPTIONS.items())), seed=1))
     assert first != list(word_checks(CAPTIONS, seed=2))
+
+
+def test_the_draw_of_a_seed_stays_what_it_is() -> None:
+    captions = {"b": "A red ball left of a dog.", "a": "A blue cube. It is big.", "c": "A red cone and a cat."}
+    asked = [("a", "big", True), ("a", "ball", False), ("b", "ball", True), ("b", "is", False), ("c", "and", True)]
+    assert list(word_checks(captions, seed=7)) == [*asked, ("c", "big", False)]
+    blanks = [("It ___ big.", "is"), ("A ___.", "blue cube"), ("___ is big.", "It"), ("A ___ cube.", "blue")]
+    assert [cloze[1:] for cloze in clozes(captions, seed=7)][:4] == blanks
+
+
+def test_checks_of_many_captions_take_little_memory() -> None:
+    draw = random.Random(0)
+    captions = {f"{n:032x}": " ".join(f"word{draw.randrange(300)}" for _ in range(40)) for n in range(600)}
+    tracemalloc.start()
+    made = sum(1 for _ in word_checks(captions, seed=0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (made, peak < 600 * len(captions)) == (1200, True)
 
 
 def test_clozes_leave_out_what_the_caption_says_there() -> None:

@@ -39,6 +39,11 @@ class RowRange:
     size: int = 0
     version: str = ""
 
+    @property
+    def numbers(self) -> range:
+        """Numbers of the rows, if they are counted."""
+        return range(self.first, self.first + (self.count or 0))
+
     def batches(self, columns: list[str] | None, size: int) -> Iterator[pa.RecordBatch]:
         """The rows in order, at most `size` at a time; only these columns, None: all. Raises DataError."""
         if _is_lance(self.file):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from faulty import Plan, Proxy
+from PIL import Image
 from test_s3_faults import BUCKET, CHECK, Direct, base, direct, line, proxy  # noqa: F401  # fixtures
 
-from leaml.data import image_table, tables
+from leaml.config import SourceConfig
+from leaml.data import image_table, parts, tables
 from leaml.data.image_table import ImageTable
+from leaml.data.ingest import ingest
 from leaml.errors import DataError
-from leaml.io import lance_tables, s3
+from leaml.io import files, lance_tables, s3
 
 COUNT = 60
 
@@ -46,6 +50,23 @@ def test_a_table_is_written_and_read_however_often_requests_fail(proxy: Proxy, u
     proxy.plan = Plan(0.2, most=3)
     image_table.write(uri, rows())
     check(uri)
+    assert sum(proxy.faults.values()) > 3
+
+
+def test_an_ingest_in_parts_is_whole_however_often_requests_fail(
+    proxy: Proxy,  # noqa: F811
+    uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parts, "PART_RECORDS", 3)
+    buffers = [io.BytesIO() for _ in range(12)]
+    for number, buffer in enumerate(buffers):
+        Image.new("RGB", (8, 8), (number % 10, 0, 0)).save(buffer, "PNG")  # the last two are the first two
+        files.write_bytes(f"{uri}-frames/{number:02d}.png", buffer.getvalue())
+    proxy.plan = Plan(0.2, most=3)
+    result = ingest(SourceConfig(format="folder", path=f"{uri}-frames"), uri, None)
+    assert (result.images, result.seen, result.copies) == (10, 12, 2)
+    assert [image["bytes"] for image in ImageTable(uri).read(list(range(10)))] == [b.getvalue() for b in buffers[:10]]
     assert sum(proxy.faults.values()) > 3
 
 

@@ -195,7 +195,7 @@ def _single(path: str, source: SourceConfig) -> Iterator[Portion]:
     found = {group.number: group for group in _grouped(path, source.split, schema, classes)}
     folder = source.images or posixpath.dirname(path) or "."
     for rows in row_ranges([path]):
-        held = {number: found.pop(number) for number in range(rows.first, rows.first + rows.count) if number in found}
+        held = {number: found.pop(number) for number in rows.numbers if number in found}
         if held:
             yield rows.portion(functools.partial(_single_records, rows, held, names, classes, folder))
 

@@ -175,7 +175,7 @@ class Footprint:
         weights: All of them; what is trained in float32.
         gradients: Of what is trained.
         moments: AdamW's two.
-        activations: Kept for the backward pass, or computed again by one layer in it.
+        activations: Kept for the backward pass, or computed again by one layer in it, with copies of weights.
         logits: Of reply tokens, with their probabilities and gradients.
         update: What an update takes beside weights, gradients and moments, when activations are gone.
     """
@@ -315,11 +315,12 @@ def footprint(
     head = _MASTER * made.largest if train.method == "full" else 0  # its gradient before it is added up
     update = 2 * head
     copies = _copies(made, train, compute.itemsize, stored) if shards == 1 else _gathered(made, train, compute.itemsize)
+    replaced = stored * trained if train.method == "neurons" and shards == 1 else 0  # by deltas that are held in the weights
     return Footprint(
         (_frozen(made, train, frozen, stored) + _MASTER * trained) // shards,
         _MASTER * trained // shards,
         2 * _MASTER * trained // shards,
-        kept + copies,
+        kept + copies + replaced,
         logits(made, one, compute.itemsize) + head,
         update // shards,
     )

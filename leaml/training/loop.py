@@ -25,7 +25,7 @@ from leaml.training.feed import Feed, GetImage, Made, Prefetch
 from leaml.training.memory import keep_to_share, token_budget
 from leaml.training.objectives import reply_logits
 from leaml.training.parallel import Alone, Replicas, Shards, Strategy, fits, local, shard, whole
-from leaml.training.prepare import SMALL, checkpoint_activations, float32_masters, fuse_layers, one_type
+from leaml.training.prepare import SMALL, checkpoint_activations, float32_masters, fuse_layers, held, one_type
 from leaml.training.worker import TrainingState, Worker
 from leaml.vlm import four_bit
 from leaml.vlm.lengths import Lengths
@@ -288,7 +288,8 @@ class Trainer:
                 tensors, numbers = self.feed.make([drawn[example]] * copies)
                 on_device = {k: v.to(device) for k, v in tensors.items()}
                 tokens = [sizes[example].reply] * len(self.tasks)
-                task_loss(self.vlm, on_device, numbers, weights, self.config.precision, tokens).backward()
+                with held(self.vlm.model):
+                    task_loss(self.vlm, on_device, numbers, weights, self.config.precision, tokens).backward()
 
             return token_budget(once, sizes[example].tokens, trained, device, self.worker.memory_share)
 
@@ -330,13 +331,14 @@ class Trainer:
         # dropout, where a model has any, is a function of (seed, step, rank) too, so that a resumed run repeats it
         torch.manual_seed((self.seed * 1_000_003 + step) * self.worker.world + self.worker.rank)
         loss = torch.zeros((), device=self.worker.device)
-        for number, (tensors, numbers) in enumerate(parts, 1):
-            on_device = {k: v.to(self.worker.device, non_blocking=True) for k, v in tensors.items()}
-            with self.strategy.one_pass(last=number == len(batch.parts)):
-                given = (weights, self.config.precision, batch.reply_tokens, self.strategy.forward)
-                part = task_loss(self.vlm, on_device, numbers, *given)
-                part.backward()
-            loss = loss + part.detach()
+        with held(self.vlm.model):
+            for number, (tensors, numbers) in enumerate(parts, 1):
+                on_device = {k: v.to(self.worker.device, non_blocking=True) for k, v in tensors.items()}
+                with self.strategy.one_pass(last=number == len(batch.parts)):
+                    given = (weights, self.config.precision, batch.reply_tokens, self.strategy.forward)
+                    part = task_loss(self.vlm, on_device, numbers, *given)
+                    part.backward()
+                loss = loss + part.detach()
         if self.worker.world > 1:
             torch.distributed.all_reduce(loss)
         norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -83,6 +84,32 @@ def checkpoint_activations(vlm: VLM, wanted: Literal["auto"] | bool) -> bool:
         raise ModelError(msg)
     vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return True
+
+
+class Holding(Protocol):
+    """A layer that puts what it trains into a frozen weight for each product, or holds it there for many (neuron adapters)."""
+
+    def hold(self) -> None:
+        """Until `release`; what is trained keeps its values meanwhile."""
+        ...
+
+    def release(self) -> None:
+        """Give the weight back every bit."""
+        ...
+
+
+@contextlib.contextmanager
+def held(model: nn.Module) -> Iterator[None]:
+    """Let the layers of a model that can hold what they train, for the passes between two updates."""
+    modules: Iterable[Any] = model.modules()
+    layers: list[Holding] = [module for module in modules if hasattr(type(module), "hold")]  # asked each step: quick
+    try:
+        for layer in layers:
+            layer.hold()
+        yield
+    finally:
+        for layer in layers:
+            layer.release()
 
 
 def fuse_layers(model: nn.Module, device: str) -> bool:

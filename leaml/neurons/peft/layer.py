@@ -11,7 +11,8 @@ An entry in a trained row and in a trained column is trained once, as the row's:
 and stays 0. Otherwise it would take two steps of the optimizer at once, and not be what dense training of these entries gives.
 
 The price: the base weight must be writable memory that no other thread uses at the same time, and for a few tokens at a time,
-as in generation, the copying takes longer than the product: merge first.
+as in generation, the copying takes longer than the product: merge first. A training whose step is many products holds the
+deltas in the base from its first to its last (`NeuronLinear.hold`), at the price of a copy of what they replace.
 """
 
 from __future__ import annotations
@@ -57,51 +58,116 @@ def _summed(base: Tensor, dim: int, indices: Tensor, delta: Tensor) -> tuple[Ten
     return before, (before + delta).to(base.dtype)
 
 
-def _with_deltas(weight: Tensor, deltas: Deltas, product: Callable[[Tensor], Tensor]) -> Tensor:
+Replaced = list[tuple[int, Tensor, Tensor]]
+"""(dimension, indices, what was there before), in the order in which it was replaced."""
+
+
+def _put_in(base: Tensor, deltas: Deltas, replaced: Replaced) -> None:
+    """Add the deltas to `base` in place, and what was there to `replaced`."""
+    for dim, indices, delta in deltas.of_weight():
+        before, after = _summed(base, dim, indices, delta)
+        replaced.append((dim, indices, before))
+        base.index_copy_(dim, indices, after)
+
+
+def _put_back(base: Tensor, replaced: Replaced) -> None:
+    for dim, indices, before in reversed(replaced):
+        base.index_copy_(dim, indices, before)
+
+
+def with_deltas(weight: Tensor, deltas: Deltas, product: Callable[[Tensor], Tensor]) -> Tensor:
     """`product(W')`, where W' is `weight` (out, in) with the deltas added."""
     base = weight.data  # has a version counter of its own: graphs that saved the weight find it as it was
     if torch.compiler.is_compiling():  # a graph would copy the whole weight out and back
         for dim, indices, delta in deltas.of_weight():
             base = base.index_copy(dim, indices, _summed(base, dim, indices, delta)[1])
         return product(base)
-    replaced: list[tuple[int, Tensor, Tensor]] = []
+    replaced: Replaced = []
     try:
-        for dim, indices, delta in deltas.of_weight():
-            before, after = _summed(base, dim, indices, delta)
-            replaced.append((dim, indices, before))
-            base.index_copy_(dim, indices, after)
+        _put_in(base, deltas, replaced)
         return product(base)
     finally:
-        for dim, indices, before in reversed(replaced):
-            base.index_copy_(dim, indices, before)
+        _put_back(base, replaced)
+
+
+WithDeltas = Callable[[Tensor, Deltas, Callable[[Tensor], Tensor]], Tensor]
+
+
+def _pointers(deltas: Deltas) -> list[int]:
+    """They tell deltas from others, also as autograd gives them back."""
+    return [delta.data_ptr() for _, _, delta in deltas.of_weight()]
+
+
+def _save(ctx: Any, needed: tuple[bool, ...], x: Tensor, weight: Tensor, deltas: Deltas) -> None:
+    """Save what gradients of the deltas need and nothing else.
+
+    That is x in the type it came in, so that Linears of one input share it under autocast too, or where columns alone are
+    trained those columns of x.
+
+    Args:
+        ctx: Of the function that saves it.
+        needed: Which of the five parts of `Deltas` get a gradient.
+        x: Input of the product.
+        weight: The base.
+        deltas: All of them.
+    """
+    _, for_delta, _, _, for_columns = needed
+    kept = x if for_delta else None
+    if for_columns and not for_delta and deltas.columns is not None:
+        kept = x.index_select(-1, deltas.columns)
+    ctx.save_for_backward(kept, weight, *deltas._replace(bias=None))
+
+
+class Saved(torch.autograd.Function):
+    """x, weight, the five parts of `Deltas` -> an empty tensor, whose node has saved what `NeuronProduct` needs in backward.
+
+    A function of Python saves when its forward is through. Where activations are computed again PyTorch stops at the last thing
+    that was saved: with this before the product, the last product of a layer, which nobody needs, is not computed again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, *parts: Tensor | None) -> Tensor:
+        _save(ctx, ctx.needs_input_grad[2:], x, weight, Deltas(*parts))
+        return x.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[None, ...]:
+        return (None,) * 7
 
 
 class NeuronProduct(torch.autograd.Function):
     """x (..., in), weight (out, in), bias (out,) or None, then the five parts of `Deltas` -> (..., out).
 
-    Differentiable once, in x and the deltas. Saves what the deltas' gradients need and nothing else: x in the type it came in,
-    so that Linears of one input share it under autocast too, or where columns alone are trained those columns of x.
+    Before all of them come `with_deltas`, or a layer's own, which may hold them, and what `Saved` gave; None: this saves it
+    itself. Differentiable once, in x and the deltas.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *parts: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        summed: WithDeltas,
+        saved: Tensor | None,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *parts: Tensor | None,
+    ) -> Tensor:
         deltas = Deltas(*parts)
         if bias is not None and deltas.bias is not None and deltas.rows is not None:
             bias = bias.index_copy(0, deltas.rows, _summed(bias, 0, deltas.rows, deltas.bias)[1])
-        _, for_delta, _, _, for_columns = ctx.needs_input_grad[3:]
-        kept = x if for_delta else None
-        if for_columns and not for_delta and deltas.columns is not None:
-            kept = x.index_select(-1, deltas.columns)
-        ctx.save_for_backward(kept, weight, *deltas._replace(bias=None))
+        ctx.saved = None if saved is None else saved.grad_fn
+        if ctx.saved is None:
+            _save(ctx, ctx.needs_input_grad[5:], x, weight, deltas)
         ctx.x_dtype, ctx.bias_dtype = x.dtype, None if deltas.bias is None else deltas.bias.dtype
-        return _with_deltas(weight, deltas, lambda w: linear(x, w, bias))
+        ctx.summed = summed
+        return summed(weight, deltas, lambda w: linear(x, w, bias))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *parts = ctx.saved_tensors
+        x, weight, *parts = (ctx.saved or ctx).saved_tensors
         deltas: Any = Deltas(*parts)
-        for_x, (_, for_delta, for_bias, _, for_columns) = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
+        for_x, (_, for_delta, for_bias, _, for_columns) = ctx.needs_input_grad[2], ctx.needs_input_grad[5:]
         dx = d_delta = d_bias = d_columns = None
 
         flat = g.reshape(-1, g.shape[-1])
@@ -121,8 +187,8 @@ class NeuronProduct(torch.autograd.Function):
                 d_columns.index_fill_(0, deltas.rows, 0)
 
         if for_x:
-            dx = _with_deltas(weight, deltas, lambda w: g @ w.to(g.dtype)).to(ctx.x_dtype)
-        return dx, None, None, None, d_delta, d_bias, None, d_columns
+            dx = ctx.summed(weight, deltas, lambda w: g @ w.to(g.dtype)).to(ctx.x_dtype)
+        return None, None, dx, None, None, None, d_delta, d_bias, None, d_columns
 
 
 class NeuronLinear(nn.Module, BaseTunerLayer):
@@ -145,6 +211,10 @@ class NeuronLinear(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
         self._before: dict[str, list[Tensor]] = {}
         """What merged adapters replaced, in the order of `_changes`, so that unmerging gives every bit back."""
+        self._held: Replaced = []
+        """What deltas have replaced in the base while they are held there."""
+        self._holds: list[int] = []
+        """Where the values of these deltas are."""
 
     def add(self, adapter: str, rows: Tensor, columns: Tensor, train_bias: bool, inference_mode: bool) -> None:
         """Give the layer an adapter whose deltas are zero, in the base's type and on its device.
@@ -186,14 +256,48 @@ class NeuronLinear(nn.Module, BaseTunerLayer):
             if adapter_name in parameters:
                 parameters[adapter_name].data = parameters[adapter_name].data.to(device)
 
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Put the deltas into the base until `release`, as a step of accumulated gradients does before its first pass.
+
+        Until then their values must stay, and products find them there instead of putting them in and out, forward, backward
+        and when activations are computed again. A copy of the rows and columns of the base is kept meanwhile. A base that is
+        merged, sharded, used without adapters or with several stays as it is.
+        """
+        self.release()
+        active = self._active()
+        if self.merged or self.disable_adapters or len(active) != 1 or isinstance(self.base_layer.weight, DTensor):
+            return
+        deltas = self._single(active[0])
+        self._holds = _pointers(deltas)
+        _put_in(self.base_layer.weight.data, deltas, self._held)
+
+    def release(self) -> None:
+        """Give the base back every bit that `hold` has replaced."""
+        _put_back(self.base_layer.weight.data, self._held)
+        self._held, self._holds = [], []
+
+    def with_deltas(self, weight: Tensor, deltas: Deltas, product: Callable[[Tensor], Tensor]) -> Tensor:
+        """`product(W')`, where W' is `weight` (out, in), the base's, with the deltas added, or held already."""
+        if self._held and self._holds == _pointers(deltas):
+            return product(weight.data)
+        self.release()  # others are held, such as those of an adapter that was active before
+        return with_deltas(weight, deltas, product)
+
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()
-        active = [name for name in self.active_adapters if self.indices(name)]
+        active = self._active()
         if self.disable_adapters or self.merged or not active:
+            self.release()
             return self.base_layer(x, *args, **kwargs)
         deltas = self._single(active[0]) if len(active) == 1 else self._sum(active)
-        return NeuronProduct.apply(x, self.base_layer.weight, self.base_layer.bias, *deltas)
+        weight, bias = self.base_layer.weight, self.base_layer.bias
+        saved = None if torch.compiler.is_compiling() else Saved.apply(x, weight, *deltas)
+        return NeuronProduct.apply(self.with_deltas, saved, x, weight, bias, *deltas)
+
+    def _active(self) -> list[str]:
+        return [name for name in self.active_adapters if self.indices(name)]
 
     def _single(self, adapter: str) -> Deltas:
         indices = self.indices(adapter)
@@ -230,6 +334,7 @@ class NeuronLinear(nn.Module, BaseTunerLayer):
         if isinstance(self.base_layer.weight, DTensor):
             msg = "a sharded base cannot be merged; save the adapter, then load and merge it in one process"
             raise ModelError(msg)
+        self.release()
         for name in check_adapters_to_merge(self, adapter_names):
             if not self.indices(name):
                 continue

@@ -122,7 +122,7 @@ def test_gradients_equal_finite_differences(shape: tuple[int, ...], bias: bool) 
     before = weight.clone()
 
     def product(x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-        return layer.NeuronProduct.apply(x, weight, b, None, None, None, columns, delta)
+        return layer.NeuronProduct.apply(layer.with_deltas, None, x, weight, b, None, None, None, columns, delta)
 
     assert torch.autograd.gradcheck(product, inputs)
     assert torch.equal(weight, before)
@@ -135,7 +135,7 @@ def test_gradients_beside_rows_are_those_of_the_dense_weight() -> None:
     x, delta, entries, column_delta = (
         torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((7, 6), (2, 6), (2,), (5, 3))
     )
-    y = layer.NeuronProduct.apply(x, weight, bias, rows, delta, entries, columns, column_delta)
+    y = layer.NeuronProduct.apply(layer.with_deltas, None, x, weight, bias, rows, delta, entries, columns, column_delta)
     dense = weight.index_add(0, rows, delta.detach()).index_add(1, columns, column_delta.detach()).requires_grad_()
     dense_bias = bias.index_add(0, rows, entries.detach()).requires_grad_()
     other = x.detach().requires_grad_()

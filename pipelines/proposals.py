@@ -73,18 +73,23 @@ class PruningSearch(OptunaSearch):  # type: ignore[misc]  # Ray has no types
 
     def __init__(self, folder: str, start: Point | None, seed: int, validations: int | None) -> None:
         storage = JournalStorage(Journal(folder))
-        known = storage.get_all_studies()
         sampler = optuna.samplers.TPESampler(multivariate=True, seed=seed, n_startup_trials=_STARTING)
         super().__init__(
             metric="objective",
             mode="max",
             sampler=sampler,
             storage=storage,
-            points_to_evaluate=[start] if start and not known else None,
+            points_to_evaluate=[start] if start else None,
         )
         self._validations = validations
-        if known:
+        if storage.get_all_studies():
             self._fail_lost()
+
+    def _setup_study(self, mode: str) -> None:
+        """As Ray Tune asks for it when it begins, and again before it restores: then the start has been proposed already."""
+        if self._storage.get_all_studies():
+            self._points_to_evaluate = []
+        super()._setup_study(mode)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A validation, of a trial under way or of one that a killed process had seen to its end."""

@@ -61,7 +61,7 @@ class Journal(BaseJournalBackend):
         return self._logs
 
 
-class PruningSearch(OptunaSearch):  # type: ignore[misc]  # Ray has no types
+class PruningSearch(OptunaSearch):
     """Ray Tune's search with Optuna, whose stopped trials are pruned and whose study is in a folder.
 
     Args:
@@ -72,19 +72,24 @@ class PruningSearch(OptunaSearch):  # type: ignore[misc]  # Ray has no types
     """
 
     def __init__(self, folder: str, start: Point | None, seed: int, validations: int | None) -> None:
-        storage = JournalStorage(Journal(folder))
-        known = storage.get_all_studies()
+        self._journal = JournalStorage(Journal(folder))
         sampler = optuna.samplers.TPESampler(multivariate=True, seed=seed, n_startup_trials=_STARTING)
         super().__init__(
             metric="objective",
             mode="max",
             sampler=sampler,
-            storage=storage,
-            points_to_evaluate=[start] if start and not known else None,
+            storage=self._journal,
+            points_to_evaluate=[start] if start else None,
         )
         self._validations = validations
-        if known:
+        if self._journal.get_all_studies():
             self._fail_lost()
+
+    def _setup_study(self, mode: str | list[Any]) -> None:
+        """As Ray Tune asks for it when it begins, and again before it restores: then the start has been proposed already."""
+        if self._journal.get_all_studies():
+            self._points_to_evaluate: list[Point] = []
+        super()._setup_study(mode)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A validation, of a trial under way or of one that a killed process had seen to its end."""
@@ -107,7 +112,7 @@ class PruningSearch(OptunaSearch):  # type: ignore[misc]  # Ray has no types
     def _fail_lost(self) -> None:
         """Trials that were proposed and of which Ray Tune does not know any more will not end."""
         mine = {trial.number for trial in self._ot_trials.values()}
-        study = optuna.load_study(study_name=self._study_name, storage=self._storage)
+        study = optuna.load_study(study_name=self._study_name, storage=self._journal)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number not in mine:
                 study.tell(trial.number, state=TrialState.FAIL)

@@ -91,7 +91,7 @@ def test_another_process_proposes_by_what_was_learned(folder: str) -> None:
 
 def test_a_search_that_ray_tune_saved_goes_on_with_what_the_study_has_learned_since(tmp_path: Path) -> None:
     saved, folder = str(tmp_path / "searcher.pkl"), tmp_path / "study"
-    begun = pickle.dumps(PruningSearch(str(folder), None, 0, None))  # as in the file that Ray Tune writes first
+    begun = pickle.dumps(PruningSearch(str(folder), {"select.ratio": 0.25}, 0, None))  # what Ray Tune writes first
     search = searching(folder)
     for name in ("a", "b"):
         search.suggest(name)
@@ -100,6 +100,7 @@ def test_a_search_that_ray_tune_saved_goes_on_with_what_the_study_has_learned_si
     search.suggest("c")  # which Ray Tune had not saved when the process was killed
 
     again: PruningSearch = pickle.loads(begun)
+    again.set_search_properties("objective", "max", SPACE)  # as Ray Tune does before it restores
     again.restore(saved)
     assert [trial.state for trial in study(folder)] == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL]
     again.on_trial_complete("a", report(again, "a", 0.1, 0.2, end=True))  # Ray Tune starts it again; what it was stands

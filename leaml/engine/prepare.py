@@ -36,7 +36,9 @@ class Preparer:
         _compute_alone(self._pool, threads)
         self._cache = renderer.mm_processor_cache
         self._learned: Arguments | None = None
-        processor = getattr(renderer.get_mm_processor().info.get_hf_processor(), "image_processor", None)
+        info = renderer.get_mm_processor().info
+        self._dtype = info.ctx.model_config.dtype
+        processor = getattr(info.get_hf_processor(), "image_processor", None)
         if processor is not None:
             self._processor: Any = processor
             self._make: Callable[..., Any] = type(processor).__call__
@@ -68,6 +70,8 @@ class Preparer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, image: Image.Image, shrink: Callable[[Image.Image], Image.Image], make: bool) -> Image.Image:
+        import torch
+
         small = shrink(image)
         learned = self._learned
         if not make or learned is None:
@@ -78,7 +82,11 @@ class Preparer:
         nested: Any = small
         for _ in range(depth):
             nested = [nested]
-        setattr(small, _MADE, (learned, self._make(self._processor, nested, *arguments, **keywords)))
+        made = self._make(self._processor, nested, *arguments, **keywords)
+        for name, value in made.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                made[name] = value.to(self._dtype)  # what vLLM would do next, in its own thread
+        setattr(small, _MADE, (learned, made))
         return small
 
     def call(self, processor: Any, images: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:

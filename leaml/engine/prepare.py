@@ -18,7 +18,7 @@ from PIL import Image
 SMALL = 256 * 256
 """Pixels; an image with no more is made by vLLM, since to hand it to a thread takes as long."""
 _MADE = "leaml_made"
-"""Attribute of an image that holds what was made of it."""
+"""Key of an image's `info` with a list of what was made of it; vLLM copies images, with `info`, before the processor's call."""
 Arguments = tuple[int, tuple[Any, ...], dict[str, Any]]
 """Of vLLM's calls of the image processor: how deep in lists an image is, and what stands behind it."""
 
@@ -86,7 +86,7 @@ class Preparer:
         for name, value in made.items():
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 made[name] = value.to(self._dtype)  # what vLLM would do next, in its own thread
-        setattr(small, _MADE, (learned, made))
+        small.info[_MADE] = [(learned, made)]
         return small
 
     def call(self, processor: Any, images: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
@@ -97,8 +97,9 @@ class Preparer:
         if not isinstance(inner, Image.Image):
             return self._make(processor, images, *arguments, **keywords)
         asked: Arguments = (depth, arguments, keywords)
-        learned, made = inner.__dict__.pop(_MADE, (None, None))
-        if learned is not None and learned == asked:
+        found = inner.info.get(_MADE)
+        learned, made = found.pop() if found else (None, None)  # once: processors take parts out of it
+        if learned == asked:
             return made
         self._learned = (depth, arguments, dict(keywords))
         return self._make(processor, images, *arguments, **keywords)

@@ -57,7 +57,7 @@ class Vllm:
         made = []
         for prompt in prompts:
             (name,), image = prompt["multi_modal_uuids"]["image"], prompt["multi_modal_data"]["image"]
-            self.seen.append({} if name in self.cached else self.processor(images=[image], return_tensors="pt"))
+            self.seen.append({} if name in self.cached else self.processor(images=[image.copy()], return_tensors="pt"))
             made.append(f"{self.names}-suffix")
             self.running.append(str(self.names))
             self.names += 1

@@ -9,6 +9,7 @@ boards and alerts with them.
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -89,7 +90,7 @@ class StepMetrics:
         self._gauges.set("leaml_step_done", done)
         self._gauges.set("leaml_step_total", total)
 
-    def shard(self, counts: Mapping[str, int], seconds: float, free: float) -> None:
+    def shard(self, counts: Mapping[str, int], seconds: float, free: float = math.nan) -> None:
         """One more shard, made in `seconds` of an engine, for `free` of which it had free places; nan: not known."""
         for name in ("images", "quarantined", "tokens"):
             self._add(f"leaml_step_{name}", counts.get(name, 0))

@@ -113,6 +113,8 @@ def _suggestion(location: tuple[int | str, ...], root: type[Section]) -> str:
     wrong = _OTHER_NAMES.get(wrong, wrong)
     if wrong in known:
         return f"did you mean {wrong!r}?"
+    if slip := difflib.get_close_matches(wrong, known, 1, cutoff=0.9):
+        return f"did you mean {slip[0]!r}?"
     everywhere = [key for key, _, _ in explain(root) if ".KEY." not in key]
     if same := [key for key in everywhere if key.rpartition(".")[2] == wrong]:
         return f"did you mean {_some(sorted(same, key=lambda key: _distance(key.split('.'), parents)))}?"

@@ -18,7 +18,7 @@ from PIL import Image
 SMALL = 256 * 256
 """Pixels; an image with no more is made by vLLM, since to hand it to a thread takes as long."""
 _MADE = "leaml_made"
-"""Attribute of an image that holds what was made of it."""
+"""Key of an image's `info` with a list of what was made of it; vLLM copies images, with `info`, before the processor's call."""
 Arguments = tuple[int, tuple[Any, ...], dict[str, Any]]
 """Of vLLM's calls of the image processor: how deep in lists an image is, and what stands behind it."""
 
@@ -36,7 +36,9 @@ class Preparer:
         _compute_alone(self._pool, threads)
         self._cache = renderer.mm_processor_cache
         self._learned: Arguments | None = None
-        processor = getattr(renderer.get_mm_processor().info.get_hf_processor(), "image_processor", None)
+        info = renderer.get_mm_processor().info
+        self._dtype = info.ctx.model_config.dtype
+        processor = getattr(info.get_hf_processor(), "image_processor", None)
         if processor is not None:
             self._processor: Any = processor
             self._make: Callable[..., Any] = type(processor).__call__
@@ -68,6 +70,8 @@ class Preparer:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, image: Image.Image, shrink: Callable[[Image.Image], Image.Image], make: bool) -> Image.Image:
+        import torch
+
         small = shrink(image)
         learned = self._learned
         if not make or learned is None:
@@ -78,7 +82,11 @@ class Preparer:
         nested: Any = small
         for _ in range(depth):
             nested = [nested]
-        setattr(small, _MADE, (learned, self._make(self._processor, nested, *arguments, **keywords)))
+        made = self._make(self._processor, nested, *arguments, **keywords)
+        for name, value in made.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                made[name] = value.to(self._dtype)  # what vLLM would do next, in its own thread
+        small.info[_MADE] = [(learned, made)]
         return small
 
     def call(self, processor: Any, images: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
@@ -89,8 +97,9 @@ class Preparer:
         if not isinstance(inner, Image.Image):
             return self._make(processor, images, *arguments, **keywords)
         asked: Arguments = (depth, arguments, keywords)
-        learned, made = inner.__dict__.pop(_MADE, (None, None))
-        if learned is not None and learned == asked:
+        found = inner.info.get(_MADE)
+        learned, made = found.pop() if found else (None, None)  # once: processors take parts out of it
+        if learned == asked:
             return made
         self._learned = (depth, arguments, dict(keywords))
         return self._make(processor, images, *arguments, **keywords)

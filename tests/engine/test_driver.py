@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from leaml.engine import failures
@@ -26,10 +27,10 @@ class Processor:
     def __init__(self, seconds: float) -> None:
         self.seconds, self.threads = seconds, Counter[str]()
 
-    def __call__(self, images: list[Image.Image], **_: object) -> tuple[int, int]:
+    def __call__(self, images: list[Image.Image], **_: object) -> dict[str, Any]:
         self.threads[threading.current_thread().name.rstrip("_0123456789")] += 1
         time.sleep(self.seconds)
-        return images[0].size
+        return {"size": images[0].size, "pixels": torch.ones(1)}
 
 
 class Vllm:
@@ -38,8 +39,9 @@ class Vllm:
     def __init__(self, seconds: float = 0.0, dies: int | None = None, cached: tuple[str, ...] = ()) -> None:
         self.processor, self.dies, self.steps = Processor(seconds), dies, 0
         self.names, self.running, self.most = 0, list[str](), 0
-        self.seen: list[tuple[int, int]] = []
-        info = SimpleNamespace(get_hf_processor=lambda: SimpleNamespace(image_processor=self.processor))
+        self.seen: list[dict[str, Any]] = []
+        context = SimpleNamespace(model_config=SimpleNamespace(dtype=torch.bfloat16))
+        info = SimpleNamespace(get_hf_processor=lambda: SimpleNamespace(image_processor=self.processor), ctx=context)
         renderer = SimpleNamespace(
             mm_processor_cache=SimpleNamespace(is_cached_item=lambda name: name in cached),
             get_mm_processor=lambda: SimpleNamespace(info=info),
@@ -55,7 +57,7 @@ class Vllm:
         made = []
         for prompt in prompts:
             (name,), image = prompt["multi_modal_uuids"]["image"], prompt["multi_modal_data"]["image"]
-            self.seen.append(image.size if name in self.cached else self.processor(images=[image], return_tensors="pt"))
+            self.seen.append({} if name in self.cached else self.processor(images=[image.copy()], return_tensors="pt"))
             made.append(f"{self.names}-suffix")
             self.running.append(str(self.names))
             self.names += 1
@@ -112,7 +114,8 @@ def test_replies_come_in_order_and_images_are_made_in_threads(drivers: Any) -> N
         first, second = ([reply.request_id for reply in call.result()] for call in calls)
     assert sorted(map(int, first + second)) == list(range(100))
     assert first == sorted(first, key=int) and second == sorted(second, key=int)
-    assert sorted(vllm.seen) == [(300, 300 + n) for n in range(100)]
+    assert sorted(made["size"] for made in vllm.seen) == [(300, 300 + n) for n in range(100)]
+    assert Counter(made["pixels"].dtype for made in vllm.seen) == {torch.float32: 1, torch.bfloat16: 99}  # as vLLM would next
     assert vllm.processor.threads["prepare"] == 99  # the first is vLLM's own, which shows how it is called
     assert vllm.most <= PLACES + AHEAD
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from leaml.config import ModelConfig, ResourcesConfig
+from leaml.config import EngineConfig, ModelConfig, ResourcesConfig
 from leaml.neurons.peft import NeuronConfig, export_lora
 from leaml.vlm import load
 from pipelines.models import engine_spec
@@ -50,10 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def answers(model: str, lora: str | None = None) -> list[list[list[int]]]:
     """Token ids of greedy answers; with `lora` first the base's and then, from the same engine, the adapter's."""
-    spec = engine_spec(ModelConfig(name=model), ResourcesConfig())
-    if lora:
-        spec = replace(spec, options={**spec.options, "enable_lora": True, "max_lora_rank": 16})
-    engine = spec.build()
+    told = EngineConfig(options={"enable_lora": True, "max_lora_rank": 16} if lora else {})
+    engine = engine_spec(ModelConfig(name=model), ResourcesConfig(), told).build()
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
 

@@ -18,13 +18,13 @@ from leaml.io import files
 from leaml.run.records import DONE
 from pipelines import estimates, image_tokens, training_memory
 from pipelines.adapt import doubts
-from pipelines.amounts import Amounts, Tree, Workload
+from pipelines.amounts import FILE_IMAGES, Amounts, Tree, Workload
 from pipelines.image_tokens import ImageTokens
 from pipelines.plan_totals import FINISHED, Prices, StepPlan, Sum, Total, grows
 from pipelines.progress import console
 from pipelines.rehearsal import Planned, Rehearsal, measure, rehearse, with_frames
 from pipelines.run import UNKNOWN, Step
-from pipelines.steps import ENGINE_REQUESTS, EXAMPLE_REQUESTS, LAST, STEPS, kind_of
+from pipelines.steps import ENGINE_REQUESTS, EXAMPLE_REQUESTS, FILTER_REQUESTS, LAST, STEPS, kind_of
 from pipelines.training_memory import Need
 
 UNTIL_INGEST = "unknown until ingest"
@@ -307,10 +307,12 @@ def _requests_text(shard: int) -> str:
     """What requests are counted for, in words."""
     (puts, gets), (_, example) = ENGINE_REQUESTS.shard, EXAMPLE_REQUESTS.image
     others = [(spec.name, spec.requests.shard) for spec in STEPS.values() if spec.requests and any(spec.requests.shard)]
-    own = ", ".join(f"{each[0]} and {each[1]} in {name}" for name, each in others)
+    own = "".join(f", {each[0]} and {each[1]} in {name}" for name, each in others)
+    filtered = FILTER_REQUESTS.image_file
     return (
-        f"  requests: {puts} PUTs and {gets} GETs a shard of {shard} images and step with engines, {own}; a GET for each image "
-        f"read in; at most {example} an example of training"
+        f"  requests: {puts} PUTs and {gets} GETs a shard of {shard} images and step with engines{own}; {filtered[0]} and "
+        f"{filtered[1]} for {FILE_IMAGES:,} images in filter; a GET for each image read in; at most {example} an example of "
+        f"training"
     )
 
 

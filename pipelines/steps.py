@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 Kind = Literal["data", "engine", "train", "gradients", "driver"]
 """What a step runs on: CPU tasks of Ray, engines, training workers, training workers that do not train, or the driver alone."""
-ENGINE_REQUESTS = Requests(shard=(3, 7), image_file=(0, 3))
-"""Rows, counts and attempt are written; two open the table of images, four read some, one reads counts. To find where images
-are: the footer of each fragment, its columns, the ids."""
-FILTER_REQUESTS = Requests(shard=(2, 6))
-"""Of a file of pairs, one for each shard: rows and counts are written; two HEADs and two GETs of the candidates in each of two
-passes where filters look at all pairs together, one of the counts."""
+ENGINE_REQUESTS = Requests(shard=(3, 11), image_file=(0, 3))
+"""Rows, counts and attempt are written; two open the table of images, four read some; five read rows and counts again when they
+are gathered. To find where images are: the footer of each fragment, its columns, the ids."""
+FILTER_REQUESTS = Requests(image_file=(1, 5))
+"""Of a quarter of a part of 4096 images: its rows and counts are written, and read when they are gathered; some four GETs of
+the candidates in each of three passes where filters look at all pairs together."""
 EXAMPLE_REQUESTS = Requests(image=(0, 2))
 """Where an example's image is, and the image."""
 REQUESTS: dict[Kind, Requests] = {

@@ -124,9 +124,9 @@ def test_what_is_not_known_is_not_invented() -> None:
 
 def test_requests_of_steps() -> None:
     config = tree(resources={"images_per_shard": 100})
-    assert requests("caption", "", config, Workload(1000)) == (30, 70 + 3)  # ten shards of one fragment of images
-    assert requests("generate", "", config, Workload(1000)) == (30, 70 + 3)
-    assert requests("filter", "", config, Workload(1000)) == (20, 60)
+    assert requests("caption", "", config, Workload(1000)) == (30, 110 + 3)  # ten shards of one fragment of images
+    assert requests("generate", "", config, Workload(1000)) == (30, 110 + 3)
+    assert requests("filter", "", config, Workload(1000)) == (1, 5)
     assert requests("ingest", "", config, Workload(1000)) == (26, 1000)
     assert requests("distill", "", config, Workload()) == (0, 2 * config["distill"]["steps"] * config["distill"]["batch_size"])
     assert requests("score", "", config, Workload(256)) == (0, 2 * 256)  # an image for each labeled row

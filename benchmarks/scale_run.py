@@ -102,7 +102,7 @@ def ingested(storage: str, images: int) -> Sources:
     for role, first, count in (("labeled", 0, LABELED), ("unlabeled", LABELED, images), ("evaluation", -LABELED, LABELED)):
         steps[role] = Step("ingest", role, hashlib.sha256(role.encode()).hexdigest()[:12], f"{storage}/scale/ingest-{role}")
         image_table.write(steps[role].path("images"), rows(first, count))
-    return Sources(**steps)
+    return Sources(steps["labeled"], steps["unlabeled"], steps["evaluation"])
 
 
 def labels_of(sources: Sources) -> Labels:

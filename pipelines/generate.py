@@ -139,8 +139,8 @@ def generate(context: Context) -> Step:
     def work() -> dict[str, float]:
         refs = training_images(sources).without(labels.image_ids)
         refs = sample_refs(refs, config.max_images, config.seed)
-        extras = rows_of_step(use.folder, refs, "caption") if use else {}
-        shards = make_shards("generate", refs, extras, run.config.resources.images_per_shard)
+        captions = rows_of_step(use.folder, refs, "caption") if use else dict[str, object]()
+        shards = make_shards("generate", refs, captions, run.config.resources.images_per_shard)
         spec = engine_spec(trained(generator, run.config.model), run.config.resources)
         worker = GenerateWork(config, run.config.caption.prompt or prompts.CAPTION, pattern)
         return run_step(run, step, shards, spec, worker)

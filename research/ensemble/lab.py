@@ -134,7 +134,7 @@ class Lab:
 
         def made(name: str) -> list[Example]:
             what = (name, config.caption.model_dump(), config.seed)
-            return self._made(what, lambda: CAPTION_QUESTIONS[name](self.captions(config), config.seed))
+            return self._made(what, lambda: list(CAPTION_QUESTIONS[name](self.captions(config), config.seed)))
 
         shares = config.distill.question_shares()
         found = [Task(name, made(name), share, config.distill.check_weight) for name, share in shares.items()]

@@ -22,7 +22,7 @@ from pipelines.context import Context
 from pipelines.ingest import labels_key, sample_refs, training_images
 from pipelines.models import engine_spec, trained
 from pipelines.run import Step
-from pipelines.shard import RowsOfStep, make_shards, rows_of_step
+from pipelines.shard import make_shards, rows_of_step
 from pipelines.shards import Item, replied, run_step
 from pipelines.table_rows import CandidateRow, WrittenReply
 
@@ -166,7 +166,7 @@ def generate(context: Context) -> Step:
     def work() -> dict[str, float]:
         refs = training_images(sources).without(labels.image_ids)
         refs = sample_refs(refs, config.max_images, config.seed)
-        extras: RowsOfStep | dict[str, object] = rows_of_step(use.folder, refs, "caption") if use else {}
+        extras = rows_of_step(use.folder, refs, "caption") if use else dict[str, object]()
         shards = make_shards("generate", refs, extras, run.config.resources.images_per_shard)
         prompt = run.config.caption.prompt or prompts.CAPTION
         longest = _longest(config, prompt, _captions(use.folder) if use else ())

@@ -396,7 +396,7 @@ def test_a_finished_step_is_read_in_a_few_requests_however_many_shards_it_had(
     assert requests(lambda: StepRows(f"{step.uri}/out").counts) <= 3
     assert requests(lambda: StepRows(f"{step.uri}/out").columns(None)) <= 6
     assert requests(lambda: StepRows(f"{step.uri}/out").of(step.ids[7:9])) <= 9
-    assert requests(step.run) <= 20  # nothing is to be done: the ids of images, a listing, the counts
+    assert requests(step.run) <= 24  # nothing is to be done: the ids of images, a listing, the counts
 
 
 def test_a_map_step_ends_right_however_often_the_storage_fails(

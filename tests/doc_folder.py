@@ -28,7 +28,7 @@ SHARDS = f"{CAPTIONS}::test_a_caption_in_a_shard_is_that_of_its_name_and_of_one_
 READ_ELSEWHERE = {
     "`jsonl`, `csv`, `conversations`": "data/test_formats_alike.py::test_a_row_is_the_same_in_every_format",
     "`parquet`, one file": "data/test_readers.py::test_single_parquet_groups_rows_of_one_image",
-    "`parquet`, `images*` and `labeled*`, also of an ingest step's folder": "data/test_readers.py::test_parquet_contract_tables",
+    "`parquet`, `images*` and `labeled*`, or an ingest step's folder": "data/test_readers.py::test_parquet_contract_tables",
     "`huggingface`": "data/test_huggingface.py::test_generic_columns_group_equal_images",
     "`webdataset`": "data/test_webdataset.py::test_webdataset",
     "`sportu`": "data/test_video_readers.py::test_sportu_joins_questions_of_a_clip_and_takes_its_middle_frame",

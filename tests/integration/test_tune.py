@@ -62,7 +62,7 @@ def test_a_killed_search_goes_on_and_one_failing_trial_does_not_end_it(tmp_path:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({**SETTINGS, "storage": "runs"}))  # relative paths mean the same in every trial
     run = tmp_path / "runs" / "search"
-    kill_when("finetune-*/labels.parquet", config)
+    kill_when("finetune-*/labels.arrow", config)
     generated = {f: f.stat().st_mtime for f in run.glob("generate-*/rows/*.parquet")}
     assert generated
 

@@ -46,7 +46,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Folders, fr
     load.save(vlm.model, vlm.processor, warmed / "model")
     write_examples(str(warmed / "pairs.arrow"), pair_examples(labels, {}))
     write_examples(str(warmed / "answers.arrow"), answer_examples(labels))
-    images = tables.read(sources.labeled.path("labeled.arrow"), tables.LABELED)["image_id"].to_pylist()
+    images = tables.read(sources.labeled.path("labeled.parquet"), tables.LABELED)["image_id"].to_pylist()
     random.seed(0)
     captions = [Example(i, prompts.CAPTION, random.choice(["A teal circle.", "A gray square."])) for i in sorted(set(images))]
     write_examples(str(distilled / "captions.arrow"), captions)

@@ -74,7 +74,7 @@ def made(loaded: Config) -> Folders:
 def unlabeled_questions(folders: Folders, count: int) -> list[Example]:
     """Questions about images that are not labeled, evenly from the whole table."""
     labeled = {e.image_id for e in read_examples(files.join(folders.warmed, "answers.arrow"))}
-    rows = tables.read(files.join(folders.images, "labeled.arrow"), tables.LABELED).to_pylist()
+    rows = tables.read(files.join(folders.images, "labeled.parquet"), tables.LABELED).to_pylist()
     rows = [row for row in rows if row["image_id"] not in labeled]
     return [Example(r["image_id"], ask(r), r["answer"]) for r in rows[:: max(1, len(rows) // count)][:count]]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from scripted import images_table
 
 from leaml.config import ModelConfig, parse
-from leaml.data import tables
+from leaml.data import step_rows, tables
 from leaml.engine.interface import Completion, Request
 from leaml.errors import DataError
 from pipelines import evaluate
@@ -103,7 +103,7 @@ def test_rows_that_are_missing_answer_in_one_pool_and_finished_ones_are_not_aske
             correct = step.spec.model.endswith("good")
             answers = [{**labeled("is it red?", "red"), "prediction": "x", "correct": correct, "logprob": -1.0}]
             made = [{"image_id": ref.image_id, "answers": answers} for ref in refs]
-            tables.write(f"{step.output}/rows/shard.parquet", tables.table(made, tables.ANSWERS))
+            step_rows.write(step.output, made, tables.ANSWERS)
             yield {"images": 4.0}
 
     def model(name: str) -> tuple[ModelConfig, Step]:

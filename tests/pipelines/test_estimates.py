@@ -127,7 +127,7 @@ def test_requests_of_steps() -> None:
     assert requests("caption", "", config, Workload(1000)) == (30, 110 + 3)  # ten shards of one fragment of images
     assert requests("generate", "", config, Workload(1000)) == (30, 110 + 3)
     assert requests("filter", "", config, Workload(1000)) == (1, 5)
-    assert requests("ingest", "", config, Workload(1000)) == (26, 1000)
+    assert requests("ingest", "", config, Workload(1000)) == (27, 1006)
     assert requests("distill", "", config, Workload()) == (0, 2 * config["distill"]["steps"] * config["distill"]["batch_size"])
     assert requests("score", "", config, Workload(256)) == (0, 2 * 256)  # an image for each labeled row
     own = config["evaluate"]["baselines"]["lora_labels"] | {"steps": 30, "batch_size": 8, "lr": [1e-3, 1e-4]}

@@ -19,7 +19,7 @@ from finished_runs import write_run
 from scripted import ScriptedSpec, calls, png
 from typer.testing import CliRunner
 
-from leaml.data import tables
+from leaml.data import step_rows, tables
 from leaml.errors import InputError, StepError
 from leaml.evaluation import calibration
 from pipelines import cli
@@ -272,7 +272,7 @@ def test_a_file_of_labels_is_asked_and_its_other_columns_stand_beside_the_answer
             {"question": "what?", "options": None, "prediction": "noise", "logprob": -0.5, "own": True},
         ]
         rows: list[dict[str, object]] = [{"image_id": job.id_of(number), "replies": replies} for number in (1, 2)]
-        tables.write(f"{output}/rows/a.parquet", tables.table(rows, tables.REPLIES))
+        step_rows.write(output, rows, tables.REPLIES)
 
     for replaced in ("start_ray", "engine_spec"):
         monkeypatch.setattr(module, replaced, lambda *_: None)

@@ -72,7 +72,9 @@ def try_pip(words: list[str], _: pytest.MonkeyPatch) -> None:
     parser.add_argument("what", nargs="+")
     parser.add_argument("--extra-index-url")
     parser.add_argument("--torch-backend", choices=["cpu"])
+    parser.add_argument("-c", "--constraint")
     given = parser.parse_args(words)
+    check_files([given.constraint] if given.constraint else [])
     for what in given.what:
         folder, _, extra = what.removesuffix("]").partition("[")
         if folder != "." and "/" not in folder:

@@ -4,7 +4,8 @@
     python -m benchmarks.training --quick [--json FILE]         # a small model, a minute: does the program work?
 
 SmolVLM-256M's shape with random weights (`shared/zoo/smolvlm256m_shape` beside the repository, else the same sizes with a
-shipped tokenizer), photos of 1280 x 1024, tiles off and on, float32. Five trainings, in turns, each in a process of its own:
+shipped tokenizer), photos of 1280 x 1024, tiles off and on, float32. Five trainings, each in a process of its own, which go on
+in turn, a step each:
 
     trl_lora             TRL's SFTTrainer with PEFT's LoRA of rank 16 on every Linear, what a user would pick instead
     lora                 ours with the same LoRA
@@ -12,7 +13,7 @@ shipped tokenizer), photos of 1280 x 1024, tiles off and on, float32. Five train
     full                 ours with every weight
 
 All compute activations again, in micro-batches of one example, with the same threads. Time: seconds of a step with its input,
-after a first step that is not counted; ratios are taken within a round, and their median counts. Peak memory: of the whole
+after a first step that is not counted; ratios are those of the same step, and their median counts. Peak memory: of the whole
 process (Linux). A ratio over both sizes of images is the worse of the two. Names with `_tiles` are those with tiles on.
 
 TRL is not among the project's packages: `pip install -e ".[bench]"`, or `pip install --no-deps --target FOLDER trl` and FOLDER
@@ -78,7 +79,7 @@ class Settings:
     Attributes:
         small: Folder of the small model, which equalities are measured on.
         plan: What the trainings have in common.
-        rounds: Turns of every training with tiles off, and with tiles on.
+        rounds: Runs of every training with tiles off, and with tiles on.
         arms: Names of the trainings.
     """
 
@@ -94,18 +95,18 @@ def say(what: str) -> None:
 
 
 def take_turns(settings: Settings) -> Turns:
-    """All turns of all trainings, round by round, every other round in reverse."""
+    """All rounds of all trainings; those of a round go on in turn, a step each."""
     found: Turns = {}
     for tiles, rounds in zip((False, True), settings.rounds, strict=True):
         # a photo in tiles is 17 times the work: one example a step, and one step that is timed
         sizes = {"batch": 1, "steps": 2} if tiles else {}
+        plans = [replace(settings.plan, arm=arm, tiles=tiles, **sizes) for arm in settings.arms]  # type: ignore[arg-type]
         for number in range(rounds):
-            for arm in reversed(settings.arms) if number % 2 else settings.arms:
-                one = measure(replace(settings.plan, arm=arm, tiles=tiles, **sizes))  # type: ignore[arg-type]
-                name = arm + "_tiles" * tiles
+            for plan, one in zip(plans, measure(plans), strict=True):
+                name = plan.arm + "_tiles" * tiles
                 found.setdefault(name, []).append(one)
-                each = statistics.median(one.seconds) / (1 if tiles else settings.plan.batch)
-                say(f"{name}: {each:.2f} s an example, {one.peak_bytes / GIB:.2f} GiB")
+                each = statistics.median(one.seconds) / plan.batch
+                say(f"{name}, round {number + 1}: {each:.2f} s an example, {one.peak_bytes / GIB:.2f} GiB")
     return found
 
 
@@ -113,7 +114,7 @@ def of_arms(settings: Settings) -> dict[str, Any]:
     """What the trainings took, and their ratios."""
     turns = take_turns(settings)
     examples = {name: 1 if name.endswith("_tiles") else settings.plan.batch for name in turns}
-    seconds = {name: [statistics.median(t.seconds) / examples[name] for t in each] for name, each in turns.items()}
+    seconds = {name: [s / examples[name] for turn in each for s in turn.seconds] for name, each in turns.items()}
     arms: dict[str, ArmReport] = {}
     for name, each in turns.items():
         middle, first = statistics.median(seconds[name]), each[0]
@@ -176,7 +177,7 @@ def of_memory(settings: Settings, folder: Path) -> dict[str, float]:
 
 
 def _training_gib(plan: Plan, without: int = 0) -> float:
-    return round((measure(plan).run_bytes - without) / GIB, 3)
+    return round((measure([plan])[0].run_bytes - without) / GIB, 3)
 
 
 def versions() -> dict[str, str | None]:
@@ -204,10 +205,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of every training with tiles off; default 3")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of every training with tiles off; default 1")
     parser.add_argument("--tiled-rounds", type=int, default=1, help="and with tiles on; default 1")
     parser.add_argument("--batch", type=int, default=4, help="examples of a step; default 4")
-    parser.add_argument("--steps", type=int, default=3, help="of a turn, the first is not timed; default 3")
+    parser.add_argument("--steps", type=int, default=7, help="of a run, the first is not timed; default 7")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--quick", action="store_true", help="a small model and small photos")

@@ -1,6 +1,7 @@
 """The trainings that `benchmarks.training` compares, each in a process of its own: `python -m benchmarks.training_arms JSON`.
 
-The plan is the JSON in the argument; what was measured is the JSON in the last line of the output.
+The plan is the JSON in the argument; what was measured is the JSON in the last line of the output. Before each step the process
+writes a line and waits for one: `benchmarks.training_turns` lets trainings that are compared go on in turn, a step each.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ import contextlib
 import gc
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.training_turns import Clock, take_turns
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -100,21 +101,18 @@ def forget_peak() -> int:
     return found
 
 
-def measure(plan: Plan) -> Measured:
-    """Run a training in a process of its own.
+def measure(plans: Sequence[Plan]) -> list[Measured]:
+    """Run trainings of equally many steps, each in a process of its own, a step each in turn.
 
     Raises:
-        RuntimeError: It failed; with the end of what it wrote.
+        RuntimeError: One failed; with the end of what it wrote.
     """
-    command = [sys.executable, "-m", "benchmarks.training_arms", json.dumps(asdict(plan))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], env=environment(plan))
-    if done.returncode:
-        msg = f"{plan.arm} failed with {done.returncode}:\n{done.stderr[-3000:]}"
-        raise RuntimeError(msg)
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+    (steps,), (threads,) = {plan.steps for plan in plans}, {plan.threads for plan in plans}
+    commands = [[sys.executable, "-m", "benchmarks.training_arms", json.dumps(asdict(plan))] for plan in plans]
+    return [Measured(**json.loads(line)) for line in take_turns(commands, environment(threads), steps)]
 
 
-def environment(plan: Plan) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     """Of an arm's process: no network, so many threads, and an allocator that gives back what is freed.
 
     Else a peak is that of the holes in glibc's heap too: 2.7 GiB with LoRA where 1.7 are in use, TRL's and ours alike. A worker
@@ -122,7 +120,7 @@ def environment(plan: Plan) -> dict[str, str]:
     """
     from leaml.training.memory import allocator
 
-    own = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(plan.threads)}
+    own = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
     return {**os.environ, **own, **allocator(None)}
 
 
@@ -145,10 +143,10 @@ def ours(plan: Plan, method: str) -> Measured:
     anatomy = footprint.of_model(vlm.model)
     adapt(vlm, method)
     trained = [p for p in vlm.model.parameters() if p.requires_grad]
-    times, losses = [0.0], []
+    clock, losses = Clock(), []
 
     def progress(metrics: dict[str, float]) -> None:
-        times.append(time.perf_counter())
+        clock.step()
         losses.append(metrics["loss"])
 
     config = TrainConfig(
@@ -168,9 +166,9 @@ def ours(plan: Plan, method: str) -> Measured:
     del made
     count = sum(p.numel() for p in trained)
     loading = forget_peak()
-    times[0] = time.perf_counter()
+    clock.begin()
     trainer.run()
-    return _measured(times, loading, before, tokens, losses, count, estimate)
+    return _measured(clock.seconds, loading, before, tokens, losses, count, estimate)
 
 
 KINDS: dict[str, Any] = {"full": "full", "lora": "lora"}
@@ -218,14 +216,14 @@ def trl(plan: Plan, method: str) -> Measured:
     if not plan.tiles:  # what `image_tiles: false` does
         processor.image_processor.size = dict(processor.image_processor.max_image_size)
     data = _dataset(photos)
-    times, losses, lengths = [0.0], [], []
+    clock, losses, lengths = Clock(), [], []
 
-    class Clock(TrainerCallback):
+    class Watch(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            times[0] = time.perf_counter()
+            clock.begin()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            times.append(time.perf_counter())
+            clock.step()
 
         def on_log(
             self,
@@ -255,14 +253,14 @@ def trl(plan: Plan, method: str) -> Measured:
         )
         lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=sorted(scores.all_linears(model)))
         trainer = SFTTrainer(
-            model, config, train_dataset=data, processing_class=processor, peft_config=lora, callbacks=[Clock()]
+            model, config, train_dataset=data, processing_class=processor, peft_config=lora, callbacks=[Watch()]
         )
         trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         collate = trainer.data_collator
         lengths = [int(collate([trainer.train_dataset[i]])["input_ids"].shape[1]) for i in range(plan.batch)]
         loading = forget_peak()
         trainer.train()
-    return _measured(times, loading, before, sum(lengths) / len(lengths), losses, trained)
+    return _measured(clock.seconds, loading, before, sum(lengths) / len(lengths), losses, trained)
 
 
 def _dataset(photos: Any) -> Any:
@@ -282,9 +280,8 @@ def _dataset(photos: Any) -> Any:
 
 
 def _measured(
-    times: list[float], loading: int, before: int, tokens: float, losses: list[float], trained: int, estimate: int = 0
+    seconds: list[float], loading: int, before: int, tokens: float, losses: list[float], trained: int, estimate: int = 0
 ) -> Measured:
-    seconds = [later - earlier for earlier, later in pairwise(times)]
     running = resident("VmHWM")
     return Measured(seconds[1:] or seconds, max(loading, running), running, before, tokens, losses, trained, estimate)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import signal
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks import training, training_arms, training_equalities, training_input, training_model
+from benchmarks import training, training_arms, training_equalities, training_input, training_model, training_turns
 from benchmarks.training_arms import Measured, Plan
 from benchmarks.training_equalities import Case, apart
 from leaml.config import ModelConfig
@@ -42,7 +47,7 @@ def test_a_small_run_reports_time_memory_and_what_was_left_out(tmp_path: Path, c
     assert "| lora | " in capsys.readouterr().out
 
 
-def test_ratios_are_medians_within_rounds_and_the_worse_of_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_are_medians_over_steps_and_the_worse_of_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {
         ("lora", False): [4.0, 8.0, 30.0],
         ("trl_lora", False): [8.0, 10.0, 20.0],
@@ -51,12 +56,14 @@ def test_ratios_are_medians_within_rounds_and_the_worse_of_both_sizes(monkeypatc
     }
     memory = {"lora": 3 * 2**30, "trl_lora": 4 * 2**30}
 
-    def measure(plan: Plan) -> Measured:
-        one = seconds[plan.arm, plan.tiles].pop(0)
-        return replace(DONE, seconds=[one], peak_bytes=memory[plan.arm], estimate_bytes=2**28 if plan.arm == "lora" else 0)
+    def measure(plans: Sequence[Plan]) -> list[Measured]:
+        return [
+            replace(DONE, seconds=seconds[plan.arm, plan.tiles], peak_bytes=memory[plan.arm], estimate_bytes=estimate)
+            for plan, estimate in zip(plans, (2**28, 0), strict=True)
+        ]
 
     monkeypatch.setattr(training, "measure", measure)
-    found = training.of_arms(training.Settings(Path(), Plan("lora", "", batch=4), (3, 1), ("lora", "trl_lora")))
+    found = training.of_arms(training.Settings(Path(), Plan("lora", "", batch=4), (1, 1), ("lora", "trl_lora")))
     assert found["ratios"]["tiles_off"]["lora_vs_trl_time"] == 0.8
     assert found["ratios"]["tiles_on"]["lora_vs_trl_time"] == 0.9
     assert (found["lora_vs_trl_time"], found["lora_vs_trl_memory"]) == (0.9, 0.75)
@@ -65,6 +72,50 @@ def test_ratios_are_medians_within_rounds_and_the_worse_of_both_sizes(monkeypatc
     assert found["arms"]["lora_tiles"]["s_per_example"] == 9.0
     assert found["arms"]["lora"]["tokens_per_s"] == 50.0
     assert found["estimate_error"] == 0.0
+
+
+TAKES_STEPS = """
+import sys, threading, time
+from benchmarks.training_turns import Clock
+log, name = sys.argv[1:]
+
+def busy():
+    while True:
+        open(log, "a").write(name)
+        time.sleep(0.01)
+
+threading.Thread(target=busy, daemon=True).start()
+clock = Clock()
+clock.begin()
+for _ in range(2):
+    time.sleep(0.2)
+    clock.step()
+print(min(clock.seconds), max(clock.seconds))
+"""
+
+
+def test_trainings_take_turns_and_only_one_is_awake(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    commands = [[sys.executable, "-c", TAKES_STEPS, str(log), name] for name in "ab"]
+    ends = training_turns.take_turns(commands, dict(os.environ), 2)
+    for line in ends:
+        least, most = map(float, line.split())
+        assert 0.2 <= least <= most < 0.4  # the 0.2 s of the other are not among them
+    # until the first turn a, b; then a, b; in reverse b, a; to the end a, b: whoever waits writes nothing between
+    changes = [name for name, _ in itertools.groupby(log.read_text())]
+    assert len(changes) in (5, 6), changes
+
+
+def test_a_training_that_fails_ends_the_others_and_says_why(tmp_path: Path) -> None:
+    commands = [
+        [sys.executable, "-c", TAKES_STEPS, str(tmp_path / "log"), "a"],
+        [sys.executable, "-c", "raise SystemExit('no')"],
+    ]
+    with pytest.raises(RuntimeError, match="failed with 1:\nno"):
+        training_turns.take_turns(commands, dict(os.environ), 2)
+    size = (tmp_path / "log").stat().st_size
+    time.sleep(0.1)
+    assert (tmp_path / "log").stat().st_size == size
 
 
 @pytest.mark.parametrize(("method", "share"), [("neurons10", 0.1), ("neurons30", 0.3)])

@@ -101,9 +101,9 @@ def test_trainings_take_turns_and_only_one_is_awake(tmp_path: Path) -> None:
     for line in ends:
         least, most = map(float, line.split())
         assert 0.2 <= least <= most < 0.4  # the 0.2 s of the other are not among them
-    # until the first turn a, b; then a, b; in reverse b, a; to the end a, b: whoever waits writes nothing between
+    # a little before the first turn, or nothing; then a, b; in reverse b, a; a little at the end, or nothing: whoever waits writes nothing between
     changes = [name for name, _ in itertools.groupby(log.read_text())]
-    assert len(changes) in (5, 6), changes
+    assert 3 <= len(changes) <= 6, changes
 
 
 def test_a_training_that_fails_ends_the_others_and_says_why(tmp_path: Path) -> None:

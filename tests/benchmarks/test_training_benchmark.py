@@ -101,7 +101,7 @@ def test_trainings_take_turns_and_only_one_is_awake(tmp_path: Path) -> None:
     for line in ends:
         least, most = map(float, line.split())
         assert 0.2 <= least <= most < 0.4  # the 0.2 s of the other are not among them
-    # perhaps a, b before the first turn; a, b, and in reverse b, a; perhaps a, b at the end: whoever waits writes nothing between
+    # perhaps a, b before the first turn; a, b, and in reverse b, a; perhaps a, b at the end: else it writes nothing
     changes = [name for name, _ in itertools.groupby(log.read_text())]
     assert 3 <= len(changes) <= 6, changes
 

@@ -132,3 +132,11 @@ def saved_bytes(model: nn.Module, *inputs: torch.Tensor) -> int:
         output = model(*inputs)
     assert output.requires_grad or not kept
     return sum(kept.values())
+
+
+def gradients(model: nn.Module, *losses: torch.Tensor) -> list[torch.Tensor]:
+    """Of what is trained, after the backward passes of some losses."""
+    model.zero_grad()
+    for loss in losses:
+        loss.backward()
+    return [p.grad.clone() for p in trainable(model)]

@@ -13,7 +13,7 @@ from torch import nn
 
 from leaml.errors import ModelError
 from leaml.neurons import scores, selection
-from leaml.neurons.peft import NeuronConfig, NeuronLinear, export_lora, layer
+from leaml.neurons.peft import NeuronConfig, NeuronLinear, export_lora, product
 from leaml.neurons.units import feed_forwards
 
 COLUMNS = {"layers.0": [0, 5], "layers.1": [2, 3, 7], "head": [1]}
@@ -121,10 +121,10 @@ def test_gradients_equal_finite_differences(shape: tuple[int, ...], bias: bool) 
     inputs = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in (shape, (5, 3))]
     before = weight.clone()
 
-    def product(x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
-        return layer.NeuronProduct.apply(layer.with_deltas, None, x, weight, b, None, None, None, columns, delta)
+    def given(x: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+        return product.NeuronProduct.apply(product.with_deltas, None, x, weight, b, None, None, None, columns, delta)
 
-    assert torch.autograd.gradcheck(product, inputs)
+    assert torch.autograd.gradcheck(given, inputs)
     assert torch.equal(weight, before)
 
 
@@ -135,7 +135,7 @@ def test_gradients_beside_rows_are_those_of_the_dense_weight() -> None:
     x, delta, entries, column_delta = (
         torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((7, 6), (2, 6), (2,), (5, 3))
     )
-    y = layer.NeuronProduct.apply(layer.with_deltas, None, x, weight, bias, rows, delta, entries, columns, column_delta)
+    y = product.NeuronProduct.apply(product.with_deltas, None, x, weight, bias, rows, delta, entries, columns, column_delta)
     dense = weight.index_add(0, rows, delta.detach()).index_add(1, columns, column_delta.detach()).requires_grad_()
     dense_bias = bias.index_add(0, rows, entries.detach()).requires_grad_()
     other = x.detach().requires_grad_()

@@ -5,11 +5,24 @@ import copy
 import nets
 import pytest
 import torch
-from nets import EVERYTHING, SELECTED, TOKENS, adapted, data, llama, llama_rows, masks, net, randomise, train, trainable
+from nets import (
+    EVERYTHING,
+    SELECTED,
+    TOKENS,
+    adapted,
+    data,
+    gradients,
+    llama,
+    llama_rows,
+    masks,
+    net,
+    randomise,
+    train,
+    trainable,
+)
 from torch import nn
 
-from leaml.neurons.peft import NeuronLinear, layer
-from leaml.training.prepare import held
+from leaml.neurons.peft import layer, product
 
 
 def assert_same_weights(found: nn.Module, expected: nn.Module, rtol: float = 1e-9) -> None:
@@ -92,10 +105,10 @@ def test_gradients_equal_finite_differences(shape: tuple[int, ...], bias: bool) 
     extra = [delta_bias.requires_grad_()] if bias else [None]
     before = weight.clone()
 
-    def product(x: torch.Tensor, delta: torch.Tensor, entries: torch.Tensor | None) -> torch.Tensor:
-        return layer.NeuronProduct.apply(layer.with_deltas, None, x, weight, b, rows, delta, entries, None, None)
+    def given(x: torch.Tensor, delta: torch.Tensor, entries: torch.Tensor | None) -> torch.Tensor:
+        return product.NeuronProduct.apply(product.with_deltas, None, x, weight, b, rows, delta, entries, None, None)
 
-    assert torch.autograd.gradcheck(product, (*inputs, *extra))
+    assert torch.autograd.gradcheck(given, (*inputs, *extra))
     assert torch.equal(weight, before)
 
 
@@ -137,7 +150,7 @@ def test_frozen_adapter_saves_no_activation() -> None:
 
 def test_nothing_is_computed_below_the_lowest_trained_module(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[torch.Size] = []
-    real = layer.with_deltas
+    real = product.with_deltas
     monkeypatch.setattr(layer, "with_deltas", lambda w, *rest: calls.append(w.shape) or real(w, *rest))
     model = adapted(net(), {"layers.1": [0, 5], "head": [2]})
     below: list[bool] = []
@@ -169,13 +182,6 @@ def test_base_is_put_back_when_the_product_fails() -> None:
     assert torch.equal(model.base_model.model.layers[0].base_layer.weight, net().layers[0].weight)
 
 
-def gradients(model: nn.Module, *losses: torch.Tensor) -> list[torch.Tensor]:
-    model.zero_grad()
-    for loss in losses:
-        loss.backward()
-    return [p.grad.clone() for p in trainable(model)]
-
-
 def test_accumulated_gradients_add_up_in_any_order_of_passes() -> None:
     model = adapted(net())
     randomise(model)
@@ -205,64 +211,6 @@ def test_reference_pass_between_forward_and_backward_changes_no_gradient() -> No
     assert all(torch.equal(a, b) for a, b in zip(gradients(model, loss), expected, strict=True))
 
 
-def held_layers(model: nn.Module) -> list[NeuronLinear]:
-    return [m for m in model.modules() if isinstance(m, NeuronLinear) and m._held]
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_deltas_held_for_many_passes_give_the_same_bits_and_the_base_comes_back(dtype: torch.dtype) -> None:
-    model = adapted(net(dtype))
-    randomise(model)
-    inputs = data(0)[0].to(dtype)
-    expected, alone = gradients(model, *(model(part).square().sum() for part in inputs)), model(inputs)
-    with held(model):
-        assert len(held_layers(model)) == 3
-        assert not torch.equal(model.base_model.model.layers[0].base_layer.weight, net(dtype).layers[0].weight)
-        assert torch.equal(model(inputs), alone)
-        found = gradients(model, *(model(part).square().sum() for part in inputs))
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert torch.equal(model.base_model.model.layers[0].base_layer.weight, net(dtype).layers[0].weight)
-    assert not held_layers(model)
-
-
-def test_a_held_base_is_copied_once_for_all_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = adapted(net())
-    inputs, _ = data(0)
-    copied: list[torch.Tensor] = []
-    real = torch.Tensor.index_copy_
-    monkeypatch.setattr(torch.Tensor, "index_copy_", lambda self, *given: (copied.append(self), real(self, *given))[1])
-    with held(model):
-        for part in inputs:
-            model(part).sum().backward()
-    assert len(copied) == 2 * 3  # in and out, of each layer
-
-
-def test_a_held_base_is_released_to_whoever_wants_it_otherwise() -> None:
-    model = adapted(net())
-    model.add_adapter("other", nets.NeuronConfig(rows={"layers.0": [1, 2], "layers.1": [5, 6]}))
-    randomise(model)
-    randomise(model, adapter="other")
-    inputs, _ = data(0)
-    expected = gradients(model, model(inputs).square().sum())
-    model.set_adapter("other", inference_mode=True)
-    other = model(inputs)
-    model.set_adapter("default")
-    with held(model):
-        loss = model(inputs).square().sum()
-        model.set_adapter("other", inference_mode=True)
-        assert torch.equal(model(inputs), other)
-        model.set_adapter("default")
-        assert all(torch.equal(a, b) for a, b in zip(gradients(model, loss), expected, strict=True))
-    with held(model), torch.no_grad(), model.disable_adapter():
-        assert torch.equal(model(inputs), net()(inputs))
-    with held(model), pytest.raises(RuntimeError, match="shapes"):
-        model(torch.zeros(2, 5, dtype=torch.float64))
-    with held(model):
-        model.merge_adapter()
-    model.unmerge_adapter()
-    assert torch.equal(model.base_model.model.layers[0].base_layer.weight, net().layers[0].weight)
-
-
 def test_update_between_forward_and_backward_is_noticed() -> None:
     model = adapted(net())
     loss = model(data(0)[0]).sum()
@@ -286,8 +234,8 @@ def test_bfloat16_base_computes_what_its_merge_computes_and_trains_in_float32() 
 
 def test_sum_is_rounded_to_the_type_of_the_base_once() -> None:
     weight, delta = torch.ones(1, 1, dtype=torch.bfloat16), torch.tensor([[2**-8 * (1 + 2**-10)]])
-    y = layer.NeuronProduct.apply(
-        layer.with_deltas, None, torch.ones(1, 1, dtype=torch.bfloat16), weight, None, torch.tensor([0]), delta, *[None] * 3
+    y = product.NeuronProduct.apply(
+        product.with_deltas, None, torch.ones(1, 1, dtype=torch.bfloat16), weight, None, torch.tensor([0]), delta, *[None] * 3
     )
     assert y.item() == 1 + 2**-7  # a delta rounded first would be half a step, which goes down to 1
 
@@ -334,8 +282,8 @@ def test_the_last_product_of_a_layer_is_not_computed_again(monkeypatch: pytest.M
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     shapes: list[torch.Size] = []
-    real = layer.linear
-    monkeypatch.setattr(layer, "linear", lambda x, w, b: (shapes.append(w.shape), real(x, w, b))[1])
+    real = product.linear
+    monkeypatch.setattr(product, "linear", lambda x, w, b: (shapes.append(w.shape), real(x, w, b))[1])
     model(input_ids=TOKENS, labels=TOKENS).loss.backward()
     down = base.model.layers[0].mlp.down_proj.base_layer.weight.shape
     forward = 2 * 7  # two layers of seven Linears

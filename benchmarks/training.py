@@ -154,10 +154,12 @@ def _worst(values: list[float | None]) -> float | None:
 def of_memory(settings: Settings, folder: Path) -> dict[str, float]:
     """Peaks that must not grow with the batch and with the vocabulary, and must shrink where activations are computed again.
 
-    Of the pair of vocabularies the bytes of embeddings and head are taken off, which are weights.
+    Micro-batches have one example, but four in the pair with and without checkpointing.
+    Of the pair of vocabularies the bytes of the head are taken off, which is weights; embeddings are mapped from their file, so
+    that only rows of tokens that occur are held.
     """
     one = replace(settings.plan, arm="lora", steps=2)
-    again = [replace(one, batch=2), replace(one, batch=2, checkpointing=False)]
+    again = [replace(one, batch=4, micro=4), replace(one, batch=4, micro=4, checkpointing=False)]
     plans = {
         "batch_4_gib": replace(one, batch=4, steps=1),
         "batch_64_gib": replace(one, batch=64, steps=1),
@@ -170,8 +172,8 @@ def of_memory(settings: Settings, folder: Path) -> dict[str, float]:
     quick = settings.plan.model == str(settings.small)
     for name, size in (("vocabulary_32k_gib", 32_000), ("vocabulary_152k_gib", 152_000)):
         model = folder / name
-        matrices = 2 * 4 * training_model.write(model, quick, size)
-        found[name] = _training_gib(replace(one, batch=2, model=str(model)), matrices)
+        head = 4 * training_model.write(model, quick, size)
+        found[name] = _training_gib(replace(one, batch=2, model=str(model)), head)
         say(f"{name}: {found[name]}")
     return found
 

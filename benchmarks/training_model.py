@@ -67,9 +67,10 @@ def write(folder: Path, quick: bool = False, vocabulary: int | None = None) -> i
     Args:
         folder: Where to.
         quick: The same architecture in a size that trains in milliseconds.
-        vocabulary: Entries of embeddings and head, where they are not the model's own.
+        vocabulary: Entries of embeddings and head, where they are not the model's own; the tokenizer is a shipped one then,
+            whose ids are below any.
     """
-    if TRUE_SHAPE.is_dir() and not quick:
+    if TRUE_SHAPE.is_dir() and not quick and vocabulary is None:
         folder.mkdir(parents=True)
         for file in TRUE_SHAPE.iterdir():
             shutil.copyfile(file, folder / file.name)

@@ -131,6 +131,7 @@ def ours(plan: Plan, method: str) -> Measured:
     from benchmarks.training_model import Photos
     from leaml.config import ModelConfig, TrainConfig
     from leaml.training import footprint
+    from leaml.training.anatomy import of_model
     from leaml.training.loop import Task, Trainer
     from leaml.training.worker import Worker
     from leaml.vlm import load
@@ -140,7 +141,7 @@ def ours(plan: Plan, method: str) -> Measured:
     photos = Photos.of(plan.batch, plan.photo)
     before = resident("VmRSS")
     vlm = load.load(ModelConfig(name=plan.model, image_tiles=plan.tiles))
-    anatomy = footprint.of_model(vlm.model)
+    made_of = of_model(vlm.model)
     adapt(vlm, method)
     trained = [p for p in vlm.model.parameters() if p.requires_grad]
     clock, losses = Clock(), []
@@ -160,8 +161,8 @@ def ours(plan: Plan, method: str) -> Measured:
     )
     trainer = Trainer(vlm, trained, [Task("qa", photos.examples)], config, photos.decode, 0, Worker(progress=progress))
     made = [trainer.feed.make([(0, example)])[0] for example in photos.examples[:4]]
-    largest = max((footprint.extent(anatomy, one) for one in made), key=lambda one: (one.tokens, one.reply))
-    estimate = footprint.footprint(anatomy, largest.times(plan.micro), config, ratio=share_of(method)).peak
+    largest = max((footprint.extent(made_of, one) for one in made), key=lambda one: (one.tokens, one.reply))
+    estimate = footprint.footprint(made_of, largest.times(plan.micro), config, ratio=share_of(method)).peak
     tokens = sum(one["input_ids"].numel() for one in made) / len(made)
     del made
     count = sum(p.numel() for p in trained)

@@ -88,14 +88,15 @@ def of_training(
         size: Width and height of the largest image; None: `image_tokens.SIZE`.
         resources: Its workers.
     """
-    from leaml.training.footprint import anatomy, footprint
+    from leaml.training.anatomy import of_config
+    from leaml.training.footprint import footprint
 
     local = image_tokens.at_hand(model)
     if local is None:
         return None
     try:
         one = _extent(local, size or image_tokens.SIZE, training.reply)
-        made = anatomy(local)
+        made = of_config(local)
     except (LeamlError, ValueError, KeyError, AttributeError, IndexError, RuntimeError):
         return None  # `load.check` says what is wrong with a model
     section, workers = training.section, resources.train_workers
@@ -117,7 +118,7 @@ def of_score(score: ScoreConfig, model: ModelConfig, size: tuple[int, int] | Non
     Examples that the model mixes are scored one at a time. Where that cannot be told one is counted, which is the least.
     """
     from leaml.neurons import footprint as of_scores
-    from leaml.training.footprint import anatomy
+    from leaml.training.anatomy import of_config
 
     local = image_tokens.at_hand(model)
     if local is None or score_methods.method(score.method).of != "gradients":
@@ -125,7 +126,7 @@ def of_score(score: ScoreConfig, model: ModelConfig, size: tuple[int, int] | Non
     try:
         one = _extent(local, size or image_tokens.SIZE, STEPS["warmup"].reply(Tokens()))
         parts, together = _scored(local, size or image_tokens.SIZE, score.modules)
-        made = anatomy(local)
+        made = of_config(local)
     except (LeamlError, ValueError, KeyError, AttributeError, IndexError, RuntimeError):
         return None
     wanted = min(score.batch_size, math.ceil(score.samples / resources.train_workers))
@@ -156,10 +157,11 @@ def _are_sharded(whole: Footprint, resources: ResourcesConfig) -> bool:
 @lru_cache(maxsize=16)
 def _extent(model: ModelConfig, size: tuple[int, int], reply: int) -> Extent:
     """Of an example with an image of this size, as the model's own processor makes it."""
-    from leaml.training.footprint import anatomy, extent
+    from leaml.training.anatomy import of_config
+    from leaml.training.footprint import extent
     from pipelines.estimates import ASSUMED
 
-    one = extent(anatomy(model), _made(model, size, 1))
+    one = extent(of_config(model), _made(model, size, 1))
     return replace(one, tokens=one.tokens - one.reply + ASSUMED.text_tokens + reply, reply=reply)
 
 

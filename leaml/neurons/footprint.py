@@ -20,7 +20,8 @@ from leaml._compat import nonzero_of_meta
 from leaml.config import ScoreConfig
 from leaml.neurons import scores
 from leaml.neurons.gradients import CHUNK, by_gram
-from leaml.training.footprint import Anatomy, Extent, Footprint, Way, activations, logits
+from leaml.training.anatomy import Anatomy, Way
+from leaml.training.footprint import Extent, Footprint, activations, logits
 from leaml.vlm.load import part_of
 
 

@@ -1,24 +1,19 @@
 """What a training takes of memory, told from the model's configuration: weights, gradients, moments, activations and logits.
 
-Nothing of the model is loaded: it is built without memory for its weights, and its layers are read off its Linears. What a
-layer keeps for the backward pass is counted as the models of transformers compute it (float32 or autocast, sdpa or eager). At
-the start of a training the price of a token is measured (leaml/training/memory.py), which is what a micro-batch then follows.
+Nothing of the model is loaded: it is built without memory for its weights (leaml/training/anatomy.py). At the start of a
+training the price of a token is measured (leaml/training/memory.py), which is what a micro-batch then follows.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
-from leaml import _compat
-from leaml.config import ModelConfig, TrainConfig
-from leaml.training.prepare import SMALL, mixes_types
-from leaml.vlm import attention, load, skeleton
+from leaml.config import TrainConfig
+from leaml.training.anatomy import Anatomy, Way
+from leaml.training.prepare import SMALL
 from leaml.vlm.precision import compute_dtype
 
 if TYPE_CHECKING:
@@ -28,117 +23,6 @@ _MASTER = 4
 """Bytes of a weight that is trained, of its gradient, and of each of AdamW's two moments: all in float32."""
 _NF4 = 4.127 / 8
 """Of a weight in 4 bits with its constants, which are quantised too (arXiv 2305.14314, section 3)."""
-PATCH = 14
-"""Pixels on a side of a patch where a configuration does not say."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A transformer layer, by what it keeps of a token.
-
-    Attributes:
-        hidden: Width of its input.
-        attention: Heads x their width.
-        inner: Width inside the feed-forward block.
-        gated: Whether two products of that width are multiplied.
-        fused: Whether one Linear makes queries, keys and values.
-        composed: Norms of the width `hidden` that keep what they have normalised, where their weights are trained.
-        heads: Number of them.
-        linears: Number of its Linears.
-        parameters: Of all its weights.
-        routes: Experts that a token is sent to, where the feed-forward block is a mixture whose weights have three dimensions.
-        routed: Width inside each of them.
-    """
-
-    hidden: int
-    attention: int
-    inner: int
-    gated: bool
-    fused: bool
-    composed: int
-    heads: int
-    linears: int
-    parameters: int = 0
-    routes: int = 0
-    routed: int = 0
-
-    def kept(self, tokens: int, row: int, compute: int, method: str, rank: int, eager: bool, experts: int = 4) -> int:
-        """Bytes that stay for its backward pass.
-
-        Args:
-            tokens: Of all sequences, with their padding.
-            row: Tokens of a sequence, which eager attention compares in pairs.
-            compute: Bytes of a value that a product makes.
-            method: "full", "lora" or "neurons".
-            rank: Of LoRA.
-            eager: Whether the probabilities of attention are kept.
-            experts: Bytes of a value of the experts, which compute in the type of their weights.
-        """
-        stream = 2 + (self.composed if method == "full" else 0)
-        given = compute if method != "neurons" else 4  # a neuron adapter keeps its input as it came
-        inputs = given * (2 * self.hidden + self.attention + self.inner) + compute * rank * self.linears
-        products = (3 + 3 * self.fused) * self.attention + (3 if self.gated else 1) * self.inner
-        pairs = self.heads * row * (4 if compute == 4 else 4 + compute) if eager else 0
-        return tokens * (4 * stream * self.hidden + inputs + compute * products + pairs + experts * self._of_experts(method))
-
-    def _of_experts(self, method: str) -> int:
-        """Values of a token that experts keep: gate, up and a product, and what they answer; trained ones their inputs too."""
-        return self.routes * (self.hidden + 3 * self.routed + (self.hidden + self.routed if method == "full" else 0))
-
-    def working(self, tokens: int, compute: int) -> int:
-        """Bytes of what its backward pass computes and frees again."""
-        return tokens * compute * 2 * (max(self.inner, self.routes * self.routed) + max(1, self.routes) * self.hidden)
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """A model without its weights.
-
-    Attributes:
-        counts: Parameters by part, as `load.part_of` names it.
-        linears: (out, in) of the Linears by part.
-        layers: Those of "language" and "vision".
-        vocabulary: Entries of the head.
-        largest: Parameters of the largest weight.
-        patch: Pixels on a side of a patch of the vision tower.
-        able: Whether its layers can compute activations again.
-        eager: Whether attention keeps its probabilities on a CPU; see `attention.kernels`.
-        mixes: Whether frozen weights keep their type beside trained ones; see `prepare.mixes_types`.
-    """
-
-    counts: Mapping[str | None, int]
-    linears: Mapping[str | None, list[tuple[int, int]]]
-    layers: Mapping[str, list[Layer]]
-    vocabulary: int
-    largest: int
-    patch: int
-    able: bool
-    eager: bool
-    mixes: bool
-
-    @property
-    def parameters(self) -> int:
-        """All of them."""
-        return sum(self.counts.values())
-
-    def trained(self, train: TrainConfig, ratio: float) -> int:
-        """Parameters that a training moves; of neurons a share `ratio` of every Linear."""
-        if train.method == "full":
-            return sum(count for part, count in self.counts.items() if part not in train.freeze)
-        parts = self.adapted(train)
-        sizes = [size for part in parts for size in self.linears.get(part, ())]
-        if train.method == "lora":
-            return sum(train.lora.rank * (out + width) for out, width in sizes)
-        return sum(round(ratio * out) * width for out, width in sizes)
-
-    @staticmethod
-    def adapted(train: TrainConfig) -> set[str]:
-        """The parts with weights that are trained."""
-        everything = {"vision", "connector", "language"}
-        if train.method == "neurons":
-            return everything
-        wanted: set[str] = {*train.lora.target} if train.method == "lora" else everything
-        return wanted - {*train.freeze}
 
 
 @dataclass(frozen=True)
@@ -198,73 +82,6 @@ class Footprint:
         return self.fixed + max(self.activations + self.logits, self.update)
 
 
-@lru_cache(maxsize=8)
-def anatomy(config: ModelConfig) -> Anatomy:
-    """Of a model whose configuration is at hand. Raises ModelError when it cannot be read."""
-    model = skeleton.without_weights(config)
-    return replace(of_model(model), eager=attention.kernels("cpu", model.config)[0] == "eager")
-
-
-def of_model(model: Any) -> Anatomy:
-    """Of a model of transformers, on whatever device."""
-    config, vision = model.config, getattr(model.config, "vision_config", None)
-    counts: Counter[str | None] = Counter()
-    for name, parameter in model.named_parameters():
-        counts[load.part_of(name)] += parameter.numel()
-    linears: dict[str | None, list[tuple[int, int]]] = defaultdict(list)
-    heads = {"language": _first(config.get_text_config(), "num_attention_heads")}
-    heads["vision"] = _first(vision, "num_attention_heads", "num_heads")
-    routes = _first(config.get_text_config(), "num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k") or 1
-    layers: dict[str, list[Layer]] = {"language": [], "vision": []}
-    whole = set(load.transformer_layers(model))
-    for name, module in model.named_modules():
-        part = load.part_of(name)
-        if isinstance(module, nn.Linear) and part is not None:
-            linears[part].append((module.out_features, module.in_features))
-        if part in layers and module in whole:
-            layers[part].append(_layer(module, heads[part], routes))
-    return Anatomy(
-        counts,
-        linears,
-        layers,
-        int(config.get_text_config().vocab_size),
-        max(p.numel() for p in model.parameters()),
-        _first(vision, "patch_size") or PATCH,
-        bool(model.supports_gradient_checkpointing),
-        _compat.is_eager(config),
-        mixes_types(config),
-    )
-
-
-def _first(config: Any, *names: str) -> int:
-    """The first of these settings that is a number; 0 if none is."""
-    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), 0)
-
-
-def _layer(module: nn.Module, heads: int, routes: int) -> Layer:
-    linears = {name: each for name, each in module.named_modules() if isinstance(each, nn.Linear)}
-    attention = [linear for name, linear in linears.items() if "attn" in name or "attention" in name]
-    others = [linear for linear in linears.values() if linear not in attention]
-    hidden = (attention or others)[0].in_features
-    experts = [p for name, p in module.named_parameters() if "expert" in name and p.dim() == 3]
-    queries = max((a.in_features for a in attention if a.out_features == hidden), default=hidden)
-    inner = max((o.in_features for o in others if o.out_features == hidden), default=0 if experts else hidden)
-    norms = [m for n, m in module.named_modules() if "norm" in n and not isinstance(m, nn.LayerNorm)]
-    return Layer(
-        hidden,
-        queries,
-        inner,
-        sum(o.out_features for o in others) - hidden >= 2 * inner,
-        any(a.out_features == 3 * hidden for a in attention),
-        sum(getattr(norm, "weight", torch.empty(0)).shape == (hidden,) for norm in norms),
-        heads,
-        len(linears),
-        sum(p.numel() for p in module.parameters()),
-        routes if experts else 0,
-        min((p.numel() // (len(p) * hidden) for p in experts), default=0),
-    )
-
-
 def extent(made: Anatomy, batch: Mapping[str, torch.Tensor]) -> Extent:
     """Of the tensors that a collator has made, with labels."""
     pixels = batch["pixel_values"]
@@ -308,9 +125,9 @@ def footprint(
     kept_apart = (shards > 1 or train.method != "full" or made.mixes) and (dtype, device) != ("float16", "cpu")
     stored = getattr(torch, dtype).itemsize if compute != torch.float32 and kept_apart else 4
     frozen = made.parameters - trained if train.method == "full" else made.parameters
-    experts = _MASTER if train.method == "full" else stored
-    rank, eager = train.lora.rank if train.method == "lora" else 0, made.eager and device == "cpu"
-    way = Way(train.method, made.adapted(train), compute.itemsize, experts, eager, again(made, train), rank)
+    type_bytes = _MASTER if train.method == "full" else stored
+    lora, eager = train.lora if train.method == "lora" else None, made.eager and device == "cpu"
+    way = Way(train.method, made.adapted(train), compute.itemsize, type_bytes, eager, again(made, train), lora)
     kept = activations(made, one, way)
     head = _MASTER * made.largest if train.method == "full" else 0  # its gradient before it is added up
     update = 2 * head
@@ -346,19 +163,6 @@ def logits(made: Anatomy, one: Extent, compute: int) -> int:
     return one.reply * made.vocabulary * (12 + (compute if compute < 4 else 0))
 
 
-@dataclass(frozen=True)
-class Way:
-    """How a backward pass is done, see `Layer.kept`: to `parts`, whose layers compute activations again if `replayed`."""
-
-    method: str
-    parts: set[str]
-    compute: int
-    experts: int
-    eager: bool
-    replayed: bool = False
-    rank: int = 0
-
-
 def activations(made: Anatomy, one: Extent, way: Way) -> int:
     """Bytes at the height of the backward pass."""
     compute = way.compute
@@ -375,8 +179,8 @@ def activations(made: Anatomy, one: Extent, way: Way) -> int:
     for part in reached:
         tokens, row = sizes[part]
         layers = made.layers[part]
-        full = [layer.kept(tokens, row, compute, way.method, way.rank, way.eager, way.experts) for layer in layers]
-        working = max(layer.working(tokens, compute) for layer in layers)
+        full = [layer.kept(tokens, row, way) for layer in layers]
+        working = max(layer.working(tokens, way) for layer in layers)
         kept += sum(4 * tokens * layer.hidden for layer in layers) if way.replayed else sum(full)
         height = max(height, kept + working + (max(full) if way.replayed else 0))
     if "vision" not in reached and made.layers["vision"]:

@@ -14,6 +14,7 @@ from leaml.config import ModelConfig, ScoreConfig
 from leaml.neurons import footprint, scores
 from leaml.neurons.gradients import MixedExamplesError, gradient_sums
 from leaml.training import footprint as of_training
+from leaml.training.anatomy import Way, of_model
 from leaml.training.batches import Example
 from leaml.vlm import load, skeleton
 from leaml.vlm.collate import Collator, Turn
@@ -26,7 +27,7 @@ TURN = Turn(PICTURE, "What is in the picture? " * 10, "A bridge over water.")
 def test_what_a_pass_keeps_is_what_autograd_holds() -> None:
     vlm = load.load(ModelConfig(name="leaml-tiny"), attn_implementation="sdpa")
     vlm.model.requires_grad_(False)
-    made = of_training.of_model(vlm.model)
+    made = of_model(vlm.model)
     examples = [Example("a", TURN.request, TURN.reply)] * 3
     batch = scores.vlm_batches(vlm, lambda _: PICTURE, "cpu")(examples)
     own = {t.untyped_storage().data_ptr() for t in (*vlm.model.parameters(), *vlm.model.buffers())}
@@ -51,7 +52,7 @@ def test_what_a_pass_keeps_is_what_autograd_holds() -> None:
         for p in parts
         for side in made.linears[p]
     )
-    working = max(layer.working(one.tokens, 4) for layer in made.layers["language"])
+    working = max(layer.working(one.tokens, Way("lora", parts, 4, 4, False)) for layer in made.layers["language"])
     assert length > 50
     assert said.activations - norms - working == pytest.approx(sum(held.values()), rel=0.15)
     assert said.peak == pytest.approx(4 * made.parameters + said.activations + said.logits, rel=0.01)

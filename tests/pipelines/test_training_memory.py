@@ -13,7 +13,7 @@ from rich.console import Console
 
 from leaml.config import Config, ScoreConfig, parse
 from leaml.errors import ResourceError
-from leaml.training import footprint
+from leaml.training import anatomy
 from pipelines import plan, recipes, training_memory
 from pipelines.training_memory import LIBRARIES, Training, of_score, of_training, refuse_large, room, trainings
 
@@ -124,7 +124,7 @@ def test_the_plan_prints_it_and_says_what_would_be_refused(tmp_path: Path, monke
 
 def test_anatomy_of_a_model_needs_no_weights() -> None:
     of = config()
-    made = footprint.anatomy(of.model)
+    made = anatomy.of_config(of.model)
     assert made.parameters == pytest.approx(1.5e6, rel=0.6)
     assert len(made.layers["language"]) == 6 and len(made.layers["vision"]) == 4
     assert made.eager  # 64 patches

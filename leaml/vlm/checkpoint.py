@@ -68,7 +68,7 @@ def _quantised(config: ModelConfig, method: str) -> ModelError:
     return ModelError(msg)
 
 
-def check(config: ModelConfig, where: str, trained: bool) -> None:
+def check(config: ModelConfig, where: str, trained: bool) -> dict[str, Tensor]:
     """Find out from names, index and headers whether the weights of a model are all there.
 
     Of s3:// a folder is listed and the headers are read; of a hub id that is not in the cache, the list of its files and the
@@ -79,13 +79,16 @@ def check(config: ModelConfig, where: str, trained: bool) -> None:
         where: Its folder, s3:// folder or hub id.
         trained: Whether it is loaded to be trained.
 
+    Returns:
+        The tensors of which headers were read; none where these are not at hand.
+
     Raises:
         ModelError: There are no weights, files are missing or cut off, or the hub is out of reach.
     """
     folder = where if _is_folder(where) else hub.cached_folder(config)
     if not _is_folder(where) and not hub.is_offline() and not (folder and _is_complete(config, folder, trained)):
         _check_on_hub(config, trained)  # what is missing in the cache is fetched when the model is loaded
-        return
+        return {}
     if folder is None or not _holds_weights(folder):
         raise _no_weights(config, [] if folder is None else _names(folder), trained, unasked=not _is_folder(where))
     names = _names(folder)
@@ -93,8 +96,10 @@ def check(config: ModelConfig, where: str, trained: bool) -> None:
         found = _tensors(config, folder)
         if trained:
             _refuse_packed(config, names, found)
-    elif trained:
+        return found
+    if trained:
         raise _no_weights(config, names, trained)
+    return {}
 
 
 def _check_on_hub(config: ModelConfig, trained: bool) -> None:

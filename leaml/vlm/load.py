@@ -19,7 +19,7 @@ from torch import nn
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import DataError, ModelError
 from leaml.io.node_cache import local_model
-from leaml.vlm import architecture, attention, checkpoint, four_bit, hub, image_size, saving
+from leaml.vlm import architecture, attention, checkpoint, fitting, four_bit, hub, image_size, saving
 from leaml.vlm.chat import undated
 from leaml.vlm.processor import Processor
 
@@ -169,10 +169,13 @@ def check(config: ModelConfig, trained: bool = False) -> None:
         ModelError: missing folder, no config.json, a name that the hub does not have, a hub out of reach, unknown architecture,
             no vision tower, a processor that needs a package that is not installed or that does not load, images of a size
             that it cannot give, an unusable chat template, weights that are missing or cut off; of a model that is trained
-            also quantised weights and code that `load` cannot use.
+            also weights that are quantised or do not fit its configuration, and code that `load` cannot use.
     """
-    _check_configuration(config, trained)
-    checkpoint.check(config, resolve_model(config.name), trained)
+    described = _check_configuration(config, trained)
+    tensors = checkpoint.check(config, resolve_model(config.name), trained)
+    if trained and tensors:
+        with _quiet():
+            fitting.check(config, described, tensors)
     from leaml.vlm.collate import Collator, Turn
 
     try:
@@ -182,8 +185,8 @@ def check(config: ModelConfig, trained: bool = False) -> None:
         raise ModelError(msg) from error
 
 
-def _check_configuration(config: ModelConfig, trained: bool) -> None:
-    """What config.json and the name alone show to be impossible. Raises ModelError."""
+def _check_configuration(config: ModelConfig, trained: bool) -> PreTrainedConfig:
+    """The configuration. Raises ModelError for what config.json and the name alone show to be impossible."""
     with tempfile.TemporaryDirectory(prefix="leaml-config-") as scratch:
         where = resolve_model(config.name)
         if config.name.startswith("s3://"):
@@ -212,6 +215,7 @@ def _check_configuration(config: ModelConfig, trained: bool) -> None:
             raise ModelError(msg) from error
     architecture.check_architecture(config, found)
     architecture.check_packages(config, found.model_type)
+    return found
 
 
 def _read(config: ModelConfig, where: str, read: Callable[..., Any]) -> Any:

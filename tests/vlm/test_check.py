@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fake_hub import hub_of
+from safetensors.torch import load_file, save_file
 
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import ModelError
@@ -48,8 +51,6 @@ def change(folder: Path, **values: object) -> None:
 
 def split(folder: Path) -> dict[str, str]:
     """The weights in two files and an index, whose map is returned."""
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(folder / "model.safetensors")
     placed = {name: f"model-0000{1 + n % 2}-of-00002.safetensors" for n, name in enumerate(sorted(weights))}
     for shard in set(placed.values()):
@@ -254,7 +255,6 @@ def test_what_the_cache_has_is_loaded_without_asking_the_hub(
 def test_weights_that_are_quantised_without_a_word_in_the_configuration_are_found(model: Path, how: str) -> None:
     """They would be loaded without their scales."""
     import torch
-    from safetensors.torch import load_file, save_file
 
     if how == "modelopt":
         (model / "hf_quant_config.json").write_text("{}")
@@ -268,3 +268,46 @@ def test_weights_that_are_quantised_without_a_word_in_the_configuration_are_foun
         said = f"{name} is stored as {'F8_E4M3' if how == 'float8' else 'I8'}"
     assert f"are quantised ({said}), and such weights are not trained" in refusal(model)
     load.check(ModelConfig(name=str(model)))  # to be served, or to teach
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a checkpoint."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+NORM = "model.text_model.norm.weight"
+ZOO = ["gemma3", "glm4v", "internvl", "llava15", "llava_next", "llava_onevision", "paligemma", "pixtral", "qwen2_5_vl"]
+ZOO += ["qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm1", "smolvlm2"]
+
+
+def test_tensors_that_are_missing_or_of_another_shape_are_named(model: Path) -> None:
+    width = json.loads((model / "config.json").read_text())["text_config"]["hidden_size"]
+    rewrite(model, lambda tensors: tensors.pop(NORM))
+    assert f"1 tensor is missing ({NORM})" in refusal(model)
+    load.check(ModelConfig(name=str(model)))  # vLLM has a loader of its own
+
+    rewrite(model, lambda tensors: tensors.update({NORM: torch.ones(width + 1)}))
+    assert f"1 tensor is of another shape ({NORM} is ({width + 1},), should be ({width},))" in refusal(model)
+
+    rewrite(model, lambda tensors: [tensors.pop(name) for name in list(tensors) if "layers.0.self_attn" in name])
+    assert "tensors are missing" in refusal(model) and ", ...) and 1 tensor is of another shape" in refusal(model)
+
+
+def test_files_of_another_size_of_the_model_are_refused(model: Path) -> None:
+    raw = json.loads((model / "config.json").read_text())
+    text = raw["text_config"]
+    change(model, text_config=text | {"num_hidden_layers": text["num_hidden_layers"] + 1})
+    assert "missing" in refusal(model)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_names_that_transformers_changes_when_it_loads_are_known(shared_folder: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(shared_folder / "zoo" / name, tmp_path / name))
+    load.check(ModelConfig(name=str(folder)), trained=True)
+    tensors = load_file(folder / "model.safetensors")
+    lost = next(tensor for tensor in tensors if "layers.0." in tensor and tensor.endswith("norm.weight"))
+    rewrite(folder, lambda tensors: tensors.pop(lost))
+    assert "1 tensor is missing" in refusal(folder)

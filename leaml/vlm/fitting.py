@@ -6,7 +6,8 @@ joins, ties and leaves out for an architecture, but with tensors that have no va
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +44,8 @@ def check(config: ModelConfig, described: PreTrainedConfig, tensors: Mapping[str
         for tensor, (stored, shape) in tensors.items()
     }
     options: dict[str, Any] = {"device_map": "meta", "ignore_mismatched_sizes": True, "output_loading_info": True}
-    _, info = kind.from_pretrained(None, config=described, state_dict=state, **options)
+    with _without_report():
+        _, info = kind.from_pretrained(None, config=described, state_dict=state, **options)
     found = []
     if missing := sorted(info["missing_keys"]):
         found.append(f"{_counted(missing)} missing ({_first(missing)})")
@@ -56,6 +58,19 @@ def check(config: ModelConfig, described: PreTrainedConfig, tensors: Mapping[str
             " from different models or versions, or the checkpoint was written only in part: copy all of its files again"
         )
         raise ModelError(msg)
+
+
+@contextlib.contextmanager
+def _without_report() -> Iterator[None]:
+    """What transformers warns of is told here, and nothing is trained for it."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _counted(tensors: list[Any]) -> str:

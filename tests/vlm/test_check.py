@@ -304,10 +304,15 @@ def test_files_of_another_size_of_the_model_are_refused(model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_names_that_transformers_changes_when_it_loads_are_known(shared_folder: Path, tmp_path: Path, name: str) -> None:
+def test_names_that_transformers_changes_when_it_loads_are_known(
+    shared_folder: Path, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = Path(shutil.copytree(shared_folder / "zoo" / name, tmp_path / name))
     load.check(ModelConfig(name=str(folder)), trained=True)
     tensors = load_file(folder / "model.safetensors")
     lost = next(tensor for tensor in tensors if "layers.0." in tensor and tensor.endswith("norm.weight"))
     rewrite(folder, lambda tensors: tensors.pop(lost))
     assert "1 tensor is missing" in refusal(folder)
+    rewrite(folder, lambda tensors: tensors.update({lost: torch.ones(3)}))
+    assert "1 tensor is of another shape" in refusal(folder)
+    assert "LOAD REPORT" not in capfd.readouterr().err

@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from leaml._compat import compute_with
 from leaml.engine.pixels import quicker
 
 SMALL = 256 * 256
@@ -128,11 +129,11 @@ def _compute_alone(pool: ThreadPoolExecutor, threads: int) -> None:
     before, all_there = torch.get_num_threads(), threading.Barrier(threads)
 
     def begin() -> None:
-        torch.set_num_threads(1)
+        compute_with(1)
         all_there.wait()
 
     wait([pool.submit(begin) for _ in range(threads)])
-    torch.set_num_threads(before)  # OpenMP's number is a thread's own, MKL's the process's
+    compute_with(before)  # OpenMP's number is a thread's own, MKL's the process's
 
 
 def _looking_first(kind: type[Any], preparer: Preparer) -> type[Any]:

@@ -25,10 +25,12 @@ class Processor:
     """An image processor that tells in which thread it was called."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.threads = seconds, Counter[str]()
+        self.seconds, self.threads, self.teams = seconds, Counter[str](), set[tuple[str, int]]()
 
     def __call__(self, images: list[Image.Image], **_: object) -> dict[str, Any]:
-        self.threads[threading.current_thread().name.rstrip("_0123456789")] += 1
+        name = threading.current_thread().name.rstrip("_0123456789")
+        self.threads[name] += 1
+        self.teams.add((name, torch.get_num_threads()))
         time.sleep(self.seconds)
         return {"size": images[0].size, "pixels": torch.ones(1)}
 
@@ -119,6 +121,21 @@ def test_replies_come_in_order_and_images_are_made_in_threads(drivers: Any) -> N
     assert Counter(made["pixels"].dtype for made in vllm.seen) == {torch.float32: 1, torch.bfloat16: 99}  # as vLLM would next
     assert vllm.processor.threads["prepare"] == 99  # the first is vLLM's own, which shows how it is called
     assert vllm.most <= PLACES + AHEAD
+
+
+def test_a_thread_that_makes_images_computes_alone_and_the_engines_own_with_all(
+    drivers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, vllm = torch.get_num_threads(), Vllm(seconds=0.01)
+    torch.set_num_threads(3)
+    try:
+        monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # as vLLM's worker does on a CPU
+        drivers(vllm).run(*_asked(6))
+    finally:
+        monkeypatch.undo()
+        torch.set_num_threads(before)
+    assert {threads for name, threads in vllm.processor.teams if name == "prepare"} == {1}
+    assert {threads for name, threads in vllm.processor.teams if name != "prepare"} == {3}
 
 
 def test_what_vllm_has_already_is_not_made_again(drivers: Any) -> None:

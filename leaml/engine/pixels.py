@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
 _PIECE = 2**18
 """Numbers that are made at a time: few enough to stay in a core's cache between the steps of the arithmetic."""
-_KEPT = 32
-"""Most pieces of memory of one size that wait for another tensor."""
+_STEP = 2**23
+"""Memory is had in multiples of so many bytes, since photos have many sizes."""
+_LEAST = 2**20
+"""Bytes; what is smaller comes from where all small memory comes from."""
+_MOST = 2**30
+"""Bytes that may wait for another tensor."""
 
 
 def quicker(kind: type[Any], dtype: torch.dtype) -> type[Any]:
@@ -43,7 +47,7 @@ def quicker(kind: type[Any], dtype: torch.dtype) -> type[Any]:
 
 
 class Memory:
-    """Gives the memory of tensors that are gone to new ones of the same size."""
+    """Gives the memory of tensors that are gone to new ones."""
 
     def __init__(self) -> None:
         self._free: defaultdict[int, list[np.ndarray]] = defaultdict(list)
@@ -53,19 +57,21 @@ class Memory:
         import torch
 
         size = math.prod(shape) * dtype.itemsize
-        free = self._free[size]
+        if size < _LEAST:
+            return torch.empty(shape, dtype=dtype)
+        whole = -(-size // _STEP) * _STEP
         try:
-            owned = free.pop()
+            owned = self._free[whole].pop()
         except IndexError:  # not asked before: threads take from it
-            owned = np.empty(size, np.uint8)
-        lent = owned.view()
-        weakref.finalize(lent, _give_back, free, owned).atexit = False
+            owned = np.empty(whole, np.uint8)
+        lent = owned[:size]
+        weakref.finalize(lent, _give_back, self._free, owned).atexit = False
         return torch.from_numpy(lent).view(dtype).view(shape)
 
 
-def _give_back(free: list[np.ndarray], owned: np.ndarray) -> None:
-    if len(free) < _KEPT:
-        free.append(owned)
+def _give_back(free: defaultdict[int, list[np.ndarray]], owned: np.ndarray) -> None:
+    if sum(size * len(there) for size, there in list(free.items())) + owned.nbytes <= _MOST:
+        free[owned.nbytes].append(owned)
 
 
 class _Numbers:

@@ -14,6 +14,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.siglip.image_processing_siglip import SiglipImageProcessor
 from transformers.models.smolvlm.image_processing_smolvlm import SmolVLMImageProcessor
 
+from leaml.engine import pixels
 from leaml.engine.pixels import Memory, quicker
 
 SIZES = [(1280, 1024), (300, 900), (64, 48), (1500, 250), (512, 512)]
@@ -83,20 +84,32 @@ def test_each_number_is_made_once_and_in_memory_that_was_there(kind: type[Any], 
         return normalize(image, *arguments, **keywords)
 
     monkeypatch.setattr(images, "normalize", counted)
-    pixels = images(shown, return_tensors="pt")["pixel_values"]
-    where, numbers = pixels.data_ptr(), pixels.numel()
+    values = images(shown, return_tensors="pt")["pixel_values"]
+    where, numbers = values.data_ptr(), values.numel()
     assert made["numbers"] == numbers
-    del pixels
+    del values
     assert images(shown, return_tensors="pt")["pixel_values"].data_ptr() == where
 
 
 def test_memory_is_another_tensors_once_all_views_of_the_first_are_gone() -> None:
-    memory = Memory()
-    first = memory.empty((4, 8), torch.float32)
+    memory, megabyte = Memory(), 2**20
+    first = memory.empty((4, megabyte), torch.float32)
     where, view = first.data_ptr(), first[1:2, ::2]
     del first
-    second = memory.empty((8, 4), torch.float32)
+    second = memory.empty((megabyte, 4), torch.float32)
     assert second.data_ptr() != where
     del view
-    assert memory.empty((2, 16), torch.float32).data_ptr() == where
-    assert memory.empty((3, 16), torch.float32).data_ptr() != second.data_ptr()
+    assert memory.empty((3, 2, megabyte), torch.bfloat16).data_ptr() == where  # of about that size
+    assert memory.empty((8, megabyte), torch.float32).data_ptr() not in (where, second.data_ptr())
+
+
+def test_memory_that_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "_MOST", 3 * 2**23)
+    memory = Memory()
+    tensors = [memory.empty((n, 2**21), torch.float32) for n in (1, 1, 2, 1)]
+    where = [tensor.data_ptr() for tensor in tensors]
+    while tensors:
+        tensors.pop(0)
+    assert {size: len(waiting) for size, waiting in memory._free.items() if waiting} == {2**23: 3}  # the larger one is not kept
+    again = [memory.empty((1, 2**21), torch.float32) for _ in range(3)]
+    assert {tensor.data_ptr() for tensor in again} == {where[0], where[1], where[3]}

@@ -21,8 +21,9 @@ Arms take turns, round by round, each turn in a process of its own with one engi
 from when the engine is ready to the last reply (ours: to the last published file); start-up is reported apart. Ratios are taken
 within a round, medians reported.
 
-`preparation`: photos of a megapixel a second that are made ready for a model of SmolVLM's tiles which answers at once, by one
-engine that has all cores, over their number.
+`preparation`: photos of a megapixel a second that are made ready for a model which answers at once, by one engine that has all
+cores, over their number: for SmolVLM with 17 tiles and without (`tiles`, `whole`) and for Qwen2.5-VL. `ours` beside `before`,
+when images were prepared one after the other (benchmarks/generation_prepare.py).
 
 `memory`: peak of the driver and the object store over a caption step with an engine that answers at once, from `--images-from`
 to `--images-to` images. `scaling`: two engines on two nodes over one engine on one, two threads in total. `nodes`: three
@@ -136,7 +137,9 @@ def main() -> None:
     given = parser.parse_args()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        tasks, parameters = make_tasks(folder, given.images, given.pairs)
+        tasks, parameters = [], 0
+        if set(given.parts) & {"rates", "scaling", "nodes"}:
+            tasks, parameters = make_tasks(folder, given.images, given.pairs)
         if "rates" in given.parts:
             found |= report(rates(tasks, given.rounds)) | {"large_parameters": parameters}
             print(markdown(found))

@@ -58,6 +58,17 @@ def cpu_multiplies_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def compute_with(threads: int) -> None:
+    """Let the thread that calls this compute with so many, itself among them.
+
+    vLLM replaces `torch.set_num_threads` by a function that does nothing in a process that has its CPU worker.
+    """
+    import torch
+
+    torch.get_num_threads()  # torch gives a thread the process's number at its first question, and would do so afterwards
+    torch._C.set_num_threads(threads)
+
+
 def image_tokens(processor: Any, size: tuple[int, int]) -> int | None:
     """Tokens of an image of `size` (width, height) as a processor counts them without an image; None: it cannot.
 

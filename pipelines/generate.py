@@ -83,7 +83,9 @@ class GenerateWork:
             for item, caption in zip(items, captions, strict=True)
         ]
 
-        written = [_kept(samples) for samples in _counted(engine.generate(requests), counts)]
+        # the last images first, as long as the engine has what was made of them for their captions; and so again for answers
+        sampled = engine.generate(requests[::-1])[::-1]
+        written = [_kept(samples) for samples in _counted(sampled, counts)]
         counts["candidates"] += sum(map(len, written))
         return written
 

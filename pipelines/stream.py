@@ -49,6 +49,8 @@ def stream(todo: list[PackedShard], actor: type, arguments: tuple[object, ...], 
                 compute=_pool(resources),
                 num_cpus=resources.engine_cpus,
                 num_gpus=resources.engine_gpus or None,
+                # Ray then warns of constructor arguments in its object store (ray#53727), of any class: they are its own
+                # plan and settings, which the driver put there and holds while the plan runs
                 max_restarts=-1,
                 max_task_retries=-1,
             )

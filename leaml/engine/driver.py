@@ -74,7 +74,7 @@ class Driver:
         self._died: EngineDiedError | None = None
         self._stepping, self._begun = False, False
         self._line: deque[_Waiting] = deque()
-        self._making: set[str] = set()
+        self._making: dict[str, Future[Image.Image]] = {}
         self._held: dict[str, int] = {}
         self._preparer: Preparer | None = None
         self.full_seconds = 0.0
@@ -129,6 +129,7 @@ class Driver:
                     call.done.set_exception(self._died or error)
                 calls.clear()
                 self._line.clear()
+                self._making.clear()
             calls = [call for call in calls if not call.done.done()]
 
     def _turn(self, llm: LLM, calls: list[_Call]) -> None:
@@ -162,9 +163,10 @@ class Driver:
                 prompt, sampling = call.prompts.popleft()
                 parts = cast("dict[str, Any]", prompt)
                 (name,), image = parts["multi_modal_uuids"]["image"], parts["multi_modal_data"]["image"]
-                known = name in self._making or preparer.is_cached(name)
-                made = preparer.submit(image, self._shrink, make=not known)
-                self._making.add(name)
+                made = self._making.get(name) if preparer.caches else None
+                if made is None:
+                    made = preparer.submit(image, self._shrink, make=not preparer.is_cached(name))
+                    self._making[name] = made
                 self._line.append(_Waiting(call, prompt, sampling, made, name))
 
     def _hand_on(self, llm: LLM) -> None:
@@ -175,7 +177,7 @@ class Driver:
             if not self._line[0].image.done() and (ready or self._held):
                 break
             each = self._line.popleft()
-            self._making.discard(each.making)
+            self._making.pop(each.making, None)
             try:
                 cast("dict[str, Any]", each.prompt)["multi_modal_data"] = {"image": each.image.result()}
             except (ValueError, OSError) as error:  # of an image that the processor does not take

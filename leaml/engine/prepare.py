@@ -15,6 +15,9 @@ from typing import Any
 
 from PIL import Image
 
+from leaml._compat import compute_with
+from leaml.engine.pixels import quicker
+
 SMALL = 256 * 256
 """Pixels; an image with no more is made by vLLM, since to hand it to a thread takes as long."""
 _MADE = "leaml_made"
@@ -40,9 +43,15 @@ class Preparer:
         self._dtype = info.ctx.model_config.dtype
         processor = getattr(info.get_hf_processor(), "image_processor", None)
         if processor is not None:
+            kind = quicker(type(processor), self._dtype)
             self._processor: Any = processor
-            self._make: Callable[..., Any] = type(processor).__call__
-            processor.__class__ = _looking_first(type(processor), self)
+            self._make: Callable[..., Any] = kind.__call__
+            processor.__class__ = _looking_first(kind, self)
+
+    @property
+    def caches(self) -> bool:
+        """Whether vLLM keeps what it makes of an image for the next request about it."""
+        return self._cache is not None
 
     def is_cached(self, name: str) -> bool:
         """Whether vLLM will not call the processor for the image of this name, since it has what it made."""
@@ -87,6 +96,7 @@ class Preparer:
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 made[name] = value.to(self._dtype)  # what vLLM would do next, in its own thread
         small.info[_MADE] = [(learned, made)]
+        small.__class__ = _Uncopied
         return small
 
     def call(self, processor: Any, images: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
@@ -105,6 +115,13 @@ class Preparer:
         return self._make(processor, images, *arguments, **keywords)
 
 
+class _Uncopied(Image.Image):
+    """An image that is its own copy: to turn it as its EXIF says, vLLM copies it three times. Nothing writes to it."""
+
+    def copy(self) -> Image.Image:
+        return self
+
+
 def _compute_alone(pool: ThreadPoolExecutor, threads: int) -> None:
     """Let each thread of a pool compute by itself: together they use the CPUs, and OpenMP would give each a team of all."""
     import torch
@@ -112,11 +129,11 @@ def _compute_alone(pool: ThreadPoolExecutor, threads: int) -> None:
     before, all_there = torch.get_num_threads(), threading.Barrier(threads)
 
     def begin() -> None:
-        torch.set_num_threads(1)
+        compute_with(1)
         all_there.wait()
 
     wait([pool.submit(begin) for _ in range(threads)])
-    torch.set_num_threads(before)  # OpenMP's number is a thread's own, MKL's the process's
+    compute_with(before)  # OpenMP's number is a thread's own, MKL's the process's
 
 
 def _looking_first(kind: type[Any], preparer: Preparer) -> type[Any]:

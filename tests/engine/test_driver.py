@@ -25,10 +25,12 @@ class Processor:
     """An image processor that tells in which thread it was called."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.threads = seconds, Counter[str]()
+        self.seconds, self.threads, self.teams = seconds, Counter[str](), set[tuple[str, int]]()
 
     def __call__(self, images: list[Image.Image], **_: object) -> dict[str, Any]:
-        self.threads[threading.current_thread().name.rstrip("_0123456789")] += 1
+        name = threading.current_thread().name.rstrip("_0123456789")
+        self.threads[name] += 1
+        self.teams.add((name, torch.get_num_threads()))
         time.sleep(self.seconds)
         return {"size": images[0].size, "pixels": torch.ones(1)}
 
@@ -43,12 +45,12 @@ class Vllm:
         context = SimpleNamespace(model_config=SimpleNamespace(dtype=torch.bfloat16))
         info = SimpleNamespace(get_hf_processor=lambda: SimpleNamespace(image_processor=self.processor), ctx=context)
         renderer = SimpleNamespace(
-            mm_processor_cache=SimpleNamespace(is_cached_item=lambda name: name in cached),
+            mm_processor_cache=SimpleNamespace(is_cached_item=lambda name: name in self.cached),
             get_mm_processor=lambda: SimpleNamespace(info=info),
         )
         core = SimpleNamespace(shutdown=lambda: None)
         self.llm_engine = SimpleNamespace(renderer=renderer, step=self.step, engine_core=core)
-        self.cached = cached
+        self.cached = set(cached)
 
     def enqueue(self, prompts: list[dict[str, Any]], sampling: list[Any], use_tqdm: bool) -> list[str]:
         if any(prompt["prompt"] == "refused" for prompt in prompts):
@@ -58,6 +60,7 @@ class Vllm:
         for prompt in prompts:
             (name,), image = prompt["multi_modal_uuids"]["image"], prompt["multi_modal_data"]["image"]
             self.seen.append({} if name in self.cached else self.processor(images=[image.copy()], return_tensors="pt"))
+            self.cached.add(name)
             made.append(f"{self.names}-suffix")
             self.running.append(str(self.names))
             self.names += 1
@@ -97,8 +100,8 @@ def drivers() -> Iterator[Any]:
     """Starts drivers, and ends them."""
     started: list[Driver] = []
 
-    def start(vllm: Vllm, threads: int = 2, last_words: str = "") -> Driver:
-        started.append(Driver(lambda: vllm, lambda: last_words, lambda image: image, threads, PLACES))  # type: ignore[arg-type, return-value]
+    def start(vllm: Vllm, threads: int = 2, last_words: str = "", shrink: Any = lambda image: image) -> Driver:
+        started.append(Driver(lambda: vllm, lambda: last_words, shrink, threads, PLACES))  # type: ignore[arg-type, return-value]
         return started[-1]
 
     yield start
@@ -120,10 +123,40 @@ def test_replies_come_in_order_and_images_are_made_in_threads(drivers: Any) -> N
     assert vllm.most <= PLACES + AHEAD
 
 
+def test_a_thread_that_makes_images_computes_alone_and_the_engines_own_with_all(
+    drivers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, vllm = torch.get_num_threads(), Vllm(seconds=0.01)
+    torch.set_num_threads(3)
+    try:
+        monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # as vLLM's worker does on a CPU
+        drivers(vllm).run(*_asked(6))
+    finally:
+        monkeypatch.undo()
+        torch.set_num_threads(before)
+    assert {threads for name, threads in vllm.processor.teams if name == "prepare"} == {1}
+    assert {threads for name, threads in vllm.processor.teams if name != "prepare"} == {3}
+
+
 def test_what_vllm_has_already_is_not_made_again(drivers: Any) -> None:
     vllm = Vllm(cached=("2", "3"))
     drivers(vllm).run(*_asked(5))
     assert vllm.processor.threads.total() == 3
+
+
+def test_requests_about_one_image_share_what_is_made_of_it(drivers: Any) -> None:
+    vllm, shrunk = Vllm(seconds=0.02), Counter[int]()
+
+    def shrink(image: Image.Image) -> Image.Image:
+        shrunk[image.height] += 1
+        return image
+
+    first, (prompts, sampling) = _asked(1), _asked(4, start=1)
+    driver = drivers(vllm, shrink=shrink)
+    driver.run(*first)
+    assert len(driver.run([p for p in prompts for _ in range(5)], [s for s in sampling for _ in range(5)])) == 20
+    assert vllm.processor.threads["prepare"] == 4 and vllm.processor.threads.total() == 5
+    assert shrunk == {300 + n: 1 for n in range(5)}
 
 
 def test_a_request_that_vllm_refuses_is_told_and_the_others_are_answered(drivers: Any) -> None:

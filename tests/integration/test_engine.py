@@ -49,14 +49,24 @@ def _generate(requests: list[Request]) -> list[list[Completion]]:
 
 
 def _asked_with(threads: bool, requests: list[Request]) -> tuple[list[list[Completion]], Counter[str]]:
-    """Replies of the engine with images that are prepared in threads or not, and the calls of the processor by thread."""
+    """Replies of the engine and the calls of its image processor by thread.
+
+    Args:
+        threads: Images are prepared in threads, or by vLLM, which then has the processor as transformers made it.
+        requests: What it is asked.
+    """
+    from transformers.models.idefics3.image_processing_idefics3 import Idefics3ImageProcessor
+
     from leaml.engine.prepare import Preparer
 
     assert isinstance(_engine, VllmEngine)
     _engine.generate(requests[:1])  # shows how vLLM calls the processor
     preparer, calls = _engine._driver._preparer, Counter[str]()
     assert preparer is not None
-    make = preparer._make
+    processor = preparer._processor
+    plain: Any = Idefics3ImageProcessor
+    assert isinstance(processor, plain)
+    make = preparer._make if threads else plain.__call__
 
     def counted(*arguments: Any, **keywords: Any) -> Any:
         calls[threading.current_thread().name.rstrip("_0123456789")] += 1
@@ -66,6 +76,7 @@ def _asked_with(threads: bool, requests: list[Request]) -> tuple[list[list[Compl
         patch.setattr(preparer, "_make", counted)
         if not threads:
             patch.setattr(Preparer, "is_cached", lambda *_: True)
+            patch.setattr(processor, "__class__", type(plain.__name__, (plain,), {"__call__": counted}))
         return _engine.generate(requests), calls
 
 

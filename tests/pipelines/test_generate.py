@@ -79,7 +79,7 @@ def run(
 def test_caption_mode_decides_what_stands_before_the_pair(caption: str, prefix: str, column: str | None) -> None:
     engine = Recorder(colours)
     rows, _ = run(engine, caption=caption)
-    assert [r.prefix for r in engine.samples] == [prefix.format(i.image_id) for i in ITEMS]
+    assert {r.image_id: r.prefix for r in engine.samples} == {i.image_id: prefix.format(i.image_id) for i in ITEMS}
     assert {r.text for r in engine.samples} == {prompts.GENERATE}
     assert [r["caption"] for r in rows] == [column and column.format(i.image_id) for i in ITEMS]
     assert [(r.text, r.temperature) for r in engine.captions] == [("Look!", 0.0)] * (3 if caption == "self" else 0)
@@ -97,7 +97,7 @@ def test_caption_mode_decides_what_stands_before_the_pair(caption: str, prefix: 
 def test_image_without_a_teacher_caption_has_no_prefix() -> None:
     engine = Recorder(colours)
     rows, _ = run(engine, [Item("a", PICTURE, None), Item("b", PICTURE, "seen")], caption="teacher")
-    assert [r.prefix for r in engine.samples] == ["", "Caption: seen"]
+    assert sorted(r.prefix for r in engine.samples) == ["", "Caption: seen"]
     assert [r["caption"] for r in rows] == [None, "seen"]
 
 
@@ -144,6 +144,31 @@ def test_every_question_is_answered_again_once_and_not_for_nothing() -> None:
     rows, _ = run(given, ITEMS[:1], votes=0, questions=["What else?"], filters=NO_FILTERS)
     assert [(r.text, r.n, r.temperature) for r in given.answers] == [("What else?", 1, 0.0)]
     assert [p["question"] for p in rows[0]["pairs"]] == ["What colour is part 0?", "What colour is part 1?", "What else?"]
+
+
+class Remembering(Recorder):
+    """Has what it made of the last four images that it was asked about, as vLLM's cache has."""
+
+    def __init__(self) -> None:
+        super().__init__(colours)
+        self.last: list[str] = []
+        self.made = 0
+
+    def generate(self, requests: list[Request]) -> list[list[Completion]]:
+        for request in requests:
+            self.made += request.image_id not in self.last
+            self.last = [*(name for name in self.last if name != request.image_id), request.image_id][-4:]
+        return super().generate(requests)
+
+
+def test_images_are_asked_about_to_and_fro_so_that_fewer_are_made_again() -> None:
+    engine, items = Remembering(), [Item(f"image{n}", PICTURE, "") for n in range(16)]
+    rows, _ = candidates(engine, items, caption="self")
+    assert engine.made == 16 + 12 + 12
+    for item, row in zip(items, rows, strict=True):
+        assert row["caption"] == f"own  words on {item.image_id}"
+        assert [answer["question"] for answer in row["answers"]] == ["What colour is part 0?", "What colour is part 1?"]
+    assert [r.image_id for r in engine.answers] == [item.image_id for item in items for _ in range(2)]
 
 
 def test_pairs_keep_order_score_and_reason_and_the_counts_add_up() -> None:

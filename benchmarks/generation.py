@@ -137,7 +137,8 @@ def main() -> None:
     given = parser.parse_args()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        tasks, parameters = [], 0
+        tasks: list[Any] = []
+        parameters = 0
         if set(given.parts) & {"rates", "scaling", "nodes"}:
             tasks, parameters = make_tasks(folder, given.images, given.pairs)
         if "rates" in given.parts:

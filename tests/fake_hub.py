@@ -17,7 +17,7 @@ _FILE = re.compile(r"/owner/name/resolve/[^/]+/(.+)")
 
 @contextlib.contextmanager
 def hub_of(folder: Path, asked: list[str]) -> Iterator[str]:
-    """The address of the hub; the files that are fetched from it are added to `asked`."""
+    """The address of the hub; files that are fetched from it are added to `asked`, with "in part" those of which a part is."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -34,9 +34,14 @@ def hub_of(folder: Path, asked: list[str]) -> Iterator[str]:
             if not file.is_file():
                 self._answer(b"", 404, {"X-Error-Code": "EntryNotFound"})
                 return
+            body, tag = file.read_bytes(), {"ETag": f'"{hashlib.sha1(file.read_bytes()).hexdigest()}"'}
+            part = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
             if self.command == "GET":
-                asked.append(file.name)
-            self._answer(file.read_bytes(), 200, {"ETag": f'"{hashlib.sha1(file.read_bytes()).hexdigest()}"'})
+                asked.append(f"{file.name} in part" if part else file.name)
+            if part:
+                self._answer(body[int(part[1]) : int(part[2]) + 1], 206, tag)
+                return
+            self._answer(body, 200, tag)
 
         do_HEAD = do_GET
 

@@ -71,8 +71,8 @@ def _quantised(config: ModelConfig, method: str) -> ModelError:
 def check(config: ModelConfig, where: str, trained: bool) -> dict[str, Tensor]:
     """Find out from names, index and headers whether the weights of a model are all there.
 
-    Of s3:// a folder is listed and the headers are read; of a hub id that is not in the cache, the list of its files and the
-    index. A model that only vLLM loads may have weights of another kind than safetensors.
+    Of s3:// a folder is listed and the headers are read; of a hub id that is not in the cache, the list of its files, the
+    index, and the headers if it is trained. A model that only vLLM loads may have weights of another kind than safetensors.
 
     Args:
         config: The model.
@@ -87,8 +87,7 @@ def check(config: ModelConfig, where: str, trained: bool) -> dict[str, Tensor]:
     """
     folder = where if _is_folder(where) else hub.cached_folder(config)
     if not _is_folder(where) and not hub.is_offline() and not (folder and _is_complete(config, folder, trained)):
-        _check_on_hub(config, trained)  # what is missing in the cache is fetched when the model is loaded
-        return {}
+        return _check_on_hub(config, trained)  # what is missing in the cache is fetched when the model is loaded
     if folder is None or not _holds_weights(folder):
         raise _no_weights(config, [] if folder is None else _names(folder), trained, unasked=not _is_folder(where))
     names = _names(folder)
@@ -102,14 +101,23 @@ def check(config: ModelConfig, where: str, trained: bool) -> dict[str, Tensor]:
     return {}
 
 
-def _check_on_hub(config: ModelConfig, trained: bool) -> None:
+def _check_on_hub(config: ModelConfig, trained: bool) -> dict[str, Tensor]:
+    """As `check`; the tensors only of a model that is trained."""
     names = hub.file_names(config)
     if names is None:
-        return  # a mirror that lists no files; loading will tell
+        return {}  # a mirror that lists no files; loading will tell
     if not any(name.endswith(SUFFIXES) for name in names) or (trained and not {INDEX, WHOLE} & set(names)):
         raise _no_weights(config, names, trained)
-    if INDEX in names:
-        _shards(config, names, lambda: hub.read_small(config, INDEX))
+    wanted = list(_shards(config, names, lambda: hub.read_small(config, INDEX))) if INDEX in names else [WHOLE]
+    if not trained:
+        return {}
+    with ThreadPoolExecutor(s3.PARALLEL) as pool:
+        headers = list(pool.map(lambda shard: hub.tensors(config, shard), wanted))
+    if None in headers:
+        return {}
+    found = {name: tensor for header in headers if header for name, tensor in header.items()}
+    _refuse_packed(config, names, found)
+    return found
 
 
 def whole_in_cache(config: ModelConfig, trained: bool = True) -> str | None:

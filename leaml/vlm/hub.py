@@ -6,6 +6,7 @@ import difflib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -90,6 +91,34 @@ def read_small(config: ModelConfig, name: str) -> bytes:
     except (OSError, httpx.HTTPError) as error:
         msg = f"cannot read {name} of the model {config.name!r} from the hub: {error}; set HF_TOKEN if it is gated"
         raise ModelError(msg) from error
+
+
+@lru_cache(maxsize=256)
+def tensors(config: ModelConfig, name: str) -> dict[str, tuple[str, tuple[int, ...]]] | None:
+    """Type and shape of those in a safetensors file of a hub's model. Its header alone is fetched, once in a process.
+
+    Args:
+        config: The model.
+        name: Of the file.
+
+    Returns:
+        None where the hub refuses to say, as it does of gated models without a token.
+
+    Raises:
+        ModelError: The file is no safetensors file.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import SafetensorsParsingError
+
+    try:
+        found = HfApi().parse_safetensors_file_metadata(config.name, name, revision=config.revision)
+    except SafetensorsParsingError as error:
+        msg = f"{name} of the model {config.name!r} is no safetensors file: {error}; choose another revision"
+        raise ModelError(msg) from error
+    except (OSError, httpx.HTTPError):
+        return None
+    return {tensor: (str(info.dtype), tuple(info.shape)) for tensor, info in found.tensors.items()}
 
 
 def _model_info(config: ModelConfig) -> ModelInfo:

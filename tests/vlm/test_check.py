@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from leaml.config import ModelConfig, resolve_model
 from leaml.errors import ModelError
 from leaml.io import files
-from leaml.vlm import load
+from leaml.vlm import hub, load
 
 OWN_CODE = """
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
@@ -212,6 +212,7 @@ def test_of_a_hub_s_model_small_files_are_fetched_and_then_nothing(
 
     placed = split(model)
     asked: list[str] = []
+    hub.tensors.cache_clear()
     config = ModelConfig(name="owner/name")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -220,6 +221,8 @@ def test_of_a_hub_s_model_small_files_are_fetched_and_then_nothing(
         load.check(config, trained=True)
         assert {"config.json", "tokenizer.json", "model.safetensors.index.json"} <= set(asked)
         assert not [name for name in asked if name.endswith(".safetensors")]
+        headers = [f"{shard} in part" for shard in set(placed.values())]
+        assert sorted(name for name in asked if "safetensors in part" in name) == sorted(headers)
         first = len(asked)
         load.check(config, trained=True)
         assert len(asked) == first
@@ -268,6 +271,26 @@ def test_weights_that_are_quantised_without_a_word_in_the_configuration_are_foun
         said = f"{name} is stored as {'F8_E4M3' if how == 'float8' else 'I8'}"
     assert f"are quantised ({said}), and such weights are not trained" in refusal(model)
     load.check(ModelConfig(name=str(model)))  # to be served, or to teach
+
+
+def test_weights_on_a_hub_that_do_not_fit_are_found_from_their_headers(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.tensors.cache_clear()
+    rewrite(model, lambda tensors: tensors.pop(NORM))
+    asked: list[str] = []
+    with hub_of(model, asked) as address:
+        endpoint(monkeypatch, address)
+        assert f"1 tensor is missing ({NORM})" in refusal("owner/name")
+        assert "model.safetensors in part" in asked and "model.safetensors" not in asked
+        hub.tensors.cache_clear()
+        (model / "model.safetensors").write_bytes(b"<html>" * 20)
+        assert "model.safetensors of the model 'owner/name' is no safetensors file" in refusal("owner/name")
+    hub.tensors.cache_clear()
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:

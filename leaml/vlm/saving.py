@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 SHARD = "5GB"
 """Most that a file of weights holds."""
+_ASKED = {"glm4v_text": {"attention_bias": True}}
+"""By type of the language model. Without it vLLM leaves out the biases of GLM-4V's attention, without a word."""
 _CHECKPOINTS: WeakKeyDictionary[nn.Module, Shapes] = WeakKeyDictionary()
 """Of each model that was loaded: the tensors of the files that it came from."""
 
@@ -59,12 +61,13 @@ def save_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype | None
     with _layout_of(model, checkpoint or {}), _writable_generation(model, folder):
         if checkpoint:
             _refuse_other_tensors(type(model).__name__, _written(model), checkpoint, _compat.unstored(model, checkpoint))
-        if dtype is None:
-            model.save_pretrained(folder, max_shard_size=SHARD)
-            return
-        model.save_pretrained(folder, state_dict=_cast(model, dtype), max_shard_size=SHARD)
+        state = None if dtype is None else _cast(model, dtype)
+        model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD)
     path = folder / "config.json"
-    path.write_text(json.dumps(_with_dtype(json.loads(path.read_text()), str(dtype).split(".")[-1]), indent=2) + "\n")
+    written = _for_vllm(json.loads(path.read_text()))
+    if dtype is not None:
+        written = _with_dtype(written, str(dtype).split(".")[-1])
+    path.write_text(json.dumps(written, indent=2) + "\n")
 
 
 def _written(model: PreTrainedModel) -> Shapes:
@@ -112,7 +115,15 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.Tensor]
     return state
 
 
-def _with_dtype(tree: dict[str, object], dtype: str) -> dict[str, object]:
+def _for_vllm(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with what vLLM asks it for, where transformers' model has it whatever the configuration says."""
+    text = config.get("text_config")
+    if isinstance(text, dict):
+        text.update(_ASKED.get(str(text.get("model_type")), {}))
+    return config
+
+
+def _with_dtype(tree: dict[str, Any], dtype: str) -> dict[str, Any]:
     """A configuration with its `dtype` set, in every sub-configuration that has one."""
     return {
         k: dtype if k in ("dtype", "torch_dtype") else _with_dtype(v, dtype) if isinstance(v, dict) else v

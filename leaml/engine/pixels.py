@@ -41,7 +41,7 @@ def quicker(kind: type[Any], dtype: torch.dtype) -> type[Any]:
         dtype: Of the pixels.
     """
     made = _KINDS.get(kind.__name__) if kind.__module__.startswith("transformers.models.") else None
-    if made is None:
+    if made is None or not all(hasattr(kind, name) for name in made.asked):
         return kind
     return type(kind.__name__, (made, kind), {"__module__": kind.__module__, "dtype": dtype, "memory": Memory()})
 
@@ -79,6 +79,8 @@ class _Numbers:
 
     dtype: torch.dtype
     memory: Memory
+    asked: tuple[str, ...]
+    """Methods of a processor, which those of other versions of transformers may not have."""
 
     def _write(self, pieces: Iterable[tuple[torch.Tensor, torch.Tensor]], asked: dict[str, Any]) -> None:
         """Make numbers of bytes as the processor does.
@@ -88,6 +90,7 @@ class _Numbers:
             asked: Arguments of `_preprocess`.
         """
         import torch
+        from torchvision.transforms.v2 import functional
 
         images: Any = self
         names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
@@ -97,13 +100,15 @@ class _Numbers:
             mean, std, _ = images._fuse_mean_std_and_rescale_factor(**how, device=torch.device("cpu"))
         for values, target in pieces:
             if fused:
-                images.normalize(target.copy_(values), mean, std, inplace=True)
+                functional.normalize(target.copy_(values), mean, std, inplace=True)  # a processor's own is not always in place
             else:
                 target.copy_(images.rescale_and_normalize(values, **how))
 
 
 class _Tiles(_Numbers):
     """Idefics3 and SmolVLM: tiles of an image and the whole of it, all of one size."""
+
+    asked = ("resize", "resize_for_vision_encoder", "rescale_and_normalize", "_fuse_mean_std_and_rescale_factor")
 
     def _preprocess(self, images: list[list[torch.Tensor]], **asked: Any) -> Any:
         import torch
@@ -142,6 +147,8 @@ class _Tiles(_Numbers):
 
 class _Patches(_Numbers):
     """Qwen-VL: patches in the order in which the model merges them, each as often as a patch of a video has frames."""
+
+    asked = ("resize", "patchify", "rescale_and_normalize", "_fuse_mean_std_and_rescale_factor")
 
     def _preprocess(self, images: list[torch.Tensor], **asked: Any) -> Any:
         import torch

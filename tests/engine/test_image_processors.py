@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import functional
 from transformers.models.idefics3.image_processing_idefics3 import Idefics3ImageProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.siglip.image_processing_siglip import SiglipImageProcessor
@@ -77,13 +78,13 @@ def test_a_processor_that_is_not_known_stays_as_it_is() -> None:
 def test_each_number_is_made_once_and_in_memory_that_was_there(kind: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A photo of a megapixel: no more fresh numbers than a piece of it has, and none twice."""
     images, shown, made = quicker(kind, torch.float32)(), _shown(_image((1280, 1024)), kind), Counter[str]()
-    normalize = images.normalize
+    normalize = functional.normalize
 
     def counted(image: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
         made["numbers"] += image.numel()
         return normalize(image, *arguments, **keywords)
 
-    monkeypatch.setattr(images, "normalize", counted)
+    monkeypatch.setattr(functional, "normalize", counted)
     values = images(shown, return_tensors="pt")["pixel_values"]
     where, numbers = values.data_ptr(), values.numel()
     assert made["numbers"] == numbers
@@ -113,3 +114,18 @@ def test_memory_that_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {size: len(waiting) for size, waiting in memory._free.items() if waiting} == {2**23: 3}  # the larger one is not kept
     again = [memory.empty((1, 2**21), torch.float32) for _ in range(3)]
     assert {tensor.data_ptr() for tensor in again} == {where[0], where[1], where[3]}
+
+
+def test_a_processor_of_another_version_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers 5.14, which GPU installations have, makes patches of Qwen-VL in another way."""
+    monkeypatch.delattr(Qwen2VLImageProcessor, "patchify")
+    assert quicker(Qwen2VLImageProcessor, torch.float32) is Qwen2VLImageProcessor
+
+
+def test_numbers_are_normalised_though_a_processor_ignores_that_it_is_to_be_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of transformers 5.14 does."""
+    shown = _shown(_image((300, 900)), Idefics3ImageProcessor)
+    expected = Idefics3ImageProcessor(**TILES)(shown, return_tensors="pt")["pixel_values"]
+    kind = quicker(Idefics3ImageProcessor, torch.float32)
+    monkeypatch.setattr(kind, "normalize", lambda self, image, mean, std, **_: image)
+    assert torch.equal(kind(**TILES)(shown, return_tensors="pt")["pixel_values"], expected)

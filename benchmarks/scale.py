@@ -6,6 +6,9 @@ Two runs, one with `--images` images and one with a fifth of them: what one take
 and constants fall out. Images are a few bytes, engines and trainings are null; everything else is what `leaml adapt` runs, on
 an S3 server of its own (SeaweedFS) behind a proxy that counts requests.
 
+`--parts faults` runs the method over a thousand images again and again, each time with one fault (see
+benchmarks/scale_faults.py), and counts the rows that are lost or made twice.
+
 Memory is the driver's anonymous memory and mapped files, without the object store, which Ray bounds and spills. Seconds of a
 phase that streams through workers (caption, generate, filter, the draws) are CPU seconds of the driver; of the others, which
 nobody works beside, they are wall seconds.
@@ -28,6 +31,7 @@ from benchmarks.counting_proxy import CountingProxy
 from benchmarks.generation_scale import THREADS
 from benchmarks.hardware import hardware
 from benchmarks.image_store import server
+from benchmarks.scale_faults import faults
 from benchmarks.scale_run import run
 
 
@@ -81,7 +85,7 @@ def slopes(images: int, steps: int) -> dict[str, Any]:
     }
 
 
-PARTS: Mapping[str, Callable[[int, int], dict[str, Any]]] = {"slopes": slopes}
+PARTS: Mapping[str, Callable[[int, int], dict[str, Any]]] = {"slopes": slopes, "faults": lambda *_: faults()}
 """What can be measured, each of the number of images and of the steps of the trainings."""
 
 

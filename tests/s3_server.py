@@ -26,7 +26,9 @@ def seaweed(folder: Path, address: str = "127.0.0.1") -> Iterator[str]:
         option for name, port in ports.items() for option in (f"-{name}.port={port}", f"-{name}.port.grpc={free_port()}")
     ]
     options = [f"-dir={folder}/data", f"-ip={address}", f"-ip.bind={address}", "-s3", f"-s3.config={folder}/s3.json"]
-    options += ["-master.volumeSizeLimitMB=64", "-volume.max=20", *listening]
+    # catalogs that nobody asks listen on ports of their own, which a second server could not have; and nothing is reported home
+    without = ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    options += ["-master.volumeSizeLimitMB=64", "-volume.max=20", *without, *listening]
     with (folder / "weed.log").open("wb") as log:
         server = subprocess.Popen([str(BIN / "weed"), "server", *options], stdout=log, stderr=log)
     try:

@@ -173,6 +173,8 @@ class Watch:
 
 def driven(job: Job, fault: Fault, said: Connection) -> None:
     """The method, from the images to what the last training learns from; says what the tables hold in the end."""
+    import ray
+
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(_nodes(job.nodes))
         config = fault_config(job, cluster.address if cluster else None)
@@ -189,6 +191,8 @@ def driven(job: Job, fault: Fault, said: Connection) -> None:
             stack.enter_context(mock.patch.object(module, name, replaced))
         stack.enter_context(mock.patch("leaml.data.parts.PART_RECORDS", PART))
         start_ray(config.resources)
+        if cluster:
+            stack.callback(ray.shutdown)  # before the cluster ends
         watch = Watch(job, fault, cluster)
         with Run(config) as run:
             if not job.locked:

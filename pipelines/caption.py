@@ -6,13 +6,11 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import TypedDict
+from collections.abc import Iterable
 
 from leaml.config import CaptionConfig, Config, resolve_model
 from leaml.data import captions as ready
 from leaml.data import store, tables
-from leaml.data.image_table import ImageTable
 from leaml.data.step_rows import StepRows
 from leaml.data.store import ImageIndex
 from leaml.engine.interface import Engine, Longest, Request, most_tokens
@@ -22,9 +20,9 @@ from leaml.io import files
 from leaml.text import replies
 from leaml.text.values import shorten
 from pipelines.context import Context
+from pipelines.given import Given
 from pipelines.ingest import sample_refs, training_images
 from pipelines.models import engine_spec, model_key
-from pipelines.progress import say
 from pipelines.quarantine import refused
 from pipelines.run import UNKNOWN, Run, Step
 from pipelines.shard import make_shards
@@ -38,10 +36,7 @@ SAME = "images of a shard with the one caption"
 """What most refusals and failures have in common, whatever their words: they are the same for every image."""
 _SAME_AT_LEAST, _SAME_SHARE = 8, 0.2
 """Images of a shard, in number and as a share of it, from which on one caption is too much alike."""
-GIVEN = "captions given"
 LEFT_OUT = "images left out without a caption"
-_PART = 2_000
-"""Given captions in a file."""
 _HASHED = 1 << 16
 """Ids of images that are hashed at a time."""
 
@@ -98,8 +93,9 @@ def caption(context: Context) -> Step:
         refs = captioned(run.config, sources, labels)
         images = len(refs)
         if config.file:
-            given = publish_given(ready.read(config.file, config.column), sources.image_folders, refs, step.folder)
-            refs = refs if config.complete else refs.only(given)
+            given = Given(ready.read(config.file, config.column), sources.image_folders, refs)
+            given.publish(step.folder)
+            refs = refs if config.complete else given.described
         resources = run.config.resources.teacher
         if config.url:
             resources = resources.model_copy(update={"engine_gpus": 0.0})  # the server has them
@@ -159,9 +155,9 @@ def refuse_unusable_url(run: Run, sources: Sources, labels: Labels) -> str | Non
 def _all_given(config: Config, sources: Sources, labels: Labels) -> bool:
     """Whether no image is left for the teacher."""
     refs = captioned(config, sources, labels)
-    given = ready.read(str(config.caption.file), config.caption.column)
+    given = Given(ready.read(str(config.caption.file), config.caption.column), sources.image_folders, refs)
     try:
-        return len(given_rows(given, sources.image_folders, refs)[0]) == len(refs)
+        return given.count() == len(refs)
     except DataError:  # the file names other images; who reads it says so
         return False
 
@@ -208,108 +204,6 @@ def _settings(whole: Config) -> dict[str, object]:
     return found | (
         {"content": files.fingerprint(config.file, edited=True)} if config.file and files.exists(config.file) else {}
     )
-
-
-def given_rows(given: ready.Captions, folders: list[str], refs: ImageIndex) -> tuple[list[dict[str, object]], list[str]]:
-    """Rows of the captions table for the images that have a caption in a file, and unusable texts.
-
-    What a teacher's reply must not be, a given text must not be either: an image of such a text
-    counts as one without.
-
-    Args:
-        given: The file; it notes which of its names are used.
-        folders: Of the images tables, whose names are looked up.
-        refs: The images that are to have a caption; others get no row.
-
-    Returns:
-        The rows, and for each text that is no caption the image's name and the reason.
-
-    Raises:
-        DataError: No image has one, or a name in the file is that of several images.
-    """
-    wanted = set(refs.ids.to_pylist())
-    rows: list[dict[str, object]] = []
-    unusable: list[str] = []
-    example = None
-
-    for row in (row for folder in folders for row in _names(folder)):
-        example = example or row["uri"]
-        text = given.of(row["image_id"], row["uri"])
-        if text is not None and row["image_id"] in wanted:
-            wanted.discard(row["image_id"])
-            found, reason = replies.caption(text, "stop")
-            if reason:
-                unusable.append(f"{row['uri']}: {reason}")
-            else:
-                rows.append({"image_id": row["image_id"], "caption": found, "model": "given"})
-
-    if unusable and not rows:
-        msg = f"{given.uri}: none of its texts is a caption, such as that of {unusable[0]}"
-        raise DataError(msg)
-    if not rows:
-        msg = f"{given.uri}: none of its {len(given)} names, such as {given.unused[:1]}, is that of an image, such as {example}"
-        raise DataError(msg)
-    return rows, unusable
-
-
-_BATCH = 10_000
-
-
-class NamedImage(TypedDict):
-    """An image under one of its names."""
-
-    image_id: str
-    uri: str
-
-
-def _names(folder: str) -> Iterator[NamedImage]:
-    """`image_id` and `uri` of every image in a folder of images, then of every copy under another name."""
-    for batch in ImageTable(folder).batches(["image_id", "uri"], _BATCH):
-        yield from batch.to_pylist()
-    for part in store.copies(folder):
-        yield from part.to_pylist()
-
-
-def given_text(given: ready.Captions, found: int, unusable: list[str], images: int) -> str:
-    """How many images have a caption in the file, and what of it is of no use.
-
-    Args:
-        given: The file, after `given_rows` has looked up the images.
-        found: Images that have a caption.
-        unusable: Texts that are no captions, each with its reason.
-        images: All that are to have one.
-    """
-    unused, twice = len(given.unused), given.twice
-    notes = [f"{unused} of its names are no image of this run"] if unused else []
-    if unusable:
-        notes.append(f"{len(unusable)} of its texts are no captions and are left out, such as that of {unusable[0]}")
-    notes += [f"{twice} further captions of a name are left out, the first is kept"] if twice else []
-    return f"caption: {found} of {images} images have one in {given.uri}" + "".join(f"; {note}" for note in notes)
-
-
-def publish_given(given: ready.Captions, folders: list[str], refs: ImageIndex, output: str) -> list[str]:
-    """Write the captions that some of the images come with as finished shards of the step.
-
-    Args:
-        given: The file of captions.
-        folders: Of the images tables, whose names are looked up.
-        refs: The images that are to have a caption.
-        output: Folder of the step.
-
-    Returns:
-        Ids of the images that have one now.
-
-    Raises:
-        DataError: As `given_rows`.
-    """
-    rows, unusable = given_rows(given, folders, refs)
-    for number, start in enumerate(range(0, len(rows), _PART)):
-        part = rows[start : start + _PART]
-        counts = {"images": len(part), GIVEN: len(part)}
-        files.write_bytes(f"{output}/counts/given-{number:06d}.json", json.dumps(counts).encode())
-        tables.write(f"{output}/rows/given-{number:06d}.parquet", tables.table(part, tables.CAPTIONS))
-    say(given_text(given, len(rows), unusable, len(refs)))
-    return [str(row["image_id"]) for row in rows]
 
 
 def captions_of(step: Step, ids: Iterable[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import TypedDict
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from leaml.data.image_ids import SortedIds
 from leaml.data.image_table import ImageTable
 from leaml.data.step_rows import StepRows
 from leaml.data.store import ImageIndex
@@ -99,9 +100,9 @@ class Shard:
         """Depends on the images alone; the number keeps the order of the table."""
         return shard_name(self.number, self.ids)
 
-    def without(self, done: set[str]) -> Shard:
+    def without(self, done: SortedIds) -> Shard:
         """The shard without the images in `done`."""
-        left = pc.invert(pc.is_in(self.images["image_id"], value_set=pa.array(sorted(done), pa.string())))
+        left = pc.invert(done.among(self.images["image_id"]))
         return Shard(self.number, self.step, self.images.filter(left), self.rows_of, self.column)
 
     def pack(self) -> PackedShard:

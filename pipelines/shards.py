@@ -21,6 +21,7 @@ from PIL import Image
 from leaml import images
 from leaml.config import ResourcesConfig
 from leaml.data import step_rows, tables
+from leaml.data.image_ids import SortedIds
 from leaml.data.step_rows import StepRows
 from leaml.engine.interface import Closable, Completion, Engine
 from leaml.engine.spec import EngineSpec
@@ -198,12 +199,13 @@ def _remaining(shards: list[PackedShard], output: str) -> list[PackedShard]:
     foreign = sorted(finished - {u["shard"] for u in shards})
     if not foreign or not todo:
         return todo
-    done: set[str] = set()
+    found: list[pa.ChunkedArray] = []
     for name in foreign:
         for folder in ("rows", "quarantine"):
             file = f"{output}/{folder}/{name}.parquet"
             if folder == "rows" or files.exists(file):
-                done.update(tables.read(file, columns=["image_id"])["image_id"].to_pylist())
+                found.append(tables.read(file, columns=["image_id"])["image_id"])
+    done = SortedIds(pa.chunked_array([chunk for ids in found for chunk in ids.chunks], pa.string()))
     rest = [Shard.unpack(u).without(done) for u in todo]
     return [shard.pack() for shard in rest if shard.ids]
 

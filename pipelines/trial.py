@@ -19,8 +19,9 @@ from leaml.io import files
 from leaml.run.records import DoneRecord, quarantine_text
 from pipelines.adapt import check
 from pipelines.amounts import Amounts
-from pipelines.caption import captioned, captioned_key, given_rows, given_text, refuse_unusable_url
+from pipelines.caption import captioned, captioned_key, refuse_unusable_url
 from pipelines.contamination import screen_near_duplicates
+from pipelines.given import Given
 from pipelines.image_tokens import largest_size
 from pipelines.ingest import draw_labels, ingest, refuse_nothing_to_generate, role_of
 from pipelines.lengths import refuse_long_rows
@@ -145,15 +146,18 @@ def _of_a_part(trial: TrialRun, sources: Sources, role: str) -> list[str]:
 
 def _given(config: Config, sources: Sources, labels: Labels, part: bool) -> tuple[int | None, str]:
     """How many images have a caption in `caption.file`, where all were looked at, and that in words."""
-    given = captions.read(str(config.caption.file), config.caption.column)
-    images = captioned(config, sources, labels)
+    given = Given(
+        captions.read(str(config.caption.file), config.caption.column),
+        sources.image_folders,
+        captioned(config, sources, labels),
+    )
     try:
-        rows, unusable = given_rows(given, sources.image_folders, images)
+        count = given.count()
     except DataError as error:
         if not part:
             raise
         return None, f"of the images that were looked at: {error}"
-    return (None if part else len(rows)), given_text(given, len(rows), unusable, len(images))
+    return (None if part else count), given.text()
 
 
 def refuse_machine(config: Config) -> None:

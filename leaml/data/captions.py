@@ -11,9 +11,16 @@ beside the image), a folder of `datasets.save_to_disk`.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import posixpath
+import tempfile
+from array import array
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leaml.data import delimited, json_text, tables
@@ -28,37 +35,100 @@ NAMES = ("image", "file_name", "uri", "image_id")
 """Columns that may hold the image's name, the first that is there."""
 _CAPTION = "caption"
 _BATCH, _BATCH_OF_IMAGES = 10_000, 32
+_ROWS = pa.schema([("name", pa.binary()), ("text", pa.binary())])
+_ENCODING = ("utf-8", "surrogatepass")
+"""Of names, which may be no Unicode."""
+_FEW = 1 << 16
+"""Captions in a batch of the file: to find one among many batches takes time."""
 
 
 class Captions:
-    """Captions by image name; `twice` counts further captions of a name, of which the first is kept."""
+    """Captions by image name; `twice` counts further captions of a name, of which the first is kept.
+
+    Names and texts are mapped from a temporary file: a caption takes 24 bytes of memory, whatever its length.
+    """
 
     def __init__(self, uri: str, rows: Iterable[tuple[str, str]]) -> None:
         self.uri, self.twice = uri, 0
-        self._texts: dict[str, str] = {}
-        self._used: dict[str, str] = {}
-        for name, text in rows:
-            known = self._texts.setdefault(_normal(name), text)
-            self.twice += known != text
+        self._rows, keys = _mapped(rows)
+        order = np.argsort(keys, kind="stable")  # of rows of one name the first comes first
+        self._keys, self._order = keys[order], order.astype(np.int32)
+        self._user = np.zeros(len(keys), np.uint64)
+        self._further = np.zeros(len(keys), bool)
+        for place in np.flatnonzero(self._keys[1:] == self._keys[:-1]) + 1:
+            row = int(self._order[place])
+            name, text = self._row(row)
+            first = self._find(name)
+            if first is not None and first != row:
+                self._further[row] = True
+                self.twice += self._row(first)[1] != text
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return int((~self._further).sum())
 
     def of(self, image_id: str, uri: str | None) -> str | None:
         """The caption of an image, None without one. Raises DataError when its name is that of another image, too."""
         path = _normal(uri or "")
         for name in (image_id, *_endings(path), *_endings(_member(path))):
-            if name in self._texts:
-                if self._used.setdefault(name, image_id) != image_id:
+            row = self._find(name)
+            if row is not None:
+                if self._user[row] not in (0, _key(image_id)):
                     msg = f"{self.uri}: {name!r} is the name of several images, one of them {uri}; write more of the path"
                     raise DataError(msg)
-                return self._texts[name]
+                self._user[row] = _key(image_id)
+                return self._row(row)[1]
         return None
 
     @property
-    def unused(self) -> list[str]:
-        """Names that no image had."""
-        return [name for name in self._texts if name not in self._used]
+    def unused(self) -> int:
+        """How many names no image had."""
+        return int(self._is_unused.sum())
+
+    def first_unused(self, most: int) -> list[str]:
+        """Some of the names that no image had, in the order of the file."""
+        return [self._row(int(row))[0] for row in np.flatnonzero(self._is_unused)[:most]]
+
+    @property
+    def _is_unused(self) -> np.ndarray:
+        return (self._user == 0) & ~self._further
+
+    def _row(self, row: int) -> tuple[str, str]:
+        found = self._rows.slice(row, 1)
+        name, text = (found[column][0].as_py().decode(*_ENCODING) for column in _ROWS.names)
+        return name, text
+
+    def _find(self, name: str) -> int | None:
+        """The first row of this name; None: there is none."""
+        key = _key(name)
+        for place in range(int(np.searchsorted(self._keys, key)), len(self._keys)):
+            if self._keys[place] != key:
+                break
+            row = int(self._order[place])
+            if self._row(row)[0] == name:
+                return row
+        return None
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(*_ENCODING)
+
+
+def _key(name: str) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.blake2b(_bytes(name), digest_size=8).digest(), "little"))
+
+
+def _mapped(rows: Iterable[tuple[str, str]]) -> tuple[pa.Table, np.ndarray]:
+    """The rows as a table that lies on the disk, in a file without a name, and the key of each name."""
+    keys, left = array("Q"), iter(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "captions")
+        with pa.OSFile(file, "wb") as stream, pa.ipc.new_file(stream, _ROWS) as writer:
+            while batch := list(itertools.islice(left, _FEW)):
+                names = [_normal(name) for name, _ in batch]
+                keys.extend(int(_key(name)) for name in names)
+                columns = [[_bytes(name) for name in names], [_bytes(text) for _, text in batch]]
+                writer.write_batch(pa.record_batch([pa.array(column, pa.binary()) for column in columns], schema=_ROWS))
+        return pa.ipc.open_file(pa.memory_map(file)).read_all(), np.array(keys, np.uint64)
 
 
 def read(uri: str, column: str = "caption") -> Captions:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from leaml.config.limits import MAX_PIXELS
+from leaml.data.image_ids import SortedIds
 from leaml.data.image_table import ImageTable, StoredImage
 from leaml.errors import DataError
 from leaml.images import decode
@@ -54,11 +55,11 @@ class ImageIndex(Sequence[ImageRef]):
         """The image ids, in order."""
         return self._table["image_id"]
 
-    def only(self, ids: Iterable[str]) -> ImageIndex:
+    def only(self, ids: Iterable[str] | pa.ChunkedArray) -> ImageIndex:
         """The images whose id is in `ids`."""
         return ImageIndex(self._table.filter(self._among(ids)))
 
-    def without(self, ids: Iterable[str]) -> ImageIndex:
+    def without(self, ids: Iterable[str] | pa.ChunkedArray) -> ImageIndex:
         """The images whose id is not in `ids`. Parts of the index that have none of them are not copied."""
         among, kept, start = self._among(ids), list[pa.RecordBatch](), 0
         for batch in self._table.to_batches():
@@ -73,9 +74,8 @@ class ImageIndex(Sequence[ImageRef]):
             self._table.take(positions if isinstance(positions, pa.ChunkedArray) else pa.array(positions, pa.int64()))
         )
 
-    def _among(self, ids: Iterable[str]) -> pa.ChunkedArray:
-        wanted = ids if isinstance(ids, pa.ChunkedArray) else pa.array(list(ids), pa.string())
-        return pc.is_in(self.ids, value_set=wanted)
+    def _among(self, ids: Iterable[str] | pa.ChunkedArray) -> pa.ChunkedArray:
+        return pa.chunked_array([SortedIds(ids).among(self.ids)])
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -162,7 +162,7 @@ class _Places:
         opened = [ImageTable(folder) for folder in folders]
         if ids is None:
             ids = pa.chunked_array([c for t in opened for c in t.columns(["image_id"])["image_id"].chunks], pa.string())
-        self.ids = _sorted(ids)
+        self.ids = SortedIds(ids)
         self.table = np.full(len(self.ids), -1, np.int16)
         self.row, self.width, self.height = (np.zeros(len(self.ids), np.int32) for _ in range(3))
         for number, table in enumerate(opened):
@@ -171,37 +171,20 @@ class _Places:
     def _fill(self, number: int, table: ImageTable) -> None:
         start = 0
         for batch in table.batches(["image_id", "width", "height"], _BATCH):
-            names = np.array(batch["image_id"].to_pylist(), dtype=bytes)
-            found = self._positions(names)
+            found = self.ids.positions(batch["image_id"].to_pylist())
             here = np.flatnonzero(found >= 0)
             self.table[found[here]], self.row[found[here]] = number, start + here
             for column, values in (("width", self.width), ("height", self.height)):
                 values[found[here]] = batch[column].fill_null(0).to_numpy(zero_copy_only=False)[here]
-            start += len(names)
-
-    def _positions(self, names: np.ndarray) -> np.ndarray:
-        """Position of each name in `ids`, -1 where it is none of them."""
-        if not len(self.ids) or not len(names):
-            return np.full(len(names), -1)
-        found = np.minimum(np.searchsorted(self.ids, names), len(self.ids) - 1)
-        return np.where(self.ids[found] == names, found, -1)
+            start += len(found)
 
     def __len__(self) -> int:
         return int((self.table >= 0).sum())
 
     def of(self, image_id: str) -> int | None:
         """Position of an image in the columns; None for one that is in no table."""
-        (found,) = self._positions(np.array([image_id], dtype=bytes))
+        (found,) = self.ids.positions([image_id])
         return int(found) if found >= 0 and self.table[found] >= 0 else None
-
-
-def _sorted(ids: Iterable[str] | pa.ChunkedArray) -> np.ndarray:
-    """Each id once, in order; few of them are objects at a time."""
-    if not isinstance(ids, pa.ChunkedArray):
-        return np.unique(np.array(list(ids), dtype=bytes))
-    starts = range(0, len(ids), _BATCH)
-    parts = [np.unique(np.array(ids.slice(start, _BATCH).to_pylist(), dtype=bytes)) for start in starts]
-    return np.unique(np.concatenate(parts)) if parts else np.array([], dtype=bytes)
 
 
 class ImageStore:

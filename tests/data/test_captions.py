@@ -6,11 +6,13 @@ import gzip
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -97,7 +99,7 @@ def test_captions_are_those_of_the_images_of_their_source(tmp_path: Path, kind: 
     assert {row["image_id"]: found.of(row["image_id"], row["uri"]) for row in rows} == {
         tables.image_id(png(n)): WORDS[n] for n in range(4)
     }
-    assert (found.unused, found.twice) == ([], 0)
+    assert (found.unused, found.twice) == (0, 0)
 
 
 def test_a_caption_in_a_shard_is_that_of_its_name_and_of_one_image(tmp_path: Path) -> None:
@@ -244,3 +246,25 @@ def test_another_column_of_a_table_of_captions_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": ["1.png"], "caption": ["One."]}), path)
     with pytest.raises(DataError, match=r"no caption in 'text'; .* such as 'caption'$"):
         captions.read(path, "text")
+
+
+def test_names_of_one_hash_are_told_apart_and_names_that_are_no_unicode_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captions, "_key", lambda name: np.uint64(7))
+    rows = [("a.png", "A."), ("b.png", "B."), ("a.png", "Again."), ("b.png", "B."), ("c\udce9.png", "C.")]
+    found = captions.Captions("x", rows)
+    assert (len(found), found.twice) == (3, 1)
+    assert [found.of("same", name) for name in ("a.png", "f/b.png", "c\udce9.png", "d.png")] == ["A.", "B.", "C.", None]
+
+
+def test_captions_lie_on_the_disk_and_few_bytes_of_each_in_memory() -> None:
+    count, long = 20_000, "A red square beside a blue circle. " * 20
+    pa.default_memory_pool().release_unused()
+    tracemalloc.start()
+    found = captions.Captions("x", ((f"{n}.png", long) for n in range(count)))
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 40 * count
+    assert peak < 1000 * captions._FEW
+    assert found.of("i", "19999.png") == long

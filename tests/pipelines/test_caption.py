@@ -24,8 +24,9 @@ from leaml.engine.spec import EngineSpec
 from leaml.errors import DataError, StepError
 from leaml.io import files
 from pipelines import kept, quarantine
-from pipelines.caption import CaptionWork, caption, given_rows, publish_given
+from pipelines.caption import CaptionWork, caption
 from pipelines.context import Context
+from pipelines.given import Given
 from pipelines.ingest import draw_labels, ingest
 from pipelines.rehearsal import rehearse
 from pipelines.run import Run
@@ -249,7 +250,7 @@ def test_captions_are_read_from_files(tmp_path: Path, name: str) -> None:
         "One.",
         None,
     ]
-    assert found.unused == []
+    assert found.unused == 0
 
 
 @pytest.mark.parametrize("column", ["bytes", "image", "struct"])
@@ -329,9 +330,10 @@ def test_the_teacher_is_asked_for_the_images_without_a_caption_only(tmp_path: Pa
     refs = images_table(tmp_path / "images", 6)
     (tmp_path / "given.json").write_text(json.dumps({"1.png": "One.", refs[4].image_id: "Four.", "77.png": "None of these."}))
     given = captions.read(str(tmp_path / "given.json"))
-    ids = publish_given(given, [str(tmp_path / "images")], refs, str(tmp_path / "out"))
-    assert ids == [refs[1].image_id, refs[4].image_id]
-    assert given.unused == ["77.png"]
+    matched = Given(given, [str(tmp_path / "images")], refs)
+    matched.publish(str(tmp_path / "out"))
+    assert matched.described.ids.to_pylist() == [refs[1].image_id, refs[4].image_id]
+    assert (given.unused, given.first_unused(3)) == (1, ["77.png"])
     with serving(lambda body, tries: completion("A square.")) as teacher:
         for shard in _remaining(make_shards("caption", refs, {}, 4), str(tmp_path / "out")):
             assert not actor(teacher.url, tmp_path / "out")(load(shard))["error"]
@@ -353,18 +355,20 @@ def test_a_given_text_that_is_no_caption_is_left_out_and_said(
         "\n".join(json.dumps({"image_id": i, "caption": c}) for i, c in zip(names, (bad, "A red square."), strict=True))
     )
     given = captions.read(str(file))
-    assert publish_given(given, [str(tmp_path / "images")], refs, str(tmp_path / "out")) == names[1:]
+    matched = Given(given, [str(tmp_path / "images")], refs)
+    matched.publish(str(tmp_path / "out"))
+    assert matched.described.ids.to_pylist() == names[1:]
     assert "1 of its texts are no captions and are left out" in " ".join(capsys.readouterr().out.split())
     file.write_text(json.dumps({"image_id": names[0], "caption": bad}))
     with pytest.raises(DataError, match="none of its texts is a caption"):
-        publish_given(captions.read(str(file)), [str(tmp_path / "images")], refs, str(tmp_path / "other"))
+        Given(captions.read(str(file)), [str(tmp_path / "images")], refs).publish(str(tmp_path / "other"))
 
 
 def test_names_that_fit_no_image_are_refused_with_both(tmp_path: Path) -> None:
     refs = images_table(tmp_path / "images", 2)
     (tmp_path / "given.json").write_text('{"frame.png": "A ball."}')
     with pytest.raises(DataError, match=r"none of its 1 names, such as \['frame.png'\], is that of an image, such as 0.png"):
-        publish_given(captions.read(str(tmp_path / "given.json")), [str(tmp_path / "images")], refs, str(tmp_path / "out"))
+        Given(captions.read(str(tmp_path / "given.json")), [str(tmp_path / "images")], refs).publish(str(tmp_path / "out"))
 
 
 def test_patience_is_no_setting_of_the_captions_and_the_image_format_is(tmp_path: Path) -> None:
@@ -384,6 +388,22 @@ def test_a_caption_may_name_a_copy_of_an_image(tmp_path: Path) -> None:
     tables.write(store.copies_file(str(tmp_path / "images")), tables.table(further, tables.COPIES))
     (tmp_path / "given.json").write_text('{"copy.png": "A ball.", "1.png": "A box.", "cut.png": "A cube."}')
     found = captions.read(str(tmp_path / "given.json"))
-    rows, unusable = given_rows(found, [str(tmp_path / "images")], refs)
-    assert {row["image_id"]: row["caption"] for row in rows} == {first: "A ball.", second: "A box."}  # its own name is first
-    assert (unusable, found.unused) == ([], [])
+    matched = Given(found, [str(tmp_path / "images")], refs)
+    assert {row["image_id"]: row["caption"] for row in matched.rows()} == {
+        first: "A ball.",
+        second: "A box.",
+    }  # its own name is first
+    assert (matched.unusable, found.unused) == (0, 0)
+
+
+def test_given_captions_are_published_in_files_of_some_and_none_is_lost_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.given._PART", 2)
+    refs = images_table(tmp_path / "images", 7)
+    (tmp_path / "given.json").write_text(json.dumps({f"{n}.png": f"Number {n}." for n in range(7) if n != 3}))
+    matched = Given(captions.read(str(tmp_path / "given.json")), [str(tmp_path / "images")], refs)
+    matched.publish(str(tmp_path / "out"))
+    assert sorted(path.name for path in (tmp_path / "out" / "rows").iterdir()) == [f"given-{n:06d}.parquet" for n in range(3)]
+    assert sorted(row["caption"] for row in shard_rows(tmp_path / "out")) == [f"Number {n}." for n in range(7) if n != 3]
+    assert matched.described.ids.to_pylist() == [ref.image_id for n, ref in enumerate(refs) if n != 3]

@@ -84,12 +84,15 @@ class Driver:
         self._process.start()
         there.close()
 
-    def ended(self, into: Ended) -> None:
-        """Note how it ended."""
+    def ended(self, into: Ended, killed: Callable[[], bool] = lambda: False) -> None:
+        """Wait for its end and note it; it is killed as soon as `killed()`."""
         said: dict[str, Any] = {}
+        end = time.monotonic() + PATIENCE
         with contextlib.suppress(EOFError):  # it was killed, or failed
-            if self._here.poll(PATIENCE):
-                said = self._here.recv()
+            while not self._here.poll(0.02):
+                if killed() or time.monotonic() > end:
+                    self._process.kill()
+            said = self._here.recv()
         self._process.join(30)
         self._process.kill()
         self._process.join()
@@ -98,13 +101,12 @@ class Driver:
             into.rows, into.seconds = said["rows"], said["seconds"]
 
 
-def attempts(job: Job, fault: Fault) -> Ended:
-    """The method with a fault, then without one until it is finished."""
+def attempts(job: Job, fault: Fault, killed: Callable[[], bool] = lambda: False) -> Ended:
+    """The method with a fault, or with a driver that is killed at some time, then without until it is finished."""
     ended = Ended()
-    for number in range(AGAIN):
-        Driver(job, fault if number == 0 else Fault()).ended(ended)
-        if ended.rows:
-            break
+    Driver(job, fault).ended(ended, killed)
+    while not ended.rows and len(ended.codes) < AGAIN:
+        Driver(job, Fault()).ended(ended)
     return ended
 
 
@@ -155,14 +157,17 @@ class Faults:
 
     def driver_killed(self, phase: str) -> dict[str, Any]:
         """The driver is killed (SIGKILL) in the middle of a phase."""
-        self.proxy.read.clear()
         after = self.undisturbed.seconds[phase] / 2
         ended = attempts(self._job(f"driver-{phase.replace(' ', '-')}"), Fault("driver_killed", phase, after))
-        found = self._compared(ended)
-        if phase == "ingest":
-            self.redone = (self.proxy.read - self.reads).total()
-            found["images_read_again"] = self.redone
-        return found | {"happened": ended.codes[0] == -signal.SIGKILL}
+        return self._compared(ended) | {"happened": ended.codes[0] == -signal.SIGKILL}
+
+    def ingest_killed(self) -> dict[str, Any]:
+        """The driver is killed when half of the images are read."""
+        self.proxy.read.clear()
+        ended = attempts(self._job("driver-ingest"), Fault(), killed=lambda: self.proxy.read.total() >= self.images / 2)
+        self.redone = (self.proxy.read - self.reads).total()
+        more = {"images_read_again": self.redone, "happened": ended.codes[0] == -signal.SIGKILL}
+        return self._compared(ended) | more
 
     def engine(self, kind: str) -> dict[str, Any]:
         """An engine fails, or its process is killed, in the middle of captions and of pairs; the driver goes on."""
@@ -251,7 +256,8 @@ def arms(found: Faults) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     for kind in ("engine_exception", "engine_killed"):
         yield kind, lambda kind=kind: found.engine(kind)  # type: ignore[misc]
     yield "node_killed", found.node_killed
-    for phase in PHASES:
+    yield f"driver_killed: {PHASES[0]}", found.ingest_killed
+    for phase in PHASES[1:]:
         yield f"driver_killed: {phase}", lambda phase=phase: found.driver_killed(phase)  # type: ignore[misc]
     for measure in (found.two_commits_at_once, found.commit_reply_lost, found.teacher_429_503_null):
         yield measure.__name__, measure

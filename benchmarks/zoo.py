@@ -13,7 +13,8 @@ FOLDER holds small checkpoints, one a folder; by default `shared/zoo` beside the
 | adapter | one step of an adapter on a tenth of the neurons changes the loss |
 | merge | the merged model has the names and shapes of the checkpoint on disk, and the same loss when it is loaded again |
 | vllm | our engine writes the tokens that transformers writes with the merged model, with the same log-probabilities |
-| adapt | `leaml adapt` goes to its end, two steps a training, on 12 labeled images, captions given |
+| adapt | `leaml adapt` goes to its end, on 12 labeled images, captions given; two steps a training, but the warm-up goes on
+  until random weights know the three answers: half of PaliGemma's tokens are names like `<unused1>`, refused in pairs |
 | serve | the adapted model answers through /v1/vqa |
 
 A cell is "ok", "refused: MESSAGE" (an error that LEAML raises on purpose), "failed: ERROR", "not tried" (a cell needs the ones
@@ -230,7 +231,7 @@ def adapt_config(model: str, folder: Path) -> Path:
             "budget": {"count": 12},
         },
         "caption": {"file": str(folder / "captions.jsonl"), "complete": False},
-        "warmup": training,
+        "warmup": {"steps": 40, "lr": 1e-2, "batch_size": 6},
         "score": {"samples": 4, "batch_size": 2},
         "distill": training | {"batch_size": 5},  # a slot for each kind of its examples
         "generate": random_models.GENERATE | {"questions": [QUESTION]},

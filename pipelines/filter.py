@@ -1,8 +1,9 @@
 """Filter: candidates become accepted or rejected pairs, each with its reason. CPUs do it, and no model is asked.
 
 Tasks read parts of the table of candidates, and each part becomes one file of pairs. Filters that need the pairs of all images
-take two passes before that: one finds questions with so many pairs that some may go, one counts the answers to these. A file of
-pairs that exists is not made again; when all of them exist they are gathered into one table (pipelines/gather.py).
+take two passes before that: one finds questions with so many pairs that some may go, one counts the answers to these; what the
+first one has decided about each pair by itself is kept for the others, in the folder `decided`. A file of pairs that exists is
+not made again; when all of them exist they are gathered into one table (pipelines/gather.py).
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -34,6 +35,11 @@ from pipelines.table_rows import CandidateRow, PseudoQaRow
 
 PART = 4096
 """Images in a part."""
+DECIDED = "decided"
+"""Folder of parts that the filters of one image have decided about, until all pairs are decided."""
+
+Decide: TypeAlias = Callable[[str], list[PseudoQaRow]]
+"""The pairs of a part, with the verdicts of the filters of one image."""
 
 
 def filter_pairs(context: Context) -> Step:
@@ -61,7 +67,7 @@ def filter_rows(label: str, source: str, output: str, config: FilterConfig) -> d
     parts = [f"{start:09d}-{PART}" for start in range(0, len(StepRows(source)), PART)]
     whole = PairSet(config)
     if whole.active:
-        count_pairs(f"{label}, all pairs", source, parts, whole)
+        count_pairs(f"{label}, all pairs", source, output, parts, whole)
     made = published(output)
     todo = [part for part in parts if part not in made]
     done = len(parts) - len(todo)
@@ -73,6 +79,7 @@ def filter_rows(label: str, source: str, output: str, config: FilterConfig) -> d
             bar.update(number)
     found = gather(label, output, tables.PSEUDO_QA, parts, PART)
     step_rows.commit(output, tables.PSEUDO_QA, found.parts, found.counts)
+    files.delete_tree(f"{output}/{DECIDED}")
     say(f"{label}: {describe(found.counts)}")
     return dict(found.counts)
 
@@ -98,10 +105,11 @@ def counts_of(rows: Sequence[PseudoQaRow]) -> Counter[str]:
     return counts + Counter(images=len(rows), pairs=len(pairs), accepted=sum(bool(pair["accepted"]) for pair in pairs))
 
 
-def count_pairs(label: str, source: str, parts: list[str], whole: PairSet) -> None:
+def count_pairs(label: str, source: str, output: str, parts: list[str], whole: PairSet) -> None:
     """Count all pairs that the filters of their image accept, in order: groups of similar questions depend on it."""
-    crowded = _crowded(label, source, parts, whole) if whole.config.similar_questions is None else None
-    work = functools.partial(_accepted, source=source, config=whole.config, crowded=crowded)
+    decide = functools.partial(_kept, source=source, output=output, config=whole.config)
+    crowded = _crowded(label, parts, decide, whole) if whole.config.similar_questions is None else None
+    work = functools.partial(_accepted, decide=decide, crowded=crowded)
     with Bar(label, len(parts), "parts") as bar:
         for number, each in enumerate(in_tasks(parts, work, label, ordered=True), 1):
             for question, answer, times in json.loads(each["result"]):
@@ -109,38 +117,49 @@ def count_pairs(label: str, source: str, parts: list[str], whole: PairSet) -> No
             bar.update(number)
 
 
-def _crowded(label: str, source: str, parts: list[str], whole: PairSet) -> np.ndarray:
+def _crowded(label: str, parts: list[str], decide: Decide, whole: PairSet) -> np.ndarray:
     """Which buckets of questions have so many accepted pairs that some of them may be left out."""
     pairs = np.zeros(BUCKETS, np.uint32)
-    for each in in_tasks(parts, functools.partial(_buckets, source=source, config=whole.config), label):
+    for each in in_tasks(parts, functools.partial(_buckets, decide=decide), label):
         found, times = np.unique(np.frombuffer(each["result"], np.uint32), return_counts=True)
         pairs[found] += times.astype(np.uint32)
     return np.packbits(pairs > whole.thins_above)
 
 
-def _buckets(part: str, source: str, config: FilterConfig) -> bytes:
-    rows = _decided(part, source, config)
-    return np.array([bucket(p["question"]) for row in rows for p in row["pairs"] if p["accepted"]], np.uint32).tobytes()
+def _buckets(part: str, decide: Decide) -> bytes:
+    return np.array([bucket(p["question"]) for row in decide(part) for p in row["pairs"] if p["accepted"]], np.uint32).tobytes()
 
 
-def _accepted(part: str, source: str, config: FilterConfig, crowded: np.ndarray | None) -> bytes:
+def _accepted(part: str, decide: Decide, crowded: np.ndarray | None) -> bytes:
     """Questions of `crowded` buckets and answers of a part's accepted pairs, and how often each comes."""
     among = None if crowded is None else np.unpackbits(crowded)
-    pairs = (pair for row in _decided(part, source, config) for pair in row["pairs"] if pair["accepted"])
+    pairs = (pair for row in decide(part) for pair in row["pairs"] if pair["accepted"])
     counted = (pair for pair in pairs if among is None or among[bucket(pair["question"])])
     found = Counter((pair["question"], pair["answer"]) for pair in counted)
     return json.dumps([(question, answer, times) for (question, answer), times in found.items()]).encode()
 
 
 def _publish(part: str, source: str, output: str, config: FilterConfig, whole: PairSet | None) -> bytes:
-    rows = _decided(part, source, config)
-    if whole is not None:
+    if whole is None:
+        rows = _decided(part, source, config)
+    else:
+        rows = _kept(part, source, output, config)
         thin(whole, rows)
     counts = json.dumps(counts_of(rows)).encode()
     files.write_bytes(f"{output}/counts/{part}.json", counts)
     # last, since this file is what makes the part done
     tables.write(f"{output}/rows/{part}.parquet", tables.table(rows, tables.PSEUDO_QA))
     return counts
+
+
+def _kept(part: str, source: str, output: str, config: FilterConfig) -> list[PseudoQaRow]:
+    """`_decided`, once: another pass finds it in a file."""
+    file = f"{output}/{DECIDED}/{part}.parquet"
+    if files.exists(file):
+        return cast(list[PseudoQaRow], tables.read(file, tables.PSEUDO_QA).to_pylist())
+    rows = _decided(part, source, config)
+    tables.write(file, tables.table(rows, tables.PSEUDO_QA))
+    return rows
 
 
 def _decided(part: str, source: str, config: FilterConfig) -> list[PseudoQaRow]:

@@ -23,7 +23,7 @@ ENGINE_REQUESTS = Requests(shard=(3, 11), image_file=(0, 3))
 are gathered. To find where images are: the footer of each fragment, its columns, the ids."""
 FILTER_REQUESTS = Requests(image_file=(1, 5))
 """Of a quarter of a part of 4096 images: its rows and counts are written, and read when they are gathered; some four GETs of
-the candidates in each of three passes where filters look at all pairs together."""
+the candidates, and where filters look at all pairs together what was decided by itself is written once and read twice."""
 EXAMPLE_REQUESTS = Requests(image=(0, 2))
 """Where an example's image is, and the image."""
 REQUESTS: dict[Kind, Requests] = {

@@ -146,11 +146,9 @@ def is_broken(text: str) -> bool:
     if _NO_TEXT.search(text):
         return True
     plain = _OTHER_QUESTION_MARK.sub(lambda found: "?" * len(found[0]), _ADDRESS.sub(" ", text))
-    if any(rule.search(plain) for rule in (_REPLACED, _PIECES, _CYRILLIC, _OTHER_SYSTEMS, _MISREAD)):
+    if any(rule.search(plain) for rule in (_REPLACED, _PIECES)) or _has_escapes(plain) or _has_marks_inside(plain):
         return True
-    if _BYTE_PIECES.search(plain) and not _MALTESE.search(plain):
-        return True
-    return _has_escapes(plain) or _has_marks_inside(plain) or _is_misread(plain)
+    return not plain.isascii() and _was_read_in_another_encoding(plain)
 
 
 def is_unspeakable(text: str) -> bool:
@@ -178,6 +176,15 @@ def _has_marks_inside(text: str) -> bool:
         cased(left) and cased(right) and marks not in _OPERATORS and not (right.isupper() and set(marks) <= set("!?"))
         for left, marks, right in _RUN.findall(text)
     )
+
+
+def _was_read_in_another_encoding(text: str) -> bool:
+    """Of a text of characters beyond ASCII: there is none among the forms of a mistaken encoding that is without."""
+    if any(rule.search(text) for rule in (_CYRILLIC, _OTHER_SYSTEMS, _MISREAD)):
+        return True
+    if _BYTE_PIECES.search(text) and not _MALTESE.search(text):
+        return True
+    return _is_misread(text)
 
 
 def _is_misread(text: str) -> bool:

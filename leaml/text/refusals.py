@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from leaml.text.patterns import either
+from leaml.text.patterns import any_of, either
 from leaml.text.refusals_by_language import NOT_AVAILABLE, OTHER_LANGUAGES
 
 _MODEL = r"an? (?:\w+[- ]){0,5}?(?:ai|a\.i\.|language model|llm|assistant|chatbot|bot)\b"
@@ -222,7 +222,7 @@ _ENGLISH = (
     + r"(?=[^\w\n]*$|[.,;:!?]| (?:and|an?|the|by|from|created|made|developed|trained|built|your|here)\b)",
     r"\bi (?:was|am|have been) (?:created|made|developed|trained|built|designed|programmed) (?:by|to|on)\b",
 )
-REFUSAL = re.compile("|".join((*_ENGLISH, *OTHER_LANGUAGES, *NOT_AVAILABLE)), re.I | re.M)
+REFUSAL = re.compile(any_of((*_ENGLISH, *OTHER_LANGUAGES, *NOT_AVAILABLE)), re.I | re.M)
 """A model that refuses, cannot see, or talks about itself; apostrophes are straight ones."""
 
 TO_THE_ASKER = re.compile(

@@ -17,7 +17,7 @@ from leaml.data.step_rows import StepRows
 from leaml.errors import DataError
 from leaml.generation.dataset_filters import PairSet
 from leaml.training.examples import read_examples
-from pipelines.filter import count_pairs, filter_rows
+from pipelines.filter import count_pairs, decided, filter_rows
 from pipelines.run import Step
 from pipelines.training_set import PAIRS, draw
 
@@ -127,7 +127,7 @@ def test_only_questions_that_may_be_thinned_are_held(tmp_path: Path) -> None:
     step_rows.write(f"{tmp_path}/c", rows, tables.CANDIDATES)
     config = PLAIN.model_copy(update={"max_per_question": 50})
     whole = PairSet(config)
-    count_pairs("filter", f"{tmp_path}/c", [f"{start}-100" for start in range(0, 400, 100)], whole)
+    count_pairs("filter", f"{tmp_path}/c", f"{tmp_path}/out", [f"{start}-100" for start in range(0, 400, 100)], whole)
     assert list(whole.groups.numbers) == ["is it red"]
     assert sum(whole.counts[0].values()) == 200
     assert filter_rows("filter", f"{tmp_path}/c", f"{tmp_path}/out", config)["accepted"] == pytest.approx(250, abs=25)
@@ -168,3 +168,20 @@ def test_a_damaged_table_of_candidates_is_named_and_pairs_that_are_made_are_kept
     kept = first.read_bytes()
     assert filter_rows("filter", str(tmp_path), str(tmp_path / "out"), PLAIN)["images"] == 500
     assert first.read_bytes() == kept
+
+
+def test_each_image_is_decided_about_once_however_many_passes_there_are(
+    candidates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "pipelines.filter.decided", lambda row, config: (asked.append(row["image_id"]), decided(row, config))[1]
+    )
+    monkeypatch.setattr("pipelines.filter.in_tasks", lambda given, work, *_, **__: ({"result": work(each)} for each in given))
+    config = FilterConfig(max_per_question=100)
+    summary = filter_rows("filter", str(candidates), str(tmp_path / "one"), config)
+    assert len(asked) == len(set(asked)) == summary["images"] == 500
+    assert not (tmp_path / "one" / "decided").exists()
+    asked.clear()
+    filter_rows("filter", str(candidates), str(tmp_path / "two"), FilterConfig())  # one pass alone keeps nothing
+    assert len(asked) == 500

@@ -26,10 +26,10 @@ def targets(model: nn.Module, wanted: Targets) -> dict[str, nn.Linear]:
         ConfigError: No Linear is meant.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    every = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    every = _as_without_adapters({n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head})
     if wanted is None:
         try:
-            return scores.all_linears(model)
+            return _as_without_adapters(scores.all_linears(model))
         except ModelError:  # no vision-language model
             return every
     if wanted == "all-linear":
@@ -43,6 +43,11 @@ def targets(model: nn.Module, wanted: Targets) -> dict[str, nn.Linear]:
         msg = f"target_modules {wanted!r} means none of the model's {len(every)} Linear modules (for example {example!r})"
         raise ConfigError(msg)
     return found
+
+
+def _as_without_adapters(linears: dict[str, nn.Linear]) -> dict[str, nn.Linear]:
+    """The Linear modules under the names that they had before a first adapter was put around them."""
+    return {name.removesuffix(".base_layer"): linear for name, linear in linears.items()}
 
 
 def _chosen_without_data(config: NeuronConfig, model: nn.Module) -> selection.Selection:
@@ -72,7 +77,7 @@ def resolve(config: NeuronConfig, model: nn.Module) -> None:
         )
         raise ConfigError(msg)
     if isinstance(config.rows, str):
-        found = selection.load(config.rows, scores.all_linears(model))
+        found = selection.load(config.rows, _as_without_adapters(scores.all_linears(model)))
         config.rows, config.columns = as_texts(found.rows, "rows"), as_texts(found.columns, "columns")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,15 @@ def test_modules_that_the_model_does_not_have_are_refused(model: LlamaForCausalL
         get_peft_model(model, NeuronConfig(target_modules=["up"], ratio=0.1, selection="random"))
     with pytest.raises(ConfigError, match="needs labeled examples"):
         score_neurons(model, [])
+
+
+@pytest.mark.parametrize("targets", [None, "all-linear", ["q_proj", "down_proj"], r".*\.layers\.0\..*"])
+def test_a_second_adapter_selects_what_it_would_select_alone(model: LlamaForCausalLM, targets: Any) -> None:
+    settings = {"selection": "magnitude", "ratio": 0.2, "target_modules": targets}
+    alone = get_peft_model(copy.deepcopy(model), NeuronConfig(**settings)).peft_config["default"].rows
+    both = get_peft_model(model, NeuronConfig(selection="random", ratio=0.5))
+    both.add_adapter("other", NeuronConfig(**settings))
+    assert both.peft_config["other"].rows == alone != {}
+    both.set_adapter("other")
+    trained = {name for name, parameter in both.named_parameters() if parameter.requires_grad}
+    assert trained and all(".other" in name for name in trained)

@@ -105,12 +105,25 @@ def _only(*methods: Method) -> Any:
     return field_validator("method")(classmethod(check))  # type: ignore[arg-type]
 
 
+def _refuse_too_small(config: TrainConfig, kinds: list[str], otherwise: str = "") -> None:
+    """Raise ValueError for a batch without a slot for each kind of examples; else captions would be paid for before."""
+    if config.batch_size < len(kinds):
+        of_each = f"has no slot for each of {', '.join(kinds)}"
+        msg = f"batch_size {config.batch_size} {of_each}; raise it to {len(kinds)}{otherwise}"
+        raise ValueError(msg)
+
+
 class WarmupConfig(TrainConfig):
     """The QA generator learns from the labeled rows."""
 
     describe_first: bool = Field(False, description="The generator writes a caption before the pair; false: the pair alone.")
 
     _method = _only("full", "lora")
+
+    @model_validator(mode="after")
+    def _a_slot_each(self) -> Self:
+        _refuse_too_small(self, ["pairs", "answers"])
+        return self
 
 
 class DistillConfig(TrainConfig):
@@ -144,12 +157,8 @@ class DistillConfig(TrainConfig):
     @model_validator(mode="after")
     def _a_slot_each(self) -> Self:
         kinds = ["captions", *self.question_shares(), *(("pairs", "answers") if self.qa_weight else ())]
-        if not self.skip and self.batch_size < len(kinds):  # else it would be found after captions and warm-up
-            msg = (
-                f"batch_size {self.batch_size} has no slot for each of {', '.join(kinds)}; raise it to {len(kinds)}, or set "
-                "check_share, cloze_share or qa_weight to 0"
-            )
-            raise ValueError(msg)
+        if not self.skip:
+            _refuse_too_small(self, kinds, ", or set check_share, cloze_share or qa_weight to 0")
         return self
 
 
@@ -160,6 +169,12 @@ class FinetuneConfig(TrainConfig):
     start: Literal["base", "generator"] = Field(
         "generator", description="The model that fine-tuning begins with: the generator that wrote the pairs, or the base."
     )
+
+    @model_validator(mode="after")
+    def _a_slot_each(self) -> Self:
+        if 0 < self.label_share < 1:
+            _refuse_too_small(self, ["labels", "pairs"], ", or set label_share to 0 or 1")
+        return self
 
 
 class FinetuneLabelsConfig(TrainConfig):

@@ -63,3 +63,12 @@ def test_a_distillation_has_a_slot_for_each_kind_of_its_examples() -> None:
     assert config.DistillConfig(batch_size=4, check_share=0).question_shares() == {"clozes": 0.5}
     assert config.DistillConfig(batch_size=1, check_share=0, cloze_share=0, qa_weight=0).batch_size == 1
     assert config.DistillConfig(batch_size=1, skip=True).skip
+
+
+def test_warm_up_and_fine_tuning_have_a_slot_for_each_kind_of_their_examples() -> None:
+    with pytest.raises(ValueError, match="batch_size 1 has no slot for each of pairs, answers; raise it to 2"):
+        config.WarmupConfig(batch_size=1)
+    with pytest.raises(ValueError, match="no slot for each of labels, pairs; raise it to 2, or set label_share to 0 or 1"):
+        config.FinetuneConfig(batch_size=1)
+    for share in (0, 1):
+        assert config.FinetuneConfig(batch_size=1, label_share=share).batch_size == 1

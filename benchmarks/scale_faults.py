@@ -8,6 +8,7 @@ that are there too often, or that the other run does not have.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -31,6 +32,7 @@ from PIL import Image
 
 from benchmarks.image_store import server
 from benchmarks.scale_fault_run import PART, PHASES, Fault, Job, driven, finished
+from leaml.data import tables
 from leaml.io import files
 
 sys.path += [str(Path(__file__).parents[1] / "tests" / folder) for folder in ("", "integration")]
@@ -228,8 +230,6 @@ class Faults:
 
     def _expected(self, nulls: set[int]) -> tuple[list[str], list[str]]:
         """Rows of captions and of the quarantine that `teacher_429_503_null` is to end with."""
-        from leaml.data import tables
-
         ids = {number: tables.image_id(picture(number)) for number in range(self.images)}
         described = [finished(i, f"There is a thing of number {n}.") for n, i in ids.items() if n not in nulls]
         return described, [finished(ids[number]) for number in nulls]
@@ -244,8 +244,6 @@ def picture(number: int) -> bytes:
 
 def number_of(content: list[dict[str, Any]]) -> int:
     """The number of the `picture` in a message to the teacher."""
-    import base64
-
     data = content[0]["image_url"]["url"].partition(",")[2]
     red, green, blue = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB").getpixel((0, 0))  # type: ignore[misc]
     return int(red * 65536 + green * 256 + blue)

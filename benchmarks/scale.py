@@ -70,6 +70,8 @@ def slopes(images: int, steps: int) -> dict[str, Any]:
     highest = [max(phase["bytes"] for phase in found["phases"].values()) for found in (small, large)]
     seconds = each("seconds", 10**6, 1)
     return {
+        "images": images,
+        "steps": steps,
         "driver_bytes_per_image": round((highest[1] - highest[0]) / more, 1),
         "worker_bytes_per_image": round((large["worker"] - small["worker"]) / more, 1),
         "driver_seconds_per_million": seconds,
@@ -99,7 +101,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     for part in given.parts:
         found |= PARTS[part](given.images, given.steps)
-    found |= {"images": given.images, "steps": given.steps, "hardware": hardware("cpu"), "date": time.strftime("%Y-%m-%d")}
+    found |= {"hardware": hardware("cpu"), "date": time.strftime("%Y-%m-%d")}
     print(json.dumps(found, indent=1))
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -11,11 +11,9 @@ beside the image), a folder of `datasets.save_to_disk`.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import posixpath
 import tempfile
-from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -24,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from leaml.data import delimited, json_text, tables
+from leaml.data.image_ids import keys_of
 from leaml.data.json_lines import lines
 from leaml.data.label_keys import hint, suggested
 from leaml.data.readers import webdataset
@@ -50,11 +49,11 @@ class Captions:
 
     def __init__(self, uri: str, rows: Iterable[tuple[str, str]]) -> None:
         self.uri, self.twice = uri, 0
-        self._rows, keys = _mapped(rows)
-        order = np.argsort(keys, kind="stable")  # of rows of one name the first comes first
-        self._keys, self._order = keys[order], order.astype(np.int32)
-        self._user = np.zeros(len(keys), np.uint64)
-        self._further = np.zeros(len(keys), bool)
+        self._rows, of_rows = _mapped(rows)
+        order = np.argsort(of_rows, kind="stable")  # of rows of one name the first comes first
+        self._keys, self._order = of_rows[order], order.astype(np.int32)
+        self._user = np.zeros(len(order), np.uint64)
+        self._further = np.zeros(len(order), bool)
         for place in np.flatnonzero(self._keys[1:] == self._keys[:-1]) + 1:
             row = int(self._order[place])
             name, text = self._row(row)
@@ -68,14 +67,14 @@ class Captions:
 
     def of(self, image_id: str, uri: str | None) -> str | None:
         """The caption of an image, None without one. Raises DataError when its name is that of another image, too."""
-        path = _normal(uri or "")
+        path, (user,) = _normal(uri or ""), keys_of([image_id])
         for name in (image_id, *_endings(path), *_endings(_member(path))):
             row = self._find(name)
             if row is not None:
-                if self._user[row] not in (0, _key(image_id)):
+                if self._user[row] not in (0, user):
                     msg = f"{self.uri}: {name!r} is the name of several images, one of them {uri}; write more of the path"
                     raise DataError(msg)
-                self._user[row] = _key(image_id)
+                self._user[row] = user
                 return self._row(row)[1]
         return None
 
@@ -99,7 +98,7 @@ class Captions:
 
     def _find(self, name: str) -> int | None:
         """The first row of this name; None: there is none."""
-        key = _key(name)
+        (key,) = keys_of([name])
         for place in range(int(np.searchsorted(self._keys, key)), len(self._keys)):
             if self._keys[place] != key:
                 break
@@ -113,22 +112,18 @@ def _bytes(text: str) -> bytes:
     return text.encode(*_ENCODING)
 
 
-def _key(name: str) -> np.uint64:
-    return np.uint64(int.from_bytes(hashlib.blake2b(_bytes(name), digest_size=8).digest(), "little"))
-
-
 def _mapped(rows: Iterable[tuple[str, str]]) -> tuple[pa.Table, np.ndarray]:
     """The rows as a table that lies on the disk, in a file without a name, and the key of each name."""
-    keys, left = array("Q"), iter(rows)
+    found, left = [keys_of([])], iter(rows)
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / "captions")
         with pa.OSFile(file, "wb") as stream, pa.ipc.new_file(stream, _ROWS) as writer:
             while batch := list(itertools.islice(left, _FEW)):
                 names = [_normal(name) for name, _ in batch]
-                keys.extend(int(_key(name)) for name in names)
+                found.append(keys_of(names))
                 columns = [[_bytes(name) for name in names], [_bytes(text) for _, text in batch]]
                 writer.write_batch(pa.record_batch([pa.array(column, pa.binary()) for column in columns], schema=_ROWS))
-        return pa.ipc.open_file(pa.memory_map(file)).read_all(), np.array(keys, np.uint64)
+        return pa.ipc.open_file(pa.memory_map(file)).read_all(), np.concatenate(found)
 
 
 def read(uri: str, column: str = "caption") -> Captions:

@@ -1,7 +1,8 @@
-"""Many ids of images, to look others up in."""
+"""Many ids of images, or names, to look others up in."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -11,8 +12,16 @@ _BATCH = 10_000
 """Ids that are objects at a time."""
 
 
+def keys_of(texts: Iterable[str]) -> np.ndarray:
+    """(texts,) uint64: a number for each, of its hash; two of 10^7 are alike with a probability of 3e-6."""
+    hashes = b"".join(hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=8).digest() for t in texts)
+    return np.frombuffer(hashes, np.uint64)
+
+
 class SortedIds:
-    """Ids in order, each once: 32 bytes an image, where a set of them, or Arrow's table of texts, takes 100.
+    """Ids in order, each once, to look in again and again: 32 bytes an image, where a set of them takes 100.
+
+    To look once Arrow's `is_in` is faster, and takes no more at its peak.
 
     Args:
         ids: In any order; few of those of a column are objects at a time.

@@ -6,7 +6,6 @@ Whoever reads it makes a few requests and those of what is read, however many sh
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from leaml.data import tables
+from leaml.data.image_ids import keys_of
 from leaml.io import files, lance_tables
 
 _COUNTS = "counts"
@@ -48,16 +48,15 @@ class StepRows(lance_tables.Table):
     def positions(self, ids: pa.ChunkedArray) -> pa.Array:
         """(ids,) int32: the row of each image, null for one that has none; whoever reads a row checks its id.
 
-        Ids are compared by 64 bits of their hash, since a table of texts would take 100 bytes an
-        image; two of 10^7 are alike with a probability of 3e-6.
+        Ids are compared by their keys, since a table of texts would take 100 bytes an image.
         """
-        held = [_keys(batch["image_id"]) for batch in self.batches(["image_id"], _BATCH)]
+        held = [keys_of(batch["image_id"].to_pylist()) for batch in self.batches(["image_id"], _BATCH)]
         keys = np.concatenate([*held, np.array([2**64 - 1], np.uint64)])  # the last one is nobody's
         order = np.argsort(keys, kind="stable").astype(np.int32)
         keys.sort()
         found = np.full(len(ids), -1, np.int32)
         for start in range(0, len(ids), _BATCH):
-            wanted = _keys(ids.slice(start, _BATCH))
+            wanted = keys_of(ids.slice(start, _BATCH).to_pylist())
             near = np.searchsorted(keys, wanted)
             found[start : start + len(wanted)] = np.where(keys[near] == wanted, order[near], -1)
         found[found == len(keys) - 1] = -1
@@ -68,12 +67,6 @@ class StepRows(lance_tables.Table):
         wanted = pa.array(sorted(set(ids)), pa.string())
         found = pc.indices_nonzero(pc.is_in(self.columns(["image_id"])["image_id"], value_set=wanted))
         return self.take(found.to_pylist(), names).to_pylist() if len(found) else []
-
-
-def _keys(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A number of 64 bits for each id."""
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in ids.to_pylist())
-    return np.frombuffer(digests, np.uint64)
 
 
 def exists(folder: str) -> bool:

@@ -75,7 +75,8 @@ class ImageIndex(Sequence[ImageRef]):
         )
 
     def _among(self, ids: Iterable[str] | pa.ChunkedArray) -> pa.ChunkedArray:
-        return pa.chunked_array([SortedIds(ids).among(self.ids)])
+        wanted = ids if isinstance(ids, pa.ChunkedArray) else pa.array(list(ids), pa.string())
+        return pc.is_in(self.ids, value_set=wanted)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

@@ -251,7 +251,7 @@ def test_another_column_of_a_table_of_captions_is_named(tmp_path: Path) -> None:
 def test_names_of_one_hash_are_told_apart_and_names_that_are_no_unicode_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captions, "_key", lambda name: np.uint64(7))
+    monkeypatch.setattr(captions, "keys_of", lambda texts: np.full(len(texts), 7, np.uint64))
     rows = [("a.png", "A."), ("b.png", "B."), ("a.png", "Again."), ("b.png", "B."), ("c\udce9.png", "C.")]
     found = captions.Captions("x", rows)
     assert (len(found), found.twice) == (3, 1)
